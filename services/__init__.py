@@ -1,0 +1,1 @@
+"""The services. None imports another; each has its own database and its own migrations."""

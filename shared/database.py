@@ -1,0 +1,81 @@
+"""The database of a service: its engine, what it must promise, and the transaction of an HTTP request."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from sqlalchemy import Engine, create_engine, text
+
+from shared.errors import Refused
+from shared.outbox import Outbox
+from shared.session import Session
+from shared.settings import Settings
+
+POSTGRES_MIN = 160000
+"""PostgreSQL 16, the oldest that CI runs on."""
+
+# A worker that is frozen in a transaction must not hold its row locks for ever: the server ends such a session.
+IDLE_IN_TRANSACTION_MS = 10_000
+# The longest wait for another worker's row lock; above the pause of a frozen worker it would never be reached.
+LOCK_TIMEOUT_MS = 5_000
+STATEMENT_TIMEOUT_MS = 30_000
+# A server that cannot be reached must be noticed well within the watchdog's budget, on both sides.
+TCP_TIMEOUT_MS = 8_000
+CONNECT_SECONDS = 5
+
+
+def connect(settings: Settings, service: str, pool_size: int) -> Engine:
+    """Make the engine of `service`; it opens no connection yet. Only UTF-8 and only UTC, whatever the surrounding says."""
+    options = {
+        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
+        "lock_timeout": LOCK_TIMEOUT_MS,
+        "statement_timeout": STATEMENT_TIMEOUT_MS,
+        # Notices a client that died while its statement waits; without it the statement would go on to its end.
+        "client_connection_check_interval": 1_000,
+        "tcp_keepalives_idle": 5,
+        "tcp_keepalives_interval": 2,
+        "tcp_keepalives_count": 3,
+        "tcp_user_timeout": TCP_TIMEOUT_MS,
+        "timezone": "UTC",
+    }
+    return create_engine(
+        settings.dsn(service),
+        isolation_level="READ COMMITTED",
+        pool_size=pool_size,
+        max_overflow=0,
+        pool_timeout=CONNECT_SECONDS,
+        pool_pre_ping=True,
+        connect_args={
+            "connect_timeout": CONNECT_SECONDS,
+            "tcp_user_timeout": TCP_TIMEOUT_MS,
+            "keepalives_idle": 5,
+            "keepalives_interval": 2,
+            "keepalives_count": 3,
+            "application_name": f"exactly-once {service}",
+            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+        },
+    )
+
+
+def refuse_unsafe(engine: Engine) -> None:
+    """Refuse a server that may lose what it has acknowledged. Raises `Refused`, naming the setting."""
+    with engine.connect() as connection:
+        if int(connection.execute(text("SHOW server_version_num")).scalar_one()) < POSTGRES_MIN:
+            raise Refused("DATABASE_URL: PostgreSQL 16 or newer is needed")
+        for name in ("fsync", "synchronous_commit", "full_page_writes"):
+            if connection.execute(text(f"SHOW {name}")).scalar_one() == "off":
+                raise Refused(f"DATABASE_URL: the server runs with {name} = off and may forget what it has committed; turn it on")
+
+
+class Requests:
+    """Transactions of HTTP requests."""
+
+    def __init__(self, engine: Engine, outbox: Outbox) -> None:
+        self._engine = engine
+        self._outbox = outbox
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Open a session; commit it, and what was said in it, when the block ends well. Any exception undoes all of it."""
+        with Session(self._engine) as session, session.begin():
+            yield session
+            self._outbox.write(session)

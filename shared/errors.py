@@ -1,0 +1,113 @@
+"""Every error of the library, named by what is to be done about it.
+
+    ExactlyOnceError
+    ├── Retry                  raised by a handler: keep the record, back off, try again
+    ├── Reject                 raised by a handler: set the record aside
+    │   └── Malformed          raised by the decoder: the record is not one of ours
+    ├── DatabaseUnavailable    roll back, back off, go on with the same producer
+    ├── RecoveryNeeded         the outcome of a commit is in doubt: recover, then go on
+    │   ├── KafkaInDoubt       a transactional call did not plainly succeed
+    │   │   └── ContentRefused Kafka refused a claimed row for what it contains
+    │   ├── GenerationLost     the group moved on without this worker: expected in a rebalance
+    │   ├── DatabaseInDoubt    COMMIT was sent and its reply was lost
+    │   └── SlotInDoubt        the session that holds the slot is gone: take the same slot again, or exit
+    ├── Stop                   Kafka and Postgres disagree: leave the group, stay alive and unready, say what to do
+    ├── Exit                   end the process; its supervisor starts it anew
+    │   ├── SlotLost           another process may hold this worker's slot
+    │   ├── Fenced             another process uses this worker's identity
+    │   └── TooManyRecoveries  recovery does not help
+    ├── Refused                the process must not start like this; names the setting and the mend
+    ├── HandlingFailed         inside the cycle only: handling a batch failed, at one record or somewhere
+    └── NotOwned               a programming error: an event was said for an aggregate that is not locked
+
+The docstring of an error is its default message.
+"""
+
+
+class ExactlyOnceError(Exception):
+    """Something went wrong in the exactly-once library."""
+
+    def __init__(self, message: str | None = None) -> None:
+        super().__init__(message or (type(self).__doc__ or "").strip())
+
+
+class Retry(ExactlyOnceError):
+    """A dependency of the handler is not available: the record is kept and tried again after a pause."""
+
+
+class Reject(ExactlyOnceError):
+    """The record can never be handled: it is set aside to the dead letters."""
+
+
+class Malformed(Reject):
+    """The record is not an event in the form that this service understands."""
+
+
+class DatabaseUnavailable(ExactlyOnceError):
+    """PostgreSQL could not do the work now. Nothing was committed; it is tried again after a pause."""
+
+
+class RecoveryNeeded(ExactlyOnceError):
+    """The outcome of a commit is in doubt."""
+
+    counted = True
+    """Whether this cause counts towards `TooManyRecoveries`."""
+
+
+class KafkaInDoubt(RecoveryNeeded):
+    """A call of the Kafka transaction did not plainly succeed; only the committed offsets tell what happened."""
+
+
+class ContentRefused(KafkaInDoubt):
+    """Kafka refused a claimed outbox row for what it contains; claimed again in smaller parts until the row is alone."""
+
+
+class GenerationLost(RecoveryNeeded):
+    """The consumer group moved on without this worker."""
+
+    counted = False
+
+
+class DatabaseInDoubt(RecoveryNeeded):
+    """The reply to COMMIT was lost; the position row tells what happened."""
+
+
+class SlotInDoubt(RecoveryNeeded):
+    """The database session that holds this worker's slot was lost."""
+
+
+class Stop(ExactlyOnceError):
+    """Kafka and PostgreSQL disagree in a way that only an operator can decide."""
+
+
+class Exit(ExactlyOnceError):
+    """The process must end and be started anew."""
+
+
+class SlotLost(Exit):
+    """This worker's slot was lost, and another process may hold it now."""
+
+
+class Fenced(Exit):
+    """Another process uses this worker's group.instance.id or transactional.id."""
+
+
+class TooManyRecoveries(Exit):
+    """Recovery was needed too often in a short time."""
+
+
+class Refused(ExactlyOnceError):
+    """The process cannot start in this surrounding."""
+
+
+class HandlingFailed(ExactlyOnceError):
+    """Handling a batch failed; `__cause__` is the reason."""
+
+    def __init__(self, index: int | None) -> None:
+        super().__init__()
+        self.index = index
+        """Which delivery of the batch failed; None if that is not known."""
+
+
+class NotOwned(ExactlyOnceError):
+    """An event was said for an aggregate that this session has neither locked nor created."""

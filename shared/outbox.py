@@ -1,0 +1,201 @@
+"""The outbox: events wait here, committed together with the change that causes them, until Kafka has them.
+
+A row belongs to a lane, the share of the outbox that its key falls into. The claim of a lane names the rows that are being said; see `shared.cycle`
+for the order in which all of this is committed.
+"""
+
+import zlib
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, text
+from uuid_utils import uuid7
+
+from shared.errors import NotOwned, Reject
+from shared.events import Event
+from shared.handling import Service
+from shared.ports import Claim, OutboxRow
+from shared.session import Session
+
+_COLLECTED = "outbox"
+
+
+class Said(NamedTuple):
+    """An event that waits in the session for `Outbox.write`."""
+
+    event: Event
+    event_id: str
+    traceparent: str | None
+
+
+class Outbox:
+    """What a service says, on its way into the table."""
+
+    def __init__(self, service: Service, event_bytes_max: int) -> None:
+        self._says = {event: f"{event.__name__}" for event in service.says}
+        self._service = service.name
+        self._event_bytes_max = event_bytes_max
+        self._encoder = msgspec.json.Encoder()
+
+    def add(self, session: Session, event: Event, traceparent: str | None = None) -> str:
+        """Say `event`, born in a request, when the session's transaction commits; give its id.
+
+        Raises `NotOwned` if its aggregate is neither locked nor new in `session`: only then is the order of its events the order of the commits.
+        """
+        event_id = f"{self._service}:{uuid7()}"
+        self.collect(session, (event,), lambda _type, _n: event_id, traceparent)
+        return event_id
+
+    def collect(
+        self, session: Session, events: Iterable[Event], make_id: "MakeId", traceparent: str | None, counts: Counter[str] | None = None
+    ) -> None:
+        """Keep `events` in the session in their order; `make_id(type, n)` names the n-th event of a type with one cause."""
+        counts = Counter() if counts is None else counts
+        said: list[Said] = session.info.setdefault(_COLLECTED, [])
+        for event in events:
+            name = self._says.get(type(event))
+            if name is None:
+                raise TypeError(f"{self._service} does not declare that it says {type(event).__name__}: add it to `says` of its Service")
+            if not session.holds(event.key):
+                raise NotOwned(f"{name} is said for {event.key!r}, which this session has neither locked nor created; lock it first")
+            said.append(Said(event, make_id(name, counts[name]), traceparent))
+            counts[name] += 1
+
+    def write(self, session: Session) -> int:
+        """Flush the session, then insert the collected events in the order in which they were said; give their number.
+
+        The flush comes first: it takes the locks of new rows too, so ids of one key grow in the order of the commits.
+        Raises `Reject` for an event that Kafka would refuse for its size.
+        """
+        session.flush()
+        said: list[Said] = session.info.pop(_COLLECTED, [])
+        if not said:
+            return 0
+        data = [self._encoder.encode(s.event) for s in said]
+        for s, encoded in zip(said, data, strict=True):
+            if len(encoded) > self._event_bytes_max:
+                raise Reject(f"{type(s.event).__name__} {s.event_id} has {len(encoded)} bytes; EVENT_BYTES_MAX is {self._event_bytes_max}")
+        session.connection().execute(
+            _INSERT,
+            {
+                "hashes": [lane_hash(s.event.key) for s in said],
+                "topics": [s.event.topic for s in said],
+                "keys": [s.event.key for s in said],
+                "ids": [s.event_id for s in said],
+                "types": [type(s.event).__name__ for s in said],
+                "versions": [s.event.version for s in said],
+                "data": data,
+                "traceparents": [s.traceparent for s in said],
+            },
+        )
+        return len(said)
+
+
+class MakeId:
+    """The shape of an id maker: `(type, n) -> id`."""
+
+    def __call__(self, event_type: str, n: int) -> str: ...
+
+
+def lane_hash(key: str) -> int:
+    """CRC32 of the key, librdkafka's `consistent` partitioner: a lane and the partitions of its records agree."""
+    return zlib.crc32(key.encode())
+
+
+# The number of lanes is read where the row is written: a process cannot have an outdated one.
+_INSERT = text("""
+    INSERT INTO outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
+    SELECT said.hash % (SELECT count(*) FROM lane), said.topic, said.key, said.id, said.type, said.version, said.data, said.traceparent
+    FROM unnest(CAST(:hashes AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]), CAST(:types AS text[]),
+                CAST(:versions AS smallint[]), CAST(:data AS bytea[]), CAST(:traceparents AS text[]))
+         WITH ORDINALITY AS said (hash, topic, key, id, type, version, data, traceparent, nth)
+    ORDER BY said.nth
+""")
+
+_LOCK = text("SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WHERE lane = ANY(:lanes) ORDER BY lane FOR UPDATE")
+
+_READ = text("SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WHERE lane = ANY(:lanes) ORDER BY lane")
+
+_UNSAID = text("SELECT EXISTS (SELECT FROM outbox WHERE lane = ANY(:lanes))")
+
+_FORGET = text("""
+    DELETE FROM outbox USING (SELECT lane, unnest(row_ids) AS id FROM lane WHERE lane = ANY(:lanes)) AS claimed
+    WHERE outbox.lane = claimed.lane AND outbox.id = claimed.id
+""")
+
+_EMPTY = text("UPDATE lane SET row_ids = '{}' WHERE lane = ANY(:lanes) AND row_ids <> '{}'")
+
+_CLAIM = text("""
+    UPDATE lane SET position = lane.position + 1, claim_id = gen_random_uuid(), row_ids = next.ids
+    FROM (
+        SELECT wanted.lane, array_agg(waiting.id ORDER BY waiting.id) AS ids
+        FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
+        CROSS JOIN LATERAL (
+            SELECT id, sum(size) OVER (ORDER BY id) - size AS bytes_before
+            FROM (SELECT id, octet_length(data) AS size FROM outbox WHERE lane = wanted.lane ORDER BY id LIMIT wanted.most) AS first
+        ) AS waiting
+        WHERE waiting.bytes_before < :bytes
+        GROUP BY wanted.lane
+    ) AS next
+    WHERE lane.lane = next.lane
+    RETURNING lane.lane, lane.position, lane.claim_id, cardinality(lane.row_ids)
+""")
+
+_CLAIM_LESS = text("""
+    UPDATE lane SET claim_id = gen_random_uuid(), row_ids = row_ids[1:wanted.most]
+    FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
+    WHERE lane.lane = wanted.lane
+    RETURNING lane.lane, lane.position, lane.claim_id, cardinality(lane.row_ids)
+""")
+
+_CLAIMED = text("""
+    SELECT outbox.topic, outbox.key, outbox.event_id, outbox.event_type, outbox.event_version,
+           to_char(outbox.decided_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), outbox.data, outbox.traceparent
+    FROM (SELECT lane, unnest(row_ids) AS id FROM lane WHERE lane = ANY(:lanes)) AS claimed
+    JOIN outbox ON outbox.lane = claimed.lane AND outbox.id = claimed.id
+    ORDER BY outbox.lane, outbox.id
+""")
+
+
+def _claims(rows: Iterable[Any]) -> dict[int, Claim]:
+    return {lane: Claim(position, str(claim_id or ""), count) for lane, position, claim_id, count in rows}
+
+
+def lock_claims(connection: Connection, lanes: Collection[int]) -> dict[int, Claim]:
+    """Lock the claims of `lanes` in lane order."""
+    return _claims(connection.execute(_LOCK, {"lanes": sorted(lanes)}))
+
+
+def read_claims(connection: Connection, lanes: Collection[int]) -> dict[int, Claim]:
+    """Read the claims of `lanes` without a lock."""
+    return _claims(connection.execute(_READ, {"lanes": sorted(lanes)}))
+
+
+def unsaid(connection: Connection, lanes: Collection[int]) -> bool:
+    """Whether `lanes` have any row."""
+    return bool(connection.execute(_UNSAID, {"lanes": sorted(lanes)}).scalar_one())
+
+
+def forget(connection: Connection, lanes: Collection[int]) -> None:
+    """Delete the rows that the claims of `lanes` name."""
+    connection.execute(_FORGET, {"lanes": sorted(lanes)})
+    connection.execute(_EMPTY, {"lanes": sorted(lanes)})
+
+
+def claim(connection: Connection, limits: Mapping[int, int], bytes_max: int) -> dict[int, Claim]:
+    """Claim the next rows of each lane: up to its limit, and up to `bytes_max` (one larger row is claimed alone)."""
+    return _claims(
+        connection.execute(_CLAIM, {"lanes": list(limits), "limits": list(limits.values()), "bytes": bytes_max})
+    )
+
+
+def claim_less(connection: Connection, limits: Mapping[int, int]) -> dict[int, Claim]:
+    """Claim again only the first rows of each claim, at the same position and under a new claim id."""
+    return _claims(connection.execute(_CLAIM_LESS, {"lanes": list(limits), "limits": list(limits.values())}))
+
+
+def claimed(connection: Connection, lanes: Collection[int]) -> list[OutboxRow]:
+    """Read the claimed rows of `lanes` in id order within each lane."""
+    return [OutboxRow._make(row) for row in connection.execute(_CLAIMED, {"lanes": sorted(lanes)})]

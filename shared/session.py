@@ -1,0 +1,62 @@
+"""The session that handlers and HTTP requests work in: an ORM session that knows which aggregates it holds locked."""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from sqlalchemy import ARRAY, Connection, Engine, any_, bindparam, inspect, select
+from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy.orm import Session as OrmSession
+
+Model = TypeVar("Model", bound=DeclarativeBase)
+
+
+class Session(OrmSession):
+    """An ORM session in which an aggregate is read by locking it, and an event can be said only for an aggregate that is held.
+
+    A row that was loaded for the whole batch is found again by `lock` without a query, also when it is known not to exist.
+    """
+
+    def __init__(self, bind: Connection | Engine) -> None:
+        # No autoflush: writes go out once per batch. Objects stay readable after the commit, for the HTTP answer.
+        super().__init__(bind, autoflush=False, expire_on_commit=False)
+        self._held: dict[type[Any], dict[Any, Any]] = {}
+        self._keys: set[str] = set()
+
+    def lock(self, model: type[Model], key: object) -> Model | None:
+        """Give the row of `model` with the primary key `key`, locked until the end of the transaction; None if there is none."""
+        held = self._held.setdefault(model, {})
+        if key not in held:
+            self.lock_all(model, (key,))
+        return held[key]  # type: ignore[no-any-return]
+
+    def lock_all(self, model: type[Model], keys: Iterable[object]) -> None:
+        """Lock the rows of `model` with the given primary keys, in key order so that two sessions cannot wait for each other."""
+        held = self._held.setdefault(model, {})
+        wanted = sorted(set(keys) - held.keys())  # type: ignore[type-var]
+        if not wanted:
+            return
+        (column,) = inspect(model).primary_key
+        rows = self.scalars(
+            select(model)
+            .where(column == any_(bindparam("keys", type_=ARRAY(column.type))))
+            .order_by(column)
+            .with_for_update()
+            .execution_options(populate_existing=True),
+            {"keys": wanted},
+        )
+        found = {getattr(row, column.key): row for row in rows}
+        for key in wanted:
+            held[key] = found.get(key)
+        self._keys.update(map(str, found))
+
+    def add(self, instance: object, _warn: bool = True) -> None:
+        """Add a new row; from here on this session holds it."""
+        super().add(instance, _warn)
+        identity = inspect(type(instance)).primary_key_from_instance(instance)
+        if len(identity) == 1 and identity[0] is not None:
+            self._held.setdefault(type(instance), {})[identity[0]] = instance
+            self._keys.add(str(identity[0]))
+
+    def holds(self, key: str) -> bool:
+        """Whether an aggregate with this key is locked or new in this session."""
+        return key in self._keys

@@ -1,0 +1,137 @@
+"""The library's tables in the database of every service. Each service's first migration creates them."""
+
+from sqlalchemy import (
+    ARRAY,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    DateTime,
+    ForeignKey,
+    Identity,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    PrimaryKeyConstraint,
+    SmallInteger,
+    Table,
+    Text,
+    Uuid,
+    func,
+    text,
+)
+from sqlalchemy.dialects.postgresql import JSONB
+
+metadata = MetaData()
+
+
+def _now(name: str) -> Column[object]:
+    return Column(name, DateTime(timezone=True), nullable=False, server_default=func.clock_timestamp())
+
+
+cluster = Table(
+    "cluster",
+    metadata,
+    Column("one", SmallInteger, CheckConstraint("one = 1"), primary_key=True, server_default=text("1")),
+    Column("cluster_id", Text, nullable=False, comment="the Kafka cluster that the positions are of"),
+)
+
+topic = Table(
+    "topic",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column("topic_id", Text, nullable=False, comment="changes when a topic is deleted and created again"),
+    Column("partitions", Integer, nullable=False),
+)
+
+position = Table(
+    "position",
+    metadata,
+    Column("topic", Text),
+    Column("partition", Integer),
+    Column("next_offset", BigInteger, nullable=False, comment="H: the offset after the last one handled"),
+    Column("epoch", Integer, nullable=False, server_default=text("0"), comment="raised when a topic was recreated"),
+    PrimaryKeyConstraint("topic", "partition"),
+)
+
+inbox = Table(
+    "inbox",
+    metadata,
+    Column("source", Text),
+    Column("event_id", Text),
+    _now("handled_at"),
+    PrimaryKeyConstraint("source", "event_id"),
+    Index("inbox_handled_at", "handled_at", postgresql_using="brin"),
+)
+
+lane = Table(
+    "lane",
+    metadata,
+    Column("lane", SmallInteger, primary_key=True, autoincrement=False),
+    Column("position", BigInteger, nullable=False, server_default=text("0"), comment="P, or P + 1 while a batch is said"),
+    Column("claim_id", Uuid, comment="names the claimed batch; goes with P as the metadata of the offset"),
+    Column("row_ids", ARRAY(BigInteger), nullable=False, server_default=text("'{}'")),
+)
+
+outbox = Table(
+    "outbox",
+    metadata,
+    # CACHE 1: ids of one key must grow in commit order, so no session may hold ids in reserve.
+    Column("id", BigInteger, Identity(always=True, cache=1), nullable=False),
+    # An API that computes lanes with another number of them than the database has is refused here.
+    Column("lane", SmallInteger, ForeignKey("lane.lane"), nullable=False),
+    Column("topic", Text, nullable=False),
+    Column("key", Text, CheckConstraint("key <> ''"), nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("event_version", SmallInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("traceparent", Text),
+    _now("decided_at"),
+    PrimaryKeyConstraint("lane", "id"),
+    # Rows live for milliseconds: vacuum by count, not by a share of the table.
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "5000"},
+)
+
+dead_letter = Table(
+    "dead_letter",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    Column("topic", Text, nullable=False),
+    Column("partition", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("epoch", Integer, nullable=False),
+    Column("key", LargeBinary),
+    Column("value", LargeBinary),
+    Column("headers", JSONB, nullable=False, comment="[name, base64 of the value or null] pairs"),
+    Column("error", Text, nullable=False, comment="the name of the exception"),
+    Column("detail", Text, nullable=False),
+    Column("traceparent", Text),
+    _now("set_aside_at"),
+    Column("redriven_at", DateTime(timezone=True)),
+    Index("dead_letter_waiting", "id", postgresql_where=text("redriven_at IS NULL")),
+)
+
+idempotency_key = Table(
+    "idempotency_key",
+    metadata,
+    Column("scope", Text, comment="principal, method and path"),
+    Column("key", Text),
+    Column("body_hash", LargeBinary, nullable=False),
+    Column("status", SmallInteger, comment="null only inside the transaction that is at work"),
+    Column("answer", LargeBinary),
+    _now("created_at"),
+    PrimaryKeyConstraint("scope", "key"),
+    Index("idempotency_key_created_at", "created_at", postgresql_using="brin"),
+)
+
+decision = Table(
+    "decision",
+    metadata,
+    Column("id", BigInteger, Identity(always=True), primary_key=True),
+    _now("decided_at"),
+    Column("command", Text, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("before", JSONB, nullable=False),
+    Column("after", JSONB, nullable=False),
+)

@@ -1,0 +1,1 @@
+"""For people who work on this repository: embedded servers, demo, benchmarks. Never part of an image."""

@@ -1,0 +1,6 @@
+"""One process of the order service: `python -m services.order --help`."""
+
+from services.order.container import OrderContainer
+from shared.command import main
+
+main(OrderContainer)

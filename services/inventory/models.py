@@ -1,0 +1,73 @@
+"""The inventory service's tables."""
+
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, Boolean, CheckConstraint, Text, text
+from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The service's own metadata."""
+
+    # Nothing is read back after an insert: whole batches are written without waiting for each row.
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 (SQLAlchemy's own name and type)
+
+
+class Stock(Base):
+    """One item. Whatever was received is available, reserved or sold: the database itself refuses any other sum."""
+
+    __tablename__ = "stock"
+    __table_args__ = (
+        CheckConstraint("price > 0", name="stock_price"),
+        CheckConstraint("available >= 0 AND reserved >= 0 AND sold >= 0", name="stock_not_negative"),
+        CheckConstraint("received = available + reserved + sold", name="stock_sum"),
+    )
+
+    sku: Mapped[str] = mapped_column(Text, primary_key=True)
+    price: Mapped[int] = mapped_column(BigInteger, comment="minor units")
+    currency: Mapped[str] = mapped_column(Text)
+    available: Mapped[int] = mapped_column(BigInteger)
+    reserved: Mapped[int] = mapped_column(BigInteger)
+    sold: Mapped[int] = mapped_column(BigInteger)
+    received: Mapped[int] = mapped_column(BigInteger)
+
+
+class ReservationState(StrEnum):
+    """Where a reservation stands. CANCELLED: its order was cancelled before it was heard of; nothing was reserved."""
+
+    RESERVED = "RESERVED"
+    REJECTED = "REJECTED"
+    SOLD = "SOLD"
+    RELEASED = "RELEASED"
+    CANCELLED = "CANCELLED"
+
+
+class Reservation(Base):
+    """What one order has taken from the stock."""
+
+    __tablename__ = "reservation"
+    __table_args__ = (
+        CheckConstraint("state IN ('RESERVED', 'REJECTED', 'SOLD', 'RELEASED', 'CANCELLED')", name="reservation_state"),
+        CheckConstraint(
+            "(state IN ('RESERVED', 'SOLD', 'RELEASED')) = (amount IS NOT NULL)", name="reservation_priced"
+        ),
+        CheckConstraint("(amount IS NULL) = (currency IS NULL)", name="reservation_money"),
+        CheckConstraint("(state = 'REJECTED') = (reason IS NOT NULL)", name="reservation_reason"),
+        CheckConstraint(
+            "CASE state WHEN 'SOLD' THEN was_sold WHEN 'RELEASED' THEN TRUE ELSE NOT was_sold END",
+            name="reservation_was_sold",
+        ),
+    )
+
+    order_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    state: Mapped[str] = mapped_column(Text)
+    lines: Mapped[dict[str, int]] = mapped_column(
+        JSONB, comment="SKU to quantity; one row is written, not one for each line"
+    )
+    amount: Mapped[int | None] = mapped_column(BigInteger, comment="minor units, at the prices of the reservation")
+    currency: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+    was_sold: Mapped[bool] = mapped_column(
+        Boolean, server_default=text("false"), comment="stays true when it is released later"
+    )

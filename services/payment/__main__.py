@@ -1,0 +1,6 @@
+"""One process of the payment service: `python -m services.payment --help`."""
+
+from services.payment.container import PaymentContainer
+from shared.command import main
+
+main(PaymentContainer)

@@ -1,0 +1,85 @@
+"""The payment service's tables."""
+
+from datetime import datetime
+from enum import StrEnum
+
+from sqlalchemy import BigInteger, CheckConstraint, DateTime, Index, Text, func, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+
+class Base(DeclarativeBase):
+    """The service's own metadata."""
+
+    # Nothing is read back after an insert: whole batches are written without waiting for each row.
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 (SQLAlchemy's own name and type)
+
+
+class Account(Base):
+    """A customer's account. Its balance is the sum of its entries in the ledger, kept here so that one locked row
+    decides.
+    """
+
+    __tablename__ = "account"
+    __table_args__ = (CheckConstraint("balance >= 0", name="account_balance"),)
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    currency: Mapped[str] = mapped_column(Text)
+    balance: Mapped[int] = mapped_column(BigInteger, comment="minor units")
+
+
+class PaymentState(StrEnum):
+    """Where a payment stands. CANCELLED: its order was cancelled before its stock was heard of; nothing was taken."""
+
+    CAPTURED = "CAPTURED"
+    DECLINED = "DECLINED"
+    REFUNDED = "REFUNDED"
+    CANCELLED = "CANCELLED"
+
+
+class Payment(Base):
+    """The payment of one order."""
+
+    __tablename__ = "payment"
+    __table_args__ = (
+        CheckConstraint("state IN ('CAPTURED', 'DECLINED', 'REFUNDED', 'CANCELLED')", name="payment_state"),
+        CheckConstraint("amount > 0", name="payment_amount"),
+        CheckConstraint(
+            "CASE state WHEN 'CANCELLED' THEN num_nonnulls(account, amount, currency) = 0"
+            " ELSE num_nulls(account, amount, currency) = 0 END",
+            name="payment_money",
+        ),
+        CheckConstraint("(state = 'DECLINED') = (reason IS NOT NULL)", name="payment_reason"),
+    )
+
+    order_id: Mapped[str] = mapped_column(Text, primary_key=True)
+    state: Mapped[str] = mapped_column(Text)
+    account: Mapped[str | None] = mapped_column(Text)
+    amount: Mapped[int | None] = mapped_column(BigInteger, comment="minor units")
+    currency: Mapped[str | None] = mapped_column(Text)
+    reason: Mapped[str | None] = mapped_column(Text)
+
+
+class Entry(Base):
+    """One side of a posting in the ledger. The two sides of a posting sum to zero; entries are only ever added.
+
+    A posting is named after its cause, so a second capture of one order is refused by the primary key.
+    """
+
+    __tablename__ = "entry"
+    __table_args__ = (
+        CheckConstraint("side IN ('customer', 'merchant', 'cash')", name="entry_side"),
+        CheckConstraint("(side = 'customer') = (account IS NOT NULL)", name="entry_account"),
+        CheckConstraint("amount <> 0", name="entry_amount"),
+        Index("entry_order_id", "order_id", postgresql_where=text("order_id IS NOT NULL")),
+        Index("entry_account", "account", postgresql_where=text("account IS NOT NULL")),
+    )
+
+    posting: Mapped[str] = mapped_column(
+        Text, primary_key=True, comment="capture:<order>, refund:<order>, deposit:<UUIDv7>"
+    )
+    side: Mapped[str] = mapped_column(Text, primary_key=True, comment="customer, merchant, or cash: money from outside")
+    account: Mapped[str | None] = mapped_column(Text)
+    order_id: Mapped[str | None] = mapped_column(Text)
+    amount: Mapped[int] = mapped_column(BigInteger, comment="minor units; positive when the side receives")
+    currency: Mapped[str] = mapped_column(Text)
+    posted_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())

@@ -7,6 +7,7 @@ are meant to.
 """
 
 import os
+import select
 import signal
 import subprocess
 import sys
@@ -19,11 +20,12 @@ from typing import IO
 # held. So a fresh interpreter (20 ms; -I -S import next to nothing) asks, then becomes the command; its pid stays.
 _LAUNCHER = """
 import ctypes, os, sys
-parent, *command = sys.argv[1:]
+parent, tied, *command = sys.argv[1:]
 if sys.platform == "linux":
     ctypes.CDLL(None).prctl(1, 9, 0, 0, 0)  # PR_SET_PDEATHSIG, SIGKILL
     if os.getppid() != int(parent):  # it ended before the kernel was asked
         os._exit(0)
+os.close(int(tied))
 try:
     os.execvp(command[0], command)
 except OSError as error:
@@ -31,6 +33,8 @@ except OSError as error:
 """
 
 POLL_SECONDS = 0.02
+# It takes 20 ms; the bound is for a machine that has stopped doing anything else.
+TIE_SECONDS = 30.0
 
 
 def start(
@@ -42,17 +46,31 @@ def start(
 ) -> "subprocess.Popen[bytes]":
     """Start `command` in a session and process group of its own; stdout and stderr go to `output`.
 
-    It is killed when the calling thread ends.
+    It is killed when the calling thread ends. That holds from the moment this returns, whatever is done to the process
+    then: a child frozen before it could ask the kernel would stay for ever.
     """
-    return subprocess.Popen(
-        [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), *map(str, command)],
-        env=None if env is None else dict(env),
-        cwd=cwd,
-        stdin=subprocess.DEVNULL,
-        stdout=output,
-        stderr=subprocess.STDOUT if output is not None else None,
-        start_new_session=True,
-    )
+    reading, writing = os.pipe()
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(writing), *map(str, command)],
+            env=None if env is None else dict(env),
+            cwd=cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT if output is not None else None,
+            start_new_session=True,
+            pass_fds=(writing,),
+        )
+    except BaseException:
+        os.close(reading)
+        raise
+    finally:
+        os.close(writing)
+    with os.fdopen(reading, "rb") as tied:
+        if not select.select([tied], [], [], TIE_SECONDS)[0]:
+            process.kill()
+            raise TimeoutError(f"a new process did nothing for {TIE_SECONDS:.0f} s: {command[0]}")
+    return process
 
 
 def send(process: "subprocess.Popen[bytes]", signal_number: signal.Signals) -> bool:

@@ -1,0 +1,182 @@
+"""Starts the processes of the system, keeps them alive, and breaks them when asked to.
+
+A worker that is in doubt ends and relies on being started anew; in production systemd or Kubernetes does that, here
+this does. It is also the hand of the kill test: it knows which process is which, so it can kill, freeze and thaw one,
+and tell an exit that was ordered from one that was not.
+"""
+
+import queue
+import signal
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar
+
+from dev import processes
+from dev.program import QUICK_EXITS_MAX, Child, Exit, Program
+
+# Beyond the grace period of the services (15 s), so that SIGKILL is the exception.
+STOP_SECONDS = 20.0
+# An order to the thread is carried out at once; this much is needed only on a machine that is badly overloaded.
+ORDER_SECONDS = 10.0
+LOG_LINES_SHOWN = 25
+
+Result = TypeVar("Result")
+
+
+class GaveUp(Exception):
+    """A program ended so often right after its start that starting it again is pointless."""
+
+
+class Supervisor:
+    """Keeps programs running. One thread of its own does all the work: the kernel ties the children to that thread."""
+
+    def __init__(self, logs: Path) -> None:
+        self._logs = logs
+        self._children: dict[str, Child] = {}
+        self._exits: list[Exit] = []
+        self._orders: queue.SimpleQueue[tuple[Callable[[], Any], Future[Any]]] = queue.SimpleQueue()
+        self._closing = threading.Event()
+        # A daemon, so that an impatient Ctrl+C does not wait for it; the kernel ends the children then.
+        self._thread = threading.Thread(target=self._run, name="supervisor", daemon=True)
+
+    def __enter__(self) -> Self:
+        self._logs.mkdir(parents=True, exist_ok=True)
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        try:
+            self.stop(*self.names)
+        finally:
+            self._closing.set()
+            self._thread.join(ORDER_SECONDS)
+
+    def start(self, program: Program) -> None:
+        """Start `program` and keep it running: it is started again after any exit but `exit 0`."""
+
+        def order() -> None:
+            old = self._children.get(program.name)
+            if old is not None and old.running:
+                raise ValueError(f"{program.name} is running already")
+            log = self._logs / f"{program.name.replace(' ', '-')}.log"
+            self._children[program.name] = Child(program, log)
+
+        self._do(order)
+
+    def stop(self, *names: str, seconds: float = STOP_SECONDS) -> None:
+        """End programs for good: SIGTERM, and SIGKILL after `seconds`."""
+
+        def order() -> None:
+            for child in (self._children[name] for name in names):
+                child.wanted, child.ordered = False, True
+                child.send(signal.SIGTERM)
+                child.send(signal.SIGCONT)  # a frozen process would keep SIGTERM waiting for ever
+
+        self._do(order)
+        if not self._ended(names, seconds):
+            self._do(lambda: [self._children[name].send(signal.SIGKILL) for name in names])
+            self._ended(names, ORDER_SECONDS)
+
+    def restart(self, name: str) -> bool:
+        """Ask a program to end with SIGTERM, as a deployment does; it is started again whatever its exit code is.
+
+        False if it was not running.
+        """
+
+        def order() -> bool:
+            child = self._children[name]
+            child.ordered = child.again = child.send(signal.SIGTERM)
+            return child.ordered
+
+        return self._do(order)
+
+    def kill(self, name: str) -> bool:
+        """Kill a program with SIGKILL; it is started again. False if it was not running."""
+
+        def order() -> bool:
+            child = self._children[name]
+            sent = child.send(signal.SIGKILL)
+            child.ordered = child.ordered or sent
+            return sent
+
+        return self._do(order)
+
+    def freeze(self, name: str) -> bool:
+        """Stop a program in the middle of whatever it does, until `thaw`. False if it was not running."""
+        return self._do(lambda: self._children[name].send(signal.SIGSTOP))
+
+    def thaw(self, name: str) -> bool:
+        """Let a frozen program go on as if nothing had been. False if it was not running."""
+        return self._do(lambda: self._children[name].send(signal.SIGCONT))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The programs, in the order of their first start."""
+        return self._do(lambda: tuple(self._children))
+
+    @property
+    def exits(self) -> tuple[Exit, ...]:
+        """Every exit so far, in order."""
+        return self._do(lambda: tuple(self._exits))
+
+    def causes(self) -> Counter[str]:
+        """Count the exits that nobody ordered, by program and cause."""
+        return Counter(f"{e.name}: {e.cause}" for e in self.exits if not e.ordered)
+
+    def pid(self, name: str) -> int | None:
+        """Give the process id of a program; None while it does not run."""
+        return self._do(lambda: child.process.pid if (child := self._children[name]).running else None)
+
+    def check(self) -> None:
+        """Raise `GaveUp`, with the end of the log, if a program is not started again any more."""
+        for name in self._do(lambda: [child.program.name for child in self._children.values() if child.given_up]):
+            ended = f"{name} ended {QUICK_EXITS_MAX} times right after its start"
+            raise GaveUp(f"{ended}. Its log ends:\n{self.tail(name)}")
+
+    def log(self, name: str) -> Path:
+        """Give the file with everything a program wrote, over all its starts."""
+        return self._do(lambda: self._children[name].log)
+
+    def tail(self, name: str, lines: int = LOG_LINES_SHOWN) -> str:
+        """Give the last lines of a program's log; reads 64 kB of it at most."""
+        log = self.log(name)
+        with log.open("rb") as file:
+            file.seek(max(0, log.stat().st_size - 65_536))
+            return "\n".join(file.read().decode(errors="replace").splitlines()[-lines:])
+
+    def _ended(self, names: Iterable[str], seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        while any(self.pid(name) is not None for name in names):
+            if time.monotonic() > deadline:
+                return False
+            time.sleep(processes.POLL_SECONDS)
+        return True
+
+    def _do(self, order: Callable[[], Result]) -> Result:
+        """Have the thread do `order`, and give its answer."""
+        answer: Future[Result] = Future()
+        self._orders.put((order, answer))
+        return answer.result(ORDER_SECONDS)
+
+    def _run(self) -> None:
+        while not self._closing.is_set():
+            try:
+                order, answer = self._orders.get(timeout=processes.POLL_SECONDS)
+            except queue.Empty:
+                pass
+            else:
+                try:
+                    answer.set_result(order())
+                except Exception as error:  # noqa: BLE001 - it belongs to the one who asked
+                    answer.set_exception(error)
+            for child in self._children.values():
+                if (ended := child.reap()) is not None:
+                    self._exits.append(ended)
+                child.start_again_if_due()

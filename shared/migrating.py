@@ -1,0 +1,132 @@
+"""The schema of a service's database: brought up to date by one command, checked at every start.
+
+A migration's name says when it runs: `0007_pre_...` before the code that needs it is rolled out, `0008_post_...` when
+no old code runs any more. So a process starts on a database that has the last `pre` migration it knows; a pending
+`post`, and a database that is newer than the code, are accepted. There are no downgrades: old code runs on the new
+schema, and a step back is another step forward.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
+
+from shared.errors import Refused
+from shared.settings import Settings
+
+MIGRATIONS = Path(__file__).parent.parent / "migrations"
+
+_LOCK = 0x45584F4D
+"""The advisory lock of whoever migrates ("EXOM"); containers that start together take turns."""
+_LOCK_SECONDS = 120
+_DDL_LOCK_SECONDS = 5
+"""A migration that waits for a table makes everybody behind it wait, so it gives up soon and can be run again."""
+
+
+class Migration(NamedTuple):
+    """One file of a history. The revision is the number, and numbers grow along the history."""
+
+    revision: str
+    phase: str
+    name: str
+
+
+def history(service: str) -> list[Migration]:
+    """Give the migrations of `service` from their file names, oldest first."""
+    found = []
+    for path in sorted((MIGRATIONS / service).glob("[0-9]*.py")):
+        match = re.fullmatch(r"(\d{4})_(pre|post)_\w+", path.stem)
+        if match is None:
+            raise Refused(f"{path.name} of migrations/{service} is not named like 0001_pre_tables.py")
+        found.append(Migration(match[1], match[2], path.stem))
+    if not found:
+        raise Refused(f"migrations/{service} has no migration")
+    return found
+
+
+def refuse_behind(engine: Engine, service: str) -> None:
+    """Refuse to start on a schema that lacks a migration which this code needs, or on one without lanes. Raises
+    `Refused`.
+    """
+    needed = [migration for migration in history(service) if migration.phase == "pre"][-1]
+    command = f"run `python -m services.{service} migrate` first"
+    with engine.connect() as connection:
+        revision = _revision(connection)
+        if revision is None:
+            raise Refused(f"the database of {service} has no tables yet: {command}")
+        if revision < needed.revision:
+            raise Refused(f"the database of {service} is at migration {revision}, {needed.name} is needed: {command}")
+        if not connection.execute(text("SELECT EXISTS (SELECT FROM lane)")).scalar_one():
+            raise Refused(f"the database of {service} has no lanes: {command}")
+
+
+def behind(connection: Connection, service: str) -> list[str]:
+    """Name the migrations that `service` has and its database has not."""
+    revision = _revision(connection) or ""
+    return [migration.name for migration in history(service) if migration.revision > revision]
+
+
+def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -> list[str]:
+    """Bring the database of `service` up to date and give what was done, a line each.
+
+    With `before_rollout`, `post` migrations at the end of the history are left for later.
+    """
+    known = history(service)
+    if before_rollout:
+        known = known[: max(index for index, migration in enumerate(known) if migration.phase == "pre") + 1]
+    engine = create_engine(settings.dsn(service), poolclass=NullPool)
+    with engine.connect() as connection:
+        connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
+        connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
+        connection.execute(text(f"SET lock_timeout = '{_DDL_LOCK_SECONDS}s'"))
+        connection.commit()
+        revision = _revision(connection) or ""
+        connection.commit()
+        pending = [migration for migration in known if migration.revision > revision]
+        if pending:
+            _upgrade(connection, service, pending[-1].revision)
+        lanes = _seed_lanes(connection, settings.partitions)
+        connection.commit()
+    done = [f"{service}: applied {migration.name}" for migration in pending]
+    if revision > known[-1].revision:
+        done.append(
+            f"{service}: the database is at {revision}, newer than this code ({known[-1].revision}); nothing to do"
+        )
+    elif not pending:
+        done.append(f"{service}: up to date at {known[-1].name}")
+    if lanes:
+        done.append(f"{service}: made {lanes} lanes")
+    return done
+
+
+def _upgrade(connection: Connection, service: str, revision: str) -> None:
+    # Imported here: only this command needs it, and a worker must start fast.
+    from alembic import command
+    from alembic.config import Config
+
+    config = Config()
+    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("path_separator", "newline")
+    config.set_main_option("version_locations", str(MIGRATIONS / service))
+    config.attributes["connection"] = connection
+    command.upgrade(config, revision)
+    connection.commit()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT max(version_num) FROM alembic_version")).scalar_one_or_none()
+
+
+def _seed_lanes(connection: Connection, lanes: int) -> int:
+    """Make the lanes of a new database; their number is then changed only by the command that drains them first."""
+    made = connection.execute(
+        text("""
+            INSERT INTO lane (lane) SELECT number FROM generate_series(0, :last) AS number
+            WHERE NOT EXISTS (SELECT FROM lane)
+        """),
+        {"last": lanes - 1},
+    )
+    return made.rowcount

@@ -63,7 +63,9 @@ def refuse_unsafe(engine: Engine) -> None:
             raise Refused("DATABASE_URL: PostgreSQL 16 or newer is needed")
         for name in ("fsync", "synchronous_commit", "full_page_writes"):
             if connection.execute(text(f"SHOW {name}")).scalar_one() == "off":
-                raise Refused(f"DATABASE_URL: the server runs with {name} = off and may forget what it has committed; turn it on")
+                raise Refused(
+                    f"DATABASE_URL: the server runs with {name} = off and may forget what it has committed; turn it on"
+                )
 
 
 class Requests:

@@ -4,14 +4,24 @@
     ├── Retry                  raised by a handler: keep the record, back off, try again
     ├── Reject                 raised by a handler: set the record aside
     │   └── Malformed          raised by the decoder: the record is not one of ours
-    ├── DatabaseUnavailable    roll back, back off, go on with the same producer
+    ├── Unavailable            back off, go on
+    │   ├── DatabaseUnavailable PostgreSQL cannot do the work now; what was begun is rolled back
+    │   └── KafkaUnavailable   no broker answers, or the committed offsets are not stable yet
     ├── RecoveryNeeded         the outcome of a commit is in doubt: recover, then go on
     │   ├── KafkaInDoubt       a transactional call did not plainly succeed
     │   │   └── ContentRefused Kafka refused a claimed row for what it contains
     │   ├── GenerationLost     the group moved on without this worker: expected in a rebalance
     │   ├── DatabaseInDoubt    COMMIT was sent and its reply was lost
     │   └── SlotInDoubt        the session that holds the slot is gone: take the same slot again, or exit
-    ├── Stop                   Kafka and Postgres disagree: leave the group, stay alive and unready, say what to do
+    ├── Stop                   only an operator can decide: leave the group, stay alive and unready, say what to do
+    │   ├── DatabaseWentBack   Postgres is older than Kafka: restored, or failed over to a replica that lagged
+    │   ├── KafkaWentBack      Kafka lost a commit that Postgres knows of
+    │   ├── PositionMissing    one of the two positions was deleted or expired
+    │   ├── RecordsLost        retention removed records that were not handled yet
+    │   ├── OtherCluster       another cluster, or a topic that was deleted and created again
+    │   ├── LanesDiffer        the numbers of lanes and of partitions are not the same
+    │   ├── ContentStuck       Kafka refuses one outbox row for what it contains
+    │   └── Brake              too many records are set aside
     ├── Exit                   end the process; its supervisor starts it anew
     │   ├── SlotLost           another process may hold this worker's slot
     │   ├── Fenced             another process uses this worker's identity
@@ -43,7 +53,15 @@ class Malformed(Reject):
     """The record is not an event in the form that this service understands."""
 
 
-class DatabaseUnavailable(ExactlyOnceError):
+class Unavailable(ExactlyOnceError):
+    """A server cannot answer now. Nothing was committed; it is tried again after a pause."""
+
+
+class KafkaUnavailable(Unavailable):
+    """Kafka cannot answer now."""
+
+
+class DatabaseUnavailable(Unavailable):
     """PostgreSQL could not do the work now. Nothing was committed; it is tried again after a pause."""
 
 
@@ -78,6 +96,38 @@ class SlotInDoubt(RecoveryNeeded):
 
 class Stop(ExactlyOnceError):
     """Kafka and PostgreSQL disagree in a way that only an operator can decide."""
+
+
+class DatabaseWentBack(Stop):
+    """PostgreSQL is older than Kafka."""
+
+
+class KafkaWentBack(Stop):
+    """Kafka lost a commit that PostgreSQL knows of."""
+
+
+class PositionMissing(Stop):
+    """A position was deleted or has expired."""
+
+
+class RecordsLost(Stop):
+    """Retention removed records that were not handled yet."""
+
+
+class OtherCluster(Stop):
+    """The Kafka cluster or a topic is not the one that the positions are of."""
+
+
+class LanesDiffer(Stop):
+    """The numbers of lanes and of partitions are not the same."""
+
+
+class ContentStuck(Stop):
+    """Kafka refuses one outbox row for what it contains."""
+
+
+class Brake(Stop):
+    """Too many records are set aside."""
 
 
 class Exit(ExactlyOnceError):

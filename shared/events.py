@@ -14,6 +14,8 @@ from shared.errors import Malformed
 
 SPEC_VERSION = "1.0"
 CONTENT_TYPE = "application/json"
+ATTRIBUTE_MAX = 500
+"""An id and a source longer than this do not fit the inbox's index; ours have some 60 characters."""
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -66,6 +68,10 @@ def envelope(
         text_key = key.decode()
     except UnicodeDecodeError as error:
         raise Malformed(f"a header or the key is not UTF-8: {error}") from error
+    if any("\x00" in value for value in (text_key, *found.values())):
+        raise Malformed("a header or the key holds a NUL character, which PostgreSQL cannot store")
+    if any(len(found.get(name, "")) > ATTRIBUTE_MAX for name in ("ce_id", "ce_source", "ce_type")):
+        raise Malformed(f"ce_id, ce_source or ce_type is longer than {ATTRIBUTE_MAX} characters")
     missing = [name for name in ("ce_id", "ce_source", "ce_type") if not found.get(name)]
     if missing:
         raise Malformed(f"the record lacks the headers {', '.join(missing)}; it is not a CloudEvent in binary mode")

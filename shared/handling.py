@@ -3,11 +3,15 @@
 A handler is a function `handler(event, session) -> events to say`. It knows no broker, no clock and no HTTP; it reads and writes through the session.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shared.events import Event
+import msgspec
+
+from shared.errors import HandlingFailed, Malformed, Retry
+from shared.events import Event, envelope
+from shared.ports import Delivery, Opened, Record
 from shared.session import Session
 
 Heard = TypeVar("Heard", bound=Event)
@@ -64,3 +68,71 @@ class Service:
     def dead_letter_topic(self) -> str:
         """The topic that tells of records set aside."""
         return f"{self.name}.dead-letters"
+
+
+class Handlers:
+    """Opens records and runs the handlers of a batch."""
+
+    def __init__(self, service: Service) -> None:
+        self._routes: dict[type[Event], list[Route]] = {}
+        self._decoders: dict[tuple[str, str], dict[int, msgspec.json.Decoder[Event]]] = {}
+        for route in service.routes:
+            self._routes.setdefault(route.event, []).append(route)
+            versions = self._decoders.setdefault((route.event.topic, route.event.__name__), {})
+            versions[route.event.version] = msgspec.json.Decoder(route.event)
+
+    def open(self, record: Record) -> Opened | None:
+        """Read a record; None if the service does not hear its type.
+
+        Raises `Malformed` for what is not an event, and `Retry` for a version that this service does not know yet: in a rolling upgrade the
+        producer may be ahead, and a good record must not be set aside for it.
+        """
+        found = envelope(record.key, record.value, record.headers)
+        versions = self._decoders.get((record.input.topic, found.type))
+        if versions is None:
+            return None
+        decoder = versions.get(found.version)
+        if decoder is None:
+            raise Retry(
+                f"{found.type}.v{found.version} is unknown, only {sorted(versions)}: upgrade this service to one that knows it"
+            )
+        try:
+            return Opened(found, decoder.decode(found.data))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise Malformed(f"{found.type} cannot be read: {error}") from error
+
+    def run(
+        self, deliveries: Sequence[Delivery], session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
+    ) -> None:
+        """Load what the batch needs, then handle one event at a time; `collect` takes what each says.
+
+        Raises `HandlingFailed` with the index of the delivery that failed, as far as it is known, and the reason as its cause.
+        """
+        self._load(deliveries, session)
+        for index, delivery in enumerate(deliveries):
+            try:
+                for route in self._routes[type(delivery.event)]:
+                    collect(delivery, route.handler(delivery.event, session))
+            except Exception as error:
+                raise HandlingFailed(index) from error
+
+    def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
+        """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in key order."""
+        index: int | None = None
+        stage = 0
+        try:
+            while True:
+                wanted: dict[type[Any], set[object]] = {}
+                for index, delivery in enumerate(deliveries):  # noqa: B007 - the index says which delivery failed
+                    for route in self._routes[type(delivery.event)]:
+                        if stage < len(route.reads):
+                            read = route.reads[stage]
+                            wanted.setdefault(read.model, set()).update(read.keys(delivery.event, session))
+                index = None
+                if not wanted:
+                    return
+                for model in sorted(wanted, key=lambda model: model.__name__):
+                    session.lock_all(model, wanted[model])
+                stage += 1
+        except Exception as error:
+            raise HandlingFailed(index) from error

@@ -5,7 +5,6 @@ for the order in which all of this is committed.
 """
 
 import zlib
-from collections import Counter
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -26,6 +25,8 @@ class Said(NamedTuple):
     """An event that waits in the session for `Outbox.write`."""
 
     event: Event
+    topic: str
+    key: str
     event_id: str
     traceparent: str | None
 
@@ -34,8 +35,8 @@ class Outbox:
     """What a service says, on its way into the table."""
 
     def __init__(self, service: Service, event_bytes_max: int) -> None:
-        self._says = {event: f"{event.__name__}" for event in service.says}
         self._service = service.name
+        self._says = frozenset(service.says)
         self._event_bytes_max = event_bytes_max
         self._encoder = msgspec.json.Encoder()
 
@@ -45,23 +46,24 @@ class Outbox:
         Raises `NotOwned` if its aggregate is neither locked nor new in `session`: only then is the order of its events the order of the commits.
         """
         event_id = f"{self._service}:{uuid7()}"
-        self.collect(session, (event,), lambda _type, _n: event_id, traceparent)
+        self.collect(session, event, event_id, traceparent)
         return event_id
 
-    def collect(
-        self, session: Session, events: Iterable[Event], make_id: "MakeId", traceparent: str | None, counts: Counter[str] | None = None
-    ) -> None:
-        """Keep `events` in the session in their order; `make_id(type, n)` names the n-th event of a type with one cause."""
-        counts = Counter() if counts is None else counts
-        said: list[Said] = session.info.setdefault(_COLLECTED, [])
-        for event in events:
-            name = self._says.get(type(event))
-            if name is None:
-                raise TypeError(f"{self._service} does not declare that it says {type(event).__name__}: add it to `says` of its Service")
-            if not session.holds(event.key):
-                raise NotOwned(f"{name} is said for {event.key!r}, which this session has neither locked nor created; lock it first")
-            said.append(Said(event, make_id(name, counts[name]), traceparent))
-            counts[name] += 1
+    def collect(self, session: Session, event: Event, event_id: str, traceparent: str | None) -> None:
+        """Keep `event` in the session under an id that its cause gives. Raises what `add` raises."""
+        name = type(event).__name__
+        if type(event) not in self._says:
+            raise TypeError(f"{self._service} does not declare that it says {name}: add it to `says` of its Service")
+        key = event.key
+        if not session.holds(key):
+            raise NotOwned(
+                f"{name} is said for {key!r}, which this session has neither locked nor created; lock it first"
+            )
+        self.keep(session, Said(event, event.topic, key, event_id, traceparent))
+
+    def keep(self, session: Session, said: Said) -> None:
+        """Keep what the library itself says, which is about no aggregate."""
+        session.info.setdefault(_COLLECTED, []).append(said)
 
     def write(self, session: Session) -> int:
         """Flush the session, then insert the collected events in the order in which they were said; give their number.
@@ -76,13 +78,15 @@ class Outbox:
         data = [self._encoder.encode(s.event) for s in said]
         for s, encoded in zip(said, data, strict=True):
             if len(encoded) > self._event_bytes_max:
-                raise Reject(f"{type(s.event).__name__} {s.event_id} has {len(encoded)} bytes; EVENT_BYTES_MAX is {self._event_bytes_max}")
+                raise Reject(
+                    f"{type(s.event).__name__} {s.event_id} has {len(encoded)} bytes; EVENT_BYTES_MAX is {self._event_bytes_max}"
+                )
         session.connection().execute(
             _INSERT,
             {
-                "hashes": [lane_hash(s.event.key) for s in said],
-                "topics": [s.event.topic for s in said],
-                "keys": [s.event.key for s in said],
+                "hashes": [lane_hash(s.key) for s in said],
+                "topics": [s.topic for s in said],
+                "keys": [s.key for s in said],
                 "ids": [s.event_id for s in said],
                 "types": [type(s.event).__name__ for s in said],
                 "versions": [s.event.version for s in said],
@@ -91,12 +95,6 @@ class Outbox:
             },
         )
         return len(said)
-
-
-class MakeId:
-    """The shape of an id maker: `(type, n) -> id`."""
-
-    def __call__(self, event_type: str, n: int) -> str: ...
 
 
 def lane_hash(key: str) -> int:
@@ -114,7 +112,9 @@ _INSERT = text("""
     ORDER BY said.nth
 """)
 
-_LOCK = text("SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WHERE lane = ANY(:lanes) ORDER BY lane FOR UPDATE")
+_LOCK = text(
+    "SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WHERE lane = ANY(:lanes) ORDER BY lane FOR UPDATE"
+)
 
 _READ = text("SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WHERE lane = ANY(:lanes) ORDER BY lane")
 

@@ -8,7 +8,7 @@ error can come back, so a test or a simulation puts its own world behind these p
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from shared.events import Envelope
+from shared.events import Envelope, Event
 
 
 class Input(NamedTuple):
@@ -90,6 +90,13 @@ class OutboxRow(NamedTuple):
     traceparent: str | None
 
 
+class Opened(NamedTuple):
+    """A record that was read: its envelope, and its event."""
+
+    envelope: Envelope
+    event: Event
+
+
 class Kafka(Protocol):
     """The consumer group member and the transactional producer of one worker. Errors are those of `shared.errors`."""
 
@@ -149,8 +156,8 @@ class Transaction(Protocol):
         """Lock the rows of `inputs` in name order."""
         ...
 
-    def receive(self, envelopes: Sequence[Envelope]) -> list[bool]:
-        """Insert into the inbox; say for each envelope whether it is new."""
+    def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Insert (source, event id) pairs into the inbox; give those that were not there."""
         ...
 
     def handle(self, deliveries: Sequence["Delivery"]) -> None:
@@ -234,6 +241,7 @@ class Delivery(NamedTuple):
 
     record: Record
     envelope: Envelope
+    event: Event
     epoch: int
     """The epoch of the record's input; part of the ids of what is said about it."""
 
@@ -243,4 +251,6 @@ class Letter(NamedTuple):
 
     record: Record
     epoch: int
+    envelope: Envelope | None
+    """None if the record has none."""
     error: Exception

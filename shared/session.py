@@ -44,14 +44,15 @@ class Session(OrmSession):
             .execution_options(populate_existing=True),
             {"keys": wanted},
         )
-        found = {getattr(row, column.key): row for row in rows}
+        name = str(column.key)
+        found = {getattr(row, name): row for row in rows}
         for key in wanted:
             held[key] = found.get(key)
         self._keys.update(map(str, found))
 
-    def add(self, instance: object, _warn: bool = True) -> None:
+    def add(self, instance: object, *, _warn: bool = True) -> None:
         """Add a new row; from here on this session holds it."""
-        super().add(instance, _warn)
+        super().add(instance, _warn=_warn)
         identity = inspect(type(instance)).primary_key_from_instance(instance)
         if len(identity) == 1 and identity[0] is not None:
             self._held.setdefault(type(instance), {})[identity[0]] = instance

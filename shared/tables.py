@@ -68,7 +68,9 @@ lane = Table(
     "lane",
     metadata,
     Column("lane", SmallInteger, primary_key=True, autoincrement=False),
-    Column("position", BigInteger, nullable=False, server_default=text("0"), comment="P, or P + 1 while a batch is said"),
+    Column(
+        "position", BigInteger, nullable=False, server_default=text("0"), comment="P, or P + 1 while a batch is said"
+    ),
     Column("claim_id", Uuid, comment="names the claimed batch; goes with P as the metadata of the offset"),
     Column("row_ids", ARRAY(BigInteger), nullable=False, server_default=text("'{}'")),
 )

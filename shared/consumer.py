@@ -1,0 +1,227 @@
+"""The consumer: a member of the group that owns inputs and lanes, and fetches only what it is told to.
+
+Callbacks of the client only note what happened; everything is done in the main loop, by `shared.cycle`.
+"""
+
+import hashlib
+from collections.abc import Collection, Mapping
+from typing import Any
+
+from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+
+from shared.errors import Fenced, KafkaUnavailable, RecordsLost, Refused
+from shared.handling import Service
+from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
+from shared.settings import Settings
+from shared.telemetry import log
+
+MISSING = -1001
+"""librdkafka's OFFSET_INVALID: nothing was committed."""
+
+REQUEST_SECONDS = 5.0
+"""The longest wait for one answer of the group's coordinator; it fits several times into the watchdog's budget."""
+
+MAX_POLL_MS = 120_000
+"""Beyond this without a poll the broker gives the partitions away. It is above every budget of the watchdog, so that it never decides first."""
+
+OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+FATAL = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)
+REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION)
+
+
+def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
+    """Give the client's settings for the worker in `slot`."""
+    topics = ",".join((*service.hears, service.lane_topic))
+    # A static member that rejoins with another subscription triggers no rebalance (KAFKA-12759), so the subscription is part of its name.
+    subscription = hashlib.sha256(topics.encode()).hexdigest()[:8]
+    common = {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "client.id": f"{service.name}-{slot}",
+        "group.id": service.name,
+        "group.instance.id": f"{service.name}-{slot}-{subscription}",
+        "group.protocol": settings.group_protocol,
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.auto.offset.store": False,
+        # H alone says where to read; an offset that does not exist is an error and never a guess.
+        "auto.offset.reset": "error",
+        "enable.partition.eof": True,
+        "max.poll.interval.ms": MAX_POLL_MS,
+        "queued.min.messages": settings.prefetch_messages,
+        "queued.max.messages.kbytes": settings.prefetch_kilobytes,
+        # At its default of 1 s a consumer stands still for that long whenever its queue has been full.
+        "fetch.queue.backoff.ms": 5,
+        "fetch.wait.max.ms": 100,
+        "retry.backoff.ms": 10,
+        "reconnect.backoff.max.ms": 1_000,
+        "socket.keepalive.enable": True,
+    }
+    if settings.group_protocol == "classic":
+        # range gives partition n of every topic, the lanes among them, to the same worker: it says what it has just handled in the same cycle.
+        common |= {
+            "partition.assignment.strategy": "range",
+            "session.timeout.ms": settings.session_timeout_ms,
+            "heartbeat.interval.ms": min(3_000, settings.session_timeout_ms // 3),
+        }
+    return common
+
+
+class GroupMember:
+    """The consuming half of `shared.ports.Kafka`."""
+
+    def __init__(self, settings: Settings, service: Service, slot: int) -> None:
+        self._service = service
+        self._consumer = Consumer(configuration(settings, service, slot))
+        self._owned: Assignment = NOTHING
+        self._changed = False
+        self._reading: set[Input] = set()
+        self._incremental = settings.group_protocol == "consumer"
+        self._consumer.subscribe(
+            [*service.hears, service.lane_topic],
+            on_assign=self._on_assign,
+            on_revoke=self._on_revoke,
+            on_lost=self._on_revoke,
+        )
+
+    # The callbacks run inside `poll` and `consume`, on our own thread.
+
+    def _share(self, partitions: list[TopicPartition]) -> Assignment:
+        lane_topic = self._service.lane_topic
+        return Assignment(
+            frozenset(Input(p.topic, p.partition) for p in partitions if p.topic != lane_topic),
+            frozenset(p.partition for p in partitions if p.topic == lane_topic),
+        )
+
+    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        share = self._share(partitions)
+        # The callback must assign, or the client would do it by itself, at the committed offsets. Inputs follow in the main loop, at H.
+        self._assign({}, share.lanes, fresh=True)
+        self._owned = Assignment(self._owned.inputs | share.inputs, self._owned.lanes | share.lanes)
+        self._changed = True
+
+    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        share = self._share(partitions)
+        self._owned = Assignment(self._owned.inputs - share.inputs, self._owned.lanes - share.lanes)
+        self._changed = True
+        if self._incremental:
+            # Only what was really assigned may be unassigned piece by piece.
+            gone = [
+                p
+                for p in partitions
+                if p.topic == self._service.lane_topic or Input(p.topic, p.partition) in self._reading
+            ]
+            self._consumer.incremental_unassign(gone)
+        self._reading -= share.inputs
+
+    def _assign(self, positions: Mapping[Input, int], lanes: Collection[int], *, fresh: bool) -> None:
+        """Fetch `positions`, and hold `lanes` without fetching anything: at their end, and paused for ever."""
+        held = [TopicPartition(self._service.lane_topic, lane, OFFSET_END) for lane in sorted(lanes)]
+        inputs = [TopicPartition(source.topic, source.partition, offset) for source, offset in positions.items()]
+        if self._incremental:
+            if self._reading:
+                self._consumer.incremental_unassign([TopicPartition(*source) for source in self._reading])
+            self._consumer.incremental_assign(inputs + (held if fresh else []))
+        else:
+            self._consumer.assign(inputs + held)
+        self._reading = set(positions)
+        if inputs:
+            self._consumer.resume(inputs)  # a pause survives revoke and assign
+        if held:
+            self._consumer.pause(held)
+
+    # The port.
+
+    def poll(self, records: int, seconds: float) -> Polled:
+        found: list[Record] = []
+        ends: dict[Input, int] = {}
+        try:
+            first = self._consumer.poll(seconds)
+            messages = [] if first is None else [first]
+            if first is not None and records > 1:
+                messages += self._consumer.consume(records - 1, 0)
+        except KafkaException as error:
+            raise _fatal(error.args[0]) or KafkaUnavailable(f"poll: {error.args[0]}") from error
+        for message in messages:
+            source = Input(message.topic() or "", message.partition() or 0)
+            problem = message.error()
+            if problem is None:
+                if source in self._reading:
+                    found.append(_record(source, message))
+            elif problem.code() == KafkaError._PARTITION_EOF:
+                ends[source] = message.offset() or 0
+            else:
+                self._failed(source, problem)
+        # The metadata is taken now, not later: it must be that of this batch.
+        membership = self._consumer.consumer_group_metadata() if self._consumer.memberid() else None
+        assigned = self._owned if self._changed else None
+        self._changed = False
+        return Polled(found, ends, assigned, membership)
+
+    def _failed(self, source: Input, error: KafkaError) -> None:
+        if error.code() in OUT_OF_RANGE:
+            raise RecordsLost(
+                f"{source}: the next offset to handle does not exist any more ({error.str()}); retention removed records that were not handled. "
+                f"Decide with: python -m services.{self._service.name} positions skip --source '{source}'"
+            )
+        fatal = _fatal(error)
+        if fatal is not None:
+            raise fatal
+        log.warning("consumer_error", source=str(source), code=error.name(), detail=error.str())
+
+    def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
+        asked = [TopicPartition(*source) for source in inputs] + [
+            TopicPartition(self._service.lane_topic, lane) for lane in lanes
+        ]
+        if not asked:
+            return {}
+        try:
+            answer = self._consumer.committed(asked, REQUEST_SECONDS)
+        except KafkaException as error:
+            # In read_committed the broker answers only after pending transactions are settled; it may take their whole timeout.
+            raise _fatal(error.args[0]) or KafkaUnavailable(f"committed offsets: {error.args[0]}") from error
+        found: dict[Input | int, Committed] = {}
+        for p in answer:
+            if p.error is not None:
+                raise KafkaUnavailable(f"committed offset of {p.topic}[{p.partition}]: {p.error}")
+            if p.offset != MISSING:
+                key = p.partition if p.topic == self._service.lane_topic else Input(p.topic, p.partition)
+                found[key] = Committed(p.offset, p.metadata or "")
+        return found
+
+    def beginning(self, source: Input) -> int:
+        try:
+            low, _ = self._consumer.get_watermark_offsets(TopicPartition(*source), REQUEST_SECONDS)
+        except KafkaException as error:
+            raise KafkaUnavailable(f"first offset of {source}: {error.args[0]}") from error
+        return int(low)
+
+    def read_from(self, positions: Mapping[Input, int], lanes: Collection[int]) -> None:
+        if self._owned != NOTHING:
+            self._assign(positions, lanes, fresh=False)
+
+    def pause(self, inputs: Collection[Input]) -> None:
+        self._consumer.pause([TopicPartition(*source) for source in inputs])
+
+    def resume(self, inputs: Collection[Input]) -> None:
+        self._consumer.resume([TopicPartition(*source) for source in inputs])
+
+    def leave(self) -> None:
+        """Leave the group now; also a static member's partitions move at once."""
+        self._consumer.unsubscribe()
+
+    def close(self) -> None:
+        """Close the client. A static member keeps its partitions until the session timeout, so that a restart in place moves nothing."""
+        self._consumer.close()
+
+
+def _record(source: Input, message: Any) -> Record:
+    """The client gives headers as a list of pairs, whatever its annotation says."""
+    return Record(source, message.offset(), message.key(), message.value(), message.headers())
+
+
+def _fatal(error: KafkaError) -> Fenced | Refused | None:
+    if error.fatal() or error.code() in FATAL:
+        return Fenced(f"another process uses this worker's group.instance.id ({error.name()}: {error.str()})")
+    if error.code() in REFUSED:
+        return Refused(f"Kafka does not permit this service to work: {error.name()}: {error.str()}")
+    return None

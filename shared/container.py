@@ -1,0 +1,80 @@
+"""How a process is put together. A service copies this container and adds what is its own; only `shared.command` opens it."""
+
+from importlib import import_module
+from typing import Any
+
+from dependency_injector import containers, providers
+
+from shared import database, settings, start
+from shared.consumer import GroupMember
+from shared.handling import Service
+from shared.housekeeping import Housekeeping
+from shared.kafka import KafkaClient
+from shared.outbox import Outbox
+from shared.producer import TransactionalProducer
+from shared.transaction import WorkerDatabase
+from shared.worker import Worker
+
+API_CONNECTIONS = 10
+"""Connections of an API process, and requests that it works on at the same time."""
+WORKER_CONNECTIONS = 2
+"""One holds the slot and runs the batches, one is for housekeeping and checks."""
+
+
+def lazily(target: str, **arguments: Any) -> Any:
+    """Import `module:name` only now, and call it: a worker imports neither FastAPI nor alembic."""
+    module, _, name = target.partition(":")
+    return getattr(import_module(module), name)(**arguments)
+
+
+def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
+    start.check_libraries()
+    start.check_database(engine, service)
+    start.check_topics(engine, settings, service)
+
+
+class ServiceContainer(containers.DeclarativeContainer):
+    """What every service has. A service gives `service`, and `application` for its API."""
+
+    settings = providers.Singleton(settings.load)
+    service: providers.Provider[Service] = providers.Dependency(instance_of=Service)
+
+    engine = providers.Singleton(
+        database.connect, settings=settings, service=service.provided.name, pool_size=providers.Object(API_CONNECTIONS)
+    )
+    worker_engine = providers.Singleton(
+        database.connect,
+        settings=settings,
+        service=service.provided.name,
+        pool_size=providers.Object(WORKER_CONNECTIONS),
+    )
+    outbox = providers.Singleton(Outbox, service=service, event_bytes_max=settings.provided.event_bytes_max)
+    requests = providers.Singleton(database.Requests, engine=engine, outbox=outbox)
+
+    member = providers.Factory(GroupMember, settings=settings, service=service)
+    producer = providers.Factory(TransactionalProducer, settings=settings, service=service)
+    kafka = providers.Factory(
+        lambda slot, member, producer: KafkaClient(member(slot=slot), producer(slot=slot)),
+        member=member.provider,
+        producer=producer.provider,
+    )
+    worker_database = providers.Singleton(
+        WorkerDatabase,
+        engine=worker_engine,
+        service=service,
+        says=outbox,
+        slots_max=settings.provided.worker_slots,
+        claim_bytes=settings.provided.claim_bytes,
+    )
+    housekeeping = providers.Singleton(Housekeeping, engine=worker_engine, settings=settings)
+    check = providers.Callable(_check, engine=worker_engine, settings=settings, service=service)
+    worker = providers.Singleton(
+        Worker,
+        settings=settings,
+        service=service,
+        database=worker_database,
+        check=check.provider,
+        connect=kafka.provider,
+        housekeeping=housekeeping,
+    )
+    application: providers.Provider[Any] = providers.Dependency()

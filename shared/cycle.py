@@ -1,0 +1,475 @@
+"""The cycle of a worker: the only file that knows the order of the commits.
+
+There are two commits, always in the same order, and two positions, each stored where its effect is. What has been handled is known by Postgres: the
+position H of an input is committed with the handlers' effects. What has been said is known by Kafka: the position P of a lane is committed with its
+records. Neither is marked in the other system, so a crash anywhere leaves both true, and recovery reads both and goes on.
+
+    1    poll a batch, and take the group metadata of this batch
+    2    Postgres transaction
+    2.1    lock the positions of the batch's inputs; drop records below H
+    2.2    inbox: drop events that were received before
+    2.3    run the handlers; collect what they say
+    2.4    flush their changes, then insert into the outbox
+    2.5    move H past the batch
+    2.6    lock the claim of every lane whose P is known. Position P + 1: its rows are still to be said.
+           Position P: Kafka has its rows; delete them, and claim the next ones under a new claim id and position P + 1
+    2.7    COMMIT
+    3    Kafka transaction: the claimed rows, P := position of the claim, and H for the lag tools
+    4    P is now the position of the claim
+
+Whatever is not plain success of 2.7 or 3 goes to the one recovery:
+
+    R0   the slot is still mine
+    R1   a new producer with the same transactional.id, which ends whatever the old one had open
+    R2   read the committed offsets from Kafka
+    R3   only then read H and the claims from Postgres; compare
+    R4   read the inputs from H on
+
+An assignment does R2 to R4. Why each step is needed is in docs/protocol.md. This file talks to the world through the two ports of `shared.ports` and
+has no clock, no thread and no randomness of its own, so that a simulation can run it.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, NamedTuple
+
+from shared.errors import (
+    ContentRefused,
+    ContentStuck,
+    GenerationLost,
+    HandlingFailed,
+    Malformed,
+    RecoveryNeeded,
+    Reject,
+    Retry,
+)
+from shared.ports import (
+    NOTHING,
+    Assignment,
+    Claim,
+    Committed,
+    Database,
+    Delivery,
+    Input,
+    Kafka,
+    Letter,
+    Opened,
+    OutboxRow,
+    Polled,
+    Record,
+    Transaction,
+)
+from shared.positions import Verdict, judge_input, judge_lane
+
+ADOPTIONS_MAX = 20
+"""How often one adoption may begin anew because the group changed under it; more means that the group does not come to rest."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one cycle takes on."""
+
+    records: int
+    rows: int
+    """Outbox rows of one lane in one claim."""
+    retries: int = 0
+    """Set a record aside after so many `Retry`; 0: never."""
+
+
+@dataclass
+class Progress:
+    """What one cycle did."""
+
+    received: int = 0
+    handled: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    set_aside: list[Letter] = field(default_factory=list)
+    said: int = 0
+    idle: bool = False
+    """There was nothing to do."""
+    again: bool = False
+    """Handling failed; the next cycle tries again without what made it fail."""
+
+
+class _Batch(NamedTuple):
+    """A batch, opened: what is for the handlers, and what is set aside without asking them."""
+
+    deliveries: list[Delivery]
+    letters: list[Letter]
+    skipped: int
+
+
+class Cycle:
+    """One worker's cycle over its two ports.
+
+    `open_record` reads a record: None for a type that the service does not hear. It raises `Malformed`, or `Retry` for an unknown version.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        kafka: Kafka,
+        database: Database,
+        open_record: Callable[[Record], Opened | None],
+        limits: Limits,
+    ) -> None:
+        self._service = service
+        self._kafka = kafka
+        self._database = database
+        self._open = open_record
+        self._limits = limits
+        self._owned: Assignment = NOTHING
+        self._forget()
+        # Lanes whose claim Kafka refused for its content are said alone, in ever smaller claims. This outlives a recovery: it is about the rows.
+        self._claim_limits: dict[int, int] = {}
+
+    def _forget(self) -> None:
+        """Forget everything that was read or concluded; nothing of it may outlive a doubt or a change of the assignment."""
+        self._adopted = False
+        """Whether the rest of this is known for what is owned now."""
+        self._said: dict[int, Committed] = {}
+        """P of the lanes owned, with the claim id that went with it."""
+        self._seen: dict[Input, int] = {}
+        """The last H that this worker read or committed. A row below it means that Postgres went back."""
+        self._reported: dict[Input, int] = {}
+        self._buffer: dict[Input, deque[Record]] = {}
+        """Polled and not yet handled: at most a batch, and the rest of a batch for each parked input."""
+        self._ends: dict[Input, int] = {}
+        self._parked: dict[Input, int] = {}
+        """Inputs that wait after a `Retry`, and the offset they wait at."""
+        self._retries: dict[Input, tuple[int, int]] = {}
+        """Offset and number of the `Retry`s in a row at it."""
+        self._strikes: dict[tuple[Input, int], int] = {}
+        self._doomed: dict[tuple[Input, int], Exception] = {}
+        """Records that are set aside with the next batch, and why."""
+        self._batch_limit = self._limits.records
+        self._paused: frozenset[Input] = frozenset()
+
+    @property
+    def owned(self) -> Assignment:
+        """The share of the group's work that this worker owns."""
+        return self._owned
+
+    @property
+    def parked(self) -> dict[Input, int]:
+        """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
+        return {source: self._retries[source][1] for source in self._parked}
+
+    def unpark(self, source: Input) -> None:
+        """Try again the record at which `source` waits."""
+        self._parked.pop(source, None)
+
+    def run(self, seconds: float, *, report: bool) -> Progress:
+        """Run one cycle, waiting up to `seconds` for records; `report` makes H known to Kafka even if nothing is to be said.
+
+        Raises `RecoveryNeeded`, after which only `recover` may be called; `Unavailable`, after which the
+        cycle may be run again; `Stop` or `Exit`.
+        """
+        # 1
+        polled = self._poll(seconds)
+        if not self._adopted:
+            self._adopt()
+            return Progress()
+        batch = self._take()
+        ended = self._ended() if report else {}
+        lanes = self._said.keys()
+        if (
+            not batch
+            and not ended
+            and not (report and self._unreported())
+            and not (lanes and self._database.unsaid(lanes))
+        ):
+            return Progress(idle=True)
+        # 2
+        progress = Progress(received=len(batch))
+        transaction = self._database.begin()
+        try:
+            moved = self._handle(transaction, batch, ended, progress)
+            claims = self._claim(transaction)
+            rows = transaction.claimed(claims) if claims else []
+            transaction.commit()  # 2.7
+        except HandlingFailed:
+            transaction.rollback()
+            return Progress(received=len(batch), again=True)
+        except BaseException:
+            transaction.rollback()
+            raise
+        self._handled(batch, moved)
+        # 3
+        if lanes and (claims or (report and self._unreported())):
+            self._say(claims, rows, moved.keys() if not report else self._seen.keys(), polled.membership)
+            progress.said = len(rows)
+        return progress
+
+    def recover(self) -> None:
+        """Recover from any doubt; then `run` may be called again. Raises what `run` raises."""
+        self._forget()
+        self._database.hold_slot()  # R0
+        self._kafka.renew()  # R1
+        self._adopt()
+
+    # ---- 1
+
+    def _poll(self, seconds: float) -> Polled:
+        held = sum(len(records) for source, records in self._buffer.items() if source not in self._parked)
+        room = self._limits.records - held
+        self._pause(frozenset(self._owned.inputs if room <= 0 else self._parked))
+        polled = self._kafka.poll(max(room, 1), seconds if held == 0 else 0)
+        if polled.assigned is not None:
+            self._owned = polled.assigned
+            self._adopted = False
+        elif polled.membership is None and self._said:
+            raise GenerationLost("the consumer is no member of its group any more")
+        for record in polled.records:
+            if record.input in self._seen:
+                self._buffer.setdefault(record.input, deque()).append(record)
+        self._ends.update({source: end for source, end in polled.ends.items() if source in self._seen})
+        return polled
+
+    def _pause(self, wanted: frozenset[Input]) -> None:
+        if wanted - self._paused:
+            self._kafka.pause(wanted - self._paused)
+        if self._paused - wanted:
+            self._kafka.resume(self._paused - wanted)
+        self._paused = wanted
+
+    def _take(self) -> list[Record]:
+        """The next records, input by input, those of a parked input only up to where it waits."""
+        ready = (
+            record
+            for source in sorted(self._buffer)
+            for record in self._buffer[source]
+            if source not in self._parked or record.offset < self._parked[source]
+        )
+        return list(islice(ready, self._batch_limit))
+
+    def _ended(self) -> dict[Input, int]:
+        """Inputs read to their end whose H is still below it, because only control markers lie between."""
+        return {s: end for s, end in self._ends.items() if not self._buffer.get(s) and end > self._seen[s]}
+
+    def _unreported(self) -> bool:
+        return bool(self._said) and self._reported != self._seen
+
+    # ---- 2
+
+    def _handle(
+        self, transaction: Transaction, batch: Sequence[Record], ended: dict[Input, int], progress: Progress
+    ) -> dict[Input, int]:
+        """Steps 2.1 to 2.5; give H of every input that moved."""
+        sources = sorted({record.input for record in batch} | ended.keys())
+        if not sources:
+            return {}
+        positions = transaction.lock_positions(sources)  # 2.1
+        for source in sources:
+            if source not in positions or positions[source].next_offset < self._seen[source]:
+                raise RecoveryNeeded(f"{source}: the database went back below {self._seen[source]}")
+        fresh = [record for record in batch if record.offset >= positions[record.input].next_offset]
+        opened = self._open_all(fresh, {source: position.epoch for source, position in positions.items()})
+        new = transaction.receive([(d.envelope.source, d.envelope.id) for d in opened.deliveries])  # 2.2
+        deliveries = []
+        for delivery in opened.deliveries:
+            identity = (delivery.envelope.source, delivery.envelope.id)
+            if identity in new:
+                new.discard(identity)  # a twin in the same batch is dropped too
+                deliveries.append(delivery)
+        try:
+            transaction.handle(deliveries)  # 2.3
+            transaction.set_aside(opened.letters)
+            transaction.say()  # 2.4
+        except HandlingFailed as failed:
+            self._narrow(failed, [d.record for d in deliveries], batch)
+            raise
+        moved = {source: max(end, positions[source].next_offset) for source, end in ended.items()}
+        for record in batch:
+            moved[record.input] = max(record.offset + 1, positions[record.input].next_offset)
+        transaction.advance(moved)  # 2.5
+        progress.handled = len(deliveries)
+        progress.duplicates = len(batch) - len(deliveries) - len(opened.letters) - opened.skipped
+        progress.skipped = opened.skipped
+        progress.set_aside = opened.letters
+        return moved
+
+    def _open_all(self, records: Sequence[Record], epochs: dict[Input, int]) -> _Batch:
+        deliveries: list[Delivery] = []
+        letters: list[Letter] = []
+        skipped = 0
+        for record in records:
+            epoch = epochs[record.input]
+            doom = self._doomed.get((record.input, record.offset))
+            try:
+                opened = self._open(record)
+            except Malformed as error:
+                letters.append(Letter(record, epoch, None, error))
+                continue
+            except Retry as error:
+                if doom is None:
+                    self._retry(record, error)
+                    raise HandlingFailed(None) from error
+                opened = None
+            if doom is not None:
+                letters.append(Letter(record, epoch, opened.envelope if opened else None, doom))
+            elif opened is None:
+                skipped += 1
+            else:
+                deliveries.append(Delivery(record, opened.envelope, opened.event, epoch))
+        return _Batch(deliveries, letters, skipped)
+
+    def _narrow(self, failed: HandlingFailed, asked: Sequence[Record], batch: Sequence[Record]) -> None:
+        """Decide what the next attempt leaves out: a parked input, a record to be set aside, or the second part of the batch."""
+        cause = failed.__cause__
+        assert isinstance(cause, Exception)
+        culprit = asked[failed.index] if failed.index is not None else asked[0] if len(asked) == 1 else None
+        if culprit is not None and isinstance(cause, Retry):
+            self._retry(culprit, cause)
+        elif culprit is not None and isinstance(cause, Reject):
+            self._doomed[culprit.input, culprit.offset] = cause
+        elif culprit is not None and len(batch) == 1:
+            # A record is poison when it failed alone, twice, each time in a fresh transaction.
+            identity = (culprit.input, culprit.offset)
+            self._strikes[identity] = self._strikes.get(identity, 0) + 1
+            if self._strikes[identity] >= 2:
+                self._doomed[identity] = cause
+        else:
+            self._batch_limit = max(1, batch.index(culprit) if culprit is not None else len(batch) // 2)
+
+    def _retry(self, record: Record, error: Retry) -> None:
+        """Park the input of `record` at it, or doom the record if its attempts are used up."""
+        offset, times = self._retries.get(record.input, (record.offset, 0))
+        times = times + 1 if offset == record.offset else 1
+        self._retries[record.input] = (record.offset, times)
+        if self._limits.retries and times > self._limits.retries:
+            self._doomed[record.input, record.offset] = error
+        else:
+            self._parked[record.input] = record.offset
+
+    def _claim(self, transaction: Transaction) -> dict[int, Claim]:
+        """Step 2.6; give the claims whose rows are to be said."""
+        if not self._said:
+            return {}
+        found = transaction.lock_claims(self._said.keys())
+        unsaid: dict[int, Claim] = {}
+        done: dict[int, int] = {}
+        for lane, said in self._said.items():
+            claim = found.get(lane)
+            if claim is not None and claim.position == said.offset + 1:
+                unsaid[lane] = claim
+            elif claim is not None and claim == (said.offset, said.metadata, claim.rows):
+                done[lane] = self._limits.rows
+            else:
+                raise RecoveryNeeded(
+                    f"lane {lane}: P is {said.offset}, the claim is {claim}; somebody else may own the lane"
+                )
+        if self._claim_limits:
+            return self._claim_carefully(transaction, unsaid)
+        if done:
+            transaction.forget([lane for lane in done if found[lane].rows])
+            unsaid |= transaction.claim(done)
+        return unsaid
+
+    def _claim_carefully(self, transaction: Transaction, unsaid: dict[int, Claim]) -> dict[int, Claim]:
+        """While Kafka refuses a row: one lane at a time, in claims that are halved until the row is alone."""
+        for lane, claim in sorted(unsaid.items()):
+            limit = self._claim_limits.get(lane, claim.rows)
+            return transaction.claim_less({lane: limit}) if limit < claim.rows else {lane: claim}
+        self._claim_limits.clear()
+        return {}
+
+    def _handled(self, batch: Sequence[Record], moved: dict[Input, int]) -> None:
+        """Step 2 is committed: let go of its records."""
+        for record in batch:
+            self._buffer[record.input].popleft()
+            self._strikes.pop((record.input, record.offset), None)
+            self._doomed.pop((record.input, record.offset), None)
+        self._seen.update(moved)
+        if batch:
+            self._batch_limit = min(self._limits.records, self._batch_limit * 2)
+
+    # ---- 3 and 4
+
+    def _say(self, claims: dict[int, Claim], rows: Sequence[OutboxRow], sources: Any, membership: Any) -> None:
+        lanes = {lane: Committed(claim.position, claim.claim_id) for lane, claim in claims.items()}
+        inputs = {source: self._seen[source] for source in sources}
+        try:
+            self._kafka.begin()
+            self._kafka.produce(rows)
+            self._kafka.flush()
+            self._kafka.send_offsets(inputs, lanes, membership)
+            self._kafka.commit()
+        except ContentRefused as error:
+            if len(rows) == 1:
+                raise self._stuck(claims, rows[0], error) from error
+            self._claim_limits = {lane: max(1, claim.rows // 2) for lane, claim in claims.items()}
+            raise
+        self._said.update(lanes)  # 4
+        self._reported.update(inputs)
+
+    def _stuck(self, claims: dict[int, Claim], row: OutboxRow, error: Exception) -> ContentStuck:
+        return ContentStuck(
+            f"lane {next(iter(claims))}: Kafka refuses {row.event_type} {row.event_id} for {row.topic}: {error}. "
+            f"Look at it with: python -m services.{self._service} outbox show {row.event_id}; set it aside with: outbox set-aside {row.event_id}"
+        )
+
+    # ---- assignment and recovery
+
+    def _adopt(self) -> None:
+        """Take over the share that is owned now, from what the two systems say and nothing else."""
+        for _ in range(ADOPTIONS_MAX):
+            self._forget()
+            changed = self._judge(self._owned)
+            if changed is None:
+                self._kafka.read_from(self._seen, self._owned.lanes)  # R4
+                self._adopted = True
+                return
+            self._owned = changed
+        raise GenerationLost("the group does not come to rest")
+
+    def _judge(self, share: Assignment) -> Assignment | None:
+        """R2 and R3: set P and H of `share`. Gives another share if the group changed meanwhile."""
+        committed = self._kafka.committed(share.inputs, share.lanes)  # R2
+        positions = self._database.positions(share.inputs)  # R3
+        claims = self._database.claims(share.lanes)
+        first = [
+            i
+            for i in share.inputs
+            if judge_input(self._service, i, committed.get(i), positions.get(i)) is Verdict.FIRST
+        ]
+        verdicts = {
+            lane: judge_lane(self._service, lane, committed.get(lane), claims.get(lane), said_read_last=False)
+            for lane in share.lanes
+        }
+        doubtful = [lane for lane, verdict in verdicts.items() if verdict is not Verdict.AGREED]
+        if doubtful:
+            # "Missing" and "too low" may be an outdated view of a worker that lost the lane: ask the group, then read P again, after the row.
+            polled = self._kafka.poll(1, 0)
+            if polled.assigned is not None:
+                return polled.assigned
+            if polled.membership is None:
+                raise GenerationLost("the consumer is no member of its group any more")
+            committed |= self._kafka.committed((), doubtful)
+            new = []
+            for lane in doubtful:
+                said = committed.get(lane)
+                if said is not None and said.offset > claims[lane].position:
+                    raise RecoveryNeeded(f"lane {lane}: P moved while it was judged")
+                if judge_lane(self._service, lane, said, claims[lane], said_read_last=True) is Verdict.FIRST:
+                    new.append(lane)
+            if new:
+                self._first(new, polled.membership, committed)
+        if first:
+            self._database.start_positions({source: self._kafka.beginning(source) for source in first})
+            positions |= self._database.positions(first)
+        self._said = {lane: committed[lane] for lane in share.lanes}
+        self._seen = {source: positions[source].next_offset for source in share.inputs}
+        self._reported = {i: committed[i].offset for i in share.inputs if i in committed}
+        return None
+
+    def _first(self, lanes: Sequence[int], membership: Any, committed: dict[Input | int, Committed]) -> None:
+        """Commit P = 0 before the first claim ever: from then on a missing P means that it was lost."""
+        start: dict[Input | int, Committed] = dict.fromkeys(lanes, Committed(0, ""))
+        self._kafka.begin()
+        self._kafka.send_offsets({}, start, membership)
+        self._kafka.commit()
+        committed.update(start)

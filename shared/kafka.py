@@ -1,0 +1,29 @@
+"""The Kafka port: a group member and a transactional producer of one slot, on one thread."""
+
+from shared.consumer import GroupMember
+from shared.producer import TransactionalProducer
+
+
+class KafkaClient:
+    """Implements `shared.ports.Kafka` by its two halves."""
+
+    def __init__(self, member: GroupMember, producer: TransactionalProducer) -> None:
+        self.poll = member.poll
+        self.committed = member.committed
+        self.beginning = member.beginning
+        self.read_from = member.read_from
+        self.pause = member.pause
+        self.resume = member.resume
+        self.leave = member.leave
+        self.renew = producer.renew
+        self.begin = producer.begin
+        self.produce = producer.produce
+        self.flush = producer.flush
+        self.send_offsets = producer.send_offsets
+        self.commit = producer.commit
+        self._halves = (producer, member)
+
+    def close(self) -> None:
+        """Close both clients."""
+        for half in self._halves:
+            half.close()

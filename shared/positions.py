@@ -1,0 +1,123 @@
+"""Positions: H, what has been handled, is a row of Postgres; P, what has been said, is a committed offset of Kafka.
+
+Neither is ever marked in the other system. This module holds the rows of H, and the judgement of what the two systems say.
+"""
+
+from collections.abc import Collection, Mapping
+from enum import Enum
+
+from sqlalchemy import Connection, text
+
+from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing
+from shared.ports import Claim, Committed, Input, Position
+
+_SELECT = """
+    SELECT position.topic, position.partition, next_offset, epoch
+    FROM position JOIN unnest(CAST(:topics AS text[]), CAST(:partitions AS int[])) AS wanted (topic, partition)
+         ON position.topic = wanted.topic AND position.partition = wanted.partition
+    ORDER BY position.topic, position.partition
+"""
+_READ = text(_SELECT)
+_LOCK = text(_SELECT + " FOR UPDATE OF position")
+
+# greatest(): a worker that stalled before its turn cannot move H back.
+_ADVANCE = text("""
+    UPDATE position SET next_offset = greatest(position.next_offset, handled.next_offset)
+    FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[])) AS handled (topic, partition, next_offset)
+    WHERE position.topic = handled.topic AND position.partition = handled.partition
+""")
+
+_START = text("""
+    INSERT INTO position (topic, partition, next_offset)
+    SELECT * FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]))
+    ON CONFLICT DO NOTHING
+""")
+
+
+def _names(inputs: Collection[Input]) -> dict[str, list[str] | list[int]]:
+    return {"topics": [i.topic for i in inputs], "partitions": [i.partition for i in inputs]}
+
+
+def lock(connection: Connection, inputs: Collection[Input]) -> dict[Input, Position]:
+    """Lock the rows of `inputs` in name order."""
+    return {Input(t, p): Position(h, epoch) for t, p, h, epoch in connection.execute(_LOCK, _names(inputs))}
+
+
+def read(connection: Connection, inputs: Collection[Input]) -> dict[Input, Position]:
+    """Read the rows of `inputs`; those that are missing are left out."""
+    return {Input(t, p): Position(h, epoch) for t, p, h, epoch in connection.execute(_READ, _names(inputs))}
+
+
+def advance(connection: Connection, positions: Mapping[Input, int]) -> None:
+    """Move H forward, never back."""
+    connection.execute(_ADVANCE, {**_names(positions.keys()), "offsets": list(positions.values())})
+
+
+def start(connection: Connection, beginnings: Mapping[Input, int]) -> None:
+    """Insert the rows of inputs that are consumed for the first time."""
+    connection.execute(_START, {**_names(beginnings.keys()), "offsets": list(beginnings.values())})
+
+
+class Verdict(Enum):
+    """What a pair of positions means."""
+
+    AGREED = "the two systems agree"
+    FIRST = "neither system knows of it yet"
+    LOW = "Kafka's position is missing or too low; believed only when it is read after the row"
+
+
+def judge_input(service: str, source: Input, committed: Committed | None, position: Position | None) -> Verdict:
+    """Compare the committed offset of an input, read first, with its row.
+
+    Raises `DatabaseWentBack` or `PositionMissing`; each names both numbers and the command that decides.
+    """
+    if position is None:
+        if committed is None:
+            return Verdict.FIRST
+        raise PositionMissing(
+            f"{source}: Kafka has the committed offset {committed.offset}, the database has no position. "
+            f"Decide with: python -m services.{service} positions adopt --source '{source}'"
+        )
+    if committed is not None and committed.offset > position.next_offset:
+        raise DatabaseWentBack(
+            f"{source}: the database has handled up to {position.next_offset}, Kafka was told {committed.offset}: the database is an older state. "
+            f"Decide with: python -m services.{service} positions rewind|skip --source '{source}'"
+        )
+    return Verdict.AGREED
+
+
+def judge_lane(
+    service: str, lane: int, said: Committed | None, claim: Claim | None, *, said_read_last: bool
+) -> Verdict:
+    """Compare P of a lane with its claim.
+
+    "P too high" is believed when P was read before the claim; "missing or too low" only when it was read after it (`said_read_last`).
+    Raises `DatabaseWentBack`, `KafkaWentBack` or `PositionMissing`.
+    """
+    decide = f"Decide with: python -m services.{service} positions adopt|rewind|skip --source lane-{lane}"
+    if claim is None:
+        raise PositionMissing(
+            f"lane {lane}: Kafka has P = {said.offset if said else 'none'}, the database has no row of this lane. {decide}"
+        )
+    if said is None:
+        if claim.position == 0:
+            return Verdict.FIRST
+        if not said_read_last:
+            return Verdict.LOW
+        raise PositionMissing(
+            f"lane {lane}: the database has claimed batch {claim.position}, Kafka has no committed offset: it expired or was deleted. {decide}"
+        )
+    if said.offset == claim.position - 1:
+        return Verdict.AGREED
+    if said.offset == claim.position and said.metadata == claim.claim_id:
+        return Verdict.AGREED
+    if said.offset >= claim.position:
+        raise DatabaseWentBack(
+            f"lane {lane}: Kafka has P = {said.offset} of claim {said.metadata or 'none'}, the database has batch {claim.position} "
+            f"of claim {claim.claim_id or 'none'}: the database is an older state. {decide}"
+        )
+    if not said_read_last:
+        return Verdict.LOW
+    raise KafkaWentBack(
+        f"lane {lane}: Kafka has P = {said.offset}, the database has batch {claim.position}: Kafka lost a commit. {decide}"
+    )

@@ -1,0 +1,244 @@
+"""The producer: idempotent and transactional, and trusted only as far as `docs/decision-table.md` says.
+
+Every call has a finite budget. Whatever does not plainly succeed raises `KafkaInDoubt`, and the one recovery replaces the producer: it never aborts,
+since a new producer with the same transactional.id ends whatever the old one left open.
+"""
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
+from shared.events import CONTENT_TYPE, SPEC_VERSION
+from shared.handling import Service
+from shared.ports import Committed, Input, OutboxRow
+from shared.settings import Settings
+
+GENERATION = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
+"""The group moved on: expected in a rebalance."""
+
+CONTENT = frozenset(
+    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG}
+)
+
+REFUSED = frozenset(
+    {
+        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
+        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
+        KafkaError.TOPIC_AUTHORIZATION_FAILED,
+        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        KafkaError.INVALID_TRANSACTION_TIMEOUT,
+        KafkaError.UNSUPPORTED_VERSION,
+    }
+)
+"""No new attempt helps; somebody has to mend rights or settings."""
+
+SLICE_SECONDS = 1.0
+"""One call of init or commit; between two of them the deadline is looked at."""
+
+SUSPICIOUS = ("REQTMOUT", "FAIL", "TIMEOUT")
+"""Log facilities of librdkafka that tell of a request whose answer did not come, or of a lost connection."""
+
+
+def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
+    """Give the client's settings for the worker in `slot`; all budgets follow from the transaction timeout."""
+    timeout = settings.transaction_timeout_ms
+    return {
+        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        "client.id": f"{service.name}-{slot}",
+        "transactional.id": f"{service.name}-{slot}",
+        "transaction.timeout.ms": timeout,
+        # An answer that takes half of this makes the producer suspect (KAFKA-17754), so it must leave room for that within the timeout.
+        "socket.timeout.ms": timeout // 3,
+        "message.timeout.ms": timeout * 3 // 4,
+        "enable.idempotence": True,
+        "acks": "all",
+        # CRC32 of the key: the lane of a row and the partition of its record agree.
+        "partitioner": "consistent",
+        # At its default of 100 ms, back-to-back transactions wait for the coordinator to finish the last one.
+        "retry.backoff.ms": 5,
+        "reconnect.backoff.max.ms": 1_000,
+        # A flush does not wait for it; until then rows gather into few requests.
+        "linger.ms": 5,
+        # A report for each row would cost as much as the row; a failed one fails the commit as well.
+        "delivery.report.only.error": True,
+        "socket.keepalive.enable": True,
+    }
+
+
+class TransactionalProducer:
+    """The producing half of `shared.ports.Kafka`."""
+
+    def __init__(
+        self, settings: Settings, service: Service, slot: int, make: Callable[..., Producer] = Producer
+    ) -> None:
+        self._service = service
+        self._make = make
+        self._configuration = configuration(settings, service, slot) | {"on_delivery": self._delivered}
+        self._budget = settings.transaction_timeout_ms / 1_000
+        self._suspect_seconds = self._configuration["socket.timeout.ms"] / 2_000
+        self._producer: Producer | None = None
+        self._logger = logging.Logger(f"librdkafka.{service.name}-{slot}")
+        self._logger.addHandler(_Suspicion(self))
+        self._suspect: str | None = None
+        self._refused: KafkaError | None = None
+        self._headers = [("ce_specversion", SPEC_VERSION), ("ce_source", service.name), ("content-type", CONTENT_TYPE)]
+
+    def renew(self) -> None:
+        old, self._producer = self._producer, None
+        if old is not None:
+            # Without the purge the client would wait for the old one's rows while it is destroyed.
+            old.purge(in_queue=True, in_flight=True, blocking=False)
+            del old
+        producer = self._make(self._configuration, logger=self._logger)
+        deadline = time.monotonic() + self._budget
+        while True:
+            try:
+                producer.init_transactions(SLICE_SECONDS)
+                break
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if reason.code() in REFUSED:
+                    raise Refused(
+                        f"Kafka refuses the transactional producer: {reason.name()}: {reason.str()}"
+                    ) from error
+                if not reason.retriable():
+                    raise KafkaInDoubt(f"init_transactions: {reason.name()}: {reason.str()}") from error
+                if time.monotonic() > deadline:
+                    raise KafkaUnavailable(f"init_transactions: {reason.name()}: {reason.str()}") from error
+        self._producer = producer
+        self._suspect = self._refused = None
+
+    def begin(self) -> None:
+        self._suspect = self._refused = None
+        with self._timed("begin_transaction") as producer:
+            producer.begin_transaction()
+
+    def produce(self, rows: Sequence[OutboxRow]) -> None:
+        deadline = time.monotonic() + self._budget
+        with self._timed("produce", suspicious=False) as producer:
+            produce = producer.produce
+            for row in rows:
+                headers: list[tuple[str, str | bytes | None]] = [
+                    *self._headers,
+                    ("ce_id", row.event_id),
+                    ("ce_type", f"{row.event_type}.v{row.event_version}"),
+                    ("ce_time", row.time),
+                ]
+                if row.traceparent:
+                    headers.append(("traceparent", row.traceparent))
+                while True:
+                    try:
+                        produce(row.topic, row.data, row.key, headers=headers)
+                        break
+                    except BufferError:
+                        if time.monotonic() > deadline:
+                            raise KafkaInDoubt("the producer's queue stayed full") from None
+                        producer.poll(0.05)
+
+    def flush(self) -> None:
+        with self._timed("flush") as producer:
+            left = producer.flush(self._budget)
+        if left:
+            raise KafkaInDoubt(f"{left} rows were not acknowledged in time")
+        self._check()
+
+    def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], membership: Any) -> None:
+        if membership is None:
+            # Without a member the broker would skip the check of the generation (KAFKA-9365).
+            raise GenerationLost("this consumer is no member of its group")
+        offsets = [TopicPartition(source.topic, source.partition, offset) for source, offset in inputs.items()]
+        for lane, said in lanes.items():
+            offsets.append(TopicPartition(self._service.lane_topic, lane, said.offset, metadata=said.metadata))
+        with self._timed("send_offsets_to_transaction") as producer:
+            producer.send_offsets_to_transaction(offsets, membership, self._budget)
+
+    def commit(self) -> None:
+        deadline = time.monotonic() + self._budget
+        with self._timed("commit_transaction") as producer:
+            while True:
+                try:
+                    producer.commit_transaction(SLICE_SECONDS)
+                    break
+                except KafkaException as error:
+                    # After a timeout only the same call may follow: it goes on where it was.
+                    if error.args[0].code() != KafkaError._TIMED_OUT or time.monotonic() > deadline:
+                        raise
+            producer.poll(0)  # serves the log
+        self._check()
+        if self._suspect:
+            # librdkafka cannot tell a delayed EndTxn of this transaction from one of the next (KIP-890): none may follow with this epoch.
+            raise KafkaInDoubt(f"committed, but under suspicion: {self._suspect}")
+
+    def close(self) -> None:
+        """Let go of the producer, without waiting for anything."""
+        if self._producer is not None:
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            self._producer = None
+
+    def suspect(self, reason: str) -> None:
+        """Note that a request may still be on its way."""
+        self._suspect = self._suspect or reason
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None and (self._refused is None or error.code() in CONTENT):
+            self._refused = error
+
+    def _check(self) -> None:
+        if self._refused is not None:
+            raise _meaning("delivery", self._refused)
+
+    @contextmanager
+    def _timed(self, call: str, *, suspicious: bool = True) -> Iterator[Producer]:
+        """Time a call, and raise what its failure means."""
+        if self._producer is None:
+            raise KafkaInDoubt("there is no producer")
+        began = time.monotonic()
+        try:
+            yield self._producer
+        except KafkaException as error:
+            self._check()
+            raise _meaning(call, error.args[0]) from error
+        except SystemError as error:
+            # A fatal error may be raised while a delivery callback runs (confluent-kafka-python #865).
+            raise KafkaInDoubt(f"{call}: {error}") from error
+        took = time.monotonic() - began
+        if suspicious and took >= self._suspect_seconds:
+            self.suspect(f"{call} took {took:.1f} s")
+
+
+def _meaning(call: str, error: KafkaError) -> Exception:
+    text = f"{call}: {error.name()}: {error.str()}"
+    if error.code() in GENERATION:
+        return GenerationLost(text)
+    if error.code() in CONTENT:
+        return ContentRefused(text)
+    if error.code() in REFUSED:
+        return Refused(f"Kafka does not permit this service to work: {text}")
+    return KafkaInDoubt(text)
+
+
+class _Suspicion(logging.Handler):
+    """Reads librdkafka's log for requests that were not answered."""
+
+    def __init__(self, producer: TransactionalProducer) -> None:
+        super().__init__()
+        self._producer = producer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line.startswith(SUSPICIOUS):
+            self._producer.suspect(line)

@@ -1,0 +1,82 @@
+"""Slots: a small number that a worker holds for as long as it lives, by an advisory lock of its one database session.
+
+The slot gives a worker its transactional.id and its group.instance.id. A worker that is killed and started again takes the same slot: it ends the
+transaction that the dead one left open, and gets its partitions back without waiting for the session timeout.
+"""
+
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+LOCK_CLASS = 0x45584F4E
+"""The first half of the advisory lock's key, so that a service's own advisory locks do not meet ours ("EXON")."""
+
+SETTLE_SECONDS = 5.0
+"""After a server start a newcomer waits this long: workers that lived before it take their own slots again first."""
+
+TERMINATE_MS = 5_000
+"""How long to wait for our own old session to end."""
+
+
+class Backend(NamedTuple):
+    """A server process; the start time tells it from another one with the same pid."""
+
+    pid: int
+    started: str
+
+
+def backend(connection: Connection) -> Backend:
+    """Name the server process of `connection`."""
+    row = connection.execute(
+        text("SELECT pid, CAST(backend_start AS text) FROM pg_stat_activity WHERE pid = pg_backend_pid()")
+    ).one()
+    return Backend(row[0], row[1])
+
+
+def seconds_since_start(connection: Connection) -> float:
+    """How long the server has been up."""
+    return float(
+        connection.execute(
+            text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
+        ).scalar_one()
+    )
+
+
+def take_any(connection: Connection, slots: int) -> int | None:
+    """Take the lowest free slot; None if all are taken."""
+    for slot in range(slots):
+        if take(connection, slot):
+            return slot
+    return None
+
+
+def take(connection: Connection, slot: int) -> bool:
+    """Take `slot`, if nobody holds it."""
+    return bool(
+        connection.execute(
+            text("SELECT pg_try_advisory_lock(:class, :slot)"), {"class": LOCK_CLASS, "slot": slot}
+        ).scalar_one()
+    )
+
+
+def is_mine(connection: Connection, slot: int) -> bool:
+    """Whether the session of `connection` holds `slot`."""
+    return bool(
+        connection.execute(
+            text("""
+                SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = :class AND objid = :slot
+                               AND pid = pg_backend_pid() AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+            """),
+            {"class": LOCK_CLASS, "slot": slot},
+        ).scalar_one()
+    )
+
+
+def terminate(connection: Connection, old: Backend) -> None:
+    """End our own old session, if the server has not noticed yet that we lost it; this also settles its last COMMIT."""
+    connection.execute(
+        text(
+            "SELECT pg_terminate_backend(pid, :ms) FROM pg_stat_activity WHERE pid = :pid AND CAST(backend_start AS text) = :started"
+        ),
+        {"pid": old.pid, "started": old.started, "ms": TERMINATE_MS},
+    )

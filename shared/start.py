@@ -1,0 +1,139 @@
+"""What must hold before a process works: its libraries, its database, its topics."""
+
+from collections.abc import Collection
+
+import confluent_kafka
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._topic import TopicDescription
+from confluent_kafka.cimpl import NewTopic
+from sqlalchemy import Engine, text
+
+from shared.database import refuse_unsafe
+from shared.errors import LanesDiffer, OtherCluster, Refused
+from shared.handling import Service
+from shared.migrating import refuse_behind
+from shared.settings import Settings
+from shared.telemetry import log
+
+LIBRDKAFKA_MIN = 0x021000FF
+"""2.16.0: older ones lose offsets or assignments in ways that are listed in docs/decision-table.md."""
+
+ADMIN_SECONDS = 15.0
+"""A broker that cannot be reached for so long at the start is taken for a wrong setting."""
+
+
+def admin(settings: Settings) -> AdminClient:
+    """Make an admin client."""
+    return AdminClient(
+        {"bootstrap.servers": settings.kafka_bootstrap_servers, "socket.timeout.ms": 10_000, "log_level": 0}
+    )
+
+
+def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -> dict[str, TopicDescription | None]:
+    """Describe `topics`; None for one that does not exist. Raises `Refused` when no broker answers or rights are missing."""
+    found: dict[str, TopicDescription | None] = {}
+    for name, future in client.describe_topics(TopicCollection(sorted(topics)), request_timeout=ADMIN_SECONDS).items():
+        try:
+            found[name] = future.result(ADMIN_SECONDS + 5)
+        except KafkaException as error:
+            reason: KafkaError = error.args[0]
+            if reason.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
+                found[name] = None
+            elif reason.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
+                raise Refused(
+                    f"Kafka does not permit this service to use topic {name}: grant it DESCRIBE, READ and WRITE"
+                ) from error
+            else:
+                raise Refused(
+                    f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers}: {reason.name()}: {reason.str()}"
+                ) from error
+    return found
+
+
+def needed(service: Service) -> list[str]:
+    """The topics of a service: what it hears and says, its lanes, its dead letters."""
+    return sorted({*service.hears, *service.speaks_on, service.lane_topic, service.dead_letter_topic})
+
+
+def create_topics(settings: Settings, service: Service) -> list[str]:
+    """Create the topics that are missing; give their names."""
+    client = admin(settings)
+    missing = [name for name, found in describe(client, settings, needed(service)).items() if found is None]
+    new = [
+        NewTopic(name, num_partitions=settings.partitions, replication_factor=settings.replication_factor)
+        for name in missing
+    ]
+    for name, future in client.create_topics(new, request_timeout=ADMIN_SECONDS).items() if new else ():
+        try:
+            future.result(ADMIN_SECONDS + 5)
+        except KafkaException as error:
+            if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another service may have been quicker
+                raise Refused(f"topic {name} cannot be created: {error.args[0].str()}") from error
+    return missing
+
+
+def check_libraries() -> None:
+    """Refuse a Kafka client that is too old."""
+    version, number = confluent_kafka.libversion()
+    if number < LIBRDKAFKA_MIN:
+        raise Refused(f"librdkafka {version} is too old; install confluent-kafka >= 2.16")
+
+
+def check_database(engine: Engine, service: Service) -> None:
+    """Refuse an unsafe server or a schema that is behind."""
+    refuse_unsafe(engine)
+    refuse_behind(engine, service.name)
+
+
+def check_topics(engine: Engine, settings: Settings, service: Service) -> None:
+    """Compare the topics with what the database knows of them, and remember those that are new.
+
+    Raises `Refused` for a missing topic, `LanesDiffer` for a number of partitions that changed, `OtherCluster` for another cluster or a recreated topic.
+    """
+    client = admin(settings)
+    found = describe(client, settings, needed(service))
+    missing = [name for name, description in found.items() if description is None]
+    if missing:
+        raise Refused(f"Kafka has no topic {', '.join(missing)}; create with: python -m services.{service.name} topics")
+    present = {name: (str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None}
+    cluster_id = client.describe_cluster(request_timeout=ADMIN_SECONDS).result(ADMIN_SECONDS + 5).cluster_id
+    with engine.begin() as connection:
+        connection.execute(
+            text("INSERT INTO cluster (cluster_id) VALUES (:id) ON CONFLICT DO NOTHING"), {"id": cluster_id}
+        )
+        known_cluster = connection.execute(text("SELECT cluster_id FROM cluster")).scalar_one()
+        if known_cluster != cluster_id:
+            raise OtherCluster(
+                f"the positions in this database are of Kafka cluster {known_cluster}, KAFKA_BOOTSTRAP_SERVERS leads to {cluster_id}. "
+                f"Correct the setting; or, if this cluster shall be used from now on: python -m services.{service.name} positions adopt --source cluster"
+            )
+        for name, (topic_id, partitions) in sorted(present.items()):
+            connection.execute(
+                text(
+                    "INSERT INTO topic (name, topic_id, partitions) VALUES (:name, :id, :partitions) ON CONFLICT DO NOTHING"
+                ),
+                {"name": name, "id": topic_id, "partitions": partitions},
+            )
+        rows = connection.execute(text("SELECT name, topic_id, partitions FROM topic")).all()
+        lanes = connection.execute(text("SELECT count(*) FROM lane")).scalar_one()
+    for name, known_id, known_partitions in rows:
+        if name not in present:
+            continue
+        topic_id, partitions = present[name]
+        if topic_id != known_id:
+            raise OtherCluster(
+                f"topic {name} was deleted and created again; the positions are of the old one. "
+                f"Decide with: python -m services.{service.name} positions adopt --source {name}"
+            )
+        if partitions != known_partitions and name not in service.hears:
+            raise LanesDiffer(
+                f"topic {name} had {known_partitions} partitions and has {partitions} now: keys have moved, and with them their order. "
+                f"Decide with: python -m services.{service.name} lanes resize"
+            )
+    if not lanes == present[service.lane_topic][1] == settings.partitions:
+        raise LanesDiffer(
+            f"PARTITIONS is {settings.partitions}, topic {service.lane_topic} has {present[service.lane_topic][1]} partitions, the database has {lanes} "
+            f"lanes; all must be the same. Correct PARTITIONS, or: python -m services.{service.name} lanes resize"
+        )
+    log.info("topics_checked", cluster_id=cluster_id, topics=sorted(present), lanes=lanes)

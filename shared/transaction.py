@@ -1,0 +1,265 @@
+"""The Postgres port: the one session of a worker, which holds its slot, and the transaction of a cycle."""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+
+from psycopg import Connection as PsycopgConnection
+from psycopg.errors import Diagnostic
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from shared import dead_letters, inbox, outbox, positions, slots
+from shared.errors import DatabaseInDoubt, DatabaseUnavailable, HandlingFailed, SlotInDoubt, SlotLost
+from shared.events import Event
+from shared.handling import Handlers, Service
+from shared.outbox import Outbox
+from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position
+from shared.session import Session
+
+# Classes of SQLSTATE that say something about the server and nothing about the data: connection, transaction state, rollback (serialization, deadlock),
+# resources, object not available (locks), operator intervention, system error. https://www.postgresql.org/docs/current/errcodes-appendix.html
+INFRASTRUCTURE = frozenset({"08", "25", "40", "53", "55", "57", "58"})
+IN_FAILED_TRANSACTION = "25P02"
+"""Not infrastructure: a handler caught a database error and went on."""
+
+
+def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoubt | None:
+    """Give what to raise if `error` is about the server and not about the data, else None."""
+    if not isinstance(error, DBAPIError):
+        return None
+    state = getattr(error.orig, "sqlstate", None)
+    if error.connection_invalidated:
+        return SlotInDoubt(f"the database session was lost: {error.orig}")
+    if state is not None and state[:2] in INFRASTRUCTURE and state != IN_FAILED_TRANSACTION:
+        return DatabaseUnavailable(f"SQLSTATE {state}: {error.orig}")
+    return None
+
+
+@contextmanager
+def _sorted_errors() -> Iterator[None]:
+    """Raise what a failure of the server means, also when a handler met it."""
+    try:
+        yield
+    except (DBAPIError, HandlingFailed) as error:
+        cause = error.__cause__ if isinstance(error, HandlingFailed) else error
+        meaning = unavailable(cause)
+        if meaning is not None:
+            raise meaning from error
+        if isinstance(error, HandlingFailed):
+            raise
+        raise HandlingFailed(None) from error
+
+
+class PostgresTransaction:
+    """One transaction. Implements `shared.ports.Transaction`."""
+
+    def __init__(
+        self,
+        session: Session,
+        service: Service,
+        handlers: Handlers,
+        says: Outbox,
+        claim_bytes: int,
+        warnings: list[str],
+    ) -> None:
+        self._session = session
+        self._service = service
+        self._handlers = handlers
+        self._outbox = says
+        self._claim_bytes = claim_bytes
+        self._warnings = warnings
+        self._connection: Connection = session.connection()
+
+    def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+        with _sorted_errors():
+            return positions.lock(self._connection, inputs)
+
+    def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        with _sorted_errors():
+            return inbox.receive(self._connection, ids)
+
+    def handle(self, deliveries: Sequence[Delivery]) -> None:
+        counts: Counter[tuple[Input, int, str]] = Counter()
+
+        def collect(delivery: Delivery, events: Iterable[Event]) -> None:
+            for event in events:
+                name = type(event).__name__
+                identity = (*delivery.record[:2], name)
+                event_id = dead_letters.cause_id(
+                    self._service.name, delivery.record, delivery.epoch, name, counts[identity]
+                )
+                counts[identity] += 1
+                self._outbox.collect(self._session, event, event_id, delivery.envelope.traceparent)
+
+        with _sorted_errors():
+            self._handlers.run(deliveries, self._session, collect)
+
+    def set_aside(self, letters: Sequence[Letter]) -> None:
+        with _sorted_errors():
+            dead_letters.set_aside(self._session, self._service, self._outbox, letters)
+
+    def say(self) -> None:
+        with _sorted_errors():
+            try:
+                self._outbox.write(self._session)
+            except Exception as error:
+                raise HandlingFailed(None) from error
+
+    def advance(self, moved: Mapping[Input, int]) -> None:
+        with _sorted_errors():
+            positions.advance(self._connection, moved)
+
+    def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
+        with _sorted_errors():
+            return outbox.lock_claims(self._connection, lanes)
+
+    def forget(self, lanes: Collection[int]) -> None:
+        with _sorted_errors():
+            outbox.forget(self._connection, lanes)
+
+    def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+        with _sorted_errors():
+            return outbox.claim(self._connection, limits, self._claim_bytes)
+
+    def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+        with _sorted_errors():
+            return outbox.claim_less(self._connection, limits)
+
+    def claimed(self, lanes: Collection[int]) -> list[OutboxRow]:
+        with _sorted_errors():
+            return outbox.claimed(self._connection, lanes)
+
+    def commit(self) -> None:
+        self._warnings.clear()
+        try:
+            self._session.commit()
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseInDoubt(f"the reply to COMMIT was lost: {error.orig}") from error
+            raise unavailable(error) or HandlingFailed(None) from error
+        finally:
+            self._session.close()
+        if self._warnings:
+            # "canceling wait for synchronous replication": committed here, perhaps not where the next primary will be.
+            raise DatabaseInDoubt(f"COMMIT came back with a warning: {self._warnings[0]}")
+
+    def rollback(self) -> None:
+        try:
+            self._session.close()
+        except DBAPIError:
+            pass  # the session is lost, and the transaction with it
+
+
+class WorkerDatabase:
+    """The one database session of a worker. Implements `shared.ports.Database`.
+
+    The session that holds the slot also runs the batches, so losing it makes the next COMMIT fail by itself.
+    """
+
+    def __init__(self, engine: Engine, service: Service, says: Outbox, slots_max: int, claim_bytes: int) -> None:
+        self._engine = engine
+        self._service = service
+        self._handlers = Handlers(service)
+        self._outbox = says
+        self._slots_max = slots_max
+        self._claim_bytes = claim_bytes
+        self._slot: int | None = None
+        self._connection: Connection | None = None
+        self._backend: slots.Backend | None = None
+        self._warnings: list[str] = []
+
+    @property
+    def slot(self) -> int | None:
+        """The slot that this worker holds."""
+        return self._slot
+
+    def settle_seconds(self) -> float:
+        """How long a newcomer still has to wait before it may take a slot. Raises `DatabaseUnavailable`."""
+        with self._transient(connect=True) as connection:
+            return slots.SETTLE_SECONDS - slots.seconds_since_start(connection)
+
+    def take_slot(self) -> bool:
+        """Take the lowest free slot; False if there is none. Raises `DatabaseUnavailable`."""
+        with self._transient(connect=True) as connection:
+            self._slot = slots.take_any(connection, self._slots_max)
+        return self._slot is not None
+
+    def hold_slot(self) -> None:
+        if self._slot is None:
+            raise SlotLost("this worker never had a slot")
+        with self._transient(connect=True) as connection:
+            if not slots.is_mine(connection, self._slot) and not slots.take(connection, self._slot):
+                raise SlotLost(f"slot {self._slot} of {self._service.name} is held by another worker now")
+
+    def begin(self) -> PostgresTransaction:
+        if self._connection is None or self._connection.invalidated:
+            raise SlotInDoubt
+        session = Session(self._connection)
+        with _sorted_errors():
+            return PostgresTransaction(
+                session, self._service, self._handlers, self._outbox, self._claim_bytes, self._warnings
+            )
+
+    def positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+        with self._transient() as connection:
+            return positions.read(connection, inputs)
+
+    def start_positions(self, beginnings: Mapping[Input, int]) -> None:
+        with self._transient() as connection:
+            positions.start(connection, beginnings)
+
+    def claims(self, lanes: Collection[int]) -> dict[int, Claim]:
+        with self._transient() as connection:
+            return outbox.read_claims(connection, lanes)
+
+    def unsaid(self, lanes: Collection[int]) -> bool:
+        with self._transient() as connection:
+            return outbox.unsaid(connection, lanes)
+
+    def close(self) -> None:
+        """End the session, and give the slot back with it."""
+        if self._connection is not None:
+            self._connection.invalidate()
+            self._connection.close()
+            self._connection = None
+
+    @contextmanager
+    def _transient(self, *, connect: bool = False) -> Iterator[Connection]:
+        """The connection, in a short transaction. Only who looks after the slot may `connect` anew: a new session does not hold it.
+
+        Raises `DatabaseUnavailable`, or `SlotInDoubt` if the session was lost.
+        """
+        if self._connection is None and not connect:
+            raise SlotInDoubt
+        try:
+            connection = self._connected()
+            with connection.begin():
+                yield connection
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                self._connection = None
+            raise DatabaseUnavailable(f"PostgreSQL: {error.orig}") from error
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.invalidated:
+            return self._connection
+        self._connection = None
+        connection = self._engine.connect()
+        try:
+            with connection.begin():
+                if self._backend is not None:
+                    slots.terminate(connection, self._backend)
+                self._backend = slots.backend(connection)
+        except BaseException:
+            connection.close()
+            raise
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, PsycopgConnection)
+        raw.add_notice_handler(self._notice)
+        self._connection = connection
+        return connection
+
+    def _notice(self, notice: Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warnings.append(notice.message_primary or "")

@@ -1,0 +1,17 @@
+"""A real Kafka and a real PostgreSQL, on any machine with Python: for the demo, the tests, and work by hand.
+
+    with running() as servers:
+        servers.kafka.bootstrap
+        servers.postgres.dsn("order")
+
+They are child processes, listen on the loopback address only, and are gone with their data when the block ends or the
+process that started them does, however it does.
+"""
+
+from dev.servers.kafka import Kafka
+from dev.servers.postgres import Postgres
+from dev.servers.prepare import prepare, service_names
+from dev.servers.process import Say, ServerError, say
+from dev.servers.together import Servers, running
+
+__all__ = ["Kafka", "Postgres", "Say", "ServerError", "Servers", "prepare", "running", "say", "service_names"]

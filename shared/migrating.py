@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, tex
 
 from shared.errors import Refused
 from shared.settings import Settings
+from shared.telemetry import log
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 
@@ -97,6 +98,8 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
         done.append(f"{service}: up to date at {known[-1].name}")
     if lanes:
         done.append(f"{service}: made {lanes} lanes")
+    for line in done:
+        log.info("migrated", done=line)
     return done
 
 

@@ -1,0 +1,120 @@
+"""The HTTP application of every service: its own routes, health, metrics, and one manner of saying no."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from importlib import import_module
+
+import anyio.to_thread
+from anyio import CapacityLimiter
+from fastapi import APIRouter, FastAPI, Response
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from pydantic import BaseModel
+from sqlalchemy import Engine, QueuePool
+from sqlalchemy.exc import SQLAlchemyError
+
+from shared import problems
+from shared.backlog import Backlog, Waiting, look
+from shared.call import Parts
+from shared.database import Requests
+from shared.errors import Refused
+from shared.guard import Guard
+from shared.handling import Service
+from shared.migrating import behind, refuse_behind
+from shared.outbox import Outbox
+from shared.problems import busy, documented
+from shared.settings import Settings
+
+DEFAULT_ANSWERS = (413, 422, 500, 503)
+"""Every endpoint may give these."""
+
+
+class Alive(BaseModel):
+    """The process answers."""
+
+    status: str = "alive"
+
+
+class Ready(BaseModel):
+    """The service can take requests."""
+
+    status: str = "ready"
+    outbox_rows_at_most: int
+    outbox_oldest_seconds: float
+    """Grows while no worker is up: requests are still accepted, and what they say waits."""
+    migrations_pending: list[str]
+
+
+def make_application(
+    *, routes: str, service: Service, settings: Settings, engine: Engine, outbox: Outbox, requests: Requests
+) -> FastAPI:
+    """Put the application of `service` together; `routes` is the `module:name` of its router."""
+
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        anyio.to_thread.current_default_thread_limiter().total_tokens = _threads(engine)
+        yield
+
+    app = FastAPI(
+        title=f"{service.name} service",
+        description="Errors are problems (RFC 9457). Every POST needs an `Idempotency-Key`.",
+        lifespan=lifespan,
+        redirect_slashes=False,
+    )
+    app.state.parts = Parts(requests, outbox, Backlog(settings.outbox_rows_max))
+    app.add_middleware(Guard, body_bytes_max=settings.http_body_bytes_max)
+    problems.install(app)
+    module, _, name = routes.partition(":")
+    app.include_router(getattr(import_module(module), name), responses=documented(*DEFAULT_ANSWERS))
+    app.include_router(_operating(service, engine))
+    return app
+
+
+def _threads(engine: Engine) -> int:
+    """As many requests at work as there are connections, but one, which health and metrics use: waiting requests wait
+    here, not for the pool.
+    """
+    return max(engine.pool.size() - 1, 1) if isinstance(engine.pool, QueuePool) else 1
+
+
+def _operating(service: Service, engine: Engine) -> APIRouter:
+    router = APIRouter()
+    # Its own thread: health must be told also while every other thread waits for the database.
+    limiter = CapacityLimiter(1)
+
+    def ready() -> Ready:
+        refuse_behind(engine, service.name)
+        with engine.connect() as connection:
+            waiting = look(connection)
+            pending = behind(connection, service.name)
+        return Ready(
+            outbox_rows_at_most=waiting.rows_at_most,
+            outbox_oldest_seconds=round(waiting.oldest_seconds, 3),
+            migrations_pending=pending,
+        )
+
+    def measure() -> Waiting | None:
+        try:
+            with engine.connect() as connection:
+                return look(connection)
+        except SQLAlchemyError:
+            return None
+
+    @router.get("/health/live")
+    async def health_live() -> Alive:
+        """Say that the process is alive. Asks nobody: a database that is down is no reason to restart this process."""
+        return Alive()
+
+    @router.get("/health/ready", responses=documented(503))
+    async def health_ready() -> Ready:
+        """Say whether requests can be served, and how far behind the workers are."""
+        try:
+            return await anyio.to_thread.run_sync(ready, limiter=limiter)
+        except Refused as error:
+            raise busy(str(error)) from error
+
+    @router.get("/metrics", include_in_schema=False)
+    async def metrics() -> Response:
+        await anyio.to_thread.run_sync(measure, limiter=limiter)
+        return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)
+
+    return router

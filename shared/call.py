@@ -1,0 +1,180 @@
+"""What an endpoint gets besides its parameters: the request's transaction, its idempotency, its trace, and a way to say
+events.
+"""
+
+import hashlib
+import re
+import secrets
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+import msgspec
+from fastapi import Depends, Request, Response
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from sqlalchemy.exc import DBAPIError
+
+from shared import idempotency
+from shared.backlog import Backlog
+from shared.database import Requests
+from shared.errors import Reject
+from shared.events import Event
+from shared.idempotency import Asked, Kept, KeyReused
+from shared.outbox import Outbox
+from shared.problems import MEDIA_TYPE, RETRY_SECONDS, Problem, busy
+from shared.session import Session
+
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+_LOCK_NOT_AVAILABLE = "55P03"
+
+
+class Answer(NamedTuple):
+    """What a POST answers when it has done its work."""
+
+    status: int
+    body: BaseModel
+    location: str | None = None
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What every call works with."""
+
+    requests: Requests
+    outbox: Outbox
+    backlog: Backlog
+
+
+class Call:
+    """One HTTP request."""
+
+    def __init__(self, parts: Parts, asked: Asked, traceparent: str) -> None:
+        self._parts = parts
+        self._asked = asked
+        self.traceparent = traceparent
+
+    @contextmanager
+    def transaction(self) -> Iterator[Session]:
+        """Open the request's transaction; it commits when the block ends well."""
+        with self._parts.requests.transaction() as session:
+            yield session
+
+    def say(self, session: Session, event: Event) -> None:
+        """Say `event` when the transaction commits. Refused with 503 while too many events wait: nobody seems to say
+        them.
+        """
+        if self._parts.backlog.full(session.connection()):
+            raise busy("too many events wait to be said; no worker keeps up")
+        self._parts.outbox.add(session, event, self.traceparent)
+
+    def once(self, work: Callable[[Session], Answer]) -> Response:
+        """Do `work` in the request's transaction, together with its answer; or give the answer of the request that this
+        one repeats.
+
+        A refusal (`Problem` below 500, or `Reject`) undoes the work and is kept as the answer in a transaction of its
+        own: it has no effect that it would have to be atomic with, and if a twin got in between, the twin's answer is
+        kept already and is the one given.
+        """
+        try:
+            with self.transaction() as session:
+                kept = self._begin(session)
+                if kept is not None:
+                    return _replay(kept)
+                answer = work(session)
+                body = answer.body.model_dump_json().encode()
+                kept = Kept(answer.status, msgspec.Raw(body), answer.location)
+                idempotency.keep(session.connection(), self._asked, kept)
+        except Reject as error:
+            problem = Problem(409, str(error))
+        except Problem as error:
+            if error.answer.status >= 500 or isinstance(error, _NotKept):
+                raise
+            problem = error
+        else:
+            return _respond(kept)
+        with self.transaction() as session:
+            kept = self._begin(session)
+            if kept is not None:
+                return _replay(kept)
+            kept = Kept(problem.answer.status, msgspec.Raw(problem.body()))
+            idempotency.keep(session.connection(), self._asked, kept)
+        return problem.response()
+
+    def _begin(self, session: Session) -> Kept | None:
+        try:
+            return idempotency.begin(session.connection(), self._asked)
+        except KeyReused as error:
+            raise _NotKept(422, str(error), kind="idempotency-key-reused") from error
+        except DBAPIError as error:
+            if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
+                raise
+            detail = "a request with this Idempotency-Key is still at work"
+            raise _NotKept(409, detail, kind="idempotency-key-in-use", retry_seconds=RETRY_SECONDS) from error
+
+
+class _NotKept(Problem):
+    """A refusal for the key itself."""
+
+
+class Route(APIRoute):
+    """A route that checks the headers of a request before anything reads its body."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            _check_content_type(request)
+            if request.method == "POST" and _KEY.fullmatch(request.headers.get("idempotency-key", "")) is None:
+                detail = "every POST needs an Idempotency-Key: 1 to 255 visible ASCII characters, new for each intent"
+                raise Problem(400, detail, kind="idempotency-key-missing")
+            return await handle(request)
+
+        return checked
+
+
+def _check_content_type(request: Request) -> None:
+    if request.method not in {"POST", "PUT", "PATCH"}:
+        return
+    headers = request.headers
+    empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not empty and given != "application/json":
+        raise Problem(415, "the body must be application/json")
+
+
+def _traceparent(request: Request) -> str:
+    given = request.headers.get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def _principal(request: Request) -> str:
+    """Tell callers apart by their credentials, whatever these are; who may do what is decided before us."""
+    credentials = request.headers.get("authorization")
+    return "anonymous" if credentials is None else hashlib.sha256(credentials.encode()).hexdigest()[:32]
+
+
+async def _call(request: Request) -> Call:
+    asked = Asked(
+        scope=f"{_principal(request)} {request.method} {request.url.path}",
+        key=request.headers.get("idempotency-key", ""),
+        body=await request.body(),
+    )
+    return Call(request.app.state.parts, asked, _traceparent(request))
+
+
+Calling = Annotated[Call, Depends(_call)]
+"""The parameter of an endpoint that changes something."""
+
+
+def _respond(kept: Kept) -> Response:
+    headers = {} if kept.location is None else {"Location": kept.location}
+    return Response(bytes(kept.body), kept.status, headers, "application/json" if kept.status < 400 else MEDIA_TYPE)
+
+
+def _replay(kept: Kept) -> Response:
+    response = _respond(kept)
+    response.headers["Idempotency-Replayed"] = "true"
+    return response

@@ -1,0 +1,67 @@
+"""`Idempotency-Key`: a POST that is repeated gets the first one's answer and has no second effect.
+
+The key and the answer are stored by the transaction of the effect. A twin that comes while the first is at work waits
+for it at the key's index entry, as long as `lock_timeout` allows.
+"""
+
+import hashlib
+from typing import NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, text
+
+from shared.errors import ExactlyOnceError
+
+
+class KeyReused(ExactlyOnceError):
+    """This Idempotency-Key was used with another body."""
+
+
+class Asked(NamedTuple):
+    """What a request asks for, as far as repeating it goes."""
+
+    scope: str
+    """Principal, method and path: two customers may use the same key, and so may two endpoints."""
+    key: str
+    body: bytes
+
+
+class Kept(msgspec.Struct):
+    """An answer that is given again, byte for byte."""
+
+    status: int
+    body: msgspec.Raw
+    location: str | None = None
+
+
+_INSERT = text("""
+    INSERT INTO idempotency_key (scope, key, body_hash) VALUES (:scope, :key, :hash)
+    ON CONFLICT DO NOTHING RETURNING TRUE
+""")
+
+_FIND = text("SELECT body_hash, answer FROM idempotency_key WHERE scope = :scope AND key = :key")
+
+_KEEP = text("UPDATE idempotency_key SET status = :status, answer = :answer WHERE scope = :scope AND key = :key")
+
+
+def begin(connection: Connection, asked: Asked) -> Kept | None:
+    """Take the key; or give the answer of the request that had it. Raises `KeyReused`."""
+    names = {"scope": asked.scope, "key": asked.key}
+    body_hash = hashlib.sha256(asked.body).digest()
+    # Twice: an old key may be forgotten between the two statements.
+    for _ in range(2):
+        if connection.execute(_INSERT, {**names, "hash": body_hash}).scalar_one_or_none():
+            return None
+        row = connection.execute(_FIND, names).one_or_none()
+        if row is not None:
+            if bytes(row[0]) != body_hash:
+                raise KeyReused
+            return msgspec.json.decode(row[1], type=Kept)
+    raise LookupError(f"idempotency key {asked.key!r} comes and goes")
+
+
+def keep(connection: Connection, asked: Asked, kept: Kept) -> None:
+    """Store the answer, with the effect."""
+    connection.execute(
+        _KEEP, {"scope": asked.scope, "key": asked.key, "status": kept.status, "answer": msgspec.json.encode(kept)}
+    )

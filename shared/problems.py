@@ -1,0 +1,151 @@
+"""Every error answer of the HTTP API is a problem (RFC 9457): what is wrong, in words for the caller, and nothing about
+our insides.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+from typing import Annotated, Any
+
+import structlog
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.exc import DBAPIError, OperationalError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
+from starlette.exceptions import HTTPException
+
+from shared.transaction import INFRASTRUCTURE
+
+MEDIA_TYPE = "application/problem+json"
+RETRY_SECONDS = 2
+ERRORS_MAX = 10
+"""A body can be wrong in a thousand places; the first ones tell enough."""
+
+_log = structlog.get_logger(__name__)
+
+
+class Wrong(BaseModel):
+    """One place of a request that is not as it should be."""
+
+    at: str
+    message: str
+
+
+class ProblemAnswer(BaseModel):
+    """The body of every error answer, RFC 9457."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "example": {"type": "about:blank", "title": "Not Found", "status": 404, "detail": "no such order"}
+        }
+    )
+
+    type: Annotated[str, Field(description="what to match on in code")] = "about:blank"
+    title: str
+    status: int
+    detail: str | None = None
+    errors: Annotated[list[Wrong] | None, Field(description="the first wrong places of the request")] = None
+
+
+class Problem(Exception):
+    """An answer that refuses the request. Raised in an endpoint, it undoes what the request has done so far."""
+
+    def __init__(
+        self,
+        status: int,
+        detail: str,
+        *,
+        kind: str | None = None,
+        errors: list[Wrong] | None = None,
+        retry_seconds: int | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
+        super().__init__(detail)
+        self.answer = ProblemAnswer(
+            type="about:blank" if kind is None else f"urn:problem:{kind}",
+            title=HTTPStatus(status).phrase,
+            status=status,
+            detail=detail,
+            errors=errors,
+        )
+        self.headers = dict(headers or {})
+        if retry_seconds is not None:
+            self.headers["Retry-After"] = str(retry_seconds)
+
+    def body(self) -> bytes:
+        """Give the JSON."""
+        return self.answer.model_dump_json(exclude_none=True).encode()
+
+    def response(self) -> Response:
+        """Give the answer as a response."""
+        return Response(self.body(), self.answer.status, self.headers, MEDIA_TYPE)
+
+
+def busy(detail: str) -> Problem:
+    """The service cannot do it now; nothing is wrong with the request."""
+    return Problem(503, detail, retry_seconds=RETRY_SECONDS)
+
+
+def defect() -> Problem:
+    """A defect of ours. The log has the rest."""
+    return Problem(500, "something went wrong on our side; it is logged")
+
+
+def of_validation(error: RequestValidationError) -> Problem:
+    """Say where the request is wrong. The values themselves are not repeated: they may be secret, or huge."""
+    found = error.errors()
+    if any(wrong["type"] == "json_invalid" for wrong in found):
+        return Problem(400, "the body is not JSON", kind="not-json")
+    errors = [Wrong(at=".".join(map(str, wrong["loc"])), message=str(wrong["msg"])) for wrong in found[:ERRORS_MAX]]
+    more = "" if len(found) <= ERRORS_MAX else f"; {len(found) - ERRORS_MAX} more places are wrong"
+    detail = "; ".join(f"{wrong.at}: {wrong.message}" for wrong in errors)
+    return Problem(422, detail + more, kind="invalid", errors=errors)
+
+
+def of_database(error: DBAPIError | NoFreeConnection) -> Problem:
+    """Say that the database cannot do it now. Raises `error` where it refused a statement: a defect of ours."""
+    state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
+    passing = not isinstance(error, DBAPIError) or error.connection_invalidated
+    passing = passing or (state is None and isinstance(error, OperationalError))
+    if passing or (state is not None and state[:2] in INFRASTRUCTURE):
+        _log.warning("database_unavailable", sqlstate=state, error=str(getattr(error, "orig", error)).strip())
+        return busy("the database cannot do this now; a POST may be repeated safely with the same Idempotency-Key")
+    raise error
+
+
+def of_http(error: HTTPException) -> Problem:
+    """Say what the framework says: no such path, no such method."""
+    return Problem(error.status_code, str(error.detail), headers=error.headers)
+
+
+def install(app: FastAPI) -> None:
+    """Answer every error of `app` with a problem."""
+
+    async def answer(_: Request, error: Exception) -> Response:
+        match error:
+            case Problem():
+                return error.response()
+            case RequestValidationError():
+                return of_validation(error).response()
+            case DBAPIError() | NoFreeConnection():
+                return of_database(error).response()
+            case HTTPException():
+                return of_http(error).response()
+            case _:
+                raise error
+
+    for kind in (Problem, RequestValidationError, DBAPIError, NoFreeConnection, HTTPException):
+        app.add_exception_handler(kind, answer)
+
+
+def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe error answers for OpenAPI."""
+    schema = {"$ref": "#/components/schemas/ProblemAnswer"}
+    return {
+        status: {
+            "model": ProblemAnswer,
+            "description": HTTPStatus(status).phrase,
+            "content": {MEDIA_TYPE: {"schema": schema}},
+        }
+        for status in statuses
+    }

@@ -1,0 +1,113 @@
+"""The payment service's HTTP API."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+from pydantic import BaseModel, ConfigDict, Field
+from sqlalchemy.dialects.postgresql import insert
+from uuid_utils import uuid7
+
+from services.payment.models import Account, Entry
+from shared.call import Answer, Calling, Route
+from shared.problems import Problem, documented
+from shared.session import Session
+
+router = APIRouter(route_class=Route, tags=["accounts"])
+
+AccountId = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+Currency = Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")]
+BALANCE_MAX = 1_000_000_000_000_000
+"""Below 2^53, so that every JSON reader gives the same number. A refund may exceed it; a deposit may not."""
+
+
+class OpenAccount(BaseModel):
+    """The currency of an account, for ever."""
+
+    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"example": {"currency": "EUR"}})
+
+    currency: Currency
+
+
+class Deposit(BaseModel):
+    """Money that comes from outside."""
+
+    model_config = ConfigDict(
+        strict=True, extra="forbid", json_schema_extra={"example": {"amount": 10000, "currency": "EUR"}}
+    )
+
+    amount: Annotated[int, Field(ge=1, le=1_000_000_000_000, description="minor units")]
+    currency: Currency
+
+
+class AccountAnswer(BaseModel):
+    """An account as it stands."""
+
+    id: str
+    currency: str
+    balance: Annotated[int, Field(description="minor units")]
+
+
+@router.put(
+    "/accounts/{account_id}",
+    responses={201: {"model": AccountAnswer, "description": "Created"}, **documented(409, 415)},
+)
+def open_account(account_id: AccountId, asked: OpenAccount, call: Calling, response: Response) -> AccountAnswer:
+    """Open an account; opening it again changes nothing. 409 when it has another currency."""
+    new = insert(Account).values(id=account_id, currency=asked.currency, balance=0)
+    with call.transaction() as session:
+        created = session.execute(new.on_conflict_do_nothing().returning(Account.id)).scalar_one_or_none()
+        account = _lock(session, account_id)
+        if account.currency != asked.currency:
+            raise Problem(409, f"account {account_id} is in {account.currency} and stays so")
+        response.status_code = 201 if created else 200
+        return _answer(account)
+
+
+@router.post(
+    "/accounts/{account_id}/deposits",
+    status_code=201,
+    response_model=AccountAnswer,
+    responses=documented(400, 404, 409, 415),
+)
+def deposit(account_id: AccountId, asked: Deposit, call: Calling) -> Response:
+    """Put money into an account; 422 when its currency is another one."""
+
+    def work(session: Session) -> Answer:
+        account = _lock(session, account_id)
+        if account.currency != asked.currency:
+            raise Problem(
+                422, f"account {account_id} is in {account.currency}, not in {asked.currency}", kind="wrong-currency"
+            )
+        if account.balance + asked.amount > BALANCE_MAX:
+            raise Problem(409, f"account {account_id} cannot hold more than {BALANCE_MAX}")
+        account.balance += asked.amount
+        posting = f"deposit:{uuid7()}"
+        customer = Entry(
+            posting=posting, side="customer", account=account_id, amount=asked.amount, currency=asked.currency
+        )
+        cash = Entry(posting=posting, side="cash", amount=-asked.amount, currency=asked.currency)
+        session.add_all((customer, cash))
+        return Answer(201, _answer(account))
+
+    return call.once(work)
+
+
+@router.get("/accounts/{account_id}", responses=documented(404))
+def get_account(account_id: AccountId, call: Calling) -> AccountAnswer:
+    """Give one account."""
+    with call.transaction() as session:
+        account = session.get(Account, account_id)
+        if account is None:
+            raise Problem(404, f"there is no account {account_id}")
+        return _answer(account)
+
+
+def _lock(session: Session, account_id: str) -> Account:
+    account = session.lock(Account, account_id)
+    if account is None:
+        raise Problem(404, f"there is no account {account_id}")
+    return account
+
+
+def _answer(account: Account) -> AccountAnswer:
+    return AccountAnswer(id=account.id, currency=account.currency, balance=account.balance)

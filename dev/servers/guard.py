@@ -15,6 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
+from contextlib import suppress
 from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
@@ -41,31 +42,47 @@ def start(account: str, last_signal: int, command: list[str]) -> "subprocess.Pop
     )
 
 
-def obey(server: "subprocess.Popen[bytes]", last_signal: int, data: Path) -> None:
-    """Send the signals that are asked for; once nobody can ask any more, end the server and remove its data."""
+def obey(server: "subprocess.Popen[bytes]") -> None:
+    """Send the signals that are asked for, until nobody can ask any more."""
     for line in sys.stdin:
         server.send_signal(int(line))
-    server.send_signal(signal.SIGCONT)  # a frozen one would not hear anything but SIGKILL
+
+
+def end(server: "subprocess.Popen[bytes]", last_signal: int) -> None:
+    """End the server within a bound."""
+    server.send_signal(signal.SIGCONT)  # a frozen one would hear nothing but SIGKILL
     server.send_signal(last_signal)
     try:
         server.wait(STOP_SECONDS_MAX)
     except subprocess.TimeoutExpired:
         server.kill()
         server.wait()
+
+
+def remove(data: Path) -> None:
+    """Remove the data, and the directory of the run when the other server's data is gone as well."""
     shutil.rmtree(data, ignore_errors=True)
-    if data.parent.name.startswith("exactly-once-") and not any(data.parent.iterdir()):
-        data.parent.rmdir()
-    os._exit(1)
+    if data.parent.name.startswith("exactly-once-"):
+        with suppress(OSError):  # not empty
+            data.parent.rmdir()
 
 
 def main() -> None:
     account, last_signal, data, *command = sys.argv[1:]
     server = start(account, int(last_signal), command)
     print(server.pid, flush=True)
-    threading.Thread(target=obey, args=(server, int(last_signal), Path(data)), daemon=True).start()
-    code = server.wait()
-    # Without the interpreter's own ending: the thread still reads.
-    os._exit(code if code >= 0 else 128 - code)
+
+    def report_end() -> None:
+        code = server.wait()
+        if not orphaned.is_set():
+            os._exit(code if code >= 0 else 128 - code)  # at once: the main thread reads, and would go on reading
+
+    orphaned = threading.Event()
+    threading.Thread(target=report_end, daemon=True).start()
+    obey(server)
+    orphaned.set()
+    end(server, int(last_signal))
+    remove(Path(data))
 
 
 if __name__ == "__main__":

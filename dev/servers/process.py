@@ -13,6 +13,7 @@ from dev.servers import guard
 from dev.servers.unprivileged import Account
 
 POLL_SECONDS = 0.05
+KILL_SECONDS_MAX = 10.0
 SPAWN_SECONDS_MAX = 30.0  # two interpreters on a busy machine
 PORT_TAKEN = "Address already in use"  # the C library's words, in the logs of both servers
 LOG_LINES = 25  # enough for a Java stack trace's head and its cause
@@ -99,14 +100,17 @@ class Process:
         self._guard.stdin.close()
 
     def until(self, condition: Callable[[], bool], what: str, seconds_max: float) -> None:
-        """Wait until `condition` holds. Fails with the end of the log when the server ends first, or time does."""
+        """Wait until `condition` holds; else end the server, and fail with the end of its log."""
         deadline = time.monotonic() + seconds_max
         while not condition():
-            if not self.running:
+            ended = not self.running
+            if ended or time.monotonic() > deadline:
+                self.end(signal.SIGKILL, KILL_SECONDS_MAX)
                 kind = PortTaken if PORT_TAKEN in self.output() else ServerError
-                raise kind(f"{self.name} ended before {what}.{self.tail()}")
-            if time.monotonic() > deadline:
-                raise ServerError(f"{self.name}: {what} not within {seconds_max:.0f} s.{self.tail()}")
+                how = (
+                    f"ended before {what}" if ended else f"ran for {seconds_max:.0f} s before {what}, which is too long"
+                )
+                raise kind(f"{self.name} {how} before {what}.{self.tail()}")
             time.sleep(POLL_SECONDS)
 
     def output(self) -> str:

@@ -14,13 +14,13 @@ EXIT_AGAIN = 75
 """EX_TEMPFAIL: start me again."""
 
 
-def api(container: Any, arguments: argparse.Namespace) -> None:
+def api(container: Any, _arguments: argparse.Namespace) -> None:
     """Serve the HTTP API."""
     start.check_database(container.engine(), container.service())
     lazily("shared.serving:serve", application=container.application(), settings=container.settings())
 
 
-def worker(container: Any, arguments: argparse.Namespace) -> None:
+def worker(container: Any, _arguments: argparse.Namespace) -> None:
     """Handle what the service hears, and say what its database has decided."""
     settings = container.settings()
     process = container.worker()
@@ -29,12 +29,12 @@ def worker(container: Any, arguments: argparse.Namespace) -> None:
     process.run()
 
 
-def migrate(container: Any, arguments: argparse.Namespace) -> None:
+def migrate(container: Any, _arguments: argparse.Namespace) -> None:
     """Bring the service's database to the newest schema."""
     lazily("shared.migrating:migrate", settings=container.settings(), service=container.service().name)
 
 
-def topics(container: Any, arguments: argparse.Namespace) -> None:
+def topics(container: Any, _arguments: argparse.Namespace) -> None:
     """Create the topics that are missing."""
     created = start.create_topics(container.settings(), container.service())
     print(f"created {', '.join(created)}" if created else "all topics are there")

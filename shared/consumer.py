@@ -22,7 +22,9 @@ REQUEST_SECONDS = 5.0
 """The longest wait for one answer of the group's coordinator; it fits several times into the watchdog's budget."""
 
 MAX_POLL_MS = 120_000
-"""Beyond this without a poll the broker gives the partitions away. It is above every budget of the watchdog, so that it never decides first."""
+"""Beyond this without a poll the broker gives the partitions away. It is above every budget of the watchdog, so that it
+never decides first.
+"""
 
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 FATAL = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)
@@ -32,7 +34,8 @@ REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION
 def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
     """Give the client's settings for the worker in `slot`."""
     topics = ",".join((*service.hears, service.lane_topic))
-    # A static member that rejoins with another subscription triggers no rebalance (KAFKA-12759), so the subscription is part of its name.
+    # A static member that rejoins with another subscription triggers no rebalance (KAFKA-12759), so the subscription is
+    # part of its name.
     subscription = hashlib.sha256(topics.encode()).hexdigest()[:8]
     common = {
         "bootstrap.servers": settings.kafka_bootstrap_servers,
@@ -57,7 +60,8 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "socket.keepalive.enable": True,
     }
     if settings.group_protocol == "classic":
-        # range gives partition n of every topic, the lanes among them, to the same worker: it says what it has just handled in the same cycle.
+        # range gives partition n of every topic, the lanes among them, to the same worker: it says what it has just
+        # handled in the same cycle.
         common |= {
             "partition.assignment.strategy": "range",
             "session.timeout.ms": settings.session_timeout_ms,
@@ -92,14 +96,15 @@ class GroupMember:
             frozenset(p.partition for p in partitions if p.topic == lane_topic),
         )
 
-    def _on_assign(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         share = self._share(partitions)
-        # The callback must assign, or the client would do it by itself, at the committed offsets. Inputs follow in the main loop, at H.
+        # The callback must assign, or the client would do it by itself, at the committed offsets. Inputs follow in the
+        # main loop, at H.
         self._assign({}, share.lanes, fresh=True)
         self._owned = Assignment(self._owned.inputs | share.inputs, self._owned.lanes | share.lanes)
         self._changed = True
 
-    def _on_revoke(self, consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         share = self._share(partitions)
         self._owned = Assignment(self._owned.inputs - share.inputs, self._owned.lanes - share.lanes)
         self._changed = True
@@ -160,7 +165,8 @@ class GroupMember:
     def _failed(self, source: Input, error: KafkaError) -> None:
         if error.code() in OUT_OF_RANGE:
             raise RecordsLost(
-                f"{source}: the next offset to handle does not exist any more ({error.str()}); retention removed records that were not handled. "
+                f"{source}: the next offset to handle does not exist any more ({error.str()}); retention removed "
+                f"records that were not handled. "
                 f"Decide with: python -m services.{self._service.name} positions skip --source '{source}'"
             )
         fatal = _fatal(error)
@@ -177,7 +183,8 @@ class GroupMember:
         try:
             answer = self._consumer.committed(asked, REQUEST_SECONDS)
         except KafkaException as error:
-            # In read_committed the broker answers only after pending transactions are settled; it may take their whole timeout.
+            # In read_committed the broker answers only after pending transactions are settled; it may take their whole
+            # timeout.
             raise _fatal(error.args[0]) or KafkaUnavailable(f"committed offsets: {error.args[0]}") from error
         found: dict[Input | int, Committed] = {}
         for p in answer:
@@ -210,7 +217,9 @@ class GroupMember:
         self._consumer.unsubscribe()
 
     def close(self) -> None:
-        """Close the client. A static member keeps its partitions until the session timeout, so that a restart in place moves nothing."""
+        """Close the client. A static member keeps its partitions until the session timeout, so that a restart in place
+        moves nothing.
+        """
         self._consumer.close()
 
 

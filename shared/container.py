@@ -1,4 +1,6 @@
-"""How a process is put together. A service copies this container and adds what is its own; only `shared.command` opens it."""
+"""How a process is put together. A service copies this container and adds what is its own; only `shared.command` opens
+it.
+"""
 
 from importlib import import_module
 from typing import Any

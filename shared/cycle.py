@@ -1,8 +1,9 @@
 """The cycle of a worker: the only file that knows the order of the commits.
 
-There are two commits, always in the same order, and two positions, each stored where its effect is. What has been handled is known by Postgres: the
-position H of an input is committed with the handlers' effects. What has been said is known by Kafka: the position P of a lane is committed with its
-records. Neither is marked in the other system, so a crash anywhere leaves both true, and recovery reads both and goes on.
+There are two commits, always in the same order, and two positions, each stored where its effect is. What has been
+handled is known by Postgres: the position H of an input is committed with the handlers' effects. What has been said is
+known by Kafka: the position P of a lane is committed with its records. Neither is marked in the other system, so a
+crash anywhere leaves both true, and recovery reads both and goes on.
 
     1    poll a batch, and take the group metadata of this batch
     2    Postgres transaction
@@ -25,8 +26,8 @@ Whatever is not plain success of 2.7 or 3 goes to the one recovery:
     R3   only then read H and the claims from Postgres; compare
     R4   read the inputs from H on
 
-An assignment does R2 to R4. Why each step is needed is in docs/protocol.md. This file talks to the world through the two ports of `shared.ports` and
-has no clock, no thread and no randomness of its own, so that a simulation can run it.
+An assignment does R2 to R4. Why each step is needed is in docs/protocol.md. This file talks to the world through the
+two ports of `shared.ports` and has no clock, no thread and no randomness of its own, so that a simulation can run it.
 """
 
 from collections import deque
@@ -64,7 +65,9 @@ from shared.ports import (
 from shared.positions import Verdict, judge_input, judge_lane
 
 ADOPTIONS_MAX = 20
-"""How often one adoption may begin anew because the group changed under it; more means that the group does not come to rest."""
+"""How often one adoption may begin anew because the group changed under it; more means that the group does not come to
+rest.
+"""
 
 
 @dataclass(frozen=True)
@@ -105,7 +108,8 @@ class _Batch(NamedTuple):
 class Cycle:
     """One worker's cycle over its two ports.
 
-    `open_record` reads a record: None for a type that the service does not hear. It raises `Malformed`, or `Retry` for an unknown version.
+    `open_record` reads a record: None for a type that the service does not hear. It raises `Malformed`, or `Retry` for
+    an unknown version.
     """
 
     def __init__(
@@ -123,11 +127,14 @@ class Cycle:
         self._limits = limits
         self._owned: Assignment = NOTHING
         self._forget()
-        # Lanes whose claim Kafka refused for its content are said alone, in ever smaller claims. This outlives a recovery: it is about the rows.
+        # Lanes whose claim Kafka refused for its content are said alone, in ever smaller claims. This outlives a
+        # recovery: it is about the rows.
         self._claim_limits: dict[int, int] = {}
 
     def _forget(self) -> None:
-        """Forget everything that was read or concluded; nothing of it may outlive a doubt or a change of the assignment."""
+        """Forget everything that was read or concluded; nothing of it may outlive a doubt or a change of the
+        assignment.
+        """
         self._adopted = False
         """Whether the rest of this is known for what is owned now."""
         self._said: dict[int, Committed] = {}
@@ -163,10 +170,11 @@ class Cycle:
         self._parked.pop(source, None)
 
     def run(self, seconds: float, *, report: bool) -> Progress:
-        """Run one cycle, waiting up to `seconds` for records; `report` makes H known to Kafka even if nothing is to be said.
+        """Run one cycle, waiting up to `seconds` for records; `report` makes H known to Kafka even if nothing is to be
+        said.
 
-        Raises `RecoveryNeeded`, after which only `recover` may be called; `Unavailable`, after which the
-        cycle may be run again; `Stop` or `Exit`.
+        Raises `RecoveryNeeded`, after which only `recover` may be called; `Unavailable`, after which the cycle may be
+        run again; `Stop` or `Exit`.
         """
         # 1
         polled = self._poll(seconds)
@@ -318,7 +326,9 @@ class Cycle:
         return _Batch(deliveries, letters, skipped)
 
     def _narrow(self, failed: HandlingFailed, asked: Sequence[Record], batch: Sequence[Record]) -> None:
-        """Decide what the next attempt leaves out: a parked input, a record to be set aside, or the second part of the batch."""
+        """Decide what the next attempt leaves out: a parked input, a record to be set aside, or the second part of the
+        batch.
+        """
         cause = failed.__cause__
         assert isinstance(cause, Exception)
         culprit = asked[failed.index] if failed.index is not None else asked[0] if len(asked) == 1 else None
@@ -409,7 +419,8 @@ class Cycle:
     def _stuck(self, claims: dict[int, Claim], row: OutboxRow, error: Exception) -> ContentStuck:
         return ContentStuck(
             f"lane {next(iter(claims))}: Kafka refuses {row.event_type} {row.event_id} for {row.topic}: {error}. "
-            f"Look at it with: python -m services.{self._service} outbox show {row.event_id}; set it aside with: outbox set-aside {row.event_id}"
+            f"Look at it with: python -m services.{self._service} outbox show {row.event_id}; set it aside with: "
+            f"outbox set-aside {row.event_id}"
         )
 
     # ---- assignment and recovery
@@ -442,7 +453,8 @@ class Cycle:
         }
         doubtful = [lane for lane, verdict in verdicts.items() if verdict is not Verdict.AGREED]
         if doubtful:
-            # "Missing" and "too low" may be an outdated view of a worker that lost the lane: ask the group, then read P again, after the row.
+            # "Missing" and "too low" may be an outdated view of a worker that lost the lane: ask the group, then read P
+            # again, after the row.
             polled = self._kafka.poll(1, 0)
             if polled.assigned is not None:
                 return polled.assigned
@@ -468,8 +480,9 @@ class Cycle:
 
     def _first(self, lanes: Sequence[int], membership: Any, committed: dict[Input | int, Committed]) -> None:
         """Commit P = 0 before the first claim ever: from then on a missing P means that it was lost."""
-        start: dict[Input | int, Committed] = dict.fromkeys(lanes, Committed(0, ""))
+        start: dict[int, Committed] = dict.fromkeys(lanes, Committed(0, ""))
         self._kafka.begin()
         self._kafka.send_offsets({}, start, membership)
         self._kafka.commit()
-        committed.update(start)
+        for lane, said in start.items():
+            committed[lane] = said

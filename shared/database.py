@@ -24,7 +24,7 @@ CONNECT_SECONDS = 5
 
 
 def connect(settings: Settings, service: str, pool_size: int) -> Engine:
-    """Make the engine of `service`; it opens no connection yet. Only UTF-8 and only UTC, whatever the surrounding says."""
+    """Make the engine of `service`; it opens no connection yet."""
     options = {
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
         "lock_timeout": LOCK_TIMEOUT_MS,
@@ -77,7 +77,7 @@ class Requests:
 
     @contextmanager
     def transaction(self) -> Iterator[Session]:
-        """Open a session; commit it, and what was said in it, when the block ends well. Any exception undoes all of it."""
+        """Open a session; commit it, and what was said in it, when the block ends well; any exception undoes all."""
         with Session(self._engine) as session, session.begin():
             yield session
             self._outbox.write(session)

@@ -77,7 +77,7 @@ class KafkaInDoubt(RecoveryNeeded):
 
 
 class ContentRefused(KafkaInDoubt):
-    """Kafka refused a claimed outbox row for what it contains; claimed again in smaller parts until the row is alone."""
+    """Kafka refused a claimed outbox row for what it contains; claimed again, less and less, until it is alone."""
 
 
 class GenerationLost(RecoveryNeeded):

@@ -1,8 +1,9 @@
 """What is said: events, and the envelope that carries them over Kafka.
 
 The envelope uses the names of CloudEvents 1.0 in its Kafka binding, binary mode
-(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md): the attributes are headers, the value is the
-event alone. The key of the record is the key of the aggregate, so that the events of one aggregate stay in order.
+(https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md): the attributes are
+headers, the value is the event alone. The key of the record is the key of the aggregate, so that the events of one
+aggregate stay in order.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,7 @@
 """How an event finds its handlers, and what a service declares about itself.
 
-A handler is a function `handler(event, session) -> events to say`. It knows no broker, no clock and no HTTP; it reads and writes through the session.
+A handler is a function `handler(event, session) -> events to say`. It knows no broker, no clock and no HTTP; it reads
+and writes through the session.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -37,7 +38,9 @@ class Route:
 
 
 def on(event: type[Heard], handler: Handler[Heard], *reads: Read) -> Route:
-    """Route `event` to `handler`, which needs `reads`. Several handlers of one type run in their order, in one transaction."""
+    """Route `event` to `handler`, which needs `reads`. Several handlers of one type run in their order, in one
+    transaction.
+    """
     return Route(event, handler, reads)
 
 
@@ -84,8 +87,8 @@ class Handlers:
     def open(self, record: Record) -> Opened | None:
         """Read a record; None if the service does not hear its type.
 
-        Raises `Malformed` for what is not an event, and `Retry` for a version that this service does not know yet: in a rolling upgrade the
-        producer may be ahead, and a good record must not be set aside for it.
+        Raises `Malformed` for what is not an event, and `Retry` for a version that this service does not know yet: in a
+        rolling upgrade the producer may be ahead, and a good record must not be set aside for it.
         """
         found = envelope(record.key, record.value, record.headers)
         versions = self._decoders.get((record.input.topic, found.type))
@@ -94,7 +97,8 @@ class Handlers:
         decoder = versions.get(found.version)
         if decoder is None:
             raise Retry(
-                f"{found.type}.v{found.version} is unknown, only {sorted(versions)}: upgrade this service to one that knows it"
+                f"{found.type}.v{found.version} is unknown, only {sorted(versions)}: upgrade this service to one that "
+                f"knows it"
             )
         try:
             return Opened(found, decoder.decode(found.data))
@@ -106,7 +110,8 @@ class Handlers:
     ) -> None:
         """Load what the batch needs, then handle one event at a time; `collect` takes what each says.
 
-        Raises `HandlingFailed` with the index of the delivery that failed, as far as it is known, and the reason as its cause.
+        Raises `HandlingFailed` with the index of the delivery that failed, as far as it is known, and the reason as its
+        cause.
         """
         self._load(deliveries, session)
         for index, delivery in enumerate(deliveries):
@@ -117,7 +122,9 @@ class Handlers:
                 raise HandlingFailed(index) from error
 
     def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
-        """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in key order."""
+        """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in
+        key order.
+        """
         index: int | None = None
         stage = 0
         try:

@@ -20,7 +20,8 @@ LOCK = -1
 
 _PRUNE_KEYS = text("""
     DELETE FROM idempotency_key WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM idempotency_key WHERE created_at < clock_timestamp() - make_interval(secs => :seconds) LIMIT :rows
+        SELECT ctid FROM idempotency_key
+        WHERE created_at < clock_timestamp() - make_interval(secs => :seconds) LIMIT :rows
     ))
 """)
 

@@ -1,7 +1,7 @@
 """The inbox: which events were received, so that one that comes twice takes effect once.
 
-It guards against producers that are not exactly-once and against the client's gap that KAFKA-17754 describes. Its window is INBOX_RETENTION_HOURS: an
-event that comes again later than that takes effect again.
+It guards against producers that are not exactly-once and against the client's gap that KAFKA-17754 describes. Its
+window is INBOX_RETENTION_HOURS: an event that comes again later than that takes effect again.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """The outbox: events wait here, committed together with the change that causes them, until Kafka has them.
 
-A row belongs to a lane, the share of the outbox that its key falls into. The claim of a lane names the rows that are being said; see `shared.cycle`
-for the order in which all of this is committed.
+A row belongs to a lane, the share of the outbox that its key falls into. The claim of a lane names the rows that are
+being said; see `shared.cycle` for the order in which all of this is committed.
 """
 
 import zlib
@@ -43,7 +43,8 @@ class Outbox:
     def add(self, session: Session, event: Event, traceparent: str | None = None) -> str:
         """Say `event`, born in a request, when the session's transaction commits; give its id.
 
-        Raises `NotOwned` if its aggregate is neither locked nor new in `session`: only then is the order of its events the order of the commits.
+        Raises `NotOwned` if its aggregate is neither locked nor new in `session`: only then is the order of its events
+        the order of the commits.
         """
         event_id = f"{self._service}:{uuid7()}"
         self.collect(session, event, event_id, traceparent)
@@ -79,7 +80,8 @@ class Outbox:
         for s, encoded in zip(said, data, strict=True):
             if len(encoded) > self._event_bytes_max:
                 raise Reject(
-                    f"{type(s.event).__name__} {s.event_id} has {len(encoded)} bytes; EVENT_BYTES_MAX is {self._event_bytes_max}"
+                    f"{type(s.event).__name__} {s.event_id} has {len(encoded)} bytes; EVENT_BYTES_MAX is "
+                    f"{self._event_bytes_max}"
                 )
         session.connection().execute(
             _INSERT,
@@ -105,9 +107,11 @@ def lane_hash(key: str) -> int:
 # The number of lanes is read where the row is written: a process cannot have an outdated one.
 _INSERT = text("""
     INSERT INTO outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
-    SELECT said.hash % (SELECT count(*) FROM lane), said.topic, said.key, said.id, said.type, said.version, said.data, said.traceparent
-    FROM unnest(CAST(:hashes AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]), CAST(:types AS text[]),
-                CAST(:versions AS smallint[]), CAST(:data AS bytea[]), CAST(:traceparents AS text[]))
+    SELECT said.hash % (SELECT count(*) FROM lane),
+           said.topic, said.key, said.id, said.type, said.version, said.data, said.traceparent
+    FROM unnest(CAST(:hashes AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]),
+                CAST(:types AS text[]), CAST(:versions AS smallint[]), CAST(:data AS bytea[]),
+                CAST(:traceparents AS text[]))
          WITH ORDINALITY AS said (hash, topic, key, id, type, version, data, traceparent, nth)
     ORDER BY said.nth
 """)
@@ -134,7 +138,9 @@ _CLAIM = text("""
         FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
         CROSS JOIN LATERAL (
             SELECT id, sum(size) OVER (ORDER BY id) - size AS bytes_before
-            FROM (SELECT id, octet_length(data) AS size FROM outbox WHERE lane = wanted.lane ORDER BY id LIMIT wanted.most) AS first
+            FROM (
+                SELECT id, octet_length(data) AS size FROM outbox WHERE lane = wanted.lane ORDER BY id LIMIT wanted.most
+            ) AS first
         ) AS waiting
         WHERE waiting.bytes_before < :bytes
         GROUP BY wanted.lane
@@ -152,7 +158,8 @@ _CLAIM_LESS = text("""
 
 _CLAIMED = text("""
     SELECT outbox.topic, outbox.key, outbox.event_id, outbox.event_type, outbox.event_version,
-           to_char(outbox.decided_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'), outbox.data, outbox.traceparent
+           to_char(outbox.decided_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+           outbox.data, outbox.traceparent
     FROM (SELECT lane, unnest(row_ids) AS id FROM lane WHERE lane = ANY(:lanes)) AS claimed
     JOIN outbox ON outbox.lane = claimed.lane AND outbox.id = claimed.id
     ORDER BY outbox.lane, outbox.id

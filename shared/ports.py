@@ -1,8 +1,9 @@
 """The two ports of the core: Kafka and one Postgres transaction, and the values that pass through them.
 
-`shared.cycle` talks to the world only through `Kafka` and `Database`. Every method is one place where a process can die, a reply can be lost or an
-error can come back, so a test or a simulation puts its own world behind these ports and runs the production cycle on it.
-`shared.consumer` and `shared.producer` are Kafka; `shared.positions`, `shared.inbox`, `shared.handling` and `shared.outbox` are Postgres.
+`shared.cycle` talks to the world only through `Kafka` and `Database`. Every method is one place where a process can
+die, a reply can be lost or an error can come back, so a test or a simulation puts its own world behind these ports and
+runs the production cycle on it. `shared.consumer` and `shared.producer` are Kafka; `shared.positions`, `shared.inbox`,
+`shared.handling` and `shared.outbox` are Postgres.
 """
 
 from collections.abc import Collection, Mapping, Sequence

@@ -1,6 +1,7 @@
 """Positions: H, what has been handled, is a row of Postgres; P, what has been said, is a committed offset of Kafka.
 
-Neither is ever marked in the other system. This module holds the rows of H, and the judgement of what the two systems say.
+Neither is ever marked in the other system. This module holds the rows of H, and the judgement of what the two systems
+say.
 """
 
 from collections.abc import Collection, Mapping
@@ -23,7 +24,8 @@ _LOCK = text(_SELECT + " FOR UPDATE OF position")
 # greatest(): a worker that stalled before its turn cannot move H back.
 _ADVANCE = text("""
     UPDATE position SET next_offset = greatest(position.next_offset, handled.next_offset)
-    FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[])) AS handled (topic, partition, next_offset)
+    FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]))
+         AS handled (topic, partition, next_offset)
     WHERE position.topic = handled.topic AND position.partition = handled.partition
 """)
 
@@ -80,7 +82,8 @@ def judge_input(service: str, source: Input, committed: Committed | None, positi
         )
     if committed is not None and committed.offset > position.next_offset:
         raise DatabaseWentBack(
-            f"{source}: the database has handled up to {position.next_offset}, Kafka was told {committed.offset}: the database is an older state. "
+            f"{source}: the database has handled up to {position.next_offset}, Kafka was told {committed.offset}: the "
+            f"database is an older state. "
             f"Decide with: python -m services.{service} positions rewind|skip --source '{source}'"
         )
     return Verdict.AGREED
@@ -91,13 +94,14 @@ def judge_lane(
 ) -> Verdict:
     """Compare P of a lane with its claim.
 
-    "P too high" is believed when P was read before the claim; "missing or too low" only when it was read after it (`said_read_last`).
-    Raises `DatabaseWentBack`, `KafkaWentBack` or `PositionMissing`.
+    "P too high" is believed when P was read before the claim; "missing or too low" only when it was read after it
+    (`said_read_last`). Raises `DatabaseWentBack`, `KafkaWentBack` or `PositionMissing`.
     """
     decide = f"Decide with: python -m services.{service} positions adopt|rewind|skip --source lane-{lane}"
     if claim is None:
         raise PositionMissing(
-            f"lane {lane}: Kafka has P = {said.offset if said else 'none'}, the database has no row of this lane. {decide}"
+            f"lane {lane}: Kafka has P = {said.offset if said else 'none'}, the database has no row of this lane. "
+            f"{decide}"
         )
     if said is None:
         if claim.position == 0:
@@ -105,7 +109,8 @@ def judge_lane(
         if not said_read_last:
             return Verdict.LOW
         raise PositionMissing(
-            f"lane {lane}: the database has claimed batch {claim.position}, Kafka has no committed offset: it expired or was deleted. {decide}"
+            f"lane {lane}: the database has claimed batch {claim.position}, Kafka has no committed offset: it expired "
+            f"or was deleted. {decide}"
         )
     if said.offset == claim.position - 1:
         return Verdict.AGREED
@@ -113,11 +118,13 @@ def judge_lane(
         return Verdict.AGREED
     if said.offset >= claim.position:
         raise DatabaseWentBack(
-            f"lane {lane}: Kafka has P = {said.offset} of claim {said.metadata or 'none'}, the database has batch {claim.position} "
+            f"lane {lane}: Kafka has P = {said.offset} of claim {said.metadata or 'none'}, the database has batch "
+            f"{claim.position} "
             f"of claim {claim.claim_id or 'none'}: the database is an older state. {decide}"
         )
     if not said_read_last:
         return Verdict.LOW
     raise KafkaWentBack(
-        f"lane {lane}: Kafka has P = {said.offset}, the database has batch {claim.position}: Kafka lost a commit. {decide}"
+        f"lane {lane}: Kafka has P = {said.offset}, the database has batch {claim.position}: Kafka lost a commit. "
+        f"{decide}"
     )

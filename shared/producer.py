@@ -1,7 +1,7 @@
 """The producer: idempotent and transactional, and trusted only as far as `docs/decision-table.md` says.
 
-Every call has a finite budget. Whatever does not plainly succeed raises `KafkaInDoubt`, and the one recovery replaces the producer: it never aborts,
-since a new producer with the same transactional.id ends whatever the old one left open.
+Every call has a finite budget. Whatever does not plainly succeed raises `KafkaInDoubt`, and the one recovery replaces
+the producer: it never aborts, since a new producer with the same transactional.id ends whatever the old one left open.
 """
 
 import logging
@@ -61,7 +61,8 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "client.id": f"{service.name}-{slot}",
         "transactional.id": f"{service.name}-{slot}",
         "transaction.timeout.ms": timeout,
-        # An answer that takes half of this makes the producer suspect (KAFKA-17754), so it must leave room for that within the timeout.
+        # An answer that takes half of this makes the producer suspect (KAFKA-17754), so it must leave room for that
+        # within the timeout.
         "socket.timeout.ms": timeout // 3,
         "message.timeout.ms": timeout * 3 // 4,
         "enable.idempotence": True,
@@ -91,8 +92,10 @@ class TransactionalProducer:
         self._budget = settings.transaction_timeout_ms / 1_000
         self._suspect_seconds = self._configuration["socket.timeout.ms"] / 2_000
         self._producer: Producer | None = None
-        self._logger = logging.Logger(f"librdkafka.{service.name}-{slot}")
-        self._logger.addHandler(_Suspicion(self))
+        self._logger = logging.getLogger(f"librdkafka.{service.name}-{slot}")
+        self._logger.setLevel(logging.DEBUG)
+        self._logger.propagate = False
+        self._logger.handlers = [_Suspicion(self)]
         self._suspect: str | None = None
         self._refused: KafkaError | None = None
         self._headers = [("ce_specversion", SPEC_VERSION), ("ce_source", service.name), ("content-type", CONTENT_TYPE)]
@@ -180,7 +183,8 @@ class TransactionalProducer:
             producer.poll(0)  # serves the log
         self._check()
         if self._suspect:
-            # librdkafka cannot tell a delayed EndTxn of this transaction from one of the next (KIP-890): none may follow with this epoch.
+            # librdkafka cannot tell a delayed EndTxn of this transaction from one of the next (KIP-890): none may
+            # follow with this epoch.
             raise KafkaInDoubt(f"committed, but under suspicion: {self._suspect}")
 
     def close(self) -> None:
@@ -193,7 +197,7 @@ class TransactionalProducer:
         """Note that a request may still be on its way."""
         self._suspect = self._suspect or reason
 
-    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
         if error is not None and (self._refused is None or error.code() in CONTENT):
             self._refused = error
 

@@ -11,9 +11,11 @@ Model = TypeVar("Model", bound=DeclarativeBase)
 
 
 class Session(OrmSession):
-    """An ORM session in which an aggregate is read by locking it, and an event can be said only for an aggregate that is held.
+    """An ORM session in which an aggregate is read by locking it, and an event can be said only for an aggregate that
+    is held.
 
-    A row that was loaded for the whole batch is found again by `lock` without a query, also when it is known not to exist.
+    A row that was loaded for the whole batch is found again by `lock` without a query, also when it is known not to
+    exist.
     """
 
     def __init__(self, bind: Connection | Engine) -> None:
@@ -23,14 +25,18 @@ class Session(OrmSession):
         self._keys: set[str] = set()
 
     def lock(self, model: type[Model], key: object) -> Model | None:
-        """Give the row of `model` with the primary key `key`, locked until the end of the transaction; None if there is none."""
+        """Give the row of `model` with the primary key `key`, locked until the end of the transaction; None if there is
+        none.
+        """
         held = self._held.setdefault(model, {})
         if key not in held:
             self.lock_all(model, (key,))
         return held[key]  # type: ignore[no-any-return]
 
     def lock_all(self, model: type[Model], keys: Iterable[object]) -> None:
-        """Lock the rows of `model` with the given primary keys, in key order so that two sessions cannot wait for each other."""
+        """Lock the rows of `model` with the given primary keys, in key order so that two sessions cannot wait for each
+        other.
+        """
         held = self._held.setdefault(model, {})
         wanted = sorted(set(keys) - held.keys())  # type: ignore[type-var]
         if not wanted:

@@ -1,7 +1,8 @@
 """Slots: a small number that a worker holds for as long as it lives, by an advisory lock of its one database session.
 
-The slot gives a worker its transactional.id and its group.instance.id. A worker that is killed and started again takes the same slot: it ends the
-transaction that the dead one left open, and gets its partitions back without waiting for the session timeout.
+The slot gives a worker its transactional.id and its group.instance.id. A worker that is killed and started again takes
+the same slot: it ends the transaction that the dead one left open, and gets its partitions back without waiting for the
+session timeout.
 """
 
 from typing import NamedTuple
@@ -64,8 +65,11 @@ def is_mine(connection: Connection, slot: int) -> bool:
     return bool(
         connection.execute(
             text("""
-                SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'advisory' AND classid = :class AND objid = :slot
-                               AND pid = pg_backend_pid() AND granted AND database = (SELECT oid FROM pg_database WHERE datname = current_database()))
+                SELECT EXISTS (
+                    SELECT FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+                    WHERE locktype = 'advisory' AND classid = :class AND objid = :slot AND granted
+                          AND pid = pg_backend_pid() AND datname = current_database()
+                )
             """),
             {"class": LOCK_CLASS, "slot": slot},
         ).scalar_one()
@@ -76,7 +80,8 @@ def terminate(connection: Connection, old: Backend) -> None:
     """End our own old session, if the server has not noticed yet that we lost it; this also settles its last COMMIT."""
     connection.execute(
         text(
-            "SELECT pg_terminate_backend(pid, :ms) FROM pg_stat_activity WHERE pid = :pid AND CAST(backend_start AS text) = :started"
+            "SELECT pg_terminate_backend(pid, :ms) FROM pg_stat_activity WHERE pid = :pid AND CAST(backend_start AS "
+            "text) = :started"
         ),
         {"pid": old.pid, "started": old.started, "ms": TERMINATE_MS},
     )

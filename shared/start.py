@@ -31,7 +31,9 @@ def admin(settings: Settings) -> AdminClient:
 
 
 def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -> dict[str, TopicDescription | None]:
-    """Describe `topics`; None for one that does not exist. Raises `Refused` when no broker answers or rights are missing."""
+    """Describe `topics`; None for one that does not exist. Raises `Refused` when no broker answers or rights are
+    missing.
+    """
     found: dict[str, TopicDescription | None] = {}
     for name, future in client.describe_topics(TopicCollection(sorted(topics)), request_timeout=ADMIN_SECONDS).items():
         try:
@@ -46,7 +48,8 @@ def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -
                 ) from error
             else:
                 raise Refused(
-                    f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers}: {reason.name()}: {reason.str()}"
+                    f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers}: "
+                    f"{reason.name()}: {reason.str()}"
                 ) from error
     return found
 
@@ -89,7 +92,8 @@ def check_database(engine: Engine, service: Service) -> None:
 def check_topics(engine: Engine, settings: Settings, service: Service) -> None:
     """Compare the topics with what the database knows of them, and remember those that are new.
 
-    Raises `Refused` for a missing topic, `LanesDiffer` for a number of partitions that changed, `OtherCluster` for another cluster or a recreated topic.
+    Raises `Refused` for a missing topic, `LanesDiffer` for a number of partitions that changed, `OtherCluster` for
+    another cluster or a recreated topic.
     """
     client = admin(settings)
     found = describe(client, settings, needed(service))
@@ -105,13 +109,16 @@ def check_topics(engine: Engine, settings: Settings, service: Service) -> None:
         known_cluster = connection.execute(text("SELECT cluster_id FROM cluster")).scalar_one()
         if known_cluster != cluster_id:
             raise OtherCluster(
-                f"the positions in this database are of Kafka cluster {known_cluster}, KAFKA_BOOTSTRAP_SERVERS leads to {cluster_id}. "
-                f"Correct the setting; or, if this cluster shall be used from now on: python -m services.{service.name} positions adopt --source cluster"
+                f"the positions in this database are of Kafka cluster {known_cluster}, KAFKA_BOOTSTRAP_SERVERS leads "
+                f"to {cluster_id}. "
+                f"Correct the setting; or, if this cluster shall be used from now on: python -m "
+                f"services.{service.name} positions adopt --source cluster"
             )
         for name, (topic_id, partitions) in sorted(present.items()):
             connection.execute(
                 text(
-                    "INSERT INTO topic (name, topic_id, partitions) VALUES (:name, :id, :partitions) ON CONFLICT DO NOTHING"
+                    "INSERT INTO topic (name, topic_id, partitions) VALUES (:name, :id, :partitions) ON CONFLICT DO "
+                    "NOTHING"
                 ),
                 {"name": name, "id": topic_id, "partitions": partitions},
             )
@@ -128,12 +135,14 @@ def check_topics(engine: Engine, settings: Settings, service: Service) -> None:
             )
         if partitions != known_partitions and name not in service.hears:
             raise LanesDiffer(
-                f"topic {name} had {known_partitions} partitions and has {partitions} now: keys have moved, and with them their order. "
+                f"topic {name} had {known_partitions} partitions and has {partitions} now: keys have moved, and with "
+                f"them their order. "
                 f"Decide with: python -m services.{service.name} lanes resize"
             )
     if not lanes == present[service.lane_topic][1] == settings.partitions:
         raise LanesDiffer(
-            f"PARTITIONS is {settings.partitions}, topic {service.lane_topic} has {present[service.lane_topic][1]} partitions, the database has {lanes} "
+            f"PARTITIONS is {settings.partitions}, topic {service.lane_topic} has {present[service.lane_topic][1]} "
+            f"partitions, the database has {lanes} "
             f"lanes; all must be the same. Correct PARTITIONS, or: python -m services.{service.name} lanes resize"
         )
     log.info("topics_checked", cluster_id=cluster_id, topics=sorted(present), lanes=lanes)

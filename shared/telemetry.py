@@ -1,4 +1,6 @@
-"""Logs and metrics, with the same names in both; and the small HTTP server of a worker that shows its health and its metrics."""
+"""Logs and metrics, with the same names in both; and the small HTTP server of a worker that shows its health and its
+metrics.
+"""
 
 import logging
 import sys

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from psycopg import Connection as PsycopgConnection
 from psycopg.errors import Diagnostic
@@ -17,8 +17,9 @@ from shared.outbox import Outbox
 from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position
 from shared.session import Session
 
-# Classes of SQLSTATE that say something about the server and nothing about the data: connection, transaction state, rollback (serialization, deadlock),
-# resources, object not available (locks), operator intervention, system error. https://www.postgresql.org/docs/current/errcodes-appendix.html
+# Classes of SQLSTATE that say something about the server and nothing about the data: connection, transaction state,
+# rollback (serialization, deadlock), resources, object not available (locks), operator intervention, system error.
+# https://www.postgresql.org/docs/current/errcodes-appendix.html
 INFRASTRUCTURE = frozenset({"08", "25", "40", "53", "55", "57", "58"})
 IN_FAILED_TRANSACTION = "25P02"
 """Not infrastructure: a handler caught a database error and went on."""
@@ -57,6 +58,7 @@ class PostgresTransaction:
     def __init__(
         self,
         session: Session,
+        *,
         service: Service,
         handlers: Handlers,
         says: Outbox,
@@ -145,10 +147,8 @@ class PostgresTransaction:
             raise DatabaseInDoubt(f"COMMIT came back with a warning: {self._warnings[0]}")
 
     def rollback(self) -> None:
-        try:
+        with suppress(DBAPIError):  # if the session is lost, the transaction is lost with it
             self._session.close()
-        except DBAPIError:
-            pass  # the session is lost, and the transaction with it
 
 
 class WorkerDatabase:
@@ -198,7 +198,12 @@ class WorkerDatabase:
         session = Session(self._connection)
         with _sorted_errors():
             return PostgresTransaction(
-                session, self._service, self._handlers, self._outbox, self._claim_bytes, self._warnings
+                session,
+                service=self._service,
+                handlers=self._handlers,
+                says=self._outbox,
+                claim_bytes=self._claim_bytes,
+                warnings=self._warnings,
             )
 
     def positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
@@ -226,7 +231,8 @@ class WorkerDatabase:
 
     @contextmanager
     def _transient(self, *, connect: bool = False) -> Iterator[Connection]:
-        """The connection, in a short transaction. Only who looks after the slot may `connect` anew: a new session does not hold it.
+        """The connection, in a short transaction. Only who looks after the slot may `connect` anew: a new session does
+        not hold it.
 
         Raises `DatabaseUnavailable`, or `SlotInDoubt` if the session was lost.
         """

@@ -1,7 +1,7 @@
 """The watchdog: ends the process when one piece of work takes longer than its budget.
 
-Some calls of the Kafka client ignore their timeout (librdkafka #5456) and cannot be interrupted from Python. A process that ends leaves everything as a
-crash does, and a crash is what the protocol is made for.
+Some calls of the Kafka client ignore their timeout (librdkafka #5456) and cannot be interrupted from Python. A process
+that ends leaves everything as a crash does, and a crash is what the protocol is made for.
 """
 
 import os
@@ -17,7 +17,9 @@ TICK_SECONDS = 0.2
 
 
 class Watchdog:
-    """Counts down while the process runs. Time in which the whole process was frozen does not count: on waking it shall recover, not die."""
+    """Counts down while the process runs. Time in which the whole process was frozen does not count: on waking it shall
+    recover, not die.
+    """
 
     def __init__(self) -> None:
         self._left = float("inf")

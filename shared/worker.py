@@ -23,7 +23,9 @@ from shared.transaction import WorkerDatabase
 from shared.watchdog import Watchdog
 
 WAIT_MIN, WAIT_MAX = 0.005, 0.1
-"""Seconds that an idle worker waits for records before it looks into the outbox again: short after work, longer the longer nothing happens."""
+"""Seconds that an idle worker waits for records before it looks into the outbox again: short after work, longer the
+longer nothing happens.
+"""
 
 REPORT_SECONDS = 1.0
 """How often H is made known to Kafka when nothing is said. Lag tools read it; the protocol does not need it."""
@@ -45,6 +47,7 @@ class Worker:
 
     def __init__(
         self,
+        *,
         settings: Settings,
         service: Service,
         database: WorkerDatabase,
@@ -66,7 +69,7 @@ class Worker:
         self._recoveries: deque[float] = deque()
         self._set_aside: deque[float] = deque()
         self._due: dict[object, float] = {}
-        self._random = random.Random()
+        self._random = random.Random()  # noqa: S311 - it spreads attempts in time
 
     def ready(self) -> tuple[bool, str]:
         """Whether this worker works, or stands by to work; and what it does."""
@@ -104,7 +107,7 @@ class Worker:
             self._database.close()
         log.info("worker_ended")
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._stopping.is_set():
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
@@ -216,8 +219,10 @@ class Worker:
         if _within_minute(self._set_aside, len(progress.set_aside)) > self._settings.set_aside_per_minute_max:
             last = progress.set_aside[-1]
             raise Brake(
-                f"more than SET_ASIDE_PER_MINUTE_MAX = {self._settings.set_aside_per_minute_max} records were set aside in a minute; the last one for "
-                f"{type(last.error).__name__}: {last.error}. Mend the handler or the producer, then restart; re-drive with: "
+                f"more than SET_ASIDE_PER_MINUTE_MAX = {self._settings.set_aside_per_minute_max} records were set "
+                f"aside in a minute; the last one for "
+                f"{type(last.error).__name__}: {last.error}. Mend the handler or the producer, then restart; re-drive "
+                f"with: "
                 f"python -m services.{self._service.name} dead-letters redrive"
             )
 

@@ -1,0 +1,120 @@
+"""What is still on its way, and the wait until nothing is."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import psycopg
+from confluent_kafka import KafkaException
+
+from dev.balance.databases import Databases
+from dev.balance.queries import LANES, OPEN_ORDERS, POSITIONS
+from dev.balance.rules import HEARS, SERVICES, TOPICS
+from dev.balance.topics import End, Partition, Topics
+
+POLL_SECONDS = 0.25
+OFFSETS_TOPIC = "__consumer_offsets"
+
+
+@dataclass(frozen=True)
+class Lane:
+    """A lane of a service's outbox: what Postgres and Kafka say about it."""
+
+    service: str
+    number: int
+    position: int
+    claim_id: str
+    committed: tuple[int, str]
+    """P, and the claim that it was committed with."""
+    rows: int
+    claimed_rows: int
+
+    @property
+    def said(self) -> bool:
+        """Whether Kafka has what the claim names."""
+        return (self.position, self.claim_id) == self.committed
+
+    @property
+    def unsaid_rows(self) -> int:
+        return self.rows - (self.claimed_rows if self.said else 0)
+
+    def __str__(self) -> str:
+        offset, claim_id = self.committed
+        return (
+            f"{self.service}.outbox[{self.number}] claim {self.position} {self.claim_id}, Kafka has {offset} {claim_id}"
+        )
+
+
+@dataclass(frozen=True)
+class Pending:
+    """What is still on its way."""
+
+    open_orders: int
+    ends: dict[Partition, End]
+    lags: dict[tuple[str, Partition], int]
+    """By service and input, where it is not 0."""
+    lanes: tuple[Lane, ...]
+
+    @property
+    def lag(self) -> int:
+        return sum(map(abs, self.lags.values()))
+
+    @property
+    def unsaid(self) -> int:
+        return sum(lane.unsaid_rows for lane in self.lanes)
+
+    @property
+    def open_transactions(self) -> list[Partition]:
+        return [partition for partition, end in self.ends.items() if end.stable != end.high]
+
+    @property
+    def nothing(self) -> bool:
+        return not (self.open_orders or self.lags or self.open_transactions or self.unsaid) and all(
+            lane.said for lane in self.lanes
+        )
+
+    def __str__(self) -> str:
+        return (
+            f"{self.open_orders:,} orders open, {self.lag:,} records to handle, {self.unsaid:,} events to say, "
+            f"{len(self.open_transactions)} open transactions"
+        )
+
+
+def look(databases: Databases, topics: Topics) -> Pending:
+    """See what is still on its way. Kafka's ends are read first, so a record that comes later is seen as pending."""
+    lane_topics = {f"{service}.outbox": service for service in SERVICES}
+    ends = topics.ends(topics.partitions((*TOPICS, *lane_topics, OFFSETS_TOPIC)))
+    lags: dict[tuple[str, Partition], int] = {}
+    lanes: list[Lane] = []
+    for service in SERVICES:
+        rows = databases.rows(service, POSITIONS)
+        positions = {(topic, partition): next_offset for topic, partition, next_offset in rows}
+        for partition, end in ends.items():
+            if partition[0] in HEARS[service] and end.stable != positions.get(partition, 0):
+                lags[service, partition] = end.stable - positions.get(partition, 0)
+        own = topics.partitions([f"{service}.outbox"])
+        committed = topics.committed(service, own) if own else {}
+        for number, position, claim_id, count, claimed in databases.rows(service, LANES):
+            p = committed.get((f"{service}.outbox", number), (0, ""))
+            lanes.append(Lane(service, number, position, claim_id, p, count, claimed))
+    return Pending(databases.number("order", OPEN_ORDERS), ends, lags, tuple(lanes))
+
+
+def wait(look_now: Callable[[], Pending], seconds: float, report: Callable[[str], None]) -> bool:
+    """Wait until nothing is on its way, `seconds` at most; tell whether that was reached.
+
+    A server that cannot be reached meanwhile is waited for like anything else.
+    """
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            pending = look_now()
+        except (psycopg.OperationalError, KafkaException) as error:
+            report(f"waiting for the servers: {str(error).splitlines()[0]}")
+        else:
+            if pending.nothing:
+                return True
+            report(str(pending))
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)

@@ -1,0 +1,162 @@
+"""What Kafka has: records as a reader with `read_committed` sees them, ends, and committed offsets.
+
+It parses headers by itself: a mistake in the library's envelope must not be repeated here.
+"""
+
+import json
+import time
+import uuid
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from confluent_kafka import (
+    OFFSET_BEGINNING,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Message,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
+
+ANSWER_SECONDS = 10.0
+# A reader that gets nothing for so long, while the end is not reached, will get nothing any more.
+SILENCE_SECONDS = 30.0
+# Records of some hundred bytes: a few MB at a time.
+RECORDS_AT_ONCE = 5_000
+# A batch waits this long to be full; short, since the last one never is.
+POLL_SECONDS = 0.1
+
+LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+
+Partition = tuple[str, int]
+
+
+class Record(NamedTuple):
+    """One record, and what its headers say; an empty string stands for what it lacks."""
+
+    topic: str
+    partition: int
+    offset: int
+    written: datetime
+    """When the producer wrote it, by the producer's clock."""
+    key: str
+    source: str
+    id: str
+    type: str
+    time: str
+    value: bytes
+
+    def field(self, name: str) -> object:
+        """Give a field of the event; None if it has none, or is not JSON."""
+        try:
+            event = json.loads(self.value)
+        except ValueError:
+            return None
+        return event.get(name) if isinstance(event, dict) else None
+
+    def __str__(self) -> str:
+        at = f"{self.topic}[{self.partition}]@{self.offset}"
+        return (
+            f"{at} {self.type or '(no type)'} {self.id or '(no id)'} decided {self.time}, written {self.written:%T.%f}"
+        )
+
+
+class End(NamedTuple):
+    """The end of a partition."""
+
+    stable: int
+    """Up to where a reader with read_committed may read: the LSO."""
+    high: int
+    """The end of what is written. Above `stable`: a transaction is open."""
+
+
+class Topics:
+    """Reads one Kafka cluster and changes nothing in it."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._bootstrap = bootstrap
+        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+    def partitions(self, topics: Iterable[str]) -> list[Partition]:
+        """Give the partitions of `topics`; a topic that does not exist has none."""
+        known = self._admin.list_topics(timeout=ANSWER_SECONDS).topics
+        return [(topic, number) for topic in topics if topic in known for number in sorted(known[topic].partitions)]
+
+    def ends(self, partitions: Iterable[Partition]) -> dict[Partition, End]:
+        """Give the ends of `partitions`. The stable end is read first: it must not seem to be beyond the other."""
+        asked = {TopicPartition(*partition): LATEST for partition in partitions}
+        both = []
+        for isolation in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
+            answer = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=ANSWER_SECONDS)
+            found = {(p.topic, p.partition): future.result(ANSWER_SECONDS).offset for p, future in answer.items()}
+            both.append(found)
+        stable, high = both
+        return {partition: End(stable[partition], high[partition]) for partition in stable}
+
+    def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]:
+        """Give the group's committed offsets with their metadata; what was never committed is left out."""
+        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*partition) for partition in partitions])
+        # Stable: an offset whose transaction is pending is not given, it is refused.
+        answer = self._admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=ANSWER_SECONDS)
+        found = answer[group].result(ANSWER_SECONDS).topic_partitions or []
+        for p in found:
+            if p.error is not None:
+                raise KafkaException(p.error)
+        return {(p.topic, p.partition): (p.offset, p.metadata or "") for p in found if p.offset >= 0}
+
+    def read(self, topics: Iterable[str]) -> Iterator[Record]:
+        """Read `topics` from the beginning to the present end, with read_committed, in the order of each partition."""
+        left = set(self.partitions(topics))
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "group.id": f"balance-{uuid.uuid4()}",  # the client wants a name; it joins nothing and commits nothing
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "log_level": 0,
+            }
+        )
+        try:
+            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in left])
+            deadline = time.monotonic() + SILENCE_SECONDS
+            while left:
+                for message in consumer.consume(RECORDS_AT_ONCE, POLL_SECONDS):
+                    deadline = time.monotonic() + SILENCE_SECONDS
+                    error = message.error()
+                    if error is None:
+                        yield _record(message)
+                    elif error.code() == KafkaError._PARTITION_EOF:
+                        left.discard((message.topic() or "", message.partition() or 0))
+                    else:
+                        raise KafkaException(error)
+                if time.monotonic() > deadline:
+                    raise TimeoutError(
+                        f"nothing came for {SILENCE_SECONDS:.0f} s, and the end is not reached: {sorted(left)}"
+                    )
+        finally:
+            consumer.close()
+
+
+def _record(message: Message) -> Record:
+    # As they come: bytes, whatever the binding's type says of what may be sent.
+    raw: dict[str, Any] = dict(message.headers() or ())
+    headers = {name: (value or b"").decode(errors="replace") for name, value in raw.items()}
+    _, milliseconds = message.timestamp()
+    return Record(
+        topic=message.topic() or "",
+        partition=message.partition() or 0,
+        offset=message.offset() or 0,
+        written=datetime.fromtimestamp(milliseconds / 1000, UTC),
+        key=(message.key() or b"").decode(errors="replace"),
+        source=headers.get("ce_source", ""),
+        id=headers.get("ce_id", ""),
+        type=headers.get("ce_type", "").rpartition(".v")[0],
+        time=headers.get("ce_time", ""),
+        value=message.value() or b"",
+    )

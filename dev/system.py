@@ -1,0 +1,181 @@
+"""The whole system as one object: databases, topics, tables, and every process of every service, kept alive.
+
+    with running() as servers, System(servers) as system:
+        httpx.get(f"{system.url('order')}/orders")
+        system.supervisor.kill(system.workers("order")[0])
+        assert system.balance().sheet().balanced
+
+Topics and groups are named after the services alone, so one pair of servers carries one system at a time.
+"""
+
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import httpx
+import psycopg
+
+from dev.balance import Balance
+from dev.program import Program
+from dev.servers import Say, ServerError, Servers, say, service_names
+from dev.servers.places import HOST, free_port
+from dev.servers.process import environment
+from dev.supervisor import Supervisor
+
+ROOT = Path(__file__).parents[1]
+# Migrations of an empty database take a second; six commands at once on two cores take a few.
+COMMAND_SECONDS = 120.0
+# Nine interpreters start at once on two cores: about eight seconds.
+READY_SECONDS = 90.0
+READY_POLL_SECONDS = 0.1
+ANSWER_SECONDS = 2.0
+
+
+class NotReadyError(Exception):
+    """A process did not become ready in time."""
+
+
+@dataclass(frozen=True)
+class Shape:
+    """How large the system is, and what its processes are told besides."""
+
+    partitions: int = 4
+    workers: int = 2
+    """Of each service."""
+    settings: Mapping[str, str] | None = None
+    """More environment variables for every process."""
+
+
+class System:
+    """Every service of this repository: one API and some workers each."""
+
+    def __init__(
+        self, servers: Servers, shape: Shape | None = None, *, logs: Path | None = None, report: Say = say
+    ) -> None:
+        self.servers = servers
+        self.services = tuple(service_names())
+        self._shape = shape or Shape()
+        self._given_logs = logs
+        self._say = report
+        self._ports: dict[str, int] = {}
+        self._stack = ExitStack()
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            self.logs = self._given_logs or Path(tempfile.mkdtemp(prefix="exactly-once-logs-"))
+            if self._given_logs is None:
+                stack.callback(shutil.rmtree, self.logs, ignore_errors=True)
+            self._prepare()
+            self.supervisor = stack.enter_context(Supervisor(self.logs))
+            for service in self.services:
+                self._start(self.api(service), service, "api", "HTTP_PORT")
+                for worker in self.workers(service):
+                    self._start(worker, service, "worker", "METRICS_PORT")
+            self.wait_until_ready()
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def api(self, service: str) -> str:
+        """Name the API process of `service`, for the supervisor."""
+        return f"{service} api"
+
+    def workers(self, service: str) -> tuple[str, ...]:
+        """Name the worker processes of `service`, for the supervisor."""
+        return tuple(f"{service} worker {number}" for number in range(1, self._shape.workers + 1))
+
+    @property
+    def bootstrap(self) -> str:
+        return self.servers.kafka.bootstrap
+
+    def dsn(self, service: str) -> str:
+        """Give the libpq URL of the database of `service`."""
+        return self.servers.postgres.dsn(service)
+
+    def url(self, service: str) -> str:
+        """Give the base URL of the API of `service`."""
+        return f"http://{HOST}:{self._ports[self.api(service)]}"
+
+    def balance(self) -> Balance:
+        """Make ready to draw the balance sheet of this system."""
+        return Balance(self.bootstrap, {service: self.dsn(service) for service in self.services})
+
+    def wait_until_ready(self, names: Iterable[str] | None = None, seconds: float = READY_SECONDS) -> None:
+        """Wait until the named processes, or all, say that they are ready.
+
+        Raises `NotReadyError` or `GaveUp`, with the end of a log.
+        """
+        waiting = list(self._ports if names is None else names)
+        deadline = time.monotonic() + seconds
+        while waiting := [name for name in waiting if not self.is_ready(name)]:
+            self.supervisor.check()
+            if time.monotonic() > deadline:
+                name = waiting[0]
+                raise NotReadyError(
+                    f"{', '.join(waiting)}: not ready within {seconds:.0f} s. "
+                    f"The log of {name} ends:\n{self.supervisor.tail(name)}"
+                )
+            time.sleep(READY_POLL_SECONDS)
+
+    def is_ready(self, name: str) -> bool:
+        """Ask a process whether it is ready."""
+        try:
+            answer = httpx.get(f"http://{HOST}:{self._ports[name]}/health/ready", timeout=ANSWER_SECONDS)
+        except httpx.TransportError:
+            return False
+        return answer.is_success
+
+    def _prepare(self) -> None:
+        """Make databases, topics and tables, by the commands that an operator would use. What is there, stays."""
+        for service in self.services:
+            try:
+                self.servers.postgres.create_database(service)
+            except psycopg.errors.DuplicateDatabase:
+                continue
+        # Side by side: each is mostly the start of an interpreter.
+        with ThreadPoolExecutor(2 * len(self.services)) as pool:
+            commands = [(service, command) for service in self.services for command in ("topics", "migrate")]
+            list(pool.map(lambda pair: self._run(*pair), commands))
+        self._say(f"Databases, topics and tables are in place for {', '.join(self.services)}")
+
+    def _run(self, service: str, command: str) -> None:
+        done = subprocess.run(
+            [sys.executable, "-m", f"services.{service}", command],
+            env=self._environment(service),
+            cwd=self.logs,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS,
+            check=False,
+        )
+        if done.returncode:
+            raise ServerError(f"`python -m services.{service} {command}` failed:\n{done.stdout}{done.stderr}")
+
+    def _start(self, name: str, service: str, command: str, port_variable: str) -> None:
+        # Chosen once: a process that is started again must be found where it was.
+        port = self._ports[name] = free_port()
+        env = self._environment(service) | {port_variable: str(port)}
+        words = (sys.executable, "-m", f"services.{service}", command)
+        self.supervisor.start(Program(name, words, env, self.logs))
+
+    def _environment(self, service: str) -> dict[str, str]:
+        """Give all variables of a process. Nothing of ours is inherited, and no `.env` lies where it is started."""
+        return environment(
+            PYTHONPATH=str(ROOT),
+            PYTHONUNBUFFERED="1",
+            KAFKA_BOOTSTRAP_SERVERS=self.bootstrap,
+            DATABASE_URL=self.dsn(service),
+            PARTITIONS=str(self._shape.partitions),
+            HTTP_HOST=HOST,
+            **(self._shape.settings or {}),
+        )

@@ -93,8 +93,8 @@ class Progress:
     said: int = 0
     idle: bool = False
     """There was nothing to do."""
-    again: bool = False
-    """Handling failed; the next cycle tries again without what made it fail."""
+    failed: Exception | None = None
+    """Why the batch was rolled back; the next cycle tries again without what made it fail."""
 
 
 class _Batch(NamedTuple):
@@ -199,9 +199,9 @@ class Cycle:
             claims = self._claim(transaction)
             rows = transaction.claimed(claims) if claims else []
             transaction.commit()  # 2.7
-        except HandlingFailed:
+        except HandlingFailed as failure:
             transaction.rollback()
-            return Progress(received=len(batch), again=True)
+            return Progress(received=len(batch), failed=self._narrow(failure, batch))
         except BaseException:
             transaction.rollback()
             raise
@@ -229,8 +229,10 @@ class Cycle:
         if polled.assigned is not None:
             self._owned = polled.assigned
             self._adopted = False
-        elif polled.membership is None and self._said:
-            raise GenerationLost("the consumer is no member of its group any more")
+        elif polled.membership is None and self._owned != NOTHING:
+            # Thrown out of the group: what was owned is somebody else's, until the group says otherwise.
+            self._owned = NOTHING
+            self._adopted = False
         for record in polled.records:
             if record.input in self._seen:
                 self._buffer.setdefault(record.input, deque()).append(record)
@@ -283,13 +285,9 @@ class Cycle:
             if identity in new:
                 new.discard(identity)  # a twin in the same batch is dropped too
                 deliveries.append(delivery)
-        try:
-            transaction.handle(deliveries)  # 2.3
-            transaction.set_aside(opened.letters)
-            transaction.say()  # 2.4
-        except HandlingFailed as failed:
-            self._narrow(failed, [d.record for d in deliveries], batch)
-            raise
+        transaction.handle(deliveries)  # 2.3
+        transaction.set_aside(opened.letters)
+        transaction.say()  # 2.4
         moved = {source: max(end, positions[source].next_offset) for source, end in ended.items()}
         for record in batch:
             moved[record.input] = max(record.offset + 1, positions[record.input].next_offset)
@@ -314,8 +312,7 @@ class Cycle:
                 continue
             except Retry as error:
                 if doom is None:
-                    self._retry(record, error)
-                    raise HandlingFailed(None) from error
+                    raise HandlingFailed(record) from error
                 opened = None
             if doom is not None:
                 letters.append(Letter(record, epoch, opened.envelope if opened else None, doom))
@@ -325,25 +322,33 @@ class Cycle:
                 deliveries.append(Delivery(record, opened.envelope, opened.event, epoch))
         return _Batch(deliveries, letters, skipped)
 
-    def _narrow(self, failed: HandlingFailed, asked: Sequence[Record], batch: Sequence[Record]) -> None:
+    def _narrow(self, failure: HandlingFailed, batch: Sequence[Record]) -> Exception:
         """Decide what the next attempt leaves out: a parked input, a record to be set aside, or the second part of the
-        batch.
+        batch. Gives the reason of the failure; raises it if it does not go away with the record.
         """
-        cause = failed.__cause__
+        cause = failure.__cause__
         assert isinstance(cause, Exception)
-        culprit = asked[failed.index] if failed.index is not None else asked[0] if len(asked) == 1 else None
-        if culprit is not None and isinstance(cause, Retry):
+        culprit = failure.record if failure.record is not None else batch[0] if len(batch) == 1 else None
+        if not batch:
+            raise cause
+        if not isinstance(culprit, Record):
+            self._batch_limit = max(1, len(batch) // 2)
+            return cause
+        identity = (culprit.input, culprit.offset)
+        if identity in self._doomed:
+            raise cause
+        if isinstance(cause, Retry):
             self._retry(culprit, cause)
-        elif culprit is not None and isinstance(cause, Reject):
-            self._doomed[culprit.input, culprit.offset] = cause
-        elif culprit is not None and len(batch) == 1:
+        elif isinstance(cause, Reject):
+            self._doomed[identity] = cause
+        elif len(batch) > 1:
+            self._batch_limit = max(1, batch.index(culprit))
+        else:
             # A record is poison when it failed alone, twice, each time in a fresh transaction.
-            identity = (culprit.input, culprit.offset)
             self._strikes[identity] = self._strikes.get(identity, 0) + 1
             if self._strikes[identity] >= 2:
                 self._doomed[identity] = cause
-        else:
-            self._batch_limit = max(1, batch.index(culprit) if culprit is not None else len(batch) // 2)
+        return cause
 
     def _retry(self, record: Record, error: Retry) -> None:
         """Park the input of `record` at it, or doom the record if its attempts are used up."""

@@ -153,10 +153,10 @@ class Refused(ExactlyOnceError):
 class HandlingFailed(ExactlyOnceError):
     """Handling a batch failed; `__cause__` is the reason."""
 
-    def __init__(self, index: int | None) -> None:
+    def __init__(self, record: object | None) -> None:
         super().__init__()
-        self.index = index
-        """Which delivery of the batch failed; None if that is not known."""
+        self.record = record
+        """The record that failed; None if that is not known."""
 
 
 class NotOwned(ExactlyOnceError):

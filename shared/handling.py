@@ -114,32 +114,33 @@ class Handlers:
         cause.
         """
         self._load(deliveries, session)
-        for index, delivery in enumerate(deliveries):
+        for delivery in deliveries:
             try:
                 for route in self._routes[type(delivery.event)]:
                     collect(delivery, route.handler(delivery.event, session))
             except Exception as error:
-                raise HandlingFailed(index) from error
+                raise HandlingFailed(delivery.record) from error
 
     def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
         """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in
         key order.
         """
-        index: int | None = None
+        record: Record | None = None
         stage = 0
         try:
             while True:
                 wanted: dict[type[Any], set[object]] = {}
-                for index, delivery in enumerate(deliveries):  # noqa: B007 - the index says which delivery failed
+                for delivery in deliveries:
+                    record = delivery.record
                     for route in self._routes[type(delivery.event)]:
                         if stage < len(route.reads):
                             read = route.reads[stage]
                             wanted.setdefault(read.model, set()).update(read.keys(delivery.event, session))
-                index = None
+                record = None
                 if not wanted:
                     return
                 for model in sorted(wanted, key=lambda model: model.__name__):
                     session.lock_all(model, wanted[model])
                 stage += 1
         except Exception as error:
-            raise HandlingFailed(index) from error
+            raise HandlingFailed(record) from error

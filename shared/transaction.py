@@ -224,10 +224,10 @@ class WorkerDatabase:
 
     def close(self) -> None:
         """End the session, and give the slot back with it."""
-        if self._connection is not None:
-            self._connection.invalidate()
-            self._connection.close()
-            self._connection = None
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
 
     @contextmanager
     def _transient(self, *, connect: bool = False) -> Iterator[Connection]:
@@ -244,13 +244,13 @@ class WorkerDatabase:
                 yield connection
         except DBAPIError as error:
             if error.connection_invalidated:
-                self._connection = None
+                self.close()
             raise DatabaseUnavailable(f"PostgreSQL: {error.orig}") from error
 
     def _connected(self) -> Connection:
         if self._connection is not None and not self._connection.invalidated:
             return self._connection
-        self._connection = None
+        self.close()
         connection = self._engine.connect()
         try:
             with connection.begin():

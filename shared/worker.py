@@ -41,6 +41,9 @@ REPEAT_SECONDS = 60.0
 
 MINUTE = 60.0
 
+DETAIL_MAX = 1_000
+"""Characters of an error in a log line; a database error repeats whole statements."""
+
 
 class Worker:
     """One worker process of a service."""
@@ -204,8 +207,9 @@ class Worker:
         telemetry.DUPLICATES.inc(progress.duplicates)
         telemetry.SKIPPED.inc(progress.skipped)
         telemetry.SAID.inc(progress.said)
-        if progress.again:
+        if progress.failed is not None:
             telemetry.ATTEMPTS_FAILED.inc()
+            log.warning("batch_failed", error=type(progress.failed).__name__, detail=str(progress.failed)[:DETAIL_MAX])
         for letter in progress.set_aside:
             telemetry.SET_ASIDE.inc()
             log.error(

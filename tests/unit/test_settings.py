@@ -2,6 +2,7 @@
 
 import pytest
 
+from dev import env_example
 from shared.errors import Refused
 from shared.settings import Settings, load
 
@@ -58,8 +59,12 @@ def test_the_password_is_not_said() -> None:
 
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
-        load().partitions = 8  # type: ignore[misc]
+        load().partitions = 8
 
 
 def test_every_setting_is_described() -> None:
     assert [name for name, field in Settings.model_fields.items() if not field.description] == []
+
+
+def test_the_example_says_what_the_code_says() -> None:
+    assert env_example.PLACE.read_text() == env_example.text(), "write it again with: python -m dev.env_example"

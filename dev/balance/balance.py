@@ -108,7 +108,7 @@ class _Making:
         self._sheet.add("Orders", *(outside.rows() if outside is not None else ()))
         self._sheet.add("Orders", none("orders without an end", open_, of_orders=True))
         self._sheet.add("Orders", none("orders on which the services disagree", wrong, of_orders=True))
-        self._sheet.add("Money", none("orders whose captured - refunded is not what is due", owed, of_orders=True))
+        self._sheet.add("Money", none("orders that paid something else than is due", owed, of_orders=True))
 
     def _said(self) -> None:
         """Compare the topics with the tables: what each service has said with what it must have said."""
@@ -132,7 +132,7 @@ class _Making:
         )
         for event_type, (service, query) in SUMS.items():
             total = self._databases.number(service, query)
-            self._sheet.add("Money", Row(f"minor units in {event_type}, and in the tables", sums[event_type], total))
+            self._sheet.add("Money", Row(f"money in {event_type}, minor units", sums[event_type], total))
 
     def _rest(self, pending: Pending) -> None:
         """Count what is not at rest."""

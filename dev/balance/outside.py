@@ -53,15 +53,11 @@ class Outside:
 
     def goods(self) -> Row:
         """Compare what was put into stock with what was received."""
-        return self._compare(
-            "items that received something else than was put in", "inventory", RECEIVED, self._book.received
-        )
+        return self._compare("items that received something else", "inventory", RECEIVED, self._book.received)
 
     def money(self) -> Row:
         """Compare what was paid in with what was deposited."""
-        return self._compare(
-            "accounts with other deposits than were paid in", "payment", DEPOSITED, self._book.deposited
-        )
+        return self._compare("accounts that received something else", "payment", DEPOSITED, self._book.deposited)
 
     def _compare(self, what: str, service: str, query: str, put_in: Mapping[str, int]) -> Row:
         found = dict(self._databases.rows(service, query))

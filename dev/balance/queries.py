@@ -41,7 +41,7 @@ class MustBeEmpty(NamedTuple):
 MUST_BE_EMPTY = (
     MustBeEmpty(
         "Stock",
-        "items where received is not available + reserved + sold",
+        "items with lost or surplus pieces",
         "inventory",
         """
         SELECT format('%s received %s, available %s, reserved %s, sold %s', sku, received, available, reserved, sold)
@@ -50,7 +50,7 @@ MUST_BE_EMPTY = (
     ),
     MustBeEmpty(
         "Stock",
-        "items whose reservations say otherwise",
+        "items with other reservations than counted",
         "inventory",
         """
         SELECT format('%s reserved %s and sold %s, by its reservations %s and %s', sku,
@@ -93,7 +93,7 @@ MUST_BE_EMPTY = (
     ),
     MustBeEmpty(
         "Money",
-        "accounts whose balance is not the sum of their entries",
+        "accounts whose entries sum to something else",
         "payment",
         """
         SELECT format('%s has %s, by its entries %s', coalesce(id, posted.account), coalesce(balance, 0),

@@ -91,7 +91,7 @@ class Sheet:
     def render(self) -> RenderableType:
         """For people."""
         table = Table(title="The balance sheet", title_style="bold", title_justify="left", box=None, pad_edge=False)
-        table.add_column("")
+        table.add_column("", no_wrap=True)
         table.add_column("found", justify="right")
         table.add_column("expected", justify="right")
         table.add_column("")

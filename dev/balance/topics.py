@@ -6,7 +6,8 @@ It parses headers by itself: a mistake in the library's envelope must not be rep
 import json
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
@@ -111,22 +112,11 @@ class Topics:
     def read(self, topics: Iterable[str]) -> Iterator[Record]:
         """Read `topics` from the beginning to the present end, with read_committed, in the order of each partition."""
         left = set(self.partitions(topics))
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self._bootstrap,
-                "group.id": f"balance-{uuid.uuid4()}",  # the client wants a name; it joins nothing and commits nothing
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "enable.partition.eof": True,
-                "log_level": 0,
-            }
-        )
-        try:
-            consumer.assign([TopicPartition(topic, number, OFFSET_BEGINNING) for topic, number in left])
+        with self._reader() as reader:
+            reader.assign([TopicPartition(*partition, OFFSET_BEGINNING) for partition in left])
             deadline = time.monotonic() + SILENCE_SECONDS
             while left:
-                for message in consumer.consume(RECORDS_AT_ONCE, POLL_SECONDS):
+                for message in reader.consume(RECORDS_AT_ONCE, POLL_SECONDS):
                     deadline = time.monotonic() + SILENCE_SECONDS
                     error = message.error()
                     if error is None:
@@ -136,11 +126,36 @@ class Topics:
                     else:
                         raise KafkaException(error)
                 if time.monotonic() > deadline:
-                    raise TimeoutError(
-                        f"nothing came for {SILENCE_SECONDS:.0f} s, and the end is not reached: {sorted(left)}"
-                    )
+                    raise TimeoutError(f"nothing came for {SILENCE_SECONDS:.0f} s, and {sorted(left)} did not end")
+
+    def follow(self, topics: Iterable[str], going: Callable[[], bool]) -> Iterator[Record]:
+        """Read what is written to `topics` from now on, while `going` says so. A broker that is away is waited for."""
+        ends = self.ends(self.partitions(topics))
+        with self._reader() as reader:
+            reader.assign([TopicPartition(*partition, end.stable) for partition, end in ends.items()])
+            while going():
+                message = reader.poll(POLL_SECONDS)
+                if message is not None and message.error() is None:
+                    yield _record(message)
+
+    @contextmanager
+    def _reader(self) -> Iterator[Consumer]:
+        reader = Consumer(
+            {
+                "bootstrap.servers": self._bootstrap,
+                "group.id": f"balance-{uuid.uuid4()}",  # the client wants a name; it joins nothing and commits nothing
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 20,  # a reader that measures must not add its own waiting
+                "log_level": 0,
+            }
+        )
+        try:
+            yield reader
         finally:
-            consumer.close()
+            reader.close()
 
 
 def _record(message: Message) -> Record:

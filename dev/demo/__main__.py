@@ -1,0 +1,123 @@
+"""`python -m dev.demo`: the kill test, to be watched. Exit code 0 only if the balance sheet balances."""
+
+import argparse
+import random
+import shutil
+import signal
+import sys
+import tempfile
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from dev.balance import Sheet
+from dev.demo import chaos, market
+from dev.demo.chaos import Blow, Chaos, Struck
+from dev.demo.flow import flow
+from dev.demo.load import Load
+from dev.demo.observer import Observer
+from dev.demo.report import report
+from dev.demo.show import Show
+from dev.servers import ServerError, running
+from dev.supervisor import GaveUp
+from dev.system import NotReadyError, System
+
+PROBLEMS_SHOWN = 10
+
+
+@dataclass(frozen=True)
+class Options:
+    """What the command line says."""
+
+    orders: int
+    seconds: float
+    kills: int
+    freezes: int
+    seed: int
+
+
+def main() -> int:
+    """Run the demo."""
+    options = _options()
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: every block is left in order
+    logs = Path(tempfile.mkdtemp(prefix="exactly-once-demo-"))
+    keep = False
+    with Show() as show:
+        try:
+            sheet, load = _run(options, show, logs)
+            keep = not sheet.balanced or bool(load.problems)
+        except KeyboardInterrupt:
+            show.say("stopped; everything that was started is gone")
+            return 130
+        except (ServerError, NotReadyError, GaveUp) as error:
+            show.console.print(str(error), style="red", markup=False)
+            keep = True
+            return 2
+        finally:
+            if keep:
+                show.say(f"The logs of all processes are in {logs}")
+            else:
+                shutil.rmtree(logs, ignore_errors=True)
+    return 1 if keep else 0
+
+
+def _options() -> Options:
+    parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
+    parser.add_argument("--orders", type=int, default=2_400, help="orders to place (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=60.0, help="time to place them in (default: %(default)s)")
+    parser.add_argument("--kills", type=int, default=20, help="processes to kill meanwhile (default: %(default)s)")
+    parser.add_argument("--freezes", type=int, default=3, help="workers to freeze meanwhile (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=None, help="repeats orders, victims and moments of an earlier run")
+    given = parser.parse_args()
+    if min(given.orders, given.seconds) <= 0 or min(given.kills, given.freezes) < 0:
+        parser.error("orders and seconds must be positive; kills and freezes cannot be negative")
+    seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
+    return Options(given.orders, given.seconds, given.kills, given.freezes, seed)
+
+
+def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
+    """Start everything, let it be struck, and balance the books."""
+    show.say(
+        f"{options.orders:,} orders in {options.seconds:.0f} s, {options.kills} kills, {options.freezes} freezes; "
+        f"repeat it with SEED={options.seed}"
+    )
+    with ExitStack() as stack:
+        servers = stack.enter_context(running(report=show.say))
+        system = stack.enter_context(System(servers, logs=logs, report=show.say))
+        show.say(f"{len(system.supervisor.names)} processes of {len(system.services)} services are ready")
+        load = Load(system.url, market.plan("demo", options.seed, options.orders, options.seconds))
+        show.progress("customers fill the shelves and pay in")
+        load.open()
+        observer = stack.enter_context(Observer(system.bootstrap))
+        strikes = Chaos(system, _blows(options, system), lambda struck: show.say(_told(struck)))
+        flow(system, load, strikes, observer, show)
+        show.say("All orders are placed; everything drains")
+        sheet = replace(system.balance(), report=show.progress).sheet(load.book)
+        if observer.error is not None:
+            raise observer.error
+        show.print("")
+        show.print(sheet.render())
+        show.print("")
+        show.print(report(load, strikes.struck, observer, system.supervisor))
+        for problem in load.problems[:PROBLEMS_SHOWN]:
+            show.console.print(f"unexpected: {problem}", style="red", markup=False)
+        show.progress("stopping")
+    return sheet, load
+
+
+def _blows(options: Options, system: System) -> tuple[Blow, ...]:
+    workers = [worker for service in system.services for worker in system.workers(service)]
+    apis = [system.api(service) for service in system.services]
+    return chaos.plan(options.seed, options.seconds, workers, apis, kills=options.kills, freezes=options.freezes)
+
+
+def _told(struck: Struck) -> str:
+    blow = struck.blow
+    if not struck.hit:
+        return f"[dim]{blow.victim} was to be struck, and was not running just then[/dim]"
+    if blow.kind == "freeze":
+        return f"[cyan]froze[/cyan]   {blow.victim} for {blow.seconds:.0f} s"
+    return f"[red]killed[/red]  {blow.victim}"
+
+
+sys.exit(main())

@@ -1,0 +1,139 @@
+"""Kills and freezes processes by a plan that is made from a seed."""
+
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+from dev.system import System
+
+# The default transaction timeout of a worker (12 s), the broker's clean-up interval (1 s), and a margin: when it is
+# thawed, its group has gone on without it and its open transaction was ended by the broker.
+FREEZE_SECONDS = 15.0
+# Freezes overlap: each begins this long after the one before.
+FREEZE_DISTANCE_SECONDS = 1.5
+# Nobody is struck before orders flow, nor in the last moments: a recovery can only be seen while orders flow.
+QUIET_SECONDS = 3.0
+
+Kind = Literal["kill", "freeze", "kill kafka", "kill postgres"]
+
+
+@dataclass(frozen=True)
+class Blow:
+    """What is done to whom, and when: seconds after the start."""
+
+    moment: float
+    kind: Kind
+    victim: str
+    """The name of a process; empty for a server."""
+    seconds: float = 0.0
+    """How long it lasts: a freeze until the thaw, a server until it is started again."""
+
+
+@dataclass(frozen=True)
+class Struck:
+    """A blow that was struck."""
+
+    blow: Blow
+    at: float
+    """When, by `time.monotonic`."""
+    hit: bool
+    """False if the victim was not running just then."""
+
+
+def plan(
+    seed: int,
+    seconds: float,
+    workers: Sequence[str],
+    others: Sequence[str] = (),
+    *,
+    kills: int,
+    freezes: int = 0,
+    freeze_seconds: float = FREEZE_SECONDS,
+) -> tuple[Blow, ...]:
+    """Plan blows within `seconds`. A kill hits a worker, or one of `others` once in five times; a freeze a worker.
+
+    A frozen worker is not killed: it is meant to wake up and find that the world went on.
+    """
+    random_ = random.Random(seed)
+    first, last = QUIET_SECONDS, max(QUIET_SECONDS, seconds - QUIET_SECONDS)
+    blows: list[Blow] = []
+    if freezes:
+        length = freeze_seconds + (freezes - 1) * FREEZE_DISTANCE_SECONDS
+        start = random_.uniform(first, max(first, last - length))
+        victims = random_.sample(list(workers), min(freezes, len(workers)))
+        blows += [
+            Blow(start + number * FREEZE_DISTANCE_SECONDS, "freeze", victim, freeze_seconds)
+            for number, victim in enumerate(victims)
+        ]
+    for number in range(kills):
+        moment = first + (last - first) * (number + random_.random()) / kills
+        frozen = {blow.victim for blow in blows if blow.kind == "freeze" and _meets(blow, moment)}
+        group = others if others and random_.random() < 0.2 else workers
+        blows.append(Blow(moment, "kill", random_.choice([name for name in group if name not in frozen])))
+    return tuple(sorted(blows, key=lambda blow: blow.moment))
+
+
+def _meets(freeze: Blow, moment: float) -> bool:
+    return freeze.moment - 1 <= moment <= freeze.moment + freeze.seconds + 1
+
+
+class Chaos:
+    """Strikes, once, what is planned."""
+
+    def __init__(self, system: System, blows: Sequence[Blow], on_blow: Callable[[Struck], None]) -> None:
+        self._system = system
+        self._blows = blows
+        self._on_blow = on_blow
+        self._stopping = threading.Event()
+        self.struck: list[Struck] = []
+
+    def stop(self) -> None:
+        """Strike no more, and undo what is not undone yet."""
+        self._stopping.set()
+
+    def run(self) -> None:
+        """Strike all blows at their moments. When it returns, everybody is thawed and every server is up."""
+        began = time.monotonic()
+        todo: list[tuple[float, Callable[[], None]]] = []
+        for blow in self._blows:
+            todo.append((blow.moment, partial(self._strike, blow)))
+            if blow.kind != "kill":
+                todo.append((blow.moment + blow.seconds, partial(self._undo, blow)))
+        try:
+            for moment, act in sorted(todo, key=lambda pair: pair[0]):
+                if self._stopping.wait(max(0.0, began + moment - time.monotonic())):
+                    return
+                act()
+        finally:
+            for struck in self.struck:
+                self._undo(struck.blow)
+
+    def _strike(self, blow: Blow) -> None:
+        hit = True
+        match blow.kind:
+            case "kill":
+                hit = self._system.supervisor.kill(blow.victim)
+            case "freeze":
+                hit = self._system.supervisor.freeze(blow.victim)
+            case "kill kafka":
+                self._system.servers.kafka.kill()
+            case "kill postgres":
+                self._system.servers.postgres.kill()
+        self.struck.append(Struck(blow, time.monotonic(), hit))
+        self._on_blow(self.struck[-1])
+
+    def _undo(self, blow: Blow) -> None:
+        """Thaw, or start the server again; does nothing if that was done before."""
+        match blow.kind:
+            case "freeze":
+                self._system.supervisor.thaw(blow.victim)
+            case "kill kafka":
+                self._system.servers.kafka.start()
+            case "kill postgres":
+                self._system.servers.postgres.start()
+            case "kill":
+                """The supervisor has started it again."""

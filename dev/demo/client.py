@@ -1,0 +1,51 @@
+"""A client that insists: it repeats a request under the same Idempotency-Key until somebody answers it."""
+
+import asyncio
+import time
+from collections import Counter
+from typing import Any
+
+import httpx
+
+# Longer than a request waits for its database, or for its twin.
+ANSWER_SECONDS = 10.0
+# A request is given up after this: longer than any outage that chaos makes.
+REQUEST_SECONDS = 90.0
+PAUSE_SECONDS = 0.2
+
+NOT_NOW = frozenset({500, 502, 503, 504})
+
+
+class UnansweredError(Exception):
+    """Nobody answered within `REQUEST_SECONDS`: the request may have been carried out, or not."""
+
+
+class Client:
+    """Wraps httpx for one event loop."""
+
+    def __init__(self, connections: int, counts: Counter[str]) -> None:
+        limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
+        self._http = httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits)
+        self._counts = counts
+
+    async def close(self) -> None:
+        await self._http.aclose()
+
+    async def send(self, method: str, url: str, key: str, body: dict[str, Any] | None = None) -> httpx.Response:
+        """Give the answer, after as many attempts as it takes. Raises `UnansweredError`."""
+        deadline = time.monotonic() + REQUEST_SECONDS
+        while True:
+            try:
+                answer = await self._http.request(method, url, json=body, headers={"Idempotency-Key": key})
+            except httpx.TransportError as error:
+                cause = type(error).__name__
+            else:
+                # 409 with Retry-After: a twin of this request is at work just now.
+                if answer.status_code not in NOT_NOW and "Retry-After" not in answer.headers:
+                    return answer
+                cause = str(answer.status_code)
+            self._counts["repeated"] += 1
+            self._counts[f"repeated after {cause}"] += 1
+            if time.monotonic() > deadline:
+                raise UnansweredError(f"{method} {url} {key}: {cause}")
+            await asyncio.sleep(PAUSE_SECONDS)

@@ -1,0 +1,84 @@
+"""A reader that follows the topics with `read_committed` while orders flow, and measures what a subscriber sees."""
+
+import threading
+import time
+from bisect import bisect_left
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from types import TracebackType
+from typing import Self
+
+from dev.balance.rules import TOPICS
+from dev.balance.topics import Partition, Topics
+
+# A silence belongs to a blow if it begins within this time after it: the victim may have had a batch on its way.
+REACTION_SECONDS = 1.0
+
+
+class Observer:
+    """Follows the topics on a thread of its own, from the beginning on."""
+
+    def __init__(self, bootstrap: str) -> None:
+        self._topics = Topics(bootstrap)
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
+        self._placed: dict[str, float] = {}
+        self.counts: Counter[str] = Counter()
+        """Events read, by type."""
+        self.arrivals: defaultdict[Partition, list[float]] = defaultdict(list)
+        """When records of a partition could be read, by `time.monotonic`."""
+        self.latencies: list[float] = []
+        """From the moment in which the database decided OrderPlaced to the one in which OrderConfirmed can be read."""
+        self.error: Exception | None = None
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stopping.set()
+        self._thread.join(10.0)
+
+    def _run(self) -> None:
+        try:
+            for record in self._topics.follow(TOPICS, lambda: not self._stopping.is_set()):
+                now, clock = time.monotonic(), time.time()
+                self.counts[record.type] += 1
+                self.arrivals[record.topic, record.partition].append(now)
+                if record.type == "OrderPlaced":
+                    self._placed[record.key] = datetime.fromisoformat(record.time).timestamp()
+                elif record.topic == "order.events":
+                    placed = self._placed.pop(record.key, None)
+                    if placed is not None and record.type == "OrderConfirmed":
+                        self.latencies.append(clock - placed)
+        except Exception as error:  # noqa: BLE001 - it belongs to the main thread, which looks here
+            self.error = error
+
+
+def silence(arrivals: Mapping[Partition, Sequence[float]], topic: str, at: float) -> float | None:
+    """Give the longest silence of any partition of `topic` that a blow at `at` can have caused.
+
+    A silence counts if it begins at the blow or within `REACTION_SECONDS` after it, however long it lasts. None if some
+    partition was never heard again, because no more orders came.
+    """
+    longest = 0.0
+    for partition, times in arrivals.items():
+        if partition[0] != topic:
+            continue
+        index = bisect_left(times, at)
+        since = at
+        while since <= at + REACTION_SECONDS:
+            if index == len(times):
+                return None
+            longest = max(longest, times[index] - since)
+            since = times[index]
+            index += 1
+    return longest
+
+
+def quantile(values: Sequence[float], share: float) -> float:
+    """Give the value that `share` of all values do not exceed; 0 if there are none."""
+    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0

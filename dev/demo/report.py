@@ -1,0 +1,92 @@
+"""What the run has shown, in a few lines: how often it was struck, how fast it came back, how fast it worked."""
+
+from collections.abc import Mapping, Sequence
+
+from rich.table import Table
+
+from dev.balance.topics import Partition
+from dev.demo.chaos import Struck
+from dev.demo.load import Load
+from dev.demo.observer import Observer, quantile, silence
+from dev.supervisor import Supervisor
+
+# A kill within this time of a freeze of the same service is not measured by itself: the silence would be that of both.
+FREEZE_REACH_SECONDS = 3.0
+
+
+def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor: Supervisor) -> Table:
+    """Put the numbers together."""
+    table = Table(title="What happened", title_style="bold", title_justify="left", box=None, pad_edge=False)
+    table.show_header = False
+    table.add_column(no_wrap=True)
+    table.add_column()
+    kills = [s for s in struck if s.blow.kind == "kill" and s.hit]
+    freezes = [s for s in struck if s.blow.kind == "freeze" and s.hit]
+    apis = sum(s.blow.victim.endswith(" api") for s in kills)
+    table.add_row("killed (SIGKILL)", f"{len(kills)}: {len(kills) - apis} workers, {apis} APIs")
+    if freezes:
+        seconds = f"{freezes[0].blow.seconds:.0f} s"
+        table.add_row("frozen (SIGSTOP)", f"{len(freezes)} workers for {seconds}, beyond every timeout, then thawed")
+    exits = supervisor.causes()
+    table.add_row("ended by themselves", ", ".join(f"{what} ({n})" for what, n in exits.items()) or "none")
+    counts = load.counts
+    table.add_row(
+        "customers",
+        f"{counts['accepted']:,} orders, {counts['twins']:,} of them sent twice; {counts['cancelled']:,} cancelled, "
+        f"{counts['too late to cancel']:,} too late; {counts['repeated']:,} requests repeated for want of an answer",
+    )
+    decided = sum(observer.counts[name] for name in ("OrderConfirmed", "OrderRejected", "OrderCancelled"))
+    events = sum(observer.counts.values())
+    table.add_row("orders", _outcomes(observer))
+    table.add_row(
+        "throughput",
+        f"{decided / load.seconds:,.0f} orders/s as they were placed, {events / load.seconds:,.0f} events/s",
+    )
+    latencies = observer.latencies
+    table.add_row(
+        "latency",
+        f"p50 {_ms(quantile(latencies, 0.50))}, p99 {_ms(quantile(latencies, 0.99))}, "
+        f"longest {_ms(max(latencies, default=0))}: from an order's commit until its OrderConfirmed can be read",
+    )
+    for text, value in _silences(kills, freezes, observer.arrivals):
+        table.add_row(text, value)
+    return table
+
+
+def _outcomes(observer: Observer) -> str:
+    names = {"OrderConfirmed": "confirmed", "OrderRejected": "rejected", "OrderCancelled": "cancelled"}
+    return ", ".join(f"{observer.counts[event]:,} {word}" for event, word in names.items())
+
+
+def _silences(
+    kills: Sequence[Struck], freezes: Sequence[Struck], arrivals: Mapping[Partition, Sequence[float]]
+) -> list[tuple[str, str]]:
+    """Measure recoveries by the silence of the partitions of the victim's topic."""
+    workers = [s for s in kills if not s.blow.victim.endswith(" api")]
+    apart = [kill for kill in workers if not any(_overlap(kill, freeze) for freeze in freezes)]
+    rows = []
+    for text, blows in (("slowest recovery", apart), ("slowest hand-over", freezes)):
+        measured = [s for blow in blows if (s := silence(arrivals, _topic(blow), blow.at)) is not None]
+        if measured:
+            of = "kill" if blows is apart else "freeze"
+            rows.append(
+                (
+                    text,
+                    f"{max(measured):.1f} s, median {quantile(measured, 0.5):.1f} s: longest silence of a partition of "
+                    f"the victim's topic after a {of} ({len(measured)} measured)",
+                )
+            )
+    return rows
+
+
+def _topic(struck: Struck) -> str:
+    return f"{struck.blow.victim.split()[0]}.events"
+
+
+def _overlap(kill: Struck, freeze: Struck) -> bool:
+    begin, end = freeze.at - FREEZE_REACH_SECONDS, freeze.at + freeze.blow.seconds + FREEZE_REACH_SECONDS
+    return _topic(kill) == _topic(freeze) and begin <= kill.at <= end
+
+
+def _ms(seconds: float) -> str:
+    return f"{seconds * 1000:,.0f} ms" if seconds < 10 else f"{seconds:,.1f} s"

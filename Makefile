@@ -18,6 +18,7 @@ demo: $(READY)  ## orders flow while workers are killed; ends with the balance s
 	@$(RUN) -m dev.demo $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) $(call option,SEED,seed)
 
 test: check  ## all checks and all tests, against a real Kafka and a real PostgreSQL (ARGS= goes to pytest)
+	@$(RUN) -m dev.servers fetch  # here rather than in the first test: it can be seen, and no test waits for it
 	$(RUN) -m pytest $(ARGS)
 
 check: $(READY)  ## lint, format, types and import contracts; changes nothing

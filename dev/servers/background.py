@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 from threading import Event
 
 import psutil
@@ -14,32 +15,34 @@ from dev.servers.prepare import ROOT, prepare, service_names
 from dev.servers.process import ServerError, say
 from dev.servers.together import running
 
-STATE_DIRECTORY = ROOT / ".servers"
-STATE = STATE_DIRECTORY / "state.json"
-LOG = STATE_DIRECTORY / "log"
-ENV_FILE = ROOT / ".env.local"
 ENV_HEAD = "# Written by `make servers`, removed by `make servers-down`."
 
 UP_SECONDS_MAX = 600.0  # the first time, Kafka is downloaded
 DOWN_SECONDS_MAX = 60.0
 POLL_SECONDS = 0.1
 
+# Where the process in the background keeps its log, and says where the servers are; under the root of the repository.
+HOME = Path(".servers")
+STATE = HOME / "state.json"
+LOG = HOME / "log"
+ENV_FILE = Path(".env.local")
 
-def up(kafka_port: int | None, postgres_port: int | None) -> None:
+
+def up(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     """Start the servers unless they run, prepare what the services need, and write `.env.local`."""
-    state = _state()
+    state = _state(root)
     if state:
         say("Kafka and PostgreSQL are up already")
     else:
-        state = _start(kafka_port, postgres_port)
-    _write_env(state["bootstrap"], state["database_url"])
-    say(f"Kafka       {state['bootstrap']}\nPostgreSQL  {state['database_url']}\nwritten to  {ENV_FILE.name}")
+        state = _start(root, kafka_port, postgres_port)
+    _write_env(root / ENV_FILE, state["bootstrap"], state["database_url"])
+    say(f"Kafka       {state['bootstrap']}\nPostgreSQL  {state['database_url']}\nwritten to  {ENV_FILE}")
     prepare(state["bootstrap"], state["database_url"])
 
 
-def down() -> None:
+def down(root: Path) -> None:
     """Stop the servers; their data goes with them."""
-    state = _state()
+    state = _state(root)
     if state:
         process = psutil.Process(int(state["pid"]))
         process.terminate()
@@ -48,12 +51,13 @@ def down() -> None:
         except psutil.TimeoutExpired:
             process.kill()  # the guards end the servers then
     say("Kafka and PostgreSQL are down" if state else "Kafka and PostgreSQL were not up")
-    STATE.unlink(missing_ok=True)
-    if ENV_FILE.exists() and ENV_FILE.read_text().startswith(ENV_HEAD):
-        ENV_FILE.unlink()
+    (root / STATE).unlink(missing_ok=True)
+    env_file = root / ENV_FILE
+    if env_file.exists() and env_file.read_text().startswith(ENV_HEAD):
+        env_file.unlink()
 
 
-def serve(kafka_port: int | None, postgres_port: int | None) -> None:
+def serve(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     """Be the process in the background: hold the servers until SIGTERM."""
     done = Event()
     signal.signal(signal.SIGTERM, lambda *_: done.set())
@@ -64,17 +68,17 @@ def serve(kafka_port: int | None, postgres_port: int | None) -> None:
             "bootstrap": servers.kafka.bootstrap,
             "database_url": servers.postgres.dsn("{service}"),
         }
-        new = STATE.with_suffix(".new")
+        new = (root / STATE).with_suffix(".new")
         new.touch(mode=0o600)  # it holds the password
         new.write_text(json.dumps(state, indent=2))
-        new.replace(STATE)
+        new.replace(root / STATE)
         done.wait()
 
 
-def _state() -> dict[str, str] | None:
+def _state(root: Path) -> dict[str, str] | None:
     """Read what the process in the background has written, if that process still runs."""
     try:
-        state: dict[str, str] = json.loads(STATE.read_text())
+        state: dict[str, str] = json.loads((root / STATE).read_text())
         process = psutil.Process(int(state["pid"]))
         # A pid is used again; a pid with its time of birth is not.
         alive = str(process.create_time()) == state["started"] and process.status() != psutil.STATUS_ZOMBIE
@@ -83,15 +87,15 @@ def _state() -> dict[str, str] | None:
     return state if alive else None
 
 
-def _start(kafka_port: int | None, postgres_port: int | None) -> dict[str, str]:
+def _start(root: Path, kafka_port: int | None, postgres_port: int | None) -> dict[str, str]:
     """Start the process in the background, and show its log until it is ready."""
-    STATE_DIRECTORY.mkdir(exist_ok=True)
-    STATE.unlink(missing_ok=True)
+    (root / HOME).mkdir(exist_ok=True)
+    (root / STATE).unlink(missing_ok=True)
     ports = {"--kafka-port": kafka_port, "--postgres-port": postgres_port}
     options = [word for name, port in ports.items() if port for word in (name, str(port))]
-    with LOG.open("wb") as output:
+    with (root / LOG).open("wb") as output:
         process = subprocess.Popen(
-            [sys.executable, "-m", "dev.servers", "serve", *options],
+            [sys.executable, "-m", "dev.servers", "serve", "--root", root, *options],
             cwd=ROOT,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -99,20 +103,22 @@ def _start(kafka_port: int | None, postgres_port: int | None) -> dict[str, str]:
             start_new_session=True,
         )
     deadline = time.monotonic() + UP_SECONDS_MAX
-    with LOG.open() as log:
-        while not (state := _state()):
+    with (root / LOG).open() as log:
+        while True:
+            ended = process.poll() is not None
+            state = _state(root)
             sys.stderr.write(log.read())
-            if process.poll() is not None:
-                raise ServerError(f"the servers did not start:\n{log.read()}")
+            if state:
+                return state
+            if ended:
+                raise ServerError("The servers did not start.")
             if time.monotonic() > deadline:
                 process.terminate()
-                raise ServerError(f"the servers were not up within {UP_SECONDS_MAX:.0f} s")
+                raise ServerError(f"The servers were not up within {UP_SECONDS_MAX:.0f} s; gave up.")
             time.sleep(POLL_SECONDS)
-        sys.stderr.write(log.read())
-    return state
 
 
-def _write_env(bootstrap: str, database_url: str) -> None:
+def _write_env(file: Path, bootstrap: str, database_url: str) -> None:
     lines = [
         ENV_HEAD,
         "# Every service reads it. {service} stands for the service's own name.",
@@ -127,6 +133,6 @@ def _write_env(bootstrap: str, database_url: str) -> None:
             f"#   .venv/bin/python -m services.{name} worker",
             f"{name.upper()}_DATABASE_URL={database_url.replace('{service}', name)}",
         ]
-    ENV_FILE.unlink(missing_ok=True)
-    ENV_FILE.touch(mode=0o600)  # it holds the password
-    ENV_FILE.write_text("\n".join(lines) + "\n")
+    file.unlink(missing_ok=True)
+    file.touch(mode=0o600)  # it holds the password
+    file.write_text("\n".join(lines) + "\n")

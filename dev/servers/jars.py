@@ -1,6 +1,7 @@
-"""Kafka's own jars, from Maven Central or the mirror that jgo is configured for, each checked against `kafka.sha256`.
+"""Kafka's own jars, each checked against `kafka.sha256`.
 
-That file is the lock: it lists every jar, so nothing is resolved when servers start. `python -m dev.servers.jars`
+They come from Maven Central, or from what `[repositories]` names in jgo's own configuration, `~/.config/jgo.conf`.
+The file is the lock: it lists every jar, so nothing is resolved when servers start. `python -m dev.servers.jars`
 resolves anew and writes it. Downloads stay in the user's cache, in Maven's layout; once there, no network is used.
 """
 

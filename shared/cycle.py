@@ -30,22 +30,12 @@ An assignment does R2 to R4. Why each step is needed is in docs/protocol.md. Thi
 two ports of `shared.ports` and has no clock, no thread and no randomness of its own, so that a simulation can run it.
 """
 
-from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
-from typing import Any, NamedTuple
+from typing import Any
 
-from shared.errors import (
-    ContentRefused,
-    ContentStuck,
-    GenerationLost,
-    HandlingFailed,
-    Malformed,
-    RecoveryNeeded,
-    Reject,
-    Retry,
-)
+from shared.errors import ContentRefused, ContentStuck, GenerationLost, HandlingFailed, Malformed, RecoveryNeeded, Retry
+from shared.intake import Intake
 from shared.ports import (
     NOTHING,
     Assignment,
@@ -65,9 +55,7 @@ from shared.ports import (
 from shared.positions import Verdict, judge_input, judge_lane
 
 ADOPTIONS_MAX = 20
-"""How often one adoption may begin anew because the group changed under it; more means that the group does not come to
-rest.
-"""
+"""How often an adoption may begin anew because the group changed under it; more means that the group does not rest."""
 
 
 @dataclass(frozen=True)
@@ -97,14 +85,6 @@ class Progress:
     """Why the batch was rolled back; the next cycle tries again without what made it fail."""
 
 
-class _Batch(NamedTuple):
-    """A batch, opened: what is for the handlers, and what is set aside without asking them."""
-
-    deliveries: list[Delivery]
-    letters: list[Letter]
-    skipped: int
-
-
 class Cycle:
     """One worker's cycle over its two ports.
 
@@ -126,15 +106,13 @@ class Cycle:
         self._open = open_record
         self._limits = limits
         self._owned: Assignment = NOTHING
-        self._forget()
         # Lanes whose claim Kafka refused for its content are said alone, in ever smaller claims. This outlives a
         # recovery: it is about the rows.
         self._claim_limits: dict[int, int] = {}
+        self._forget()
 
     def _forget(self) -> None:
-        """Forget everything that was read or concluded; nothing of it may outlive a doubt or a change of the
-        assignment.
-        """
+        """Forget everything that was read or concluded: nothing outlives a doubt or a change of the assignment."""
         self._adopted = False
         """Whether the rest of this is known for what is owned now."""
         self._said: dict[int, Committed] = {}
@@ -142,17 +120,7 @@ class Cycle:
         self._seen: dict[Input, int] = {}
         """The last H that this worker read or committed. A row below it means that Postgres went back."""
         self._reported: dict[Input, int] = {}
-        self._buffer: dict[Input, deque[Record]] = {}
-        """Polled and not yet handled: at most a batch, and the rest of a batch for each parked input."""
-        self._ends: dict[Input, int] = {}
-        self._parked: dict[Input, int] = {}
-        """Inputs that wait after a `Retry`, and the offset they wait at."""
-        self._retries: dict[Input, tuple[int, int]] = {}
-        """Offset and number of the `Retry`s in a row at it."""
-        self._strikes: dict[tuple[Input, int], int] = {}
-        self._doomed: dict[tuple[Input, int], Exception] = {}
-        """Records that are set aside with the next batch, and why."""
-        self._batch_limit = self._limits.records
+        self._intake = Intake(self._owned.inputs, self._limits.records, self._limits.retries)
         self._paused: frozenset[Input] = frozenset()
 
     @property
@@ -161,39 +129,35 @@ class Cycle:
         return self._owned
 
     @property
+    def seen(self) -> dict[Input, int]:
+        """H of the inputs owned."""
+        return self._seen
+
     def parked(self) -> dict[Input, int]:
         """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
-        return {source: self._retries[source][1] for source in self._parked}
+        return self._intake.parked()
 
     def unpark(self, source: Input) -> None:
         """Try again the record at which `source` waits."""
-        self._parked.pop(source, None)
+        self._intake.unpark(source)
 
     def run(self, seconds: float, *, report: bool) -> Progress:
-        """Run one cycle, waiting up to `seconds` for records; `report` makes H known to Kafka even if nothing is to be
-        said.
+        """Run one cycle, waiting up to `seconds` for records; `report` tells H to Kafka even if nothing is to be said.
 
         Raises `RecoveryNeeded`, after which only `recover` may be called; `Unavailable`, after which the cycle may be
         run again; `Stop` or `Exit`.
         """
-        # 1
-        polled = self._poll(seconds)
+        polled = self._poll(seconds)  # 1
         if not self._adopted:
             self._adopt()
             return Progress()
-        batch = self._take()
-        ended = self._ended() if report else {}
-        lanes = self._said.keys()
-        if (
-            not batch
-            and not ended
-            and not (report and self._unreported())
-            and not (lanes and self._database.unsaid(lanes))
-        ):
+        batch = self._intake.batch()
+        ended = self._intake.ended(self._seen) if report else {}
+        if not batch and not ended and not (report and self._unreported()) and not self._unsaid():
             return Progress(idle=True)
-        # 2
+
         progress = Progress(received=len(batch))
-        transaction = self._database.begin()
+        transaction = self._database.begin()  # 2
         try:
             moved = self._handle(transaction, batch, ended, progress)
             claims = self._claim(transaction)
@@ -201,14 +165,15 @@ class Cycle:
             transaction.commit()  # 2.7
         except HandlingFailed as failure:
             transaction.rollback()
-            return Progress(received=len(batch), failed=self._narrow(failure, batch))
+            return Progress(received=len(batch), failed=self._intake.failed(failure, batch))
         except BaseException:
             transaction.rollback()
             raise
-        self._handled(batch, moved)
-        # 3
-        if lanes and (claims or (report and self._unreported())):
-            self._say(claims, rows, moved.keys() if not report else self._seen.keys(), polled.membership)
+        self._intake.handled(batch)
+        self._seen.update(moved)
+
+        if claims or (report and self._unreported()):
+            self._say(claims, rows, self._seen if report else moved, polled.membership)  # 3 and 4
             progress.said = len(rows)
         return progress
 
@@ -222,10 +187,9 @@ class Cycle:
     # ---- 1
 
     def _poll(self, seconds: float) -> Polled:
-        held = sum(len(records) for source, records in self._buffer.items() if source not in self._parked)
-        room = self._limits.records - held
-        self._pause(frozenset(self._owned.inputs if room <= 0 else self._parked))
-        polled = self._kafka.poll(max(room, 1), seconds if held == 0 else 0)
+        room = self._intake.room()
+        self._pause(frozenset(self._owned.inputs if room <= 0 else self._intake.parked()))
+        polled = self._kafka.poll(max(room, 1), seconds if self._intake.idle() else 0)
         if polled.assigned is not None:
             self._owned = polled.assigned
             self._adopted = False
@@ -233,10 +197,7 @@ class Cycle:
             # Thrown out of the group: what was owned is somebody else's, until the group says otherwise.
             self._owned = NOTHING
             self._adopted = False
-        for record in polled.records:
-            if record.input in self._seen:
-                self._buffer.setdefault(record.input, deque()).append(record)
-        self._ends.update({source: end for source, end in polled.ends.items() if source in self._seen})
+        self._intake.add(polled)
         return polled
 
     def _pause(self, wanted: frozenset[Input]) -> None:
@@ -246,22 +207,12 @@ class Cycle:
             self._kafka.resume(self._paused - wanted)
         self._paused = wanted
 
-    def _take(self) -> list[Record]:
-        """The next records, input by input, those of a parked input only up to where it waits."""
-        ready = (
-            record
-            for source in sorted(self._buffer)
-            for record in self._buffer[source]
-            if source not in self._parked or record.offset < self._parked[source]
-        )
-        return list(islice(ready, self._batch_limit))
-
-    def _ended(self) -> dict[Input, int]:
-        """Inputs read to their end whose H is still below it, because only control markers lie between."""
-        return {s: end for s, end in self._ends.items() if not self._buffer.get(s) and end > self._seen[s]}
-
     def _unreported(self) -> bool:
+        """Whether H moved since Kafka was told. Without a lane there is no Kafka transaction to tell it in."""
         return bool(self._said) and self._reported != self._seen
+
+    def _unsaid(self) -> bool:
+        return bool(self._said) and self._database.unsaid(self._said.keys())
 
     # ---- 2
 
@@ -277,88 +228,46 @@ class Cycle:
             if source not in positions or positions[source].next_offset < self._seen[source]:
                 raise RecoveryNeeded(f"{source}: the database went back below {self._seen[source]}")
         fresh = [record for record in batch if record.offset >= positions[record.input].next_offset]
-        opened = self._open_all(fresh, {source: position.epoch for source, position in positions.items()})
-        new = transaction.receive([(d.envelope.source, d.envelope.id) for d in opened.deliveries])  # 2.2
+        opened, letters = self._open_all(fresh, {source: position.epoch for source, position in positions.items()})
+        new = transaction.receive([(d.envelope.source, d.envelope.id) for d in opened])  # 2.2
         deliveries = []
-        for delivery in opened.deliveries:
+        for delivery in opened:
             identity = (delivery.envelope.source, delivery.envelope.id)
             if identity in new:
                 new.discard(identity)  # a twin in the same batch is dropped too
                 deliveries.append(delivery)
         transaction.handle(deliveries)  # 2.3
-        transaction.set_aside(opened.letters)
+        transaction.set_aside(letters)
         transaction.say()  # 2.4
         moved = {source: max(end, positions[source].next_offset) for source, end in ended.items()}
         for record in batch:
             moved[record.input] = max(record.offset + 1, positions[record.input].next_offset)
         transaction.advance(moved)  # 2.5
         progress.handled = len(deliveries)
-        progress.duplicates = len(batch) - len(deliveries) - len(opened.letters) - opened.skipped
-        progress.skipped = opened.skipped
-        progress.set_aside = opened.letters
+        progress.duplicates = len(batch) - len(fresh) + len(opened) - len(deliveries)
+        progress.skipped = len(fresh) - len(opened) - len(letters)
+        progress.set_aside = letters
         return moved
 
-    def _open_all(self, records: Sequence[Record], epochs: dict[Input, int]) -> _Batch:
+    def _open_all(self, records: Sequence[Record], epochs: dict[Input, int]) -> tuple[list[Delivery], list[Letter]]:
+        """Read `records`; give what is for the handlers, and what is set aside without asking them."""
         deliveries: list[Delivery] = []
         letters: list[Letter] = []
-        skipped = 0
         for record in records:
-            epoch = epochs[record.input]
-            doom = self._doomed.get((record.input, record.offset))
+            doom = self._intake.doom(record)
+            opened = None
             try:
                 opened = self._open(record)
             except Malformed as error:
-                letters.append(Letter(record, epoch, None, error))
-                continue
+                doom = doom or error
             except Retry as error:
                 if doom is None:
                     raise HandlingFailed(record) from error
-                opened = None
             if doom is not None:
-                letters.append(Letter(record, epoch, opened.envelope if opened else None, doom))
-            elif opened is None:
-                skipped += 1
-            else:
-                deliveries.append(Delivery(record, opened.envelope, opened.event, epoch))
-        return _Batch(deliveries, letters, skipped)
-
-    def _narrow(self, failure: HandlingFailed, batch: Sequence[Record]) -> Exception:
-        """Decide what the next attempt leaves out: a parked input, a record to be set aside, or the second part of the
-        batch. Gives the reason of the failure; raises it if it does not go away with the record.
-        """
-        cause = failure.__cause__
-        assert isinstance(cause, Exception)
-        culprit = failure.record if failure.record is not None else batch[0] if len(batch) == 1 else None
-        if not batch:
-            raise cause
-        if not isinstance(culprit, Record):
-            self._batch_limit = max(1, len(batch) // 2)
-            return cause
-        identity = (culprit.input, culprit.offset)
-        if identity in self._doomed:
-            raise cause
-        if isinstance(cause, Retry):
-            self._retry(culprit, cause)
-        elif isinstance(cause, Reject):
-            self._doomed[identity] = cause
-        elif len(batch) > 1:
-            self._batch_limit = max(1, batch.index(culprit))
-        else:
-            # A record is poison when it failed alone, twice, each time in a fresh transaction.
-            self._strikes[identity] = self._strikes.get(identity, 0) + 1
-            if self._strikes[identity] >= 2:
-                self._doomed[identity] = cause
-        return cause
-
-    def _retry(self, record: Record, error: Retry) -> None:
-        """Park the input of `record` at it, or doom the record if its attempts are used up."""
-        offset, times = self._retries.get(record.input, (record.offset, 0))
-        times = times + 1 if offset == record.offset else 1
-        self._retries[record.input] = (record.offset, times)
-        if self._limits.retries and times > self._limits.retries:
-            self._doomed[record.input, record.offset] = error
-        else:
-            self._parked[record.input] = record.offset
+                letters.append(Letter(record, epochs[record.input], opened.envelope if opened else None, doom))
+            elif opened is not None:
+                deliveries.append(Delivery(record, opened.envelope, opened.event, epochs[record.input]))
+        return deliveries, letters
 
     def _claim(self, transaction: Transaction) -> dict[int, Claim]:
         """Step 2.6; give the claims whose rows are to be said."""
@@ -380,7 +289,9 @@ class Cycle:
         if self._claim_limits:
             return self._claim_carefully(transaction, unsaid)
         if done:
-            transaction.forget([lane for lane in done if found[lane].rows])
+            spent = [lane for lane in done if found[lane].rows]
+            if spent:
+                transaction.forget(spent)
             unsaid |= transaction.claim(done)
         return unsaid
 
@@ -392,19 +303,11 @@ class Cycle:
         self._claim_limits.clear()
         return {}
 
-    def _handled(self, batch: Sequence[Record], moved: dict[Input, int]) -> None:
-        """Step 2 is committed: let go of its records."""
-        for record in batch:
-            self._buffer[record.input].popleft()
-            self._strikes.pop((record.input, record.offset), None)
-            self._doomed.pop((record.input, record.offset), None)
-        self._seen.update(moved)
-        if batch:
-            self._batch_limit = min(self._limits.records, self._batch_limit * 2)
-
     # ---- 3 and 4
 
-    def _say(self, claims: dict[int, Claim], rows: Sequence[OutboxRow], sources: Any, membership: Any) -> None:
+    def _say(
+        self, claims: dict[int, Claim], rows: Sequence[OutboxRow], sources: Collection[Input], membership: Any
+    ) -> None:
         lanes = {lane: Committed(claim.position, claim.claim_id) for lane, claim in claims.items()}
         inputs = {source: self._seen[source] for source in sources}
         try:

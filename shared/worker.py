@@ -181,7 +181,7 @@ class Worker:
     def _note(self, cycle: Cycle, progress: Progress, seconds: float) -> None:
         """Keep the metrics, release parked inputs in time, and brake when too much is set aside."""
         now = time.monotonic()
-        for source, attempts in cycle.parked.items():
+        for source, attempts in cycle.parked().items():
             if source not in self._due:
                 pause = min(0.1 * 2 ** min(attempts, 16), self._settings.retry_seconds_max) * self._random.uniform(
                     0.5, 1.0
@@ -191,13 +191,13 @@ class Worker:
             elif self._due[source] <= now:
                 del self._due[source]
                 cycle.unpark(source)
-        self._due = {source: due for source, due in self._due.items() if source in cycle.parked}
+        self._due = {source: due for source, due in self._due.items() if source in cycle.parked()}
         owned = cycle.owned
         self._state = f"working: {len(owned.inputs)} inputs, {len(owned.lanes)} lanes" + (
-            f", {len(cycle.parked)} parked" if cycle.parked else ""
+            f", {len(cycle.parked())} parked" if cycle.parked() else ""
         )
-        self._ready = not cycle.parked
-        telemetry.PARKED.set(len(cycle.parked))
+        self._ready = not cycle.parked()
+        telemetry.PARKED.set(len(cycle.parked()))
         telemetry.LANES.set(len(owned.lanes))
         if progress.idle:
             return

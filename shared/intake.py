@@ -1,0 +1,125 @@
+"""The intake: records that were polled and not handled yet, and what is known of those that failed.
+
+It decides what the next batch holds: a batch that fails is tried again in parts until the record that fails is alone, a
+record that must wait parks its own input only, and a record that can never be handled is doomed: it is set aside with
+the next batch, in that batch's transaction.
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from itertools import islice
+
+from shared.errors import HandlingFailed, Reject, Retry
+from shared.ports import Input, Polled, Record
+
+STRIKES = 2
+"""A record is poison when it failed alone so often, each time in a fresh transaction."""
+
+
+class Intake:
+    """What waits in front of the handlers of one worker; at most a batch, and the rest of a batch for each parked
+    input.
+    """
+
+    def __init__(self, inputs: Collection[Input], records_max: int, retries_max: int) -> None:
+        self._records_max = records_max
+        self._retries_max = retries_max
+        self._waiting: dict[Input, deque[Record]] = {source: deque() for source in sorted(inputs)}
+        self._ends: dict[Input, int] = {}
+        self._limit = records_max
+        self._parked: dict[Input, int] = {}
+        """Inputs that wait after a `Retry`, and the offset they wait at."""
+        self._attempts: dict[Input, tuple[int, int]] = {}
+        """Offset of the last `Retry` of an input, and how many there were in a row at it."""
+        self._strikes: dict[tuple[Input, int], int] = {}
+        self._doomed: dict[tuple[Input, int], Exception] = {}
+
+    def room(self) -> int:
+        """How many more records fit; records of parked inputs do not count, or one input would hold up all."""
+        waiting = sum(len(records) for source, records in self._waiting.items() if source not in self._parked)
+        return self._records_max - waiting
+
+    def idle(self) -> bool:
+        """Whether no record waits that could be handled now."""
+        return self.room() == self._records_max
+
+    def add(self, polled: Polled) -> None:
+        """Take in what a poll brought, except of inputs that are not owned any more."""
+        for record in polled.records:
+            if record.input in self._waiting:
+                self._waiting[record.input].append(record)
+        self._ends.update({source: end for source, end in polled.ends.items() if source in self._waiting})
+
+    def batch(self) -> list[Record]:
+        """Give the next records, input by input; those of a parked input only up to where it waits."""
+        ready = (
+            record
+            for source, records in self._waiting.items()
+            for record in records
+            if source not in self._parked or record.offset < self._parked[source]
+        )
+        return list(islice(ready, self._limit))
+
+    def ended(self, positions: Mapping[Input, int]) -> dict[Input, int]:
+        """Give the ends of inputs that were read to their end and whose H is below it: only control markers lie
+        between.
+        """
+        return {s: end for s, end in self._ends.items() if not self._waiting[s] and end > positions[s]}
+
+    def handled(self, batch: Sequence[Record]) -> None:
+        """Let go of a batch that is committed."""
+        for record in batch:
+            self._waiting[record.input].popleft()
+            self._strikes.pop((record.input, record.offset), None)
+            self._doomed.pop((record.input, record.offset), None)
+        if batch:
+            self._limit = min(self._records_max, self._limit * 2)
+
+    def doom(self, record: Record) -> Exception | None:
+        """Why `record` is to be set aside, if it is."""
+        return self._doomed.get((record.input, record.offset))
+
+    def parked(self) -> dict[Input, int]:
+        """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
+        return {source: self._attempts[source][1] for source in self._parked}
+
+    def unpark(self, source: Input) -> None:
+        """Try again the record at which `source` waits."""
+        self._parked.pop(source, None)
+
+    def failed(self, failure: HandlingFailed, batch: Sequence[Record]) -> Exception:
+        """Decide what the next attempt leaves out, and give the reason of the failure.
+
+        Raises the reason if it does not go away with a record.
+        """
+        cause = failure.__cause__
+        assert isinstance(cause, Exception)
+        culprit = failure.record if failure.record is not None else batch[0] if len(batch) == 1 else None
+        if not batch:
+            raise cause
+        if not isinstance(culprit, Record):
+            self._limit = max(1, len(batch) // 2)
+            return cause
+        identity = (culprit.input, culprit.offset)
+        if identity in self._doomed:
+            raise cause
+        if isinstance(cause, Retry):
+            self._park(culprit, cause)
+        elif isinstance(cause, Reject):
+            self._doomed[identity] = cause
+        elif len(batch) > 1:
+            self._limit = max(1, batch.index(culprit))
+        else:
+            self._strikes[identity] = self._strikes.get(identity, 0) + 1
+            if self._strikes[identity] >= STRIKES:
+                self._doomed[identity] = cause
+        return cause
+
+    def _park(self, record: Record, error: Retry) -> None:
+        offset, attempts = self._attempts.get(record.input, (record.offset, 0))
+        attempts = attempts + 1 if offset == record.offset else 1
+        self._attempts[record.input] = (record.offset, attempts)
+        if self._retries_max and attempts > self._retries_max:
+            self._doomed[record.input, record.offset] = error
+        else:
+            self._parked[record.input] = record.offset

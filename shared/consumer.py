@@ -175,25 +175,7 @@ class GroupMember:
         log.warning("consumer_error", source=str(source), code=error.name(), detail=error.str())
 
     def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
-        asked = [TopicPartition(*source) for source in inputs] + [
-            TopicPartition(self._service.lane_topic, lane) for lane in lanes
-        ]
-        if not asked:
-            return {}
-        try:
-            answer = self._consumer.committed(asked, REQUEST_SECONDS)
-        except KafkaException as error:
-            # In read_committed the broker answers only after pending transactions are settled; it may take their whole
-            # timeout.
-            raise _fatal(error.args[0]) or KafkaUnavailable(f"committed offsets: {error.args[0]}") from error
-        found: dict[Input | int, Committed] = {}
-        for p in answer:
-            if p.error is not None:
-                raise KafkaUnavailable(f"committed offset of {p.topic}[{p.partition}]: {p.error}")
-            if p.offset != MISSING:
-                key = p.partition if p.topic == self._service.lane_topic else Input(p.topic, p.partition)
-                found[key] = Committed(p.offset, p.metadata or "")
-        return found
+        return committed_offsets(self._consumer, self._service.lane_topic, inputs, lanes)
 
     def beginning(self, source: Input) -> int:
         try:
@@ -201,6 +183,11 @@ class GroupMember:
         except KafkaException as error:
             raise KafkaUnavailable(f"first offset of {source}: {error.args[0]}") from error
         return int(low)
+
+    def end(self, source: Input) -> int | None:
+        """Give the end of `source` as of the last fetch, without asking; None if it is not known."""
+        _, high = self._consumer.get_watermark_offsets(TopicPartition(*source), cached=True)
+        return int(high) if high >= 0 else None
 
     def read_from(self, positions: Mapping[Input, int], lanes: Collection[int]) -> None:
         if self._owned != NOTHING:
@@ -221,6 +208,32 @@ class GroupMember:
         moves nothing.
         """
         self._consumer.close()
+
+
+def committed_offsets(
+    consumer: Consumer, lane_topic: str, inputs: Collection[Input], lanes: Collection[int]
+) -> dict[Input | int, Committed]:
+    """Read the committed offsets of the consumer's group, stable ones only; the consumer need not be a member.
+
+    Raises `KafkaUnavailable`, also while a transaction with one of these offsets is open.
+    """
+    asked = [TopicPartition(*source) for source in inputs] + [TopicPartition(lane_topic, lane) for lane in lanes]
+    if not asked:
+        return {}
+    try:
+        answer = consumer.committed(asked, REQUEST_SECONDS)
+    except KafkaException as error:
+        # In read_committed the broker answers only after pending transactions are settled; it may take their whole
+        # timeout.
+        raise _fatal(error.args[0]) or KafkaUnavailable(f"committed offsets: {error.args[0]}") from error
+    found: dict[Input | int, Committed] = {}
+    for p in answer:
+        if p.error is not None:
+            raise KafkaUnavailable(f"committed offset of {p.topic}[{p.partition}]: {p.error}")
+        if p.offset != MISSING:
+            key = p.partition if p.topic == lane_topic else Input(p.topic, p.partition)
+            found[key] = Committed(p.offset, p.metadata or "")
+    return found
 
 
 def _record(source: Input, message: Any) -> Record:

@@ -1,4 +1,4 @@
-"""Housekeeping: deletes what is older than its retention, in small steps, beside the work of a worker."""
+"""Housekeeping, beside the work of a worker: deletes what is older than its retention, shows the age of the outbox."""
 
 import threading
 
@@ -8,15 +8,26 @@ from sqlalchemy.exc import SQLAlchemyError
 from shared import inbox
 from shared.settings import Settings
 from shared.slots import LOCK_CLASS
-from shared.telemetry import log
+from shared.telemetry import OUTBOX_AGE, log
 
-PERIOD_SECONDS = 30.0
+LOOK_SECONDS = 5.0
+"""How often the age of the outbox is looked at."""
+PRUNE_EVERY = 6
+"""Looks between two prunings: half a minute."""
 ROWS = 5_000
 """Rows deleted in one transaction; it takes some milliseconds and holds no lock that a batch waits for."""
 ROUNDS_MAX = 200
 """Steps of one period: a million rows, more than a worker can add meanwhile."""
 LOCK = -1
 """The advisory lock of the one worker that cleans; slots are not negative."""
+
+# The first row of each lane, by the primary key: the table itself may be long.
+_AGE = text("""
+    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(oldest.decided_at)), 0)
+    FROM lane CROSS JOIN LATERAL (
+        SELECT decided_at FROM outbox WHERE outbox.lane = lane.lane ORDER BY id LIMIT 1
+    ) AS oldest
+""")
 
 _PRUNE_KEYS = text("""
     DELETE FROM idempotency_key WHERE ctid = ANY(ARRAY(
@@ -44,6 +55,11 @@ class Housekeeping:
         """End after the step that is under way."""
         self._stopping.set()
 
+    def look(self) -> None:
+        """Show how old the oldest event of the outbox is."""
+        with self._engine.connect() as connection:
+            OUTBOX_AGE.set(connection.execute(_AGE).scalar_one())
+
     def clean(self) -> int:
         """Delete what is too old, now; give the number of rows. Another worker at it: nothing to do."""
         deleted = 0
@@ -60,10 +76,12 @@ class Housekeeping:
         return deleted
 
     def _run(self) -> None:
-        while not self._stopping.wait(PERIOD_SECONDS):
+        looks = 0
+        while not self._stopping.wait(LOOK_SECONDS):
+            looks += 1
             try:
-                deleted = self.clean()
-                if deleted:
+                self.look()
+                if looks % PRUNE_EVERY == 0 and (deleted := self.clean()):
                     log.info("pruned", rows=deleted)
             except SQLAlchemyError as error:
-                log.warning("pruning_failed", detail=str(error))
+                log.warning("housekeeping_failed", detail=str(error))

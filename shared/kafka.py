@@ -11,6 +11,7 @@ class KafkaClient:
         self.poll = member.poll
         self.committed = member.committed
         self.beginning = member.beginning
+        self.end = member.end
         self.read_from = member.read_from
         self.pause = member.pause
         self.resume = member.resume

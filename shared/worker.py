@@ -155,7 +155,9 @@ class Worker:
                 began = time.monotonic()
                 report = began - reported >= REPORT_SECONDS
                 progress = cycle.run(wait, report=report)
-                reported = began if report else reported
+                if report:
+                    reported = began
+                    _show_lag(kafka, cycle)
                 wait = min(2 * wait, WAIT_MAX) if progress.idle else WAIT_MIN
                 pause = PAUSE_MIN
                 self._note(cycle, progress, time.monotonic() - began)
@@ -239,6 +241,15 @@ class Worker:
                 "stopped", error=type(stop).__name__, detail=str(stop), note="decide, then restart this worker"
             )
             self._stopping.wait(REPEAT_SECONDS)
+
+
+def _show_lag(kafka: KafkaClient, cycle: Cycle) -> None:
+    """Set the lag of the inputs owned, and only of those: what moved away is shown by its new owner."""
+    telemetry.LAG.clear()
+    for source, handled in cycle.seen.items():
+        end = kafka.end(source)
+        if end is not None:
+            telemetry.LAG.labels(source.topic, source.partition).set(max(0, end - handled))
 
 
 def _within_minute(times: deque[float], more: int) -> int:

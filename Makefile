@@ -61,8 +61,9 @@ clean: ## remove the environment and every cache inside the repository
 # where uv cannot (a platform without its wheel, an index that only pip knows), pip does it. Both check every hash.
 # uv is told what pip was told: the index of pip.conf, and the certificates that the system trusts.
 $(READY): requirements.lock
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "This needs Python 3.11 or newer, and '$(PYTHON)' is $$($(PYTHON) --version 2>&1). Try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || \
+		{ found=$$($(PYTHON) --version 2>/dev/null) || found="not there"; \
+		echo "This needs Python 3.11 or newer, and '$(PYTHON)' is $$found. Try: make PYTHON=/path/to/python3.11" >&2; exit 1; }
 	@$(RUN) -m pip --version >/dev/null 2>&1 || { echo "Making $(VENV) ..."; $(PYTHON) -m venv --clear $(VENV); } || \
 		{ echo "Python's venv module does not work here. Debian and Ubuntu: apt install python3-venv" >&2; exit 1; }
 	@awk '/^uv==/ {found = 1} found {print} found && !/\\$$/ {exit}' requirements.lock >$(VENV)/uv.lock

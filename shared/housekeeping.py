@@ -5,10 +5,10 @@ import threading
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import inbox
+from shared import backlog, inbox
 from shared.settings import Settings
 from shared.slots import LOCK_CLASS
-from shared.telemetry import OUTBOX_AGE, log
+from shared.telemetry import log
 
 LOOK_SECONDS = 5.0
 """How often the age of the outbox is looked at."""
@@ -20,14 +20,6 @@ ROUNDS_MAX = 200
 """Steps of one period: a million rows, more than a worker can add meanwhile."""
 LOCK = -1
 """The advisory lock of the one worker that cleans; slots are not negative."""
-
-# The first row of each lane, by the primary key: the table itself may be long.
-_AGE = text("""
-    SELECT coalesce(extract(epoch FROM clock_timestamp() - min(oldest.decided_at)), 0)
-    FROM lane CROSS JOIN LATERAL (
-        SELECT decided_at FROM outbox WHERE outbox.lane = lane.lane ORDER BY id LIMIT 1
-    ) AS oldest
-""")
 
 _PRUNE_KEYS = text("""
     DELETE FROM idempotency_key WHERE ctid = ANY(ARRAY(
@@ -55,11 +47,6 @@ class Housekeeping:
         """End after the step that is under way."""
         self._stopping.set()
 
-    def look(self) -> None:
-        """Show how old the oldest event of the outbox is."""
-        with self._engine.connect() as connection:
-            OUTBOX_AGE.set(connection.execute(_AGE).scalar_one())
-
     def clean(self) -> int:
         """Delete what is too old, now; give the number of rows. Another worker at it: nothing to do."""
         deleted = 0
@@ -80,7 +67,8 @@ class Housekeeping:
         while not self._stopping.wait(LOOK_SECONDS):
             looks += 1
             try:
-                self.look()
+                with self._engine.connect() as connection:
+                    backlog.look(connection)
                 if looks % PRUNE_EVERY == 0 and (deleted := self.clean()):
                     log.info("pruned", rows=deleted)
             except SQLAlchemyError as error:

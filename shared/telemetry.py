@@ -28,7 +28,6 @@ LANES = Gauge("lanes_owned", "Lanes that this worker says the events of")
 LAG = Gauge(
     "records_lag", "Offsets between H and the end of an input, control markers included", ["topic", "partition"]
 )
-OUTBOX_AGE = Gauge("outbox_oldest_seconds", "Age of the oldest event in the outbox; 0: it is empty")
 CYCLE = Histogram(
     "cycle_seconds",
     "One cycle that had something to do",

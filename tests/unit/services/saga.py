@@ -1,0 +1,204 @@
+"""A small world in which the real handlers of the three services run, so that every order of things can be tried.
+
+What the network may do is here: topics are read in the order of one key, but each service reads each topic at its own
+speed, the customer may cancel at any moment, and a record may be set aside and re-driven at any later moment. Events
+pass as JSON, as between the real services.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+
+from services.inventory import handlers as inventory
+from services.inventory.models import Reservation, Stock
+from services.order import events as order_events
+from services.order import handlers as order
+from services.order.models import Order
+from services.payment import handlers as payment
+from services.payment.models import Account, Entry, Payment
+from shared.errors import Reject
+from shared.events import Event
+from shared.handling import Service
+from shared.states import NONE
+from tests.unit.services.memory import Frozen, MemorySession, thawed
+
+SERVICES: Mapping[str, Service] = {s.name: s for s in (order.SERVICE, inventory.SERVICE, payment.SERVICE)}
+AGGREGATES: Mapping[str, Any] = {"order": Order, "inventory": Reservation, "payment": Payment}
+INITIAL_MONEY = 1_000
+PRICE = 100
+
+
+class World(NamedTuple):
+    """Everything there is. Two worlds that are equal have the same futures."""
+
+    rows: tuple[tuple[str, Frozen], ...]
+    said: tuple[tuple[str, str, tuple[Event, ...]], ...]
+    """By topic and key, in order."""
+    read: frozenset[tuple[str, str, str, int]]
+    """Service, topic, key: how many events it has read."""
+    cancellable: frozenset[str]
+    aside: frozenset[tuple[str, Event]]
+    may_set_aside: int
+
+    def session(self, service: str) -> MemorySession:
+        return thawed(dict(self.rows)[service])
+
+    def after(self, service: str, session: MemorySession, said: list[Event], **changes: Any) -> "World":
+        """Give the world in which `service` has committed."""
+        logs = {(topic, key): events for topic, key, events in self.said}
+        for event in said:
+            assert session.holds(event.key)
+            logs[event.topic, event.key] = (*logs.get((event.topic, event.key), ()), event)
+        rows = {**dict(self.rows), service: session.frozen()}
+        return self._replace(
+            rows=tuple(sorted(rows.items(), key=lambda item: item[0])),
+            said=tuple(sorted((topic, key, events) for (topic, key), events in logs.items())),
+            **changes,
+        )
+
+
+class Move(NamedTuple):
+    """One thing that happens: who, what, in which state, and to which state it led."""
+
+    machine: str
+    event: str
+    before: str
+    after: str
+
+
+def start(orders: Mapping[str, Mapping[str, int]], account: str, *, may_set_aside: int = 0) -> World:
+    """`orders` are placed and nothing else has happened: 5 x tea and 5 x cup at 100 EUR, 1 x book at 100 USD, 1,000 EUR
+    in ada's account.
+    """
+    stock = [
+        Stock(sku=sku, price=PRICE, currency=currency, available=n, reserved=0, sold=0, received=n)
+        for sku, currency, n in (("tea", "EUR", 5), ("cup", "EUR", 5), ("book", "USD", 1))
+    ]
+    accounts = [Account(id="ada", currency="EUR", balance=INITIAL_MONEY), Account(id="bob", currency="EUR", balance=1)]
+    rows = {"order": MemorySession(), "inventory": MemorySession(stock), "payment": MemorySession(accounts)}
+    placed: list[Event] = []
+    for order_id, lines in orders.items():
+        rows["order"].add(Order(id=order_id, account=account, state=order.PLACED))
+        said = tuple(order_events.Line(sku, quantity) for sku, quantity in lines.items())
+        placed.append(order_events.OrderPlaced(order_id=order_id, account=account, lines=said))
+    empty = World(
+        rows=tuple(sorted(((name, session.frozen()) for name, session in rows.items()), key=lambda item: item[0])),
+        said=(),
+        read=frozenset(),
+        cancellable=frozenset(orders),
+        aside=frozenset(),
+        may_set_aside=may_set_aside,
+    )
+    return empty.after("order", rows["order"], placed)
+
+
+def _redrives(world: World) -> Iterator[tuple[World, Move | None]]:
+    for service, event in world.aside:
+        yield _handle(world._replace(aside=world.aside - {(service, event)}), service, event)
+
+
+def _cancels(world: World) -> Iterator[tuple[World, Move | None]]:
+    for order_id in world.cancellable:
+        session = world.session("order")
+        row = session.lock(Order, order_id)
+        assert row is not None
+        before = row.state
+        try:
+            said = list(order.cancel(row))
+        except Reject:
+            said = []  # 409
+        move = Move("order", order.CANCEL, before, row.state)
+        yield world.after("order", session, said, cancellable=world.cancellable - {order_id}), move
+
+
+def _deliveries(world: World) -> Iterator[tuple[World, Move | None]]:
+    read = {(service, topic, key): count for service, topic, key, count in world.read}
+    for name, service in SERVICES.items():
+        for topic, key, events in world.said:
+            before = done = read.get((name, topic, key), 0)
+            heard = None
+            while heard is None and done < len(events):  # what it does not hear, it skips: that is no move
+                heard = _heard(service, events[done])
+                done += 1
+            if heard is None:
+                continue
+            there = world._replace(read=(world.read - {(name, topic, key, before)}) | {(name, topic, key, done)})
+            yield _handle(there, name, heard)
+            if world.may_set_aside:
+                yield there._replace(aside=there.aside | {(name, heard)}, may_set_aside=there.may_set_aside - 1), None
+
+
+def _heard(service: Service, event: Event) -> Event | None:
+    """Give the listener's own view of an event; None if it does not hear the type."""
+    for route in service.routes:
+        if (route.event.topic, route.event.__name__) == (event.topic, type(event).__name__):
+            return msgspec.json.decode(msgspec.json.encode(event), type=route.event)
+    return None
+
+
+def _handle(world: World, service: str, event: Event) -> tuple[World, Move]:
+    session = world.session(service)
+    before = _state(session, service, event.key)
+    said: list[Event] = []
+    for route in SERVICES[service].routes:
+        if route.event is type(event):
+            for read in route.reads:
+                list(read.keys(event, session))  # the declared reads must not fail on any world
+            said += route.handler(event, session)
+    after = _state(session, service, event.key)
+    machine = {"order": order.ORDER, "inventory": inventory.RESERVATION, "payment": payment.PAYMENT}[service]
+    return world.after(service, session, said), Move(machine.name, type(event).__name__, before, after)
+
+
+def _state(session: MemorySession, service: str, key: str) -> str:
+    row = session.lock(AGGREGATES[service], key)
+    return NONE if row is None else str(row.state)
+
+
+def explore(first: World, check: Callable[[World, bool], None]) -> tuple[int, set[Move]]:
+    """Visit every world that can be reached; `check(world, settled)` looks at each. Give their number and all moves."""
+    seen, waiting, found = {first}, [first], set[Move]()
+    while waiting:
+        world = waiting.pop()
+        under_way = [*_deliveries(world), *_redrives(world)]
+        check(world, not under_way)
+        for following, move in [*under_way, *_cancels(world)]:
+            if move is not None:
+                found.add(move)
+            if following not in seen:
+                seen.add(following)
+                waiting.append(following)
+    return len(seen), found
+
+
+def states(world: World, order_id: str) -> tuple[str, str, str]:
+    """Give the states of an order, its reservation and its payment."""
+    found = [_state(world.session(service), service, order_id) for service in SERVICES]
+    return found[0], found[1], found[2]
+
+
+def captured(world: World, order_id: str) -> int:
+    """Give what the merchant has received for an order, refunds deducted."""
+    entries = [dict(columns) for model, columns in dict(world.rows)["payment"] if model is Entry]
+    for posting, total in _totals(entries, "posting").items():
+        assert total == 0, f"posting {posting} does not sum to zero"
+    return _totals([e for e in entries if e["side"] == "merchant"], "order_id")[order_id]
+
+
+def _totals(entries: list[dict[str, Any]], by: str) -> Counter[str]:
+    totals: Counter[str] = Counter()
+    for entry in entries:
+        totals[entry[by]] += entry["amount"]
+    return totals
+
+
+def said(world: World, topic: str, order_id: str) -> list[str]:
+    """Give the types of the events that were said about an order."""
+    return [type(e).__name__ for name, key, events in world.said if (name, key) == (topic, order_id) for e in events]
+
+
+def rows(world: World, service: str, model: type[Any]) -> list[dict[str, Any]]:
+    """Give the rows of a table."""
+    return [dict(columns) for kind, columns in dict(world.rows)[service] if kind is model]

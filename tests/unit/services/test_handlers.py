@@ -1,0 +1,133 @@
+"""Every cell of every state table is what the handlers do; a table that lies is worse than none."""
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import pytest
+
+from services.inventory import events as inventory_events
+from services.inventory import handlers as inventory
+from services.inventory.models import Reservation, Stock
+from services.order import events as order_events
+from services.order import handlers as order
+from services.order.models import Order
+from services.payment import events as payment_events
+from services.payment import handlers as payment
+from services.payment.models import Account, Payment
+from shared.errors import Reject
+from shared.events import Event
+from shared.handling import Service
+from shared.states import NONE, Machine
+from tests.unit.services.memory import MemorySession
+
+ID = "o-1"
+
+
+def order_rows(state: str) -> list[Any]:
+    reason = "OUT_OF_STOCK" if state == order.REJECTED else None
+    return [Order(id=ID, account="ada", state=state, amount=200, currency="EUR", reason=reason)]
+
+
+def reservation_rows(state: str) -> list[Any]:
+    taken = {inventory.RESERVED: (2, 0), inventory.SOLD: (0, 2)}.get(state, (0, 0))  # type: ignore[call-overload]
+    stock = Stock(sku="tea", price=100, currency="EUR", available=5 - sum(taken), reserved=taken[0], sold=taken[1])
+    stock.received = 5
+    return [Reservation(order_id=ID, state=state, lines={"tea": 2}, amount=200, currency="EUR", was_sold=False), stock]
+
+
+def payment_rows(state: str) -> list[Any]:
+    return [
+        Payment(order_id=ID, state=state, account="ada", amount=200, currency="EUR"),
+        Account(id="ada", currency="EUR", balance=800),
+    ]
+
+
+EVENTS: dict[str, Event] = {
+    "order StockReserved": order_events.StockReserved(order_id=ID, amount=200, currency="EUR"),
+    "order StockRejected": order_events.StockRejected(order_id=ID, reason="OUT_OF_STOCK"),
+    "order PaymentCaptured": order_events.PaymentCaptured(order_id=ID, amount=200, currency="EUR"),
+    "order PaymentDeclined": order_events.PaymentDeclined(order_id=ID, reason="NOT_ENOUGH_MONEY"),
+    "reservation OrderPlaced": inventory_events.OrderPlaced(
+        order_id=ID, account="ada", lines=(inventory_events.Line("tea", 2),)
+    ),
+    "reservation OrderCancelled": inventory_events.OrderCancelled(order_id=ID),
+    "reservation PaymentCaptured": inventory_events.PaymentCaptured(order_id=ID),
+    "reservation PaymentDeclined": inventory_events.PaymentDeclined(order_id=ID),
+    "payment StockReserved": payment_events.StockReserved(order_id=ID, account="ada", amount=200, currency="EUR"),
+    "payment OrderCancelled": payment_events.OrderCancelled(order_id=ID),
+}
+
+Given = Callable[[str], list[Any]]
+Part = tuple[Machine, Service, type[Any], Given]
+PARTS: list[Part] = [
+    (order.ORDER, order.SERVICE, Order, order_rows),
+    (inventory.RESERVATION, inventory.SERVICE, Reservation, reservation_rows),
+    (payment.PAYMENT, payment.SERVICE, Payment, payment_rows),
+]
+CELLS = [
+    pytest.param(part, event, state, id=f"{part[0].name} {state} {event}")
+    for part in PARTS
+    for event in part[0].table
+    if event != order.CANCEL
+    for state in part[0].states
+]
+
+
+def handle(service: Service, event: Event, session: MemorySession) -> Iterable[Event]:
+    (route,) = (route for route in service.routes if route.event is type(event))
+    return list(route.handler(event, session))
+
+
+@pytest.mark.parametrize(("part", "event", "state"), CELLS)
+def test_a_cell_is_obeyed(part: Part, event: str, state: str) -> None:
+    machine, service, aggregate, given = part
+    rows = given(state)
+    session = MemorySession(rows[1:] if state == NONE else rows)
+    before = session.frozen()
+    cell = machine.table[event][state]
+    if cell.refused:
+        with pytest.raises(Reject, match=state.strip("()")):
+            handle(service, EVENTS[f"{machine.name} {event}"], session)
+        return
+    said = handle(service, EVENTS[f"{machine.name} {event}"], session)
+    row = session.lock(aggregate, ID)
+    if cell.to:
+        assert row is not None
+        assert row.state in cell.to
+    else:
+        assert session.frozen() == before
+        assert said == []
+
+
+@pytest.mark.parametrize("state", order.ORDER.states)
+def test_a_customer_cancels_what_is_not_final(state: str) -> None:
+    (row,) = order_rows(state)
+    cell = order.ORDER.table[order.CANCEL][state]
+    if cell.refused:
+        with pytest.raises(Reject):
+            order.cancel(row)
+        assert row.state == state
+    else:
+        said = list(order.cancel(row))
+        assert said == ([order_events.OrderCancelled(order_id=ID)] if cell.to else [])
+        assert row.state == order.CANCELLED
+
+
+def test_lines_of_one_item_are_added_up_before_they_are_compared_with_the_stock() -> None:
+    """Our API refuses them, but the contract of the topic allows them."""
+    session = MemorySession(reservation_rows(inventory.REJECTED)[1:])
+    lines = (inventory_events.Line("tea", 3), inventory_events.Line("tea", 3))
+    placed = inventory_events.OrderPlaced(order_id=ID, account="ada", lines=lines)
+    assert handle(inventory.SERVICE, placed, session) == [
+        inventory_events.StockRejected(order_id=ID, reason="OUT_OF_STOCK")
+    ]
+
+
+def test_an_amount_that_no_payment_could_carry_is_rejected() -> None:
+    dear = Stock(sku="gem", price=10**9, currency="EUR", available=10**9, reserved=0, sold=0, received=10**9)
+    more = Stock(sku="orb", price=10**9, currency="EUR", available=10**9, reserved=0, sold=0, received=10**9)
+    lines = (inventory_events.Line("gem", 1_000_000), inventory_events.Line("orb", 1))
+    placed = inventory_events.OrderPlaced(order_id=ID, account="ada", lines=lines)
+    (said,) = handle(inventory.SERVICE, placed, MemorySession([dear, more]))
+    assert said == inventory_events.StockRejected(order_id=ID, reason="AMOUNT_TOO_LARGE")
+    assert dear.reserved == 0

@@ -1,0 +1,144 @@
+"""The saga settles, whatever happens in whatever order: every interleaving is tried, with the real handlers."""
+
+from collections import Counter
+
+import pytest
+
+from services.inventory import handlers as inventory
+from services.inventory.models import Reservation, Stock
+from services.order import handlers as order
+from services.payment import handlers as payment
+from services.payment.models import Account
+from shared.states import NONE, Machine
+from tests.unit.services.saga import INITIAL_MONEY, PRICE, Move, World, captured, explore, rows, said, start, states
+
+MACHINES: tuple[Machine, ...] = (order.ORDER, inventory.RESERVATION, payment.PAYMENT)
+
+# What the three services may agree on when all is read. The first is the order's state.
+AGREEMENTS = {
+    ("CONFIRMED", "SOLD", "CAPTURED"),
+    ("REJECTED", "REJECTED", NONE),
+    ("REJECTED", "RELEASED", "DECLINED"),
+    ("CANCELLED", "CANCELLED", "CANCELLED"),
+    ("CANCELLED", "REJECTED", "CANCELLED"),
+    ("CANCELLED", "RELEASED", "CANCELLED"),
+    ("CANCELLED", "RELEASED", "DECLINED"),
+    ("CANCELLED", "RELEASED", "REFUNDED"),
+}
+
+# What a service has said about an order by the end, by the state of its row.
+SAID = {
+    "order.events": {
+        "CONFIRMED": ["OrderPlaced", "OrderConfirmed"],
+        "REJECTED": ["OrderPlaced", "OrderRejected"],
+        "CANCELLED": ["OrderPlaced", "OrderCancelled"],
+    },
+    "inventory.events": {
+        "SOLD": ["StockReserved", "StockSold"],
+        "REJECTED": ["StockRejected"],
+        "RELEASED": ["StockReserved", "StockReleased"],
+        "RETURNED": ["StockReserved", "StockSold", "StockReleased"],
+        "CANCELLED": [],
+    },
+    "payment.events": {
+        "CAPTURED": ["PaymentCaptured"],
+        "DECLINED": ["PaymentDeclined"],
+        "REFUNDED": ["PaymentCaptured", "PaymentRefunded"],
+        "CANCELLED": [],
+        NONE: [],
+    },
+}
+
+SCENARIOS = {
+    "all is there": ({"tea": 2, "cup": 1}, "ada", {"CONFIRMED", "CANCELLED"}),
+    "not enough stock": ({"tea": 2, "cup": 6}, "ada", {"REJECTED", "CANCELLED"}),
+    "unknown item": ({"tea": 2, "pot": 1}, "ada", {"REJECTED", "CANCELLED"}),
+    "two currencies": ({"tea": 1, "book": 1}, "ada", {"REJECTED", "CANCELLED"}),
+    "not enough money": ({"tea": 2}, "bob", {"REJECTED", "CANCELLED"}),
+    "wrong currency": ({"book": 1}, "ada", {"REJECTED", "CANCELLED"}),
+    "unknown account": ({"tea": 1}, "eve", {"REJECTED", "CANCELLED"}),
+}
+
+
+def check_always(world: World) -> None:
+    """What holds in every world, settled or not."""
+    for item in rows(world, "inventory", Stock):
+        assert min(item["available"], item["reserved"], item["sold"]) >= 0
+        assert item["received"] == item["available"] + item["reserved"] + item["sold"]
+    for account in rows(world, "payment", Account):
+        assert account["balance"] >= 0
+
+
+def check_settled(world: World, orders: dict[str, dict[str, int]]) -> Counter[str]:
+    """What holds when everything is read; give how many orders ended in which state."""
+    ends: Counter[str] = Counter()
+    sold: Counter[str] = Counter()
+    for order_id, lines in orders.items():
+        found = states(world, order_id)
+        assert found in AGREEMENTS
+        ends[found[0]] += 1
+        (reservation,) = (row for row in rows(world, "inventory", Reservation) if row["order_id"] == order_id)
+        assert reservation["was_sold"] or found[1] != "SOLD"
+        told = (found[0], "RETURNED" if found[1] == "RELEASED" and reservation["was_sold"] else found[1], found[2])
+        for (topic, by_state), state in zip(SAID.items(), told, strict=True):
+            assert said(world, topic, order_id) == by_state[state]
+        confirmed = found[0] == "CONFIRMED"
+        assert captured(world, order_id) == (PRICE * sum(lines.values()) if confirmed else 0)
+        sold.update(lines if confirmed else {})
+    for item in rows(world, "inventory", Stock):
+        assert (item["reserved"], item["sold"]) == (0, sold[item["sku"]])
+    (ada,) = (account for account in rows(world, "payment", Account) if account["id"] == "ada")
+    assert ada["balance"] == INITIAL_MONEY - PRICE * sold.total()
+    return ends
+
+
+def visit(
+    orders: dict[str, dict[str, int]], account: str, *, may_set_aside: int = 0
+) -> tuple[int, set[Move], Counter[str]]:
+    """Explore, and give the number of worlds, the moves seen, and all ends of orders."""
+    ends: Counter[str] = Counter()
+
+    def check(world: World, settled: bool) -> None:
+        check_always(world)
+        if settled:
+            ends.update(check_settled(world, orders))
+
+    count, found = explore(start(orders, account, may_set_aside=may_set_aside), check)
+    return count, found, ends
+
+
+@pytest.mark.parametrize("may_set_aside", [0, 1, 2])
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_every_interleaving_settles(scenario: str, may_set_aside: int) -> None:
+    lines, account, expected = SCENARIOS[scenario]
+    _, _, ends = visit({"o-1": lines}, account, may_set_aside=may_set_aside)
+    assert set(ends) == expected
+
+
+def test_two_orders_for_the_last_items_settle() -> None:
+    """Both want three of five: one of them gets nothing, unless the other gave it back in time."""
+    _, _, ends = visit({"o-1": {"tea": 3}, "o-2": {"tea": 3}}, "ada")
+    assert set(ends) == {"CONFIRMED", "REJECTED", "CANCELLED"}
+
+
+def test_the_customer_can_rely_on_a_final_state() -> None:
+    for state in (order.CONFIRMED, order.REJECTED, order.CANCELLED):
+        assert not any(cells[state].to for cells in order.ORDER.table.values())
+
+
+def test_the_tables_say_no_more_and_no_less_than_what_can_happen() -> None:
+    """Each transition of a table happens in some world, and nothing happens that no table has."""
+    seen: set[Move] = set()
+    for lines, account, _ in SCENARIOS.values():
+        seen |= visit({"o-1": lines}, account, may_set_aside=2)[1]
+    for machine in MACHINES:
+        allowed = {
+            Move(machine.name, event, state, target)
+            for event, cells in machine.table.items()
+            for state, cell in cells.items()
+            for target in cell.to
+        }
+        happened = {move for move in seen if move.machine == machine.name}
+        assert {move for move in happened if move.before != move.after} == allowed
+        for move in happened:
+            assert not machine.table[move.event][move.before].refused or move.event == order.CANCEL

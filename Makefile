@@ -5,6 +5,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/ready
 PACKAGES := $(wildcard shared services dev tests)
+LINTED := $(PACKAGES) $(wildcard migrations)
 
 # One option per variable that was given, so that the defaults live in one place: the program.
 option = $(if $($(1)),--$(2) $($(1)))
@@ -22,14 +23,14 @@ test: check  ## all checks and all tests, against a real Kafka and a real Postgr
 	$(RUN) -m pytest $(ARGS)
 
 check: $(READY)  ## lint, format, types and import contracts; changes nothing
-	$(VENV)/bin/ruff check $(PACKAGES)
-	$(VENV)/bin/ruff format --check $(PACKAGES)
+	$(VENV)/bin/ruff check $(LINTED)
+	$(VENV)/bin/ruff format --check $(LINTED)
 	$(VENV)/bin/mypy $(PACKAGES)
 	$(VENV)/bin/lint-imports
 
 fix: $(READY)  ## format, and repair what the linter can repair
-	$(VENV)/bin/ruff check --fix-only $(PACKAGES)
-	$(VENV)/bin/ruff format $(PACKAGES)
+	$(VENV)/bin/ruff check --fix-only $(LINTED)
+	$(VENV)/bin/ruff format $(LINTED)
 
 unit: $(READY)  ## tests that need no server
 	$(RUN) -m pytest $(wildcard tests/unit tests/simulation) $(ARGS)

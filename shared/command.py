@@ -1,8 +1,14 @@
-"""The command line of a service: `python -m services.<name> <command>`."""
+"""The command line of a service: `python -m services.<name> <command>`.
+
+Commands that run for long end with the codes of sysexits.h, for their supervisors. Those of an operator end with 0 if
+what was asked for is done, 1 if not, and 2 if the words were wrong.
+"""
 
 import argparse
 import sys
 from typing import Any, NoReturn
+
+from sqlalchemy.exc import DBAPIError
 
 from shared import start, telemetry
 from shared.container import lazily
@@ -12,6 +18,7 @@ EXIT_REFUSED = 78
 """EX_CONFIG of sysexits.h: something must be mended before it makes sense to start again."""
 EXIT_AGAIN = 75
 """EX_TEMPFAIL: start me again."""
+EXIT_NOT_DONE = 1
 
 
 def api(container: Any, _arguments: argparse.Namespace) -> None:
@@ -29,9 +36,14 @@ def worker(container: Any, _arguments: argparse.Namespace) -> None:
     process.run()
 
 
-def migrate(container: Any, _arguments: argparse.Namespace) -> None:
+def migrate(container: Any, arguments: argparse.Namespace) -> None:
     """Bring the service's database to the newest schema."""
-    lazily("shared.migrating:migrate", settings=container.settings(), service=container.service().name)
+    lazily(
+        "shared.migrating:migrate",
+        settings=container.settings(),
+        service=container.service().name,
+        before_rollout=arguments.before_rollout,
+    )
 
 
 def topics(container: Any, _arguments: argparse.Namespace) -> None:
@@ -40,27 +52,133 @@ def topics(container: Any, _arguments: argparse.Namespace) -> None:
     print(f"created {', '.join(created)}" if created else "all topics are there")
 
 
-COMMANDS = (api, worker, migrate, topics)
+def parser(service: str) -> argparse.ArgumentParser:
+    """Make the parser of all commands; `run` of what it gives carries the command out."""
+    made = argparse.ArgumentParser(prog=f"python -m services.{service}", description=f"The {service} service.")
+    commands = made.add_subparsers(dest="command", required=True, metavar="command")
+    for command in (api, worker, migrate, topics):
+        added = commands.add_parser(command.__name__, help=command.__doc__)
+        added.set_defaults(run=command, operator=False)
+        if command is migrate:
+            added.add_argument("--before-rollout", action="store_true", help="leave `post` migrations for later")
+    _add_positions(commands)
+    _add_dead_letters(commands)
+    _add_outbox(commands)
+    _add_lanes(commands)
+    return made
+
+
+def _add_positions(commands: Any) -> None:
+    made = commands.add_parser("positions", help="what was handled and said; decide where the two systems disagree")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    _add(choices, "show", "shared.status:show", "show every position and what it means").add_argument(
+        "--json", action="store_true"
+    )
+    for choice, meaning in (
+        ("adopt", "believe what Kafka shows"),
+        ("rewind", "rather twice than not at all"),
+        ("skip", "rather not at all than twice"),
+    ):
+        added = _add(choices, choice, "shared.decisions:decide", meaning)
+        added.set_defaults(given={"choice": choice})
+        added.add_argument(
+            "--source",
+            dest="sources",
+            action="append",
+            required=True,
+            help="'<topic>[<partition>]', lane-<n>, cluster, <topic>; or inputs or lanes: all of them; may be repeated",
+        )
+        added.add_argument("--to", type=int, metavar="OFFSET", help="of an input: the next offset to handle")
+        added.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_dead_letters(commands: Any) -> None:
+    made = commands.add_parser("dead-letters", help="records that were set aside")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    listed = _add(choices, "list", "shared.letters:show_all", "list those that wait")
+    which = listed.add_mutually_exclusive_group()
+    which.add_argument("--redriven", dest="redriven", action="store_const", const=(True,), help="those that are done")
+    which.add_argument("--all", dest="redriven", action="store_const", const=(True, False), help="both")
+    listed.set_defaults(redriven=(False,))
+    listed.add_argument("--topic", help="only those from this topic")
+    listed.add_argument("--error", help="only those that were set aside for an error of this name")
+    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
+    listed.add_argument("--json", action="store_true")
+    shown = _add(choices, "show", "shared.letters:show", "show one with its headers and its value")
+    shown.add_argument("number", type=_natural, metavar="ID")
+    shown.add_argument("--json", action="store_true")
+    driven = _add(choices, "redrive", "shared.redrive:redrive", "handle again, exactly once")
+    chosen = driven.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
+    chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
+
+
+def _add_outbox(commands: Any) -> None:
+    made = commands.add_parser("outbox", help="events that wait to be said")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    shown = _add(choices, "show", "shared.unsaid:show", "list the oldest, or show one")
+    shown.add_argument("event_id", nargs="?", metavar="EVENT_ID")
+    shown.add_argument("--json", action="store_true")
+    moved = _add(choices, "set-aside", "shared.unsaid:set_aside", "move one that Kafka refuses to the dead letters")
+    moved.add_argument("event_id", metavar="EVENT_ID")
+    moved.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_lanes(commands: Any) -> None:
+    made = commands.add_parser("lanes", help="the shares of the outbox")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    drained = _add(choices, "drain", "shared.lanes:drain", "wait until everything is said")
+    drained.add_argument("--seconds", type=float, default=300.0, help="at most so long (300)")
+    resized = _add(choices, "resize", "shared.lanes:resize", "make as many lanes as PARTITIONS says")
+    resized.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.ArgumentParser:
+    """Add a command of an operator: what is parsed for it are the keyword arguments of `target`."""
+    made: argparse.ArgumentParser = choices.add_parser(name, help=meaning, description=meaning)
+    made.set_defaults(run=_operate, operator=True, target=target, given={})
+    return made
+
+
+def _natural(word: str) -> int:
+    if not word.isdecimal() or not 0 < int(word) < 2**63:
+        raise argparse.ArgumentTypeError(f"{word} is not a number from 1 on")
+    return int(word)
+
+
+def _operate(container: Any, arguments: argparse.Namespace) -> object:
+    desk = lazily(
+        "shared.operating:Desk",
+        settings=container.settings(),
+        service=container.service(),
+        engine=container.engine(),
+        outbox=container.outbox(),
+    )
+    ours = ("command", "choice", "run", "operator", "target", "given")
+    given = {name: value for name, value in vars(arguments).items() if name not in ours} | arguments.given
+    return lazily(arguments.target, desk=desk, **given)
+
+
+def run(container: Any, words: list[str]) -> int:
+    """Run the command that `words` name; give the exit code."""
+    name = container.service().name
+    arguments = parser(name).parse_args(words)
+    try:
+        telemetry.configure(container.settings(), service=name, process=arguments.command)
+        done = arguments.run(container, arguments)
+    except Refused as error:
+        print(f"{name} {arguments.command}: {error}", file=sys.stderr)
+        return EXIT_NOT_DONE if arguments.operator else EXIT_REFUSED
+    except (Exit, ExactlyOnceError, DBAPIError) as error:
+        if arguments.operator:
+            detail = f"PostgreSQL: {error.orig}" if isinstance(error, DBAPIError) else error
+            print(f"{name} {arguments.command} {arguments.choice}: {detail}", file=sys.stderr)
+            return EXIT_NOT_DONE
+        telemetry.log.critical("exit", error=type(error).__name__, detail=str(error))
+        return EXIT_AGAIN
+    return EXIT_NOT_DONE if done is False else 0
 
 
 def main(container_class: type[Any]) -> NoReturn:
     """Run the command that the arguments name, and exit: 0 done, 75 start again, 78 mend something first."""
-    container = container_class()
-    service = container.service()
-    parser = argparse.ArgumentParser(
-        prog=f"python -m services.{service.name}", description=f"The {service.name} service."
-    )
-    commands = parser.add_subparsers(dest="command", required=True)
-    for command in COMMANDS:
-        commands.add_parser(command.__name__, help=command.__doc__).set_defaults(run=command)
-    arguments = parser.parse_args()
-    try:
-        telemetry.configure(container.settings(), service=service.name, process=arguments.command)
-        arguments.run(container, arguments)
-    except Refused as error:
-        print(f"{service.name} {arguments.command}: {error}", file=sys.stderr)
-        sys.exit(EXIT_REFUSED)
-    except (Exit, ExactlyOnceError) as error:
-        telemetry.log.critical("exit", error=type(error).__name__, detail=str(error))
-        sys.exit(EXIT_AGAIN)
-    sys.exit(0)
+    sys.exit(run(container_class(), sys.argv[1:]))

@@ -5,6 +5,7 @@ Callbacks of the client only note what happened; everything is done in the main 
 
 import hashlib
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
@@ -12,6 +13,7 @@ from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, To
 from shared.errors import Fenced, KafkaUnavailable, RecordsLost, Refused
 from shared.handling import Service
 from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
+from shared.positions import judge_reach
 from shared.settings import Settings
 from shared.telemetry import log
 
@@ -155,19 +157,22 @@ class GroupMember:
             elif problem.code() == KafkaError._PARTITION_EOF:
                 ends[source] = message.offset() or 0
             else:
-                self._failed(source, problem)
+                self._failed(source, problem, message.offset() or 0)
         # The metadata is taken now, not later: it must be that of this batch.
         membership = self._consumer.consumer_group_metadata() if self._consumer.memberid() else None
         assigned = self._owned if self._changed else None
         self._changed = False
         return Polled(found, ends, assigned, membership)
 
-    def _failed(self, source: Input, error: KafkaError) -> None:
+    def _failed(self, source: Input, error: KafkaError, offset: int) -> None:
         if error.code() in OUT_OF_RANGE:
+            # It is told once; whatever happens here, the worker must stop.
+            with suppress(KafkaException):
+                watermarks = self._consumer.get_watermark_offsets(TopicPartition(*source), REQUEST_SECONDS)
+                judge_reach(self._service.name, source, offset, *watermarks)
             raise RecordsLost(
-                f"{source}: the next offset to handle does not exist any more ({error.str()}); retention removed "
-                f"records that were not handled. "
-                f"Decide with: python -m services.{self._service.name} positions skip --source '{source}'"
+                f"{source}: the next offset to handle, {offset}, does not exist ({error.str()}). Look at it with "
+                f"`python -m services.{self._service.name} positions show`"
             )
         fatal = _fatal(error)
         if fatal is not None:

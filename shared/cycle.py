@@ -327,8 +327,8 @@ class Cycle:
     def _stuck(self, claims: dict[int, Claim], row: OutboxRow, error: Exception) -> ContentStuck:
         return ContentStuck(
             f"lane {next(iter(claims))}: Kafka refuses {row.event_type} {row.event_id} for {row.topic}: {error}. "
-            f"Look at it with: python -m services.{self._service} outbox show {row.event_id}; set it aside with: "
-            f"outbox set-aside {row.event_id}"
+            f"Look at it with `python -m services.{self._service} outbox show {row.event_id}`; set it aside with "
+            f"`python -m services.{self._service} outbox set-aside {row.event_id}`"
         )
 
     # ---- assignment and recovery

@@ -1,12 +1,15 @@
 """Dead letters: records that cannot be handled, set aside in the transaction that moves H past them.
 
-The record itself is kept in a table of the service's database; the topic `<service>.dead-letters` tells that it is there. Re-driving one is a single
-Postgres transaction that runs the handlers under the ids of the original record, so it is exactly-once like everything else.
+The record itself is kept in a table of the service's database; the topic `<service>.dead-letters` tells that it is
+there. `shared.redrive` handles it again. An outbox row that Kafka refuses is set aside in the same form: its origin is
+the lane, its offset the id of the row.
 """
 
 import base64
 import json
 from collections.abc import Sequence
+from datetime import datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -46,11 +49,13 @@ def cause_id(service: str, record: Record, epoch: int, event_type: str, n: int) 
 
 def describe(error: BaseException) -> tuple[str, str]:
     """Name an error and say it, as text that PostgreSQL can store."""
-    return type(error).__name__, str(error).replace("\\x00", "\\\\0")[:DETAIL_MAX]
+    detail = str(error).encode(errors="backslashreplace").decode().replace("\x00", "\\0")
+    return type(error).__name__, detail[:DETAIL_MAX]
 
 
-def set_aside(session: Session, service: Service, outbox: Outbox, letters: Sequence[Letter]) -> None:
-    """Insert `letters`, and say that they are there."""
+def set_aside(session: Session, service: Service, outbox: Outbox, letters: Sequence[Letter]) -> list[int]:
+    """Insert `letters`, and say that they are there; give their ids."""
+    numbers = []
     for letter in letters:
         record = letter.record
         error, detail = describe(letter.error)
@@ -77,6 +82,7 @@ def set_aside(session: Session, service: Service, outbox: Outbox, letters: Seque
             )
             .scalar_one()
         )
+        numbers.append(number)
         told = RecordSetAside(
             dead_letter=number,
             source_topic=record.input.topic,
@@ -88,18 +94,85 @@ def set_aside(session: Session, service: Service, outbox: Outbox, letters: Seque
         key = letter.envelope.key if letter.envelope else str(record.input)
         event_id = cause_id(service.name, record, letter.epoch, RecordSetAside.__name__, 0)
         outbox.keep(session, Said(told, service.dead_letter_topic, key, event_id, traceparent))
+    return numbers
 
 
-def _record(connection: Connection, number: int, *, lock: bool) -> tuple[Record, int, bool] | None:
-    """The record of a dead letter, its epoch, and whether it was re-driven."""
-    row = connection.execute(
-        text(
-            'SELECT topic, partition, "offset", key, value, headers, epoch, redriven_at IS NOT NULL FROM dead_letter WHERE id = :id'
-            + (" FOR UPDATE" if lock else "")
-        ),
-        {"id": number},
-    ).one_or_none()
-    if row is None:
-        return None
-    headers = [(name, None if value is None else base64.b64decode(value)) for name, value in row[5]]
-    return Record(Input(row[0], row[1]), row[2], row[3], row[4], headers), row[6], row[7]
+class Stored(NamedTuple):
+    """A dead letter as it is kept."""
+
+    id: int
+    record: Record
+    epoch: int
+    error: str
+    detail: str
+    traceparent: str | None
+    set_aside_at: datetime
+    redriven_at: datetime | None
+
+    @property
+    def event_id(self) -> str | None:
+        """The id of the event, if it has one that can be read."""
+        return self.header("ce_id")
+
+    @property
+    def event_type(self) -> str | None:
+        """The type of the event with its version, if it has one that can be read."""
+        return self.header("ce_type")
+
+    def header(self, name: str) -> str | None:
+        """The text of a header; None if it has none."""
+        found = dict(self.record.headers or ()).get(name)
+        return None if found is None else found.decode(errors="replace")
+
+
+_COLUMNS = """
+    id, topic, partition, "offset", key, value, headers, epoch, error, detail, traceparent, set_aside_at, redriven_at
+"""
+_FIND = f"SELECT {_COLUMNS} FROM dead_letter WHERE id = :id"  # noqa: S608 - constants
+_LIST = text(
+    f"""
+    SELECT {_COLUMNS} FROM dead_letter
+    WHERE (redriven_at IS NOT NULL) = ANY(:redriven) AND (CAST(:topic AS text) IS NULL OR topic = :topic)
+        AND (CAST(:error AS text) IS NULL OR error = :error) AND id > :after
+    ORDER BY id LIMIT :most
+    """  # noqa: S608 - constants
+)
+_WAITING = text("SELECT id FROM dead_letter WHERE redriven_at IS NULL AND id > :after ORDER BY id LIMIT :most")
+_DONE = text("UPDATE dead_letter SET redriven_at = clock_timestamp() WHERE id = :id")
+_FAILED = text("UPDATE dead_letter SET error = :error, detail = :detail WHERE id = :id AND redriven_at IS NULL")
+
+
+def _stored(row: Any) -> Stored:
+    headers = [(name, None if value is None else base64.b64decode(value)) for name, value in row.headers]
+    record = Record(Input(row.topic, row.partition), row.offset, row.key, row.value, headers)
+    return Stored(row.id, record, *row[7:])
+
+
+def find(connection: Connection, number: int, *, lock: bool = False) -> Stored | None:
+    """Give a dead letter, and `lock` it against anybody else who would re-drive it."""
+    row = connection.execute(text(_FIND + (" FOR UPDATE" if lock else "")), {"id": number}).one_or_none()
+    return None if row is None else _stored(row)
+
+
+def select(
+    connection: Connection, *, redriven: Sequence[bool], topic: str | None, error: str | None, after: int, most: int
+) -> list[Stored]:
+    """List dead letters from `after` on: whether re-driven or not, from which topic, set aside for which error."""
+    asked = {"redriven": list(redriven), "topic": topic, "error": error, "after": after, "most": most}
+    return [_stored(row) for row in connection.execute(_LIST, asked)]
+
+
+def waiting(connection: Connection, after: int, most: int) -> list[int]:
+    """Give the next dead letters that were not re-driven."""
+    return list(connection.execute(_WAITING, {"after": after, "most": most}).scalars())
+
+
+def done(connection: Connection, number: int) -> None:
+    """Mark a dead letter as re-driven."""
+    connection.execute(_DONE, {"id": number})
+
+
+def failed(connection: Connection, number: int, reason: BaseException) -> None:
+    """Keep why a dead letter cannot be handled now."""
+    error, detail = describe(reason)
+    connection.execute(_FAILED, {"id": number, "error": error, "detail": detail})

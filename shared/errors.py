@@ -27,6 +27,7 @@
     │   ├── Fenced             another process uses this worker's identity
     │   └── TooManyRecoveries  recovery does not help
     ├── Refused                the process must not start like this; names the setting and the mend
+    ├── NotDone                an operator's command was not carried out; says why, and what to do
     ├── HandlingFailed         inside the cycle only: handling a batch failed, at one record or somewhere
     └── NotOwned               a programming error: an event was said for an aggregate that is not locked
 
@@ -148,6 +149,10 @@ class TooManyRecoveries(Exit):
 
 class Refused(ExactlyOnceError):
     """The process cannot start in this surrounding."""
+
+
+class NotDone(ExactlyOnceError):
+    """The command was not carried out."""
 
 
 class HandlingFailed(ExactlyOnceError):

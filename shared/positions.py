@@ -9,7 +9,7 @@ from enum import Enum
 
 from sqlalchemy import Connection, text
 
-from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing
+from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost
 from shared.ports import Claim, Committed, Input, Position
 
 _SELECT = """
@@ -68,6 +68,12 @@ class Verdict(Enum):
     LOW = "Kafka's position is missing or too low; believed only when it is read after the row"
 
 
+def _decide(service: str, source: Input | str, *choices: str) -> str:
+    """Name the commands that decide, as they are typed."""
+    commands = [f"`python -m services.{service} positions {choice} --source '{source}'`" for choice in choices]
+    return f"Decide with {' or '.join(commands)}; docs/operating.md says what each does"
+
+
 def judge_input(service: str, source: Input, committed: Committed | None, position: Position | None) -> Verdict:
     """Compare the committed offset of an input, read first, with its row.
 
@@ -78,15 +84,28 @@ def judge_input(service: str, source: Input, committed: Committed | None, positi
             return Verdict.FIRST
         raise PositionMissing(
             f"{source}: Kafka has the committed offset {committed.offset}, the database has no position. "
-            f"Decide with: python -m services.{service} positions adopt --source '{source}'"
+            f"{_decide(service, source, 'adopt', 'rewind', 'skip')}"
         )
     if committed is not None and committed.offset > position.next_offset:
         raise DatabaseWentBack(
             f"{source}: the database has handled up to {position.next_offset}, Kafka was told {committed.offset}: the "
-            f"database is an older state. "
-            f"Decide with: python -m services.{service} positions rewind|skip --source '{source}'"
+            f"database is an older state. {_decide(service, source, 'rewind', 'skip')}"
         )
     return Verdict.AGREED
+
+
+def judge_reach(service: str, source: Input, position: int, low: int, high: int) -> None:
+    """Compare H with what the topic holds. Raises `RecordsLost` or `KafkaWentBack`."""
+    if position < low:
+        raise RecordsLost(
+            f"{source}: the database has handled up to {position}, the topic begins at {low}: retention removed "
+            f"records that were not handled. {_decide(service, source, 'skip')}"
+        )
+    if position > high:
+        raise KafkaWentBack(
+            f"{source}: the database has handled up to {position}, the topic ends at {high}: Kafka lost records that "
+            f"were handled. {_decide(service, source, 'rewind')}"
+        )
 
 
 def judge_lane(
@@ -97,7 +116,7 @@ def judge_lane(
     "P too high" is believed when P was read before the claim; "missing or too low" only when it was read after it
     (`said_read_last`). Raises `DatabaseWentBack`, `KafkaWentBack` or `PositionMissing`.
     """
-    decide = f"Decide with: python -m services.{service} positions adopt|rewind|skip --source lane-{lane}"
+    decide = _decide(service, f"lane-{lane}", "adopt", "rewind", "skip")
     if claim is None:
         raise PositionMissing(
             f"lane {lane}: Kafka has P = {said.offset if said else 'none'}, the database has no row of this lane. "
@@ -119,8 +138,7 @@ def judge_lane(
     if said.offset >= claim.position:
         raise DatabaseWentBack(
             f"lane {lane}: Kafka has P = {said.offset} of claim {said.metadata or 'none'}, the database has batch "
-            f"{claim.position} "
-            f"of claim {claim.claim_id or 'none'}: the database is an older state. {decide}"
+            f"{claim.position} of claim {claim.claim_id or 'none'}: the database is an older state. {decide}"
         )
     if not said_read_last:
         return Verdict.LOW

@@ -100,6 +100,8 @@ class Worker:
                 kafka.leave()
                 kafka.close()
                 kafka = None
+            # The slot too: an operator decides while no worker holds one.
+            self._database.close()
             self._stopped(stop)
         finally:
             self._ready = False
@@ -228,8 +230,7 @@ class Worker:
                 f"more than SET_ASIDE_PER_MINUTE_MAX = {self._settings.set_aside_per_minute_max} records were set "
                 f"aside in a minute; the last one for "
                 f"{type(last.error).__name__}: {last.error}. Mend the handler or the producer, then restart; re-drive "
-                f"with: "
-                f"python -m services.{self._service.name} dead-letters redrive"
+                f"with `python -m services.{self._service.name} dead-letters redrive --all`"
             )
 
     def _stopped(self, stop: Stop) -> None:

@@ -1,0 +1,176 @@
+"""What Kafka says of a service, for an operator: who is in its group, its committed offsets, how far its topics reach.
+
+Nothing here joins the group. Only `lower` changes anything, and the broker refuses it while the group has members.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewPartitions
+
+from shared import start
+from shared.consumer import committed_offsets
+from shared.errors import KafkaUnavailable, NotDone
+from shared.handling import Service
+from shared.ports import Committed, Input
+from shared.settings import Settings
+
+POLL_SECONDS = 0.2
+
+CLEANUP_SECONDS = 15.0
+"""After its timeout a transaction is ended by the broker's next cleanup: every 10 s, unless the broker is set up
+otherwise."""
+
+
+class Span(NamedTuple):
+    """What a partition holds."""
+
+    low: int
+    """Its first offset."""
+    stable: int
+    """Where read_committed ends: before the first transaction that is open."""
+    high: int
+    """Its end."""
+
+
+class Topic(NamedTuple):
+    """A topic as it is now."""
+
+    id: str
+    partitions: int
+
+
+class Group:
+    """The consumer group of a service and its topics, seen from outside."""
+
+    def __init__(self, settings: Settings, service: Service) -> None:
+        self._settings = settings
+        self._service = service
+        self._admin = start.admin(settings)
+        self._reader = Consumer(
+            {
+                "bootstrap.servers": settings.kafka_bootstrap_servers,
+                "group.id": service.name,  # it is asked for, not joined: nothing is subscribed
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "log_level": 0,  # what fails is told by the calls
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.close()
+
+    def cluster_id(self) -> str:
+        """Name the cluster."""
+        return str(_result(self._admin.describe_cluster(request_timeout=start.ADMIN_SECONDS)).cluster_id)
+
+    def topics(self, names: Collection[str]) -> dict[str, Topic]:
+        """Describe topics; those that do not exist are left out."""
+        found = start.describe(self._admin, self._settings, names) if names else {}
+        return {name: Topic(str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None}
+
+    def members(self) -> list[str]:
+        """Name the members that the group has now."""
+        asked = self._admin.describe_consumer_groups([self._service.name], request_timeout=start.ADMIN_SECONDS)
+        members = _result(asked[self._service.name]).members
+        return sorted(f"{m.group_instance_id or m.member_id} at {m.host.lstrip('/')}" for m in members)
+
+    def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
+        """Read committed offsets as a worker does: only when no transaction is open that might change them."""
+        seconds = self._settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return committed_offsets(self._reader, self._service.lane_topic, inputs, lanes)
+            except KafkaUnavailable as error:
+                if time.monotonic() > deadline:
+                    raise NotDone(f"after {seconds:.0f} s Kafka still gives no {error}") from error
+
+    def lower(self, positions: Mapping[Input, int]) -> None:
+        """Set the committed offsets of `positions`, so that none is above H."""
+        offsets = [TopicPartition(source.topic, source.partition, offset) for source, offset in positions.items()]
+        if not offsets:
+            return
+        name = self._service.name
+        asked = self._admin.alter_consumer_group_offsets(
+            [ConsumerGroupTopicPartitions(name, offsets)], request_timeout=start.ADMIN_SECONDS
+        )
+        for answer in _result(asked[name]).topic_partitions or ():
+            if answer.error is not None:
+                raise NotDone(f"Kafka keeps the committed offset of {answer.topic}[{answer.partition}]: {answer.error}")
+
+    def spans(self, inputs: Collection[Input]) -> dict[Input, Span]:
+        """Tell what partitions hold; those that do not exist are left out."""
+        committed, all_of_it = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
+        earliest, latest = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        lows = self._offsets(inputs, earliest, all_of_it)
+        stable = self._offsets(lows, latest, committed)
+        highs = self._offsets(lows, latest, all_of_it)
+        return {i: Span(lows[i], stable[i], highs[i]) for i in lows if i in stable and i in highs}
+
+    def at_time(self, inputs: Collection[Input], milliseconds: int) -> dict[Input, int]:
+        """Give the first offset of each partition that is not older; -1 if all of it is older."""
+        return self._offsets(inputs, OffsetSpec.for_timestamp(milliseconds), IsolationLevel.READ_UNCOMMITTED)
+
+    def _offsets(self, inputs: Collection[Input], spec: OffsetSpec, level: IsolationLevel) -> dict[Input, int]:
+        asked = {TopicPartition(*source): spec for source in inputs}
+        found = {}
+        for p, future in (
+            self._admin.list_offsets(asked, isolation_level=level, request_timeout=start.ADMIN_SECONDS).items()
+            if asked
+            else ()
+        ):
+            try:
+                found[Input(p.topic, p.partition)] = int(_result(future).offset)
+            except KafkaUnavailable as error:
+                if not _missing(error.__cause__):
+                    raise
+        return found
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Give `topic` as many partitions; returns when the brokers know them."""
+        asked = self._admin.create_partitions([NewPartitions(topic, partitions)], request_timeout=start.ADMIN_SECONDS)
+        _result(asked[topic])
+        wait_until(lambda: self.topics([topic])[topic].partitions >= partitions, start.ADMIN_SECONDS)
+
+
+def _result(future: Any) -> Any:
+    try:
+        return future.result(start.ADMIN_SECONDS + 5)
+    except KafkaException as error:
+        reason: KafkaError = error.args[0]
+        raise KafkaUnavailable(f"Kafka: {reason.name()}: {reason.str()}") from error
+
+
+def _missing(error: BaseException | None) -> bool:
+    return isinstance(error, KafkaException) and error.args[0].code() in (
+        KafkaError.UNKNOWN_TOPIC_OR_PART,
+        KafkaError._UNKNOWN_PARTITION,
+        KafkaError._UNKNOWN_TOPIC,
+    )
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    """Wait until `condition` holds; False if it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True

@@ -1,0 +1,92 @@
+"""What a decision means for a lane: its row always follows P; the question is which rows count as said."""
+
+from typing import Any
+from uuid import UUID
+
+from sqlalchemy import Connection, text
+
+from shared import outbox, visible
+from shared.errors import NotDone
+from shared.operating import Alone, Choice, Plan
+from shared.ports import Committed
+from shared.survey import LaneState
+
+IDS_MAX = 1_000
+"""Ids of deleted rows that a decision remembers; with more, their number has to do."""
+
+_CLAIMED = "SELECT unnest(row_ids) FROM lane WHERE lane = :lane"
+_NONE = "SELECT 0 WHERE false"
+
+_CHOSEN = "SELECT event_id FROM outbox WHERE lane = :lane AND id IN ({}) ORDER BY id"
+_DELETE = "DELETE FROM outbox WHERE lane = :lane AND id IN ({})"
+_COUNT = text("SELECT count(*) FROM outbox WHERE lane = :lane")
+
+_SET = text("""
+    INSERT INTO lane (lane, position, claim_id, row_ids) VALUES (:lane, :position, :claim, '{}')
+    ON CONFLICT (lane) DO UPDATE SET position = :position, claim_id = :claim, row_ids = '{}'
+""")
+
+
+def plan(here: Alone, choice: Choice, state: LaneState) -> Plan | None:
+    """Plan a decision about a lane; None if there is nothing to decide."""
+    if state.disagreement(here.service) is None:
+        return None
+    lane, claim = state.lane, state.claim
+    new = at(state)
+    chosen = {"rewind": _NONE, "skip": _CLAIMED, "adopt": visible.VISIBLE.format(lane)}[choice]
+    if choice == "adopt":
+        visible.look(here, lane)
+    with here.connection.begin():
+        gone = list(here.connection.execute(text(_CHOSEN.format(chosen)), {"lane": lane}).scalars())
+        rows = here.connection.execute(_COUNT, {"lane": lane}).scalar_one()
+    claimed = claim.rows if claim else 0
+
+    def carry_out(connection: Connection) -> None:
+        if outbox.lock_claims(connection, [lane]).get(lane) != claim:
+            raise NotDone(f"lane-{lane} was changed meanwhile; look again")
+        deleted = connection.execute(text(_DELETE.format(chosen)), {"lane": lane}).rowcount
+        if deleted != len(gone):
+            raise NotDone(f"lane-{lane} was changed meanwhile; look again")
+        set_claim(connection, lane, new)
+
+    before: dict[str, Any] = {
+        "position": claim.position if claim else None,
+        "claim": (claim.claim_id or None) if claim else None,
+        "rows": rows,
+        "P": state.said.offset if state.said else None,
+    }
+    after: dict[str, Any] = {
+        "position": new.offset,
+        "claim": new.metadata or None,
+        "rows": rows - len(gone),
+        "counted as said": len(gone),
+    }
+    means = {
+        "rewind": f"The {claimed} claimed rows are said with the others; if Kafka had them, they are said twice",
+        "skip": f"{len(gone)} claimed rows count as said; if Kafka has not got them, nobody will ever hear of them",
+        "adopt": f"{len(gone)} rows were found in the topics and count as said; the others are said",
+    }[choice]
+    return Plan(f"lane-{lane}", before, after, means, carry_out, remembers={"event_ids": gone[:IDS_MAX]})
+
+
+def at(state: LaneState) -> Committed:
+    """Give the position and the claim id that agree with P. Without P the lane begins at 0, as a new one does.
+
+    Raises `NotDone` if P was committed by something else.
+    """
+    if state.said is None:
+        return Committed(0, "")
+    try:
+        if state.said.metadata:
+            UUID(state.said.metadata)
+    except ValueError:
+        raise NotDone(
+            f"lane-{state.lane}: P carries {state.said.metadata!r}, which no worker wrote: something else commits for "
+            "this group. Find it, and delete this committed offset"
+        ) from None
+    return state.said
+
+
+def set_claim(connection: Connection, lane: int, position: Committed) -> None:
+    """Let the row of `lane` say what P says, with no rows claimed."""
+    connection.execute(_SET, {"lane": lane, "position": position.offset, "claim": position.metadata or None})

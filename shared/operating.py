@@ -1,0 +1,155 @@
+"""What an operator's commands work with, and the rules for those that decide something.
+
+A decision is made while nobody works: every slot is held, so that no worker can begin, and the consumer group is empty,
+so that Kafka accepts nothing from a worker that is only frozen. It is asked for before it is made, and the database
+remembers it, in the transaction that makes it.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, text
+
+from shared.errors import NotDone
+from shared.group import Group, wait_until
+from shared.handling import Service
+from shared.outbox import Outbox
+from shared.output import note
+from shared.settings import Settings
+from shared.slots import LOCK_CLASS
+
+Choice = Literal["adopt", "rewind", "skip"]
+
+SLOTS = 1_000
+"""The most that WORKER_SLOTS may be; a worker may have another value of it than this process."""
+
+STATEMENT_SECONDS = 600
+"""A decision may touch a whole outbox, which a batch never does."""
+
+BROKERS_SESSION_SECONDS = 45.0
+"""The session timeout of a KIP-848 group is the broker's; this is its default."""
+
+# The lock of housekeeping has the same class, and a negative number: as an oid it is beyond any slot.
+_HOLDERS = text("""
+    SELECT held.objid, held.pid, coalesce(host(activity.client_addr), 'local')
+    FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid)
+    WHERE held.locktype = 'advisory' AND held.classid = :class AND CAST(held.objid AS bigint) < :slots AND held.granted
+        AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND held.pid <> pg_backend_pid()
+    ORDER BY held.objid LIMIT 5
+""")
+_TAKE_ALL = text("SELECT bool_and(pg_try_advisory_lock(:class, slot)) FROM generate_series(0, :slots - 1) AS slot")
+
+_DECISION = text("""
+    INSERT INTO decision (command, source, before, after)
+    VALUES (:command, :source, CAST(:before AS jsonb), CAST(:after AS jsonb))
+""")
+
+
+@dataclass(frozen=True)
+class Desk:
+    """What an operator's command works with."""
+
+    settings: Settings
+    service: Service
+    engine: Engine
+    outbox: Outbox
+
+    def command(self, words: str) -> str:
+        """Give a command of this service as it is typed."""
+        return f"`python -m services.{self.service.name} {words}`"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a decision will do."""
+
+    source: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    means: str
+    """What follows from it, for the operator who is asked."""
+    carry_out: Callable[[Connection], None]
+    """The database's part, in the transaction that also remembers the decision."""
+    finish: Callable[[], None] = lambda: None
+    """Kafka's part, after the commit; running the command again makes up for it."""
+    remembers: Mapping[str, Any] = field(default_factory=dict)
+    """What the decision keeps besides `after`."""
+
+
+@dataclass(frozen=True)
+class Alone:
+    """What a decision works with, while nobody else works."""
+
+    desk: Desk
+    group: Group
+    connection: Connection
+    """It holds the slots, and has no transaction open."""
+
+    @property
+    def service(self) -> str:
+        """The name of the service."""
+        return self.desk.service.name
+
+
+@contextmanager
+def alone(desk: Desk) -> Iterator[Alone]:
+    """Keep every worker of the service from working while the block runs. Raises `NotDone` if one does."""
+    with Group(desk.settings, desk.service) as group, desk.engine.connect() as connection:
+        connection.detach()  # when it is closed, so is the session, and the slots are free
+        with connection.begin():
+            connection.execute(text(f"SET statement_timeout = '{STATEMENT_SECONDS}s'"))
+            taken = connection.execute(_TAKE_ALL, {"class": LOCK_CLASS, "slots": SLOTS}).scalar_one()
+            holders = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS}).all()
+        if not taken:
+            who = ", ".join(f"slot {slot} by server process {pid} for {host}" for slot, pid, host in holders)
+            raise NotDone(
+                f"workers of {desk.service.name} are at work ({who or 'slots were held just now'}). Stop all of them, "
+                "and every other command that decides, then try again; the API may stay up"
+            )
+        _wait_until_empty(desk, group)
+        yield Alone(desk, group, connection)
+
+
+def _wait_until_empty(desk: Desk, group: Group) -> None:
+    """Wait until the group has no member: one that was killed is given up by the broker after its session timeout."""
+    members = group.members()
+    if not members:
+        return
+    classic = desk.settings.group_protocol == "classic"
+    seconds = (desk.settings.session_timeout_ms / 1_000 if classic else BROKERS_SESSION_SECONDS) + 10
+    note(
+        f"waiting up to {seconds:.0f} s until Kafka gives up {len(members)} members of group {desk.service.name} that "
+        f"ended without leaving: {', '.join(members)}"
+    )
+    if not wait_until(lambda: not group.members(), seconds):
+        raise NotDone(
+            f"group {desk.service.name} still has members: {', '.join(group.members())}. No worker of this database "
+            "holds a slot, so they are workers of another database, or something else that uses this group: stop them"
+        )
+
+
+def decided(
+    connection: Connection, command: str, source: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> None:
+    """Remember a decision, in the transaction that carries it out."""
+    connection.execute(
+        _DECISION,
+        {"command": command, "source": source, "before": json.dumps(before), "after": json.dumps(after)},
+    )
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is done that cannot be undone. Raises `NotDone` unless the answer is yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise NotDone(f"{question} Nobody is there to answer; add --yes to do it without asking")
+    sys.stderr.write(f"{question} [yes/no] ")
+    sys.stderr.flush()
+    if sys.stdin.readline().strip().lower() != "yes":
+        raise NotDone("nothing was changed")

@@ -1,0 +1,172 @@
+"""What the two systems say of every position, side by side, and what that means: read for an operator.
+
+It may be read while workers work. What then looks like a disagreement is believed only if it stands still.
+"""
+
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from shared import outbox, positions
+from shared.errors import RecordsLost, Stop
+from shared.group import Group, Span
+from shared.handling import Service
+from shared.ports import Claim, Committed, Input, Position
+from shared.positions import Verdict, judge_input, judge_lane
+
+ROUNDS_MAX = 5
+"""How often a disagreement is read again; a worker moves a position once in some milliseconds."""
+
+_INPUTS = text("SELECT topic, partition FROM position WHERE topic = ANY(:topics)")
+
+_LANES = text("SELECT lane FROM lane")
+
+# The rows of a claim are deleted together with it, so the rest of the lane can be had by subtraction.
+_WAITING = text("""
+    SELECT lane.lane, (SELECT count(*) FROM outbox WHERE outbox.lane = lane.lane), cardinality(lane.row_ids),
+           extract(epoch FROM clock_timestamp() - (SELECT min(decided_at) FROM outbox WHERE outbox.lane = lane.lane)),
+           extract(epoch FROM clock_timestamp() - (
+               SELECT min(decided_at) FROM outbox LEFT JOIN unnest(lane.row_ids) AS claimed (id) USING (id)
+               WHERE outbox.lane = lane.lane AND claimed.id IS NULL))
+    FROM lane WHERE lane.lane = ANY(:lanes)
+""")
+
+
+class InputState(NamedTuple):
+    """An input, as both systems see it."""
+
+    source: Input
+    position: Position | None
+    committed: Committed | None
+    span: Span | None
+
+    @property
+    def lag(self) -> int | None:
+        """How many offsets are still to be handled. Control markers have offsets too, and H passes them."""
+        if self.span is None:
+            return None
+        return self.span.stable - (self.position.next_offset if self.position else self.span.low)
+
+    @property
+    def beyond_the_end(self) -> bool:
+        """Whether the topic has lost records that were handled."""
+        return self.position is not None and self.span is not None and self.position.next_offset > self.span.high
+
+    def disagreement(self, service: str) -> Stop | None:
+        """What a worker would stop for."""
+        try:
+            judge_input(service, self.source, self.committed, self.position)
+        except Stop as stop:
+            return stop
+        if self.position is None or self.span is None:
+            return None
+        try:
+            positions.judge_reach(service, self.source, self.position.next_offset, self.span.low, self.span.high)
+        except RecordsLost as stop:
+            return stop
+        return None
+
+    def words(self, service: str) -> str:
+        """Say what it means."""
+        if self.span is None:
+            return "the topic does not exist"
+        stop = self.disagreement(service)
+        if stop is not None:
+            return f"{type(stop).__name__}: {stop}"
+        return Verdict.FIRST.value if self.position is None else Verdict.AGREED.value
+
+
+class LaneState(NamedTuple):
+    """A lane, as both systems see it."""
+
+    lane: int
+    said: Committed | None
+    claim: Claim | None
+
+    def disagreement(self, service: str) -> Stop | None:
+        """What a worker would stop for. P must have been read after the claim, or nobody works."""
+        try:
+            judge_lane(service, self.lane, self.said, self.claim, said_read_last=True)
+        except Stop as stop:
+            return stop
+        return None
+
+    @property
+    def is_said(self) -> bool:
+        """Whether Kafka has the rows of the claim."""
+        return self.claim is not None and self.said == (self.claim.position, self.claim.claim_id)
+
+    def words(self, service: str) -> str:
+        """Say what it means."""
+        stop = self.disagreement(service)
+        if stop is not None:
+            return f"{type(stop).__name__}: {stop}"
+        if self.said is None:
+            return Verdict.FIRST.value
+        return f"{Verdict.AGREED.value}; the claim is {'said' if self.is_said else 'being said'}"
+
+
+class Waiting(NamedTuple):
+    """What waits in a lane to be said."""
+
+    rows: int
+    oldest_seconds: float | None
+
+
+def inputs(connection: Connection, group: Group, service: Service) -> list[InputState]:
+    """See the inputs of a service: the partitions that there are, and those that the database knows."""
+    topics = group.topics(service.hears)
+    with connection.begin():
+        known = {Input(*row) for row in connection.execute(_INPUTS, {"topics": list(service.hears)})}
+    known |= {Input(name, n) for name, topic in topics.items() for n in range(topic.partitions)}
+    return see_inputs(connection, group, known)
+
+
+def see_inputs(connection: Connection, group: Group, sources: Collection[Input]) -> list[InputState]:
+    """See some inputs. Kafka is read first: H only grows, so what is too high then really is."""
+    committed = group.committed(sources, ())
+    with connection.begin():
+        rows = positions.read(connection, sources)
+    spans = group.spans(sources)
+    return [InputState(i, rows.get(i), committed.get(i), spans.get(i)) for i in sorted(sources)]
+
+
+def lanes(connection: Connection, group: Group, service: Service) -> list[LaneState]:
+    """See all lanes of a service: those of the topic, and those of the database."""
+    topic = group.topics([service.lane_topic]).get(service.lane_topic)
+    with connection.begin():
+        known = {int(lane) for (lane,) in connection.execute(_LANES)}
+    known |= set(range(topic.partitions if topic else 0))
+    return see_lanes(connection, group, known, service)
+
+
+def see_lanes(connection: Connection, group: Group, numbers: Collection[int], service: Service) -> list[LaneState]:
+    """See some lanes; those that seem to disagree are read again until two readings are the same."""
+    found: dict[int, LaneState] = {}
+    doubtful = set(numbers)
+    for _ in range(ROUNDS_MAX):
+        if not doubtful:
+            break
+        with connection.begin():
+            claims = outbox.read_claims(connection, doubtful)
+        said = group.committed((), doubtful)
+        for lane in sorted(doubtful):
+            state = LaneState(lane, said.get(lane), claims.get(lane))
+            if state == found.get(lane) or state.disagreement(service.name) is None:
+                doubtful.discard(lane)
+            found[lane] = state
+    return [found[lane] for lane in sorted(found)]
+
+
+def waiting(connection: Connection, states: Iterable[LaneState]) -> dict[int, Waiting]:
+    """Count the rows of lanes that are not said yet, and tell the age of the oldest."""
+    by_lane = {state.lane: state for state in states}
+    with connection.begin():
+        rows: list[Any] = list(connection.execute(_WAITING, {"lanes": sorted(by_lane)}))
+    found = {lane: Waiting(0, None) for lane in by_lane}
+    for lane, count, claimed, oldest, oldest_unclaimed in rows:
+        said = by_lane[lane].is_said
+        seconds = oldest_unclaimed if said else oldest
+        found[lane] = Waiting(count - (claimed if said else 0), None if seconds is None else float(seconds))
+    return found

@@ -1,0 +1,171 @@
+"""`outbox show | set-aside`: the rows that wait to be said, and the one that Kafka refuses to take."""
+
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from shared import dead_letters, operating, outbox, survey
+from shared.dead_letters import Stored
+from shared.errors import ContentRefused, NotDone
+from shared.events import CONTENT_TYPE, SPEC_VERSION, Envelope
+from shared.operating import Alone, Desk
+from shared.output import as_json, columns, say
+from shared.ports import Input, Letter, Record
+from shared.session import Session
+
+ROWS = 50
+"""Rows that `outbox show` lists, the oldest of the whole outbox."""
+
+_ROW = """
+    SELECT outbox.id, outbox.lane, topic, key, event_id, event_type, event_version, octet_length(data) AS size, data,
+           traceparent, decided_at, outbox.id = ANY(lane.row_ids) AS claimed
+    FROM outbox JOIN lane ON lane.lane = outbox.lane
+"""
+_OLDEST = text(f"{_ROW} ORDER BY decided_at LIMIT :most")
+_FIND = text(f"{_ROW} WHERE event_id = :event_id ORDER BY id LIMIT 1")
+_DELETE = text("DELETE FROM outbox WHERE lane = :lane AND id = :id")
+_UNCLAIM = text("""
+    UPDATE lane SET row_ids = array_remove(row_ids, :id), claim_id = gen_random_uuid() WHERE lane = :lane
+""")
+# Claimed or not, the key decides the lane, and the time stays that of the decision.
+_PUT_BACK = text("""
+    INSERT INTO outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent, decided_at)
+    SELECT :hash % (SELECT count(*) FROM lane), :topic, :key, :id, :type, :version, :data, :traceparent,
+           CAST(:decided_at AS timestamptz)
+""")
+TOPIC_HEADER = "topic"
+"""Where a row that was set aside keeps the topic that it is for."""
+
+
+def show(desk: Desk, event_id: str | None, *, json: bool) -> None:
+    """List the oldest rows, or show one of them."""
+    with desk.engine.connect() as connection:
+        if event_id is None:
+            rows = [_facts(row) for row in connection.execute(_OLDEST, {"most": ROWS})]
+        else:
+            row = connection.execute(_FIND, {"event_id": event_id}).one_or_none()
+            if row is None:
+                raise NotDone(f"no row of the outbox has the event id {event_id}: it was said, or never decided")
+            rows = [{**_facts(row), "data": bytes(row.data).decode(errors="backslashreplace")}]
+    if json:
+        as_json(rows)
+    elif event_id is None:
+        columns(
+            ("LANE", "ROW", "CLAIMED", "TOPIC", "KEY", "TYPE", "EVENT ID", "BYTES", "DECIDED"),
+            [[f[k] for k in ("lane", "row", "claimed", "topic", "key", "type", "id", "bytes", "time")] for f in rows],
+        )
+        if len(rows) == ROWS:
+            say(f"... the oldest {ROWS}; {desk.command('positions show')} counts all")
+    else:
+        for name, fact in rows[0].items():
+            say(f"{name:12} {'-' if fact is None else fact}")
+
+
+def _facts(row: Any) -> dict[str, Any]:
+    return {
+        "id": row.event_id,
+        "type": f"{row.event_type}.v{row.event_version}",
+        "topic": row.topic,
+        "key": row.key,
+        "lane": row.lane,
+        "row": row.id,
+        "claimed": "yes" if row.claimed else "no",
+        "bytes": row.size,
+        "time": row.decided_at.isoformat(),
+        "traceparent": row.traceparent,
+    }
+
+
+def set_aside(desk: Desk, event_id: str, *, yes: bool) -> None:
+    """Move a row from the outbox to the dead letters; the others of its lane are said then."""
+    with operating.alone(desk) as here:
+        with here.connection.begin():
+            row = here.connection.execute(_FIND, {"event_id": event_id}).one_or_none()
+        if row is None:
+            raise NotDone(f"no row of the outbox has the event id {event_id}: it was said, or never decided")
+        said = _unsaid(here, row)
+        operating.confirm(f"{event_id} for {row.topic} will not be said; set it aside?", yes=yes)
+        with Session(here.connection) as session, session.begin():
+            number = _move(here, session, row, said)
+        say(f"{event_id} is dead letter {number} now; start the workers again")
+        say(f"to say it after all: {desk.command(f'dead-letters redrive {number}')}")
+
+
+def _unsaid(here: Alone, row: Any) -> survey.LaneState:
+    """Make sure that Kafka has not got the row: only then may it leave its claim."""
+    (state,) = survey.see_lanes(here.connection, here.group, [row.lane], here.desk.service)
+    stop = state.disagreement(here.service)
+    if stop is not None:
+        raise NotDone(f"first the lane must be decided: {stop}")
+    if row.claimed and state.is_said:
+        raise NotDone(f"Kafka has {row.event_id} already; the next batch of lane {row.lane} deletes the row")
+    return state
+
+
+def _move(here: Alone, session: Session, row: Any, state: survey.LaneState) -> int:
+    connection = session.connection()
+    claim = outbox.lock_claims(connection, [row.lane])[row.lane]
+    if claim != state.claim or not connection.execute(_DELETE, {"lane": row.lane, "id": row.id}).rowcount:
+        raise NotDone(f"lane-{row.lane} was changed meanwhile; look again")
+    if row.claimed:
+        connection.execute(_UNCLAIM, {"lane": row.lane, "id": row.id})
+    (number,) = dead_letters.set_aside(session, here.desk.service, here.desk.outbox, [_letter(here, row)])
+    here.desk.outbox.write(session)
+    operating.decided(
+        connection,
+        "outbox set-aside",
+        f"lane-{row.lane}",
+        {"event_id": row.event_id, "topic": row.topic, "claimed": row.claimed},
+        {"dead_letter": number},
+    )
+    return number
+
+
+def _letter(here: Alone, row: Any) -> Letter:
+    """The row, in the form of a record that was set aside."""
+    time = row.decided_at.isoformat()
+    kind = f"{row.event_type}.v{row.event_version}"
+    facts = {
+        "ce_specversion": SPEC_VERSION,
+        "ce_source": here.service,
+        "ce_id": row.event_id,
+        "ce_type": kind,
+        "ce_time": time,
+        "content-type": CONTENT_TYPE,
+        TOPIC_HEADER: row.topic,
+    }
+    headers = [(name, fact.encode()) for name, fact in facts.items()]
+    data = bytes(row.data)
+    record = Record(Input(here.desk.service.lane_topic, row.lane), row.id, row.key.encode(), data, headers)
+    envelope = Envelope(
+        id=row.event_id,
+        source=here.service,
+        type=row.event_type,
+        version=row.event_version,
+        time=time,
+        key=row.key,
+        data=data,
+        traceparent=row.traceparent,
+    )
+    reason = ContentRefused(f"an operator set aside {kind} {row.event_id} for {row.topic}")
+    return Letter(record, 0, envelope, reason)
+
+
+def put_back(connection: Connection, letter: Stored) -> None:
+    """Say after all what was set aside: it waits again, behind what its key has said meanwhile."""
+    kind, _, version = (letter.event_type or "").rpartition(".v")
+    key = (letter.record.key or b"").decode()
+    connection.execute(
+        _PUT_BACK,
+        {
+            "hash": outbox.lane_hash(key),
+            "topic": letter.header(TOPIC_HEADER),
+            "key": key,
+            "id": letter.event_id,
+            "type": kind,
+            "version": int(version),
+            "data": letter.record.value,
+            "traceparent": letter.traceparent,
+            "decided_at": letter.header("ce_time"),
+        },
+    )

@@ -1,0 +1,116 @@
+"""Which events of the outbox Kafka already has: the evidence that `positions adopt` of a lane needs.
+
+The topics are read as any consumer would read them, from before the oldest waiting row was decided. Memory stays small
+however much there is: ids go to a temporary table in portions.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from datetime import datetime
+from typing import Any
+
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+from sqlalchemy import text
+
+from shared.errors import NotDone
+from shared.group import CLEANUP_SECONDS
+from shared.operating import Alone, Desk
+from shared.ports import Input
+
+CLOCKS_SECONDS = 3_600
+"""Rows carry the time of the database, records that of a worker or a broker: so far may their clocks be apart."""
+
+PORTION = 2_000
+"""Ids that are looked up at once."""
+
+_OLDEST = text("SELECT min(decided_at) FROM outbox WHERE lane = :lane")
+
+_TOPICS = text("SELECT DISTINCT topic FROM outbox WHERE lane = :lane")
+
+_TABLE = "pg_temp.waiting_{}"
+_DROP = f"DROP TABLE IF EXISTS {_TABLE}"
+_COPY = """
+    CREATE TEMPORARY TABLE waiting_{0} AS
+    SELECT id, topic, event_id, false AS visible FROM outbox WHERE lane = {0}
+"""
+_INDEX = f"CREATE INDEX ON {_TABLE} (event_id)"
+_MARK = f"UPDATE {_TABLE} SET visible = true WHERE event_id = ANY(:ids) AND topic = :topic"  # noqa: S608 - a number
+
+VISIBLE = f"SELECT id FROM {_TABLE} WHERE visible"  # noqa: S608 - a number
+"""With the number of a lane, gives the ids of the rows that Kafka has, on the connection of `look`."""
+
+
+def look(here: Alone, lane: int) -> None:
+    """Find out which rows of `lane` Kafka has; afterwards `VISIBLE` of the lane gives them.
+
+    Raises `NotDone` if the topics do not reach back far enough to tell, or are held back by an open transaction.
+    """
+    desk, group, connection = here.desk, here.group, here.connection
+    with connection.begin():
+        oldest: datetime | None = connection.execute(_OLDEST, {"lane": lane}).scalar_one()
+        topics = list(connection.execute(_TOPICS, {"lane": lane}).scalars())
+        for statement in (_DROP, _COPY, _INDEX):
+            connection.execute(text(statement.format(int(lane))))
+    if oldest is None:
+        return
+    found = group.topics(topics)
+    partitions = [Input(name, n) for name, topic in found.items() for n in range(topic.partitions)]
+    spans = group.spans(partitions)
+    starts = group.at_time(partitions, int((oldest.timestamp() - CLOCKS_SECONDS) * 1_000))
+    ranges = {}
+    for source, span in spans.items():
+        start = starts[source] if starts.get(source, -1) >= 0 else span.high
+        if start == span.low > 0:
+            raise NotDone(
+                f"{source}: retention has removed records since {oldest:%Y-%m-%d %H:%M} when the oldest waiting row of "
+                f"lane-{lane} was decided, so nobody can tell which rows were said. Choose "
+                f"{desk.command(f'positions rewind --source lane-{lane}')}, which may say rows twice, or "
+                f"{desk.command(f'positions skip --source lane-{lane}')}, which may never say claimed ones"
+            )
+        if start < span.high:
+            ranges[source] = (start, span.high)
+    for topic, ids in _said(desk, ranges):
+        with connection.begin():
+            connection.execute(text(_MARK.format(int(lane))), {"ids": ids, "topic": topic})
+
+
+def _said(desk: Desk, ranges: Mapping[Input, tuple[int, int]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the ids of this service's events in `ranges`, in portions of one topic each."""
+    patience = desk.settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
+    configuration = {
+        "bootstrap.servers": desk.settings.kafka_bootstrap_servers,
+        "group.id": desk.service.name,  # the client wants one; it is not joined
+        "isolation.level": "read_committed",
+        "enable.auto.commit": False,
+        "enable.partition.eof": True,
+        "auto.offset.reset": "error",
+        "fetch.wait.max.ms": 100,
+        "queued.max.messages.kbytes": 64_000,
+    }
+    if not ranges:
+        return
+    ends = {source: end for source, (_, end) in ranges.items()}
+    found: dict[str, list[str]] = {}
+    with closing(Consumer(configuration)) as consumer:
+        consumer.assign([TopicPartition(*source, start) for source, (start, _) in ranges.items()])
+        moved = time.monotonic()
+        while ends:
+            for message in consumer.consume(PORTION, 0.2):
+                source, offset = Input(message.topic() or "", message.partition() or 0), message.offset() or 0
+                problem = message.error()
+                if problem is not None and problem.code() != KafkaError._PARTITION_EOF:
+                    raise NotDone(f"{source} cannot be read: {problem.name()}: {problem.str()}")
+                moved = time.monotonic()
+                # The end itself is told only when everything before it is settled, control markers included.
+                if offset + (problem is None) >= ends.get(source, 0):
+                    ends.pop(source, None)
+                headers: dict[str, Any] = dict(message.headers() or ()) if problem is None else {}
+                if headers.get("ce_source") == desk.service.name.encode() and headers.get("ce_id"):
+                    found.setdefault(source.topic, []).append(headers["ce_id"].decode(errors="replace"))
+            if time.monotonic() > moved + patience:
+                waits = ", ".join(str(source) for source in sorted(ends))
+                raise NotDone(f"an open transaction of somebody holds back {waits}; end it, then try again")
+            for topic in [topic for topic, ids in found.items() if len(ids) >= PORTION]:
+                yield topic, found.pop(topic)
+    yield from found.items()

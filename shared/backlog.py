@@ -31,7 +31,7 @@ _LOOK = text("""
     CROSS JOIN LATERAL (SELECT id FROM outbox WHERE outbox.lane = lane.lane ORDER BY id DESC LIMIT 1) AS last
 """)
 
-_COUNT = text("SELECT count(*) FROM (SELECT FROM outbox LIMIT :most) AS some")
+_COUNT = text("SELECT count(*) FROM (SELECT FROM outbox LIMIT :most) AS waiting")
 
 
 def look(connection: Connection) -> Waiting:

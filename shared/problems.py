@@ -2,17 +2,19 @@
 our insides.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Annotated, Any
 
 import structlog
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
+from fastapi.routing import APIRoute
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import DBAPIError, OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from starlette.exceptions import HTTPException
+from starlette.routing import BaseRoute
 
 from shared.transaction import INFRASTRUCTURE
 
@@ -113,15 +115,20 @@ def of_database(error: DBAPIError | NoFreeConnection) -> Problem:
     raise error
 
 
-def of_http(error: HTTPException) -> Problem:
+def of_http(error: HTTPException, request: Request, routes: Sequence[BaseRoute]) -> Problem:
     """Say what the framework says: no such path, no such method."""
-    return Problem(error.status_code, str(error.detail), headers=error.headers)
+    headers = dict(error.headers or {})
+    if error.status_code == 405:
+        # The framework names only the methods of the first route with this path.
+        same_path = [r for r in routes if isinstance(r, APIRoute) and r.path_regex.match(request.url.path)]
+        headers["Allow"] = ", ".join(sorted({method for route in same_path for method in route.methods or ()}))
+    return Problem(error.status_code, str(error.detail), headers=headers)
 
 
-def install(app: FastAPI) -> None:
-    """Answer every error of `app` with a problem."""
+def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
+    """Answer every error of `app` with a problem; `routes` are all that it has."""
 
-    async def answer(_: Request, error: Exception) -> Response:
+    async def answer(request: Request, error: Exception) -> Response:
         match error:
             case Problem():
                 return error.response()
@@ -130,7 +137,7 @@ def install(app: FastAPI) -> None:
             case DBAPIError() | NoFreeConnection():
                 return of_database(error).response()
             case HTTPException():
-                return of_http(error).response()
+                return of_http(error, request, routes).response()
             case _:
                 raise error
 
@@ -140,12 +147,14 @@ def install(app: FastAPI) -> None:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe error answers for OpenAPI."""
-    schema = {"$ref": "#/components/schemas/ProblemAnswer"}
-    return {
-        status: {
-            "model": ProblemAnswer,
-            "description": HTTPStatus(status).phrase,
-            "content": {MEDIA_TYPE: {"schema": schema}},
-        }
-        for status in statuses
-    }
+    return {status: {"model": ProblemAnswer, "description": HTTPStatus(status).phrase} for status in statuses}
+
+
+def describe(schema: dict[str, Any]) -> dict[str, Any]:
+    """Correct the media type of the error answers in an OpenAPI schema: the framework knows only one for a route."""
+    for operations in schema["paths"].values():
+        for operation in operations.values():
+            for status, answer in operation["responses"].items():
+                if status >= "400":
+                    (answer["content"],) = ({MEDIA_TYPE: content} for content in answer["content"].values())
+    return schema

@@ -1,0 +1,60 @@
+"""The API of each service on its own database, and a client for it."""
+
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from typing import Any
+
+import pytest
+
+from dev.servers import Servers
+from services.inventory.container import InventoryContainer
+from services.order.container import OrderContainer
+from services.payment.container import PaymentContainer
+from shared import database, telemetry
+from shared.settings import Settings
+from tests.integration.api.serving import Api, served
+from tests.integration.databases import migrated
+
+LOCK_TIMEOUT_MS = 700
+"""Tests wait for it; the real one is longer."""
+
+
+@pytest.fixture(scope="module")
+def settings(servers: Servers) -> Iterator[Settings]:
+    """Settings that lead to new databases with tables."""
+    with pytest.MonkeyPatch.context() as patch, migrated(servers.postgres, "order", "inventory", "payment") as found:
+        telemetry.configure(found)  # without it, structlog would format every local of a traceback, for seconds
+        patch.setattr(database, "LOCK_TIMEOUT_MS", LOCK_TIMEOUT_MS)
+        yield found
+
+
+@pytest.fixture(scope="module")
+def serve() -> Iterator[Callable[[type[Any], Settings], Api]]:
+    """Serve more APIs, until the end of the module."""
+    with ExitStack() as stack:
+        yield lambda container_class, settings: stack.enter_context(served(container_class, settings))
+
+
+@pytest.fixture(scope="module")
+def orders(settings: Settings) -> Iterator[Api]:
+    with served(OrderContainer, settings) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def stock(settings: Settings) -> Iterator[Api]:
+    with served(InventoryContainer, settings) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def accounts(settings: Settings) -> Iterator[Api]:
+    with served(PaymentContainer, settings) as api:
+        yield api
+
+
+@pytest.fixture
+def name() -> str:
+    """A name that no other test uses: of an account, an item, a key."""
+    return f"n-{uuid.uuid4().hex[:16]}"

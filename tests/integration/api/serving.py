@@ -1,0 +1,59 @@
+"""The API of a service, served by uvicorn on a free port, and a client that can look into its database."""
+
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import psycopg
+import uvicorn
+from dependency_injector import providers
+
+from shared.settings import Settings
+
+START_SECONDS_MAX = 20.0
+
+
+class Api(httpx.Client):
+    """A client of one service that can look into its database. A POST gets a key of its own, unless it brings one."""
+
+    def __init__(self, base_url: str, dsn: str) -> None:
+        super().__init__(base_url=base_url, timeout=30)
+        self.dsn = dsn
+
+    def post(self, url: Any, **more: Any) -> httpx.Response:
+        headers = {"Idempotency-Key": uuid.uuid4().hex, **more.pop("headers", {})}
+        return super().post(url, headers=headers, **more)
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Run one statement in a transaction of its own; give its rows."""
+        with psycopg.connect(self.dsn) as connection:
+            found = connection.execute(statement.encode(), values)
+            return found.fetchall() if found.description else []
+
+
+@contextmanager
+def served(container_class: type[Any], settings: Settings) -> Iterator[Api]:
+    """Serve the API of a service on a free port."""
+    container = container_class()
+    container.settings.override(providers.Object(settings))
+    config = uvicorn.Config(container.application(), port=0, log_config=None, access_log=False, ws="none")
+    server = uvicorn.Server(config)
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    deadline = time.monotonic() + START_SECONDS_MAX
+    while not server.started and thread.is_alive() and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert server.started
+    port = server.servers[0].sockets[0].getsockname()[1]
+    dsn = settings.dsn(container.service().name).replace("+psycopg", "")
+    try:
+        with Api(f"http://127.0.0.1:{port}", dsn) as client:
+            yield client
+    finally:
+        server.should_exit = True
+        thread.join(START_SECONDS_MAX)
+        container.engine().dispose()

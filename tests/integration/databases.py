@@ -1,0 +1,34 @@
+"""Databases for tests: one for each service and module, with its tables, on the shared server."""
+
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from dev.servers import Postgres
+from shared.migrating import migrate
+from shared.settings import Settings
+
+
+def settings(postgres: Postgres, suffix: str, **more: object) -> Settings:
+    """Settings of a process of any service, on databases named after it and `suffix`; no Kafka is needed."""
+    return Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        kafka_bootstrap_servers="localhost:1",
+        database_url=postgres.dsn("{service}" + suffix),  # type: ignore[arg-type]
+        **more,  # type: ignore[arg-type]
+    )
+
+
+@contextmanager
+def migrated(postgres: Postgres, *services: str) -> Iterator[Settings]:
+    """Make databases with tables for `services`; they are gone when the block ends."""
+    suffix = f"_{uuid.uuid4().hex[:12]}"
+    found = settings(postgres, suffix)
+    try:
+        for service in services:
+            postgres.create_database(service + suffix)
+            migrate(found, service)
+        yield found
+    finally:
+        for service in services:
+            postgres.drop_database(service + suffix)

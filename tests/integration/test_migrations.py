@@ -1,0 +1,212 @@
+"""A migrated database is what the code expects; it gets there once, from any state, however many start at once."""
+
+import importlib.util
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+from alembic.autogenerate import compare_metadata
+from alembic.migration import MigrationContext
+from sqlalchemy import MetaData, create_engine
+
+from dev.servers import Servers
+from shared import migrating, tables
+from shared.errors import Refused
+from shared.migrating import behind, history, migrate, refuse_behind
+from shared.settings import Settings
+from tests.integration.databases import settings as make_settings
+
+SERVICES = sorted(path.parent.name for path in Path("services").glob("*/models.py"))
+
+# Everything about a schema that a client can notice, and the settings that vacuum obeys.
+CATALOG = (
+    """
+    SELECT c.relname, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
+           pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
+    FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
+    LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)
+    WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
+    """,
+    """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) FROM pg_constraint
+    WHERE connamespace = 'public'::regnamespace
+    """,
+    "SELECT tablename, indexname, indexdef FROM pg_indexes WHERE schemaname = 'public'",
+    "SELECT relname, reloptions::text FROM pg_class WHERE relnamespace = 'public'::regnamespace AND relkind = 'r'",
+    "SELECT sequencename, cache_size FROM pg_sequences",
+)
+
+Databases = Callable[[], Settings]
+
+
+@pytest.fixture
+def empty(servers: Servers) -> Iterator[Databases]:
+    """Make databases without tables, for every service each."""
+    suffixes: list[str] = []
+
+    def make() -> Settings:
+        suffixes.append(f"_{uuid.uuid4().hex[:12]}")
+        for service in SERVICES:
+            servers.postgres.create_database(service + suffixes[-1])
+        return make_settings(servers.postgres, suffixes[-1])
+
+    yield make
+    for suffix in suffixes:
+        for service in SERVICES:
+            servers.postgres.drop_database(service + suffix)
+
+
+def query(settings: Settings, service: str, statement: str) -> list[tuple[Any, ...]]:
+    with psycopg.connect(settings.dsn(service).replace("+psycopg", "")) as connection:
+        cursor = connection.execute(statement.encode())
+        return cursor.fetchall() if cursor.description else []
+
+
+def catalog(settings: Settings, service: str) -> list[list[tuple[Any, ...]]]:
+    rows = [sorted(query(settings, service, statement), key=str) for statement in CATALOG]
+    return [[row for row in part if not row[0].startswith("alembic_version")] for part in rows]
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_migrated_schema_is_that_of_the_models(service: str, empty: Databases) -> None:
+    migrated, created = empty(), empty()
+    migrate(migrated, service)
+    base = importlib.import_module(f"services.{service}.models").Base
+    engine = create_engine(created.dsn(service))
+    tables.metadata.create_all(engine)
+    base.metadata.create_all(engine)
+    engine.dispose()
+    assert catalog(migrated, service) == catalog(created, service)
+
+    engine = create_engine(migrated.dsn(service))
+    with engine.connect() as connection:
+        context = MigrationContext.configure(connection, opts={"compare_server_default": True})
+        together = MetaData()
+        for table in [*tables.metadata.tables.values(), *base.metadata.tables.values()]:
+            table.to_metadata(together)
+        assert compare_metadata(context, together) == []
+    engine.dispose()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_history_is_one_line_and_promises_no_way_back(service: str) -> None:
+    previous = None
+    for migration in history(service):
+        path = migrating.MIGRATIONS / service / f"{migration.name}.py"
+        spec = importlib.util.spec_from_file_location(f"{service}_{migration.name}", path)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+        assert (module.revision, module.down_revision) == (migration.revision, previous)
+        assert not hasattr(module, "downgrade")
+        previous = migration.revision
+
+
+def test_migrating_makes_the_lanes_once(empty: Databases) -> None:
+    settings = empty().model_copy(update={"partitions": 3})
+    assert migrate(settings, "order") == ["order: applied 0001_pre_tables", "order: made 3 lanes"]
+    query(settings, "order", "UPDATE lane SET position = 7 WHERE lane = 1")
+    more = settings.model_copy(update={"partitions": 8})
+    assert migrate(more, "order") == ["order: up to date at 0001_pre_tables"]
+    lanes = query(settings, "order", "SELECT lane, position, claim_id, row_ids FROM lane ORDER BY lane")
+    assert lanes == [(0, 0, None, []), (1, 7, None, []), (2, 0, None, [])]
+
+
+def test_several_may_migrate_at_once(empty: Databases) -> None:
+    settings = empty()
+    with ThreadPoolExecutor(4) as pool:
+        done = [future.result() for future in [pool.submit(migrate, settings, "order") for _ in range(4)]]
+    assert sorted(len(lines) for lines in done) == [1, 1, 1, 2]
+
+
+def test_a_process_refuses_an_empty_database(empty: Databases) -> None:
+    engine = create_engine(empty().dsn("order"))
+    with pytest.raises(Refused, match="run `python -m services"):
+        refuse_behind(engine, "order")
+    engine.dispose()
+
+
+def test_a_process_refuses_a_database_without_lanes(empty: Databases) -> None:
+    settings = empty()
+    migrate(settings, "order")
+    query(settings, "order", "DELETE FROM lane")
+    engine = create_engine(settings.dsn("order"))
+    with pytest.raises(Refused, match="no lanes"):
+        refuse_behind(engine, "order")
+    engine.dispose()
+
+
+@pytest.fixture
+def longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A copy of order's history, to which a test may add."""
+    (tmp_path / "order").mkdir()
+    for path in [*Path("migrations").glob("*.py"), *Path("migrations/order").glob("*.py")]:
+        (tmp_path / path.relative_to("migrations")).write_text(path.read_text())
+    monkeypatch.setattr(migrating, "MIGRATIONS", tmp_path)
+    return tmp_path / "order"
+
+
+def add(history_folder: Path, number: int, phase: str) -> None:
+    text = (
+        "from alembic import op\n"
+        f'revision = "{number:04}"\ndown_revision = "{number - 1:04}"\n'
+        f'def upgrade() -> None:\n    op.execute("CREATE TABLE t{number} ()")\n'
+    )
+    (history_folder / f"{number:04}_{phase}_more.py").write_text(text)
+
+
+def test_a_start_needs_the_last_pre_migration_and_no_post_one(empty: Databases, longer: Path) -> None:
+    settings = empty()
+    migrate(settings, "order")
+    engine = create_engine(settings.dsn("order"))
+
+    add(longer, 2, "post")
+    refuse_behind(engine, "order")
+    with engine.connect() as connection:
+        assert behind(connection, "order") == ["0002_post_more"]
+    assert migrate(settings, "order", before_rollout=True) == ["order: up to date at 0001_pre_tables"]
+
+    add(longer, 3, "pre")
+    add(longer, 4, "post")
+    with pytest.raises(Refused, match="0003_pre_more"):
+        refuse_behind(engine, "order")
+    applied = migrate(settings, "order", before_rollout=True)
+    assert applied == ["order: applied 0002_post_more", "order: applied 0003_pre_more"]
+    refuse_behind(engine, "order")
+    assert migrate(settings, "order") == ["order: applied 0004_post_more"]
+    engine.dispose()
+
+
+def test_old_code_accepts_a_newer_database(empty: Databases, longer: Path) -> None:
+    settings = empty()
+    add(longer, 2, "pre")
+    migrate(settings, "order")
+    (longer / "0002_pre_more.py").unlink()
+    engine = create_engine(settings.dsn("order"))
+    refuse_behind(engine, "order")
+    engine.dispose()
+    assert migrate(settings, "order") == ["order: the database is at 0002, newer than this code (0001); nothing to do"]
+
+
+def test_a_migration_that_fails_leaves_the_one_before(empty: Databases, longer: Path) -> None:
+    settings = empty()
+    add(longer, 2, "pre")
+    add(longer, 3, "pre")
+    (longer / "0003_pre_more.py").write_text((longer / "0003_pre_more.py").read_text().replace("t3 ()", "t3 ("))
+    with pytest.raises(Exception, match="syntax error"):
+        migrate(settings, "order")
+    assert query(settings, "order", "SELECT version_num FROM alembic_version") == [("0002",)]
+    add(longer, 3, "pre")
+    assert migrate(settings, "order")[0] == "order: applied 0003_pre_more"
+
+
+@pytest.mark.parametrize("name", ["0002_more.py", "2_pre_more.py", "0002_later_more.py"])
+def test_a_migration_whose_name_says_no_phase_is_refused(longer: Path, name: str) -> None:
+    (longer / name).write_text("")
+    with pytest.raises(Refused, match=name):
+        history("order")

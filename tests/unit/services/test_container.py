@@ -1,0 +1,66 @@
+"""Every provider of every service can be built: a misspelt argument of a provider is caught by no type checker."""
+
+import json
+import subprocess
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dependency_injector import providers
+from sqlalchemy import Engine
+
+from shared.settings import Settings
+
+SERVICES = sorted(path.parent.name for path in Path("services").glob("*/container.py"))
+
+
+def container_of(service: str) -> Any:
+    """Give a new container of `service`, with settings that lead nowhere."""
+    module = import_module(f"services.{service}.container")
+    (found,) = (value for name, value in vars(module).items() if name.endswith("Container") and name[0] != "S")
+    container = found()
+    settings = Settings(
+        _env_file=None,  # type: ignore[call-arg]
+        kafka_bootstrap_servers="127.0.0.1:1",
+        database_url="postgresql://nobody:nothing@127.0.0.1:1/{service}",  # type: ignore[arg-type]
+    )
+    container.settings.override(providers.Object(settings))
+    return container
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_api_is_built_on_the_service_s_own_parts(service: str) -> None:
+    container = container_of(service)
+    application = container.application()
+    engine: Engine = container.engine()
+    assert engine.url.database == service
+    assert application.title == f"{service} service"
+    assert application.state.parts.requests is container.requests()
+    assert application.state.parts.outbox is container.outbox()
+    engine.dispose()
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_a_worker_loads_neither_the_web_framework_nor_the_migrations(service: str) -> None:
+    """Each costs a worker half a second at every start, and it starts again after every kill."""
+    program = (
+        "import json, sys\n"
+        f"import services.{service}.container\n"
+        "print(json.dumps(sorted(name for name in sys.modules if '.' not in name)))"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=60)
+    loaded = set(json.loads(done.stdout))
+    assert {"sqlalchemy", "confluent_kafka"} <= loaded
+    assert loaded.isdisjoint({"fastapi", "starlette", "uvicorn", "alembic", "mako"})
+
+
+def test_what_a_service_copies_is_the_same_in_each() -> None:
+    """The two files differ only in the service's name, so that a copied service has nothing to mend."""
+    for file in ("container.py", "__main__.py"):
+        texts = set()
+        for service in SERVICES:
+            text = Path(f"services/{service}/{file}").read_text()
+            texts.add(text.replace(service, "NAME").replace(service.capitalize(), "Name"))
+        assert len(texts) == 1, file

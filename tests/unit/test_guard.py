@@ -1,0 +1,112 @@
+"""The outermost layer answers also when everything below it fails, and lets in no more than it can hold."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import pytest
+from prometheus_client import REGISTRY
+from starlette.types import Message, Receive, Scope, Send
+
+from shared import guard
+from shared.guard import Guard
+
+
+def scope(*headers: tuple[bytes, bytes], method: str = "POST") -> Scope:
+    return {"type": "http", "method": method, "path": "/x", "headers": list(headers)}
+
+
+async def call(app: Guard, request: Scope, *parts: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
+    """Send one request; give status, headers and body of the answer."""
+    incoming = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
+    incoming.append({"type": "http.request", "body": b"", "more_body": False})
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return incoming.pop(0)
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    await app(request, receive, send)
+    body = b"".join(message.get("body", b"") for message in sent[1:])
+    return sent[0]["status"], dict(sent[0]["headers"]), body
+
+
+async def reading(scope: Scope, receive: Receive, send: Send) -> None:
+    """An application that reads its body and says yes."""
+    while (await receive())["more_body"]:
+        pass
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"yes"})
+
+
+def test_a_declared_length_is_refused_before_anything_is_read() -> None:
+    status, headers, _ = asyncio.run(call(Guard(reading, body_bytes_max=10), scope((b"content-length", b"11"))))
+    assert (status, headers[b"content-type"]) == (413, b"application/problem+json")
+
+
+@pytest.mark.parametrize("length", [b"-1", b"x", b"1e3", b"\xb2"])
+def test_a_length_that_is_none_is_refused(length: bytes) -> None:
+    assert asyncio.run(call(Guard(reading, body_bytes_max=10), scope((b"content-length", length))))[0] == 413
+
+
+def test_a_body_up_to_the_limit_passes() -> None:
+    assert asyncio.run(call(Guard(reading, body_bytes_max=10), scope(), b"12345", b"67890"))[0] == 200
+
+
+def test_a_defect_is_answered_without_its_cause() -> None:
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        raise RuntimeError("my secret")
+
+    status, _, body = asyncio.run(call(Guard(failing, body_bytes_max=10), scope()))
+    assert status == 500
+    assert b"secret" not in body
+
+
+def test_a_defect_after_the_answer_began_sends_nothing_more() -> None:
+    async def failing(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        raise RuntimeError
+
+    assert asyncio.run(call(Guard(failing, body_bytes_max=10), scope())) == (200, {}, b"")
+
+
+def test_more_requests_than_it_can_hold_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(guard, "IN_FLIGHT_MAX", 3)
+
+    async def run() -> list[int]:
+        release = asyncio.Event()
+
+        async def waiting(scope: Scope, receive: Receive, send: Send) -> None:
+            await release.wait()
+            await reading(scope, receive, send)
+
+        app = Guard(waiting, body_bytes_max=10)
+        calls = [asyncio.create_task(call(app, scope())) for _ in range(5)]
+        await asyncio.sleep(0)
+        release.set()
+        answers = [(await answer)[0] for answer in calls]
+        return [*answers, (await call(app, scope()))[0]]
+
+    assert asyncio.run(run()) == [200, 200, 200, 503, 503, 200]
+
+
+def test_a_method_that_nobody_knows_makes_no_new_metric() -> None:
+    asyncio.run(call(Guard(reading, body_bytes_max=10), scope(method="BREW")))
+    labels = {"method": "(other)", "route": "(none)", "status": "200"}
+    assert REGISTRY.get_sample_value("http_request_seconds_count", labels) == 1
+
+
+@pytest.mark.parametrize("kind", ["lifespan", "websocket"])
+def test_what_is_no_request_passes(kind: str) -> None:
+    seen: list[Any] = []
+
+    async def app(scope: Scope, receive: Callable[[], Awaitable[Message]], send: Send) -> None:
+        seen.append(scope)
+
+    async def nothing(*_: object) -> Any:
+        return {}
+
+    asyncio.run(Guard(app, body_bytes_max=10)({"type": kind}, nothing, nothing))
+    assert seen == [{"type": kind}]

@@ -1,0 +1,52 @@
+"""The state tables in docs/services.md are those of the code. `python -m tests.unit.services.test_docs` writes them."""
+
+from pathlib import Path
+
+from services.inventory.handlers import RESERVATION
+from services.order.handlers import ORDER
+from services.payment.handlers import PAYMENT
+from shared.states import Cell, Machine
+
+PAGE = Path("docs/services.md")
+MACHINES = (ORDER, RESERVATION, PAYMENT)
+
+
+def table(machine: Machine) -> str:
+    """Give the table of `machine` in Markdown: a row for each state, a column for each event."""
+    lines = [f"| {machine.name} | " + " | ".join(machine.table) + " |", "|---" * (len(machine.table) + 1) + "|"]
+    for state in machine.states:
+        cells = [_cell(cells[state]) for cells in machine.table.values()]
+        lines.append(f"| {state} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _cell(cell: Cell) -> str:
+    if cell.refused:
+        return f"*refused*: {cell.why}"
+    return "**" + " or ".join(cell.to) + "**" if cell.to else f"ignored: {cell.why}"
+
+
+def written(page: str) -> str:
+    """Give `page` with the tables of today."""
+    for machine in MACHINES:
+        before, begin, rest = page.partition(f"<!-- states of {machine.name} -->\n")
+        _, end, after = rest.partition("<!-- end -->")
+        assert begin, f"{PAGE} has no place for the states of {machine.name}"
+        page = f"{before}{begin}{table(machine)}\n{end}{after}"
+    return page
+
+
+def test_the_page_shows_the_tables_of_the_code() -> None:
+    page = PAGE.read_text()
+    assert page == written(page)
+
+
+def test_the_page_names_every_event() -> None:
+    from tests.unit.services.test_contracts import SAID
+
+    page = PAGE.read_text()
+    assert [type(event).__name__ for event in SAID if f"`{type(event).__name__}`" not in page] == []
+
+
+if __name__ == "__main__":
+    PAGE.write_text(written(PAGE.read_text()))

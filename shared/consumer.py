@@ -4,6 +4,7 @@ Callbacks of the client only note what happened; everything is done in the main 
 """
 
 import hashlib
+import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
@@ -22,6 +23,9 @@ MISSING = -1001
 
 REQUEST_SECONDS = 5.0
 """The longest wait for one answer of the group's coordinator; it fits several times into the watchdog's budget."""
+
+LEAVE_SECONDS = 2.0
+"""It takes 50 ms; a broker that does not answer learns of it by the session timeout."""
 
 MAX_POLL_MS = 120_000
 """Beyond this without a poll the broker gives the partitions away. It is above every budget of the watchdog, so that it
@@ -205,8 +209,15 @@ class GroupMember:
         self._consumer.resume([TopicPartition(*source) for source in inputs])
 
     def leave(self) -> None:
-        """Leave the group now; also a static member's partitions move at once."""
+        """Leave the group now; also a static member's partitions move at once. Not so under KIP-848, where only the
+        session's end makes a static member leave.
+        """
         self._consumer.unsubscribe()
+        # It is a poll that sends it: a client that is closed at once says nothing.
+        deadline = time.monotonic() + LEAVE_SECONDS
+        with suppress(KafkaException):
+            while self._consumer.memberid() and time.monotonic() < deadline:
+                self._consumer.poll(0.05)
 
     def close(self) -> None:
         """Close the client. A static member keeps its partitions until the session timeout, so that a restart in place

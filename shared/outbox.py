@@ -116,9 +116,12 @@ _INSERT = text("""
     ORDER BY said.nth
 """)
 
-_LOCK = text(
-    "SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WHERE lane = ANY(:lanes) ORDER BY lane FOR UPDATE"
-)
+# NO KEY: whoever inserts a row holds a key share lock of its lane until the commit. FOR UPDATE would wait for every
+# request that is under way, and two workers that say something for each other's lanes would wait for each other.
+_LOCK = text("""
+    SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WHERE lane = ANY(:lanes)
+    ORDER BY lane FOR NO KEY UPDATE
+""")
 
 _READ = text("SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WHERE lane = ANY(:lanes) ORDER BY lane")
 

@@ -19,7 +19,7 @@ class Outside:
         self._missing = dict(book.accepted)
         answers = databases.rows("order", ANSWERS, keys=list(book.unknown)) if book.unknown else []
         # A request whose client gave up may have been carried out all the same.
-        self._unheard = {json.loads(answer)["id"] for (answer,) in answers}
+        self._unheard = {json.loads(answer)["id"] for (answer,) in answers} - book.accepted.keys()
         self._orders = 0
         self._unasked = Offenders()
         self._not_cancelled = Offenders()

@@ -103,7 +103,7 @@ class Sheet:
         parts: list[RenderableType] = [table]
         for row in self.rows:
             if not row.ok and row.offenders:
-                more = "" if row.found <= len(row.offenders) else f" (the first {len(row.offenders)} of {row.found:,})"
+                more = f" (the first {OFFENDERS_SHOWN})" if len(row.offenders) == OFFENDERS_SHOWN else ""
                 parts.append(Text(f"\n{row.what}{more}:\n  " + "\n  ".join(row.offenders), style="red"))
         parts += [Text(f"\n{dossier}") for dossier in self.dossiers]
         failed = len(self.failed)

@@ -6,15 +6,13 @@ It parses headers by itself: a mistake in the library's envelope must not be rep
 import json
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from confluent_kafka import (
-    OFFSET_BEGINNING,
     Consumer,
-    ConsumerGroupTopicPartitions,
     IsolationLevel,
     KafkaError,
     KafkaException,
@@ -29,9 +27,15 @@ SILENCE_SECONDS = 30.0
 # Records of some hundred bytes: a few MB at a time.
 RECORDS_AT_ONCE = 5_000
 # A batch waits this long to be full; short, since the last one never is.
-POLL_SECONDS = 0.1
+POLL_SECONDS = 0.02
 
+NO_LEADER_YET = (
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_TOPIC_OR_PART,
+)
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 
 Partition = tuple[str, int]
 
@@ -81,29 +85,45 @@ class Topics:
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
         self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self._readers: dict[str, Consumer] = {}
 
     def partitions(self, topics: Iterable[str]) -> list[Partition]:
         """Give the partitions of `topics`; a topic that does not exist has none."""
         known = self._admin.list_topics(timeout=ANSWER_SECONDS).topics
         return [(topic, number) for topic in topics if topic in known for number in sorted(known[topic].partitions)]
 
-    def ends(self, partitions: Iterable[Partition]) -> dict[Partition, End]:
+    def ends(self, partitions: Collection[Partition]) -> dict[Partition, End]:
         """Give the ends of `partitions`. The stable end is read first: it must not seem to be beyond the other."""
-        asked = {TopicPartition(*partition): LATEST for partition in partitions}
-        both = []
-        for isolation in (IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED):
-            answer = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=ANSWER_SECONDS)
-            found = {(p.topic, p.partition): future.result(ANSWER_SECONDS).offset for p, future in answer.items()}
-            both.append(found)
-        stable, high = both
+        stable = self._offsets(partitions, LATEST, IsolationLevel.READ_COMMITTED)
+        high = self._offsets(partitions, LATEST, IsolationLevel.READ_UNCOMMITTED)
         return {partition: End(stable[partition], high[partition]) for partition in stable}
 
-    def committed(self, group: str, partitions: Iterable[Partition]) -> dict[Partition, tuple[int, str]]:
-        """Give the group's committed offsets with their metadata; what was never committed is left out."""
-        asked = ConsumerGroupTopicPartitions(group, [TopicPartition(*partition) for partition in partitions])
-        # Stable: an offset whose transaction is pending is not given, it is refused.
-        answer = self._admin.list_consumer_group_offsets([asked], require_stable=True, request_timeout=ANSWER_SECONDS)
-        found = answer[group].result(ANSWER_SECONDS).topic_partitions or []
+    def _offsets(
+        self, partitions: Collection[Partition], which: OffsetSpec, isolation: IsolationLevel
+    ) -> dict[Partition, int]:
+        asked = {TopicPartition(*partition): which for partition in partitions}
+        deadline = time.monotonic() + ANSWER_SECONDS
+        while asked:
+            answer = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=ANSWER_SECONDS)
+            try:
+                return {(p.topic, p.partition): future.result(ANSWER_SECONDS).offset for p, future in answer.items()}
+            except KafkaException as error:
+                # A topic that was just made, or a broker that was just started, has no leader for a moment.
+                if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
+                    raise
+                time.sleep(POLL_SECONDS)
+        return {}
+
+    def committed(self, group: str, partitions: Collection[Partition]) -> dict[Partition, tuple[int, str]]:
+        """Give the group's committed offsets with their metadata; what was never committed is left out.
+
+        Asked by a consumer that joins nothing: in read_committed it gets an answer only when no transaction is pending.
+        (The admin client of confluent-kafka 2.16.1 crashes the process when it has to report a timeout of this call.)
+        """
+        if group not in self._readers:
+            self._readers[group] = Consumer(self._configuration(group))
+        asked = [TopicPartition(*partition) for partition in partitions]
+        found = self._readers[group].committed(asked, ANSWER_SECONDS) if asked else []
         for p in found:
             if p.error is not None:
                 raise KafkaException(p.error)
@@ -111,9 +131,11 @@ class Topics:
 
     def read(self, topics: Iterable[str]) -> Iterator[Record]:
         """Read `topics` from the beginning to the present end, with read_committed, in the order of each partition."""
-        left = set(self.partitions(topics))
+        # As numbers: the client looks up a logical offset half a second later.
+        first = self._offsets(self.partitions(topics), EARLIEST, IsolationLevel.READ_UNCOMMITTED)
+        left = set(first)
         with self._reader() as reader:
-            reader.assign([TopicPartition(*partition, OFFSET_BEGINNING) for partition in left])
+            reader.assign([TopicPartition(*partition, offset) for partition, offset in first.items()])
             deadline = time.monotonic() + SILENCE_SECONDS
             while left:
                 for message in reader.consume(RECORDS_AT_ONCE, POLL_SECONDS):
@@ -140,22 +162,24 @@ class Topics:
 
     @contextmanager
     def _reader(self) -> Iterator[Consumer]:
-        reader = Consumer(
-            {
-                "bootstrap.servers": self._bootstrap,
-                "group.id": f"balance-{uuid.uuid4()}",  # the client wants a name; it joins nothing and commits nothing
-                "enable.auto.commit": False,
-                "isolation.level": "read_committed",
-                "auto.offset.reset": "error",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 20,  # a reader that measures must not add its own waiting
-                "log_level": 0,
-            }
-        )
+        # The client wants the name of a group; it joins none and commits nothing.
+        reader = Consumer(self._configuration(f"balance-{uuid.uuid4()}"))
         try:
             yield reader
         finally:
             reader.close()
+
+    def _configuration(self, group: str) -> dict[str, Any]:
+        return {
+            "bootstrap.servers": self._bootstrap,
+            "group.id": group,
+            "enable.auto.commit": False,
+            "isolation.level": "read_committed",
+            "auto.offset.reset": "error",
+            "enable.partition.eof": True,
+            "fetch.wait.max.ms": 20,  # a reader that measures must not add its own waiting
+            "log_level": 0,
+        }
 
 
 def _record(message: Message) -> Record:

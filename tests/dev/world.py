@@ -1,0 +1,204 @@
+"""A small world in which everything balances, made by hand: rows and records, without any service.
+
+Every way in which an order can end is in it once. A test damages one thing, and the sheet must say which.
+"""
+
+import json
+import time
+import zlib
+from collections.abc import Iterable
+from itertools import count
+from typing import Any
+
+import psycopg
+from confluent_kafka import Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
+from psycopg import sql
+
+from dev.balance import Balance, Book, Sheet
+from dev.balance.rules import AGREED, HEARS, SAYS, SERVICES, TOPICS
+from dev.balance.topics import Topics
+from dev.servers import Servers
+
+PARTITIONS = 4
+SECONDS = 20.0
+PRICE = 100
+_numbers = count(1)
+
+# The reason that the database wants with these states.
+REASON = {"REJECTED": "OUT_OF_STOCK", "DECLINED": "NOT_ENOUGH_MONEY"}
+
+
+class World:
+    """Three databases and three topics with a few orders."""
+
+    def __init__(self, servers: Servers) -> None:
+        """Databases are cloned from those that the services have migrated; the topics are emptied."""
+        self._servers = servers
+        self.book = Book()
+        number = next(_numbers)
+        self.dsns: dict[str, str] = {}
+        with psycopg.connect(servers.postgres.dsn(), autocommit=True) as admin:
+            for service in SERVICES:
+                name = f"{service}_world_{number}"
+                statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+                admin.execute(statement.format(sql.Identifier(name), sql.Identifier(service)))
+                self.dsns[service] = servers.postgres.dsn(name)
+        self.connections = {service: psycopg.connect(dsn, autocommit=True) for service, dsn in self.dsns.items()}
+        self.topics = Topics(servers.kafka.bootstrap)
+        self._empty_topics()
+        self.producer = Producer({"bootstrap.servers": servers.kafka.bootstrap, "linger.ms": 0, "log_level": 0})
+        self.outcomes = {outcome: self.order(*outcome) for outcome in sorted(AGREED)}
+        self.rest()
+
+    def close(self) -> None:
+        self.producer.flush(SECONDS)
+        for connection in self.connections.values():
+            connection.close()
+
+    def _empty_topics(self) -> None:
+        admin = AdminClient({"bootstrap.servers": self._servers.kafka.bootstrap, "log_level": 0})
+        wanted = [*TOPICS, *(f"{service}.outbox" for service in SERVICES)]
+        there = {topic for topic, _ in self.topics.partitions(wanted)}
+        new = [NewTopic(topic, PARTITIONS, 1) for topic in wanted if topic not in there]
+        for future in admin.create_topics(new).values() if new else ():
+            future.result(SECONDS)
+        ends = self.topics.ends(self.topics.partitions(TOPICS)) if not new else {}
+        full = [TopicPartition(*partition, end.high) for partition, end in ends.items() if end.high]
+        for future in admin.delete_records(full).values() if full else ():
+            future.result(SECONDS)
+
+    def run(self, service: str, query: str, *values: Any) -> None:
+        """Change something in the database of `service`."""
+        self.connections[service].execute(query.encode(), values)
+
+    def order(
+        self, order: str, reservation: str, payment: str, *, without: Iterable[str] = (), book: bool = True
+    ) -> str:
+        """Add an order in these states, with all that follows from them; `without` some events. Gives its id."""
+        order_id = f"order-{next(_numbers)}"
+        account, sku = f"account-{order_id}", f"item-{order_id}"
+        priced = reservation in {"RESERVED", "SOLD", "RELEASED", "RETURNED"}
+        money = (PRICE, "EUR") if priced else (None, None)
+        self.run(
+            "order",
+            "INSERT INTO orders (id, account, state, amount, currency, reason) VALUES (%s, %s, %s, %s, %s, %s)",
+            *(order_id, account, order, *money, REASON.get(order)),
+        )
+        self.run("order", "INSERT INTO order_line VALUES (%s, 1, %s, 1)", order_id, sku)
+        self._reserve(order_id, sku, reservation, money)
+        self._pay(order_id, account, payment)
+        for topic, state in zip(TOPICS, (order, reservation, payment), strict=True):
+            for event_type in SAYS[topic].get(state, ()):
+                if event_type not in without:
+                    self.say(topic, order_id, event_type)
+        if book:
+            self.book.accept(f"key-{order_id}", order_id)
+            self.book.received[sku] += 10
+            self.book.deposited[account] += 10 * PRICE
+            if order == "CANCELLED":
+                self.book.cancelled.add(order_id)
+        return order_id
+
+    def _reserve(self, order_id: str, sku: str, state: str, money: tuple[int | None, str | None]) -> None:
+        reserved, sold = int(state == "RESERVED"), int(state == "SOLD")
+        self.run(
+            "inventory",
+            "INSERT INTO stock (sku, price, currency, available, reserved, sold, received)"
+            " VALUES (%s, %s, 'EUR', %s, %s, %s, 10)",
+            *(sku, PRICE, 10 - reserved - sold, reserved, sold),
+        )
+        if state != "-":
+            self.run(
+                "inventory",
+                "INSERT INTO reservation (order_id, state, lines, amount, currency, reason, was_sold)"
+                " VALUES (%s, %s, %s, %s, %s, %s, %s)",
+                *(order_id, "RELEASED" if state == "RETURNED" else state),
+                json.dumps({} if state == "CANCELLED" else {sku: 1}),
+                *(*money, REASON.get(state), state in {"SOLD", "RETURNED"}),
+            )
+
+    def _pay(self, order_id: str, account: str, state: str) -> None:
+        self.run("payment", "INSERT INTO account (id, currency, balance) VALUES (%s, 'EUR', 0)", account)
+        self.post(f"deposit:{order_id}", account, 10 * PRICE, other="cash")
+        if state == "-":
+            return
+        money = (None, None, None) if state == "CANCELLED" else (account, PRICE, "EUR")
+        self.run(
+            "payment",
+            "INSERT INTO payment (order_id, state, account, amount, currency, reason) VALUES (%s, %s, %s, %s, %s, %s)",
+            *(order_id, state, *money, REASON.get(state)),
+        )
+        if state in {"CAPTURED", "REFUNDED"}:
+            self.post(f"capture:{order_id}", account, -PRICE, order_id)
+        if state == "REFUNDED":
+            self.post(f"refund:{order_id}", account, PRICE, order_id)
+
+    def post(
+        self, posting: str, account: str, amount: int, order_id: str | None = None, *, other: str = "merchant"
+    ) -> None:
+        """Add both sides of a posting, and keep the balance of the account."""
+        self.entry(posting, "customer", amount, order_id, account)
+        self.entry(posting, other, -amount, order_id)
+        self.run("payment", "UPDATE account SET balance = balance + %s WHERE id = %s", amount, account)
+
+    def entry(
+        self, posting: str, side: str, amount: int, order_id: str | None = None, account: str | None = None
+    ) -> None:
+        """Add one side of a posting."""
+        self.run(
+            "payment",
+            "INSERT INTO entry (posting, side, account, order_id, amount, currency) VALUES (%s, %s, %s, %s, %s, 'EUR')",
+            *(posting, side, account, order_id, amount),
+        )
+
+    def say(
+        self,
+        topic: str,
+        key: str,
+        event_type: str,
+        *,
+        event_id: str | None = None,
+        partition: int | None = None,
+        headers: dict[str, str] | None = None,
+        amount: int = PRICE,
+    ) -> None:
+        """Write one event, as its service would."""
+        service = topic.removesuffix(".events")
+        self.producer.produce(
+            topic,
+            key=key,
+            partition=zlib.crc32(key.encode()) % PARTITIONS if partition is None else partition,
+            value=json.dumps({"order_id": key, "amount": amount}),
+            headers={
+                "ce_id": event_id or f"{service}:{key}.{event_type}",
+                "ce_source": service,
+                "ce_type": f"{event_type}.v1",
+                "ce_time": "2026-01-01T00:00:00Z",
+                **(headers or {}),
+            },
+        )
+
+    def rest(self) -> None:
+        """Let every service have handled everything that is written."""
+        assert self.producer.flush(SECONDS) == 0
+        deadline = time.monotonic() + SECONDS
+        ends = self.topics.ends(self.topics.partitions(TOPICS))
+        while any(end.stable != end.high for end in ends.values()):  # markers follow the commit of a transaction
+            assert time.monotonic() < deadline, "a transaction stays open"
+            ends = self.topics.ends(self.topics.partitions(TOPICS))
+        for service in SERVICES:
+            for (topic, partition), end in ends.items():
+                if topic in HEARS[service]:
+                    self.run(
+                        service,
+                        "INSERT INTO position (topic, partition, next_offset) VALUES (%s, %s, %s)"
+                        " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = EXCLUDED.next_offset",
+                        *(topic, partition, end.stable),
+                    )
+
+    def balance(self, drain_seconds: float = 0.0) -> Balance:
+        return Balance(self._servers.kafka.bootstrap, self.dsns, drain_seconds=drain_seconds, settle_seconds=0.0)
+
+    def sheet(self) -> Sheet:
+        return self.balance().sheet(self.book)

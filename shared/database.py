@@ -5,6 +5,7 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine, text
 
+from shared import bulk
 from shared.errors import Refused
 from shared.outbox import Outbox
 from shared.session import Session
@@ -37,7 +38,7 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
         "tcp_user_timeout": TCP_TIMEOUT_MS,
         "timezone": "UTC",
     }
-    return create_engine(
+    engine = create_engine(
         settings.dsn(service),
         isolation_level="READ COMMITTED",
         pool_size=pool_size,
@@ -54,6 +55,8 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
             "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
         },
     )
+    bulk.install(engine)
+    return engine
 
 
 def refuse_unsafe(engine: Engine) -> None:

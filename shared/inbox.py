@@ -8,6 +8,8 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
+from shared.bulk import Array
+
 _RECEIVE = text("""
     INSERT INTO inbox (source, event_id)
     SELECT * FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[]))
@@ -28,7 +30,7 @@ def receive(connection: Connection, ids: Sequence[tuple[str, str]]) -> set[tuple
     if not ids:
         return set()
     rows = connection.execute(
-        _RECEIVE, {"sources": [source for source, _ in ids], "ids": [event_id for _, event_id in ids]}
+        _RECEIVE, {"sources": Array(source for source, _ in ids), "ids": Array(event_id for _, event_id in ids)}
     )
     return {(source, event_id) for source, event_id in rows}
 

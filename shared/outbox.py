@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection, text
 from uuid_utils import uuid7
 
+from shared.bulk import Array
 from shared.errors import NotOwned, Reject
 from shared.events import Event
 from shared.handling import Service
@@ -86,14 +87,14 @@ class Outbox:
         session.connection().execute(
             _INSERT,
             {
-                "hashes": [lane_hash(s.key) for s in said],
-                "topics": [s.topic for s in said],
-                "keys": [s.key for s in said],
-                "ids": [s.event_id for s in said],
-                "types": [type(s.event).__name__ for s in said],
-                "versions": [s.event.version for s in said],
-                "data": data,
-                "traceparents": [s.traceparent for s in said],
+                "hashes": Array(lane_hash(s.key) for s in said),
+                "topics": Array(s.topic for s in said),
+                "keys": Array(s.key for s in said),
+                "ids": Array(s.event_id for s in said),
+                "types": Array(type(s.event).__name__ for s in said),
+                "versions": Array(s.event.version for s in said),
+                "data": Array(data),
+                "traceparents": Array(s.traceparent for s in said),
             },
         )
         return len(said)

@@ -1,13 +1,24 @@
 """The session that handlers and HTTP requests work in: an ORM session that knows which aggregates it holds locked."""
 
 from collections.abc import Iterable
+from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ARRAY, Connection, Engine, any_, bindparam, inspect, select
-from sqlalchemy.orm import DeclarativeBase
+from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, any_, bindparam, inspect, select
+from sqlalchemy.orm import DeclarativeBase, Mapper
 from sqlalchemy.orm import Session as OrmSession
 
 Model = TypeVar("Model", bound=DeclarativeBase)
+
+
+@cache  # asked for every row that is added
+def _primary_key(model: Any) -> tuple[ColumnElement[Any], str] | None:
+    """Give the column of the primary key and its attribute; None if it has several."""
+    mapper: Mapper[Any] = inspect(model)
+    if len(mapper.primary_key) > 1:
+        return None
+    (column,) = mapper.primary_key
+    return column, mapper.get_property_by_column(column).key
 
 
 class Session(OrmSession):
@@ -41,7 +52,10 @@ class Session(OrmSession):
         wanted = sorted(set(keys) - held.keys())  # type: ignore[type-var]
         if not wanted:
             return
-        (column,) = inspect(model).primary_key
+        key_column = _primary_key(model)
+        if key_column is None:
+            raise TypeError(f"{model.__name__} is found by more than one column; it cannot be locked as an aggregate")
+        column, name = key_column
         rows = self.scalars(
             select(model)
             .where(column == any_(bindparam("keys", type_=ARRAY(column.type))))
@@ -50,7 +64,6 @@ class Session(OrmSession):
             .execution_options(populate_existing=True),
             {"keys": wanted},
         )
-        name = str(column.key)
         found = {getattr(row, name): row for row in rows}
         for key in wanted:
             held[key] = found.get(key)
@@ -59,10 +72,11 @@ class Session(OrmSession):
     def add(self, instance: object, *, _warn: bool = True) -> None:
         """Add a new row; from here on this session holds it."""
         super().add(instance, _warn=_warn)
-        identity = inspect(type(instance)).primary_key_from_instance(instance)
-        if len(identity) == 1 and identity[0] is not None:
-            self._held.setdefault(type(instance), {})[identity[0]] = instance
-            self._keys.add(str(identity[0]))
+        model: Any = type(instance)
+        key_column = _primary_key(model)
+        if key_column is not None and (key := getattr(instance, key_column[1])) is not None:
+            self._held.setdefault(model, {})[key] = instance
+            self._keys.add(str(key))
 
     def holds(self, key: str) -> bool:
         """Whether an aggregate with this key is locked or new in this session."""

@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from importlib import import_module
+from typing import Any
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -14,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared import problems
 from shared.backlog import Backlog, Waiting, look
-from shared.call import Parts
+from shared.call import KEY_PARAMETER, Parts
 from shared.database import Requests
 from shared.errors import Refused
 from shared.guard import Guard
@@ -67,8 +68,17 @@ def make_application(
     problems.install(app, [*own.routes, *operating.routes])
     app.include_router(own, responses=documented(*DEFAULT_ANSWERS))
     app.include_router(operating)
-    app.openapi_schema = problems.describe(app.openapi())
+    _complete(app.openapi())
     return app
+
+
+def _complete(schema: dict[str, Any]) -> None:
+    """Tell in the OpenAPI schema what the framework does not know; it keeps the schema for its page."""
+    for operations in schema["paths"].values():
+        for method, operation in operations.items():
+            problems.describe(operation)
+            if method == "post":
+                operation.setdefault("parameters", []).append(KEY_PARAMETER)
 
 
 def _threads(engine: Engine) -> int:

@@ -30,6 +30,16 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _LOCK_NOT_AVAILABLE = "55P03"
 
+KEY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "New for each intent, the same for each repetition of it. The answer is kept and given again.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
+    "example": "7d444840-9dc0-11d1-b245-5ffdce74fad2",
+}
+"""How OpenAPI tells of the header; `Route` checks it before the framework looks at anything."""
+
 
 class Answer(NamedTuple):
     """What a POST answers when it has done its work."""

@@ -150,11 +150,8 @@ def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return {status: {"model": ProblemAnswer, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
-def describe(schema: dict[str, Any]) -> dict[str, Any]:
-    """Correct the media type of the error answers in an OpenAPI schema: the framework knows only one for a route."""
-    for operations in schema["paths"].values():
-        for operation in operations.values():
-            for status, answer in operation["responses"].items():
-                if status >= "400":
-                    (answer["content"],) = ({MEDIA_TYPE: content} for content in answer["content"].values())
-    return schema
+def describe(operation: dict[str, Any]) -> None:
+    """Correct the media type of the error answers in an OpenAPI operation: the framework knows only one for a route."""
+    for status, answer in operation["responses"].items():
+        if status >= "400":
+            (answer["content"],) = ({MEDIA_TYPE: content} for content in answer["content"].values())

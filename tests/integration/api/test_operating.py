@@ -94,3 +94,4 @@ def test_the_description_tells_every_refusal_as_a_problem(orders: Api, stock: Ap
                     assert set(errors) >= {"422", "500", "503"}, (method, path)
                 if method == "post":
                     assert set(errors) >= {"400", "409", "413"}, path
+                    assert "Idempotency-Key" in {parameter["name"] for parameter in operation["parameters"]}

@@ -1,0 +1,76 @@
+"""What a pair of positions means: the table of all that Kafka and Postgres can say about an input and about a lane."""
+
+import pytest
+
+from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing, Stop
+from shared.ports import Claim, Committed, Input, Position
+from shared.positions import Verdict, judge_input, judge_lane
+
+SOURCE = Input("order.events", 2)
+
+
+@pytest.mark.parametrize(
+    ("committed", "row", "verdict"),
+    [
+        (None, None, Verdict.FIRST),
+        (None, 7, Verdict.AGREED),  # nothing was reported yet; H alone rules
+        (6, 7, Verdict.AGREED),
+        (7, 7, Verdict.AGREED),
+        (8, 7, DatabaseWentBack),
+        (0, None, PositionMissing),
+        (8, None, PositionMissing),
+    ],
+)
+def test_an_input(committed: int | None, row: int | None, verdict: Verdict | type[Stop]) -> None:
+    offset = None if committed is None else Committed(committed, "")
+    position = None if row is None else Position(row, 0)
+    if isinstance(verdict, Verdict):
+        assert judge_input("shop", SOURCE, offset, position) is verdict
+        return
+    with pytest.raises(verdict) as stop:
+        judge_input("shop", SOURCE, offset, position)
+    assert str(committed) in str(stop.value)
+    assert "python -m services.shop positions" in str(stop.value)
+    assert "--source 'order.events[2]'" in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "claim", "at_first", "in_the_end"),
+    [
+        (None, (0, ""), Verdict.FIRST, Verdict.FIRST),
+        ((0, ""), (0, ""), Verdict.AGREED, Verdict.AGREED),  # nothing was ever claimed
+        ((0, ""), (1, "x"), Verdict.AGREED, Verdict.AGREED),  # the first claim is pending
+        ((1, "x"), (1, "x"), Verdict.AGREED, Verdict.AGREED),
+        ((1, "x"), (2, "y"), Verdict.AGREED, Verdict.AGREED),
+        ((1, "x"), (2, "x"), Verdict.AGREED, Verdict.AGREED),  # P of the last claim never counts for the next
+        (None, (1, "x"), Verdict.LOW, PositionMissing),
+        (None, (9, "x"), Verdict.LOW, PositionMissing),
+        ((1, "x"), (3, "y"), Verdict.LOW, KafkaWentBack),
+        ((0, ""), (9, "y"), Verdict.LOW, KafkaWentBack),
+        ((2, "x"), (1, "y"), DatabaseWentBack, DatabaseWentBack),
+        ((2, "x"), (1, "x"), DatabaseWentBack, DatabaseWentBack),
+        ((1, "x"), (0, ""), DatabaseWentBack, DatabaseWentBack),
+        ((1, "x"), (1, "y"), DatabaseWentBack, DatabaseWentBack),  # the same number under another claim id
+        ((1, ""), (1, "y"), DatabaseWentBack, DatabaseWentBack),
+        (None, None, PositionMissing, PositionMissing),
+        ((4, "x"), None, PositionMissing, PositionMissing),
+    ],
+)
+def test_a_lane(
+    said: tuple[int, str] | None,
+    claim: tuple[int, str] | None,
+    at_first: Verdict | type[Stop],
+    in_the_end: Verdict | type[Stop],
+) -> None:
+    p = None if said is None else Committed(*said)
+    row = None if claim is None else Claim(*claim, rows=1)
+    for verdict, said_read_last in ((at_first, False), (in_the_end, True)):
+        if isinstance(verdict, Verdict):
+            assert judge_lane("shop", 3, p, row, said_read_last=said_read_last) is verdict
+            continue
+        with pytest.raises(verdict) as stop:
+            judge_lane("shop", 3, p, row, said_read_last=said_read_last)
+        assert "lane 3" in str(stop.value)
+        assert "python -m services.shop positions" in str(stop.value)
+        for number in (said, claim):
+            assert number is None or str(number[0]) in str(stop.value)

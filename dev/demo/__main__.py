@@ -1,6 +1,7 @@
 """`python -m dev.demo`: the kill test, to be watched. Exit code 0 only if the balance sheet balances."""
 
 import argparse
+import json
 import random
 import shutil
 import signal
@@ -23,6 +24,8 @@ from dev.supervisor import GaveUp
 from dev.system import NotReadyError, System
 
 PROBLEMS_SHOWN = 10
+EXIT_NOT_RUN = 2
+EXIT_INTERRUPTED = 130  # as a shell gives it
 
 
 @dataclass(frozen=True)
@@ -39,26 +42,27 @@ class Options:
 def main() -> int:
     """Run the demo."""
     options = _options()
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # as Ctrl+C: every block is left in order
+    for number in (signal.SIGINT, signal.SIGTERM):  # every block is left in order; a shell may have us ignore SIGINT
+        signal.signal(number, signal.default_int_handler)
     logs = Path(tempfile.mkdtemp(prefix="exactly-once-demo-"))
-    keep = False
+    keep = True
     with Show() as show:
         try:
             sheet, load = _run(options, show, logs)
             keep = not sheet.balanced or bool(load.problems)
         except KeyboardInterrupt:
-            show.say("stopped; everything that was started is gone")
-            return 130
+            keep = False
+            show.say("Stopped; everything that was started is gone")
+            return EXIT_INTERRUPTED
         except (ServerError, NotReadyError, GaveUp) as error:
-            show.console.print(str(error), style="red", markup=False)
-            keep = True
-            return 2
+            show.console.print(str(error), style="red", markup=False, soft_wrap=True)
+            return EXIT_NOT_RUN
         finally:
             if keep:
                 show.say(f"The logs of all processes are in {logs}")
             else:
                 shutil.rmtree(logs, ignore_errors=True)
-    return 1 if keep else 0
+    return int(keep)
 
 
 def _options() -> Options:
@@ -93,6 +97,8 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         flow(system, load, strikes, observer, show)
         show.say("All orders are placed; everything drains")
         sheet = replace(system.balance(), report=show.progress).sheet(load.book)
+        load.book.write(logs / "book.jsonl")
+        (logs / "sheet.json").write_text(json.dumps(sheet.as_dict(), indent=2))
         if observer.error is not None:
             raise observer.error
         show.print("")

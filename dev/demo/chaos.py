@@ -17,6 +17,7 @@ FREEZE_SECONDS = 15.0
 FREEZE_DISTANCE_SECONDS = 1.5
 # Nobody is struck before orders flow, nor in the last moments: a recovery can only be seen while orders flow.
 QUIET_SECONDS = 3.0
+OTHERS_SHARE = 0.2
 
 Kind = Literal["kill", "freeze", "kill kafka", "kill postgres"]
 
@@ -54,7 +55,7 @@ def plan(
     freezes: int = 0,
     freeze_seconds: float = FREEZE_SECONDS,
 ) -> tuple[Blow, ...]:
-    """Plan blows within `seconds`. A kill hits a worker, or one of `others` once in five times; a freeze a worker.
+    """Plan blows within `seconds`. A kill hits a worker, now and then one of `others`; a freeze a worker.
 
     A frozen worker is not killed: it is meant to wake up and find that the world went on.
     """
@@ -72,8 +73,9 @@ def plan(
     for number in range(kills):
         moment = first + (last - first) * (number + random_.random()) / kills
         frozen = {blow.victim for blow in blows if blow.kind == "freeze" and _meets(blow, moment)}
-        group = others if others and random_.random() < 0.2 else workers
-        blows.append(Blow(moment, "kill", random_.choice([name for name in group if name not in frozen])))
+        group = others if others and random_.random() < OTHERS_SHARE else workers
+        if victims_left := [name for name in group if name not in frozen]:
+            blows.append(Blow(moment, "kill", random_.choice(victims_left)))
     return tuple(sorted(blows, key=lambda blow: blow.moment))
 
 

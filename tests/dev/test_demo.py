@@ -82,6 +82,7 @@ class Server:
     def __init__(self, api: Api) -> None:
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
+            wbufsize = -1  # one packet for an answer; two would wait for each other
 
             def _serve(self) -> None:
                 self.rfile.read(int(self.headers.get("Content-Length") or 0))
@@ -102,7 +103,10 @@ class Server:
             def log_message(self, *_: object) -> None:
                 pass
 
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        class Patient(ThreadingHTTPServer):
+            request_queue_size = 128  # with the usual 5, connections of many customers wait a second to be taken
+
+        self._server = Patient(("127.0.0.1", 0), Handler)
         self._thread = threading.Thread(target=self._server.serve_forever, args=(0.01,))
         self.url = f"http://127.0.0.1:{self._server.server_address[1]}"
 
@@ -119,7 +123,6 @@ class Server:
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client, "PAUSE_SECONDS", 0.01)
-    monkeypatch.setattr(client, "REQUEST_SECONDS", 3.0)
 
 
 def customers(api: Api, planned: market.Market) -> Load:
@@ -164,7 +167,9 @@ def test_customers_find_out_that_one_request_was_carried_out_twice() -> None:
     assert len(load.book.contradictions) == load.counts["twins"] > 0
 
 
-def test_customers_admit_what_they_do_not_know() -> None:
+def test_customers_admit_what_they_do_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "REQUEST_SECONDS", 1.0)
+
     def deaf(method: str, path: str, key: str) -> Answer | None:
         return None if key == "a-5" else (200 if path.endswith("/cancel") or method == "PUT" else 201, {}, {"id": key})
 

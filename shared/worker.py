@@ -102,7 +102,6 @@ class Worker:
                 kafka = None
             # The slot too: an operator decides while no worker holds one.
             self._database.close()
-            self._database.close()  # the slot is free for the command that decides
             self._stopped(stop)
         finally:
             self._ready = False

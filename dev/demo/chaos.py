@@ -4,8 +4,10 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from operator import itemgetter
 from typing import Literal
 
 from dev.system import System
@@ -18,6 +20,7 @@ FREEZE_DISTANCE_SECONDS = 1.5
 # Nobody is struck before orders flow, nor in the last moments: a recovery can only be seen while orders flow.
 QUIET_SECONDS = 3.0
 OTHERS_SHARE = 0.2
+SERVERS = 2
 
 Kind = Literal["kill", "freeze", "kill kafka", "kill postgres"]
 
@@ -91,6 +94,7 @@ class Chaos:
         self._blows = blows
         self._on_blow = on_blow
         self._stopping = threading.Event()
+        self._starts: dict[Kind, Future[None]] = {}
         self.struck: list[Struck] = []
 
     def stop(self) -> None:
@@ -100,19 +104,19 @@ class Chaos:
     def run(self) -> None:
         """Strike all blows at their moments. When it returns, everybody is thawed and every server is up."""
         began = time.monotonic()
-        todo: list[tuple[float, Callable[[], None]]] = []
-        for blow in self._blows:
-            todo.append((blow.moment, partial(self._strike, blow)))
-            if blow.kind != "kill":
-                todo.append((blow.moment + blow.seconds, partial(self._undo, blow)))
-        try:
-            for moment, act in sorted(todo, key=lambda pair: pair[0]):
-                if self._stopping.wait(max(0.0, began + moment - time.monotonic())):
-                    return
-                act()
-        finally:
-            for struck in self.struck:
-                self._undo(struck.blow)
+        acts = [(blow.moment, partial(self._strike, blow)) for blow in self._blows]
+        acts += [(blow.moment + blow.seconds, partial(self._undo, blow)) for blow in self._blows]
+        with ThreadPoolExecutor(SERVERS) as self._pool:
+            try:
+                for moment, act in sorted(acts, key=itemgetter(0)):
+                    if self._stopping.wait(max(0.0, began + moment - time.monotonic())):
+                        break
+                    act()
+            finally:
+                for struck in self.struck:
+                    self._undo(struck.blow)
+                for kind in tuple(self._starts):
+                    self._started(kind)
 
     def _strike(self, blow: Blow) -> None:
         hit = True
@@ -122,8 +126,10 @@ class Chaos:
             case "freeze":
                 hit = self._system.supervisor.freeze(blow.victim)
             case "kill kafka":
+                self._started(blow.kind)
                 self._system.servers.kafka.kill()
             case "kill postgres":
+                self._started(blow.kind)
                 self._system.servers.postgres.kill()
         self.struck.append(Struck(blow, time.monotonic(), hit))
         self._on_blow(self.struck[-1])
@@ -134,8 +140,18 @@ class Chaos:
             case "freeze":
                 self._system.supervisor.thaw(blow.victim)
             case "kill kafka":
-                self._system.servers.kafka.start()
+                self._start(blow.kind, self._system.servers.kafka.start)
             case "kill postgres":
-                self._system.servers.postgres.start()
+                self._start(blow.kind, self._system.servers.postgres.start)
             case "kill":
                 pass  # the supervisor starts it again
+
+    def _start(self, kind: Kind, start: Callable[[], None]) -> None:
+        """Begin to start a server: it takes seconds, and the other blows do not wait for it."""
+        if kind not in self._starts:
+            self._starts[kind] = self._pool.submit(start)
+
+    def _started(self, kind: Kind) -> None:
+        """Wait until a server that was begun to be started is up."""
+        if kind in self._starts:
+            self._starts.pop(kind).result()

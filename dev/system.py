@@ -52,6 +52,8 @@ class Shape:
     """Of each service."""
     settings: Mapping[str, str] | None = None
     """More environment variables for every process."""
+    worker: str = "services.{service}"
+    """The module that is a worker; a test gives one that breaks something on purpose."""
 
 
 class System:
@@ -165,7 +167,8 @@ class System:
         # Chosen once: a process that is started again must be found where it was.
         port = self._ports[name] = free_port()
         env = self._environment(service) | {port_variable: str(port)}
-        words = (sys.executable, "-m", f"services.{service}", command)
+        module = self._shape.worker if command == "worker" else "services.{service}"
+        words = (sys.executable, "-m", *module.format(service=service).split(), command)
         self.supervisor.start(Program(name, words, env, self.logs))
 
     def _environment(self, service: str) -> dict[str, str]:

@@ -1,0 +1,77 @@
+"""A worker that breaks the guarantee on purpose: `python -m tests.e2e.sabotaged <service> worker`, SABOTAGE says how.
+
+It proves that the balance sheet sees what it claims to see. The pauses make the moment in which a kill does harm long
+enough for a short run; they are the sabotage's own.
+"""
+
+import importlib
+import os
+import sys
+import time
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+from confluent_kafka import TopicPartition
+
+from shared.command import main
+from shared.kafka import KafkaClient
+from shared.ports import Committed, Input, OutboxRow
+from shared.transaction import PostgresTransaction
+
+HARM_SECONDS = 0.2
+
+
+def commit_p_outside() -> None:
+    """P is committed after the Kafka transaction and not inside of it: a kill between the two says rows twice."""
+    build = KafkaClient.__init__
+
+    def broken(self: KafkaClient, member: Any, producer: Any) -> None:
+        build(self, member, producer)
+        kept: list[TopicPartition] = []
+        commit = self.commit
+
+        def send_offsets(_inputs: Mapping[Input, int], lanes: Mapping[int, Committed], _membership: Any) -> None:
+            topic = member._service.lane_topic
+            kept[:] = [TopicPartition(topic, n, said.offset, metadata=said.metadata) for n, said in lanes.items()]
+
+        def commit_then_p() -> None:
+            commit()
+            time.sleep(HARM_SECONDS)
+            if kept:
+                member._consumer.commit(offsets=kept, asynchronous=False)
+
+        self.send_offsets, self.commit = send_offsets, commit_then_p  # type: ignore[assignment]
+
+    KafkaClient.__init__ = broken  # type: ignore[method-assign]
+
+
+def delete_claimed_rows_early() -> None:
+    """Claimed rows are deleted with the claim, before P says that Kafka has them: a kill between the two loses rows."""
+    read = PostgresTransaction.claimed
+    commit = PostgresTransaction.commit
+
+    def claimed(self: PostgresTransaction, lanes: Collection[int]) -> list[OutboxRow]:
+        rows = read(self, lanes)
+        self.forget(list(lanes))
+        self._said_rows = bool(rows)  # type: ignore[attr-defined]
+        return rows
+
+    def commit_and_wait(self: PostgresTransaction) -> None:
+        commit(self)
+        if getattr(self, "_said_rows", False):
+            time.sleep(HARM_SECONDS)
+
+    PostgresTransaction.claimed = claimed  # type: ignore[method-assign]
+    PostgresTransaction.commit = commit_and_wait  # type: ignore[method-assign]
+
+
+SABOTAGES: dict[str, Callable[[], None]] = {
+    "commit_p_outside": commit_p_outside,
+    "delete_claimed_rows_early": delete_claimed_rows_early,
+}
+
+if __name__ == "__main__":
+    SABOTAGES[os.environ["SABOTAGE"]]()
+    service = sys.argv.pop(1)
+    container = importlib.import_module(f"services.{service}.container")
+    main(getattr(container, f"{service.capitalize()}Container"))

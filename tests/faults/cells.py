@@ -1,0 +1,130 @@
+"""The cells of the crash matrix: where a worker dies, with whom beside it, and what it was doing."""
+
+import signal
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+from dev.servers import Servers
+from tests.faults.crashing_worker import Phase, Plan
+from tests.faults.stage import Stage
+
+
+class Source(Enum):
+    """What the worker is doing when it dies."""
+
+    EVENTS = "events"
+    """It handles events, and says what the handlers say."""
+    REQUESTS = "requests"
+    """It says what requests have put into the outbox."""
+
+
+class Company(Enum):
+    """Who goes on."""
+
+    ALONE = "alone"
+    """Nobody, until the dead worker is started again in its place."""
+    PAIR = "pair"
+    """A second worker, which takes over; then the dead one is started again."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One way to die."""
+
+    source: Source
+    company: Company
+    plan: Plan
+    second: Plan | None = None
+    """Where the process dies that is started in place of the dead one."""
+
+    def __str__(self) -> str:
+        then = f"-then-{self.second}" if self.second else ""
+        return f"{self.source.value}-{self.company.value}-{self.plan}{then}"
+
+
+HANDLING = (
+    *("transaction.lock_positions", "transaction.receive", "transaction.handle", "transaction.set_aside"),
+    *("transaction.say", "transaction.advance"),
+)
+CLAIMING = ("transaction.lock_claims", "transaction.forget", "transaction.claim", "transaction.claimed")
+SAYING = ("kafka.begin", "kafka.produce", "kafka.flush", "kafka.send_offsets", "kafka.commit")
+CYCLE = {
+    Source.EVENTS: ("kafka.poll", "database.begin", *HANDLING, *CLAIMING, "transaction.commit", *SAYING),
+    Source.REQUESTS: (
+        *("kafka.poll", "database.unsaid", "database.begin", *CLAIMING, "transaction.commit"),
+        *SAYING,
+    ),
+}
+ADOPTION = ("kafka.committed", "database.positions", "database.claims", "kafka.read_from")
+FIRST = ("kafka.beginning", "database.start_positions", "kafka.begin", "kafka.send_offsets", "kafka.commit")
+RECOVERY = ("database.hold_slot", "kafka.renew", *ADOPTION)
+START = ("database.take_slot", *RECOVERY, "kafka.poll")
+SETTLED = (False, True)
+
+
+def cells() -> Iterable[Cell]:
+    """All cells."""
+    for company in Company:
+        for after in SETTLED:
+            # Any call of a cycle that has work to do.
+            for source, calls in CYCLE.items():
+                yield from (Cell(source, company, Plan(call, after)) for call in calls)
+            # Any call of the first start of a service, or of a worker that joins another one.
+            calls = START if company is Company.PAIR else (*START, *FIRST)
+            yield from (Cell(Source.EVENTS, company, Plan(call, after, Phase.START)) for call in calls)
+            # Any call of a recovery, from a commit that never arrived and from one whose answer was lost.
+            for source, did in ((Source.EVENTS, True), (Source.REQUESTS, False)):
+                yield from (
+                    Cell(source, company, Plan(call, after, Phase.RECOVERY, doubt_after=did))
+                    for call in (*RECOVERY, "kafka.poll")
+                )
+    # Any call of a start that finds a claim of which Kafka knows nothing, or knows all.
+    for first in (Plan("kafka.send_offsets", after=True), Plan("kafka.commit", after=True)):
+        for after in SETTLED:
+            yield from (
+                Cell(Source.EVENTS, Company.ALONE, first, Plan(call, after, Phase.START))
+                for call in (*START, "kafka.begin")
+            )
+
+
+FEEDS = {Source.EVENTS: Stage.ask, Source.REQUESTS: Stage.request}
+
+
+def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
+    """Let a worker die as the cell says, go on, and give what is wrong in the end."""
+    feed = FEEDS[cell.source]
+    with Stage(servers, logs) as stage:
+        stage.ask()
+        stage.request()
+        if cell.plan.phase is Phase.START:
+            if cell.company is Company.PAIR:
+                stage.worker()
+                stage.until_drained()
+                feed(stage)
+            dying = stage.worker(cell.plan)
+        else:
+            dying = stage.worker(cell.plan)
+            if cell.company is Company.PAIR:
+                stage.worker()
+                stage.until_shared(2)
+            stage.until_drained()
+            dying.order.armed.set()
+            if cell.plan.call == "transaction.set_aside":
+                stage.ask(stage.keys, wish="reject", poison=True)
+            feed(stage)
+        assert dying.ended() == -signal.SIGKILL, f"the worker did not come to {cell.plan}"
+        stage.ask()
+        stage.request()
+        if cell.second:
+            assert stage.worker(cell.second).ended() == -signal.SIGKILL, f"the worker did not come to {cell.second}"
+        if cell.company is Company.PAIR:
+            stage.until_drained()
+        stage.worker()
+        if cell.company is Company.PAIR:
+            stage.until_shared(2)
+        feed(stage)
+        stage.until_drained()
+        stage.stop()
+        return stage.problems()

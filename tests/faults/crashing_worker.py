@@ -1,0 +1,165 @@
+"""A worker process that dies, or stands still, at one exact call of a port.
+
+It is the real worker of a real container. Only its two ports are wrapped: each call is announced before and after it,
+and when the planned one comes the process sends itself SIGKILL or SIGSTOP. Nothing is cleaned up, no `finally` runs.
+"""
+
+import ctypes
+import os
+import signal
+import sys
+from dataclasses import dataclass
+from enum import Enum
+from multiprocessing.synchronize import Event as Flag
+from pathlib import Path
+from typing import Any, cast
+
+from dependency_injector import providers
+
+from shared import command
+from shared.errors import KafkaInDoubt
+from shared.kafka import KafkaClient
+from shared.settings import Settings
+from shared.transaction import WorkerDatabase
+from tests.faults import trail
+
+
+class Phase(Enum):
+    """From when on the planned call counts."""
+
+    START = "start"
+    """From the start of the process."""
+    LIVE = "live"
+    """From the first cycle that has something to do after the flag was set."""
+    RECOVERY = "recovery"
+    """From a doubt about a Kafka transaction, which is made on purpose in the first such cycle."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Where the process dies or stands still."""
+
+    call: str
+    """`kafka.commit`, `database.begin`, `transaction.handle`, ..."""
+    after: bool
+    """Right after the call came back; otherwise right before it is made."""
+    phase: Phase = Phase.LIVE
+    deed: signal.Signals = signal.SIGKILL
+    doubt_after: bool = False
+    """In `RECOVERY`: the doubtful commit did happen."""
+
+    def __str__(self) -> str:
+        when = f"{self.phase.value}{'-of-a-commit' if self.doubt_after and self.phase is Phase.RECOVERY else ''}"
+        return f"{when}-{'after' if self.after else 'before'}-{self.call}"
+
+
+FULL = frozenset({"transaction.forget", "transaction.set_aside", "transaction.receive", "transaction.handle"})
+"""These calls count only when they have something to do."""
+
+
+class Fate:
+    """Watches the calls of the ports, and lets the plan happen once."""
+
+    def __init__(self, plan: Plan | None, armed: Flag) -> None:
+        self._plan = plan
+        self._armed = armed
+        self._live = False
+        self._doubted = False
+
+    def before(self, call: str, arguments: tuple[Any, ...]) -> None:
+        """Take note of a call that is about to be made."""
+        if self._plan is None:
+            return
+        if self._doubting(call) and not self._plan.doubt_after:
+            self._doubt("was lost on its way")
+        self._happen(call, arguments, after=False)
+
+    def after(self, call: str, arguments: tuple[Any, ...], result: Any) -> None:
+        """Take note of a call that came back."""
+        if self._plan is None:
+            return
+        if not self._live and (
+            (call == "kafka.poll" and result.records) or (call == "database.unsaid" and result is True)
+        ):
+            self._live = self._armed.is_set()
+        if self._doubting(call) and self._plan.doubt_after:
+            self._doubt("has lost its answer")
+        self._happen(call, arguments, after=True)
+
+    def _doubting(self, call: str) -> bool:
+        return (
+            self._plan is not None
+            and self._plan.phase is Phase.RECOVERY
+            and self._live
+            and not self._doubted
+            and call == "kafka.commit"
+        )
+
+    def _doubt(self, what: str) -> None:
+        self._doubted = True
+        raise KafkaInDoubt(f"the test decides: this commit {what}")
+
+    def _happen(self, call: str, arguments: tuple[Any, ...], *, after: bool) -> None:
+        plan = self._plan
+        if plan is None or (plan.call, plan.after) != (call, after):
+            return
+        if call in FULL and not (arguments and arguments[0]):
+            return
+        if (plan.phase is Phase.LIVE and not self._live) or (plan.phase is Phase.RECOVERY and not self._doubted):
+            return
+        self._plan = None
+        os.kill(os.getpid(), plan.deed)
+
+
+class Watched:
+    """A port whose calls pass a `Fate`."""
+
+    def __init__(self, port: str, real: object, fate: Fate) -> None:
+        self._port = port
+        self._real = real
+        self._fate = fate
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        if not callable(found):
+            return found
+
+        def call(*arguments: Any, **named: Any) -> Any:
+            self._fate.before(f"{self._port}.{name}", arguments)
+            result = found(*arguments, **named)
+            self._fate.after(f"{self._port}.{name}", arguments, result)
+            return Watched("transaction", result, self._fate) if (self._port, name) == ("database", "begin") else result
+
+        return call
+
+
+@dataclass(frozen=True)
+class Order:
+    """All that a worker process is told."""
+
+    service: str
+    settings: Settings
+    log: Path
+    plan: Plan | None
+    armed: Flag
+
+
+def main(order: Order) -> None:
+    """Run the worker by the command line's own code, with its exit codes."""
+    _die_with_parent()
+    with order.log.open("ab") as log:
+        os.dup2(log.fileno(), sys.stderr.fileno())
+    container = trail.container(trail.make(order.service), order.settings)
+    fate = Fate(order.plan, order.armed)
+
+    def connect(slot: int) -> KafkaClient:
+        return cast("KafkaClient", Watched("kafka", container.kafka(slot=slot), fate))
+
+    database = cast("WorkerDatabase", Watched("database", container.worker_database(), fate))
+    container.worker.override(providers.Object(container.worker(database=database, connect=connect)))
+    sys.exit(command.run(container, ["worker"]))
+
+
+def _die_with_parent() -> None:
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)  # PR_SET_PDEATHSIG

@@ -1,0 +1,510 @@
+"""Where a fault is played: one small service with its own database and topics on the shared servers, its workers as
+processes that can be killed, and the books that are compared in the end.
+"""
+
+import multiprocessing
+import os
+import signal
+import threading
+import time
+import uuid
+import zlib
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
+from functools import cache
+from multiprocessing.context import ForkServerProcess
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self, cast
+
+import msgspec
+import psutil
+import psycopg
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupState,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    Producer,
+    TopicPartition,
+)
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from psycopg import sql
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+from sqlalchemy import NullPool, create_engine
+
+from dev.servers import Servers
+from shared import start
+from shared.command import EXIT_AGAIN
+from shared.database import Requests
+from shared.outbox import Outbox
+from shared.session import Session
+from shared.settings import Settings
+from tests.faults import crashing_worker, trail
+from tests.faults.crashing_worker import Order, Plan
+
+SECONDS_MAX = 60.0
+"""The longest that anything here may take. A takeover waits for the session and transaction timeouts, some 7 s; the
+rest is for a machine that is busy with something else.
+"""
+MARKERS_SECONDS = 10.0
+POLL_SECONDS = 0.05
+PARTITIONS = 2
+
+TIMEOUTS = {"session_timeout_ms": 1_000, "transaction_timeout_ms": 5_000}
+"""The least that Kafka and the settings allow."""
+
+TEMPLATE = "trail_template"
+
+# Workers are forked from a process that has imported everything once: a start then costs 20 ms instead of a second.
+_processes = multiprocessing.get_context("forkserver")
+_processes.set_forkserver_preload([crashing_worker.__name__, "shared.consumer", "shared.producer", "psycopg"])
+
+
+def until(condition: Callable[[], object], what: str, seconds: float = SECONDS_MAX) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {seconds:.0f} s in vain: {what}")
+        time.sleep(POLL_SECONDS)
+
+
+def partition(key: str, partitions: int = PARTITIONS) -> int:
+    """Where a key belongs, by librdkafka's `consistent` partitioner."""
+    return zlib.crc32(key.encode()) % partitions
+
+
+class StageSettings(Settings):
+    """Settings that come from the test alone, not from the environment of whoever runs it."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class Said(NamedTuple):
+    """One record as a read_committed reader sees it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    event_id: str
+    type: str
+    data: bytes
+
+
+class Worker:
+    """One worker process, and the supervisor that starts it again when it asks for it by its exit code."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.restarts = 0
+        self.stopped = False
+        self._start()
+
+    def _start(self) -> None:
+        self.process: ForkServerProcess = _processes.Process(target=crashing_worker.main, args=(self.order,))
+        self.process.start()
+
+    def supervise(self) -> None:
+        """Start it again if it has ended for that. A busy machine may let it miss its session: its client is then
+        fenced by itself, which it cannot survive.
+        """
+        if self.process.exitcode == EXIT_AGAIN and not self.stopped:
+            self.restarts += 1
+            self.process.close()
+            self._start()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self.process.exitcode is None
+
+    @property
+    def frozen(self) -> bool:
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+        return False
+
+    def send(self, number: signal.Signals) -> None:
+        if self.running:
+            os.kill(self.pid, number)
+
+    def ended(self, seconds: float = SECONDS_MAX) -> int:
+        """Wait for its end, and give the exit code: negative for a signal."""
+
+        def over() -> bool:
+            self.supervise()
+            return not self.running
+
+        until(over, f"worker {self.pid} ends", seconds)
+        assert self.process.exitcode is not None
+        return self.process.exitcode
+
+    def log(self) -> str:
+        return self.order.log.read_text(errors="replace")
+
+
+class Stage:
+    """One service, its books, and what was fed to it."""
+
+    def __init__(self, servers: Servers, logs: Path, *, partitions: int = PARTITIONS, **settings: object) -> None:
+        self.servers = servers
+        self.name = f"trail-{uuid.uuid4().hex[:12]}"
+        self.kit = trail.make(self.name)
+        self.settings: Settings = StageSettings.model_validate(
+            {
+                "kafka_bootstrap_servers": servers.kafka.bootstrap,
+                "database_url": servers.postgres.dsn(self.name),
+                "partitions": partitions,
+                **TIMEOUTS,
+                **settings,
+            }
+        )
+        self.workers: list[Worker] = []
+        self.asked: dict[str, list[int]] = defaultdict(list)
+        self.requested: dict[str, list[int]] = defaultdict(list)
+        self.rejected: list[tuple[str, int]] = []
+        self._logs = logs
+        self._partitions = partitions
+        self._numbers = iter(range(1, 1_000_000))
+        # Two keys for each partition.
+        names = [f"key-{n}" for n in range(100 * partitions)]
+        self.keys = [key for p in range(partitions) for key in [k for k in names if partition(k, partitions) == p][:2]]
+        make_template(servers, partitions)
+        servers.postgres.create_database(self.name, template=f"{TEMPLATE}_{partitions}")
+        self.connection = psycopg.connect(servers.postgres.dsn(self.name), autocommit=True)
+        start.create_topics(self.settings, self.kit.service)
+        self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
+        self.outbox = Outbox(self.kit.service, self.settings.event_bytes_max)
+        self.requests = Requests(self._engine, self.outbox)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self.workers:
+            worker.stopped = True
+            worker.send(signal.SIGKILL)
+        for worker in self.workers:
+            worker.ended()
+            worker.process.close()
+        self._engine.dispose()
+        self.connection.close()
+        if error is not None:
+            error.add_note(f"{self.name}:\n{self.logged()}")
+        self.servers.postgres.drop_database(self.name)
+        topics = start.needed(self.kit.service)
+        for removed in admin(self.servers).delete_topics(topics).values():
+            removed.result(SECONDS_MAX)
+
+    # ---- workers
+
+    def worker(self, plan: Plan | None = None, **settings: object) -> Worker:
+        """Start a worker; with other `settings` than the stage has, if given."""
+        chosen = self.settings.model_copy(update=settings)
+        log = self._logs / f"{self.name}-{len(self.workers)}.log"
+        log.touch()
+        worker = Worker(Order(self.name, chosen, log, plan, _processes.Event()))
+        self.workers.append(worker)
+        return worker
+
+    def logged(self) -> str:
+        """What the workers wrote."""
+        return "\n".join(
+            f"--- {w.order.log.name}, {w.order.plan or 'no plan'}, {w.restarts} restarts\n{w.log()}"
+            for w in self.workers
+        )
+
+    def until(self, condition: Callable[[], object], what: str, seconds: float = SECONDS_MAX) -> None:
+        """Wait until `condition` holds, and start again what wants to be started again meanwhile."""
+
+        def holds() -> object:
+            for worker in self.workers:
+                worker.supervise()
+            return condition()
+
+        until(holds, what, seconds)
+
+    def stop(self) -> None:
+        """End all workers that still run, as a deployment does."""
+        running = [worker for worker in self.workers if worker.running]
+        for worker in running:
+            worker.stopped = True
+            worker.send(signal.SIGTERM)
+        assert [worker.ended() for worker in running] == [0] * len(running)
+
+    def shares(self) -> dict[str, set[int]]:
+        """Which lanes each member of the group owns, once the group is at rest; by the member's static name."""
+        try:
+            group = admin(self.servers).describe_consumer_groups([self.name])[self.name].result(SECONDS_MAX)
+        except KafkaException:
+            return {}  # the coordinator of the first group ever is just being made
+        if group.state != ConsumerGroupState.STABLE:
+            return {}
+        return {
+            str(member.group_instance_id): {
+                p.partition for p in member.assignment.topic_partitions if p.topic == self.kit.service.lane_topic
+            }
+            for member in group.members
+        }
+
+    def until_shared(self, members: int) -> None:
+        """Wait until so many members have the lanes among them, each at least one."""
+        self.until(
+            lambda: len(shares := list(self.shares().values())) == members and all(shares),
+            f"{members} members with a share each",
+        )
+
+    # ---- what is fed
+
+    def ask(self, keys: Iterable[str] | None = None, *, wish: str = "", poison: bool = False) -> None:
+        """Produce one event for each key; `poison` if it cannot be handled."""
+        producer = _producer(self.servers.kafka.bootstrap)
+        for key in self.keys if keys is None else keys:
+            number = next(self._numbers)
+            event = self.kit.asked(trail=key, number=number, wish=wish)
+            self.produce(key, msgspec.json.encode(event), headers(f"{key}-{number}"))
+            if poison:
+                self.rejected.append((key, number))
+            else:
+                self.asked[key].append(number)
+        assert producer.flush(SECONDS_MAX) == 0
+
+    def produce(
+        self, key: str | bytes | None, value: bytes | None, head: Sequence[tuple[str, bytes | str | None]] | None
+    ) -> None:
+        """Produce any record to what the service hears; the caller flushes."""
+        to = partition(key, self._partitions) if isinstance(key, str) else 0
+        _producer(self.servers.kafka.bootstrap).produce(
+            self.kit.asked.topic, value, key, partition=to, headers=None if head is None else list(head)
+        )
+
+    def flush(self) -> None:
+        """Wait until all that was produced is acknowledged."""
+        assert _producer(self.servers.kafka.bootstrap).flush(SECONDS_MAX) == 0
+
+    def request(self, keys: Iterable[str] | None = None) -> None:
+        """Do for each key what an HTTP request does: change the aggregate and say so, in one transaction."""
+        for key in self.keys if keys is None else keys:
+            number = next(self._numbers)
+            with self.requests.transaction() as session:
+                self.step(session, key, number)
+            self.requested[key].append(number)
+
+    def step(self, session: Session, key: str, number: int) -> None:
+        """Do the work of one request in a session of the caller's."""
+        self.outbox.add(session, trail.step(session, self.kit, key, number, requested=True))
+
+    # ---- the books
+
+    def one(self, query: str, *arguments: object) -> int:
+        """Give the one number that a query answers."""
+        row = self.connection.execute(query.encode(), arguments).fetchone()
+        assert row is not None
+        return int(row[0])
+
+    def drained(self) -> bool:
+        """Whether everything that was fed took effect and was said."""
+        return (
+            self.one("SELECT count(*) FROM effect") >= sum(map(len, self.asked.values()))
+            and self.one("SELECT count(*) FROM dead_letter") >= len(self.rejected)
+            and self.one("SELECT count(*) FROM outbox") == 0
+        )
+
+    def until_drained(self) -> None:
+        """Wait until everything that was fed took effect and was said."""
+        self.until(self.drained, "everything is handled and said")
+
+    def read(self, topic: str) -> list[Said]:
+        """Read a topic from its beginning to its end, as a read_committed reader."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.servers.kafka.bootstrap,
+                "group.id": f"{self.name}-reader",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "auto.offset.reset": "error",
+                "enable.partition.eof": True,
+                "fetch.wait.max.ms": 10,
+            }
+        )
+        found: list[Said] = []
+        left = set(range(self._partitions))
+        deadline = time.monotonic() + SECONDS_MAX
+        try:
+            consumer.assign([TopicPartition(topic, p, 0) for p in left])
+            while left:
+                assert time.monotonic() < deadline, f"{topic} was not read to its end"
+                message = consumer.poll(1)
+                if message is None:
+                    continue
+                problem = message.error()
+                if problem is not None:
+                    assert problem.code() == KafkaError._PARTITION_EOF, problem
+                    left.discard(message.partition() or 0)
+                    continue
+                head = dict(cast("list[tuple[str, bytes]]", message.headers()))
+                key, value = message.key(), message.value()
+                assert isinstance(key, bytes)
+                assert isinstance(value, bytes)
+                found.append(
+                    Said(
+                        *(topic, message.partition() or 0, message.offset() or 0, key.decode()),
+                        *(head["ce_id"].decode(), head["ce_type"].decode(), value),
+                    )
+                )
+        finally:
+            consumer.close()
+        return found
+
+    def ends(self, topic: str, isolation: IsolationLevel) -> dict[int, int]:
+        """The end of each partition: the last stable offset for READ_COMMITTED, else the high watermark."""
+        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(topic, p): latest for p in range(self._partitions)}
+        answers = admin(self.servers).list_offsets(asked, isolation_level=isolation)
+        return {p.partition: answer.result(SECONDS_MAX).offset for p, answer in answers.items()}
+
+    def problems(self) -> list[str]:
+        """Compare what was fed with the database and the topics; nothing to complain about is an empty list."""
+        # The answer to a commit comes before its markers are in every partition.
+        with suppress(AssertionError):
+            until(lambda: not list(self._open_transactions()), "no transaction is open", MARKERS_SECONDS)
+        return [*self._database_problems(), *self._topic_problems(), *self._position_problems()]
+
+    def _database_problems(self) -> Iterable[str]:
+        effects = Counter(self.connection.execute("SELECT key, number FROM effect").fetchall())
+        expected = Counter((key, number) for key, numbers in self.asked.items() for number in numbers)
+        if effects != expected:
+            yield f"effects more than expected: {effects - expected}, missing: {expected - effects}"
+        for key, handled, requested in self.connection.execute("SELECT key, handled, requested FROM trail"):
+            if handled != self.asked[key]:
+                yield f"{key}: handled {handled}, asked {self.asked[key]}"
+            if requested != self.requested[key]:
+                yield f"{key}: requested {requested}, expected {self.requested[key]}"
+        letters = self.one("SELECT count(*) FROM dead_letter")
+        distinct = self.one('SELECT count(DISTINCT (partition, "offset")) FROM dead_letter')
+        if not letters == distinct == len(self.rejected):
+            yield f"{letters} dead letters of {distinct} records, expected {len(self.rejected)}"
+        if waiting := self.one("SELECT count(*) FROM outbox"):
+            yield f"{waiting} rows are still in the outbox"
+
+    def _topic_problems(self) -> Iterable[str]:
+        said = self.read(self.kit.told.topic)
+        steps: dict[str, list[int]] = defaultdict(list)
+        numbers: dict[str, list[int]] = defaultdict(list)
+        for record in said:
+            event = msgspec.json.decode(record.data, type=trail.Told)
+            steps[record.key].append(event.step)
+            numbers[record.key].append(event.number)
+        for key in {*self.asked, *self.requested}:
+            count = len(self.asked[key]) + len(self.requested[key])
+            if steps[key] != list(range(1, count + 1)):
+                yield f"{key}: the steps said are {steps[key]}, expected 1 to {count}"
+            if sorted(numbers[key]) != sorted(self.asked[key] + self.requested[key]):
+                yield f"{key}: said {numbers[key]}, fed {self.asked[key]} and {self.requested[key]}"
+        letters = self.read(self.kit.service.dead_letter_topic)
+        if len(letters) != len(self.rejected):
+            yield f"{len(letters)} dead letters were said, expected {len(self.rejected)}"
+        repeated = [event_id for event_id, n in Counter(r.event_id for r in said + letters).items() if n > 1]
+        if repeated:
+            yield f"said more than once: {repeated}"
+
+    def _open_transactions(self) -> Iterable[str]:
+        for topic in (self.kit.told.topic, self.kit.service.dead_letter_topic):
+            stable = self.ends(topic, IsolationLevel.READ_COMMITTED)
+            high = self.ends(topic, IsolationLevel.READ_UNCOMMITTED)
+            if stable != high:
+                yield f"{topic}: a transaction is open; last stable offsets {stable}, ends {high}"
+
+    def _position_problems(self) -> Iterable[str]:
+        yield from self._open_transactions()
+        heard = self.ends(self.kit.asked.topic, IsolationLevel.READ_COMMITTED)
+        positions = self.connection.execute("SELECT partition, next_offset FROM position")
+        handled: dict[int, int] = dict(positions.fetchall())
+        if handled != heard:
+            yield f"H is {handled}, the topic ends at {heard}"
+        lanes = {
+            lane: (position, str(claim or ""))
+            for lane, position, claim in self.connection.execute("SELECT lane, position, claim_id FROM lane")
+        }
+        said = self.committed()
+        if said != lanes:
+            yield f"P is {said}, the claims are {lanes}"
+
+    def committed(self) -> dict[int, tuple[int, str]]:
+        """P of each lane, with its metadata."""
+        consumer = Consumer(
+            {
+                "bootstrap.servers": self.servers.kafka.bootstrap,
+                "group.id": self.name,
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+            }
+        )
+        try:
+            asked = [TopicPartition(self.kit.service.lane_topic, lane) for lane in range(self._partitions)]
+            return {p.partition: (p.offset, p.metadata or "") for p in consumer.committed(asked, SECONDS_MAX)}
+        finally:
+            consumer.close()
+
+
+def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, bytes | str | None]]:
+    """The headers of an event from somewhere else."""
+    return [("ce_specversion", "1.0"), ("ce_source", "test"), ("ce_id", event_id), ("ce_type", event_type)]
+
+
+@cache
+def _producer(bootstrap: str) -> Producer:
+    return Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1})
+
+
+@cache
+def _admin(bootstrap: str) -> AdminClient:
+    return AdminClient({"bootstrap.servers": bootstrap})
+
+
+def admin(servers: Servers) -> AdminClient:
+    """An admin client."""
+    return _admin(servers.kafka.bootstrap)
+
+
+_one_at_a_time = threading.Lock()
+
+
+@cache
+def _template(dsn: str, servers_dsn: str, name: str, partitions: int) -> None:
+    with psycopg.connect(servers_dsn, autocommit=True) as connection:
+        if connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone():
+            return
+        connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
+    engine = create_engine(dsn, poolclass=NullPool)
+    with engine.begin() as connection:
+        trail.create_tables(connection)
+        trail.seed_lanes(connection, partitions)
+
+
+def make_template(servers: Servers, partitions: int) -> None:
+    """Make the database that a stage's database is copied from."""
+    name = f"{TEMPLATE}_{partitions}"
+    dsn = servers.postgres.dsn(name).replace("postgresql://", "postgresql+psycopg://")
+    with _one_at_a_time:
+        _template(dsn, servers.postgres.dsn(), name, partitions)

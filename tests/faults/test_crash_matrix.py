@@ -1,0 +1,16 @@
+"""A worker is killed before and after every single call that it makes to Kafka and to Postgres.
+
+Whatever it was doing, and whoever goes on: each event takes effect once, each row of the outbox is visible once to a
+read_committed reader, in the order of its key, and nothing is left behind.
+"""
+
+import pytest
+
+from tests.faults.cells import Cell, cells, play
+
+__all__ = ["play"]  # for the fixture
+
+
+@pytest.mark.parametrize("cell", tuple(cells()), ids=str)
+def test_a_worker_that_is_killed(cell: Cell, problems: list[str]) -> None:
+    assert problems == []

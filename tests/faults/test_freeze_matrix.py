@@ -1,0 +1,76 @@
+"""A worker stands still in the middle of its work while another one takes over; then it goes on as if nothing had been.
+
+It does not know that time has passed: it holds a batch, a claim or an open transaction, and tries to finish what it had
+begun. Nothing of that may be seen twice, and it has to find back into the group by itself.
+"""
+
+import signal
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from dev.servers import Servers
+from tests.faults.cells import CYCLE, FEEDS, Source
+from tests.faults.crashing_worker import Plan
+from tests.faults.stage import TIMEOUTS, Stage
+
+LONG_SECONDS = TIMEOUTS["transaction_timeout_ms"] / 1_000 + 2
+"""Kafka has ended the transaction of the frozen worker; it looks for such once a second."""
+
+
+@dataclass(frozen=True)
+class Freeze:
+    """One place to stand still."""
+
+    source: Source
+    call: str
+    long: bool
+    """Until everything of it has timed out; otherwise only until another worker owns its share."""
+
+    def __str__(self) -> str:
+        return f"{self.source.value}-after-{self.call}-{'long' if self.long else 'short'}"
+
+
+def freezes() -> Iterable[Freeze]:
+    """All places, for as long as all timeouts; and those with something half done, for just as long as it is lost."""
+    for source, calls in CYCLE.items():
+        yield from (Freeze(source, call, long=True) for call in calls if call != "transaction.set_aside")
+        half_done = calls[calls.index("transaction.claimed") :]
+        yield from (Freeze(source, call, long=False) for call in half_done)
+
+
+def play(freeze: Freeze, servers: Servers, logs: Path) -> list[str]:
+    """Let one of two workers stand still, the other one take over, and the first one wake."""
+    feed = FEEDS[freeze.source]
+    with Stage(servers, logs) as stage:
+        stage.ask()
+        stage.request()
+        first = stage.worker(Plan(freeze.call, after=True, deed=signal.SIGSTOP))
+        stage.worker()
+        stage.until_shared(2)
+        stage.until_drained()
+        first.order.armed.set()
+        feed(stage)
+        stage.until(lambda: first.frozen, f"the worker stands still after {freeze.call}")
+        since = time.monotonic()
+        stage.until_shared(1)
+        stage.ask()
+        if freeze.long:
+            stage.request()
+            stage.until_drained()
+            stage.until(lambda: time.monotonic() > since + LONG_SECONDS, "everything has timed out")
+        first.send(signal.SIGCONT)
+        stage.until_shared(2)
+        stage.ask()
+        stage.request()
+        stage.until_drained()
+        stage.stop()
+        return stage.problems()
+
+
+@pytest.mark.parametrize("cell", tuple(freezes()), ids=str)
+def test_a_worker_that_stands_still(cell: Freeze, problems: list[str]) -> None:
+    assert problems == []

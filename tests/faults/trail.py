@@ -1,0 +1,183 @@
+"""The service that the tests break: small, its topics named after it, and everything it does can be counted afterwards.
+
+It keeps a trail for each key: the numbers of the events that were handled, in their order, and a count of the steps,
+each of which is said, be it a handler's or a request's. So afterwards the database shows what took effect and how
+often, and the steps on the topic must be 1, 2, 3, ... for each key: a gap is an event lost, a repetition is an event
+said twice, and any other order is an order that the database did not decide.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, cast
+
+import msgspec
+from dependency_injector import containers, providers
+from sqlalchemy import ARRAY, BigInteger, Connection, Identity, Integer, Text, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from shared import start, tables
+from shared.container import ServiceContainer
+from shared.database import refuse_unsafe
+from shared.errors import Reject, Retry
+from shared.events import Event
+from shared.handling import Read, Service, on
+from shared.session import Session
+from shared.settings import Settings
+
+
+class Base(DeclarativeBase):
+    """The service's own tables."""
+
+
+class Trail(Base):
+    """One aggregate."""
+
+    __tablename__ = "trail"
+
+    key: Mapped[str] = mapped_column(Text, primary_key=True)
+    steps: Mapped[int] = mapped_column(Integer)
+    handled: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+    requested: Mapped[list[int]] = mapped_column(ARRAY(BigInteger))
+
+
+class Effect(Base):
+    """One row for each time that an event took effect. Nothing here refuses a second one: it shall be seen."""
+
+    __tablename__ = "effect"
+
+    id: Mapped[int] = mapped_column(BigInteger, Identity(always=True), primary_key=True)
+    key: Mapped[str] = mapped_column(Text)
+    number: Mapped[int] = mapped_column(BigInteger)
+
+
+class Asked(Event, frozen=True, kw_only=True):
+    """Heard: add `number` to the trail of `trail`."""
+
+    trail: Annotated[str, msgspec.Meta(min_length=1)]
+    number: int
+    wish: str = ""
+    """What the handler shall do besides, or instead."""
+
+    @property
+    def key(self) -> str:
+        """The trail."""
+        return self.trail
+
+
+class Told(Event, frozen=True, kw_only=True):
+    """Said: this is step `step` of the trail, made because of `number`."""
+
+    trail: str
+    step: int
+    number: int
+    padding: str = ""
+
+    @property
+    def key(self) -> str:
+        """The trail."""
+        return self.trail
+
+
+@dataclass(frozen=True)
+class Kit:
+    """A service, and the types of what it hears and says."""
+
+    service: Service
+    asked: type[Asked]
+    told: type[Told]
+
+
+class Unlucky(Exception):
+    """A defect of a handler."""
+
+
+DOWN = "wish_down"
+"""While a table of this name exists, an event that wishes `retry` finds its dependency down."""
+
+
+def step(session: Session, kit: Kit, key: str, number: int, *, requested: bool = False, padding: str = "") -> Told:
+    """Make one step on the trail, and give what is said about it."""
+    trail = session.lock(Trail, key)
+    if trail is None:
+        trail = Trail(key=key, steps=0, handled=[], requested=[])
+        session.add(trail)
+    trail.steps += 1
+    if requested:
+        trail.requested = [*trail.requested, number]
+    else:
+        trail.handled = [*trail.handled, number]
+    return kit.told(trail=key, step=trail.steps, number=number, padding=padding)
+
+
+def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
+    """Handle an event as it wishes."""
+    if event.wish == "reject":
+        raise Reject(f"number {event.number} is never welcome")
+    if event.wish == "reject with NUL":
+        raise Reject("this text holds a NUL character: \x00")
+    if event.wish == "defect":
+        raise Unlucky(f"number {event.number}")
+    if event.wish == "retry" and session.connection().scalar(text("SELECT to_regclass(:name)"), {"name": DOWN}):
+        raise Retry(f"{DOWN} exists")
+    if event.wish == "sleep":
+        session.connection().execute(text("SELECT pg_sleep(20)"))
+    if event.wish == "NUL":
+        session.add(Effect(key="\x00", number=event.number))
+    session.add(Effect(key=event.trail, number=event.number))
+    size = int(event.wish.removeprefix("say ")) if event.wish.startswith("say ") else 0
+    return (step(session, kit, event.trail, event.number, padding="x" * size),)
+
+
+def make(name: str) -> Kit:
+    """Make the service `name`; its topics begin with its name."""
+
+    class Asked_(Asked, frozen=True, kw_only=True):  # noqa: N801 (renamed below)
+        topic: ClassVar[str] = f"{name}.asked"
+
+    class Told_(Told, frozen=True, kw_only=True):  # noqa: N801 (renamed below)
+        topic: ClassVar[str] = f"{name}.told"
+
+    for made, base in ((Asked_, Asked), (Told_, Told)):
+        made.__name__ = made.__qualname__ = base.__name__
+
+    def handler(event: Asked, session: Session) -> Iterable[Event]:
+        return handle(event, session, kit)
+
+    service = Service(
+        name=name, routes=(on(Asked_, handler, Read(Trail, lambda event, _: (event.trail,))),), says=(Told_,)
+    )
+    kit = Kit(service, Asked_, Told_)
+    return kit
+
+
+def create_tables(connection: Connection) -> None:
+    """Create the library's tables and the service's own."""
+    tables.metadata.create_all(connection)
+    Base.metadata.create_all(connection)
+
+
+def seed_lanes(connection: Connection, lanes: int) -> None:
+    """Make the lanes, as `migrate` does."""
+    connection.execute(text("INSERT INTO lane (lane) SELECT generate_series(0, :last)"), {"last": lanes - 1})
+
+
+def container(kit: Kit, settings: Settings) -> ServiceContainer:
+    """Put the service together as a real one, from the same container.
+
+    Only the history of migrations is not checked at the start: this service has none.
+    """
+
+    @containers.copy(ServiceContainer)
+    class TrailContainer(ServiceContainer):
+        service = providers.Object(kit.service)
+
+    made = cast("ServiceContainer", TrailContainer())
+    made.settings.override(providers.Object(settings))
+
+    def check() -> None:
+        start.check_libraries()
+        refuse_unsafe(made.worker_engine())
+        start.check_topics(made.worker_engine(), settings, kit.service)
+
+    made.check.override(providers.Callable(check))
+    return made

@@ -24,7 +24,7 @@ EXIT_NOT_DONE = 1
 def api(container: Any, _arguments: argparse.Namespace) -> None:
     """Serve the HTTP API."""
     start.check_database(container.engine(), container.service())
-    lazily("shared.serving:serve", application=container.application(), settings=container.settings())
+    lazily("shared.http.serving:serve", application=container.application(), settings=container.settings())
 
 
 def worker(container: Any, _arguments: argparse.Namespace) -> None:

@@ -7,8 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.dialects.postgresql import insert
 
 from services.inventory.models import Stock
-from shared.call import Answer, Calling, Route
-from shared.problems import Problem, documented
+from shared.http.call import Answer, Calling, Route
+from shared.http.problems import Problem, documented
 from shared.session import Session
 
 router = APIRouter(route_class=Route, tags=["stock"])

@@ -13,7 +13,7 @@ class InventoryContainer(ServiceContainer):
     service = providers.Object(SERVICE)
     application = providers.Singleton(
         lazily,
-        "shared.api:make_application",
+        "shared.http.api:make_application",
         routes="services.inventory.api:router",
         service=service,
         settings=ServiceContainer.settings,

@@ -11,8 +11,8 @@ from uuid_utils import uuid7
 from services.order import events
 from services.order.handlers import PLACED, cancel
 from services.order.models import Order, OrderLine, OrderState
-from shared.call import Answer, Calling, Route
-from shared.problems import Problem, documented
+from shared.http.call import Answer, Calling, Route
+from shared.http.problems import Problem, documented
 from shared.session import Session
 
 router = APIRouter(route_class=Route, tags=["orders"])

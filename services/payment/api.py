@@ -8,8 +8,8 @@ from sqlalchemy.dialects.postgresql import insert
 from uuid_utils import uuid7
 
 from services.payment.models import Account, Entry
-from shared.call import Answer, Calling, Route
-from shared.problems import Problem, documented
+from shared.http.call import Answer, Calling, Route
+from shared.http.problems import Problem, documented
 from shared.session import Session
 
 router = APIRouter(route_class=Route, tags=["accounts"])

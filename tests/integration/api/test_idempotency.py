@@ -147,7 +147,7 @@ def test_a_refused_twin_gets_the_answer_of_the_one_that_was_served(
     accounts: Api, account: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Between a refusal and its keeping a twin may be served: then there is one answer for both, the twin's."""
-    from shared.call import Call  # patched in this process, where the API runs too
+    from shared.http.call import Call  # patched in this process, where the API runs too
 
     accounts.sql("UPDATE account SET currency = 'USD' WHERE id = %s", account)
     begin: Callable[..., object] = Call._begin

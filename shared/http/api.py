@@ -13,16 +13,16 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import problems
 from shared.backlog import Backlog, Waiting, look
-from shared.call import KEY_PARAMETER, Parts
 from shared.database import Requests
 from shared.errors import Refused
-from shared.guard import Guard
 from shared.handling import Service
+from shared.http import problems
+from shared.http.call import KEY_PARAMETER, Parts
+from shared.http.guard import Guard
+from shared.http.problems import busy, documented
 from shared.migrating import behind, refuse_behind
 from shared.outbox import Outbox
-from shared.problems import busy, documented
 from shared.settings import Settings
 
 DEFAULT_ANSWERS = (413, 422, 500, 503)

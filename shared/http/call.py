@@ -16,14 +16,14 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 
-from shared import idempotency
 from shared.backlog import Backlog
 from shared.database import Requests
 from shared.errors import Reject
 from shared.events import Event
-from shared.idempotency import Asked, Kept, KeyReused
+from shared.http import idempotency
+from shared.http.idempotency import Asked, Kept, KeyReused
+from shared.http.problems import MEDIA_TYPE, RETRY_SECONDS, Problem, busy
 from shared.outbox import Outbox
-from shared.problems import MEDIA_TYPE, RETRY_SECONDS, Problem, busy
 from shared.session import Session
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")

@@ -8,8 +8,8 @@ import pytest
 from prometheus_client import REGISTRY
 from starlette.types import Message, Receive, Scope, Send
 
-from shared import guard
-from shared.guard import Guard
+from shared.http import guard
+from shared.http.guard import Guard
 
 
 def scope(*headers: tuple[bytes, bytes], method: str = "POST") -> Scope:

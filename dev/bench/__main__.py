@@ -1,0 +1,71 @@
+"""`python -m dev.bench`: measure, and print a table."""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable, Iterator
+
+from dev.bench import latency, machine, million, relay, report, restart, throughput
+from dev.bench.inventory import BenchError
+from dev.servers import ServerError, Servers, running, say
+
+Measure = Callable[[Servers, argparse.Namespace], Iterator[report.Figure]]
+
+SECTIONS: dict[str, Measure] = {
+    "events": lambda servers, given: throughput.measure(servers, say, events=given.events, naive=given.naive),
+    "relay": lambda servers, given: relay.measure(servers, say, rows=given.rows),
+    "latency": lambda servers, given: latency.measure(servers, say, rates=given.rates, seconds=given.seconds),
+    "restart": lambda servers, given: restart.measure(servers, say, kills=given.kills),
+    "million": lambda servers, given: million.measure(servers, say, events=given.million),
+}
+BY_DEFAULT = [name for name in SECTIONS if name != "million"]
+
+
+def main() -> None:
+    given = _arguments()
+    figures: list[report.Figure] = []
+    facts: dict[str, str] = {}
+    for name in given.sections or BY_DEFAULT:
+        began = time.monotonic()
+        try:
+            with running(report=lambda _: None) as servers:
+                facts = facts or machine.describe(servers)
+                figures += SECTIONS[name](servers, given)
+        except (BenchError, ServerError) as error:
+            sys.exit(f"{name}: {error}")
+        say(f"{name}: done in {time.monotonic() - began:.0f} s")
+    report.write(figures, facts, as_json=given.json, markdown=given.markdown)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m dev.bench", description="Measure what the guarantee costs.")
+    parser.add_argument(
+        "sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}; default: all but the million"
+    )
+    parser.add_argument("--events", type=_count, default=40_000, help="orders that the worker handles (40000)")
+    parser.add_argument("--naive", type=_count, default=500, help="orders that the naive loop handles (500)")
+    parser.add_argument("--rows", type=_count, default=100_000, help="rows of the full outbox (100000)")
+    parser.add_argument("--rates", type=_count, nargs="+", default=[50, 200], help="orders per second (50 200)")
+    parser.add_argument("--seconds", type=float, default=20.0, help="time of each rate (20)")
+    parser.add_argument("--kills", type=_count, default=20, help="kills of the worker (20)")
+    parser.add_argument(
+        "--million", type=_count, default=1_000_000, help="events of the section of that name (1000000)"
+    )
+    parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
+    parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")
+    given = parser.parse_args()
+    unknown = set(given.sections) - SECTIONS.keys()
+    if unknown:
+        parser.error(f"no section {', '.join(sorted(unknown))}; there are {', '.join(SECTIONS)}")
+    return given
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return count
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,77 @@
+"""The benchmark runs, small, and says what it measured. How fast anything is, is no matter of a test."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from dev.bench import report
+from dev.bench.report import Figure
+
+ROOT = Path(__file__).parents[2]
+SMALL = ("--events", "300", "--naive", "5", "--rows", "300", "--kills", "1", "--million", "2000")
+
+
+def bench(*arguments: str) -> str:
+    command = [sys.executable, "-m", "dev.bench", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, timeout=110)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize(("section", "figures"), [("events", 7), ("relay", 3), ("restart", 4), ("million", 16)])
+def test_a_section_measures_what_it_promises(section: str, figures: int) -> None:
+    answer: dict[str, Any] = json.loads(bench(section, "--json", *SMALL))
+    assert "cores" in answer["machine"]["machine"]
+    assert {figure["section"] for figure in answer["figures"]} == {section}
+    assert len(answer["figures"]) == figures
+    assert all(figure["value"] > 0 for figure in answer["figures"] if "imports" not in figure["what"])
+
+
+def test_latency_is_measured_through_the_whole_system() -> None:
+    answer: dict[str, Any] = json.loads(bench("latency", "--json", "--rates", "5", "--seconds", "1"))
+    median, tail = answer["figures"]
+    assert 0 < median["value"] <= tail["value"]
+    assert median["unit"] == "ms"
+
+
+def test_an_unknown_section_is_refused() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "dev.bench", "speed"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2
+    assert "no section speed; there are events" in done.stderr
+
+
+FIGURES = [
+    Figure("events", "one worker", 12_345.6, "events/s"),
+    Figure("events", "worker / naive", 39.94, "times", at_least=40),
+    Figure("million", "memory", 130.25, "MB", at_most=150),
+]
+
+
+def test_the_table_tells_what_is_reached(capsys: pytest.CaptureFixture[str]) -> None:
+    report.write(FIGURES, {"date": "2026-01-01"}, as_json=False)
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "date: 2026-01-01" in lines
+    assert "events one worker 12,346 events/s" in lines
+    assert "worker / naive 39.9 times >= 40 NO" in lines
+    assert "million memory 130 MB <= 150 yes" in lines
+
+
+def test_json_has_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    report.write(FIGURES, {"date": "2026-01-01"}, as_json=True)
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["machine"] == {"date": "2026-01-01"}
+    assert [figure["reached"] for figure in answer["figures"]] == [None, False, True]
+    assert answer["figures"][0]["value"] == 12_345.6
+
+
+def test_markdown_is_a_table(capsys: pytest.CaptureFixture[str]) -> None:
+    report.write(FIGURES, {}, as_json=False, markdown=True)
+    rows = [line.strip() for line in capsys.readouterr().out.splitlines() if "|" in line]
+    assert len(rows) == 2 + len(FIGURES)
+    assert all(row.startswith("|") and row.endswith("|") for row in rows)

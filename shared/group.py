@@ -6,7 +6,7 @@ Nothing here joins the group. Only `lower` changes anything, and the broker refu
 import time
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, TypeVar
 
 from confluent_kafka import (
     Consumer,
@@ -31,6 +31,22 @@ POLL_SECONDS = 0.2
 CLEANUP_SECONDS = 15.0
 """After its timeout a transaction is ended by the broker's next cleanup: every 10 s, unless the broker is set up
 otherwise."""
+
+
+MOVING = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+    }
+)
+"""The coordinator or the leader has just moved; ask again."""
+
+MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC})
+
+Answer = TypeVar("Answer")
 
 
 class Span(NamedTuple):
@@ -78,7 +94,7 @@ class Group:
 
     def cluster_id(self) -> str:
         """Name the cluster."""
-        return str(_result(self._admin.describe_cluster(request_timeout=start.ADMIN_SECONDS)).cluster_id)
+        return str(_ask(lambda: _result(self._admin.describe_cluster(request_timeout=start.ADMIN_SECONDS))).cluster_id)
 
     def topics(self, names: Collection[str]) -> dict[str, Topic]:
         """Describe topics; those that do not exist are left out."""
@@ -87,8 +103,10 @@ class Group:
 
     def members(self) -> list[str]:
         """Name the members that the group has now."""
-        asked = self._admin.describe_consumer_groups([self._service.name], request_timeout=start.ADMIN_SECONDS)
-        members = _result(asked[self._service.name]).members
+        name = self._service.name
+        members = _ask(
+            lambda: _result(self._admin.describe_consumer_groups([name], request_timeout=start.ADMIN_SECONDS)[name])
+        ).members
         return sorted(f"{m.group_instance_id or m.member_id} at {m.host.lstrip('/')}" for m in members)
 
     def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
@@ -108,10 +126,14 @@ class Group:
         if not offsets:
             return
         name = self._service.name
-        asked = self._admin.alter_consumer_group_offsets(
-            [ConsumerGroupTopicPartitions(name, offsets)], request_timeout=start.ADMIN_SECONDS
-        )
-        for answer in _result(asked[name]).topic_partitions or ():
+        answers = _ask(
+            lambda: _result(
+                self._admin.alter_consumer_group_offsets(
+                    [ConsumerGroupTopicPartitions(name, offsets)], request_timeout=start.ADMIN_SECONDS
+                )[name]
+            )
+        ).topic_partitions
+        for answer in answers or ():
             if answer.error is not None:
                 raise NotDone(f"Kafka keeps the committed offset of {answer.topic}[{answer.partition}]: {answer.error}")
 
@@ -130,24 +152,39 @@ class Group:
 
     def _offsets(self, inputs: Collection[Input], spec: OffsetSpec, level: IsolationLevel) -> dict[Input, int]:
         asked = {TopicPartition(*source): spec for source in inputs}
-        found = {}
-        for p, future in (
-            self._admin.list_offsets(asked, isolation_level=level, request_timeout=start.ADMIN_SECONDS).items()
-            if asked
-            else ()
-        ):
-            try:
-                found[Input(p.topic, p.partition)] = int(_result(future).offset)
-            except KafkaUnavailable as error:
-                if not _missing(error.__cause__):
-                    raise
-        return found
+        if not asked:
+            return {}
+
+        def ask() -> dict[Input, int]:
+            found = {}
+            answers = self._admin.list_offsets(asked, isolation_level=level, request_timeout=start.ADMIN_SECONDS)
+            for p, future in answers.items():
+                try:
+                    found[Input(p.topic, p.partition)] = int(_result(future).offset)
+                except KafkaUnavailable as error:
+                    if _code(error.__cause__) not in MISSING:
+                        raise
+            return found
+
+        return _ask(ask)
 
     def grow(self, topic: str, partitions: int) -> None:
         """Give `topic` as many partitions; returns when the brokers know them."""
         asked = self._admin.create_partitions([NewPartitions(topic, partitions)], request_timeout=start.ADMIN_SECONDS)
         _result(asked[topic])
         wait_until(lambda: self.topics([topic])[topic].partitions >= partitions, start.ADMIN_SECONDS)
+
+
+def _ask(question: Callable[[], Answer]) -> Answer:
+    """Ask until there is an answer: a coordinator that has just moved is not there for a moment."""
+    deadline = time.monotonic() + start.ADMIN_SECONDS
+    while True:
+        try:
+            return question()
+        except KafkaUnavailable as error:
+            if _code(error.__cause__) not in MOVING or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
 
 
 def _result(future: Any) -> Any:
@@ -158,12 +195,8 @@ def _result(future: Any) -> Any:
         raise KafkaUnavailable(f"Kafka: {reason.name()}: {reason.str()}") from error
 
 
-def _missing(error: BaseException | None) -> bool:
-    return isinstance(error, KafkaException) and error.args[0].code() in (
-        KafkaError.UNKNOWN_TOPIC_OR_PART,
-        KafkaError._UNKNOWN_PARTITION,
-        KafkaError._UNKNOWN_TOPIC,
-    )
+def _code(error: BaseException | None) -> int | None:
+    return int(error.args[0].code()) if isinstance(error, KafkaException) else None
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> bool:

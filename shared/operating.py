@@ -27,13 +27,16 @@ Choice = Literal["adopt", "rewind", "skip"]
 SLOTS = 1_000
 """The most that WORKER_SLOTS may be; a worker may have another value of it than this process."""
 
+LOCK = -2
+"""The advisory lock of the one operator who decides; slots are not negative, and -1 is housekeeping's."""
+
 STATEMENT_SECONDS = 600
 """A decision may touch a whole outbox, which a batch never does."""
 
 BROKERS_SESSION_SECONDS = 45.0
 """The session timeout of a KIP-848 group is the broker's; this is its default."""
 
-# The lock of housekeeping has the same class, and a negative number: as an oid it is beyond any slot.
+# Other locks of this class have negative numbers: as an oid these are beyond any slot.
 _HOLDERS = text("""
     SELECT held.objid, held.pid, coalesce(host(activity.client_addr), 'local')
     FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid)
@@ -42,6 +45,7 @@ _HOLDERS = text("""
         AND held.pid <> pg_backend_pid()
     ORDER BY held.objid LIMIT 5
 """)
+_TAKE_TURN = text("SELECT pg_try_advisory_lock(:class, :lock)")
 _TAKE_ALL = text("SELECT bool_and(pg_try_advisory_lock(:class, slot)) FROM generate_series(0, :slots - 1) AS slot")
 
 _DECISION = text("""
@@ -103,13 +107,17 @@ def alone(desk: Desk) -> Iterator[Alone]:
         connection.detach()  # when it is closed, so is the session, and the slots are free
         with connection.begin():
             connection.execute(text(f"SET statement_timeout = '{STATEMENT_SECONDS}s'"))
+            if not connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one():
+                raise NotDone(
+                    f"another command is deciding something of {desk.service.name} just now; try again after it"
+                )
             taken = connection.execute(_TAKE_ALL, {"class": LOCK_CLASS, "slots": SLOTS}).scalar_one()
             holders = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS}).all()
         if not taken:
             who = ", ".join(f"slot {slot} by server process {pid} for {host}" for slot, pid, host in holders)
             raise NotDone(
                 f"workers of {desk.service.name} are at work ({who or 'slots were held just now'}). Stop all of them, "
-                "and every other command that decides, then try again; the API may stay up"
+                "then try again; the API may stay up"
             )
         _wait_until_empty(desk, group)
         yield Alone(desk, group, connection)

@@ -21,20 +21,27 @@ def show(desk: Desk, *, json: bool) -> None:
     if json:
         as_json({"inputs": inputs, "lanes": lanes, "members": members})
         return
-    say(f"members of group {service.name}: {', '.join(members) or 'none'}")
+    _print(service.name, inputs, lanes, members)
+
+
+def _print(service: str, inputs: list[dict[str, Any]], lanes: list[dict[str, Any]], members: list[str]) -> None:
+    """Print the two tables, and in full what is wrong."""
+    say(f"members of group {service}: {', '.join(members) or 'none'}")
     say()
     columns(
         ("INPUT", "H", "EPOCH", "COMMITTED", "FIRST", "END", "LAG", "STATE"),
-        [[i[k] for k in ("source", "H", "epoch", "committed", "first", "end", "lag", "state")] for i in inputs],
+        [[i[k] for k in ("source", "H", "epoch", "committed", "first", "end", "lag", "verdict")] for i in inputs],
     )
     say()
     columns(
         ("LANE", "P", "P IS OF CLAIM", "BATCH", "CLAIM", "ROWS", "UNSAID", "OLDEST", "STATE"),
         [
-            [*(n[k] for k in ("source", "P", "P_claim", "batch", "claim", "rows", "unsaid", "oldest", "state"))]
+            [n[k] for k in ("source", "P", "P_claim", "batch", "claim", "rows", "unsaid", "oldest", "verdict")]
             for n in ({**lane, "oldest": age(lane["oldest_seconds"])} for lane in lanes)
         ],
     )
+    for wrong in (found["detail"] for found in (*inputs, *lanes) if found["detail"]):
+        say(f"\n{wrong}")
 
 
 def _input(state: InputState, service: str) -> dict[str, Any]:
@@ -46,7 +53,7 @@ def _input(state: InputState, service: str) -> dict[str, Any]:
         "first": state.span.low if state.span else None,
         "end": state.span.stable if state.span else None,
         "lag": state.lag,
-        "state": state.words(service),
+        **_verdict(state, service),
     }
 
 
@@ -60,5 +67,11 @@ def _lane(state: LaneState, waits: Waiting, service: str) -> dict[str, Any]:
         "rows": state.claim.rows if state.claim else None,
         "unsaid": waits.rows,
         "oldest_seconds": waits.oldest_seconds,
-        "state": state.words(service),
+        **_verdict(state, service),
     }
+
+
+def _verdict(state: InputState | LaneState, service: str) -> dict[str, str | None]:
+    stop = state.disagreement(service)
+    words = state.words() if stop is None else type(stop).__name__
+    return {"verdict": words, "detail": None if stop is None else str(stop)}

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, text
 
 from shared import outbox, positions
-from shared.errors import RecordsLost, Stop
+from shared.errors import Stop
 from shared.group import Group, Span
 from shared.handling import Service
 from shared.ports import Claim, Committed, Input, Position
@@ -63,17 +63,14 @@ class InputState(NamedTuple):
             return None
         try:
             positions.judge_reach(service, self.source, self.position.next_offset, self.span.low, self.span.high)
-        except RecordsLost as stop:
+        except Stop as stop:
             return stop
         return None
 
-    def words(self, service: str) -> str:
-        """Say what it means."""
+    def words(self) -> str:
+        """Say what it means if there is no disagreement."""
         if self.span is None:
             return "the topic does not exist"
-        stop = self.disagreement(service)
-        if stop is not None:
-            return f"{type(stop).__name__}: {stop}"
         return Verdict.FIRST.value if self.position is None else Verdict.AGREED.value
 
 
@@ -97,11 +94,8 @@ class LaneState(NamedTuple):
         """Whether Kafka has the rows of the claim."""
         return self.claim is not None and self.said == (self.claim.position, self.claim.claim_id)
 
-    def words(self, service: str) -> str:
-        """Say what it means."""
-        stop = self.disagreement(service)
-        if stop is not None:
-            return f"{type(stop).__name__}: {stop}"
+    def words(self) -> str:
+        """Say what it means if there is no disagreement."""
         if self.said is None:
             return Verdict.FIRST.value
         return f"{Verdict.AGREED.value}; the claim is {'said' if self.is_said else 'being said'}"

@@ -1,0 +1,370 @@
+"""Each policy with each command: the disagreement is made for real, the worker stops and says what to do, it is done,
+and the worker goes on. Then everything that was asked took effect and was said as often as docs/operating.md says.
+"""
+
+import re
+import shlex
+from collections import Counter
+from collections.abc import Callable, Iterator
+
+import pytest
+from confluent_kafka import TopicPartition
+
+from dev.servers import Servers
+from shared import command
+from shared.errors import DatabaseWentBack, ExactlyOnceError, KafkaWentBack, LanesDiffer, PositionMissing, RecordsLost
+from tests.integration.tally import SECONDS_MAX, Tallies
+
+
+@pytest.fixture
+def tallies(servers: Servers) -> Iterator[Tallies]:
+    with Tallies(servers) as made:
+        yield made
+
+
+def stop(tallies: Tallies, error: type[ExactlyOnceError], *words: object) -> None:
+    """See the worker stop for `error`; its message holds `words`, and commands that can be typed as they are."""
+    with pytest.raises(error) as stopped:
+        tallies.work()
+    message = str(stopped.value)
+    for word in words:
+        assert str(word) in message
+    commands = re.findall(rf"`python -m services\.{tallies.name} ([^`]*)`", message)
+    assert commands, message
+    for line in commands:
+        command.parser(tallies.name).parse_args(shlex.split(line))
+
+
+def decide(tallies: Tallies, choice: str, source: str) -> None:
+    assert tallies.run(f"positions {choice} --source {source} --yes") == 0
+    remembered = tallies.decisions()[-1]
+    assert (remembered["command"], remembered["source"]) == (f"positions {choice}", source)
+
+
+def twice(tallies: Tallies) -> set[int]:
+    """The numbers that are heard twice. A repetition has the id of the first, so that an inbox drops it."""
+    by_number: dict[int, list[str]] = {}
+    for number, event_id in tallies.heard():
+        by_number.setdefault(number, []).append(event_id)
+    assert all(len(ids) <= 2 and len(set(ids)) == 1 for ids in by_number.values())
+    return {number for number, ids in by_number.items() if len(ids) == 2}
+
+
+# ---- lanes: number 1 is said before, 99 is asked for afterwards. What comes between depends on how P and the row part.
+
+
+def went_back(tallies: Tallies) -> None:
+    """An older copy of the database: 10 was being said, 11 waited, both were said since; 13 came after."""
+    tallies.request(10, 11)
+    tallies.work(die="unsaid", rows=1)
+    restore = tallies.copy()
+    tallies.work()
+    tallies.request(12)
+    tallies.work()
+    restore()
+    tallies.request(13)
+
+
+def failed_over(tallies: Tallies) -> None:
+    """The claim that said 10 is not the one that the database has: it claimed again, 11 as well."""
+    tallies.request(10)
+    tallies.work(die="said")
+    tallies.request(11)
+    tallies.sql("UPDATE lane SET claim_id = gen_random_uuid(), row_ids = ARRAY(SELECT id FROM outbox ORDER BY id)")
+
+
+def kafka_went_back(tallies: Tallies, die: str) -> None:
+    """Kafka lost what it was told of 11 and 12; 12 is still claimed."""
+    tallies.request(10)
+    tallies.work()
+    lost = tallies.committed()[f"{tallies.service.lane_topic}[0]"]
+    for number in (11, 12):
+        tallies.request(number)
+        tallies.work(die=die if number == 12 else None)
+    tallies.commit(tallies.service.lane_topic, 0, *lost)
+
+
+def group_deleted(tallies: Tallies, die: str) -> None:
+    """The group and all its offsets are gone; 10 is still claimed."""
+    tallies.request(10)
+    tallies.work(die=die)
+    tallies.forget_group()
+
+
+LANES: dict[str, tuple[Callable[[Tallies], None], type[ExactlyOnceError], set[int]]] = {
+    "database went back": (went_back, DatabaseWentBack, {10, 11, 12, 13}),
+    "another claim": (failed_over, DatabaseWentBack, {10, 11}),
+    "kafka went back, said": (lambda t: kafka_went_back(t, "said"), KafkaWentBack, {10, 11, 12}),
+    "kafka went back, unsaid": (lambda t: kafka_went_back(t, "unsaid"), KafkaWentBack, {10, 11, 12}),
+    "offsets deleted, said": (lambda t: group_deleted(t, "said"), PositionMissing, {10}),
+    "offsets deleted, unsaid": (lambda t: group_deleted(t, "unsaid"), PositionMissing, {10}),
+}
+NOTHING: set[int] = set()
+CELLS = [
+    # how they part, the command, what is heard twice, what is never heard
+    ("database went back", "adopt", NOTHING, NOTHING),
+    ("database went back", "rewind", {10, 11}, NOTHING),
+    ("database went back", "skip", {11}, NOTHING),
+    ("another claim", "adopt", NOTHING, NOTHING),
+    ("another claim", "rewind", {10}, NOTHING),
+    ("another claim", "skip", NOTHING, {11}),
+    ("kafka went back, said", "adopt", NOTHING, NOTHING),
+    ("kafka went back, said", "rewind", {12}, NOTHING),
+    ("kafka went back, said", "skip", NOTHING, NOTHING),
+    ("kafka went back, unsaid", "adopt", NOTHING, NOTHING),
+    ("kafka went back, unsaid", "rewind", NOTHING, NOTHING),
+    ("kafka went back, unsaid", "skip", NOTHING, {12}),
+    ("offsets deleted, said", "adopt", NOTHING, NOTHING),
+    ("offsets deleted, said", "rewind", {10}, NOTHING),
+    ("offsets deleted, said", "skip", NOTHING, NOTHING),
+    ("offsets deleted, unsaid", "adopt", NOTHING, NOTHING),
+    ("offsets deleted, unsaid", "rewind", NOTHING, NOTHING),
+    ("offsets deleted, unsaid", "skip", NOTHING, {10}),
+]
+
+
+@pytest.mark.parametrize(("how", "choice", "repeated", "lost"), CELLS)
+def test_lane(tallies: Tallies, how: str, choice: str, repeated: set[int], lost: set[int]) -> None:
+    part, error, numbers = LANES[how]
+    tallies.request(1)
+    tallies.work()
+    part(tallies)
+    position, _, _ = tallies.lane()
+    said = tallies.committed().get(f"{tallies.service.lane_topic}[0]")
+
+    stop(tallies, error, "lane 0", position, said[0] if said else "no committed offset", "--source 'lane-0'")
+    decide(tallies, choice, "lane-0")
+
+    # The row follows P, whatever was chosen, and no row is claimed.
+    assert tallies.lane() == ((said[0], said[1] or None, 0) if said else (0, None, 0))
+    tallies.request(99)
+    tallies.work()
+    assert twice(tallies) == repeated
+    assert set(tallies.numbers()) == ({1, 99} | numbers) - lost
+    assert tallies.waiting() == []
+    tallies.work()  # and once more: nothing is left to stop for
+
+
+@pytest.mark.parametrize("line", ["positions adopt --source lane-0", "lanes resize"])
+def test_lane_without_a_row(tallies: Tallies, line: str) -> None:
+    tallies.request(1)
+    tallies.work()
+    tallies.sql("DELETE FROM lane")
+
+    stop(tallies, LanesDiffer, "the database has 0 lanes")
+    assert tallies.run(f"{line} --yes") == 0
+
+    tallies.request(2)
+    tallies.work()
+    assert tallies.numbers() == {1: 1, 2: 1}
+
+
+def test_adopt_looks_at_every_record_in_portions(tallies: Tallies, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.visible.PORTION", 3)
+    numbers = range(10, 21)
+    tallies.request(*numbers)
+    tallies.work(die="said")
+    tallies.request(30, 31)
+    tallies.forget_group()
+
+    decide(tallies, "adopt", "lane-0")
+
+    assert tallies.waiting() == [30, 31]
+    tallies.work()
+    assert tallies.numbers() == Counter([*numbers, 30, 31])
+
+
+def test_adopt_refuses_when_the_evidence_is_gone(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    tallies.request(10)
+    tallies.work(die="said")
+    tallies.forget_group()
+    gone = tallies.admin.delete_records([TopicPartition(tallies.told.topic, 0, 1)])
+    for future in gone.values():
+        future.result(SECONDS_MAX)
+
+    assert tallies.run("positions adopt --source lane-0 --yes") == 1
+
+    assert "retention has removed records" in capsys.readouterr().err
+    assert tallies.waiting() == [10]
+    assert tallies.decisions() == []
+    decide(tallies, "skip", "lane-0")
+    tallies.work()
+    assert tallies.numbers() == {}
+
+
+def test_an_offset_that_no_worker_committed_is_not_followed(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tallies.request(1)
+    tallies.work()
+    tallies.commit(tallies.service.lane_topic, 0, 7, "somebody")
+
+    stop(tallies, DatabaseWentBack, 7, "somebody")
+    assert tallies.run("positions adopt --source lane-0 --yes") == 1
+    assert "no worker wrote" in capsys.readouterr().err
+
+
+# ---- inputs
+
+
+def restored(tallies: Tallies) -> None:
+    """1 to 3 are handled; 4 and 5 were too, but the database is older."""
+    tallies.ask(1, 2, 3)
+    tallies.work()
+    restore = tallies.copy()
+    tallies.ask(4, 5)
+    tallies.work()
+    restore()
+
+
+@pytest.mark.parametrize(
+    ("choice", "effects", "repeated"),
+    [
+        ("rewind", [1, 2, 3, 4, 5], {4, 5}),
+        ("skip", [1, 2, 3], NOTHING),
+        ("skip --to 4", [1, 2, 3, 5], {5}),
+        ("adopt", [1, 2, 3], NOTHING),
+    ],
+)
+def test_input_of_a_database_that_went_back(
+    tallies: Tallies, choice: str, effects: list[int], repeated: set[int]
+) -> None:
+    restored(tallies)
+
+    stop(tallies, DatabaseWentBack, tallies.source, 3, 5)
+    word, _, to = choice.partition(" ")
+    assert tallies.run(f"positions {word} --source {tallies.source} {to} --yes") == 0
+    assert tallies.decisions()[-1]["source"] == tallies.source
+    # The lane is of the older database as well: what it waited to say, nothing, was said.
+    stop(tallies, DatabaseWentBack, "lane 0")
+    decide(tallies, "adopt", "lane-0")
+
+    tallies.work()
+    assert tallies.effects() == effects
+    assert set(tallies.numbers()) == {1, 2, 3, 4, 5}
+    assert twice(tallies) == repeated
+    assert tallies.handled() == (5, 0)
+
+
+@pytest.mark.parametrize("choice", ["adopt", "rewind", "skip"])
+def test_input_without_a_row(tallies: Tallies, choice: str) -> None:
+    tallies.ask(1, 2, 3)
+    tallies.work()
+    tallies.sql("DELETE FROM position")
+
+    stop(tallies, PositionMissing, tallies.source, 3, "no position")
+    decide(tallies, choice, tallies.source)
+
+    assert tallies.handled() == (0 if choice == "rewind" else 3, 0)
+    tallies.ask(4)
+    tallies.work()
+    # Also after `rewind`: the inbox remembers 1 to 3.
+    assert tallies.effects() == [1, 2, 3, 4]
+    assert tallies.numbers() == {1: 1, 2: 1, 3: 1, 4: 1}
+
+
+def test_rewind_beyond_what_the_inbox_remembers(tallies: Tallies) -> None:
+    tallies.ask(1, 2)
+    tallies.work()
+    tallies.sql("DELETE FROM inbox")
+
+    assert tallies.run(f"positions rewind --source {tallies.source} --to 1 --yes") == 0
+
+    assert tallies.handled() == (1, 0)
+    tallies.work()
+    assert tallies.effects() == [1, 2, 2]
+    assert twice(tallies) == {2}
+
+
+def test_records_lost(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    tallies.ask(1, 2)
+    tallies.work()
+    tallies.ask(3, 4, 5)
+    for future in tallies.admin.delete_records([TopicPartition(tallies.asked.topic, 0, 4)]).values():
+        future.result(SECONDS_MAX)
+
+    stop(tallies, RecordsLost, tallies.source, 2, 4)
+    for choice in ("adopt", "rewind"):
+        assert tallies.run(f"positions {choice} --source {tallies.source} --yes") == 1
+    told = capsys.readouterr().err
+    assert "is not in the topic" in told
+    assert "are gone" in told
+    decide(tallies, "skip", tallies.source)
+
+    tallies.work()
+    assert tallies.effects() == [1, 2, 5]
+    assert tallies.numbers() == {1: 1, 2: 1, 5: 1}
+
+
+def test_records_that_kafka_lost_after_they_were_handled(tallies: Tallies) -> None:
+    tallies.ask(1, 2)
+    tallies.work()
+    tallies.sql("UPDATE position SET next_offset = 7")  # as if five more had been handled
+
+    stop(tallies, KafkaWentBack, tallies.source, 7, 2)
+    for refused in ("adopt", "skip", "rewind --to 1"):
+        word, _, to = refused.partition(" ")
+        assert tallies.run(f"positions {word} --source {tallies.source} {to} --yes") == 1
+    decide(tallies, "rewind", tallies.source)
+
+    assert tallies.handled() == (2, 1)
+    tallies.ask(3)
+    tallies.work()
+    assert tallies.effects() == [1, 2, 3]
+    # The offset was used before, by a record that Kafka lost: the epoch makes another id of it.
+    assert dict(tallies.heard())[3].endswith(".asked-0.1.2.Told.0")
+
+
+def test_a_skip_can_be_taken_back(tallies: Tallies) -> None:
+    tallies.ask(1, 2, 3)
+    assert tallies.run(f"positions skip --source {tallies.source} --to 2 --yes") == 0
+    tallies.work()
+    assert tallies.effects() == [3]
+
+    assert tallies.run(f"positions rewind --source {tallies.source} --to 0 --yes") == 0
+    tallies.work()
+
+    assert tallies.effects() == [3, 1, 2]
+    assert tallies.numbers() == {1: 1, 2: 1, 3: 1}
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("rewind --source {source} --to 4", "rewind can go from 0 to 3"),
+        ("skip --source {source} --to 2", "skip can go from 3 to 3"),
+        ("skip --source lane-0 --to 2", "--to is for rewind and skip of an input"),
+        ("adopt --source {source} --to 2", "--to is for rewind and skip of an input"),
+        ("adopt --source lane-7", "there is no such lane"),
+        ("adopt --source other[0]", "is no input"),
+        ("adopt --source {name}.asked[9]", "is no input"),
+        ("adopt --source other", "is no source"),
+        ("skip --source {name}.asked", "there is only adopt"),
+        ("rewind --source cluster", "there is only adopt"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str], line: str, why: str
+) -> None:
+    tallies.ask(1, 2, 3)
+    tallies.work()
+
+    assert tallies.run("positions " + line.format(source=tallies.source, name=tallies.name) + " --yes") == 1
+
+    assert why in capsys.readouterr().err
+    assert tallies.decisions() == []
+
+
+@pytest.mark.parametrize("choice", ["adopt", "rewind", "skip"])
+def test_where_both_agree_there_is_nothing_to_decide(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str], choice: str
+) -> None:
+    tallies.ask(1)
+    tallies.work(die="unsaid")
+    lane, waiting = tallies.lane(), tallies.waiting()
+
+    for source in ("inputs", "lanes", *(["cluster", tallies.asked.topic] if choice == "adopt" else [])):
+        assert tallies.run(f"positions {choice} --source {source} --yes") == 0
+
+    assert capsys.readouterr().out.count("nothing to decide") == (4 if choice == "adopt" else 2)
+    assert (tallies.lane(), tallies.waiting(), tallies.decisions()) == (lane, waiting, [])

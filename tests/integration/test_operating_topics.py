@@ -1,0 +1,144 @@
+"""A topic that was created again, and another cluster: stopped for at the start, decided, and gone on from."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from dev.servers import Servers
+from shared import start
+from shared.errors import DatabaseWentBack, LanesDiffer, OtherCluster, PositionMissing
+from tests.integration.tally import Tallies
+from tests.integration.test_operating_positions import decide, stop, twice
+
+
+@pytest.fixture
+def tallies(servers: Servers) -> Iterator[Tallies]:
+    with Tallies(servers) as made:
+        yield made
+
+
+def test_a_topic_that_is_heard(tallies: Tallies) -> None:
+    tallies.ask(1, 2, 3)
+    tallies.work()
+    tallies.recreate(tallies.asked.topic)
+    tallies.ask(4, 5)
+
+    stop(tallies, OtherCluster, tallies.asked.topic, "created again")
+    # Its positions cannot be decided before it is: they are offsets of another topic.
+    assert tallies.run(f"positions skip --source {tallies.source} --to 1 --yes") == 1
+    decide(tallies, "adopt", tallies.asked.topic)
+
+    assert tallies.handled() == (0, 1)
+    tallies.work()
+    assert tallies.effects() == [1, 2, 3, 4, 5]
+    assert tallies.numbers() == {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
+    # 4 has the offset that 1 had; the epoch makes another id of it, or downstream would drop it as a repetition.
+    ids = dict(tallies.heard())
+    assert (ids[1][-15:], ids[4][-15:]) == ("d-0.0.0.Told.0", "d-0.1.0.Told.0") or ids[1] != ids[4]
+
+
+def test_a_topic_that_is_heard_whose_offsets_came_back(tallies: Tallies) -> None:
+    """Kafka forgets the offsets of a deleted topic; should it keep one, it must not look like an older database."""
+    tallies.ask(1, 2, 3)
+    tallies.work()
+    tallies.recreate(tallies.asked.topic)
+    tallies.commit(tallies.asked.topic, 0, 3)
+    tallies.ask(4)
+
+    decide(tallies, "adopt", tallies.asked.topic)
+
+    assert tallies.committed()[tallies.source] == (0, "")
+    tallies.work()
+    assert tallies.effects() == [1, 2, 3, 4]
+
+
+def test_a_topic_that_is_said(tallies: Tallies) -> None:
+    tallies.ask(1)
+    tallies.work(die="unsaid")
+    tallies.recreate(tallies.told.topic)
+
+    stop(tallies, OtherCluster, tallies.told.topic)
+    decide(tallies, "adopt", tallies.told.topic)
+
+    tallies.work()
+    assert tallies.numbers() == {1: 1}
+
+
+@pytest.mark.parametrize("choice", ["adopt", "rewind", "skip"])
+def test_the_topic_of_the_lanes(tallies: Tallies, choice: str) -> None:
+    tallies.ask(1)
+    tallies.work(die="said")
+    tallies.recreate(tallies.service.lane_topic)
+
+    stop(tallies, OtherCluster, tallies.service.lane_topic)
+    decide(tallies, "adopt", tallies.service.lane_topic)
+    stop(tallies, PositionMissing, "lane 0")
+    decide(tallies, choice, "lane-0")
+
+    tallies.work()
+    assert set(tallies.numbers()) == {1}
+    assert twice(tallies) == ({1} if choice == "rewind" else set())
+
+
+def test_the_topic_of_the_lanes_with_fewer_partitions(servers: Servers) -> None:
+    with Tallies(servers, partitions=2) as tallies:
+        keys = ("k1", "k2", "k3", "k4")
+        for number, key in enumerate(keys):
+            tallies.request(number, key=key)
+        tallies.work()
+        tallies.request(10, key="k1")
+        tallies.settings = tallies.settings.model_copy(update={"partitions": 1})
+        stop(tallies, LanesDiffer, "has 2 partitions, the database has 2 lanes")
+        assert tallies.run("lanes resize --yes") == 1  # Kafka takes no partition away
+
+        tallies.recreate(tallies.service.lane_topic)
+        decide(tallies, "adopt", tallies.service.lane_topic)
+        assert tallies.run("positions adopt --source lanes --yes") == 0
+        assert tallies.run("lanes resize --yes") == 0
+
+        assert tallies.sql("SELECT count(*) FROM lane") == [1]
+        tallies.request(11, key="k2")
+        tallies.work()
+        assert tallies.numbers() == {0: 1, 1: 1, 2: 1, 3: 1, 10: 1, 11: 1}
+
+
+def test_another_cluster(servers: Servers, breakable_servers: Servers) -> None:
+    with Tallies(servers) as tallies:
+        tallies.ask(1, 2)
+        tallies.work(die="said")
+        old = tallies.admin
+        tallies.move(breakable_servers.kafka.bootstrap)
+        start.create_topics(tallies.settings, tallies.service)
+        tallies.ask(3, 4)
+
+        stop(tallies, OtherCluster, "KAFKA_BOOTSTRAP_SERVERS leads to")
+        # The lane must not be compared with what another cluster does not know.
+        assert tallies.run("positions rewind --source lane-0 --yes") == 1
+        decide(tallies, "adopt", "cluster")
+        for topic in start.needed(tallies.service):
+            stop(tallies, OtherCluster, f"topic {topic} ")
+            decide(tallies, "adopt", topic)
+        stop(tallies, PositionMissing, "lane 0")
+        decide(tallies, "adopt", "lane-0")
+
+        tallies.work()
+        assert tallies.effects() == [1, 2, 3, 4]
+        # The rows that the old cluster has are not in the new one: adopt says them here.
+        assert tallies.numbers() == {1: 1, 2: 1, 3: 1, 4: 1}
+        for future in old.delete_topics(start.needed(tallies.service)).values():
+            future.exception(10)
+
+
+def test_a_new_empty_database(tallies: Tallies) -> None:
+    tallies.ask(1, 2, 3)
+    tallies.work()
+    tallies.make_database_anew()
+
+    stop(tallies, PositionMissing, tallies.source, "no position")
+    decide(tallies, "rewind", tallies.source)
+    stop(tallies, DatabaseWentBack, "lane 0")
+    decide(tallies, "adopt", "lane-0")
+
+    tallies.work()
+    assert tallies.effects() == [1, 2, 3]
+    assert twice(tallies) == {1, 2, 3}

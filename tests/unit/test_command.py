@@ -1,0 +1,176 @@
+"""The command line: what messages tell an operator to type can be typed, and every command leads somewhere."""
+
+import argparse
+import ast
+import importlib
+import inspect
+import io
+import re
+import shlex
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from shared import command, operating
+from shared.errors import NotDone, Stop
+from shared.operating import Desk
+from shared.ports import Claim, Committed, Input, Position
+from shared.positions import judge_input, judge_lane, judge_reach
+
+ROOT = Path(__file__).parents[2]
+TYPED = re.compile(r"`python -m services\.\S+ ([^`]+)`")
+SOURCE = Input("order.events", 0)
+
+
+def text_of(node: ast.AST) -> str | None:
+    """The string that a node is, with `1` for what is filled in: a service, a lane, an id, a topic may be called so."""
+    if isinstance(node, ast.JoinedStr):
+        return "".join(str(part.value) if isinstance(part, ast.Constant) else "1" for part in node.values)
+    return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
+
+
+def texts(node: ast.AST) -> Iterator[str]:
+    """Every whole string below a node."""
+    text = text_of(node)
+    if text is not None:
+        yield text
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from texts(child)
+
+
+def modules() -> Iterator[tuple[str, ast.Module]]:
+    for path in sorted((ROOT / "shared").glob("*.py")):
+        yield path.name, ast.parse(path.read_text())
+
+
+def named() -> Iterator[tuple[str, str]]:
+    """The commands that the library's messages name, and where; those of `Desk.command` are given without a service."""
+    for name, tree in modules():
+        for call in ast.walk(tree):
+            if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "command":
+                yield name, text_of(call.args[0]) or ""
+        for text in texts(tree):
+            for line in TYPED.findall(text):
+                yield name, line
+
+
+# Their commands are put together elsewhere, and looked at below.
+PUT_TOGETHER = {("operating.py", "1"), ("command.py", "<command>")}
+
+
+@pytest.mark.parametrize(("where", "line"), sorted(set(named()) - PUT_TOGETHER))
+def test_what_a_message_names_can_be_typed(where: str, line: str) -> None:
+    command.parser("order").parse_args(shlex.split(line.replace("positions 1 ", "positions adopt ")))
+
+
+def test_there_are_such_messages() -> None:
+    files = {where for where, _ in named()}
+    assert files >= {"cycle.py", "worker.py", "start.py", "migrating.py", "consumer.py", "lanes.py", "visible.py"}
+
+
+def test_no_message_names_a_command_in_another_way() -> None:
+    for name, tree in modules():
+        for text in texts(tree):
+            assert "python -m services." not in TYPED.sub("", text) or name == "command.py", (name, text)
+
+
+@pytest.mark.parametrize(
+    ("judge", "choices"),
+    [
+        (lambda: judge_input("order", SOURCE, Committed(7, ""), None), ["adopt", "rewind", "skip"]),
+        (lambda: judge_input("order", SOURCE, Committed(7, ""), Position(5, 0)), ["rewind", "skip"]),
+        (lambda: judge_reach("order", SOURCE, 5, 7, 9), ["skip"]),
+        (lambda: judge_reach("order", SOURCE, 10, 7, 9), ["rewind"]),
+        (lambda: judge_lane("order", 3, Committed(7, "x"), None, said_read_last=True), ["adopt", "rewind", "skip"]),
+        (lambda: judge_lane("order", 3, None, Claim(7, "x", 1), said_read_last=True), ["adopt", "rewind", "skip"]),
+        (
+            lambda: judge_lane("order", 3, Committed(7, "y"), Claim(7, "x", 1), said_read_last=True),
+            ["adopt", "rewind", "skip"],
+        ),
+        (
+            lambda: judge_lane("order", 3, Committed(5, "y"), Claim(7, "x", 1), said_read_last=True),
+            ["adopt", "rewind", "skip"],
+        ),
+    ],
+)
+def test_a_judgement_names_the_commands_that_decide(judge: Callable[[], object], choices: list[str]) -> None:
+    with pytest.raises(Stop) as stopped:
+        judge()
+
+    parsed = [command.parser("order").parse_args(shlex.split(line)) for line in TYPED.findall(str(stopped.value))]
+
+    assert [arguments.choice for arguments in parsed] == choices
+    assert {tuple(arguments.sources) for arguments in parsed} <= {("order.events[0]",), ("lane-3",)}
+
+
+def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """Every command with its own parser."""
+    subparsers = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not subparsers:
+        yield words.strip(), parser
+    for action in subparsers:
+        for name, child in action.choices.items():
+            yield from leaves(child, f"{words} {name}")
+
+
+COMMANDS = dict(leaves(command.parser("order")))
+
+
+def test_the_commands() -> None:
+    assert set(COMMANDS) == {
+        *("api", "worker", "migrate", "topics"),
+        *("positions show", "positions adopt", "positions rewind", "positions skip"),
+        *("dead-letters list", "dead-letters show", "dead-letters redrive"),
+        *("outbox show", "outbox set-aside"),
+        *("lanes drain", "lanes resize"),
+    }
+
+
+@pytest.mark.parametrize("words", sorted(words for words, made in COMMANDS.items() if made.get_default("operator")))
+def test_a_command_gives_its_target_all_that_it_needs(words: str) -> None:
+    made = COMMANDS[words]
+    module, _, name = made.get_default("target").partition(":")
+    target = inspect.signature(getattr(importlib.import_module(module), name))
+    given = {action.dest for action in made._actions if action.dest != "help"} | set(made.get_default("given"))
+
+    assert given | {"desk"} == set(target.parameters)
+
+
+def test_a_command_in_a_message_is_what_desk_makes_of_it() -> None:
+    made = Desk.command(  # only the service's name is looked at
+        Desk(None, type("Named", (), {"name": "order"})(), None, None),  # type: ignore[arg-type]
+        "lanes resize",
+    )
+
+    assert TYPED.findall(made) == ["lanes resize"]
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "positions adopt",
+        "positions adopt --source",
+        "positions rewind --source lane-0 --to end",
+        "dead-letters redrive",
+        "dead-letters redrive 0",
+        "dead-letters redrive 1 --all",
+        "dead-letters show x",
+        "dead-letters list --all --redriven",
+        "outbox set-aside",
+        "lanes",
+        "undo",
+    ],
+)
+def test_wrong_words_end_with_two(line: str) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.parser("order").parse_args(line.split())
+    assert ended.value.code == 2
+
+
+def test_nobody_answers_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stdin", io.StringIO())
+    with pytest.raises(NotDone, match="--yes"):
+        operating.confirm("sure?", yes=False)
+    operating.confirm("sure?", yes=True)

@@ -342,6 +342,7 @@ class Stage:
                 "group.id": f"{self.name}-reader",
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
+                "log_level": 0,
                 "auto.offset.reset": "error",
                 "enable.partition.eof": True,
                 "fetch.wait.max.ms": 10,
@@ -458,6 +459,7 @@ class Stage:
                 "group.id": self.name,
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
+                "log_level": 0,
             }
         )
         try:
@@ -474,12 +476,12 @@ def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, byte
 
 @cache
 def _producer(bootstrap: str) -> Producer:
-    return Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1})
+    return Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "log_level": 0})
 
 
 @cache
 def _admin(bootstrap: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": bootstrap})
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
 
 
 def admin(servers: Servers) -> AdminClient:

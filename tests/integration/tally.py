@@ -202,6 +202,13 @@ class Tallies:
             found = connection.execute(cast("Any", statement), parameters)
             return [row[0] for row in found.fetchall()] if found.description else []
 
+    @contextmanager
+    def held(self, statement: str) -> Iterator[None]:
+        """Hold the locks of a statement while the block runs."""
+        with psycopg.connect(self.servers.postgres.dsn(self.name)) as connection:
+            connection.execute(cast("Any", statement))
+            yield
+
     def copy(self) -> Callable[[], None]:
         """Copy the database; what it gives puts the copy in the database's place, as a restored backup is."""
         name = f"{self.name}-{len(self._copies)}"

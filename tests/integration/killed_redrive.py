@@ -1,0 +1,43 @@
+"""A process that re-drives a dead letter and kills itself at one step: <service> <settings> <id> <before|after>-<step>.
+
+The database is in the environment, where a password belongs.
+"""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Callable
+from typing import Any
+
+from shared import dead_letters, redrive
+from shared.handling import Handlers
+from shared.operating import Desk
+from shared.settings import Settings
+from shared.transaction import PostgresTransaction
+from tests.integration.tally import container, service
+
+
+def main(name: str, settings_json: str, number: str, point: str) -> None:
+    """Re-drive, and die on the way."""
+    when, _, call = point.partition("-")
+    place: Any = PostgresTransaction if hasattr(PostgresTransaction, call) else dead_letters
+    real: Callable[..., Any] = getattr(place, call)
+
+    def deadly(*arguments: Any, **named: Any) -> Any:
+        if when == "before":
+            os.kill(os.getpid(), signal.SIGKILL)
+        real(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    setattr(place, call, deadly)
+    told = json.loads(settings_json)
+    del told["database_url"]
+    settings = Settings(**told)
+    made = service(name)[0]
+    built = container(made, settings)
+    redrive.one(Desk(settings, made, built.engine(), built.outbox()), Handlers(made), int(number))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

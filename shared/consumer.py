@@ -65,9 +65,11 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "reconnect.backoff.max.ms": 1_000,
         "socket.keepalive.enable": True,
     }
-    if settings.group_protocol == "classic":
-        # range gives partition n of every topic, the lanes among them, to the same worker: it says what it has just
-        # handled in the same cycle.
+    # range gives partition n of every topic, the lanes among them, to the same worker: it says what it has just handled
+    # in the same cycle.
+    if settings.group_protocol == "consumer":
+        common["group.remote.assignor"] = "range"
+    else:
         common |= {
             "partition.assignment.strategy": "range",
             "session.timeout.ms": settings.session_timeout_ms,

@@ -71,7 +71,7 @@ def parser(service: str) -> argparse.ArgumentParser:
 def _add_positions(commands: Any) -> None:
     made = commands.add_parser("positions", help="what was handled and said; decide where the two systems disagree")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    _add(choices, "show", "shared.status:show", "show every position and what it means").add_argument(
+    _add(choices, "show", "shared.operating.status:show", "show every position and what it means").add_argument(
         "--json", action="store_true"
     )
     for choice, meaning in (
@@ -79,7 +79,7 @@ def _add_positions(commands: Any) -> None:
         ("rewind", "rather twice than not at all"),
         ("skip", "rather not at all than twice"),
     ):
-        added = _add(choices, choice, "shared.decisions:decide", meaning)
+        added = _add(choices, choice, "shared.operating.decisions:decide", meaning)
         added.set_defaults(given={"choice": choice})
         added.add_argument(
             "--source",
@@ -95,7 +95,7 @@ def _add_positions(commands: Any) -> None:
 def _add_dead_letters(commands: Any) -> None:
     made = commands.add_parser("dead-letters", help="records that were set aside")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    listed = _add(choices, "list", "shared.letters:show_all", "list those that wait")
+    listed = _add(choices, "list", "shared.operating.letters:show_all", "list those that wait")
     which = listed.add_mutually_exclusive_group()
     which.add_argument("--redriven", dest="redriven", action="store_const", const=(True,), help="those that are done")
     which.add_argument("--all", dest="redriven", action="store_const", const=(True, False), help="both")
@@ -104,10 +104,10 @@ def _add_dead_letters(commands: Any) -> None:
     listed.add_argument("--error", help="only those that were set aside for an error of this name")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
     listed.add_argument("--json", action="store_true")
-    shown = _add(choices, "show", "shared.letters:show", "show one with its headers and its value")
+    shown = _add(choices, "show", "shared.operating.letters:show", "show one with its headers and its value")
     shown.add_argument("number", type=_natural, metavar="ID")
     shown.add_argument("--json", action="store_true")
-    driven = _add(choices, "redrive", "shared.redrive:redrive", "handle again, exactly once")
+    driven = _add(choices, "redrive", "shared.operating.redrive:redrive", "handle again, exactly once")
     chosen = driven.add_mutually_exclusive_group(required=True)
     chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
@@ -116,10 +116,12 @@ def _add_dead_letters(commands: Any) -> None:
 def _add_outbox(commands: Any) -> None:
     made = commands.add_parser("outbox", help="events that wait to be said")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    shown = _add(choices, "show", "shared.unsaid:show", "list the oldest, or show one")
+    shown = _add(choices, "show", "shared.operating.unsaid:show", "list the oldest, or show one")
     shown.add_argument("event_id", nargs="?", metavar="EVENT_ID")
     shown.add_argument("--json", action="store_true")
-    moved = _add(choices, "set-aside", "shared.unsaid:set_aside", "move one that Kafka refuses to the dead letters")
+    moved = _add(
+        choices, "set-aside", "shared.operating.unsaid:set_aside", "move one that Kafka refuses to the dead letters"
+    )
     moved.add_argument("event_id", metavar="EVENT_ID")
     moved.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -127,9 +129,9 @@ def _add_outbox(commands: Any) -> None:
 def _add_lanes(commands: Any) -> None:
     made = commands.add_parser("lanes", help="the shares of the outbox")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    drained = _add(choices, "drain", "shared.lanes:drain", "wait until everything is said")
+    drained = _add(choices, "drain", "shared.operating.lanes:drain", "wait until everything is said")
     drained.add_argument("--seconds", type=float, default=300.0, help="at most so long (300)")
-    resized = _add(choices, "resize", "shared.lanes:resize", "make as many lanes as PARTITIONS says")
+    resized = _add(choices, "resize", "shared.operating.lanes:resize", "make as many lanes as PARTITIONS says")
     resized.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -148,7 +150,7 @@ def _natural(word: str) -> int:
 
 def _operate(container: Any, arguments: argparse.Namespace) -> object:
     desk = lazily(
-        "shared.operating:Desk",
+        "shared.operating.rules:Desk",
         settings=container.settings(),
         service=container.service(),
         engine=container.engine(),

@@ -1,8 +1,8 @@
 """Dead letters: records that cannot be handled, set aside in the transaction that moves H past them.
 
 The record itself is kept in a table of the service's database; the topic `<service>.dead-letters` tells that it is
-there. `shared.redrive` handles it again. An outbox row that Kafka refuses is set aside in the same form: its origin is
-the lane, its offset the id of the row.
+there. `shared.operating.redrive` handles it again. An outbox row that Kafka refuses is set aside in the same form: its
+origin is the lane, its offset the id of the row.
 """
 
 import base64

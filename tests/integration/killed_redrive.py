@@ -10,9 +10,10 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from shared import dead_letters, redrive
+from shared import dead_letters
 from shared.handling import Handlers
-from shared.operating import Desk
+from shared.operating import redrive
+from shared.operating.rules import Desk
 from shared.settings import Settings
 from shared.transaction import PostgresTransaction
 from tests.integration.tally import container, service

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
-from shared import redrive as redriving
 from shared.errors import Reject
 from shared.handling import Handlers
-from shared.operating import Desk
+from shared.operating import redrive as redriving
+from shared.operating.rules import Desk
 from tests.integration.tally import Tallies, container, headers, until
 
 ROOT = Path(__file__).parents[2]

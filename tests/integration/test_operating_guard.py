@@ -45,7 +45,7 @@ def test_a_worker_that_starts_meanwhile_stands_by(tallies: Tallies, monkeypatch:
     tallies.forget_group()
     database = container(tallies.service, tallies.settings).worker_database()
     took = []
-    monkeypatch.setattr("shared.operating.confirm", lambda question, yes: took.append(database.take_slot()))
+    monkeypatch.setattr("shared.operating.rules.confirm", lambda question, yes: took.append(database.take_slot()))
 
     assert tallies.run("positions skip --source lane-0") == 0
 
@@ -68,8 +68,8 @@ def test_waits_for_a_member_that_did_not_leave(tallies: Tallies, capsys: pytest.
 def test_refused_while_somebody_else_is_in_the_group(
     tallies: Tallies, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.group.Group.members", lambda _: ["a-stranger at 10.0.0.1"])
-    monkeypatch.setattr("shared.operating.wait_until", lambda condition, seconds: bool(condition()))
+    monkeypatch.setattr("shared.operating.group.Group.members", lambda _: ["a-stranger at 10.0.0.1"])
+    monkeypatch.setattr("shared.operating.rules.wait_until", lambda condition, seconds: bool(condition()))
 
     assert tallies.run("positions skip --source lane-0 --yes") == 1
 
@@ -109,7 +109,7 @@ def test_the_slots_are_free_again_after_a_refusal(tallies: Tallies) -> None:
 
 
 def test_all_slots_that_a_setting_allows() -> None:
-    from shared.operating import SLOTS
+    from shared.operating.rules import SLOTS
     from shared.settings import Settings
 
     bound = next(m.le for m in Settings.model_fields["worker_slots"].metadata if hasattr(m, "le"))

@@ -160,7 +160,7 @@ def test_lane_without_a_row(tallies: Tallies, line: str) -> None:
 
 
 def test_adopt_looks_at_every_record_in_portions(tallies: Tallies, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shared.visible.PORTION", 3)
+    monkeypatch.setattr("shared.operating.visible.PORTION", 3)
     numbers = range(10, 21)
     tallies.request(*numbers)
     tallies.work(die="said")

@@ -12,9 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from shared import command, operating
+from shared import command
 from shared.errors import NotDone, Stop
-from shared.operating import Desk
+from shared.operating import rules
+from shared.operating.rules import Desk
 from shared.ports import Claim, Committed, Input, Position
 from shared.positions import judge_input, judge_lane, judge_reach
 
@@ -41,7 +42,7 @@ def texts(node: ast.AST) -> Iterator[str]:
 
 
 def modules() -> Iterator[tuple[str, ast.Module]]:
-    for path in sorted((ROOT / "shared").glob("*.py")):
+    for path in sorted((ROOT / "shared").rglob("*.py")):
         yield path.name, ast.parse(path.read_text())
 
 
@@ -57,7 +58,7 @@ def named() -> Iterator[tuple[str, str]]:
 
 
 # Their commands are put together elsewhere, and looked at below.
-PUT_TOGETHER = {("operating.py", "1"), ("command.py", "<command>")}
+PUT_TOGETHER = {("rules.py", "1"), ("command.py", "<command>")}
 
 
 @pytest.mark.parametrize(("where", "line"), sorted(set(named()) - PUT_TOGETHER))
@@ -172,5 +173,5 @@ def test_wrong_words_end_with_two(line: str) -> None:
 def test_nobody_answers_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
     with pytest.raises(NotDone, match="--yes"):
-        operating.confirm("sure?", yes=False)
-    operating.confirm("sure?", yes=True)
+        rules.confirm("sure?", yes=False)
+    rules.confirm("sure?", yes=True)

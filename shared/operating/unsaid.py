@@ -4,12 +4,13 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shared import dead_letters, operating, outbox, survey
+from shared import dead_letters, outbox
 from shared.dead_letters import Stored
 from shared.errors import ContentRefused, NotDone
 from shared.events import CONTENT_TYPE, SPEC_VERSION, Envelope
-from shared.operating import Alone, Desk
-from shared.output import as_json, columns, say
+from shared.operating import rules, survey
+from shared.operating.output import as_json, columns, say
+from shared.operating.rules import Alone, Desk
 from shared.ports import Input, Letter, Record
 from shared.session import Session
 
@@ -78,13 +79,13 @@ def _facts(row: Any) -> dict[str, Any]:
 
 def set_aside(desk: Desk, event_id: str, *, yes: bool) -> None:
     """Move a row from the outbox to the dead letters; the others of its lane are said then."""
-    with operating.alone(desk) as here:
+    with rules.alone(desk) as here:
         with here.connection.begin():
             row = here.connection.execute(_FIND, {"event_id": event_id}).one_or_none()
         if row is None:
             raise NotDone(f"no row of the outbox has the event id {event_id}: it was said, or never decided")
         said = _unsaid(here, row)
-        operating.confirm(f"{event_id} for {row.topic} will not be said; set it aside?", yes=yes)
+        rules.confirm(f"{event_id} for {row.topic} will not be said; set it aside?", yes=yes)
         with Session(here.connection) as session, session.begin():
             number = _move(here, session, row, said)
         say(f"{event_id} is dead letter {number} now; start the workers again")
@@ -111,7 +112,7 @@ def _move(here: Alone, session: Session, row: Any, state: survey.LaneState) -> i
         connection.execute(_UNCLAIM, {"lane": row.lane, "id": row.id})
     (number,) = dead_letters.set_aside(session, here.desk.service, here.desk.outbox, [_letter(here, row)])
     here.desk.outbox.write(session)
-    operating.decided(
+    rules.decided(
         connection,
         "outbox set-aside",
         f"lane-{row.lane}",

@@ -10,8 +10,8 @@ from sqlalchemy import Connection, text
 
 from shared import outbox, positions
 from shared.errors import Stop
-from shared.group import Group, Span
 from shared.handling import Service
+from shared.operating.group import Group, Span
 from shared.ports import Claim, Committed, Input, Position
 from shared.positions import Verdict, judge_input, judge_lane
 

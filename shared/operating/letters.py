@@ -7,8 +7,8 @@ from typing import Any
 from shared import dead_letters
 from shared.dead_letters import Stored
 from shared.errors import NotDone
-from shared.operating import Desk
-from shared.output import as_json, columns, say
+from shared.operating.output import as_json, columns, say
+from shared.operating.rules import Desk
 
 CELL = 60
 """Characters of an error in a list."""

@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from shared import dead_letters, unsaid
+from shared import dead_letters
 from shared.dead_letters import Stored
 from shared.errors import HandlingFailed, NotDone, RecoveryNeeded, Reject, Retry, Unavailable
 from shared.handling import Handlers
-from shared.operating import Desk
-from shared.output import say
+from shared.operating import unsaid
+from shared.operating.output import say
+from shared.operating.rules import Desk
 from shared.ports import Delivery
 from shared.session import Session
 from shared.transaction import PostgresTransaction, unavailable

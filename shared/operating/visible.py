@@ -14,8 +14,8 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from sqlalchemy import text
 
 from shared.errors import NotDone
-from shared.group import CLEANUP_SECONDS
-from shared.operating import Alone, Desk
+from shared.operating.group import CLEANUP_SECONDS
+from shared.operating.rules import Alone, Desk
 from shared.ports import Input
 
 CLOCKS_SECONDS = 3_600

@@ -5,11 +5,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared import outbox, visible
+from shared import outbox
 from shared.errors import NotDone
-from shared.operating import Alone, Choice, Plan
+from shared.operating import visible
+from shared.operating.rules import Alone, Choice, Plan
+from shared.operating.survey import LaneState
 from shared.ports import Committed
-from shared.survey import LaneState
 
 IDS_MAX = 1_000
 """Ids of deleted rows that a decision remembers; with more, their number has to do."""

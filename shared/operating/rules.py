@@ -15,10 +15,10 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, text
 
 from shared.errors import NotDone
-from shared.group import Group, wait_until
 from shared.handling import Service
+from shared.operating.group import Group, wait_until
+from shared.operating.output import note
 from shared.outbox import Outbox
-from shared.output import note
 from shared.settings import Settings
 from shared.slots import LOCK_CLASS
 

@@ -7,9 +7,9 @@ from sqlalchemy import Connection, text
 
 from shared import positions
 from shared.errors import NotDone
-from shared.operating import Alone, Choice, Plan
+from shared.operating.rules import Alone, Choice, Plan
+from shared.operating.survey import InputState
 from shared.ports import Input
-from shared.survey import InputState
 
 # A row that is made anew has the epoch of its topic, so that it gives the ids that it would have given.
 _SET = text("""

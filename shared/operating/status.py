@@ -2,11 +2,11 @@
 
 from typing import Any
 
-from shared import survey
-from shared.group import Group
-from shared.operating import Desk
-from shared.output import age, as_json, columns, say
-from shared.survey import InputState, LaneState, Waiting
+from shared.operating import survey
+from shared.operating.group import Group
+from shared.operating.output import age, as_json, columns, say
+from shared.operating.rules import Desk
+from shared.operating.survey import InputState, LaneState, Waiting
 
 
 def show(desk: Desk, *, json: bool) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shared import input_decisions, lane_decisions, operating, survey
 from shared.errors import NotDone
-from shared.operating import Alone, Choice, Desk, Plan
-from shared.output import say
+from shared.operating import input_decisions, lane_decisions, rules, survey
+from shared.operating.output import say
+from shared.operating.rules import Alone, Choice, Desk, Plan
 from shared.ports import Input
 
 _CLUSTER = text("SELECT cluster_id FROM cluster")
@@ -24,7 +24,7 @@ _SET_TOPIC = text("UPDATE topic SET topic_id = :id, partitions = :partitions WHE
 
 def decide(desk: Desk, choice: Choice, sources: Sequence[str], to: int | None, *, yes: bool) -> None:
     """Plan what `choice` means for `sources`, ask, and do it. Raises `NotDone`."""
-    with operating.alone(desk) as here:
+    with rules.alone(desk) as here:
         plans = []
         for source in sources:
             found = _plans(here, choice, source, to)
@@ -35,12 +35,12 @@ def decide(desk: Desk, choice: Choice, sources: Sequence[str], to: int | None, *
             say(f"{plan.source}: {_facts(plan.before)} -> {_facts(plan.after)}\n  {plan.means}")
         if not plans:
             return
-        operating.confirm(f"{choice} {', '.join(plan.source for plan in plans)}?", yes=yes)
+        rules.confirm(f"{choice} {', '.join(plan.source for plan in plans)}?", yes=yes)
         for plan in plans:
             after = {**plan.after, **plan.remembers}
             with here.connection.begin():
                 plan.carry_out(here.connection)
-                operating.decided(here.connection, f"positions {choice}", plan.source, plan.before, after)
+                rules.decided(here.connection, f"positions {choice}", plan.source, plan.before, after)
             plan.finish()
         say("done; start the workers again")
 

@@ -9,15 +9,15 @@ import time
 
 from sqlalchemy import Connection, text
 
-from shared import operating, survey
 from shared.errors import NotDone
-from shared.group import Group, wait_until
-from shared.lane_decisions import at, set_claim
-from shared.operating import Desk
+from shared.operating import rules, survey
+from shared.operating.group import Group, wait_until
+from shared.operating.lane_decisions import at, set_claim
+from shared.operating.output import age, say
+from shared.operating.rules import Desk
+from shared.operating.survey import LaneState
 from shared.outbox import lane_hash
-from shared.output import age, say
 from shared.start import needed
-from shared.survey import LaneState
 
 PROGRESS_SECONDS = 2.0
 
@@ -69,7 +69,7 @@ def drain(desk: Desk, seconds: float) -> None:
 def resize(desk: Desk, *, yes: bool) -> None:
     """Make as many lanes as PARTITIONS says."""
     wanted = desk.settings.partitions
-    with operating.alone(desk) as here:
+    with rules.alone(desk) as here:
         topics = here.group.topics(needed(desk.service))
         topic = topics.get(desk.service.lane_topic)
         if topic is None:
@@ -85,7 +85,7 @@ def resize(desk: Desk, *, yes: bool) -> None:
         with here.connection.begin():
             lanes = here.connection.execute(_COUNT).scalar_one()
         say(f"lanes: {lanes} -> {wanted}; partitions of {desk.service.lane_topic}: {topic.partitions} -> {wanted}")
-        operating.confirm("change the number of lanes?", yes=yes)
+        rules.confirm("change the number of lanes?", yes=yes)
         if topic.partitions < wanted:
             here.group.grow(desk.service.lane_topic, wanted)
         states = survey.lanes(here.connection, here.group, desk.service)
@@ -100,7 +100,7 @@ def resize(desk: Desk, *, yes: bool) -> None:
             for name, partitions in after.items():
                 asked = {"name": name, "id": topics[name].id if name in topics else "", "partitions": partitions}
                 here.connection.execute(_TOPIC, asked)
-            operating.decided(
+            rules.decided(
                 here.connection,
                 "lanes resize",
                 "lanes",

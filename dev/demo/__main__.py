@@ -67,7 +67,7 @@ def main() -> int:
 
 def _options() -> Options:
     parser = argparse.ArgumentParser(prog="python -m dev.demo", description=__doc__)
-    parser.add_argument("--orders", type=int, default=2_400, help="orders to place (default: %(default)s)")
+    parser.add_argument("--orders", type=int, default=2_000, help="orders to place (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=60.0, help="time to place them in (default: %(default)s)")
     parser.add_argument("--kills", type=int, default=20, help="processes to kill meanwhile (default: %(default)s)")
     parser.add_argument("--freezes", type=int, default=3, help="workers to freeze meanwhile (default: %(default)s)")

@@ -5,8 +5,11 @@ processes that can be killed, and the books that are compared in the end.
 import multiprocessing
 import os
 import signal
+import sys
 import threading
 import time
+import urllib.error
+import urllib.request
 import uuid
 import zlib
 from collections import Counter, defaultdict
@@ -157,6 +160,18 @@ class Worker:
         assert self.process.exitcode is not None
         return self.process.exitcode
 
+    def ready(self) -> tuple[int, str]:
+        """What /health/ready answers; status 0 while nobody answers. Needs the setting METRICS_PORT."""
+        address = f"http://127.0.0.1:{self.order.settings.metrics_port}/health/ready"
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+        except OSError:
+            return 0, ""
+
     def log(self) -> str:
         return self.order.log.read_text(errors="replace")
 
@@ -233,6 +248,10 @@ class Stage:
             f"--- {w.order.log.name}, {w.order.plan or 'no plan'}, {w.restarts} restarts\n{w.log()}"
             for w in self.workers
         )
+
+    def show(self) -> None:
+        """Write what the workers wrote to where pytest shows it if the test fails."""
+        sys.stdout.write(self.logged())
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = SECONDS_MAX) -> None:
         """Wait until `condition` holds, and start again what wants to be started again meanwhile."""

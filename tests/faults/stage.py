@@ -353,6 +353,10 @@ class Stage:
         """Wait until everything that was fed took effect and was said."""
         self.until(self.drained, "everything is handled and said")
 
+    def until_read(self) -> None:
+        """Wait until every input was read to its end, also when what is there takes no effect."""
+        self.until(lambda: not list(self._position_problems()), "every input is read")
+
     def read(self, topic: str) -> list[Said]:
         """Read a topic from its beginning to its end, as a read_committed reader."""
         consumer = Consumer(

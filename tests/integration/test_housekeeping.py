@@ -1,0 +1,69 @@
+"""What is older than its retention is deleted, by one worker at a time, beside its work."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from dev.servers import Servers
+from shared import housekeeping
+from shared.housekeeping import LOCK, Housekeeping
+from shared.slots import LOCK_CLASS
+from tests.faults.stage import Stage
+
+
+@pytest.fixture
+def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
+    """A service of its own, with an inbox of two ages and idempotency keys of two ages."""
+    with Stage(servers, tmp_path, inbox_retention_hours=2.0, idempotency_retention_hours=1.0) as stage:
+        stage.connection.execute("""
+            INSERT INTO inbox (source, event_id, handled_at)
+            SELECT 's', n, clock_timestamp() - make_interval(mins => n * 10) FROM generate_series(1, 24) AS n
+        """)
+        stage.connection.execute("""
+            INSERT INTO idempotency_key (scope, key, body_hash, status, created_at)
+            SELECT 's', n, '', 200, clock_timestamp() - make_interval(mins => n * 10) FROM generate_series(1, 24) AS n
+        """)
+        yield stage
+
+
+@pytest.fixture
+def engine(stage: Stage) -> Iterator[Engine]:
+    """The stage's database."""
+    engine = create_engine(stage.settings.dsn(stage.name))
+    yield engine
+    engine.dispose()
+
+
+def test_each_kind_by_its_own_retention(stage: Stage, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(housekeeping, "ROWS", 4)  # several steps
+    assert Housekeeping(engine, stage.settings).clean() == 13 + 19
+    assert stage.one("SELECT count(*) FROM inbox") == 11
+    assert stage.one("SELECT count(*) FROM idempotency_key") == 5
+    assert Housekeeping(engine, stage.settings).clean() == 0
+
+
+def test_one_at_a_time(stage: Stage, engine: Engine) -> None:
+    with stage.connection.transaction():
+        stage.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, LOCK))
+        assert Housekeeping(engine, stage.settings).clean() == 0
+    assert Housekeeping(engine, stage.settings).clean() == 32
+
+
+def test_a_database_that_is_away_does_not_end_the_thread(
+    stage: Stage, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(housekeeping, "LOOK_SECONDS", 0.05)
+    monkeypatch.setattr(housekeeping, "PRUNE_EVERY", 1)
+    url = stage.settings.dsn(stage.name)
+    engine = create_engine(url)
+    keeper = Housekeeping(engine, stage.settings)
+    stage.connection.execute("ALTER TABLE inbox RENAME TO elsewhere")
+    keeper.start()
+    stage.until(lambda: "housekeeping_failed" in capsys.readouterr().out, "it says that it failed")
+    stage.connection.execute("ALTER TABLE elsewhere RENAME TO inbox")
+    stage.until(lambda: stage.one("SELECT count(*) FROM inbox") == 11, "it goes on")
+    keeper.stop()
+    keeper._thread.join(10)
+    engine.dispose()

@@ -1,6 +1,7 @@
 """A client that insists: it repeats a request under the same Idempotency-Key until somebody answers it."""
 
 import asyncio
+import random
 import time
 from collections import Counter
 from typing import Any
@@ -11,7 +12,9 @@ import httpx
 ANSWER_SECONDS = 10.0
 # A request is given up after this: longer than any outage that chaos makes.
 REQUEST_SECONDS = 90.0
-PAUSE_SECONDS = 0.2
+# Between two attempts: doubled each time and never quite the same, so that customers who wait for an API that starts do
+# not keep it from starting.
+PAUSE_SECONDS, PAUSE_SECONDS_MAX = 0.1, 2.0
 
 NOT_NOW = frozenset({500, 502, 503, 504})
 
@@ -33,7 +36,7 @@ class Client:
 
     async def send(self, method: str, url: str, key: str, body: dict[str, Any] | None = None) -> httpx.Response:
         """Give the answer, after as many attempts as it takes. Raises `UnansweredError`."""
-        deadline = time.monotonic() + REQUEST_SECONDS
+        deadline, pause = time.monotonic() + REQUEST_SECONDS, PAUSE_SECONDS
         while True:
             try:
                 answer = await self._http.request(method, url, json=body, headers={"Idempotency-Key": key})
@@ -48,4 +51,5 @@ class Client:
             self._counts[f"repeated after {cause}"] += 1
             if time.monotonic() > deadline:
                 raise UnansweredError(f"{method} {url} {key}: {cause}")
-            await asyncio.sleep(PAUSE_SECONDS)
+            await asyncio.sleep(pause * random.uniform(0.5, 1.0))
+            pause = min(2 * pause, PAUSE_SECONDS_MAX)

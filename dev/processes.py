@@ -1,4 +1,4 @@
-"""Start a process so that it can never outlive the one that started it.
+"""Start a process so that it can never outlive the one that started it, and end it within a bound.
 
 Servers, services and tests all start processes, and each of them may itself be killed by SIGKILL, which no `finally`
 survives. So the kernel is asked to do it: a child gets SIGKILL when the thread that started it ends (Linux,
@@ -11,6 +11,7 @@ import select
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
@@ -84,3 +85,17 @@ def send(process: "subprocess.Popen[bytes]", signal_number: signal.Signals) -> b
     except ProcessLookupError:
         return False
     return True
+
+
+def end(processes: Sequence["subprocess.Popen[bytes]"], grace_seconds: float) -> list[int]:
+    """Ask all `processes` to end with SIGTERM, kill what remains after `grace_seconds`, and give the exit codes."""
+    for process in processes:
+        send(process, signal.SIGTERM)
+        send(process, signal.SIGCONT)  # a stopped process would keep SIGTERM waiting for ever
+    deadline = time.monotonic() + grace_seconds
+    while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
+        time.sleep(POLL_SECONDS)
+    for process in processes:
+        if process.poll() is None:
+            send(process, signal.SIGKILL)
+    return [process.wait() for process in processes]

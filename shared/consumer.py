@@ -58,6 +58,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "max.poll.interval.ms": MAX_POLL_MS,
         "queued.min.messages": settings.prefetch_messages,
         "queued.max.messages.kbytes": settings.prefetch_kilobytes,
+        "fetch.max.bytes": settings.prefetch_kilobytes * 1_024,  # what is on its way takes memory too
         # At its default of 1 s a consumer stands still for that long whenever its queue has been full.
         "fetch.queue.backoff.ms": 5,
         "fetch.wait.max.ms": 100,

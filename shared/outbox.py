@@ -129,11 +129,10 @@ _READ = text("SELECT lane, position, claim_id, cardinality(row_ids) FROM lane WH
 _UNSAID = text("SELECT EXISTS (SELECT FROM outbox WHERE lane = ANY(:lanes))")
 
 _FORGET = text("""
+    WITH emptied AS (UPDATE lane SET row_ids = '{}' WHERE lane = ANY(:lanes) AND row_ids <> '{}')
     DELETE FROM outbox USING (SELECT lane, unnest(row_ids) AS id FROM lane WHERE lane = ANY(:lanes)) AS claimed
     WHERE outbox.lane = claimed.lane AND outbox.id = claimed.id
 """)
-
-_EMPTY = text("UPDATE lane SET row_ids = '{}' WHERE lane = ANY(:lanes) AND row_ids <> '{}'")
 
 _CLAIM = text("""
     UPDATE lane SET position = lane.position + 1, claim_id = gen_random_uuid(), row_ids = next.ids
@@ -190,9 +189,8 @@ def unsaid(connection: Connection, lanes: Collection[int]) -> bool:
 
 
 def forget(connection: Connection, lanes: Collection[int]) -> None:
-    """Delete the rows that the claims of `lanes` name."""
+    """Delete the rows that the claims of `lanes` name; both parts of the statement see the claims as they were."""
     connection.execute(_FORGET, {"lanes": sorted(lanes)})
-    connection.execute(_EMPTY, {"lanes": sorted(lanes)})
 
 
 def claim(connection: Connection, limits: Mapping[int, int], bytes_max: int) -> dict[int, Claim]:

@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine, text
+from sqlalchemy.exc import OperationalError
 
 from shared import bulk
-from shared.errors import Refused
+from shared.errors import DatabaseUnavailable, Refused
 from shared.outbox import Outbox
 from shared.session import Session
 from shared.settings import Settings
@@ -60,8 +61,15 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
 
 
 def refuse_unsafe(engine: Engine) -> None:
-    """Refuse a server that may lose what it has acknowledged. Raises `Refused`, naming the setting."""
-    with engine.connect() as connection:
+    """Refuse a server that may lose what it has acknowledged.
+
+    Raises `Refused`, naming the setting, or `DatabaseUnavailable` if there is no answer: it may come back.
+    """
+    try:
+        connection = engine.connect()
+    except OperationalError as error:
+        raise DatabaseUnavailable(f"DATABASE_URL: no connection to PostgreSQL: {error.orig}") from error
+    with connection:
         if int(connection.execute(text("SHOW server_version_num")).scalar_one()) < POSTGRES_MIN:
             raise Refused("DATABASE_URL: PostgreSQL 16 or newer is needed")
         for name in ("fsync", "synchronous_commit", "full_page_writes"):

@@ -10,7 +10,7 @@ from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
 from shared.database import refuse_unsafe
-from shared.errors import LanesDiffer, OtherCluster, Refused
+from shared.errors import KafkaUnavailable, LanesDiffer, OtherCluster, Refused
 from shared.handling import Service
 from shared.migrating import refuse_behind
 from shared.settings import Settings
@@ -31,7 +31,7 @@ def admin(settings: Settings) -> AdminClient:
 
 
 def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -> dict[str, TopicDescription | None]:
-    """Describe `topics`; None for one that does not exist. Raises `Refused` when no broker answers or rights are
+    """Describe `topics`; None for one that does not exist. Raises `KafkaUnavailable`, or `Refused` when rights are
     missing.
     """
     found: dict[str, TopicDescription | None] = {}
@@ -47,7 +47,8 @@ def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -
                     f"Kafka does not permit this service to use topic {name}: grant it DESCRIBE, READ and WRITE"
                 ) from error
             else:
-                raise Refused(
+                # It may come back: the process ends, and its supervisor starts it again.
+                raise KafkaUnavailable(
                     f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers}: "
                     f"{reason.name()}: {reason.str()}"
                 ) from error

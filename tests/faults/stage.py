@@ -204,7 +204,7 @@ class Stage:
         self.keys = [key for p in range(partitions) for key in [k for k in names if partition(k, partitions) == p][:2]]
         make_template(servers, partitions)
         servers.postgres.create_database(self.name, template=f"{TEMPLATE}_{partitions}")
-        self.connection = psycopg.connect(servers.postgres.dsn(self.name), autocommit=True)
+        self.connection = self._connect()
         start.create_topics(self.settings, self.kit.service)
         self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
         self.outbox = Outbox(self.kit.service, self.settings.event_bytes_max)
@@ -230,6 +230,14 @@ class Stage:
         topics = start.needed(self.kit.service)
         for removed in admin(self.servers).delete_topics(topics).values():
             removed.result(SECONDS_MAX)
+
+    def reconnect(self) -> None:
+        """Open the connection for the books anew: the server was away."""
+        self.connection.close()
+        self.connection = self._connect()
+
+    def _connect(self) -> psycopg.Connection:
+        return psycopg.connect(self.servers.postgres.dsn(self.name), autocommit=True)
 
     # ---- workers
 
@@ -285,6 +293,19 @@ class Stage:
             }
             for member in group.members
         }
+
+    def members(self) -> int:
+        """How many members the group has."""
+        found = admin(self.servers).describe_consumer_groups([self.name])[self.name].result(SECONDS_MAX)
+        return len(found.members)
+
+    def until_reported(self) -> None:
+        """Wait until Kafka was told how far the inputs are handled."""
+        topic = self.kit.asked.topic
+        self.until(
+            lambda: self.offsets(topic).items() >= self.ends(topic, IsolationLevel.READ_COMMITTED).items(),
+            "Kafka knows H",
+        )
 
     def until_shared(self, members: int) -> None:
         """Wait until so many members have the lanes among them, each at least one."""
@@ -476,6 +497,13 @@ class Stage:
 
     def committed(self) -> dict[int, tuple[int, str]]:
         """P of each lane, with its metadata."""
+        return self._committed(self.kit.service.lane_topic)
+
+    def offsets(self, topic: str) -> dict[int, int]:
+        """What the group has committed for a topic."""
+        return {p: offset for p, (offset, _) in self._committed(topic).items()}
+
+    def _committed(self, topic: str) -> dict[int, tuple[int, str]]:
         consumer = Consumer(
             {
                 "bootstrap.servers": self.servers.kafka.bootstrap,
@@ -486,7 +514,7 @@ class Stage:
             }
         )
         try:
-            asked = [TopicPartition(self.kit.service.lane_topic, lane) for lane in range(self._partitions)]
+            asked = [TopicPartition(topic, p) for p in range(self._partitions)]
             return {p.partition: (p.offset, p.metadata or "") for p in consumer.committed(asked, SECONDS_MAX)}
         finally:
             consumer.close()
@@ -518,7 +546,7 @@ _one_at_a_time = threading.Lock()
 @cache
 def _template(dsn: str, servers_dsn: str, name: str, partitions: int) -> None:
     with psycopg.connect(servers_dsn, autocommit=True) as connection:
-        if connection.execute("SELECT FROM pg_database WHERE datname = %s", (name,)).fetchone():
+        if connection.execute("SELECT 1 FROM pg_database WHERE datname = %s", (name,)).fetchone():
             return
         connection.execute(sql.SQL("CREATE DATABASE {}").format(sql.Identifier(name)))
     engine = create_engine(dsn, poolclass=NullPool)

@@ -13,6 +13,7 @@ from typing import Annotated, ClassVar, cast
 import msgspec
 from dependency_injector import containers, providers
 from sqlalchemy import ARRAY, BigInteger, Connection, Identity, Integer, Text, text
+from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared import start, tables
@@ -97,6 +98,9 @@ DOWN = "wish_down"
 
 def step(session: Session, kit: Kit, key: str, number: int, *, requested: bool = False, padding: str = "") -> Told:
     """Make one step on the trail, and give what is said about it."""
+    if requested:
+        # A handler may be making the same trail at this moment. The handler needs no such care: its batch is repeated.
+        session.execute(insert(Trail).values(key=key, steps=0, handled=[], requested=[]).on_conflict_do_nothing())
     trail = session.lock(Trail, key)
     if trail is None:
         trail = Trail(key=key, steps=0, handled=[], requested=[])

@@ -16,7 +16,9 @@ from shared.errors import Reject
 from shared.handling import Handlers
 from shared.operating import redrive as redriving
 from shared.operating.rules import Desk
-from tests.integration.tally import Tallies, container, headers, until
+from tests.integration.tallies import Tallies
+from tests.integration.tally import container
+from tests.integration.tally_topics import headers, until
 
 ROOT = Path(__file__).parents[2]
 

@@ -5,7 +5,6 @@ import pty
 import re
 import subprocess
 import sys
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -14,7 +13,12 @@ import pytest
 from dev import processes
 from dev.servers import Servers
 from shared import slots
-from tests.integration.tally import Tallies, container, until
+from shared.operating import rules
+from shared.operating.rules import Desk
+from shared.settings import Settings
+from tests.integration.tallies import Tallies
+from tests.integration.tally import container
+from tests.integration.tally_topics import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -50,7 +54,7 @@ def test_a_worker_that_starts_meanwhile_stands_by(tallies: Tallies, monkeypatch:
     assert tallies.run("positions skip --source lane-0") == 0
 
     assert took == [False]
-    assert database.take_slot()
+    until(database.take_slot, "the session has ended")
     database.close()
 
 
@@ -109,11 +113,8 @@ def test_the_slots_are_free_again_after_a_refusal(tallies: Tallies) -> None:
 
 
 def test_all_slots_that_a_setting_allows() -> None:
-    from shared.operating.rules import SLOTS
-    from shared.settings import Settings
-
     bound = next(m.le for m in Settings.model_fields["worker_slots"].metadata if hasattr(m, "le"))
-    assert bound == SLOTS
+    assert bound == rules.SLOTS
     assert slots.LOCK_CLASS < 2**31
 
 
@@ -139,23 +140,30 @@ def test_a_worker_process_stops_says_what_to_do_and_goes_on_after_it(tallies: Ta
     assert tallies.numbers() == {1: 1}
 
 
-def test_two_operators_at_once(tallies: Tallies) -> None:
-    """One of them decides; the others are refused, or come later and find nothing to decide."""
+def test_two_operators_at_once(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     tallies.forget_group()
     codes: list[int] = []
-    threads = [
-        threading.Thread(target=lambda: codes.append(tallies.run("positions skip --source lane-0 --yes")))
-        for _ in range(3)
-    ]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(60)
+    line = "positions skip --source lane-0 --yes"
+    monkeypatch.setattr("shared.operating.rules.confirm", lambda question, yes: codes.append(tallies.run(line)))
 
-    assert len(codes) == 3
-    assert 0 in codes
-    assert set(codes) <= {0, 1}
+    assert tallies.run(line) == 0
+
+    assert codes == [1]
+    assert "another command is deciding something" in capsys.readouterr().err
     assert len(tallies.decisions()) == 1
+
+
+def test_the_slots_are_free_when_a_decision_is_made(tallies: Tallies) -> None:
+    """The session that held them is closed, not kept for the next one."""
+    built = container(tallies.service, tallies.settings)
+    with rules.alone(Desk(tallies.settings, tallies.service, built.engine(), built.outbox())):
+        assert not built.worker_database().take_slot()
+
+    until(built.worker_database().take_slot, "the session has ended")
+    built.worker_database().close()
+    built.engine().dispose()
 
 
 def test_a_broker_that_does_not_answer_is_a_clear_error(

@@ -11,7 +11,8 @@ from sqlalchemy import create_engine, text
 from dev.servers import Servers
 from shared.errors import LanesDiffer
 from shared.outbox import lane_hash
-from tests.integration.tally import Tallies, until
+from tests.integration.tallies import Tallies
+from tests.integration.tally_topics import until
 from tests.integration.test_operating_positions import stop
 
 KEYS = [f"key-{n}" for n in range(8)]

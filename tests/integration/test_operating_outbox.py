@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
@@ -9,7 +10,8 @@ from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from shared.errors import ContentStuck
-from tests.integration.tally import SECONDS_MAX, Tallies
+from tests.integration.tallies import Tallies
+from tests.integration.tally_topics import SECONDS_MAX
 from tests.integration.test_operating_positions import stop
 
 
@@ -119,6 +121,19 @@ def test_the_whole_claim_may_leave(tallies: Tallies) -> None:
     tallies.request(2)
     tallies.work()
     assert tallies.numbers() == {2: 1}
+
+
+def test_a_row_comes_back_once_however_many_re_drive_it(tallies: Tallies) -> None:
+    tallies.request(1)
+    tallies.work(die="unsaid")
+    assert tallies.run(f"outbox set-aside {event_id(tallies, 1)} --yes") == 0
+
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda _: tallies.run("dead-letters redrive 1"), range(4)))
+
+    assert codes == [0] * 4
+    tallies.work()
+    assert tallies.numbers() == {1: 1}
 
 
 def test_what_kafka_has_cannot_be_set_aside(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:

@@ -4,16 +4,18 @@ and the worker goes on. Then everything that was asked took effect and was said 
 
 import re
 import shlex
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
 
 import pytest
-from confluent_kafka import TopicPartition
+from confluent_kafka import Producer, TopicPartition
 
 from dev.servers import Servers
 from shared import command
 from shared.errors import DatabaseWentBack, ExactlyOnceError, KafkaWentBack, LanesDiffer, PositionMissing, RecordsLost
-from tests.integration.tally import SECONDS_MAX, Tallies
+from tests.integration.tallies import Tallies
+from tests.integration.tally_topics import SECONDS_MAX, until
 
 
 @pytest.fixture
@@ -192,6 +194,44 @@ def test_adopt_refuses_when_the_evidence_is_gone(tallies: Tallies, capsys: pytes
     assert tallies.numbers() == {}
 
 
+@pytest.mark.parametrize("commit", [True, False])
+def test_adopt_waits_for_a_transaction_that_is_open(tallies: Tallies, commit: bool) -> None:
+    """Somebody's last transaction may still be settled when the group is empty already: only then it tells."""
+    tallies.request(10)
+    tallies.work(die="unsaid")
+    tallies.forget_group()
+    (event_id,) = tallies.sql("SELECT event_id FROM outbox")
+    client = {"bootstrap.servers": tallies.settings.kafka_bootstrap_servers, "transactional.id": tallies.name}
+    producer = Producer({**client, "transaction.timeout.ms": 60_000 if commit else 1_000})
+    producer.init_transactions(SECONDS_MAX)
+    producer.begin_transaction()
+    data = tallies.sql("SELECT data FROM outbox")[0]
+    producer.produce(tallies.told.topic, data, b"k", headers=[("ce_source", tallies.name), ("ce_id", event_id)])
+    assert producer.flush(SECONDS_MAX) == 0
+
+    code: list[int] = []
+    adopting = threading.Thread(target=lambda: code.append(tallies.run("positions adopt --source lane-0 --yes")))
+    adopting.start()
+    until(lambda: slots_held(tallies), "it has begun")
+    if commit:
+        producer.commit_transaction(SECONDS_MAX)
+    adopting.join(SECONDS_MAX)
+
+    assert code == [0]
+    assert tallies.waiting() == ([] if commit else [10])
+    tallies.work()
+    assert tallies.numbers() == {10: 1}
+
+
+def slots_held(tallies: Tallies) -> bool:
+    """Whether a command has begun: it takes all of them."""
+    held = """
+        SELECT count(*) > 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+        WHERE locktype = 'advisory' AND granted AND datname = current_database()
+    """
+    return tallies.sql(held) == [True]
+
+
 def test_an_offset_that_no_worker_committed_is_not_followed(
     tallies: Tallies, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -274,6 +314,19 @@ def test_rewind_beyond_what_the_inbox_remembers(tallies: Tallies) -> None:
     tallies.work()
     assert tallies.effects() == [1, 2, 2]
     assert twice(tallies) == {2}
+
+
+def test_committed_offsets_of_inputs_are_not_needed(tallies: Tallies) -> None:
+    tallies.ask(1, 2)
+    tallies.work()
+    tallies.forget_group()
+    decide(tallies, "adopt", "lane-0")
+
+    tallies.ask(3)
+    tallies.work()
+
+    assert tallies.effects() == [1, 2, 3]
+    assert tallies.numbers() == {1: 1, 2: 1, 3: 1}
 
 
 def test_records_lost(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:

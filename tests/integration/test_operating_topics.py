@@ -7,7 +7,7 @@ import pytest
 from dev.servers import Servers
 from shared import start
 from shared.errors import DatabaseWentBack, LanesDiffer, OtherCluster, PositionMissing
-from tests.integration.tally import Tallies
+from tests.integration.tallies import Tallies
 from tests.integration.test_operating_positions import decide, stop, twice
 
 
@@ -17,7 +17,7 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
         yield made
 
 
-def test_a_topic_that_is_heard(tallies: Tallies) -> None:
+def test_a_topic_that_is_heard(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     tallies.ask(1, 2, 3)
     tallies.work()
     tallies.recreate(tallies.asked.topic)
@@ -26,6 +26,7 @@ def test_a_topic_that_is_heard(tallies: Tallies) -> None:
     stop(tallies, OtherCluster, tallies.asked.topic, "created again")
     # Its positions cannot be decided before it is: they are offsets of another topic.
     assert tallies.run(f"positions skip --source {tallies.source} --to 1 --yes") == 1
+    assert "created again: decide that first" in capsys.readouterr().err
     decide(tallies, "adopt", tallies.asked.topic)
 
     assert tallies.handled() == (0, 1)
@@ -33,8 +34,10 @@ def test_a_topic_that_is_heard(tallies: Tallies) -> None:
     assert tallies.effects() == [1, 2, 3, 4, 5]
     assert tallies.numbers() == {1: 1, 2: 1, 3: 1, 4: 1, 5: 1}
     # 4 has the offset that 1 had; the epoch makes another id of it, or downstream would drop it as a repetition.
-    ids = dict(tallies.heard())
-    assert (ids[1][-15:], ids[4][-15:]) == ("d-0.0.0.Told.0", "d-0.1.0.Told.0") or ids[1] != ids[4]
+    ids = {
+        number: event_id.removeprefix(f"{tallies.name}:{tallies.asked.topic}") for number, event_id in tallies.heard()
+    }
+    assert (ids[1], ids[4]) == ("-0.0.0.Told.0", "-0.1.0.Told.0")
 
 
 def test_a_topic_that_is_heard_whose_offsets_came_back(tallies: Tallies) -> None:
@@ -102,7 +105,7 @@ def test_the_topic_of_the_lanes_with_fewer_partitions(servers: Servers) -> None:
         assert tallies.numbers() == {0: 1, 1: 1, 2: 1, 3: 1, 10: 1, 11: 1}
 
 
-def test_another_cluster(servers: Servers, breakable_servers: Servers) -> None:
+def test_another_cluster(servers: Servers, breakable_servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     with Tallies(servers) as tallies:
         tallies.ask(1, 2)
         tallies.work(die="said")
@@ -114,6 +117,7 @@ def test_another_cluster(servers: Servers, breakable_servers: Servers) -> None:
         stop(tallies, OtherCluster, "KAFKA_BOOTSTRAP_SERVERS leads to")
         # The lane must not be compared with what another cluster does not know.
         assert tallies.run("positions rewind --source lane-0 --yes") == 1
+        assert "the positions are of cluster" in capsys.readouterr().err
         decide(tallies, "adopt", "cluster")
         for topic in start.needed(tallies.service):
             stop(tallies, OtherCluster, f"topic {topic} ")

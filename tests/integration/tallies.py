@@ -1,0 +1,160 @@
+"""Where an operator's test takes place: the small service with its own database and topics on the shared servers, which
+can be worked in this process, stopped anywhere, copied and restored.
+"""
+
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, cast
+from unittest import mock
+
+import psycopg
+from confluent_kafka.admin import AdminClient
+from sqlalchemy import NullPool, create_engine, text
+
+from dev.servers import Servers
+from shared import command, outbox, start, tables, telemetry
+from shared.session import Session
+from shared.settings import Settings
+from tests.integration import tally_worker
+from tests.integration.tally import Base, add, container, service
+from tests.integration.tally_topics import SECONDS_MAX, Topics
+
+
+class Tallies(Topics):
+    """One service with its own database and topics on the shared servers."""
+
+    def __init__(self, servers: Servers, *, partitions: int = 1, **settings: object) -> None:
+        self.servers = servers
+        self.name = f"tally-{uuid.uuid4().hex[:12]}"
+        self.service, self.asked, self.told = service(self.name)
+        self.settings = Settings.model_validate(
+            {
+                "kafka_bootstrap_servers": servers.kafka.bootstrap,
+                "database_url": servers.postgres.dsn(self.name),
+                "partitions": partitions,
+                "session_timeout_ms": 2_000,
+                "retry_seconds_max": 0.1,
+                **settings,
+            }
+        )
+        self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
+        self._make_database()
+        start.create_topics(self.settings, self.service)
+        self._copies: list[str] = []
+        self._quiet = mock.patch.object(telemetry, "configure")
+        # Kept: a client that is gone never answers.
+        self.admin = AdminClient({"bootstrap.servers": servers.kafka.bootstrap, "log_level": 0})
+        self.outbox = outbox.Outbox(self.service, self.settings.event_bytes_max)
+
+    def __enter__(self) -> Self:
+        # A logger that a command configures would keep the standard error of one test for all that follow.
+        self._quiet.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._quiet.stop()
+        for name in (self.name, *self._copies):
+            self.servers.postgres.drop_database(name)
+        for removed in self.admin.delete_topics(start.needed(self.service)).values():
+            removed.exception(SECONDS_MAX)
+
+    # ---- the database
+
+    def sql(self, statement: str, *parameters: Any) -> list[Any]:
+        """Run a statement; give the first column of what it gives."""
+        with psycopg.connect(self.servers.postgres.dsn(self.name), autocommit=True) as connection:
+            found = connection.execute(cast("Any", statement), parameters)
+            return [row[0] for row in found.fetchall()] if found.description else []
+
+    def request(self, *numbers: int, key: str = "k", padding: str = "") -> None:
+        """Add numbers as an HTTP request would."""
+        for number in numbers:
+            with Session(self._engine) as session, session.begin():
+                self.outbox.add(session, add(session, self.told, key, number, padding))
+                self.outbox.write(session)
+
+    @contextmanager
+    def held(self, statement: str) -> Iterator[None]:
+        """Hold the locks of a statement while the block runs."""
+        with psycopg.connect(self.servers.postgres.dsn(self.name)) as connection:
+            connection.execute(cast("Any", statement))
+            yield
+
+    def copy(self) -> Callable[[], None]:
+        """Copy the database; what it gives puts the copy in the database's place, as a restored backup is."""
+        name = f"{self.name}-{len(self._copies)}"
+        self.servers.postgres.create_database(name, template=self.name)
+        self._copies.append(name)
+
+        def restore() -> None:
+            self.servers.postgres.drop_database(self.name)
+            self.servers.postgres.create_database(self.name, template=name)
+
+        return restore
+
+    def effects(self) -> list[int]:
+        """The numbers that took effect, in their order."""
+        return self.sql("SELECT number FROM effect ORDER BY id")
+
+    def lane(self, lane: int = 0) -> tuple[int, str | None, int]:
+        """Position, claim id and number of rows of a claim."""
+        with psycopg.connect(self.servers.postgres.dsn(self.name)) as connection:
+            row = connection.execute(
+                "SELECT position, claim_id::text, cardinality(row_ids) FROM lane WHERE lane = %s", (lane,)
+            ).fetchone()
+        assert row is not None
+        return row
+
+    def waiting(self) -> list[int]:
+        """The numbers of the rows in the outbox, in their order."""
+        rows = self.sql("SELECT data FROM outbox ORDER BY id")
+        return [json.loads(data)["number"] for data in rows]
+
+    def handled(self, partition: int = 0) -> tuple[int, int]:
+        """H and epoch of an input."""
+        with psycopg.connect(self.servers.postgres.dsn(self.name)) as connection:
+            row = connection.execute(
+                "SELECT next_offset, epoch FROM position WHERE partition = %s", (partition,)
+            ).fetchone()
+        assert row is not None
+        return row
+
+    def decisions(self) -> list[dict[str, Any]]:
+        """The decisions that were remembered, in their order."""
+        return self.sql("SELECT to_jsonb(decision) FROM decision ORDER BY id")
+
+    def make_database_anew(self) -> None:
+        """Put an empty database with tables in the place of the one that there is."""
+        self.servers.postgres.drop_database(self.name)
+        self._make_database()
+
+    def _make_database(self) -> None:
+        self.servers.postgres.create_database(self.name)
+        with self._engine.begin() as connection:
+            tables.metadata.create_all(connection)
+            Base.metadata.create_all(connection)
+            connection.execute(
+                text("INSERT INTO lane SELECT generate_series(0, :last)"), {"last": self.settings.partitions - 1}
+            )
+
+    # ---- a worker, and an operator
+
+    def work(self, *, die: str | None = None, leave: bool = True, **limits: int) -> None:
+        """Work until nothing is left to do; or die with a claim that is `unsaid`, or with one that was just `said`.
+
+        Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
+        """
+        tally_worker.work(self.service, self.settings, die=die, leave=leave, **limits)
+
+    def run(self, line: str) -> int:
+        """Run a command of the service, in this process; give its exit code."""
+        built = container(self.service, self.settings)
+        try:
+            return command.run(built, line.split())
+        finally:
+            built.engine().dispose()

@@ -1,0 +1,140 @@
+"""The Kafka half of the small service's place: what is asked, what is heard, and what breaks."""
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import msgspec
+from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewPartitions
+
+from shared import start
+from shared.handling import Service
+from shared.settings import Settings
+from tests.integration.tally import Asked, Told
+
+SECONDS_MAX = 60.0
+"""For a machine that is busy with something else."""
+
+
+class Topics:
+    """The topics and the group of one service."""
+
+    name: str
+    service: Service
+    asked: type[Asked]
+    told: type[Told]
+    settings: Settings
+    admin: AdminClient
+
+    def move(self, bootstrap: str) -> None:
+        """Use another Kafka from now on."""
+        self.settings = self.settings.model_copy(update={"kafka_bootstrap_servers": bootstrap})
+        self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Give a topic more partitions."""
+        self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(SECONDS_MAX)
+
+    @property
+    def source(self) -> str:
+        """The first input."""
+        return f"{self.asked.topic}[0]"
+
+    def committed(self) -> dict[str, tuple[int, str]]:
+        """The committed offsets of the group, by `topic[partition]`, with their metadata."""
+        asked = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(self.name)])
+        found = asked[self.name].result(SECONDS_MAX).topic_partitions
+        return {f"{p.topic}[{p.partition}]": (p.offset, p.metadata or "") for p in found}
+
+    def commit(self, topic: str, partition: int, offset: int, metadata: str = "") -> None:
+        """Set a committed offset behind everybody's back."""
+        p = TopicPartition(topic, partition, offset, metadata=metadata)
+        asked = self.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(self.name, [p])])
+        (answer,) = asked[self.name].result(SECONDS_MAX).topic_partitions
+        assert answer.error is None, answer.error
+
+    def forget_group(self) -> None:
+        """Delete the group with all its committed offsets."""
+        self.admin.delete_consumer_groups([self.name])[self.name].result(SECONDS_MAX)
+
+    def recreate(self, topic: str, partitions: int | None = None) -> None:
+        """Delete a topic and create it again."""
+        self.admin.delete_topics([topic])[topic].result(SECONDS_MAX)
+        settings = self.settings.model_copy(update={"partitions": partitions or self.settings.partitions})
+        until(lambda: start.describe(self.admin, settings, [topic])[topic] is None, f"{topic} is gone")
+        start.create_topics(settings, self.service)
+        until(lambda: start.describe(self.admin, settings, [topic])[topic] is not None, f"{topic} is there")
+
+    def ask(self, *numbers: int, key: str = "k", wish: str = "") -> None:
+        """Produce numbers to be added."""
+        producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap_servers, "partitioner": "consistent"})
+        for number in numbers:
+            data = msgspec.json.encode(self.asked(tally=key, number=number, wish=wish))
+            producer.produce(self.asked.topic, data, key.encode(), headers=headers(f"asked-{number}"))
+        assert producer.flush(SECONDS_MAX) == 0
+
+    def produce(self, value: bytes | None, key: bytes | None = b"k", event_headers: Sequence[Any] = ()) -> None:
+        """Produce any record."""
+        producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap_servers})
+        producer.produce(self.asked.topic, value, key, headers=list(event_headers))
+        assert producer.flush(SECONDS_MAX) == 0
+
+    def heard(self, topic: str | None = None) -> list[tuple[int, str]]:
+        """The numbers that a read_committed reader hears, with the ids of their events, partition by partition."""
+        records = self.read(topic or self.told.topic)
+        return [(json.loads(r.value())["number"], dict(r.headers())["ce_id"].decode()) for r in records]
+
+    def numbers(self) -> Counter[int]:
+        """How often each number is heard."""
+        return Counter(number for number, _ in self.heard())
+
+    def read(self, topic: str) -> list[Any]:
+        """Read a topic to its end."""
+        reader = Consumer(
+            {
+                "bootstrap.servers": self.settings.kafka_bootstrap_servers,
+                "group.id": f"{self.name}-reader",
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "enable.partition.eof": True,
+                "auto.offset.reset": "earliest",
+            }
+        )
+        try:
+            partitions = len(reader.list_topics(topic, SECONDS_MAX).topics[topic].partitions)
+            reader.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+            found: list[Any] = []
+            ended: set[int | None] = set()
+            deadline = time.monotonic() + SECONDS_MAX
+            while len(ended) < partitions:
+                assert time.monotonic() < deadline
+                message = reader.poll(0.1)
+                if message is None:
+                    continue
+                problem = message.error()
+                if problem is None:
+                    found.append(message)
+                else:
+                    assert problem.code() == KafkaError._PARTITION_EOF, problem
+                    ended.add(message.partition())
+        finally:
+            reader.close()
+        return sorted(found, key=lambda m: (m.partition(), m.offset()))
+
+
+def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, str | bytes | None]]:
+    """The headers of an event from somewhere else."""
+    facts = {"ce_specversion": "1.0", "ce_source": "test", "ce_id": event_id, "ce_type": event_type}
+    return [(name, fact.encode()) for name, fact in facts.items()]
+
+
+def until(condition: Callable[[], object], what: str) -> None:
+    """Wait until `condition` holds."""
+    deadline = time.monotonic() + SECONDS_MAX
+    while not condition():
+        assert time.monotonic() < deadline, f"waited in vain: {what}"
+        time.sleep(0.05)

@@ -1,0 +1,107 @@
+"""A worker of the small service in this process: it works until it is done, or dies where a test wants it to."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from shared import start
+from shared.cycle import Cycle, Limits
+from shared.errors import KafkaInDoubt, RecoveryNeeded, Unavailable
+from shared.handling import Handlers, Service
+from shared.kafka import KafkaClient
+from shared.operating.group import Group
+from shared.settings import Settings
+from shared.transaction import WorkerDatabase
+from tests.integration.tally import container
+from tests.integration.tally_topics import SECONDS_MAX, until
+
+
+class Died(BaseException):
+    """The worker died here; nothing catches it."""
+
+
+def work(service: Service, settings: Settings, *, die: str | None, leave: bool, **limits: int) -> None:
+    """Work until nothing is left to do; or die with a claim that is `unsaid`, or with one that was just `said`.
+
+    Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
+    """
+    built = container(service, settings)
+    with closing(built.worker_engine().dispose):
+        start.check_topics(built.worker_engine(), settings, service)
+        database = built.worker_database()
+        with closing(database.close):
+            until(database.take_slot, "a slot is free")
+            kafka = built.kafka(slot=database.slot)
+            with closing(kafka.close), closing(kafka.leave if leave else lambda: None), suppress(Died):
+                _run(service, settings, Mortal(kafka, die) if die else kafka, database, limits)
+
+
+def _run(service: Service, settings: Settings, kafka: Any, database: WorkerDatabase, limits: dict[str, int]) -> None:
+    bounds = Limits(**{"records": 100, "rows": 100, **limits})
+    cycle = Cycle(service.name, kafka, database, Handlers(service).open, bounds)
+    deadline, in_doubt = time.monotonic() + SECONDS_MAX, True
+    with Group(settings, service) as group:
+        while in_doubt or not _settled(settings.partitions, group, cycle, database):
+            assert time.monotonic() < deadline, "the worker does not come to rest"
+            try:
+                if in_doubt:
+                    cycle.recover()
+                in_doubt = False
+                cycle.run(0.02, report=True)
+            except RecoveryNeeded:
+                in_doubt = True
+            except Unavailable:
+                time.sleep(0.1)
+
+
+def _settled(lanes: int, group: Group, cycle: Cycle, database: WorkerDatabase) -> bool:
+    """Whether everything is owned, handled and said; what is parked waits for ever."""
+    if len(cycle.owned.lanes) < lanes:
+        return False
+    ends = group.spans(cycle.owned.inputs)
+    handled, parked = database.positions(cycle.owned.inputs), cycle.parked()
+    lag = [
+        source
+        for source in cycle.owned.inputs
+        if source not in parked and (source not in handled or handled[source].next_offset != ends[source].stable)
+    ]
+    return not lag and not database.unsaid(cycle.owned.lanes)
+
+
+@contextmanager
+def closing(end: Callable[[], object]) -> Iterator[None]:
+    """Call `end` when the block ends."""
+    try:
+        yield
+    finally:
+        end()
+
+
+class Mortal:
+    """A Kafka port that dies before it says rows, or after."""
+
+    def __init__(self, real: KafkaClient, die: str) -> None:
+        self._real = real
+        self._die = die
+        self._saying = False
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+
+        def call(*arguments: Any) -> Any:
+            if name == "produce" and arguments[0]:
+                self._saying = True
+                if self._die == "unsaid":
+                    raise Died
+            try:
+                return found(*arguments)
+            except KafkaInDoubt as doubt:
+                if not str(doubt).startswith("committed"):  # it was slow, and did happen
+                    self._saying = False
+                raise
+            finally:
+                if name == "commit" and self._saying:
+                    raise Died
+
+        return call

@@ -7,6 +7,7 @@ import shlex
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
@@ -16,6 +17,8 @@ from shared import command
 from shared.errors import DatabaseWentBack, ExactlyOnceError, KafkaWentBack, LanesDiffer, PositionMissing, RecordsLost
 from tests.integration.tallies import Tallies
 from tests.integration.tally_topics import SECONDS_MAX, until
+
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture
@@ -284,6 +287,40 @@ def test_input_of_a_database_that_went_back(
     assert set(tallies.numbers()) == {1, 2, 3, 4, 5}
     assert twice(tallies) == repeated
     assert tallies.handled() == (5, 0)
+
+
+def test_the_runbook_of_a_restored_backup(servers: Servers) -> None:
+    """The commands are those of docs/operating.md, as they are typed there."""
+    section = (
+        (ROOT / "docs" / "operating.md").read_text().split("## After a restored backup, in order")[1].split("\n## ")[0]
+    )
+    commands = re.findall(r"`(positions \w+ --source \w+)`", section)
+    assert len(commands) == 2
+    with Tallies(servers, partitions=3) as tallies:
+        keys = [f"key-{n}" for n in range(9)]
+        for number, key in enumerate(keys):
+            tallies.ask(number, key=key)
+            tallies.request(100 + number, key=key)
+        tallies.work(die="unsaid", rows=2)
+        restore = tallies.copy()
+        tallies.work()
+        for number, key in enumerate(keys):
+            tallies.ask(200 + number, key=key)
+        tallies.work()
+        restore()
+        tallies.request(300, key="key-0")
+
+        for line in commands:
+            assert tallies.run(f"{line} --yes") == 0
+
+        tallies.work()
+        heard = {*range(9), *range(100, 109), *range(200, 209), 300}
+        assert set(tallies.effects()) == heard
+        assert len(tallies.effects()) == len(heard)
+        assert set(tallies.numbers()) == heard
+        # Only what was heard since the backup is said twice, and nothing that only waited in it.
+        assert twice(tallies) >= set(range(200, 209))
+        assert not twice(tallies) & set(range(100, 109))
 
 
 @pytest.mark.parametrize("choice", ["adopt", "rewind", "skip"])

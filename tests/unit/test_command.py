@@ -77,6 +77,16 @@ def test_no_message_names_a_command_in_another_way() -> None:
             assert "python -m services." not in TYPED.sub("", text) or name == "command.py", (name, text)
 
 
+WRITTEN = re.compile(r"`((?:positions|dead-letters|outbox|lanes) [^`]+|topics|migrate)`")
+
+
+@pytest.mark.parametrize("line", sorted(set(WRITTEN.findall((ROOT / "docs" / "operating.md").read_text()))))
+def test_what_the_page_names_can_be_typed(line: str) -> None:
+    for placeholder, value in {"EVENT_ID": "x", "OFFSET": "7", "ID": "1", "S": "lane-0"}.items():
+        line = re.sub(rf"\b{placeholder}\b", value, line)
+    command.parser("order").parse_args(shlex.split(line))
+
+
 @pytest.mark.parametrize(
     ("judge", "choices"),
     [

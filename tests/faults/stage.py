@@ -13,8 +13,8 @@ import urllib.request
 import uuid
 import zlib
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -61,6 +61,11 @@ TIMEOUTS = {"session_timeout_ms": 1_000, "transaction_timeout_ms": 5_000}
 """The least that Kafka and the settings allow."""
 
 TEMPLATE = "trail_template"
+
+AT_GATE = """
+    SELECT count(*) FROM pg_stat_activity
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND position('AS at_gate' in query) > 0
+"""
 
 # Workers are forked from a process that has imported everything once: a start then costs 20 ms instead of a second.
 _processes = multiprocessing.get_context("forkserver")
@@ -229,7 +234,8 @@ class Stage:
         self.servers.postgres.drop_database(self.name)
         topics = start.needed(self.kit.service)
         for removed in admin(self.servers).delete_topics(topics).values():
-            removed.result(SECONDS_MAX)
+            with suppress(KafkaException):  # a test may have deleted one itself
+                removed.result(SECONDS_MAX)
 
     def reconnect(self) -> None:
         """Open the connection for the books anew: the server was away."""
@@ -353,6 +359,17 @@ class Stage:
     def step(self, session: Session, key: str, number: int) -> None:
         """Do the work of one request in a session of the caller's."""
         self.outbox.add(session, trail.step(session, self.kit, key, number, requested=True))
+
+    @contextmanager
+    def gate_closed(self) -> Iterator[None]:
+        """Let events that wish `wait` wait."""
+        self.connection.execute(f"CREATE TABLE {trail.GATE} ()".encode())
+        yield
+        self.connection.execute(f"DROP TABLE {trail.GATE}".encode())
+
+    def at_gate(self) -> bool:
+        """Whether a handler waits at the closed gate."""
+        return self.one(AT_GATE) > 0
 
     # ---- the books
 

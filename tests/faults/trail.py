@@ -6,6 +6,7 @@ often, and the steps on the topic must be 1, 2, 3, ... for each key: a gap is an
 said twice, and any other order is an order that the database did not decide.
 """
 
+import time
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Annotated, ClassVar, cast
@@ -92,8 +93,12 @@ class Unlucky(Exception):
     """A defect of a handler."""
 
 
-DOWN = "wish_down"
+DOWN = "down"
 """While a table of this name exists, an event that wishes `retry` finds its dependency down."""
+GATE = "gate"
+"""While a table of this name exists, an event that wishes `wait` is not handled to its end."""
+AT_GATE = "SELECT to_regclass(:name) AS at_gate"
+"""Asked by a handler that waits, and seen in the server's list of activities."""
 
 
 def step(session: Session, kit: Kit, key: str, number: int, *, requested: bool = False, padding: str = "") -> Told:
@@ -123,8 +128,8 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
         raise Unlucky(f"number {event.number}")
     if event.wish == "retry" and session.connection().scalar(text("SELECT to_regclass(:name)"), {"name": DOWN}):
         raise Retry(f"{DOWN} exists")
-    if event.wish == "sleep":
-        session.connection().execute(text("SELECT pg_sleep(20)"))
+    while event.wish == "wait" and session.connection().scalar(text(AT_GATE), {"name": GATE}):
+        time.sleep(0.02)
     if event.wish == "NUL":
         session.add(Effect(key="\x00", number=event.number))
     session.add(Effect(key=event.trail, number=event.number))

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from shared.command import EXIT_REFUSED
 from tests.faults.stage import Stage
 
 
@@ -135,3 +136,22 @@ def test_postgres_and_kafka_are_away_for_a_while(breakable_servers: Servers, tmp
         stage.until_drained()
         stage.stop()
         assert stage.problems() == []
+
+
+@pytest.mark.parametrize("name", ["fsync", "synchronous_commit", "full_page_writes"])
+def test_a_server_that_may_forget_what_it_has_committed_is_refused(
+    breakable_servers: Servers, tmp_path: Path, name: str
+) -> None:
+    with Stage(breakable_servers, tmp_path) as stage:
+        setting = f"SELECT (setting = 'off')::int FROM pg_settings WHERE name = '{name}'"
+        stage.connection.execute(f"ALTER SYSTEM SET {name} = off".encode())
+        stage.connection.execute("SELECT pg_reload_conf()")
+        stage.until(lambda: stage.one(setting) == 1, "the server has read it")
+        try:
+            worker = stage.worker()
+            assert worker.ended() == EXIT_REFUSED
+            assert f"DATABASE_URL: the server runs with {name} = off" in worker.log()
+        finally:
+            stage.connection.execute(f"ALTER SYSTEM RESET {name}".encode())
+            stage.connection.execute("SELECT pg_reload_conf()")
+            stage.until(lambda: stage.one(setting) == 0, "the server has read it")

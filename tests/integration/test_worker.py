@@ -1,0 +1,209 @@
+"""A worker as a process: how it starts, how it ends, and what it costs while there is nothing to do."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import pytest
+
+from dev.servers import Servers
+from dev.servers.places import free_port
+from shared.command import EXIT_AGAIN, EXIT_REFUSED
+from tests.faults.stage import SECONDS_MAX, Stage, admin
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
+    """A service of its own."""
+    with Stage(servers, tmp_path) as stage:
+        yield stage
+        stage.show()
+
+
+# ---- the end
+
+
+def test_sigterm_ends_it_in_order_and_leaves_nothing_open(stage: Stage) -> None:
+    worker = stage.worker(batch_records=10)
+    for _ in range(30):
+        stage.ask()
+    stage.until(lambda: stage.one("SELECT count(*) FROM effect") > 0, "it is at work")
+    worker.send(signal.SIGTERM)
+    began = time.monotonic()
+    assert worker.ended() == 0
+    assert time.monotonic() - began < stage.settings.grace_seconds
+    assert "worker_ended" in worker.log()
+    assert stage.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    stage.worker()
+    stage.until_drained()
+    stage.stop()
+    assert stage.problems() == []
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_another_signal_ends_it_at_once_and_loses_nothing(stage: Stage, number: signal.Signals) -> None:
+    with stage.gate_closed():
+        worker = stage.worker()
+        stage.ask(stage.keys[:1], wish="wait")
+        stage.until(stage.at_gate, "the handler is at work")
+
+        def asked_again() -> bool:
+            worker.send(number)
+            return not worker.running
+
+        worker.send(number)
+        stage.until(asked_again, "it ends at once", seconds=5)
+        assert worker.ended() == -number
+    stage.worker()
+    stage.until_drained()
+    stage.stop()
+    assert stage.problems() == []
+
+
+def test_a_handler_that_does_not_come_back_is_ended_by_the_watchdog(stage: Stage) -> None:
+    """Its budget is one and a half transaction timeouts. The supervisor starts the worker anew."""
+    with stage.gate_closed():
+        worker = stage.worker()
+        stage.ask(stage.keys[:1], wish="wait")
+        stage.until(lambda: worker.restarts == 1, f"it ends with {EXIT_AGAIN}")
+        assert "what=cycle" in worker.log()
+    stage.until_drained()
+    stage.stop()
+    assert stage.problems() == []
+
+
+def test_a_worker_that_does_not_end_within_its_grace_is_ended_by_the_watchdog(stage: Stage) -> None:
+    with stage.gate_closed():
+        worker = stage.worker(grace_seconds=1.0)
+        stage.ask(stage.keys[:1], wish="wait")
+        stage.until(stage.at_gate, "the handler is at work")
+        worker.stopped = True
+        worker.send(signal.SIGTERM)
+        assert worker.ended(seconds=10) == EXIT_AGAIN
+        assert "what=stopping" in worker.log()
+    stage.worker()
+    stage.until_drained()
+    stage.stop()
+    assert stage.problems() == []
+
+
+# ---- rest
+
+
+def test_an_idle_worker_writes_nothing_and_asks_little(stage: Stage) -> None:
+    stage.worker()
+    stage.ask()
+    stage.until_drained()
+    stage.until_reported()
+
+    def used() -> tuple[int, int]:
+        """Transactions, and rows written."""
+        row = stage.connection.execute("""
+            SELECT xact_commit, tup_inserted + tup_updated + tup_deleted
+            FROM pg_stat_database WHERE datname = current_database()
+        """).fetchone()
+        assert row is not None
+        return row[0], row[1]
+
+    # A server process tells its counts once a second; whatever was done before is told by then.
+    settled = time.monotonic() + 3
+    stage.until(lambda: time.monotonic() > settled, "the counts are told")
+    before, began = used(), time.monotonic()
+    stage.until(lambda: time.monotonic() > began + 5, "some time has passed")
+    after, seconds = used(), time.monotonic() - began
+    assert after[1] == before[1], "nothing is written"
+    assert after[0] - before[0] < 15 * seconds, "ten looks a second into the outbox, and some of housekeeping"
+
+
+def test_it_is_ready_while_it_works(stage: Stage) -> None:
+    worker = stage.worker(metrics_port=free_port())
+    stage.until(lambda: worker.ready()[0] == 200, "it is ready")
+    stage.until(lambda: worker.ready()[1] == "working: 2 inputs, 2 lanes\n", "it owns everything")
+    stage.stop()
+
+
+# ---- the start
+
+
+@pytest.fixture
+def inventory(servers: Servers) -> Iterator[dict[str, str]]:
+    """The surrounding of a real service whose database is empty."""
+    name = f"inventory-{uuid.uuid4().hex[:8]}"
+    servers.postgres.create_database(name)
+    yield {
+        "KAFKA_BOOTSTRAP_SERVERS": servers.kafka.bootstrap,
+        "DATABASE_URL": servers.postgres.dsn(name),
+        "PATH": os.environ["PATH"],
+    }
+    servers.postgres.drop_database(name)
+
+
+def run(environment: Mapping[str, str], command: str, cwd: Path = ROOT) -> tuple[int, str]:
+    """Run a command of the inventory service; give its exit code and what it wrote to standard error."""
+    done = subprocess.run(
+        (sys.executable, "-m", "services.inventory", command),
+        env={"PYTHONPATH": str(ROOT), **environment},
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS_MAX,
+        check=False,
+    )
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"KAFKA_BOOTSTRAP_SERVERS": None}, ["KAFKA_BOOTSTRAP_SERVERS: Field required"]),
+        ({"DATABASE_URL": None, "PARTITIONS": "0"}, ["DATABASE_URL: Field required", "PARTITIONS: Input should be"]),
+        ({"DATABASE_URL": "mysql://user:secret@host/db"}, ["DATABASE_URL: must be a libpq URL"]),
+        ({"SESSION_TIMEOUT_MS": "soon"}, ["SESSION_TIMEOUT_MS: Input should be a valid integer"]),
+        ({"GROUP_PROTOCOL": "eager"}, ["GROUP_PROTOCOL: Input should be 'classic' or 'consumer'"]),
+        ({}, ["the database of inventory has no tables yet", "python -m services.inventory migrate"]),
+    ],
+    ids=["no broker", "two at once", "another database", "no number", "no such choice", "no tables"],
+)
+def test_what_must_be_mended_before_a_start_is_said_in_one_line_and_with_its_own_exit_code(
+    inventory: dict[str, str], tmp_path: Path, changes: dict[str, str | None], words: list[str]
+) -> None:
+    environment = {name: value for name, value in (inventory | changes).items() if value is not None}
+    code, said = run(environment, "worker", tmp_path)
+    assert code == EXIT_REFUSED
+    for part in words:
+        assert part in said
+    assert "Traceback" not in said
+    assert "secret" not in said
+
+
+def test_a_broker_that_is_not_there_is_asked_for_again(inventory: dict[str, str], tmp_path: Path) -> None:
+    """It may be starting; the supervisor starts us anew."""
+    assert run(inventory, "migrate", tmp_path)[0] == 0
+    environment = inventory | {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}
+    code, said = run(environment, "worker", tmp_path)
+    assert code == EXIT_AGAIN
+    assert f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {environment['KAFKA_BOOTSTRAP_SERVERS']}" in said
+
+
+def test_a_database_that_is_not_there_is_asked_for_again(inventory: dict[str, str], tmp_path: Path) -> None:
+    url = f"postgresql://a:secret@127.0.0.1:{free_port()}/b"
+    code, said = run(inventory | {"DATABASE_URL": url}, "worker", tmp_path)
+    assert code == EXIT_AGAIN
+    assert "Connection refused" in said
+    assert "Traceback" not in said
+    assert "secret" not in said
+
+
+def test_topics_that_are_missing_are_named_with_the_command_that_makes_them(stage: Stage) -> None:
+    topic = stage.kit.told.topic
+    admin(stage.servers).delete_topics([topic])[topic].result(SECONDS_MAX)
+    worker = stage.worker()
+    assert worker.ended() == EXIT_REFUSED
+    assert f"Kafka has no topic {topic}; create with `python -m services.{stage.name} topics`" in worker.log()

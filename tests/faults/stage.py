@@ -397,6 +397,13 @@ class Stage:
 
     def read(self, topic: str) -> list[Said]:
         """Read a topic from its beginning to its end, as a read_committed reader."""
+        return [said for said, _ in self._read(topic)]
+
+    def read_headers(self, topic: str) -> list[dict[str, str]]:
+        """Read the headers of a topic."""
+        return [{name: value.decode() for name, value in head.items()} for _, head in self._read(topic)]
+
+    def _read(self, topic: str) -> list[tuple[Said, dict[str, bytes]]]:
         consumer = Consumer(
             {
                 "bootstrap.servers": self.servers.kafka.bootstrap,
@@ -409,7 +416,7 @@ class Stage:
                 "fetch.wait.max.ms": 10,
             }
         )
-        found: list[Said] = []
+        found: list[tuple[Said, dict[str, bytes]]] = []
         left = set(range(self._partitions))
         deadline = time.monotonic() + SECONDS_MAX
         try:
@@ -428,12 +435,9 @@ class Stage:
                 key, value = message.key(), message.value()
                 assert isinstance(key, bytes)
                 assert isinstance(value, bytes)
-                found.append(
-                    Said(
-                        *(topic, message.partition() or 0, message.offset() or 0, key.decode()),
-                        *(head["ce_id"].decode(), head["ce_type"].decode(), value),
-                    )
-                )
+                place = (topic, message.partition() or 0, message.offset() or 0)
+                said = Said(*place, key.decode(), head["ce_id"].decode(), head["ce_type"].decode(), value)
+                found.append((said, head))
         finally:
             consumer.close()
         return found

@@ -116,7 +116,7 @@ class TransactionalProducer:
         while True:
             producer = self._make(self._configuration, logger=self._logger)
             with suppress(KafkaException):
-                producer.list_topics(self._service.lane_topic, SLICE_SECONDS)  # waits for a connection
+                producer.list_topics(timeout=SLICE_SECONDS)  # waits for a connection
             try:
                 producer.init_transactions(patience)
                 break

@@ -8,11 +8,12 @@ remembers it, in the transaction that makes it.
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
 
 from shared.errors import NotDone
 from shared.handling import Service
@@ -33,6 +34,9 @@ LOCK = -2
 STATEMENT_SECONDS = 600
 """A decision may touch a whole outbox, which a batch never does."""
 
+HAND_OVER_SECONDS = 3.0
+"""What a process held that has just ended is free a moment later."""
+
 BROKERS_SESSION_SECONDS = 45.0
 """The session timeout of a KIP-848 group is the broker's; this is its default."""
 
@@ -47,6 +51,8 @@ _HOLDERS = text("""
 """)
 _TAKE_TURN = text("SELECT pg_try_advisory_lock(:class, :lock)")
 _TAKE_ALL = text("SELECT bool_and(pg_try_advisory_lock(:class, slot)) FROM generate_series(0, :slots - 1) AS slot")
+
+_GIVE_ALL = text("SELECT pg_advisory_unlock_all()")
 
 _DECISION = text("""
     INSERT INTO decision (command, source, before, after)
@@ -107,20 +113,43 @@ def alone(desk: Desk) -> Iterator[Alone]:
         connection.detach()  # when it is closed, so is the session, and the slots are free
         with connection.begin():
             connection.execute(text(f"SET statement_timeout = '{STATEMENT_SECONDS}s'"))
-            if not connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one():
-                raise NotDone(
-                    f"another command is deciding something of {desk.service.name} just now; try again after it"
-                )
-            taken = connection.execute(_TAKE_ALL, {"class": LOCK_CLASS, "slots": SLOTS}).scalar_one()
-            holders = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS}).all()
-        if not taken:
-            who = ", ".join(f"slot {slot} by server process {pid} for {host}" for slot, pid, host in holders)
-            raise NotDone(
-                f"workers of {desk.service.name} are at work ({who or 'slots were held just now'}). Stop all of them, "
-                "then try again; the API may stay up"
-            )
-        _wait_until_empty(desk, group)
-        yield Alone(desk, group, connection)
+        try:
+            if not wait_until(lambda: _take(connection), HAND_OVER_SECONDS):
+                raise NotDone(_who_works(desk, connection))
+            _wait_until_empty(desk, group)
+            yield Alone(desk, group, connection)
+        finally:
+            # Said, not left to the end of the session: that comes a moment after this process has gone on.
+            with suppress(DBAPIError):
+                _give(connection)
+
+
+def _take(connection: Connection) -> bool:
+    """Take the turn and every slot, or nothing."""
+    with connection.begin():
+        turn = connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one()
+        if turn and connection.execute(_TAKE_ALL, {"class": LOCK_CLASS, "slots": SLOTS}).scalar_one():
+            return True
+    _give(connection)
+    return False
+
+
+def _give(connection: Connection) -> None:
+    with connection.begin():
+        connection.execute(_GIVE_ALL)
+
+
+def _who_works(desk: Desk, connection: Connection) -> str:
+    with connection.begin():
+        turn = connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one()
+        holders = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS}).all()
+    if not turn:
+        return f"another command is deciding something of {desk.service.name} just now; try again after it"
+    who = ", ".join(f"slot {slot} by server process {pid} for {host}" for slot, pid, host in holders)
+    return (
+        f"workers of {desk.service.name} are at work ({who or 'a slot was held just now'}). Stop all of them, then try "
+        "again; the API may stay up"
+    )
 
 
 def _wait_until_empty(desk: Desk, group: Group) -> None:

@@ -72,20 +72,22 @@ def test_two_sources_may_use_one_id(stage: Stage) -> None:
     assert stage.problems() == []
 
 
-def test_two_workers_that_receive_the_same_events_do_not_wait_for_each_other_for_ever(engine: Engine) -> None:
+def test_two_workers_that_receive_the_same_events_do_not_wait_for_each_other_for_ever(
+    stage: Stage, engine: Engine
+) -> None:
     """A worker that stood still comes with the batch that the new owner of its inputs has read too."""
     ids = [("source", f"{n:03}") for n in range(300)]
-    begun, found = threading.Event(), list[int]()
+    found: list[int] = []
+    waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
     def second(connection: Connection) -> None:
-        begun.set()
         found.append(len(inbox.receive(connection, list(reversed(ids)))))
 
     with engine.begin() as one, engine.begin() as other:
         assert len(inbox.receive(one, ids[:100])) == 100
         thread = threading.Thread(target=second, args=(other,))
         thread.start()
-        assert begun.wait(SECONDS_MAX)
+        stage.until(lambda: stage.one(waits) == 1, "the second one waits for the first one")
         assert len(inbox.receive(one, ids[100:])) == 200
         one.commit()
         thread.join(SECONDS_MAX)

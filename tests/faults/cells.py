@@ -114,7 +114,8 @@ def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
             if cell.plan.call == "transaction.set_aside":
                 stage.ask(stage.keys, wish="reject", poison=True)
             feed(stage)
-        assert dying.ended() == -signal.SIGKILL, f"the worker did not come to {cell.plan}"
+        ended = dying.ended()
+        assert ended == -signal.SIGKILL, f"the worker did not come to {cell.plan}, it ended with {ended}"
         stage.ask()
         stage.request()
         if cell.second:

@@ -4,21 +4,36 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ARRAY, ColumnElement, Connection, Engine, any_, bindparam, inspect, select
+from sqlalchemy import ARRAY, Connection, Engine, Select, any_, bindparam, inspect, select
 from sqlalchemy.orm import DeclarativeBase, Mapper
 from sqlalchemy.orm import Session as OrmSession
 
 Model = TypeVar("Model", bound=DeclarativeBase)
 
 
-@cache  # asked for every row that is added
-def _primary_key(model: Any) -> tuple[ColumnElement[Any], str] | None:
-    """Give the column of the primary key and its attribute; None if it has several."""
+# Both are asked for in every batch, and to build such a statement takes as long as to execute it.
+
+
+@cache
+def _key_name(model: Any) -> str | None:
+    """Name the attribute of the primary key; None if that has several columns."""
     mapper: Mapper[Any] = inspect(model)
-    if len(mapper.primary_key) > 1:
-        return None
-    (column,) = mapper.primary_key
-    return column, mapper.get_property_by_column(column).key
+    return mapper.get_property_by_column(mapper.primary_key[0]).key if len(mapper.primary_key) == 1 else None
+
+
+@cache
+def _locking(model: Any) -> Select[Any]:
+    """Make the statement that reads the rows with the given `keys` and locks them, in key order so that two sessions
+    cannot wait for each other.
+    """
+    (column,) = inspect(model).primary_key
+    return (
+        select(model)
+        .where(column == any_(bindparam("keys", type_=ARRAY(column.type))))
+        .order_by(column)
+        .with_for_update()
+        .execution_options(populate_existing=True)
+    )
 
 
 class Session(OrmSession):
@@ -45,25 +60,15 @@ class Session(OrmSession):
         return held[key]  # type: ignore[no-any-return]
 
     def lock_all(self, model: type[Model], keys: Iterable[object]) -> None:
-        """Lock the rows of `model` with the given primary keys, in key order so that two sessions cannot wait for each
-        other.
-        """
+        """Lock the rows of `model` with the given primary keys."""
         held = self._held.setdefault(model, {})
         wanted = sorted(set(keys) - held.keys())  # type: ignore[type-var]
         if not wanted:
             return
-        key_column = _primary_key(model)
-        if key_column is None:
+        name = _key_name(model)
+        if name is None:
             raise TypeError(f"{model.__name__} is found by more than one column; it cannot be locked as an aggregate")
-        column, name = key_column
-        rows = self.scalars(
-            select(model)
-            .where(column == any_(bindparam("keys", type_=ARRAY(column.type))))
-            .order_by(column)
-            .with_for_update()
-            .execution_options(populate_existing=True),
-            {"keys": wanted},
-        )
+        rows = self.scalars(_locking(model), {"keys": wanted})
         found = {getattr(row, name): row for row in rows}
         for key in wanted:
             held[key] = found.get(key)
@@ -73,8 +78,8 @@ class Session(OrmSession):
         """Add a new row; from here on this session holds it."""
         super().add(instance, _warn=_warn)
         model: Any = type(instance)
-        key_column = _primary_key(model)
-        if key_column is not None and (key := getattr(instance, key_column[1])) is not None:
+        name = _key_name(model)
+        if name is not None and (key := getattr(instance, name)) is not None:
             self._held.setdefault(model, {})[key] = instance
             self._keys.add(str(key))
 

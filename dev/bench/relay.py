@@ -67,7 +67,7 @@ def produce(settings: Settings, rows: Sequence[OutboxRow]) -> float:
             "transactional.id": "raw",
             "partitioner": "consistent",
             "retry.backoff.ms": 5,
-            "linger.ms": 5,
+            "linger.ms": 0,
         }
     )
     producer.init_transactions(SILENCE_SECONDS)

@@ -78,8 +78,8 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         # At its default of 100 ms, back-to-back transactions wait for the coordinator to finish the last one.
         "retry.backoff.ms": 5,
         "reconnect.backoff.max.ms": 1_000,
-        # A batch is flushed at once, and gathers while its partitions are added to the transaction. With the default of 5
-        # a flush took 4 ms longer.
+        # A batch is flushed at once, and gathers while its partitions are added to the transaction. With a linger
+        # of 5 ms a flush took 4 ms longer.
         "linger.ms": 0,
         # A report for each row would cost as much as the row; a failed one fails the commit as well.
         "delivery.report.only.error": True,

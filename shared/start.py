@@ -1,5 +1,6 @@
 """What must hold before a process works: its libraries, its database, its topics."""
 
+import time
 from collections.abc import Collection
 
 import confluent_kafka
@@ -21,6 +22,8 @@ LIBRDKAFKA_MIN = 0x021000FF
 
 ADMIN_SECONDS = 15.0
 """A broker that cannot be reached for so long at the start is taken for a wrong setting."""
+
+LOOK_AGAIN_SECONDS = 0.05
 
 
 def admin(settings: Settings) -> AdminClient:
@@ -61,7 +64,9 @@ def needed(service: Service) -> list[str]:
 
 
 def create_topics(settings: Settings, service: Service) -> list[str]:
-    """Create the topics that are missing; give their names."""
+    """Create the topics that are missing, and wait until a broker knows them; give their names. Raises
+    `KafkaUnavailable` if that takes long.
+    """
     client = admin(settings)
     missing = [name for name, found in describe(client, settings, needed(service)).items() if found is None]
     new = [
@@ -74,6 +79,14 @@ def create_topics(settings: Settings, service: Service) -> list[str]:
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another service may have been quicker
                 raise Refused(f"topic {name} cannot be created: {error.args[0].str()}") from error
+    # The controller has answered; the brokers learn of it a little later.
+    deadline = time.monotonic() + ADMIN_SECONDS
+    while missing and None in describe(client, settings, missing).values():
+        if time.monotonic() > deadline:
+            raise KafkaUnavailable(
+                f"topics {', '.join(missing)} were created, but no broker shows them yet; run this again"
+            )
+        time.sleep(LOOK_AGAIN_SECONDS)
     return missing
 
 

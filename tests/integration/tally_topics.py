@@ -67,7 +67,6 @@ class Topics:
         settings = self.settings.model_copy(update={"partitions": partitions or self.settings.partitions})
         until(lambda: start.describe(self.admin, settings, [topic])[topic] is None, f"{topic} is gone")
         start.create_topics(settings, self.service)
-        until(lambda: start.describe(self.admin, settings, [topic])[topic] is not None, f"{topic} is there")
 
     def ask(self, *numbers: int, key: str = "k", wish: str = "") -> None:
         """Produce numbers to be added."""

@@ -1,4 +1,4 @@
-"""A worker process that dies, or stands still, at one exact call of a port.
+"""A worker process that dies, stands still, or loses its database session, at one exact call of a port.
 
 It is the real worker of a real container. Only its two ports are wrapped: each call is announced before and after it,
 and when the planned one comes the process sends itself SIGKILL or SIGSTOP. Nothing is cleaned up, no `finally` runs.
@@ -14,10 +14,11 @@ from multiprocessing.synchronize import Event as Flag
 from pathlib import Path
 from typing import Any, cast
 
+import psycopg
 from dependency_injector import providers
 
 from shared import command
-from shared.errors import KafkaInDoubt
+from shared.errors import DatabaseInDoubt, KafkaInDoubt
 from shared.kafka import KafkaClient
 from shared.settings import Settings
 from shared.transaction import WorkerDatabase
@@ -35,16 +36,27 @@ class Phase(Enum):
     """From a doubt about a Kafka transaction, which is made on purpose in the first such cycle."""
 
 
+class Deed(Enum):
+    """What happens there."""
+
+    KILL = "kill"
+    """The process sends itself SIGKILL."""
+    FREEZE = "freeze"
+    """The process sends itself SIGSTOP."""
+    CUT = "cut"
+    """The server ends the worker's database session. The answer to a COMMIT that it had given is lost with it."""
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Where the process dies or stands still."""
+    """Where it happens."""
 
     call: str
     """`kafka.commit`, `database.begin`, `transaction.handle`, ..."""
     after: bool
     """Right after the call came back; otherwise right before it is made."""
     phase: Phase = Phase.LIVE
-    deed: signal.Signals = signal.SIGKILL
+    deed: Deed = Deed.KILL
     doubt_after: bool = False
     """In `RECOVERY`: the doubtful commit did happen."""
 
@@ -60,9 +72,9 @@ FULL = frozenset({"transaction.forget", "transaction.set_aside", "transaction.re
 class Fate:
     """Watches the calls of the ports, and lets the plan happen once."""
 
-    def __init__(self, plan: Plan | None, armed: Flag) -> None:
-        self._plan = plan
-        self._armed = armed
+    def __init__(self, order: "Order") -> None:
+        self._plan = None if order.happened.is_set() else order.plan
+        self._order = order
         self._live = False
         self._doubted = False
 
@@ -81,7 +93,7 @@ class Fate:
         if not self._live and (
             (call == "kafka.poll" and result.records) or (call == "database.unsaid" and result is True)
         ):
-            self._live = self._armed.is_set()
+            self._live = self._order.armed.is_set()
         if self._doubting(call) and self._plan.doubt_after:
             self._doubt("has lost its answer")
         self._happen(call, arguments, after=True)
@@ -108,7 +120,22 @@ class Fate:
         if (plan.phase is Phase.LIVE and not self._live) or (plan.phase is Phase.RECOVERY and not self._doubted):
             return
         self._plan = None
-        os.kill(os.getpid(), plan.deed)
+        self._order.happened.set()
+        if plan.deed is Deed.KILL:
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif plan.deed is Deed.FREEZE:
+            os.kill(os.getpid(), signal.SIGSTOP)
+        else:
+            self._cut()
+            if (call, after) == ("transaction.commit", True):
+                raise DatabaseInDoubt("the test decides: the answer to this COMMIT is lost")
+
+    def _cut(self) -> None:
+        with psycopg.connect(self._order.settings.database_url.get_secret_value()) as connection:
+            connection.execute("""
+                SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+                WHERE datname = current_database() AND application_name LIKE 'exactly-once %'
+            """)
 
 
 class Watched:
@@ -142,6 +169,8 @@ class Order:
     log: Path
     plan: Plan | None
     armed: Flag
+    happened: Flag
+    """Set when the plan was carried out: whoever is started again after it has none."""
 
 
 def main(order: Order) -> None:
@@ -150,7 +179,7 @@ def main(order: Order) -> None:
     with order.log.open("ab") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
     container = trail.container(trail.make(order.service), order.settings)
-    fate = Fate(order.plan, order.armed)
+    fate = Fate(order)
 
     def connect(slot: int) -> KafkaClient:
         return cast("KafkaClient", Watched("kafka", container.kafka(slot=slot), fate))

@@ -14,7 +14,7 @@ import pytest
 
 from dev.servers import Servers
 from tests.faults.cells import CYCLE, FEEDS, Source
-from tests.faults.crashing_worker import Plan
+from tests.faults.crashing_worker import Deed, Plan
 from tests.faults.stage import TIMEOUTS, Stage
 
 LONG_SECONDS = TIMEOUTS["transaction_timeout_ms"] / 1_000 + 2
@@ -48,7 +48,7 @@ def play(freeze: Freeze, servers: Servers, logs: Path) -> list[str]:
     with Stage(servers, logs) as stage:
         stage.ask()
         stage.request()
-        first = stage.worker(Plan(freeze.call, after=True, deed=signal.SIGSTOP))
+        first = stage.worker(Plan(freeze.call, after=True, deed=Deed.FREEZE))
         stage.worker()
         stage.until_shared(2)
         stage.until_drained()

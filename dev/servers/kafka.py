@@ -133,8 +133,10 @@ class Kafka:
         }
         properties = directory / "server.properties"
         properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
+        tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted")
         formatted = subprocess.run(
-            [*java, "kafka.tools.StorageTool", "format", "--ignore-formatted", "-t", self._cluster, "-c", properties],
+            # In one word: an id may begin with a hyphen.
+            [*java, *tool, f"--cluster-id={self._cluster}", "-c", properties],
             env=environment(),
             capture_output=True,
             text=True,

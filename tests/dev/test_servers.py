@@ -207,3 +207,10 @@ def test_a_jar_that_is_not_the_listed_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / path).write_bytes(b"something else")
     with pytest.raises(ServerError, match=r"thing-1\.0\.jar is not the file that kafka\.sha256 lists"):
         kafka_jars(lock=lock, root=tmp_path)
+
+
+def test_a_cluster_id_may_begin_with_a_hyphen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xfb" * 16))
+    with Kafka(report=lambda _: None) as kafka:
+        client = AdminClient({"bootstrap.servers": kafka.bootstrap})
+        assert str(client.list_topics(timeout=WAIT_SECONDS_MAX).cluster_id).startswith("-")

@@ -70,6 +70,10 @@ AT_GATE = """
 # Workers are forked from a process that has imported everything once: a start then costs 20 ms instead of a second.
 _processes = multiprocessing.get_context("forkserver")
 _processes.set_forkserver_preload([crashing_worker.__name__, "shared.consumer", "shared.producer", "psycopg"])
+_one_looks = threading.Lock()
+"""An exit code can be read once, and whoever starts a process looks for those of all others: a second reader would get
+255. Cells run on several threads.
+"""
 
 
 def until(condition: Callable[[], object], what: str, seconds: float = SECONDS_MAX) -> None:
@@ -124,13 +128,14 @@ class Worker:
 
     def _start(self) -> None:
         self.process: ForkServerProcess = _processes.Process(target=crashing_worker.main, args=(self.order,))
-        self.process.start()
+        with _one_looks:
+            self.process.start()
 
     def supervise(self) -> None:
         """Start it again if it has ended for that. A busy machine may let it miss its session: its client is then
         fenced by itself, which it cannot survive.
         """
-        if self.process.exitcode == EXIT_AGAIN and not self.stopped:
+        if self.exitcode == EXIT_AGAIN and not self.stopped:
             self.restarts += 1
             self.process.close()
             self._start()
@@ -142,7 +147,20 @@ class Worker:
 
     @property
     def running(self) -> bool:
-        return self.process.exitcode is None
+        return self.exitcode is None
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs."""
+        with _one_looks:
+            return self.process.exitcode
+
+    @property
+    def state(self) -> str:
+        """What has become of it."""
+        if not self.running:
+            return f"ended with {self.exitcode}"
+        return psutil.Process(self.pid).status()
 
     @property
     def frozen(self) -> bool:
@@ -162,8 +180,8 @@ class Worker:
             return not self.running
 
         until(over, f"worker {self.pid} ends", seconds)
-        assert self.process.exitcode is not None
-        return self.process.exitcode
+        assert self.exitcode is not None
+        return self.exitcode
 
     def ready(self) -> tuple[int, str]:
         """What /health/ready answers; status 0 while nobody answers. Needs the setting METRICS_PORT."""
@@ -226,11 +244,12 @@ class Stage:
             worker.send(signal.SIGKILL)
         for worker in self.workers:
             worker.ended()
+        if error is not None:
+            error.add_note(f"{self.name}:\n{self.logged()}")
+        for worker in self.workers:
             worker.process.close()
         self._engine.dispose()
         self.connection.close()
-        if error is not None:
-            error.add_note(f"{self.name}:\n{self.logged()}")
         self.servers.postgres.drop_database(self.name)
         # Nobody waits for it: it only keeps a long run from collecting thousands of partitions.
         admin(self.servers).delete_topics(start.needed(self.kit.service))
@@ -257,7 +276,7 @@ class Stage:
     def logged(self) -> str:
         """What the workers wrote."""
         return "\n".join(
-            f"--- {w.order.log.name}, {w.order.plan or 'no plan'}, {w.restarts} restarts\n{w.log()}"
+            f"--- {w.order.log.name}, {w.order.plan or 'no plan'}, {w.restarts} restarts, {w.state}\n{w.log()}"
             for w in self.workers
         )
 

@@ -21,7 +21,7 @@ crash anywhere leaves both true, and recovery reads both and goes on.
 Whatever is not plain success of 2.7 or 3 goes to the one recovery:
 
     R0   the slot is still mine
-    R1   a new producer with the same transactional.id, which ends whatever the old one had open
+    R1   a new producer with the same transactional.id, which ends whatever the old one had open; see that it has ended
     R2   read the committed offsets from Kafka
     R3   only then read H and the claims from Postgres; compare
     R4   read the inputs from H on

@@ -126,7 +126,9 @@ class Kafka(Protocol):
         ...
 
     def renew(self) -> None:
-        """Replace the producer by a new one with the same transactional.id and end whatever the old one left open."""
+        """Replace the producer by a new one with the same transactional.id, end whatever the old one left open, and see
+        that it has ended. Raises `KafkaUnavailable`, also while any transaction is open where we speak.
+        """
         ...
 
     def begin(self) -> None:

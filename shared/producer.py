@@ -10,7 +10,9 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.events import CONTENT_TYPE, SPEC_VERSION
@@ -55,6 +57,16 @@ still ending its predecessor's transaction, asks again only after half a second,
 it asks at once. After a kill within a transaction this takes 0.17 s instead of 0.56.
 """
 
+ENDED_SECONDS = 5.0
+"""How long one renewal waits for other transactions to end. Those of workers take milliseconds; that of a frozen one
+lasts until the broker's timeout, and until then nobody could read what we say behind it.
+"""
+
+ANSWER_SECONDS = 5.0
+"""Of the broker to a question about offsets."""
+
+LOOK_AGAIN_SECONDS = 0.01
+
 SUSPICIOUS = ("REQTMOUT", "FAIL", "TIMEOUT")
 """Log facilities of librdkafka that tell of a request whose answer did not come, or of a lost connection."""
 
@@ -94,11 +106,13 @@ class TransactionalProducer:
         self, settings: Settings, service: Service, slot: int, make: Callable[..., Producer] = Producer
     ) -> None:
         self._service = service
+        self._topics = (*service.speaks_on, service.dead_letter_topic)
         self._make = make
         self._configuration = configuration(settings, service, slot) | {"on_delivery": self._delivered}
         self._budget = settings.transaction_timeout_ms / 1_000
         self._suspect_seconds = self._configuration["socket.timeout.ms"] / 2_000
         self._producer: Producer | None = None
+        self._admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 0})
         self._logger = logging.getLogger(f"librdkafka.{service.name}-{slot}")
         self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False
@@ -132,8 +146,39 @@ class TransactionalProducer:
                 if time.monotonic() > deadline:
                     raise KafkaUnavailable(f"init_transactions: {reason.name()}: {reason.str()}") from error
                 patience = min(2 * patience, SLICE_SECONDS)
+        self._see_ended(producer)
         self._producer = producer
         self._suspect = self._refused = None
+
+    def _see_ended(self, producer: Producer) -> None:
+        """Wait until every transaction has ended that is open now in a topic we speak on. Ours have: the broker says so
+        before `init_transactions` returns. But one that restarts may forget to write the markers that end them
+        (KAFKA-20734), and then the next commit with our producer id would commit what was aborted.
+        """
+        try:
+            found = producer.list_topics(timeout=ANSWER_SECONDS).topics
+            ours = [
+                TopicPartition(topic, n) for topic in self._topics if topic in found for n in found[topic].partitions
+            ]
+            ends = self._ends(ours, IsolationLevel.READ_UNCOMMITTED)
+            deadline = time.monotonic() + ENDED_SECONDS
+            while waiting := [p for p, end in self._ends(ours, IsolationLevel.READ_COMMITTED).items() if end < ends[p]]:
+                if time.monotonic() > deadline:
+                    raise KafkaUnavailable(
+                        f"{', '.join(sorted(waiting))}: a transaction is open and does not end. If it outlasts every "
+                        f"transaction timeout, see docs/operating.md, 'A transaction that does not end'"
+                    )
+                time.sleep(LOOK_AGAIN_SECONDS)
+        except KafkaException as error:
+            raise KafkaUnavailable(f"offsets of the topics we speak on: {error.args[0]}") from error
+
+    def _ends(self, partitions: Sequence[TopicPartition], level: IsolationLevel) -> dict[str, int]:
+        """Give the high watermark of each partition, or the last stable offset."""
+        asked = {p: OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
+        answers = (
+            self._admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
+        )
+        return {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
 
     def begin(self) -> None:
         self._suspect = self._refused = None

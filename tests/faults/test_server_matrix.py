@@ -69,7 +69,8 @@ def test_a_server_that_is_killed_at_any_call(
             stage.stop()
         except AssertionError as error:
             return [str(error), stage.logged()]
-        return stage.problems()
+        found = stage.problems()
+        return [*found, stage.logged()] if found else []
 
     with ThreadPoolExecutor(4) as pool:
         problems = dict(zip(standing, pool.map(go_on, standing), strict=True))

@@ -1,5 +1,6 @@
 """The producing half of the Kafka port, against a real broker: what is visible, and what is in doubt."""
 
+import re
 import threading
 import time
 from collections.abc import Iterator
@@ -7,12 +8,13 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from confluent_kafka import Producer
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from dev.servers.places import free_port
-from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt
+from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable
 from shared.kafka import KafkaClient
 from shared.ports import Committed, Input, OutboxRow
 from tests.faults import trail
@@ -235,3 +237,27 @@ def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Serv
         kafka.renew()
         assert kafka.committed((), (0,)) == {0: Committed(1, "claim")}
         assert said(stage) == ["one"]
+
+
+def test_a_new_producer_waits_until_what_was_open_has_ended(stage: Stage, kafka: KafkaClient) -> None:
+    """A broker may forget to end a transaction (KAFKA-20734). Whatever the next producer with its transactional.id
+    commits would commit the forgotten records too, said a second time.
+    """
+    other = Producer({"bootstrap.servers": stage.settings.kafka_bootstrap_servers, "transactional.id": stage.name})
+    other.init_transactions(SECONDS_MAX)
+    other.begin_transaction()
+    other.produce(stage.kit.told.topic, b"open", partition=1)
+    assert other.flush(SECONDS_MAX) == 0
+
+    with pytest.raises(KafkaUnavailable, match=re.escape(f"{stage.kit.told.topic}[1]")):
+        kafka.renew()
+    with pytest.raises(KafkaInDoubt, match="there is no producer"):
+        kafka.begin()
+
+    other.abort_transaction(SECONDS_MAX)
+    kafka.renew()
+    kafka.begin()
+    kafka.produce(rows(stage, "one"))
+    kafka.flush()
+    kafka.commit()
+    assert said(stage) == ["one"]

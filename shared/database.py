@@ -68,7 +68,9 @@ def refuse_unsafe(engine: Engine) -> None:
     try:
         connection = engine.connect()
     except OperationalError as error:
-        raise DatabaseUnavailable(f"DATABASE_URL: no connection to PostgreSQL: {error.orig}") from error
+        raise DatabaseUnavailable(
+            f"DATABASE_URL: no connection to PostgreSQL; is it up? {' '.join(str(error.orig).split())}"
+        ) from error
     with connection:
         if int(connection.execute(text("SHOW server_version_num")).scalar_one()) < POSTGRES_MIN:
             raise Refused("DATABASE_URL: PostgreSQL 16 or newer is needed")

@@ -52,8 +52,8 @@ def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -
             else:
                 # It may come back: the process ends, and its supervisor starts it again.
                 raise KafkaUnavailable(
-                    f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers}: "
-                    f"{reason.name()}: {reason.str()}"
+                    f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers}; "
+                    f"is one up there? {reason.name()}: {reason.str()}"
                 ) from error
     return found
 

@@ -131,7 +131,7 @@ def _write_env(file: Path, bootstrap: str, database_url: str) -> None:
             f"# {name}, each in a terminal of its own:",
             f"#   HTTP_PORT={8000 + number} .venv/bin/python -m services.{name} api",
             f"#   .venv/bin/python -m services.{name} worker",
-            f"{name.upper()}_DATABASE_URL={database_url.replace('{service}', name)}",
+            f"#   psql '{database_url.replace('{service}', name)}'",
         ]
     file.unlink(missing_ok=True)
     file.touch(mode=0o600)  # it holds the password

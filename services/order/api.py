@@ -18,7 +18,8 @@ from shared.session import Session
 router = APIRouter(route_class=Route, tags=["orders"])
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
-OrderId = Annotated[str, Path(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$")]
+ORDER_ID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+OrderId = Annotated[str, Path(pattern=ORDER_ID)]
 
 
 class Line(BaseModel):
@@ -104,7 +105,7 @@ def get_order(order_id: OrderId, call: Calling) -> OrderAnswer:
 def list_orders(
     call: Calling,
     state: OrderState | None = None,
-    after: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{36}$", description="`next` of the page before")] = None,
+    after: Annotated[str | None, Query(pattern=ORDER_ID, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
 ) -> OrdersAnswer:
     """Give orders, newest first; orders that come meanwhile shift no page."""

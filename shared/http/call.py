@@ -137,9 +137,10 @@ class Route(APIRoute):
 
         async def checked(request: Request) -> Response:
             _check_content_type(request)
-            if request.method == "POST" and _KEY.fullmatch(request.headers.get("idempotency-key", "")) is None:
-                detail = "every POST needs an Idempotency-Key: 1 to 255 visible ASCII characters, new for each intent"
-                raise Problem(400, detail, kind="idempotency-key-missing")
+            keys = request.headers.getlist("idempotency-key")
+            if request.method == "POST" and (len(keys) != 1 or _KEY.fullmatch(keys[0]) is None):
+                detail = "every POST needs one Idempotency-Key: 1 to 255 visible ASCII characters, new for each intent"
+                raise Problem(400, detail, kind="idempotency-key-unusable")
             return await handle(request)
 
         return checked
@@ -153,6 +154,8 @@ def _check_content_type(request: Request) -> None:
     given = headers.get("content-type", "").partition(";")[0].strip().lower()
     if not empty and given != "application/json":
         raise Problem(415, "the body must be application/json")
+    if headers.get("content-encoding", "identity") != "identity":
+        raise Problem(415, "the body must be sent as it is, without a Content-Encoding")
 
 
 def _traceparent(request: Request) -> str:

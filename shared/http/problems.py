@@ -20,6 +20,7 @@ from shared.transaction import INFRASTRUCTURE
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
+NOT_JSON = "the body is not JSON"
 ERRORS_MAX = 10
 """A body can be wrong in a thousand places; the first ones tell enough."""
 
@@ -97,7 +98,7 @@ def of_validation(error: RequestValidationError) -> Problem:
     """Say where the request is wrong. The values themselves are not repeated: they may be secret, or huge."""
     found = error.errors()
     if any(wrong["type"] == "json_invalid" for wrong in found):
-        return Problem(400, "the body is not JSON", kind="not-json")
+        return Problem(400, NOT_JSON, kind="not-json")
     errors = [Wrong(at=".".join(map(str, wrong["loc"])), message=str(wrong["msg"])) for wrong in found[:ERRORS_MAX]]
     more = "" if len(found) <= ERRORS_MAX else f"; {len(found) - ERRORS_MAX} more places are wrong"
     detail = "; ".join(f"{wrong.at}: {wrong.message}" for wrong in errors)
@@ -117,6 +118,8 @@ def of_database(error: DBAPIError | NoFreeConnection) -> Problem:
 
 def of_http(error: HTTPException, request: Request, routes: Sequence[BaseRoute]) -> Problem:
     """Say what the framework says: no such path, no such method."""
+    if error.status_code == 400:  # all that the framework refuses so is a body that it cannot read
+        return Problem(400, NOT_JSON, kind="not-json")
     headers = dict(error.headers or {})
     if error.status_code == 405:
         # The framework names only the methods of the first route with this path.

@@ -69,7 +69,14 @@ def test_the_body_counts_byte_by_byte(accounts: Api, account: str, name: str) ->
 def test_a_post_without_a_usable_key_is_refused(orders: Api, key: str) -> None:
     answer = orders.post("/orders", json=ORDER, headers={"Idempotency-Key": key})
     assert answer.status_code == 400
-    assert answer.json()["type"] == "urn:problem:idempotency-key-missing"
+    assert answer.json()["type"] == "urn:problem:idempotency-key-unusable"
+
+
+def test_a_post_without_a_key_or_with_two_is_refused(orders: Api) -> None:
+    for keys in ([], [("Idempotency-Key", "one"), ("Idempotency-Key", "two")]):
+        answer = orders.request("POST", "/orders", json=ORDER, headers=keys)
+        assert answer.status_code == 400
+        assert answer.json()["type"] == "urn:problem:idempotency-key-unusable"
 
 
 def test_one_key_is_another_for_another_path_or_another_caller(accounts: Api, account: str, name: str) -> None:

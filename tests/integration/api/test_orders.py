@@ -130,6 +130,6 @@ def test_orders_are_listed_by_state(orders: Api) -> None:
     assert {order["state"] for order in page["orders"]} == {"CONFIRMED"}
 
 
-@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "state=LOST", "after=x"])
+@pytest.mark.parametrize("query", ["limit=0", "limit=101", "limit=x", "state=LOST", "after=x", f"after={36 * '-'}"])
 def test_a_query_that_is_out_of_bounds(orders: Api, query: str) -> None:
     assert orders.get(f"/orders?{query}").status_code == 422

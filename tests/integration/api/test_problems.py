@@ -53,13 +53,18 @@ def test_a_body_that_is_not_json_by_its_type(orders: Api, content_type: str) -> 
     problem(orders.post("/orders", content=b"{}", headers={"Content-Type": content_type}), 415)
 
 
+def test_a_body_that_is_encoded(orders: Api) -> None:
+    problem(orders.post("/orders", json=ORDER, headers={"Content-Encoding": "gzip"}), 415)
+
+
 @pytest.mark.parametrize(
     "content",
     [b"{", b"not json", b"\xff\xfe", b"[" * 100_000, b'{"account": ' + b"1" * 10_000 + b"}"],
     ids=["cut off", "words", "not UTF-8", "deep", "huge number"],
 )
 def test_a_body_that_is_not_json(orders: Api, content: bytes) -> None:
-    problem(orders.post("/orders", content=content, headers={"Content-Type": "application/json"}), 400)
+    answer = orders.post("/orders", content=content, headers={"Content-Type": "application/json"})
+    assert problem(answer, 400)["type"] == "urn:problem:not-json"
 
 
 @pytest.mark.parametrize(

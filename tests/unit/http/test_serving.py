@@ -1,0 +1,20 @@
+"""An address that cannot be listened on stops the start, and the variables are named."""
+
+import socket
+
+import pytest
+from fastapi import FastAPI
+
+from shared.errors import Refused
+from shared.http.serving import serve
+from shared.settings import Settings
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid"])
+def test_an_address_that_is_taken_or_is_none(host: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        settings = Settings.model_construct(
+            http_host=host, http_port=taken.getsockname()[1], log_level="info", grace_seconds=1.0
+        )
+        with pytest.raises(Refused, match="HTTP_HOST, HTTP_PORT"):
+            serve(FastAPI(), settings)

@@ -46,7 +46,8 @@ def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor:
     table.add_row(
         "latency",
         f"p50 {_ms(quantile(latencies, 0.50))}, p99 {_ms(quantile(latencies, 0.99))}, "
-        f"longest {_ms(max(latencies, default=0))}: from an order's commit until its OrderConfirmed can be read",
+        f"longest {_ms(max(latencies, default=0))}: from an order's commit until its OrderConfirmed can be read, "
+        "kills and freezes included",
     )
     for text, value in _silences(kills, freezes, observer.arrivals):
         table.add_row(text, value)
@@ -68,7 +69,7 @@ def _silences(
     for text, blows in (("slowest recovery", apart), ("slowest hand-over", freezes)):
         measured = [s for blow in blows if (s := silence(arrivals, _topic(blow), blow.at)) is not None]
         if measured:
-            of = "kill" if blows is apart else "freeze"
+            of = "kill far from a freeze" if blows is apart else "freeze"
             rows.append(
                 (
                     text,

@@ -98,6 +98,8 @@ class LaneState(NamedTuple):
         """Say what it means if there is no disagreement."""
         if self.said is None:
             return Verdict.FIRST.value
+        if self.claim is not None and not self.claim.claim_id:
+            return f"{Verdict.AGREED.value}; nothing was claimed yet"
         return f"{Verdict.AGREED.value}; the claim is {'said' if self.is_said else 'being said'}"
 
 

@@ -172,8 +172,8 @@ class TransactionalProducer:
                         f"transaction timeout, see docs/operating.md, 'A transaction that does not end'"
                     )
                 time.sleep(LOOK_AGAIN_SECONDS)
-        except KafkaException as error:
-            raise KafkaUnavailable(f"offsets of the topics we speak on: {error.args[0]}") from error
+        except (KafkaException, TimeoutError) as error:
+            raise KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
 
     def begin(self) -> None:
         self._suspect = self._refused = None

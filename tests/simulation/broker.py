@@ -1,0 +1,272 @@
+"""Kafka: partition logs with transactions, the transaction coordinator, the group coordinator and its offsets.
+
+Modelled: producer id and epoch per transactional.id; open, committed and aborted records; markers, which end whatever
+of the producer id is open in a partition; the last stable offset; fencing; the timeout of a transaction; EndTxn without
+an epoch bump per transaction (v1, as librdkafka speaks it) and with it (v2); a broker that forgets markers; late and
+twice sent requests; generations, static members, the range assignor; offsets that wait for their transaction, and the
+stable fetch.
+
+Left out: replication and loss of acknowledged data, sequence numbers, a rebalance that waits for its members (it is
+complete at once, and a member hears of it when it polls next: the harsher of the two), KIP-848, retention.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from shared.errors import GenerationLost, KafkaInDoubt, KafkaUnavailable
+from shared.ports import NOTHING, Assignment, Committed, Input
+
+TRANSACTION_ROUNDS = 12
+"""transaction.timeout.ms: longer than the session timeout, so that a successor meets open transactions."""
+
+SESSION_ROUNDS = 6
+"""session.timeout.ms: a process that is started again at once is back before it."""
+
+FORGOTTEN_ROUNDS = 20
+"""How long forgotten markers stay away; longer than every timeout."""
+
+
+class State(Enum):
+    """What a read_committed reader makes of an entry."""
+
+    OPEN = "open"
+    COMMITTED = "committed"
+    ABORTED = "aborted"
+    MARKER = "marker"
+
+
+@dataclass
+class Entry:
+    """One offset of a log."""
+
+    value: Any
+    pid: int
+    state: State
+
+
+class Log:
+    """One partition."""
+
+    def __init__(self) -> None:
+        self.entries: list[Entry] = []
+
+    def mark(self, pid: int, state: State) -> None:
+        """Write a marker: it ends whatever the producer id has open here, of whichever transaction."""
+        for entry in self.entries:
+            if entry.pid == pid and entry.state is State.OPEN:
+                entry.state = state
+        self.entries.append(Entry(None, pid, State.MARKER))
+
+    def stable_end(self) -> int:
+        """The last stable offset."""
+        for offset, entry in enumerate(self.entries):
+            if entry.state is State.OPEN:
+                return offset
+        return len(self.entries)
+
+    def committed(self) -> list[Any]:
+        """What readers see now, or will see without anybody's doing."""
+        return [entry.value for entry in self.entries if entry.state is State.COMMITTED]
+
+
+@dataclass
+class Producer:
+    """What the coordinator knows of one transactional.id."""
+
+    pid: int
+    epoch: int = 0
+    began: int | None = None
+    """The round in which the open transaction began."""
+    logs: list[Log] = field(default_factory=list)
+    pending: dict[Input | int, Committed] = field(default_factory=dict)
+    forgetful: bool = False
+    """Its markers will be forgotten when its transaction is aborted."""
+    outcome: bool | None = None
+    """Whether the last transaction was committed: the answer to an EndTxn that comes again."""
+
+
+class Broker:
+    """One Kafka cluster, its coordinators included."""
+
+    def __init__(self, partitions: int, version: int, rule: Callable[[str], None], changed: Callable[[], None]) -> None:
+        self.inputs = {Input("heard", n): Log() for n in range(partitions)}
+        self.said = {n: Log() for n in range(partitions)}
+        self.offsets: dict[Input | int, Committed] = {}
+        self.producers: dict[int, Producer] = {}
+        self.generation = 0
+        self.members: dict[int, int] = {}
+        """Static member (its slot) to member id."""
+        self.heard: dict[int, int] = {}
+        """Member id to the round of its last heartbeat."""
+        self.shares: dict[int, Assignment] = {}
+        self.round = 0
+        self._version = version
+        self._rule = rule
+        self._changed = changed
+        self._late: list[tuple[int, Callable[[], object]]] = []
+        self._inside: list[tuple[int, Callable[[], object]]] = []
+        self._forgotten: list[tuple[int, Log, int]] = []
+
+    # ---- transactions
+
+    def init(self, slot: int) -> int:
+        """InitProducerId: end what is open, and fence whoever had the id before; give the new epoch."""
+        producer = self.producers.setdefault(slot, Producer(1_000 + slot))
+        if producer.began is not None:
+            self._rule("init aborts what is open")
+            self._finish(producer, commit=False)
+        producer.epoch += 1
+        return producer.epoch
+
+    def is_open(self) -> bool:
+        """Whether any transaction is open in a topic that the service speaks on."""
+        return any(log.stable_end() < len(log.entries) for log in self.said.values())
+
+    def add(self, slot: int, epoch: int, lanes: Collection[int]) -> None:
+        """AddPartitionsToTxn."""
+        producer = self._current(slot, epoch)
+        self._open(producer)
+        producer.logs += [self.said[lane] for lane in lanes if self.said[lane] not in producer.logs]
+
+    def append(self, slot: int, epoch: int, lane: int, values: Sequence[Any]) -> None:
+        """Produce, verified as KIP-890 part 1 does: only into a partition of the transaction under way."""
+        producer = self._current(slot, epoch)
+        if self.said[lane] not in producer.logs:
+            raise KafkaInDoubt("INVALID_TXN_STATE")
+        self.said[lane].entries += [Entry(value, producer.pid, State.OPEN) for value in values]
+
+    def arrive(self, slot: int) -> None:
+        """Let what was on its way arrive inside the open transaction."""
+        arriving = [request for of, request in self._inside if of == slot]
+        self._inside = [late for late in self._inside if late[0] != slot]
+        for request in arriving:
+            self._deliver(request)
+
+    def stage(self, slot: int, epoch: int, offsets: Mapping[Input | int, Committed], token: Any) -> None:
+        """TxnOffsetCommit: the offsets wait for the end of the transaction."""
+        producer = self._current(slot, epoch)
+        of, member, generation = token
+        if self.members.get(of) != member or self.generation != generation:
+            self._rule("an old generation is refused")
+            raise GenerationLost("ILLEGAL_GENERATION")
+        self._open(producer)
+        producer.pending.update(offsets)
+
+    def end(self, slot: int, epoch: int) -> int:
+        """EndTxn, commit; give the epoch to go on with. Clients abort by a new producer only."""
+        producer = self._current(slot, epoch)
+        if producer.began is None:
+            if producer.outcome:
+                return producer.epoch
+            raise KafkaInDoubt("INVALID_TXN_STATE")
+        self._finish(producer, commit=True)
+        if self._version == 2:
+            producer.epoch += 1
+        return producer.epoch
+
+    def _open(self, producer: Producer) -> None:
+        if producer.began is None:
+            producer.began, producer.outcome = self.round, None
+
+    def _current(self, slot: int, epoch: int) -> Producer:
+        producer = self.producers[slot]
+        if producer.epoch != epoch:
+            self._rule("an old epoch is fenced")
+            raise KafkaInDoubt("INVALID_PRODUCER_EPOCH")
+        return producer
+
+    def forget(self, slot: int) -> None:
+        """Be killed in the middle of a transaction, and come back so that its markers are forgotten."""
+        self.producers[slot].forgetful = True
+
+    def _finish(self, producer: Producer, *, commit: bool) -> None:
+        for log in producer.logs:
+            if producer.forgetful and not commit:
+                self._rule("markers are forgotten")
+                self._forgotten.append((self.round + FORGOTTEN_ROUNDS, log, producer.pid))
+            else:
+                log.mark(producer.pid, State.COMMITTED if commit else State.ABORTED)
+        if commit:
+            self.offsets |= producer.pending
+        producer.began, producer.logs, producer.pending, producer.outcome = None, [], {}, commit
+        producer.forgetful = False
+        self._changed()
+
+    # ---- the network
+
+    def later(self, rounds: int, request: Callable[[], object]) -> None:
+        """Let `request` arrive after some rounds, whoever sent it."""
+        self._late.append((self.round + rounds, request))
+
+    def inside(self, slot: int, request: Callable[[], object]) -> None:
+        """Let `request` arrive inside the next transaction of `slot`."""
+        self._inside.append((slot, request))
+
+    def _deliver(self, request: Callable[[], object]) -> None:
+        self._rule("a late request arrives")
+        try:
+            request()
+        except (KafkaInDoubt, GenerationLost):
+            self._rule("a late request is refused")
+
+    def pass_time(self) -> None:
+        """One round passes."""
+        self.round += 1
+        due = [request for when, request in self._late if when <= self.round]
+        self._late = [late for late in self._late if late[0] > self.round]
+        for request in due:
+            self._deliver(request)
+        for slot, member in list(self.members.items()):
+            if self.heard[member] + SESSION_ROUNDS < self.round:
+                self._rule("a session times out")
+                self.expel(slot, member)
+        for producer in self.producers.values():
+            if producer.began is not None and producer.began + TRANSACTION_ROUNDS < self.round:
+                self._rule("a transaction times out")
+                producer.epoch += 1
+                self._finish(producer, commit=False)
+        for forgotten in [f for f in self._forgotten if f[0] <= self.round]:
+            self._forgotten.remove(forgotten)
+            forgotten[1].mark(forgotten[2], State.ABORTED)
+
+    def quiet(self) -> bool:
+        """Whether nothing is open or on its way any more."""
+        return not self._late and not self.is_open() and all(p.began is None for p in self.producers.values())
+
+    # ---- the group
+
+    def join(self, slot: int) -> int:
+        """Let a static member join; give its member id. One that comes back gets its share without a rebalance."""
+        member = len(self.heard)
+        self.heard[member] = self.round
+        known = slot in self.members
+        self.members[slot] = member
+        if known:
+            self._rule("a static member comes back")
+        else:
+            self._rebalance()
+        return member
+
+    def expel(self, slot: int, member: int | None) -> None:
+        """Let a member's session end."""
+        if member is not None and self.members.get(slot) == member:
+            del self.members[slot]
+            self._rebalance()
+
+    def _rebalance(self) -> None:
+        self.generation += 1
+        slots, count = sorted(self.members), len(self.inputs)
+        self.shares = dict.fromkeys(slots, NOTHING)
+        for n in range(count) if slots else ():
+            slot = slots[n * len(slots) // count]
+            inputs, lanes = self.shares[slot]
+            self.shares[slot] = Assignment(inputs | {Input("heard", n)}, lanes | {n})
+
+    def stable_offsets(self, keys: Collection[Input | int]) -> dict[Input | int, Committed]:
+        """OffsetFetch with require_stable."""
+        if any(key in producer.pending for producer in self.producers.values() for key in keys):
+            self._rule("offsets are not stable")
+            raise KafkaUnavailable("UNSTABLE_OFFSET_COMMIT")
+        return {key: self.offsets[key] for key in keys if key in self.offsets}

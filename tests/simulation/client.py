@@ -1,0 +1,192 @@
+"""The Kafka port of one simulated process: a group member and a transactional producer.
+
+It keeps the port's contract as `shared.consumer` and `shared.producer` do: after a call that did not plainly succeed
+it raises `KafkaInDoubt`, also if the call succeeded and a copy of its request may still be on its way.
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from typing import Any
+
+from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable
+from shared.ports import NOTHING, Committed, Input, OutboxRow, Polled, Record
+from tests.simulation.broker import Broker, State
+from tests.simulation.faults import Fault
+
+LATE_ROUNDS = 3
+"""How long a late request is on its way: its sender has recovered by then, or not."""
+
+UNSURE = (Fault.REFUSE, Fault.LOSE, Fault.LATE, Fault.LATE_INSIDE)
+"""What a request can meet whose sender then does not know whether it had its effect."""
+
+At = Callable[..., Fault]
+"""Comes to a call; offers the faults that it may meet besides the usual ones."""
+
+
+def lane_of(key: str) -> int:
+    """Keys are letters; a is in lane 0, b in lane 1."""
+    return (ord(key) - ord("a")) % 2
+
+
+class Client:
+    """Implements `shared.ports.Kafka`."""
+
+    def __init__(self, broker: Broker, slot: int, at: At) -> None:
+        self._broker = broker
+        self.slot = slot
+        self._at = at
+        self.member: int | None = None
+        self._generation = -1
+        self._reading: dict[Input, int] = {}
+        self._paused: set[Input] = set()
+        self._told: dict[Input, int] = {}
+        self._epoch: int | None = None
+        self._rows: list[OutboxRow] = []
+
+    # ---- the member
+
+    def poll(self, records: int, seconds: float) -> Polled:
+        if self._at("kafka.poll", Fault.REFUSE) is Fault.REFUSE:
+            raise KafkaUnavailable
+        broker, assigned = self._broker, None
+        if self.member is None:
+            self.member = broker.join(self.slot)
+        elif broker.members.get(self.slot) != self.member:
+            if self.slot in broker.members:
+                raise Fenced
+            self.member, self._generation, self._reading = None, -1, {}
+            return Polled([], {}, NOTHING, None)
+        if self._generation != broker.generation:
+            self._generation, self._reading = broker.generation, {}
+            assigned = broker.shares[self.slot]
+        found, ends = self._fetch(records)
+        return Polled(found, ends, assigned, (self.slot, self.member, self._generation))
+
+    def _fetch(self, most: int) -> tuple[list[Record], dict[Input, int]]:
+        found: list[Record] = []
+        ends: dict[Input, int] = {}
+        for source in sorted(self._reading.keys() - self._paused):
+            log = self._broker.inputs[source]
+            end = log.stable_end()
+            while len(found) < most and self._reading[source] < end:
+                offset = self._reading[source]
+                self._reading[source] += 1
+                if log.entries[offset].state is State.COMMITTED:
+                    word, event_id = log.entries[offset].value
+                    found.append(Record(source, offset, b"", word.encode(), [("id", event_id.encode())]))
+            if self._reading[source] == end and self._told.get(source) != end:
+                self._told[source] = ends[source] = end
+        return found, ends
+
+    def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
+        if self._at("kafka.committed", Fault.REFUSE) is Fault.REFUSE:
+            raise KafkaUnavailable
+        return self._broker.stable_offsets([*inputs, *lanes])
+
+    def beginning(self, source: Input) -> int:
+        if self._at("kafka.beginning", Fault.REFUSE) is Fault.REFUSE:
+            raise KafkaUnavailable
+        return 0
+
+    def read_from(self, positions: Mapping[Input, int], lanes: Collection[int]) -> None:
+        self._at("kafka.read_from")
+        self._reading, self._paused, self._told = dict(positions), set(), {}
+
+    def pause(self, inputs: Collection[Input]) -> None:
+        self._at("kafka.pause")
+        self._paused |= set(inputs)
+
+    def resume(self, inputs: Collection[Input]) -> None:
+        self._at("kafka.resume")
+        self._paused -= set(inputs)
+
+    # ---- the producer
+
+    def renew(self) -> None:
+        self._epoch, self._rows = None, []
+        fault = self._at("kafka.renew", Fault.REFUSE, Fault.LOSE)
+        if fault is Fault.REFUSE:
+            raise KafkaInDoubt
+        epoch = self._broker.init(self.slot)
+        if fault is Fault.LOSE:
+            raise KafkaInDoubt
+        if self._broker.is_open():
+            raise KafkaUnavailable("a transaction is open where we speak")
+        self._epoch = epoch
+
+    def begin(self) -> None:
+        if self._at("kafka.begin", Fault.REFUSE) is Fault.REFUSE:
+            raise KafkaInDoubt
+        self._rows = []
+
+    def produce(self, rows: Sequence[OutboxRow]) -> None:
+        if self._at("kafka.produce", Fault.REFUSE) is Fault.REFUSE:
+            raise KafkaInDoubt
+        self._rows += rows
+
+    def flush(self) -> None:
+        offered = UNSURE if self._rows else ()
+        # A row that is refused when it is alone stops the worker, rightly: only an operator can decide.
+        fault = self._at("kafka.flush", *offered, *((Fault.CONTENT,) if len(self._rows) > 1 else ()))
+        if not self._rows:
+            return
+        epoch, rows = self._known_epoch(), self._rows
+        lanes = sorted({lane_of(row.key) for row in rows})
+        if fault is Fault.CONTENT:
+            raise ContentRefused
+        if fault is not Fault.REFUSE:
+            self._broker.add(self.slot, epoch, lanes)
+
+        def produce() -> None:
+            for lane in lanes:
+                self._broker.append(self.slot, epoch, lane, [row for row in rows if lane_of(row.key) == lane])
+
+        self._send(fault, produce)
+        self._broker.arrive(self.slot)
+
+    def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], membership: Any) -> None:
+        fault = self._at("kafka.send_offsets", *UNSURE)
+        if membership is None:
+            raise GenerationLost
+        epoch = self._known_epoch()
+        offsets: dict[Input | int, Committed] = dict(lanes.items())
+        offsets |= {source: Committed(offset, "") for source, offset in inputs.items()}
+        self._send(fault, lambda: self._broker.stage(self.slot, epoch, offsets, membership))
+        self._broker.arrive(self.slot)
+
+    def commit(self) -> None:
+        fault = self._at("kafka.commit", *UNSURE, Fault.TWICE, Fault.FORGET, Fault.DIE_LATE)
+        epoch = self._known_epoch()
+        if fault is Fault.FORGET:
+            self._broker.forget(self.slot)
+        self._send(fault, lambda: self._ended(self._broker.end(self.slot, epoch)))
+        if fault is Fault.TWICE:
+            self._suspect()
+
+    def end_late(self) -> None:
+        """Let a COMMIT that the process has sent before it died arrive later."""
+        epoch = self._known_epoch()
+        self._broker.later(LATE_ROUNDS, lambda: self._broker.end(self.slot, epoch))
+
+    def _suspect(self) -> None:
+        raise KafkaInDoubt("committed, but under suspicion")
+
+    def _ended(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def _known_epoch(self) -> int:
+        if self._epoch is None:
+            raise KafkaInDoubt("there is no producer")
+        return self._epoch
+
+    def _send(self, fault: Fault, request: Callable[[], object]) -> None:
+        """Send a request through a network that may lose, delay or double it."""
+        if fault is Fault.LATE:
+            self._broker.later(LATE_ROUNDS, request)
+        elif fault is Fault.LATE_INSIDE:
+            self._broker.inside(self.slot, request)
+        elif fault not in {Fault.REFUSE, Fault.FORGET}:
+            request()
+        if fault is Fault.TWICE:
+            self._broker.inside(self.slot, request)
+        if fault in {*UNSURE, Fault.FORGET}:
+            raise KafkaInDoubt

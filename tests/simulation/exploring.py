@@ -1,0 +1,112 @@
+"""Plays scenarios: by a plan, exhaustively up to a number of faults, and again from what a failure printed.
+
+    python -m tests.simulation.exploring events 17:die 42:lose-reply
+
+plays the scenario `events` with these two faults at choice points 17 and 42, and prints every call. A scenario without
+a name is written as `2/1/1 a=e1 +r1b !r1b`: two processes, one slot, EndTxn v1; an event, a request's begin and end.
+"""
+
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+
+from tests.simulation.faults import Fault
+from tests.simulation.world import Close, Hear, Open, Parts, Point, Run, Scenario, Step, World
+
+Plan = Mapping[int, Fault]
+"""Choice points and the faults that happen there."""
+
+HEARD: tuple[Step, ...] = (
+    Hear("a", "e1"),
+    Hear("ab", "e2"),  # comes with the records of a, and is about b: its row is in the other lane
+    Hear("-a", "e3"),  # was taken back: nobody may see it
+    Hear("b", "e4"),
+    Hear("?a", "e5"),  # malformed
+    Hear("a", "e1"),  # comes again, from a producer that is not exactly-once
+    Hear("a", "e6"),
+    Hear("b", "e7"),
+)
+
+ASKED: tuple[Step, ...] = (
+    Open("r1a"),  # gets the lower row id and commits last
+    Open("r2c"),
+    Close("r2c"),
+    Open("r3b"),
+    Close("r3b"),
+    Close("r1a"),
+    Open("r4a"),
+    Close("r4a"),
+)
+
+MIXED: tuple[Step, ...] = tuple(step for pair in zip(HEARD, ASKED, strict=True) for step in pair)
+
+SCENARIOS = {
+    "brief": Scenario((HEARD[0], *ASKED[-2:])),
+    "events": Scenario(HEARD),
+    "requests": Scenario(ASKED),
+    "two-workers": Scenario(MIXED, processes=2, slots=2),
+    "standby": Scenario(MIXED, processes=2),
+    "version-2": Scenario(MIXED, version=2),
+}
+
+
+def play(scenario: Scenario, plan: Plan, parts: Parts) -> Run:
+    """Play one scenario by a plan."""
+    return World(scenario, parts, lambda number, _offered: plan.get(number, Fault.NONE)).play()
+
+
+def explore(scenario: Scenario, faults: int, parts: Parts | None = None) -> Iterator[tuple[dict[int, Fault], Run]]:
+    """Play every plan of up to `faults` faults."""
+    plans: list[dict[int, Fault]] = [{}]
+    while plans:
+        plan = plans.pop()
+        run = play(scenario, plan, parts or Parts())
+        yield plan, run
+        if len(plan) < faults:
+            first = max(plan, default=-1) + 1
+            for number, point in reversed(list(enumerate(run.points[first:], first))):
+                plans += [plan | {number: fault} for fault in reversed(point.offered)]
+
+
+def written(scenario: Scenario) -> str:
+    """Write a scenario so that `read` understands it."""
+    marks = {Hear: "", Open: "+", Close: "!"}
+    steps = (marks[type(step)] + "=".join(step) for step in scenario.script)
+    return " ".join(["/".join(str(number) for number in scenario[1:]), *steps])
+
+
+def read(text: str) -> Scenario:
+    """Give a scenario by its name, or as it is written."""
+    if text in SCENARIOS:
+        return SCENARIOS[text]
+    numbers, *steps = text.split()
+    script: list[Step] = []
+    for step in steps:
+        word, _, event_id = step.partition("=")
+        kinds = {"+": Open(step[1:]), "!": Close(step[1:])}
+        script.append(kinds.get(step[0], Hear(word, event_id)))
+    return Scenario(script, *(int(number) for number in numbers.split("/")))
+
+
+def command(name: str, plan: Plan) -> str:
+    """What plays this again."""
+    return f"python -m tests.simulation.exploring '{name}' " + " ".join(f"{n}:{f.value}" for n, f in plan.items())
+
+
+def trace(points: Sequence[Point]) -> str:
+    """Tell what was called."""
+    return "\n".join(
+        f"{number:5} round {point.round:3}  process {point.process}  {point.call}"
+        + (f"  <- {point.fault.value}" if point.fault is not Fault.NONE else "")
+        for number, point in enumerate(points)
+    )
+
+
+def main(name: str, *faults: str) -> None:
+    """Play one plan and print it."""
+    plan = {int(number): Fault(fault) for number, _, fault in (text.partition(":") for text in faults)}
+    run = play(read(name), plan, Parts())
+    sys.stdout.write(f"{trace(run.points)}\n{run.violation or 'everything holds'}\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

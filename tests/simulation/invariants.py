@@ -1,0 +1,59 @@
+"""What must hold after every commit of either system, and what must hold at rest."""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from shared.ports import OutboxRow
+from tests.simulation.broker import Broker
+from tests.simulation.client import lane_of
+from tests.simulation.faults import Violated
+from tests.simulation.postgres import Postgres
+
+
+def _twice(names: Iterable[str]) -> list[str]:
+    return [name for name, count in Counter(names).items() if count > 1]
+
+
+def _of(key: str, rows: Iterable[OutboxRow]) -> list[str]:
+    return [row.event_id for row in rows if row.key == key]
+
+
+def at_any_time(broker: Broker, server: Postgres) -> None:
+    """Raise `Violated` if something happened that can never be mended."""
+    said = [row for log in broker.said.values() for row in log.committed()]
+    names = {row.event_id for row in said}
+    if twice := _twice(server.effects) + _twice(server.letters):
+        raise Violated(f"took effect twice: {twice}")
+    if twice := _twice(row.event_id for row in said):
+        raise Violated(f"said twice: {twice}")
+    if lost := server.deleted - names:
+        raise Violated(f"deleted and not said: {sorted(lost)}")
+    if phantoms := names - {row.event_id for row in server.decided}:
+        raise Violated(f"said and not decided: {sorted(phantoms)}")
+    for key in {row.key for row in said}:
+        spoken, decided = _of(key, broker.said[lane_of(key)].committed()), _of(key, server.decided)
+        if spoken != decided[: len(spoken)]:
+            raise Violated(f"{key}: said {spoken}, decided {decided}")
+    for lane, claim in server.claims.items():
+        position = broker.offsets[lane].offset if lane in broker.offsets else 0
+        if not position <= claim.position <= position + 1:
+            raise Violated(f"lane {lane}: P is {position}, the claim is {claim}")
+
+
+def at_rest(broker: Broker, server: Postgres, effects: Mapping[str, int]) -> None:
+    """Raise `Violated` if something is missing."""
+    if Counter(server.effects) != effects:
+        raise Violated(f"effects {server.effects}, expected {sorted(effects)}")
+    said = sorted(row.event_id for log in broker.said.values() for row in log.committed())
+    if said != (decided := sorted(row.event_id for row in server.decided)):
+        raise Violated(f"said {said}, decided {decided}")
+    if server.outbox:
+        raise Violated(f"rows stay in the outbox: {server.outbox}")
+    for source, log in broker.inputs.items():
+        malformed = {
+            f"{source}@{offset}" for offset, entry in enumerate(log.entries) if entry.value and entry.value[0][0] == "?"
+        }
+        if missing := malformed - set(server.letters):
+            raise Violated(f"not set aside: {missing}")
+        if server.positions[source] != log.stable_end():
+            raise Violated(f"{source}: H is {server.positions[source]}, the end is {log.stable_end()}")

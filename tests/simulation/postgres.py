@@ -1,0 +1,381 @@
+"""PostgreSQL: one service's tables, transactions that commit at once as a whole, row locks, and sessions that die.
+
+Modelled: READ COMMITTED (a statement sees what is committed when it runs, and the transaction's own changes); locks of
+positions, claims, inbox ids and aggregates, with a lock timeout; ids that are given before the commit; a COMMIT whose
+reply is lost, or that arrives late; slots, held by a session.
+
+Left out: failover and restore, constraints and data that a handler may violate, serialization failures other than as
+an error at any call, deadlock detection (the lock timeout ends them).
+"""
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from shared.errors import (
+    DatabaseInDoubt,
+    DatabaseUnavailable,
+    HandlingFailed,
+    Retry,
+    SlotInDoubt,
+    SlotLost,
+)
+from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position
+from tests.simulation.client import At, lane_of
+from tests.simulation.faults import Fault
+
+LOCK_ROUNDS = 3
+"""lock_timeout."""
+
+IDLE_ROUNDS = 9
+"""idle_in_transaction_session_timeout: longer than the session timeout of Kafka, so that a successor meets locks."""
+
+
+class Claimed(NamedTuple):
+    """A row of table `lane`."""
+
+    position: int
+    claim_id: str
+    ids: tuple[int, ...]
+
+
+@dataclass
+class Changes:
+    """What a transaction has changed so far."""
+
+    positions: dict[Input, int] = field(default_factory=dict)
+    inbox: set[tuple[str, str]] = field(default_factory=set)
+    effects: list[str] = field(default_factory=list)
+    letters: list[str] = field(default_factory=list)
+    outbox: dict[int, OutboxRow] = field(default_factory=dict)
+    deleted: set[int] = field(default_factory=set)
+    claims: dict[int, Claimed] = field(default_factory=dict)
+
+
+@dataclass(eq=False)
+class Session:
+    """One connection, as the server sees it."""
+
+    slot: int | None = None
+    alive: bool = True
+    changes: Changes | None = None
+
+
+class Postgres:
+    """The server."""
+
+    def __init__(self, lanes: int, slots: int, rule: Callable[[str], None], changed: Callable[[], None]) -> None:
+        self.positions: dict[Input, int] = {}
+        self.inbox: set[tuple[str, str]] = set()
+        self.effects: list[str] = []
+        self.letters: list[str] = []
+        self.outbox: dict[int, OutboxRow] = {}
+        self.claims = {lane: Claimed(0, "", ()) for lane in range(lanes)}
+        self.decided: list[OutboxRow] = []
+        """Every row ever committed, in commit order."""
+        self.deleted: set[str] = set()
+        """Event ids of rows that were deleted."""
+        self.slots: dict[int, Session | None] = dict.fromkeys(range(slots))
+        self.locks: dict[object, Session] = {}
+        self._ids = 0
+        self._rule = rule
+        self._changed = changed
+
+    def next_id(self) -> int:
+        """The sequence; it knows no transactions."""
+        self._ids += 1
+        return self._ids
+
+    def try_lock(self, session: Session, row: object) -> bool:
+        """Lock a row until the end of the session's transaction, if nobody else has it."""
+        return self.locks.setdefault(row, session) is session
+
+    def commit(self, session: Session) -> None:
+        """COMMIT."""
+        changes = session.changes
+        if changes is None:
+            return
+        self.positions |= changes.positions
+        self.inbox |= changes.inbox
+        self.effects += changes.effects
+        self.letters += changes.letters
+        self.decided += [changes.outbox[row_id] for row_id in sorted(changes.outbox)]
+        self.deleted |= {self.outbox[row_id].event_id for row_id in changes.deleted if row_id in self.outbox}
+        self.outbox |= changes.outbox
+        self.outbox = {row_id: row for row_id, row in self.outbox.items() if row_id not in changes.deleted}
+        self.claims |= changes.claims
+        self.rollback(session)
+        self._changed()
+
+    def rollback(self, session: Session) -> None:
+        """ROLLBACK."""
+        session.changes = None
+        self.locks = {row: holder for row, holder in self.locks.items() if holder is not session}
+
+    def end(self, session: Session) -> None:
+        """End a session; what was under way is rolled back."""
+        if session.changes is not None:
+            self._rule("a dying session rolls back")
+        self.rollback(session)
+        session.alive = False
+        if session.slot is not None and self.slots[session.slot] is session:
+            self.slots[session.slot] = None
+
+
+class Connection:
+    """The database port of one simulated process. Implements `shared.ports.Database`."""
+
+    def __init__(
+        self,
+        server: Postgres,
+        at: At,
+        wait: Callable[[int], None],
+        later: Callable[[Callable[[], None]], None],
+        rule: Callable[[str], None],
+    ) -> None:
+        self.server = server
+        self.at = at
+        self._later = later
+        self.wait = wait
+        self.rule = rule
+        self.session: Session | None = Session()
+        self._old: Session | None = None
+        self._slot: int | None = None
+
+    def take_slot(self) -> int | None:
+        """Take the lowest free slot."""
+        for slot, holder in self.server.slots.items():
+            if holder is None and self._take(slot):
+                return slot
+        return None
+
+    def _take(self, slot: int) -> bool:
+        assert self.session is not None
+        if self.server.slots[slot] not in (None, self.session):
+            return False
+        self.server.slots[slot] = self.session
+        self.session.slot = self._slot = slot
+        return True
+
+    def lose(self) -> None:
+        """Lose the session."""
+        session, self.session = self.session, None
+        if session is not None:
+            self.server.end(session)
+
+    def lose_late(self) -> None:
+        """Lose the connection with a COMMIT on its way: the session lives on until the server has got it."""
+        session, self.session = self.session, None
+        assert session is not None
+        self._old = session
+
+        def arrive() -> None:
+            self.rule("a late COMMIT arrives" if session.alive else "a late COMMIT finds its session ended")
+            self.server.commit(session)
+            self.server.end(session)
+
+        self._later(arrive)
+
+    def hold_slot(self) -> None:
+        if self.at("database.hold_slot", Fault.REFUSE) is Fault.REFUSE:
+            raise DatabaseUnavailable
+        if self.session is None or not self.session.alive:
+            if self._old is not None and self._old.alive:
+                self.rule("the old session is ended first")
+                self.server.end(self._old)
+            self.session, self._old = Session(), None
+        assert self._slot is not None
+        if not self._take(self._slot):
+            self.rule("a slot is lost")
+            raise SlotLost
+
+    def begin(self) -> "PostgresTransaction":
+        self._ask("database.begin")
+        assert self.session is not None
+        self.session.changes = Changes()
+        return PostgresTransaction(self, self.session, self.session.changes)
+
+    def positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+        self._ask("database.positions")
+        return {
+            source: Position(self.server.positions[source], 0) for source in inputs if source in self.server.positions
+        }
+
+    def start_positions(self, beginnings: Mapping[Input, int]) -> None:
+        fault = self._ask("database.start_positions", Fault.LOSE)
+        for source, offset in beginnings.items():
+            self.server.positions.setdefault(source, offset)
+        if fault is Fault.LOSE:
+            self.lose()
+            raise DatabaseUnavailable
+
+    def claims(self, lanes: Collection[int]) -> dict[int, Claim]:
+        self._ask("database.claims")
+        return {
+            lane: Claim(c.position, c.claim_id, len(c.ids)) for lane, c in self.server.claims.items() if lane in lanes
+        }
+
+    def unsaid(self, lanes: Collection[int]) -> bool:
+        self._ask("database.unsaid")
+        return any(lane_of(row.key) in lanes for row in self.server.outbox.values())
+
+    def _ask(self, call: str, *more: Fault) -> Fault:
+        """A short transaction, or the begin of one."""
+        fault = self.at(call, Fault.REFUSE, Fault.CUT, *more)
+        if self.session is None:
+            raise SlotInDoubt
+        if fault is Fault.CUT or not self.session.alive:
+            self.lose()
+            raise SlotInDoubt if call == "database.begin" else DatabaseUnavailable
+        if fault is Fault.REFUSE:
+            raise DatabaseUnavailable
+        return fault
+
+
+class PostgresTransaction:
+    """Implements `shared.ports.Transaction`."""
+
+    def __init__(self, connection: Connection, session: Session, changes: Changes) -> None:
+        self._connection = connection
+        self._server = connection.server
+        self._session = session
+        self._changes = changes
+        self._collected: list[OutboxRow] = []
+
+    def _at(self, call: str, *more: Fault) -> Fault:
+        fault = self._connection.at(f"transaction.{call}", Fault.REFUSE, Fault.CUT, *more)
+        if fault is Fault.CUT:
+            self._connection.lose()
+        if call != "commit":
+            self._alive()
+            if fault is Fault.REFUSE:
+                raise DatabaseUnavailable
+        return fault
+
+    def _alive(self) -> None:
+        if not self._session.alive:
+            raise SlotInDoubt
+
+    def _lock(self, row: object) -> None:
+        for _ in range(LOCK_ROUNDS):
+            if self._server.try_lock(self._session, row):
+                return
+            self._connection.rule("a lock is waited for")
+            self._connection.wait(1)
+            self._alive()
+        self._connection.rule("a lock times out")
+        raise DatabaseUnavailable
+
+    def _position(self, source: Input) -> int | None:
+        return self._changes.positions.get(source, self._server.positions.get(source))
+
+    def _claim(self, lane: int) -> Claimed:
+        return self._changes.claims.get(lane, self._server.claims[lane])
+
+    def _waiting(self, lane: int) -> list[int]:
+        rows = self._server.outbox | self._changes.outbox
+        return sorted(i for i, row in rows.items() if lane_of(row.key) == lane and i not in self._changes.deleted)
+
+    def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+        self._at("lock_positions")
+        for source in sorted(inputs):
+            self._lock(source)
+        found = {source: self._position(source) for source in inputs}
+        return {source: Position(offset, 0) for source, offset in found.items() if offset is not None}
+
+    def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        self._at("receive")
+        for identity in sorted(set(ids)):
+            self._lock(identity)
+        new = set(ids) - self._server.inbox
+        if len(new) < len(ids):
+            self._connection.rule("the inbox drops an event")
+        self._changes.inbox |= new
+        return new
+
+    def handle(self, deliveries: Sequence[Delivery]) -> None:
+        fault = self._at("handle", *((Fault.POISON, Fault.RETRY) if deliveries else ()))
+        if fault in {Fault.POISON, Fault.RETRY}:
+            raise HandlingFailed(deliveries[0].record) from (Retry() if fault is Fault.RETRY else ValueError())
+        for delivery in deliveries:
+            envelope = delivery.envelope
+            self._lock(("aggregate", envelope.key))
+            self._changes.effects.append(envelope.id)
+            self._collected.append(row_of(envelope.key, f"about {envelope.id}"))
+
+    def set_aside(self, letters: Sequence[Letter]) -> None:
+        self._at("set_aside")
+        self._changes.letters += [f"{letter.record.input}@{letter.record.offset}" for letter in letters]
+
+    def say(self) -> None:
+        self._at("say")
+        self._changes.outbox |= {self._server.next_id(): row for row in self._collected}
+
+    def advance(self, positions: Mapping[Input, int]) -> None:
+        self._at("advance")
+        for source, offset in positions.items():
+            self._lock(source)
+            self._changes.positions[source] = max(offset, self._position(source) or 0)
+
+    def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
+        self._at("lock_claims")
+        for lane in sorted(lanes):
+            self._lock(lane)
+        return {lane: Claim(c.position, c.claim_id, len(c.ids)) for lane, c in self._claims(lanes).items()}
+
+    def _claims(self, lanes: Collection[int]) -> dict[int, Claimed]:
+        return {lane: self._claim(lane) for lane in lanes}
+
+    def forget(self, lanes: Collection[int]) -> None:
+        self._at("forget")
+        for lane, claim in self._claims(lanes).items():
+            self._lock(lane)
+            self._changes.deleted |= set(claim.ids)
+            self._changes.claims[lane] = claim._replace(ids=())
+
+    def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+        self._at("claim")
+        return self._name({lane: self._waiting(lane)[:limit] for lane, limit in limits.items()}, 1)
+
+    def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+        self._at("claim_less")
+        self._connection.rule("a claim is made smaller")
+        return self._name({lane: list(self._claim(lane).ids[:limit]) for lane, limit in limits.items()}, 0)
+
+    def _name(self, rows: Mapping[int, list[int]], step: int) -> dict[int, Claim]:
+        named = {}
+        for lane, ids in rows.items():
+            if ids:
+                self._lock(lane)
+                claim = Claimed(self._claim(lane).position + step, f"claim {self._server.next_id()}", tuple(ids))
+                self._changes.claims[lane] = claim
+                named[lane] = Claim(claim.position, claim.claim_id, len(ids))
+        return named
+
+    def claimed(self, lanes: Collection[int]) -> list[OutboxRow]:
+        self._at("claimed")
+        rows = self._server.outbox | self._changes.outbox
+        return [rows[i] for lane in sorted(lanes) for i in sorted(self._claim(lane).ids) if i in rows]
+
+    def commit(self) -> None:
+        fault = self._at("commit", Fault.LOSE, Fault.LATE, Fault.DIE_LATE)
+        if not self._session.alive:
+            raise DatabaseInDoubt
+        if fault is Fault.REFUSE:
+            raise DatabaseUnavailable
+        if fault is Fault.LATE:
+            self._connection.lose_late()
+            raise DatabaseInDoubt
+        self._server.commit(self._session)
+        if fault is Fault.LOSE:
+            self._connection.lose()
+            raise DatabaseInDoubt
+
+    def rollback(self) -> None:
+        if self._connection.session is self._session:
+            self._server.rollback(self._session)
+
+
+def row_of(key: str, event_id: str) -> OutboxRow:
+    """A row of the outbox."""
+    return OutboxRow("said", key, event_id, "Word", 1, "", b"", None)

@@ -1,0 +1,76 @@
+"""Many faults at once, in random scenarios: seeded, and shrunk to the shortest plan that fails.
+
+`SIMULATION_EXAMPLES=20000 SIMULATION_SEED=7 pytest tests/simulation/test_random.py` looks longer, and elsewhere.
+"""
+
+import os
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
+
+from tests.simulation.exploring import command, read, trace, written
+from tests.simulation.faults import Fault
+from tests.simulation.world import Close, Hear, Open, Parts, Scenario, Step, World
+
+EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "300"))
+SEED = int(os.environ.get("SIMULATION_SEED", "1"))
+
+WORDS = ("a", "b", "ab", "ba", "-a", "?b", "twin")
+"""What is heard; a twin comes with the id of the event before it."""
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> list[Step]:
+    """Events and requests in any order; a request commits whenever it likes."""
+    script: list[Step] = []
+    running: list[str] = []
+    last = Hear("a", "e")
+    for number in range(draw(st.integers(1, 12))):
+        kind = draw(st.sampled_from((*WORDS, "open", "close")))
+        if kind == "open":
+            key = draw(st.sampled_from("abcd"))
+            if not any(name[-1] == key for name in running):  # or it would wait for itself: the script is one thread
+                running.append(f"r{number}{key}")
+                script.append(Open(running[-1]))
+        elif kind == "close" and running:
+            script.append(Close(running.pop(draw(st.integers(0, len(running) - 1)))))
+        elif kind != "close":
+            last = last if kind == "twin" else Hear(kind, f"e{number}")
+            script.append(last)
+    return [*script, *(Close(name) for name in running)]
+
+
+scenarios = st.builds(Scenario, scripts(), st.integers(1, 3), st.integers(1, 3), st.sampled_from((1, 2)))
+
+faults = st.lists(st.tuples(st.integers(0, 60), st.integers(0, 20)), max_size=10)
+"""Calls between one fault and the next, and which of the faults that are offered there."""
+
+
+def placed(gaps: Sequence[tuple[int, int]]) -> dict[int, int]:
+    """Number the choice points at which a fault happens."""
+    plan, at = {}, 0
+    for gap, which in gaps:
+        at += gap + 1
+        plan[at] = which
+    return plan
+
+
+@seed(SEED)
+@settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+@given(scenario=scenarios, gaps=faults)
+@pytest.mark.timeout(0 if "SIMULATION_EXAMPLES" in os.environ else 120)
+def test_many_faults_break_nothing(scenario: Scenario, gaps: list[tuple[int, int]]) -> None:
+    """Whatever happens, how often and to whom: each effect once, each row said once and in order, and all rests."""
+    plan = placed(gaps)
+
+    def choose(number: int, offered: Sequence[Fault]) -> Fault:
+        return offered[plan[number] % len(offered)] if number in plan else Fault.NONE
+
+    run = World(scenario, Parts(), choose).play()
+    happened = {number: point.fault for number, point in enumerate(run.points) if point.fault is not Fault.NONE}
+    assert read(written(scenario)) == scenario, "the command below would play something else"
+    assert run.violation is None, (
+        f"{trace(run.points)}\n{run.violation}\nseed {SEED}; again: {command(written(scenario), happened)}"
+    )

@@ -1,0 +1,339 @@
+"""The simulated world: processes that run the production cycle, a scheduler, and what happens outside.
+
+Time is counted in rounds. In each round, every process that is neither dead nor stalled runs one cycle, one process
+after the other; each has a thread of its own, and a baton says whose turn it is, so that nothing ever runs at the same
+time. Every call of a port is a choice point: `Plan` says which fault happens there, and everything else follows.
+"""
+
+import threading
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from shared.cycle import Cycle, Limits
+from shared.errors import Exit, Malformed, RecoveryNeeded, Stop, Unavailable
+from shared.events import Envelope, Event
+from shared.ports import Input, Opened, Record
+from tests.simulation.broker import Broker, Entry, State
+from tests.simulation.client import LATE_ROUNDS, Client, lane_of
+from tests.simulation.faults import ALWAYS, STALLS, Died, Fault, Violated
+from tests.simulation.invariants import at_any_time, at_rest
+from tests.simulation.postgres import IDLE_ROUNDS, Changes, Connection, Postgres, Session, row_of
+
+RESTART_ROUNDS = {Fault.DIE: 1, Fault.DIE_LATE: 1, Fault.DIE_LONG: 9}
+"""How long a supervisor takes: at once, and longer than the session timeout."""
+
+REST_ROUNDS = 100
+"""So long after the last fault and the end of the script everything must rest: several times the longest timeout."""
+
+REPORT_EVERY = 3
+"""Rounds between two reports of H."""
+
+
+class Hear(NamedTuple):
+    """Another service says a word; one that begins with "-" it takes back: an aborted transaction."""
+
+    word: str
+    event_id: str
+
+
+class Open(NamedTuple):
+    """A request begins: it locks its aggregate and inserts its row. The last letter of its name is the key."""
+
+    name: str
+
+
+class Close(NamedTuple):
+    """The request commits."""
+
+    name: str
+
+
+Step = Hear | Open | Close
+
+
+class Scenario(NamedTuple):
+    """What happens outside, one step a round, and who works."""
+
+    script: Sequence[Step]
+    processes: int = 1
+    slots: int = 1
+    version: int = 1
+    """Of EndTxn."""
+
+
+class Word(Event, frozen=True, kw_only=True):
+    """An event."""
+
+    word: str
+
+    @property
+    def key(self) -> str:
+        """The last letter: `ab` comes with the records of a, and is about b."""
+        return self.word[-1]
+
+
+class Parts(NamedTuple):
+    """What a simulation is made of; a mutant replaces one."""
+
+    cycle: type[Cycle] = Cycle
+    client: type[Client] = Client
+    connection: type[Connection] = Connection
+    broker: type[Broker] = Broker
+    server: type[Postgres] = Postgres
+
+
+Choose = Callable[[int, Sequence[Fault]], Fault]
+"""Gives the fault at a choice point, of those offered there."""
+
+
+@dataclass
+class Point:
+    """One choice point of a run."""
+
+    round: int
+    process: int
+    call: str
+    offered: tuple[Fault, ...]
+    fault: Fault = Fault.NONE
+
+
+@dataclass
+class Run:
+    """What a run did."""
+
+    points: list[Point] = field(default_factory=list)
+    rules: Counter[str] = field(default_factory=Counter)
+    violation: str | None = None
+
+
+def open_record(record: Record) -> Opened | None:
+    """Read a record."""
+    assert record.value is not None
+    assert record.headers
+    word, event_id = record.value.decode(), (record.headers[0][1] or b"").decode()
+    if word.startswith("?"):
+        raise Malformed
+    return Opened(Envelope(event_id, "test", "Word", 1, "", word[-1], record.value), Word(word=word))
+
+
+class Process:
+    """One worker process, and the supervisor that starts it again."""
+
+    def __init__(self, world: "World", number: int) -> None:
+        self._world = world
+        self.number = number
+        self.due = 0
+        """The round of its next turn."""
+        self.frozen: int | None = None
+        """Since when it stands still."""
+        self.idle = False
+        self._dead = False
+        self._thread: threading.Thread | None = None
+        self._turn = threading.Lock()
+        self._turn.acquire()
+        self._back = threading.Lock()
+        self._back.acquire()
+        self._failure: BaseException | None = None
+        self._client: Client | None = None
+
+    def take_turn(self) -> None:
+        """Let it run until it waits, or ends."""
+        if self._thread is None:
+            self._dead, self.idle = False, False
+            parts, world = self._world.parts, self._world
+            self._connection = parts.connection(world.server, self.at, self.wait, world.later, world.rule)
+            self._thread = threading.Thread(target=self._live, daemon=True)
+            self._thread.start()
+        self._turn.release()
+        self._back.acquire()
+        if self._failure is not None:
+            raise self._failure
+
+    def end(self) -> None:
+        """End its thread with the world."""
+        if self._thread is not None:
+            self._dead = True
+            self._turn.release()
+            self._back.acquire()
+
+    def heartbeat(self) -> None:
+        """Tell the group that it lives; the client does so by itself, as long as the process is not frozen."""
+        if self._client is not None and self._client.member is not None and self.frozen is None:
+            self._world.broker.heard[self._client.member] = self._world.broker.round
+
+    def server_side(self) -> Session | None:
+        """Its database session."""
+        return self._connection.session if self._thread is not None else None
+
+    # ---- on its own thread
+
+    def wait(self, rounds: int) -> None:
+        """Let the others run."""
+        self.due = self._world.broker.round + rounds
+        self._back.release()
+        self._turn.acquire()
+        if self._dead:
+            raise Died
+
+    def at(self, call: str, *more: Fault) -> Fault:
+        """Come to a call."""
+        if self._dead:
+            raise Died
+        fault = self._world.choose(self.number, call, (*ALWAYS, *more))
+        if fault in RESTART_ROUNDS:
+            self._die(fault)
+        elif fault in STALLS:
+            self.frozen, self.idle = self._world.broker.round, False
+            self.wait(STALLS[fault])
+            self.frozen = None
+        elif fault is Fault.EXPEL and self._client is not None:
+            self._world.broker.expel(self._client.slot, self._client.member)
+        return fault
+
+    def _die(self, fault: Fault) -> None:
+        if fault is Fault.DIE_LATE and self._connection.session is not None and self._connection.session.changes:
+            self._connection.lose_late()
+        elif fault is Fault.DIE_LATE and self._client is not None:
+            self._client.end_late()
+        self._connection.lose()
+        self._dead = True
+        self.due = self._world.broker.round + RESTART_ROUNDS[fault]
+        raise Died
+
+    def _live(self) -> None:
+        self._turn.acquire()
+        try:
+            if not self._dead:
+                self._work()
+        except Died:
+            pass
+        except Exit:
+            self.due = self._world.broker.round + 1
+        except BaseException as failure:  # noqa: BLE001 - it is raised again on the thread that asked for this turn
+            self._failure = failure
+        finally:
+            self._connection.lose()
+            self._client, self._thread, self.frozen, self.idle = None, None, None, False
+            self._back.release()
+
+    def _work(self) -> None:
+        """What `shared.worker` does."""
+        while (slot := self._connection.take_slot()) is None:
+            self.idle = True
+            self.wait(1)
+        client = self._client = self._world.parts.client(self._world.broker, slot, self.at)
+        cycle = self._world.parts.cycle("words", client, self._connection, open_record, Limits(2, 2))
+        in_doubt = True
+        while True:
+            try:
+                if in_doubt:
+                    cycle.recover()
+                    in_doubt = False
+                progress = cycle.run(0, report=self._world.broker.round % REPORT_EVERY == 0)
+                self.idle = progress.idle and not cycle.parked()
+                for source in cycle.parked():
+                    cycle.unpark(source)
+            except RecoveryNeeded:
+                in_doubt, self.idle = True, False
+            except Unavailable:
+                self.idle = False
+            self.wait(1)
+
+
+class World:
+    """One run of a scenario."""
+
+    def __init__(self, scenario: Scenario, parts: Parts, choose: Choose) -> None:
+        self.parts = parts
+        self.run = Run()
+        self.broker = parts.broker(2, scenario.version, self.rule, self._changed)
+        self.server = parts.server(2, scenario.slots, self.rule, self._changed)
+        self._script = list(scenario.script)
+        self.heard: list[Hear] = []
+        self._requests: dict[str, Session] = {}
+        self._choose = choose
+        self._disturbed = 0
+        self._processes = [Process(self, number) for number in range(scenario.processes)]
+
+    def rule(self, name: str) -> None:
+        """Note that a rule of the model was used."""
+        self.run.rules[name] += 1
+
+    def later(self, act: Callable[[], None]) -> None:
+        """Let something arrive later."""
+        self.broker.later(LATE_ROUNDS, act)
+
+    def choose(self, process: int, call: str, offered: tuple[Fault, ...]) -> Fault:
+        """Decide what happens at a choice point."""
+        point = Point(self.broker.round, process, call, offered)
+        point.fault = self._choose(len(self.run.points), offered)
+        self.run.points.append(point)
+        if point.fault is not Fault.NONE:
+            self._disturbed = self.broker.round
+        return point.fault
+
+    def play(self) -> Run:
+        """Play until everything rests."""
+        try:
+            self._play()
+        except (Violated, Stop) as violation:
+            self.run.violation = f"{type(violation).__name__}: {violation}"
+        finally:
+            for process in self._processes:
+                process.end()
+        return self.run
+
+    def _play(self) -> None:
+        rests = 0
+        while rests <= REPORT_EVERY:
+            if self.broker.round > self._disturbed + REST_ROUNDS:
+                raise Violated("the system does not come to rest")
+            for process in self._processes:
+                process.heartbeat()
+            self.broker.pass_time()
+            self._end_idle_transactions()
+            if self._script and self._happens(self._script[0]):
+                del self._script[0]
+                self._disturbed = self.broker.round
+            for process in self._processes:
+                if process.due <= self.broker.round:
+                    process.take_turn()
+            resting = not self._script and self.broker.quiet() and all(p.idle for p in self._processes)
+            rests = rests + 1 if resting else 0
+        at_rest(self.broker, self.server, self._expected())
+
+    def _end_idle_transactions(self) -> None:
+        for process in self._processes:
+            session = process.server_side()
+            if process.frozen is None or session is None or session.changes is None:
+                continue
+            if process.frozen + IDLE_ROUNDS < self.broker.round:
+                self.rule("an idle transaction is ended")
+                self.server.end(session)
+
+    def _happens(self, step: Step) -> bool:
+        """Do a step of the script; False if it has to wait for a lock."""
+        if isinstance(step, Hear):
+            self.heard.append(step)
+            log = self.broker.inputs[Input("heard", lane_of(step.word.strip("-?")[0]))]
+            log.entries.append(Entry((step.word.strip("-"), step.event_id), 0, State.OPEN))
+            log.mark(0, State.ABORTED if step.word.startswith("-") else State.COMMITTED)
+        elif isinstance(step, Close):
+            self.server.commit(self._requests[step.name])
+        else:
+            session = self._requests.setdefault(step.name, Session())
+            key = step.name[-1]
+            if not self.server.try_lock(session, ("aggregate", key)):
+                self.rule("a request waits for an aggregate")
+                return False
+            session.changes = Changes(outbox={self.server.next_id(): row_of(key, step.name)})
+        return True
+
+    def _expected(self) -> Mapping[str, int]:
+        """Every effect there should be."""
+        return {hear.event_id: 1 for hear in self.heard if hear.word[0] not in "-?"}
+
+    def _changed(self) -> None:
+        at_any_time(self.broker, self.server)

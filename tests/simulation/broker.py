@@ -52,6 +52,16 @@ class Log:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
 
+    def hear(self, value: Any, *, committed: bool) -> None:
+        """Append what another service says, in a transaction of its own."""
+        self.entries.append(Entry(value, 0, State.OPEN))
+        self.mark(0, State.COMMITTED if committed else State.ABORTED)
+
+    def at(self, offset: int) -> Any | None:
+        """What a reader finds at an offset below the last stable one; None for a marker, and for what was aborted."""
+        entry = self.entries[offset]
+        return entry.value if entry.state is State.COMMITTED else None
+
     def mark(self, pid: int, state: State) -> None:
         """Write a marker: it ends whatever the producer id has open here, of whichever transaction."""
         for entry in self.entries:

@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable
 from shared.ports import NOTHING, Committed, Input, OutboxRow, Polled, Record
-from tests.simulation.broker import Broker, State
+from tests.simulation.broker import Broker
 from tests.simulation.faults import Fault
 
 LATE_ROUNDS = 3
@@ -70,8 +70,8 @@ class Client:
             while len(found) < most and self._reading[source] < end:
                 offset = self._reading[source]
                 self._reading[source] += 1
-                if log.entries[offset].state is State.COMMITTED:
-                    word, event_id = log.entries[offset].value
+                if (heard := log.at(offset)) is not None:
+                    word, event_id = heard
                     found.append(Record(source, offset, b"", word.encode(), [("id", event_id.encode())]))
             if self._reading[source] == end and self._told.get(source) != end:
                 self._told[source] = ends[source] = end

@@ -33,20 +33,23 @@ def at_any_time(broker: Broker, server: Postgres) -> None:
     for key in {row.key for row in said}:
         spoken, decided = _of(key, broker.said[lane_of(key)].committed()), _of(key, server.decided)
         if spoken != decided[: len(spoken)]:
-            raise Violated(f"{key}: said {spoken}, decided {decided}")
+            raise Violated(f"said out of order: {key}: said {spoken}, decided {decided}")
     for lane, claim in server.claims.items():
         position = broker.offsets[lane].offset if lane in broker.offsets else 0
         if not position <= claim.position <= position + 1:
-            raise Violated(f"lane {lane}: P is {position}, the claim is {claim}")
+            raise Violated(f"P and the claim drift apart: lane {lane}: P is {position}, the claim is {claim}")
+        claimed = {server.outbox[row_id].event_id for row_id in claim.ids}
+        if claim.position > position and claimed & names:
+            raise Violated(f"seen, and P does not know: lane {lane}: {sorted(claimed & names)}")
 
 
 def at_rest(broker: Broker, server: Postgres, effects: Mapping[str, int]) -> None:
     """Raise `Violated` if something is missing."""
     if Counter(server.effects) != effects:
-        raise Violated(f"effects {server.effects}, expected {sorted(effects)}")
+        raise Violated(f"effects differ: {server.effects}, expected {sorted(effects)}")
     said = sorted(row.event_id for log in broker.said.values() for row in log.committed())
     if said != (decided := sorted(row.event_id for row in server.decided)):
-        raise Violated(f"said {said}, decided {decided}")
+        raise Violated(f"not said: {sorted(set(decided) - set(said))}")
     if server.outbox:
         raise Violated(f"rows stay in the outbox: {server.outbox}")
     for source, log in broker.inputs.items():
@@ -56,4 +59,6 @@ def at_rest(broker: Broker, server: Postgres, effects: Mapping[str, int]) -> Non
         if missing := malformed - set(server.letters):
             raise Violated(f"not set aside: {missing}")
         if server.positions[source] != log.stable_end():
-            raise Violated(f"{source}: H is {server.positions[source]}, the end is {log.stable_end()}")
+            raise Violated(
+                f"H is not at the end: {source}: H is {server.positions[source]}, the end is {log.stable_end()}"
+            )

@@ -15,7 +15,7 @@ from shared.cycle import Cycle, Limits
 from shared.errors import Exit, Malformed, RecoveryNeeded, Stop, Unavailable
 from shared.events import Envelope, Event
 from shared.ports import Input, Opened, Record
-from tests.simulation.broker import Broker, Entry, State
+from tests.simulation.broker import Broker
 from tests.simulation.client import LATE_ROUNDS, Client, lane_of
 from tests.simulation.faults import ALWAYS, STALLS, Died, Fault, Violated
 from tests.simulation.invariants import at_any_time, at_rest
@@ -23,6 +23,9 @@ from tests.simulation.postgres import IDLE_ROUNDS, Changes, Connection, Postgres
 
 RESTART_ROUNDS = {Fault.DIE: 1, Fault.DIE_LATE: 1, Fault.DIE_LONG: 9}
 """How long a supervisor takes: at once, and longer than the session timeout."""
+
+START_ROUNDS = 4
+"""A process starts so long after the one before it: that one owns everything, and works."""
 
 REST_ROUNDS = 100
 """So long after the last fault and the end of the script everything must rest: several times the longest timeout."""
@@ -124,7 +127,7 @@ class Process:
     def __init__(self, world: "World", number: int) -> None:
         self._world = world
         self.number = number
-        self.due = 0
+        self.due = number * START_ROUNDS
         """The round of its next turn."""
         self.frozen: int | None = None
         """Since when it stands still."""
@@ -318,8 +321,7 @@ class World:
         if isinstance(step, Hear):
             self.heard.append(step)
             log = self.broker.inputs[Input("heard", lane_of(step.word.strip("-?")[0]))]
-            log.entries.append(Entry((step.word.strip("-"), step.event_id), 0, State.OPEN))
-            log.mark(0, State.ABORTED if step.word.startswith("-") else State.COMMITTED)
+            log.hear((step.word.strip("-"), step.event_id), committed=not step.word.startswith("-"))
         elif isinstance(step, Close):
             self.server.commit(self._requests[step.name])
         else:

@@ -1,0 +1,435 @@
+"""The protocol with one step taken away, one at a time: what the simulation is worth is what it finds of them.
+
+    python -m tests.simulation.mutants >tests/simulation/teeth.md
+
+writes the table: each mutant, and the scenario, fault and call at which it was found out. What survives is played in
+every scenario with every fault, which takes minutes.
+
+A mutant is a patch of a line or two: of the production cycle, or of the port or the server that keeps the other half of
+the contract. Its text must occur exactly once in the module, so no patch outlives the line that it is about.
+"""
+
+import importlib
+import re
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+from tests.simulation.exploring import SCENARIOS, explore
+from tests.simulation.faults import Fault
+from tests.simulation.world import Parts
+
+CYCLE, CLIENT, BROKER, SERVER = (
+    "shared.cycle",
+    "tests.simulation.client",
+    "tests.simulation.broker",
+    "tests.simulation.postgres",
+)
+
+
+class Mutant(NamedTuple):
+    """One patch."""
+
+    name: str
+    module: str
+    old: str
+    new: str
+    scenario: str = "events"
+    """Where it is found out..."""
+    fault: Fault = Fault.NONE
+    """... and by which fault."""
+    survives: str | None = None
+    """Why nothing can be seen of it in this world."""
+
+
+def parts(mutant: Mutant) -> Parts:
+    """Give the parts of a simulation, one of them patched."""
+    original = importlib.import_module(mutant.module)
+    assert original.__file__ is not None
+    source = Path(original.__file__).read_text()
+    assert source.count(mutant.old) == 1, f"{mutant.name}: its text occurs {source.count(mutant.old)} times"
+    patched: Any = ModuleType(mutant.module)
+    sys.modules["patched"] = patched  # dataclasses look for the module of their class
+    patched.__name__ = "patched"
+    exec(compile(source.replace(mutant.old, mutant.new), mutant.name, "exec"), vars(patched))
+    if mutant.module == CYCLE:
+        return Parts(cycle=patched.Cycle)
+    if mutant.module == CLIENT:
+        return Parts(client=patched.Client)
+    if mutant.module == BROKER:
+        return Parts(broker=patched.Broker)
+    return Parts(server=patched.Postgres, connection=patched.Connection)
+
+
+def killed(mutant: Mutant, name: str, fault: Fault | None) -> str | None:
+    """Play a scenario with `fault`, or each fault, at every call; tell how the mutant was found out."""
+    for plan, run in explore(SCENARIOS[name], 1, parts(mutant), fault):
+        if run.violation:
+            where = [f"{fault.value} at {run.points[at].call}" for at, fault in plan.items()] or ["no fault"]
+            found = re.sub(r"[\[(:].*", "", run.violation.removeprefix("Violated: "))
+            return f"{name} | {where[0]} | {found.strip()}"
+    return None
+
+
+MUTANTS = (
+    # ---- the two commits
+    Mutant(
+        "P is committed outside the transaction",
+        CYCLE,
+        """            self._kafka.send_offsets(inputs, lanes, membership)
+            self._kafka.commit()
+        except""",
+        """            self._kafka.commit()
+            self._kafka.begin()
+            self._kafka.send_offsets(inputs, lanes, membership)
+            self._kafka.commit()
+        except""",
+        fault=Fault.DIE,
+    ),
+    Mutant(
+        "Kafka is committed before Postgres",
+        CYCLE,
+        "            transaction.commit()  # 2.7\n",
+        """            if claims:
+                self._seen.update(moved)
+                self._say(claims, rows, moved, polled.membership)
+            claims = {}
+            transaction.commit()
+""",
+        fault=Fault.DIE,
+    ),
+    Mutant(
+        "the rows are deleted with their claim",
+        CYCLE,
+        "            rows = transaction.claimed(claims) if claims else []\n",
+        """            rows = transaction.claimed(claims) if claims else []
+            transaction.forget(claims)
+""",
+        fault=Fault.DIE,
+    ),
+    # ---- Postgres
+    Mutant(
+        "records below H are handled",
+        CYCLE,
+        "if record.offset >= positions[record.input].next_offset]",
+        "]",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "the positions are not locked",
+        SERVER,
+        """        for source in sorted(inputs):
+            self._lock(source)
+""",
+        "",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant("no inbox", SERVER, "new = set(ids) - self._server.inbox", "new = set(ids)"),
+    Mutant(
+        "the inbox is not part of the transaction",
+        SERVER,
+        "        self._changes.inbox |= new\n",
+        "        self._server.inbox |= new\n",
+        fault=Fault.DIE,
+    ),
+    Mutant(
+        "twins in one batch are both handled",
+        CYCLE,
+        "                new.discard(identity)  # a twin in the same batch is dropped too\n",
+        "",
+        fault=Fault.PAUSE,
+    ),
+    Mutant(
+        "the aggregate is not locked before its row is inserted",
+        SERVER,
+        '            self._lock(("aggregate", envelope.key))\n',
+        "",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "H can go back",
+        SERVER,
+        "max(offset, self._position(source) or 0)",
+        "offset",
+        survives="the cycle gives no H below the locked row either; one of the two would do",
+    ),
+    Mutant("H is not moved", CYCLE, "        transaction.advance(moved)  # 2.5\n", ""),
+    # ---- claims
+    Mutant(
+        "the claims are not locked",
+        SERVER,
+        """        for lane in sorted(lanes):
+            self._lock(lane)
+        return""",
+        "        return",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "a cursor instead of a list of ids",
+        SERVER,
+        "        return self._name({lane: self._waiting(lane)[:limit] for lane, limit in limits.items()}, 1)\n",
+        """        passed = vars(self._server).setdefault("passed", {})
+        rows = {lane: [i for i in self._waiting(lane) if i > passed.get(lane, 0)][:n] for lane, n in limits.items()}
+        passed |= {lane: max(ids) for lane, ids in rows.items() if ids}
+        return self._name(rows, 1)
+""",
+        scenario="requests",
+    ),
+    Mutant(
+        "the next rows are claimed before the last are deleted",
+        CYCLE,
+        """            if spent:
+                transaction.forget(spent)
+            unsaid |= transaction.claim(done)
+""",
+        """            unsaid |= transaction.claim(done)
+            if spent:
+                transaction.forget(spent)
+""",
+        scenario="two-workers",
+        fault=Fault.PAUSE,
+    ),
+    Mutant(
+        "an unsaid claim is taken for said",
+        CYCLE,
+        "                unsaid[lane] = claim\n",
+        "                done[lane] = self._limits.rows\n",
+        fault=Fault.DIE,
+    ),
+    Mutant(
+        "lanes are claimed that somebody else owns",
+        CYCLE,
+        "changed = self._judge(self._owned)",
+        "changed = self._judge(self._owned._replace(lanes=frozenset({0, 1})))",
+        scenario="two-workers",
+    ),
+    Mutant(
+        "rows are claimed latest first",
+        SERVER,
+        "self._waiting(lane)[:limit]",
+        "self._waiting(lane)[-limit:]",
+        scenario="requests",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "only what the worker handled itself is said",
+        CYCLE,
+        " and not self._unsaid():",
+        ":",
+        scenario="requests",
+    ),
+    Mutant(
+        "claim ids are not compared",
+        CYCLE,
+        "claim == (said.offset, said.metadata, claim.rows)",
+        "claim.position == said.offset",
+        survives="in this world Postgres never goes back; restores are tested in tests/integration/test_operating_*",
+    ),
+    Mutant(
+        "a database that went back is not noticed",
+        CYCLE,
+        "positions[source].next_offset < self._seen[source]",
+        "positions[source].next_offset < 0",
+        survives="as above: Postgres never goes back here",
+    ),
+    # ---- doubt and recovery
+    Mutant(
+        "a doubtful commit is taken for done",
+        CYCLE,
+        "            self._kafka.commit()\n        except",
+        """            try:
+                self._kafka.commit()
+            except RecoveryNeeded:
+                pass
+        except""",
+        fault=Fault.REFUSE,
+    ),
+    Mutant(
+        "a doubtful commit is said again from memory",
+        CYCLE,
+        "            self._kafka.commit()\n        except",
+        """            try:
+                self._kafka.commit()
+            except RecoveryNeeded:
+                self._kafka.renew()
+                self._kafka.begin()
+                self._kafka.produce(rows)
+                self._kafka.flush()
+                self._kafka.send_offsets(inputs, lanes, membership)
+                self._kafka.commit()
+        except""",
+        fault=Fault.LOSE,
+    ),
+    Mutant(
+        "rows that were not acknowledged are taken for said",
+        CLIENT,
+        "        self._send(fault, produce)\n",
+        "        if fault is Fault.NONE:\n            produce()\n",
+        fault=Fault.REFUSE,
+    ),
+    Mutant(
+        "a lost generation is taken for done",
+        CYCLE,
+        "        except ContentRefused as error:\n            if",
+        "        except GenerationLost:\n            pass\n        except ContentRefused as error:\n            if",
+        fault=Fault.EXPEL,
+    ),
+    Mutant(
+        "no new producer after a doubt",
+        CYCLE,
+        "        self._kafka.renew()  # R1\n",
+        """        if not hasattr(self, "_renewed"):
+            self._kafka.renew()
+            self._renewed = True
+""",
+        fault=Fault.LATE,
+    ),
+    Mutant(
+        "the committed offsets are not asked after a doubt",
+        CYCLE,
+        """        self._forget()
+        self._database.hold_slot()  # R0
+        self._kafka.renew()  # R1
+        self._adopt()
+""",
+        """        self._database.hold_slot()
+        self._kafka.renew()
+        if not self._adopted:
+            self._adopt()
+""",
+        fault=Fault.LOSE,
+    ),
+    Mutant(
+        "Postgres is read before the committed offsets",
+        CYCLE,
+        """        committed = self._kafka.committed(share.inputs, share.lanes)  # R2
+        positions = self._database.positions(share.inputs)  # R3
+        claims = self._database.claims(share.lanes)
+""",
+        """        positions = self._database.positions(share.inputs)
+        claims = self._database.claims(share.lanes)
+        committed = self._kafka.committed(share.inputs, share.lanes)
+""",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "a P that looks too low is believed at once",
+        CYCLE,
+        "said_read_last=False",
+        "said_read_last=True",
+        scenario="two-workers",
+        fault=Fault.SLEEP,
+    ),
+    Mutant(
+        "P is remembered when a lane comes back",
+        CYCLE,
+        """            self._forget()
+            changed = self._judge(self._owned)
+            if changed is None:
+""",
+        """            self._kept = vars(self).get("_kept", {}) | self._said
+            self._forget()
+            changed = self._judge(self._owned)
+            if changed is None:
+                self._said |= {lane: said for lane, said in self._kept.items() if lane in self._said}
+""",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "P = 0 is not committed before the first claim",
+        CYCLE,
+        """        self._kafka.begin()
+        self._kafka.send_offsets({}, start, membership)
+        self._kafka.commit()
+""",
+        "",
+        fault=Fault.DIE,
+    ),
+    # ---- what Kafka's side of the contract is needed for
+    Mutant(
+        "the generation is not checked",
+        BROKER,
+        "self.members.get(of) != member or self.generation != generation",
+        "(of, member, generation) is None",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "the group metadata is that of the sending, not of the batch",
+        CLIENT,
+        "self._broker.stage(self.slot, epoch, offsets, membership)",
+        "self._broker.stage(self.slot, epoch, offsets, (self.slot, self.member, self._broker.generation))",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "what was taken back is read",
+        BROKER,
+        "return entry.value if entry.state is State.COMMITTED else None",
+        "return entry.value",
+    ),
+    Mutant(
+        "offsets are given that are not stable",
+        BROKER,
+        "if any(key in producer.pending",
+        "if any(key == -1 and key in producer.pending",
+        scenario="two-workers",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "init does not raise the epoch",
+        BROKER,
+        "            self._finish(producer, commit=False)\n        producer.epoch += 1\n",
+        "            self._finish(producer, commit=False)\n        producer.epoch = max(producer.epoch, 1)\n",
+        fault=Fault.LATE_INSIDE,
+    ),
+    Mutant(
+        "old epochs are not fenced", BROKER, "if producer.epoch != epoch:", "if epoch < 0:", fault=Fault.LATE_INSIDE
+    ),
+    Mutant(
+        "a suspect producer is kept",
+        CLIENT,
+        '        raise KafkaInDoubt("committed, but under suspicion")\n',
+        "        return\n",
+        fault=Fault.TWICE,
+    ),
+    Mutant(
+        "nobody sees that what was open has ended",
+        CLIENT,
+        "if self._broker.is_open():",
+        "if self._epoch == -1:",
+        fault=Fault.FORGET,
+    ),
+    Mutant(
+        "a lost slot is kept",
+        SERVER,
+        "            raise SlotLost\n",
+        "            return\n",
+        scenario="standby",
+        fault=Fault.SLEEP,
+        survives="Kafka fences the member and the epoch of the slot too; the slot saves them from meeting",
+    ),
+)
+
+
+def main() -> None:
+    """Print the table."""
+    sys.stdout.write("| what is wrong | scenario | fault | what is seen |\n|---|---|---|---|\n")
+    for mutant in MUTANTS:
+        if mutant.survives:
+            found = next((f for name in SCENARIOS if (f := killed(mutant, name, None))), None)
+        else:
+            found = killed(mutant, mutant.scenario, mutant.fault)
+        sys.stdout.write(f"| {mutant.name} | {found or f'all | each | **nothing**: {mutant.survives}'} |\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main()

@@ -18,7 +18,7 @@ from typing import Any
 from shared.errors import GenerationLost, KafkaInDoubt, KafkaUnavailable
 from shared.ports import NOTHING, Assignment, Committed, Input
 
-TRANSACTION_ROUNDS = 12
+TRANSACTION_ROUNDS = 14
 """transaction.timeout.ms: longer than the session timeout, so that a successor meets open transactions."""
 
 SESSION_ROUNDS = 6

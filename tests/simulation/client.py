@@ -18,6 +18,9 @@ LATE_ROUNDS = 3
 UNSURE = (Fault.REFUSE, Fault.LOSE, Fault.LATE, Fault.LATE_INSIDE)
 """What a request can meet whose sender then does not know whether it had its effect."""
 
+REVOKED = -1
+"""The generation of a member that owns nothing and will get its share."""
+
 At = Callable[..., Fault]
 """Comes to a call; offers the faults that it may meet besides the usual ones."""
 
@@ -35,7 +38,7 @@ class Client:
         self.slot = slot
         self._at = at
         self.member: int | None = None
-        self._generation = -1
+        self._generation = REVOKED
         self._reading: dict[Input, int] = {}
         self._paused: set[Input] = set()
         self._told: dict[Input, int] = {}
@@ -53,10 +56,14 @@ class Client:
         elif broker.members.get(self.slot) != self.member:
             if self.slot in broker.members:
                 raise Fenced
-            self.member, self._generation, self._reading = None, -1, {}
+            self.member, self._generation, self._reading = None, REVOKED, {}
             return Polled([], {}, NOTHING, None)
-        if self._generation != broker.generation:
-            self._generation, self._reading = broker.generation, {}
+        elif self._generation not in {REVOKED, broker.generation}:
+            # Everything is revoked in one poll, and assigned in a later one.
+            revoked, self._generation, self._reading = self._generation, REVOKED, {}
+            return Polled([], {}, NOTHING, (self.slot, self.member, revoked))
+        if self._generation == REVOKED:
+            self._generation = broker.generation
             assigned = broker.shares[self.slot]
         found, ends = self._fetch(records)
         return Polled(found, ends, assigned, (self.slot, self.member, self._generation))

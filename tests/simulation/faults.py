@@ -50,7 +50,7 @@ class Fault(Enum):
 ALWAYS = (Fault.DIE, Fault.DIE_LONG, Fault.PAUSE, Fault.FREEZE, Fault.SLEEP, Fault.EXPEL)
 """Possible at every call."""
 
-STALLS = {Fault.PAUSE: 2, Fault.FREEZE: 8, Fault.SLEEP: 16}
+STALLS = {Fault.PAUSE: 2, Fault.FREEZE: 10, Fault.SLEEP: 18}
 """How many rounds a stall lasts; the timeouts in `world` lie between them."""
 
 

@@ -192,7 +192,7 @@ MUTANTS = (
                 transaction.forget(spent)
 """,
         scenario="two-workers",
-        fault=Fault.PAUSE,
+        fault=Fault.DIE,
     ),
     Mutant(
         "an unsaid claim is taken for said",

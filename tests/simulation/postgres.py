@@ -27,7 +27,7 @@ from tests.simulation.faults import Fault
 LOCK_ROUNDS = 3
 """lock_timeout."""
 
-IDLE_ROUNDS = 9
+IDLE_ROUNDS = 11
 """idle_in_transaction_session_timeout: longer than the session timeout of Kafka, so that a successor meets locks."""
 
 

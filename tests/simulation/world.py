@@ -21,7 +21,7 @@ from tests.simulation.faults import ALWAYS, STALLS, Died, Fault, Violated
 from tests.simulation.invariants import at_any_time, at_rest
 from tests.simulation.postgres import IDLE_ROUNDS, Changes, Connection, Postgres, Session, row_of
 
-RESTART_ROUNDS = {Fault.DIE: 1, Fault.DIE_LATE: 1, Fault.DIE_LONG: 9}
+RESTART_ROUNDS = {Fault.DIE: 1, Fault.DIE_LATE: 1, Fault.DIE_LONG: 11}
 """How long a supervisor takes: at once, and longer than the session timeout."""
 
 START_ROUNDS = 4

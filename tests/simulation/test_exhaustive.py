@@ -1,6 +1,7 @@
 """Every fault at every call: the production cycle on the simulated world, exhaustively.
 
-One fault a run takes a minute. `SIMULATION_FAULTS=2` tries every pair of faults in the brief scenario; it takes long.
+One fault a run takes a minute for all scenarios. `SIMULATION_FAULTS=2` tries every pair of faults in the brief one, and
+takes tens of minutes.
 """
 
 import os

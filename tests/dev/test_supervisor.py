@@ -172,10 +172,11 @@ def test_nothing_is_left_when_the_block_ends_with_an_error(tmp_path: Path) -> No
 
 
 SUPERVISING = """
-import json, sys, time
+import json, signal, sys, time
 from pathlib import Path
 from dev.program import Program
 from dev.supervisor import Supervisor
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
 folder = Path(sys.argv[1])
 with Supervisor(folder) as supervisor:
     for name in ("one", "two"):

@@ -1,13 +1,14 @@
 """A worker that breaks the guarantee on purpose: `python -m tests.e2e.sabotaged <service> worker`, SABOTAGE says how.
 
-It proves that the balance sheet sees what it claims to see. The pauses make the moment in which a kill does harm long
-enough for a short run; they are the sabotage's own.
+It proves that the balance sheet sees what it claims to see. Each such worker kills itself once, in the moment in which
+that does harm: a kill from outside would meet it only by luck.
 """
 
 import importlib
+import itertools
 import os
+import signal
 import sys
-import time
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
@@ -18,7 +19,15 @@ from shared.kafka import KafkaClient
 from shared.ports import Committed, Input, OutboxRow
 from shared.transaction import PostgresTransaction
 
-HARM_SECONDS = 0.2
+DIES_AT = 30
+"""Transactions that say something; a worker makes hundreds in a run. Whoever takes its place dies there too."""
+
+_said = itertools.count(1)
+
+
+def die_at_the_worst_moment() -> None:
+    if next(_said) == DIES_AT:
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def commit_p_outside() -> None:
@@ -36,8 +45,8 @@ def commit_p_outside() -> None:
 
         def commit_then_p() -> None:
             commit()
-            time.sleep(HARM_SECONDS)
             if kept:
+                die_at_the_worst_moment()
                 member._consumer.commit(offsets=kept, asynchronous=False)
 
         self.send_offsets, self.commit = send_offsets, commit_then_p  # type: ignore[assignment]
@@ -56,13 +65,13 @@ def delete_claimed_rows_early() -> None:
         self._said_rows = bool(rows)  # type: ignore[attr-defined]
         return rows
 
-    def commit_and_wait(self: PostgresTransaction) -> None:
+    def commit_and_die(self: PostgresTransaction) -> None:
         commit(self)
         if getattr(self, "_said_rows", False):
-            time.sleep(HARM_SECONDS)
+            die_at_the_worst_moment()
 
     PostgresTransaction.claimed = claimed  # type: ignore[method-assign]
-    PostgresTransaction.commit = commit_and_wait  # type: ignore[method-assign]
+    PostgresTransaction.commit = commit_and_die  # type: ignore[method-assign]
 
 
 SABOTAGES: dict[str, Callable[[], None]] = {

@@ -1,24 +1,14 @@
 """The consuming half of the Kafka port, against a real broker: what is owned, what is fetched, and where it ends."""
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
 from confluent_kafka import Producer
 
-from dev.servers import Servers
 from shared.consumer import GroupMember
 from shared.ports import NOTHING, Assignment, Input, Polled
 from tests.faults.stage import SECONDS_MAX, Stage, headers, until
-
-
-@pytest.fixture
-def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own."""
-    with Stage(servers, tmp_path) as stage:
-        yield stage
-        stage.show()
 
 
 @pytest.fixture

@@ -29,14 +29,6 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
         yield stage
 
 
-@pytest.fixture
-def engine(stage: Stage) -> Iterator[Engine]:
-    """The stage's database."""
-    engine = create_engine(stage.settings.dsn(stage.name))
-    yield engine
-    engine.dispose()
-
-
 def test_each_kind_by_its_own_retention(stage: Stage, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "ROWS", 4)  # several steps
     assert Housekeeping(engine, stage.settings).clean() == 13 + 19

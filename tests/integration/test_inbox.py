@@ -1,33 +1,14 @@
 """An event that comes twice takes effect once, wherever and whenever the second one comes."""
 
 import threading
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import psycopg
 import pytest
-from sqlalchemy import Connection, Engine, create_engine
+from sqlalchemy import Connection, Engine
 
-from dev.servers import Servers
 from shared import inbox
 from tests.faults.stage import SECONDS_MAX, Stage, headers
-
-
-@pytest.fixture
-def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own."""
-    with Stage(servers, tmp_path) as stage:
-        yield stage
-        stage.show()
-
-
-@pytest.fixture
-def engine(stage: Stage) -> Iterator[Engine]:
-    """The stage's database, for whoever works in it by hand."""
-    engine = create_engine(stage.settings.dsn(stage.name))
-    yield engine
-    engine.dispose()
 
 
 def say_again(stage: Stage) -> None:

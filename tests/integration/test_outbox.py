@@ -2,14 +2,11 @@
 
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from pathlib import Path
 
 import msgspec
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
-from dev.servers import Servers
 from shared import outbox
 from shared.errors import NotOwned, Reject
 from shared.ports import Claim
@@ -17,22 +14,6 @@ from tests.faults.stage import PARTITIONS, Stage, partition
 from tests.faults.trail import Told, Trail
 
 MANY = 1_000_000
-
-
-@pytest.fixture
-def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own."""
-    with Stage(servers, tmp_path) as stage:
-        yield stage
-        stage.show()
-
-
-@pytest.fixture
-def engine(stage: Stage) -> Iterator[Engine]:
-    """The stage's database, for whoever works in it by hand."""
-    engine = create_engine(stage.settings.dsn(stage.name))
-    yield engine
-    engine.dispose()
 
 
 def said_numbers(stage: Stage) -> list[int]:

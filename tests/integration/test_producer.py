@@ -21,14 +21,6 @@ from tests.faults import trail
 from tests.faults.stage import SECONDS_MAX, Stage, admin, until
 
 
-@pytest.fixture
-def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own."""
-    with Stage(servers, tmp_path) as stage:
-        yield stage
-        stage.show()
-
-
 @contextmanager
 def client(stage: Stage, slot: int) -> Iterator[KafkaClient]:
     """Both halves of the port, joined to the group and with a producer."""

@@ -4,7 +4,6 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -12,14 +11,6 @@ import pytest
 from dev.servers import Servers
 from shared.command import EXIT_REFUSED
 from tests.faults.stage import Stage
-
-
-@pytest.fixture
-def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own."""
-    with Stage(servers, tmp_path) as stage:
-        yield stage
-        stage.show()
 
 
 def test_a_killed_worker_gets_its_partitions_back_without_waiting_for_the_session_timeout(

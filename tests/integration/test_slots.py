@@ -7,7 +7,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine
 
 from dev.servers import Servers
 from dev.servers.places import free_port
@@ -24,14 +24,6 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
     with Stage(servers, tmp_path, worker_slots=2) as stage:
         yield stage
         stage.show()
-
-
-@pytest.fixture
-def engine(stage: Stage) -> Iterator[Engine]:
-    """The stage's database."""
-    engine = create_engine(stage.settings.dsn(stage.name))
-    yield engine
-    engine.dispose()
 
 
 def holder(stage: Stage, slot: int) -> int | None:

@@ -19,14 +19,6 @@ from tests.faults.stage import SECONDS_MAX, Stage, admin
 ROOT = Path(__file__).parents[2]
 
 
-@pytest.fixture
-def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own."""
-    with Stage(servers, tmp_path) as stage:
-        yield stage
-        stage.show()
-
-
 # ---- the end
 
 

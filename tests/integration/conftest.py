@@ -1,0 +1,26 @@
+"""A service of its own on the shared servers, for tests of single parts."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Engine, create_engine
+
+from dev.servers import Servers
+from tests.faults.stage import Stage
+
+
+@pytest.fixture
+def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
+    """A service of its own."""
+    with Stage(servers, tmp_path) as stage:
+        yield stage
+        stage.show()
+
+
+@pytest.fixture
+def engine(stage: Stage) -> Iterator[Engine]:
+    """The stage's database, for whoever works in it by hand."""
+    engine = create_engine(stage.settings.dsn(stage.name))
+    yield engine
+    engine.dispose()

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psycopg
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from dev.balance import Book, balance
@@ -24,6 +24,7 @@ from dev.balance.topics import Topics
 from dev.servers import Servers
 from tests.dev.damages import DAMAGES, EVENTS, GOOD, behind, beyond, gone
 from tests.dev.world import PARTITIONS, PRICE, SECONDS, World
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
@@ -47,13 +48,21 @@ def migrated(_breakable_pair: Servers) -> Servers:
             },
             check=True,
         )
-    # A new broker makes the topic of the committed offsets only when the first group asks; that may take a while.
+    # A new broker makes the topic of the committed offsets only when the first group asks; until its partitions have a
+    # leader the answer is NOT_COORDINATOR, which this call of the client hands on.
     admin = AdminClient({"bootstrap.servers": _breakable_pair.kafka.bootstrap})
     admin.create_topics([NewTopic("warm-up", 1, 1)])["warm-up"].result(SECONDS)
-    reader = Consumer({"bootstrap.servers": _breakable_pair.kafka.bootstrap, "group.id": "warm-up"})
-    reader.committed([TopicPartition("warm-up", 0)], 60.0)
-    reader.close()
+    with closing(Consumer({"bootstrap.servers": _breakable_pair.kafka.bootstrap, "group.id": "warm-up"})) as reader:
+        until(lambda: knows_offsets(reader), "the group coordinator answers")
     return _breakable_pair
+
+
+def knows_offsets(reader: Consumer) -> bool:
+    try:
+        reader.committed([TopicPartition("warm-up", 0)], SECONDS)
+    except KafkaException:
+        return False
+    return True
 
 
 @pytest.fixture

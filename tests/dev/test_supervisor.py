@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
@@ -14,6 +14,7 @@ import pytest
 from dev import program
 from dev.program import Program
 from dev.supervisor import GaveUp, Supervisor
+from tests.waiting import until
 
 # Python starts in some 20 ms; the bound is for a machine that does ten other things.
 WAIT_SECONDS = 10.0
@@ -26,13 +27,6 @@ signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
 print('started', flush=True)
 time.sleep(600)
 """
-
-
-def until(condition: Callable[[], object]) -> None:
-    deadline = time.monotonic() + WAIT_SECONDS
-    while not condition():
-        assert time.monotonic() < deadline, "waited in vain"
-        time.sleep(0.01)
 
 
 @pytest.fixture

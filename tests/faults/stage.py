@@ -48,13 +48,9 @@ from shared.session import Session
 from shared.settings import Settings
 from tests.faults import crashing_worker, trail
 from tests.faults.crashing_worker import Order, Plan
+from tests.waiting import SECONDS_MAX, until
 
-SECONDS_MAX = 60.0
-"""The longest that anything here may take. A takeover waits for the session and transaction timeouts, some 7 s; the
-rest is for a machine that is busy with something else.
-"""
 MARKERS_SECONDS = 10.0
-POLL_SECONDS = 0.05
 PARTITIONS = 2
 
 TIMEOUTS = {"session_timeout_ms": 1_000, "transaction_timeout_ms": 5_000}
@@ -74,15 +70,6 @@ _one_looks = threading.Lock()
 """An exit code can be read once, and whoever starts a process looks for those of all others: a second reader would get
 255. Cells run on several threads.
 """
-
-
-def until(condition: Callable[[], object], what: str, seconds: float = SECONDS_MAX) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + seconds
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"waited {seconds:.0f} s in vain: {what}")
-        time.sleep(POLL_SECONDS)
 
 
 def partition(key: str, partitions: int = PARTITIONS) -> int:
@@ -405,8 +392,11 @@ class Stage:
         )
 
     def until_drained(self) -> None:
-        """Wait until everything that was fed took effect and was said."""
+        """Wait until everything that was fed took effect and was said, and can be read: the answer to a commit comes
+        before its markers are in every partition.
+        """
         self.until(self.drained, "everything is handled and said")
+        self.until(lambda: not list(self._open_transactions()), "no transaction is open")
 
     def until_read(self) -> None:
         """Wait until every input was read to its end, also when what is there takes no effect."""

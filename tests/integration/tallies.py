@@ -20,7 +20,8 @@ from shared.session import Session
 from shared.settings import Settings
 from tests.integration import tally_worker
 from tests.integration.tally import Base, add, container, service
-from tests.integration.tally_topics import SECONDS_MAX, Topics
+from tests.integration.tally_topics import Topics
+from tests.waiting import SECONDS_MAX
 
 
 class Tallies(Topics):

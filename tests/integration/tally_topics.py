@@ -3,7 +3,7 @@
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
@@ -15,9 +15,7 @@ from shared import start
 from shared.handling import Service
 from shared.settings import Settings
 from tests.integration.tally import Asked, Told
-
-SECONDS_MAX = 60.0
-"""For a machine that is busy with something else."""
+from tests.waiting import SECONDS_MAX, until
 
 
 class Topics:
@@ -129,11 +127,3 @@ def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, str 
     """The headers of an event from somewhere else."""
     facts = {"ce_specversion": "1.0", "ce_source": "test", "ce_id": event_id, "ce_type": event_type}
     return [(name, fact.encode()) for name, fact in facts.items()]
-
-
-def until(condition: Callable[[], object], what: str) -> None:
-    """Wait until `condition` holds."""
-    deadline = time.monotonic() + SECONDS_MAX
-    while not condition():
-        assert time.monotonic() < deadline, f"waited in vain: {what}"
-        time.sleep(0.05)

@@ -14,7 +14,7 @@ from shared.operating.group import Group
 from shared.settings import Settings
 from shared.transaction import WorkerDatabase
 from tests.integration.tally import container
-from tests.integration.tally_topics import SECONDS_MAX, until
+from tests.waiting import SECONDS_MAX, until
 
 
 class Died(BaseException):

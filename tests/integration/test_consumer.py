@@ -8,7 +8,8 @@ from confluent_kafka import Producer
 
 from shared.consumer import GroupMember
 from shared.ports import NOTHING, Assignment, Input, Polled
-from tests.faults.stage import SECONDS_MAX, Stage, headers, until
+from tests.faults.stage import Stage, headers
+from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture

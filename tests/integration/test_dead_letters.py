@@ -18,7 +18,8 @@ from shared.operating import redrive as redriving
 from shared.operating.rules import Desk
 from tests.integration.tallies import Tallies
 from tests.integration.tally import container
-from tests.integration.tally_topics import headers, until
+from tests.integration.tally_topics import headers
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 

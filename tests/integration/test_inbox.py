@@ -8,7 +8,8 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from shared import inbox
-from tests.faults.stage import SECONDS_MAX, Stage, headers
+from tests.faults.stage import Stage, headers
+from tests.waiting import SECONDS_MAX
 
 
 def say_again(stage: Stage) -> None:

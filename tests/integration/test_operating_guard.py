@@ -18,7 +18,7 @@ from shared.operating.rules import Desk
 from shared.settings import Settings
 from tests.integration.tallies import Tallies
 from tests.integration.tally import container
-from tests.integration.tally_topics import until
+from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,8 +12,8 @@ from dev.servers import Servers
 from shared.errors import LanesDiffer
 from shared.outbox import lane_hash
 from tests.integration.tallies import Tallies
-from tests.integration.tally_topics import until
 from tests.integration.test_operating_positions import stop
+from tests.waiting import until
 
 KEYS = [f"key-{n}" for n in range(8)]
 

@@ -11,8 +11,8 @@ from confluent_kafka.admin._resource import ResourceType
 from dev.servers import Servers
 from shared.errors import ContentStuck
 from tests.integration.tallies import Tallies
-from tests.integration.tally_topics import SECONDS_MAX
 from tests.integration.test_operating_positions import stop
+from tests.waiting import SECONDS_MAX
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from dev.servers import Servers
 from shared import command
 from shared.errors import DatabaseWentBack, ExactlyOnceError, KafkaWentBack, LanesDiffer, PositionMissing, RecordsLost
 from tests.integration.tallies import Tallies
-from tests.integration.tally_topics import SECONDS_MAX, until
+from tests.waiting import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[2]
 

@@ -14,7 +14,8 @@ from confluent_kafka.cimpl import NewPartitions
 from dev.servers import Servers
 from dev.servers.places import free_port
 from shared import start
-from tests.faults.stage import SECONDS_MAX, Stage, admin
+from tests.faults.stage import Stage, admin
+from tests.waiting import SECONDS_MAX
 
 
 @pytest.fixture

@@ -18,7 +18,8 @@ from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUna
 from shared.kafka import KafkaClient
 from shared.ports import Committed, Input, OutboxRow
 from tests.faults import trail
-from tests.faults.stage import SECONDS_MAX, Stage, admin, until
+from tests.faults.stage import Stage, admin
+from tests.waiting import SECONDS_MAX, until
 
 
 @contextmanager

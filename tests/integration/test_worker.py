@@ -14,7 +14,8 @@ import pytest
 from dev.servers import Servers
 from dev.servers.places import free_port
 from shared.command import EXIT_AGAIN, EXIT_REFUSED
-from tests.faults.stage import SECONDS_MAX, Stage, admin
+from tests.faults.stage import Stage, admin
+from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[2]
 

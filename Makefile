@@ -10,7 +10,7 @@ LINTED := $(PACKAGES) $(wildcard migrations)
 # One option per variable that was given, so that the defaults live in one place: the program.
 option = $(if $($(1)),--$(2) $($(1)))
 
-.PHONY: help demo test check fix unit integration e2e bench servers servers-down lock clean
+.PHONY: help demo test check fix unit integration e2e faults bench servers servers-down lock clean
 
 help:  ## print this list (the default)
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,10 @@ integration: $(READY)  ## tests of single parts against the real servers
 
 e2e: $(READY)  ## tests of the whole system in its own processes
 	$(RUN) -m pytest $(wildcard tests/e2e) $(ARGS)
+
+faults: $(READY)  ## break the real thing and check the books (SCENARIO= RUNS= SEED=; PUBLISH=1 adds to docs/proof.md)
+	@$(RUN) -m tests.faults $(call option,SCENARIO,scenario) $(call option,RUNS,runs) $(call option,SEED,seed) \
+		$(if $(PUBLISH),--publish)
 
 bench: $(READY)  ## measure throughput and latency (ARGS= goes to the benchmark)
 	@$(RUN) -m dev.bench $(ARGS)

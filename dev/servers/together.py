@@ -1,11 +1,13 @@
 """Both servers at once, started side by side."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
+from dev.servers.cluster import Cluster
 from dev.servers.kafka import Kafka
 from dev.servers.places import leave, run_directory
 from dev.servers.postgres import Postgres
@@ -20,24 +22,52 @@ class Servers:
     postgres: Postgres
 
 
+@dataclass(frozen=True)
+class ClusterServers:
+    """What `running_cluster` has started."""
+
+    kafka: Cluster
+    postgres: Postgres
+
+
 @contextmanager
-def running(*, kafka_port: int | None = None, postgres_port: int | None = None, report: Say = say) -> Iterator[Servers]:
+def running(
+    *,
+    kafka_port: int | None = None,
+    postgres_port: int | None = None,
+    kafka_settings: Mapping[str, str] | None = None,
+    report: Say = say,
+) -> Iterator[Servers]:
     """Start Kafka and PostgreSQL, on free ports or those given; when the block ends, both are gone with their data."""
     directory = run_directory()
-    servers = Servers(
-        Kafka(directory / "kafka", port=kafka_port, report=report),
-        Postgres(directory / "postgres", port=postgres_port, report=report),
-    )
+    kafka = Kafka(directory / "kafka", port=kafka_port, settings=kafka_settings, report=report)
+    postgres = Postgres(directory / "postgres", port=postgres_port, report=report)
+    with _up(directory, kafka, postgres, report):
+        yield Servers(kafka, postgres)
+
+
+@contextmanager
+def running_cluster(*, report: Say = say) -> Iterator[ClusterServers]:
+    """Start three brokers and PostgreSQL; when the block ends, all are gone with their data."""
+    directory = run_directory()
+    kafka = Cluster(directory, report=report)
+    postgres = Postgres(directory / "postgres", report=report)
+    with _up(directory, kafka, postgres, report):
+        yield ClusterServers(kafka, postgres)
+
+
+@contextmanager
+def _up(directory: Path, kafka: Kafka | Cluster, postgres: Postgres, report: Say) -> Iterator[None]:
     begin = time.monotonic()
     report("Starting Kafka and PostgreSQL ...")
     try:
         with ThreadPoolExecutor(2) as pool:
-            starts = [pool.submit(servers.kafka.start), pool.submit(servers.postgres.start)]
+            starts = [pool.submit(kafka.start), pool.submit(postgres.start)]
         for start in starts:
             start.result()
-        report(f"Kafka at {servers.kafka.bootstrap} and PostgreSQL are up after {time.monotonic() - begin:.1f} s")
-        yield servers
+        report(f"Kafka at {kafka.bootstrap} and PostgreSQL are up after {time.monotonic() - begin:.1f} s")
+        yield
     finally:
-        servers.kafka.stop()
-        servers.postgres.stop()
+        kafka.stop()
+        postgres.stop()
         leave(directory)

@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from dev.servers import Kafka, Postgres, ServerError, Servers, places
+from dev.servers import Cluster, Kafka, Postgres, ServerError, Servers, places, running_cluster
 from dev.servers.jars import kafka_jars
 from dev.servers.process import PortTaken
 
@@ -39,13 +39,13 @@ def gone(pid: int) -> bool:
         return True
 
 
-def write(kafka: Kafka, topic: str, value: bytes) -> None:
+def write(kafka: Kafka | Cluster, topic: str, value: bytes) -> None:
     producer = Producer({"bootstrap.servers": kafka.bootstrap, "acks": "all"})
     producer.produce(topic, value)
     assert producer.flush(WAIT_SECONDS_MAX) == 0
 
 
-def read(kafka: Kafka, topic: str, count: int) -> list[bytes | None]:
+def read(kafka: Kafka | Cluster, topic: str, count: int) -> list[bytes | None]:
     consumer = Consumer(
         {"bootstrap.servers": kafka.bootstrap, "group.id": topic, "auto.offset.reset": "earliest", "log_level": 0}
     )
@@ -100,6 +100,20 @@ def test_a_frozen_kafka_is_silent_until_it_is_thawed(breakable_servers: Servers)
         admin.list_topics(timeout=0.5)
     breakable_servers.kafka.thaw()
     assert admin.list_topics(timeout=WAIT_SECONDS_MAX).brokers
+
+
+def test_a_cluster_of_three_goes_on_when_one_broker_is_killed() -> None:
+    with running_cluster() as servers:
+        cluster, name = servers.kafka, f"test-{uuid.uuid4().hex}"
+        admin = AdminClient({"bootstrap.servers": cluster.bootstrap})
+        admin.create_topics([NewTopic(name, 3, 3)])[name].result(WAIT_SECONDS_MAX)
+        write(cluster, name, b"before")
+        cluster.brokers[0].kill()
+        write(cluster, name, b"meanwhile")
+        cluster.brokers[0].start()
+        cluster.brokers[1].kill()
+        write(cluster, name, b"after")
+        assert sorted(filter(None, read(cluster, name, 3))) == [b"after", b"before", b"meanwhile"]
 
 
 @pytest.mark.parametrize("way", ["kill", "immediate", "fast"])

@@ -7,47 +7,44 @@ import os
 import signal
 import sys
 import threading
-import time
 import urllib.error
 import urllib.request
 import uuid
 import zlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self, cast
+from typing import Self
 
 import msgspec
 import psutil
 import psycopg
 from confluent_kafka import (
-    Consumer,
     ConsumerGroupState,
     IsolationLevel,
-    KafkaError,
     KafkaException,
     Producer,
-    TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
 from psycopg import sql
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import NullPool, create_engine
 
-from dev.servers import Servers
+from dev.servers import ClusterServers, Servers
 from shared import start
 from shared.command import EXIT_AGAIN
 from shared.database import Requests
 from shared.outbox import Outbox
 from shared.session import Session
 from shared.settings import Settings
-from tests.faults import crashing_worker, trail
+from tests.faults import crashing_worker, outside, trail
 from tests.faults.crashing_worker import Order, Plan
+from tests.faults.history import Heard, History, Trail, anomalies
+from tests.faults.outside import Said
 from tests.waiting import SECONDS_MAX, until
 
 MARKERS_SECONDS = 10.0
@@ -92,18 +89,6 @@ class StageSettings(Settings):
         return (init_settings,)
 
 
-class Said(NamedTuple):
-    """One record as a read_committed reader sees it."""
-
-    topic: str
-    partition: int
-    offset: int
-    key: str
-    event_id: str
-    type: str
-    data: bytes
-
-
 class Worker:
     """One worker process, and the supervisor that starts it again when it asks for it by its exit code."""
 
@@ -126,6 +111,12 @@ class Worker:
             self.restarts += 1
             self.process.close()
             self._start()
+
+    def again(self) -> None:
+        """Start it again in its place, once it has ended."""
+        self.ended()
+        self.process.close()
+        self._start()
 
     @property
     def pid(self) -> int:
@@ -189,7 +180,9 @@ class Worker:
 class Stage:
     """One service, its books, and what was fed to it."""
 
-    def __init__(self, servers: Servers, logs: Path, *, partitions: int = PARTITIONS, **settings: object) -> None:
+    def __init__(
+        self, servers: Servers | ClusterServers, logs: Path, *, partitions: int = PARTITIONS, **settings: object
+    ) -> None:
         self.servers = servers
         self.name = f"trail-{uuid.uuid4().hex[:12]}"
         self.kit = trail.make(self.name)
@@ -205,6 +198,7 @@ class Stage:
         self.workers: list[Worker] = []
         self.asked: dict[str, list[int]] = defaultdict(list)
         self.requested: dict[str, list[int]] = defaultdict(list)
+        self.in_doubt: dict[str, list[int]] = defaultdict(list)
         self.rejected: list[tuple[str, int]] = []
         self._logs = logs
         self._partitions = partitions
@@ -219,6 +213,10 @@ class Stage:
         self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
         self.outbox = Outbox(self.kit.service, self.settings.event_bytes_max)
         self.requests = Requests(self._engine, self.outbox)
+
+    @property
+    def bootstrap(self) -> str:
+        return self.servers.kafka.bootstrap
 
     def __enter__(self) -> Self:
         return self
@@ -330,7 +328,7 @@ class Stage:
         """Produce one event for each key; `poison` if it cannot be handled."""
         producer = _producer(self.servers.kafka.bootstrap)
         for key in self.keys if keys is None else keys:
-            number = next(self._numbers)
+            number = self.number()
             event = self.kit.asked(trail=key, number=number, wish=wish)
             self.produce(key, msgspec.json.encode(event), headers(f"{key}-{number}"))
             if poison:
@@ -348,6 +346,10 @@ class Stage:
             self.kit.asked.topic, value, key, partition=to, headers=None if head is None else list(head)
         )
 
+    def number(self) -> int:
+        """Invent a number."""
+        return next(self._numbers)
+
     def flush(self) -> None:
         """Wait until all that was produced is acknowledged."""
         assert _producer(self.servers.kafka.bootstrap).flush(SECONDS_MAX) == 0
@@ -355,9 +357,21 @@ class Stage:
     def request(self, keys: Iterable[str] | None = None) -> None:
         """Do for each key what an HTTP request does: change the aggregate and say so, in one transaction."""
         for key in self.keys if keys is None else keys:
-            number = next(self._numbers)
+            number = self.number()
             with self.requests.transaction() as session:
                 self.step(session, key, number)
+            self.requested[key].append(number)
+
+    @contextmanager
+    def open_request(self, keys: Sequence[str]) -> Iterator[None]:
+        """Do a request that has its rows in the outbox, and commits them only when the block ends."""
+        numbers = {key: self.number() for key in keys}
+        with Session(self._engine) as session, session.begin():
+            for key, number in numbers.items():
+                self.step(session, key, number)
+            self.outbox.write(session)
+            yield
+        for key, number in numbers.items():
             self.requested[key].append(number)
 
     def step(self, session: Session, key: str, number: int) -> None:
@@ -396,156 +410,84 @@ class Stage:
         before its markers are in every partition.
         """
         self.until(self.drained, "everything is handled and said")
-        self.until(lambda: not list(self._open_transactions()), "no transaction is open")
+        self.until(lambda: not self.open_transactions(), "no transaction is open")
 
     def until_read(self) -> None:
         """Wait until every input was read to its end, also when what is there takes no effect."""
-        self.until(lambda: not list(self._position_problems()), "every input is read")
+        asked = self.kit.asked.topic
+        self.until(lambda: self._handled() == self.ends(asked, IsolationLevel.READ_COMMITTED), "every input is read")
 
     def read(self, topic: str) -> list[Said]:
         """Read a topic from its beginning to its end, as a read_committed reader."""
-        return [said for said, _ in self._read(topic)]
+        return outside.read(self.bootstrap, topic, self._partitions)
 
-    def read_headers(self, topic: str) -> list[dict[str, str]]:
-        """Read the headers of a topic."""
-        return [{name: value.decode() for name, value in head.items()} for _, head in self._read(topic)]
-
-    def _read(self, topic: str) -> list[tuple[Said, dict[str, bytes]]]:
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.servers.kafka.bootstrap,
-                "group.id": f"{self.name}-reader",
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "log_level": 0,
-                "auto.offset.reset": "error",
-                "enable.partition.eof": True,
-                "fetch.wait.max.ms": 10,
-            }
-        )
-        found: list[tuple[Said, dict[str, bytes]]] = []
-        left = set(range(self._partitions))
-        deadline = time.monotonic() + SECONDS_MAX
-        try:
-            consumer.assign([TopicPartition(topic, p, 0) for p in left])
-            while left:
-                assert time.monotonic() < deadline, f"{topic} was not read to its end"
-                message = consumer.poll(1)
-                if message is None:
-                    continue
-                problem = message.error()
-                if problem is not None:
-                    assert problem.code() == KafkaError._PARTITION_EOF, problem
-                    left.discard(message.partition() or 0)
-                    continue
-                head = dict(cast("list[tuple[str, bytes]]", message.headers()))
-                key, value = message.key(), message.value()
-                assert isinstance(key, bytes)
-                assert isinstance(value, bytes)
-                place = (topic, message.partition() or 0, message.offset() or 0)
-                said = Said(*place, key.decode(), head["ce_id"].decode(), head["ce_type"].decode(), value)
-                found.append((said, head))
-        finally:
-            consumer.close()
-        return found
+    def follow(self, go_on: Callable[[], bool]) -> Iterator[Said]:
+        """Read the service's topic as a subscriber does, for as long as `go_on` says so."""
+        return outside.follow(self.bootstrap, self.kit.told.topic, self._partitions, lambda _: go_on())
 
     def ends(self, topic: str, isolation: IsolationLevel) -> dict[int, int]:
         """The end of each partition: the last stable offset for READ_COMMITTED, else the high watermark."""
-        latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = {TopicPartition(topic, p): latest for p in range(self._partitions)}
-        answers = admin(self.servers).list_offsets(asked, isolation_level=isolation)
-        return {p.partition: answer.result(SECONDS_MAX).offset for p, answer in answers.items()}
+        return outside.ends(self.bootstrap, topic, self._partitions, isolation)
+
+    def committed(self) -> dict[int, tuple[int, str]]:
+        """P of each lane, with its metadata."""
+        return outside.committed(self.bootstrap, self.name, self.kit.service.lane_topic, self._partitions)
+
+    def offsets(self, topic: str) -> dict[int, int]:
+        """What the group has committed for a topic."""
+        found = outside.committed(self.bootstrap, self.name, topic, self._partitions)
+        return {p: offset for p, (offset, _) in found.items()}
 
     def problems(self) -> list[str]:
         """Compare what was fed with the database and the topics; nothing to complain about is an empty list."""
         # The answer to a commit comes before its markers are in every partition.
         with suppress(AssertionError):
-            until(lambda: not list(self._open_transactions()), "no transaction is open", MARKERS_SECONDS)
-        return [*self._database_problems(), *self._topic_problems(), *self._position_problems()]
+            until(lambda: not self.open_transactions(), "no transaction is open", MARKERS_SECONDS)
+        return [str(anomaly) for anomaly in anomalies(self.history())]
 
-    def _database_problems(self) -> Iterable[str]:
-        effects = Counter(self.connection.execute("SELECT key, number FROM effect").fetchall())
-        expected = Counter((key, number) for key, numbers in self.asked.items() for number in numbers)
-        if effects != expected:
-            yield f"effects more than expected: {effects - expected}, missing: {expected - effects}"
-        for key, handled, requested in self.connection.execute("SELECT key, handled, requested FROM trail"):
-            if handled != self.asked[key]:
-                yield f"{key}: handled {handled}, asked {self.asked[key]}"
-            if requested != self.requested[key]:
-                yield f"{key}: requested {requested}, expected {self.requested[key]}"
-        letters = self.one("SELECT count(*) FROM dead_letter")
-        distinct = self.one('SELECT count(DISTINCT (partition, "offset")) FROM dead_letter')
-        if not letters == distinct == len(self.rejected):
-            yield f"{letters} dead letters of {distinct} records, expected {len(self.rejected)}"
-        if waiting := self.one("SELECT count(*) FROM outbox"):
-            yield f"{waiting} rows are still in the outbox"
+    def history(self, live: Iterable[Said] = ()) -> History:
+        """Put together all that is known; `live` is what a reader saw that followed the service's topic."""
+        execute = self.connection.execute
+        return History(
+            asked=self.asked,
+            requested=self.requested,
+            in_doubt=self.in_doubt,
+            rejected=self.rejected,
+            effects=execute("SELECT key, number FROM effect").fetchall(),
+            trails={k: Trail(*r) for k, *r in execute("SELECT key, steps, handled, requested FROM trail")},
+            letters=execute('SELECT partition, "offset" FROM dead_letter').fetchall(),
+            told=[heard(said) for said in self.read(self.kit.told.topic)],
+            told_letters=[said.event_id for said in self.read(self.kit.service.dead_letter_topic)],
+            live=[heard(said) for said in live],
+            handled=self._handled(),
+            readable=self.ends(self.kit.asked.topic, IsolationLevel.READ_COMMITTED),
+            said=self.committed(),
+            claims={
+                lane: (position, str(claim or ""))
+                for lane, position, claim in execute("SELECT lane, position, claim_id FROM lane")
+            },
+            unsaid=self.one("SELECT count(*) FROM outbox"),
+            open_transactions=self.open_transactions(),
+        )
 
-    def _topic_problems(self) -> Iterable[str]:
-        said = self.read(self.kit.told.topic)
-        steps: dict[str, list[int]] = defaultdict(list)
-        numbers: dict[str, list[int]] = defaultdict(list)
-        for record in said:
-            event = msgspec.json.decode(record.data, type=trail.Told)
-            steps[record.key].append(event.step)
-            numbers[record.key].append(event.number)
-        for key in {*self.asked, *self.requested}:
-            count = len(self.asked[key]) + len(self.requested[key])
-            if steps[key] != list(range(1, count + 1)):
-                yield f"{key}: the steps said are {steps[key]}, expected 1 to {count}"
-            if sorted(numbers[key]) != sorted(self.asked[key] + self.requested[key]):
-                yield f"{key}: said {numbers[key]}, fed {self.asked[key]} and {self.requested[key]}"
-        letters = self.read(self.kit.service.dead_letter_topic)
-        if len(letters) != len(self.rejected):
-            yield f"{len(letters)} dead letters were said, expected {len(self.rejected)}"
-        repeated = [event_id for event_id, n in Counter(r.event_id for r in said + letters).items() if n > 1]
-        if repeated:
-            yield f"said more than once: {repeated}"
+    def _handled(self) -> dict[int, int]:
+        return dict(self.connection.execute("SELECT partition, next_offset FROM position").fetchall())
 
-    def _open_transactions(self) -> Iterable[str]:
+    def open_transactions(self) -> list[str]:
+        """Name the topics of the service that hold back their readers."""
+        found = []
         for topic in (self.kit.told.topic, self.kit.service.dead_letter_topic):
             stable = self.ends(topic, IsolationLevel.READ_COMMITTED)
             high = self.ends(topic, IsolationLevel.READ_UNCOMMITTED)
             if stable != high:
-                yield f"{topic}: a transaction is open; last stable offsets {stable}, ends {high}"
+                found.append(f"{topic}: a transaction is open; last stable offsets {stable}, ends {high}")
+        return found
 
-    def _position_problems(self) -> Iterable[str]:
-        yield from self._open_transactions()
-        heard = self.ends(self.kit.asked.topic, IsolationLevel.READ_COMMITTED)
-        positions = self.connection.execute("SELECT partition, next_offset FROM position")
-        handled: dict[int, int] = dict(positions.fetchall())
-        if handled != heard:
-            yield f"H is {handled}, the topic ends at {heard}"
-        lanes = {
-            lane: (position, str(claim or ""))
-            for lane, position, claim in self.connection.execute("SELECT lane, position, claim_id FROM lane")
-        }
-        said = self.committed()
-        if said != lanes:
-            yield f"P is {said}, the claims are {lanes}"
 
-    def committed(self) -> dict[int, tuple[int, str]]:
-        """P of each lane, with its metadata."""
-        return self._committed(self.kit.service.lane_topic)
-
-    def offsets(self, topic: str) -> dict[int, int]:
-        """What the group has committed for a topic."""
-        return {p: offset for p, (offset, _) in self._committed(topic).items()}
-
-    def _committed(self, topic: str) -> dict[int, tuple[int, str]]:
-        consumer = Consumer(
-            {
-                "bootstrap.servers": self.servers.kafka.bootstrap,
-                "group.id": self.name,
-                "isolation.level": "read_committed",
-                "enable.auto.commit": False,
-                "log_level": 0,
-            }
-        )
-        try:
-            asked = [TopicPartition(topic, p) for p in range(self._partitions)]
-            return {p.partition: (p.offset, p.metadata or "") for p in consumer.committed(asked, SECONDS_MAX)}
-        finally:
-            consumer.close()
+def heard(said: Said) -> Heard:
+    """Give what the history is about."""
+    event = msgspec.json.decode(said.data, type=trail.Told)
+    return Heard(said.partition, said.offset, said.event_id, said.key, event.step, event.number)
 
 
 def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, bytes | str | None]]:
@@ -558,14 +500,9 @@ def _producer(bootstrap: str) -> Producer:
     return Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "log_level": 0})
 
 
-@cache
-def _admin(bootstrap: str) -> AdminClient:
-    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-
-
-def admin(servers: Servers) -> AdminClient:
+def admin(servers: Servers | ClusterServers) -> AdminClient:
     """An admin client."""
-    return _admin(servers.kafka.bootstrap)
+    return outside.admin(servers.kafka.bootstrap)
 
 
 _one_at_a_time = threading.Lock()
@@ -583,7 +520,7 @@ def _template(dsn: str, servers_dsn: str, name: str, partitions: int) -> None:
         trail.seed_lanes(connection, partitions)
 
 
-def make_template(servers: Servers, partitions: int) -> None:
+def make_template(servers: Servers | ClusterServers, partitions: int) -> None:
     """Make the database that a stage's database is copied from."""
     name = f"{TEMPLATE}_{partitions}"
     dsn = servers.postgres.dsn(name).replace("postgresql://", "postgresql+psycopg://")

@@ -1,0 +1,75 @@
+"""Three brokers as a production cluster has them: whatever is acknowledged is on two of them, so one may die."""
+
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from dev.servers import places
+from dev.servers.kafka import CLEANUP, Kafka, Quorum, cluster_id
+from dev.servers.process import Say, say
+
+NODES = 3
+SETTINGS = {
+    **dict.fromkeys(
+        ("default.replication.factor", "offsets.topic.replication.factor", "transaction.state.log.replication.factor"),
+        "3",
+    ),
+    **dict.fromkeys(("min.insync.replicas", "transaction.state.log.min.isr"), "2"),
+    "unclean.leader.election.enable": "false",
+    # Its brokers die and come back; see KAFKA-20734 in docs/protocol.md.
+    CLEANUP: "10000",
+}
+
+
+class Cluster:
+    """Three nodes, each broker and controller. What is done to all of them at once has the name that it has in `Kafka`;
+    what is done to one is done to one of `brokers`.
+    """
+
+    def __init__(self, directory: Path, *, settings: Mapping[str, str] | None = None, report: Say = say) -> None:
+        identity, ports = cluster_id(), _ports(NODES)
+        self.brokers = tuple(
+            Kafka(
+                directory / f"kafka-{node}",
+                settings={**SETTINGS, **(settings or {})},
+                quorum=Quorum(identity, ports, node),
+                report=report,
+            )
+            for node in range(1, NODES + 1)
+        )
+
+    @property
+    def bootstrap(self) -> str:
+        return ",".join(broker.bootstrap for broker in self.brokers)
+
+    def start(self) -> None:
+        """Start all that do not run. Side by side: none is up before most are."""
+        self._all(Kafka.start)
+
+    def kill(self) -> None:
+        """End all at once, by SIGKILL."""
+        self._all(Kafka.kill)
+
+    def freeze(self) -> None:
+        """Let all stand still."""
+        self._all(Kafka.freeze)
+
+    def thaw(self) -> None:
+        """Let all go on."""
+        self._all(Kafka.thaw)
+
+    def stop(self) -> None:
+        """End all and remove their data."""
+        self._all(Kafka.stop)
+
+    def _all(self, act: Callable[[Kafka], None]) -> None:
+        with ThreadPoolExecutor(NODES) as pool:
+            list(pool.map(act, self.brokers))
+
+
+def _ports(count: int) -> tuple[int, ...]:
+    """Choose ports that are free now, no two alike."""
+    found: set[int] = set()
+    while len(found) < count:
+        found.add(places.free_port())
+    return tuple(found)

@@ -1,0 +1,220 @@
+"""What was asked of a service and what came of it, and the check whether both agree.
+
+The check knows nothing of the library: it compares what a client fed, what the database holds, and what readers of the
+topics saw. Its anomalies are those of Jepsen's tests of Kafka and of Elle (https://github.com/jepsen-io/kafka,
+https://github.com/jepsen-io/elle), in the words of a service. It is itself tested, by histories with each anomaly
+planted: `tests/unit/test_history.py`.
+"""
+
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from itertools import pairwise
+from typing import NamedTuple
+
+
+class Kind(Enum):
+    """What can be wrong."""
+
+    LOST = "lost"
+    """Accepted, and there is neither its effect nor its event."""
+    DUPLICATE = "duplicate"
+    """An effect that was made twice, or an event that is there twice."""
+    TORN = "torn"
+    """The effect without its event: half of what belongs together."""
+    ABORTED_READ = "aborted read"
+    """An event that can be read, or could be read once, about something that never took effect."""
+    ORDER = "order"
+    """Events or effects of one key in an order that the database did not decide."""
+    OFFSETS = "inconsistent offsets"
+    """A position that is not where its effect is."""
+    UNREST = "unrest"
+    """Something is still open although everything has come to rest."""
+
+
+class Anomaly(NamedTuple):
+    """One thing that is wrong."""
+
+    kind: Kind
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.kind.value}: {self.text}"
+
+
+class Heard(NamedTuple):
+    """One event as a read_committed reader sees it."""
+
+    partition: int
+    offset: int
+    event_id: str
+    key: str
+    step: int
+    """1, 2, 3, ... for each key, in the order that the database decided."""
+    number: int
+    """Why it was said."""
+
+
+class Trail(NamedTuple):
+    """What the database holds about one key."""
+
+    steps: int
+    handled: Sequence[int]
+    requested: Sequence[int]
+
+
+@dataclass
+class History:
+    """All that is known about one run."""
+
+    asked: Mapping[str, Sequence[int]]
+    """Events that Kafka acknowledged and that ought to be handled; numbers by key, in the order of the topic."""
+    requested: Mapping[str, Sequence[int]]
+    """Requests that were answered, in their order."""
+    in_doubt: Mapping[str, Sequence[int]]
+    """Requests without an answer: each may have happened, or not."""
+    rejected: Sequence[tuple[str, int]]
+    """Events that ought to be set aside."""
+    effects: Sequence[tuple[str, int]]
+    trails: Mapping[str, Trail]
+    letters: Sequence[tuple[int, int]]
+    """Partition and offset of each record that was set aside, in the database."""
+    told: Sequence[Heard]
+    """The service's topic in the end."""
+    told_letters: Sequence[str]
+    """Ids of the dead letters on their topic."""
+    live: Sequence[Heard] = ()
+    """What a reader saw that followed the topic all the time."""
+    handled: Mapping[int, int] = field(default_factory=dict)
+    """H by partition, in PostgreSQL."""
+    readable: Mapping[int, int] = field(default_factory=dict)
+    """The last stable offset of the same partitions."""
+    said: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    """P of each lane and its metadata, in Kafka."""
+    claims: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    """Position and id of each lane's claim, in PostgreSQL."""
+    unsaid: int = 0
+    """Rows in the outbox."""
+    open_transactions: Sequence[str] = ()
+
+
+def anomalies(history: History) -> list[Anomaly]:
+    """Give everything that is wrong; nothing is an empty list."""
+    return [
+        *_effects(history),
+        *_events(history),
+        *_order(history),
+        *_letters(history),
+        *_live(history),
+        *_offsets(history),
+    ]
+
+
+def _numbers(history: History, key: str) -> list[int]:
+    """What took effect on a key, by the database."""
+    trail = history.trails.get(key, Trail(0, (), ()))
+    return [*trail.handled, *trail.requested]
+
+
+def _effects(history: History) -> Iterator[Anomaly]:
+    """What was fed, against the database."""
+    effects = Counter(history.effects)
+    told = {(heard.key, heard.number) for heard in history.told}
+    for key in sorted({*history.asked, *history.requested, *history.trails}):
+        asked, requested = history.asked.get(key, ()), history.requested.get(key, ())
+        trail = history.trails.get(key, Trail(0, (), ()))
+        done = Counter(_numbers(history, key))
+        for number in (*asked, *requested):
+            if done[number] == 0:
+                # Told without having happened is worse than lost, and told below.
+                if (key, number) not in told:
+                    yield Anomaly(Kind.LOST, f"{key}: {number} was accepted and did nothing")
+            elif done[number] > 1:
+                yield Anomaly(Kind.DUPLICATE, f"{key}: {number} took effect {done[number]} times")
+        for number in asked:
+            if effects[key, number] > 1 and done[number] == 1:
+                yield Anomaly(Kind.DUPLICATE, f"{key}: {number} has {effects[key, number]} rows of effects")
+            elif effects[key, number] == 0 and done[number]:
+                yield Anomaly(Kind.TORN, f"{key}: {number} changed one table and not the other")
+        known = {*asked, *requested, *history.in_doubt.get(key, ())}
+        for number in sorted(done.keys() - known):
+            yield Anomaly(Kind.DUPLICATE, f"{key}: {number} took effect, and was never accepted")
+        if trail.steps != sum(done.values()):
+            yield Anomaly(Kind.TORN, f"{key}: {trail.steps} steps, of which {sum(done.values())} are known")
+
+
+def _events(history: History) -> Iterator[Anomaly]:
+    """The topic, against the database."""
+    done = {(key, number) for key in history.trails for number in _numbers(history, key)}
+    times = Counter((heard.key, heard.number) for heard in history.told)
+    for key, number in sorted(done - times.keys()):
+        yield Anomaly(Kind.TORN, f"{key}: {number} took effect, and nothing was said about it")
+    for (key, number), count in sorted(times.items()):
+        if (key, number) not in done:
+            yield Anomaly(Kind.ABORTED_READ, f"{key}: {number} was said, and did not take effect")
+        elif count > 1:
+            yield Anomaly(Kind.DUPLICATE, f"{key}: {number} was said {count} times")
+    for event_id, count in Counter(heard.event_id for heard in history.told).items():
+        if count > 1 and len({(h.key, h.number) for h in history.told if h.event_id == event_id}) > 1:
+            yield Anomaly(Kind.DUPLICATE, f"{count} different events have the id {event_id}")
+
+
+def _order(history: History) -> Iterator[Anomaly]:
+    """The order of each key: what was asked first is handled first, and steps are said in their order."""
+    for key, trail in sorted(history.trails.items()):
+        for what, fed, done in (
+            ("handled", history.asked.get(key, ()), trail.handled),
+            ("requested", history.requested.get(key, ()), trail.requested),
+        ):
+            once = [number for number in dict.fromkeys(done) if number in set(fed)]
+            if once != [number for number in fed if number in set(once)]:
+                yield Anomaly(Kind.ORDER, f"{key}: {what} {list(done)}, fed {list(fed)}")
+    steps: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
+    partitions: dict[str, set[int]] = defaultdict(set)
+    for heard in history.told:
+        steps[heard.partition, heard.key].append((heard.offset, heard.step))
+        partitions[heard.key].add(heard.partition)
+    for key, found in sorted(partitions.items()):
+        if len(found) > 1:
+            yield Anomaly(Kind.ORDER, f"{key}: said on the partitions {sorted(found)}")
+    for (partition, key), said in sorted(steps.items()):
+        for (_, before), (offset, after) in pairwise(sorted(said)):
+            if after < before:
+                yield Anomaly(Kind.ORDER, f"{key}: step {after} at [{partition}]@{offset} comes behind step {before}")
+
+
+def _letters(history: History) -> Iterator[Anomaly]:
+    wanted = len(history.rejected)
+    for where, found in (("the database", history.letters), ("the topic", history.told_letters)):
+        if len(set(found)) < len(found):
+            yield Anomaly(Kind.DUPLICATE, f"dead letters in {where}: {len(found)} of {len(set(found))} records")
+        if len(set(found)) < wanted:
+            kind = Kind.LOST if where == "the database" else Kind.TORN
+            yield Anomaly(kind, f"dead letters in {where}: {len(set(found))}, expected {wanted}")
+        if len(set(found)) > wanted:
+            yield Anomaly(Kind.ABORTED_READ, f"dead letters in {where}: {len(set(found))}, expected {wanted}")
+
+
+def _live(history: History) -> Iterator[Anomaly]:
+    """A reader that followed the topic has seen nothing that is not there any more, and nothing twice."""
+    there = set(history.told)
+    for heard in history.live:
+        if heard not in there:
+            yield Anomaly(
+                Kind.ABORTED_READ, f"{heard.event_id} was read at [{heard.partition}]@{heard.offset} and is gone"
+            )
+    for (partition, offset), count in Counter((h.partition, h.offset) for h in history.live).items():
+        if count > 1:
+            yield Anomaly(Kind.DUPLICATE, f"[{partition}]@{offset} was read {count} times by one reader")
+
+
+def _offsets(history: History) -> Iterator[Anomaly]:
+    if history.handled != history.readable:
+        yield Anomaly(Kind.OFFSETS, f"H is {dict(history.handled)}, the topic ends at {dict(history.readable)}")
+    if history.said != history.claims:
+        yield Anomaly(Kind.OFFSETS, f"P is {dict(history.said)}, the claims are {dict(history.claims)}")
+    if history.unsaid:
+        yield Anomaly(Kind.UNREST, f"{history.unsaid} rows are still in the outbox")
+    for text in history.open_transactions:
+        yield Anomaly(Kind.UNREST, text)

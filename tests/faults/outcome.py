@@ -1,0 +1,74 @@
+"""What came of one storm, and how a scenario is played from its first event to its verdict."""
+
+import random
+import time
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from dev.servers import ClusterServers, Servers
+from tests.faults.play import Play
+from tests.faults.scenarios import Scenario, Storm
+
+LOG_CHARACTERS_MAX = 20_000
+"""Of the workers' logs, when something is wrong."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One storm."""
+
+    scenario: str
+    seed: int
+    plays: int
+    events: int
+    faults: dict[str, int]
+    anomalies: list[str]
+    recoveries: list[float]
+    """Seconds for which a partition was silent after each blow."""
+    seconds: float
+    log: str = ""
+
+
+def play(scenario: Scenario, servers: Servers | ClusterServers, seed: int, logs: Path) -> Outcome:
+    """Play a scenario once. Whatever goes wrong is an anomaly: also that it does not come to rest."""
+    began = time.monotonic()
+    dice = random.Random(f"{scenario.name} {seed}")
+    with ExitStack() as stack, ThreadPoolExecutor(scenario.plays) as pool:
+
+        def enter(_number: int) -> Play:
+            return stack.enter_context(
+                Play(servers, logs, dice.getrandbits(32), workers=scenario.workers, settings=dict(scenario.settings))
+            )
+
+        plays = list(pool.map(enter, range(scenario.plays)))
+        wrong: list[str] = []
+        try:
+            scenario.strike(Storm(servers, plays, dice))
+            list(pool.map(Play.settle, plays))
+        except Exception as error:  # noqa: BLE001 - it is part of the verdict
+            wrong.append(f"did not come to rest: {error!r}")
+        for one in plays:
+            wrong += one.errors
+            wrong += map(str, one.anomalies())
+        # What all plays share was done once.
+        faults: Counter[str] = Counter()
+        for one in plays:
+            faults |= one.faults
+        own = sum((one.faults for one in plays), Counter())
+        for fault in ("SIGKILL", "SIGSTOP"):
+            if own[fault]:
+                faults[fault] = own[fault]
+        return Outcome(
+            scenario.name,
+            seed,
+            len(plays),
+            sum(one.events for one in plays),
+            dict(faults),
+            wrong,
+            [round(seconds, 2) for one in plays for seconds in one.recoveries()],
+            round(time.monotonic() - began, 1),
+            "\n".join(one.stage.logged() for one in plays)[-LOG_CHARACTERS_MAX:] if wrong else "",
+        )

@@ -1,0 +1,109 @@
+"""What a client of Kafka sees who knows nothing of the library: records, ends and committed offsets."""
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from functools import cache
+from typing import Any, NamedTuple, cast
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from tests.waiting import SECONDS_MAX
+
+
+class Said(NamedTuple):
+    """One record as a read_committed reader sees it."""
+
+    topic: str
+    partition: int
+    offset: int
+    key: str
+    event_id: str
+    type: str
+    data: bytes
+    headers: dict[str, str]
+
+
+@cache
+def admin(bootstrap: str) -> AdminClient:
+    """An admin client."""
+    return AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+
+
+def reader(bootstrap: str, group: str, **more: Any) -> Consumer:
+    """A consumer that commits nothing and reads what is committed."""
+    return Consumer(
+        {
+            "bootstrap.servers": bootstrap,
+            "group.id": group,
+            "isolation.level": "read_committed",
+            "enable.auto.commit": False,
+            "log_level": 0,
+            **more,
+        }
+    )
+
+
+def follow(bootstrap: str, topic: str, partitions: int, go_on: Callable[[set[int]], bool]) -> Iterator[Said]:
+    """Read a topic from its beginning, for as long as `go_on` says so; it is told which partitions are read to their
+    end. A broker that is away is waited for.
+    """
+    more = {"auto.offset.reset": "error", "enable.partition.eof": True, "fetch.wait.max.ms": 10}
+    with closing(reader(bootstrap, f"{topic}-reader", **more)) as consumer:
+        consumer.assign([TopicPartition(topic, p, 0) for p in range(partitions)])
+        ended: set[int] = set()
+        while go_on(ended):
+            message = consumer.poll(0.1)
+            if message is None:
+                continue
+            partition, problem = message.partition() or 0, message.error()
+            if problem is None:
+                ended.discard(partition)
+                yield said(message)
+            elif problem.code() == KafkaError._PARTITION_EOF:
+                ended.add(partition)
+            else:
+                assert problem.retriable() or problem.code() in AWAY, problem
+
+
+AWAY = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT)
+
+
+def read(bootstrap: str, topic: str, partitions: int) -> list[Said]:
+    """Read a topic from its beginning to its end."""
+    deadline = time.monotonic() + SECONDS_MAX
+
+    def go_on(ended: set[int]) -> bool:
+        assert time.monotonic() < deadline, f"{topic} was not read to its end"
+        return len(ended) < partitions
+
+    return list(follow(bootstrap, topic, partitions, go_on))
+
+
+def said(message: Any) -> Said:
+    """Make a value of a record."""
+    head = {name: value.decode() for name, value in cast("list[tuple[str, bytes]]", message.headers())}
+    key, value = message.key(), message.value()
+    assert isinstance(key, bytes)
+    assert isinstance(value, bytes)
+    place = (message.topic(), message.partition(), message.offset())
+    return Said(*place, key.decode(), head["ce_id"], head["ce_type"], value, head)
+
+
+def ends(bootstrap: str, topic: str, partitions: int, isolation: IsolationLevel) -> dict[int, int]:
+    """The end of each partition: the last stable offset for READ_COMMITTED, else the high watermark."""
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {TopicPartition(topic, p): latest for p in range(partitions)}
+    # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
+    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    answers = client.list_offsets(asked, isolation_level=isolation)
+    return {p.partition: answer.result(SECONDS_MAX).offset for p, answer in answers.items()}
+
+
+def committed(bootstrap: str, group: str, topic: str, partitions: int) -> dict[int, tuple[int, str]]:
+    """What a group has committed for a topic, with the metadata."""
+    with closing(reader(bootstrap, group)) as consumer:
+        asked = [TopicPartition(topic, p) for p in range(partitions)]
+        return {p.partition: (p.offset, p.metadata or "") for p in consumer.committed(asked, SECONDS_MAX)}

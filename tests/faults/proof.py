@@ -1,0 +1,132 @@
+"""The ledger of all storms that were ever published, and the report that is made from it.
+
+docs/proof.jsonl is only ever added to. Each line names the protocol that it was won with: a hash of the code that
+carries the guarantee, without its comments. docs/proof.md sums up the lines of the present protocol, and says how many
+there are of earlier ones.
+"""
+
+import ast
+import hashlib
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import confluent_kafka
+import psutil
+import psycopg
+
+from dev.demo.observer import quantile
+from dev.servers.jars import KAFKA
+from tests.faults.outcome import Outcome
+from tests.faults.scenarios import SCENARIOS, Scenario
+
+ROOT = Path(__file__).parents[2]
+LEDGER = ROOT / "docs" / "proof.jsonl"
+REPORT = ROOT / "docs" / "proof.md"
+BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->\n", "<!-- end of figures -->"
+
+PROTOCOL = (
+    *("bulk", "consumer", "cycle", "database", "dead_letters", "events", "handling", "inbox", "intake", "kafka"),
+    *("outbox", "ports", "positions", "producer", "session", "slots", "transaction", "watchdog", "worker"),
+)
+"""The modules of `shared` whose change makes an earlier proof a proof of something else."""
+
+
+def protocol() -> str:
+    """Give the hash of the protocol's code: of its syntax trees without docstrings, so that words may change."""
+    digest = hashlib.sha256()
+    for name in PROTOCOL:
+        tree = ast.parse((ROOT / "shared" / f"{name}.py").read_text())
+        for node in ast.walk(tree):
+            if isinstance(body := getattr(node, "body", None), list):
+                # A string that stands alone says something to readers only.
+                node.body = [  # type: ignore[attr-defined]
+                    s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
+                ]
+        digest.update(ast.dump(tree).encode())
+    return digest.hexdigest()[:12]
+
+
+def publish(outcomes: Iterable[Outcome]) -> None:
+    """Add outcomes to the ledger, and write the report anew."""
+    facts = {
+        "date": datetime.now(UTC).date().isoformat(),
+        "protocol": protocol(),
+        "kafka": KAFKA.rpartition(":")[2],
+        "librdkafka": confluent_kafka.libversion()[0],
+        "psycopg": psycopg.__version__,
+        "python": platform.python_version(),
+        "machine": f"{platform.machine()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total >> 30} GiB",
+    }
+    with LEDGER.open("a") as ledger:
+        for outcome in outcomes:
+            line = asdict(outcome)
+            del line["log"]
+            ledger.write(json.dumps({**facts, **line}) + "\n")
+    page = REPORT.read_text()
+    before, rest = page.split(BEGIN)
+    _, after = rest.split(END)
+    REPORT.write_text(f"{before}{BEGIN}{figures(read())}\n{END}{after}")
+
+
+def read() -> list[dict[str, Any]]:
+    """Read the ledger."""
+    return [json.loads(line) for line in LEDGER.read_text().splitlines()] if LEDGER.exists() else []
+
+
+def figures(lines: Sequence[dict[str, Any]]) -> str:
+    """Sum up the lines of the latest protocol."""
+    if not lines:
+        return "Nothing is published yet."
+    present = [line for line in lines if line["protocol"] == lines[-1]["protocol"]]
+    last, faults = present[-1], _sum(present)
+    wrong, runs = sum(bool(line["anomalies"]) for line in present), sum(line["plays"] for line in present)
+    dates = dict.fromkeys(line["date"] for line in (present[0], last))
+    earlier = len(lines) - len(present)
+    return "\n".join(
+        [
+            f"**{faults['SIGKILL']:,} SIGKILLs and {faults['SIGSTOP']:,} freezes of workers, {_servers(faults):,} "
+            "kills, freezes and restarts of servers, "
+            f"{sum(line['events'] for line in present):,} events in {runs:,} runs: {wrong} anomalies.**",
+            "",
+            f"{' to '.join(dates)}; Kafka {last['kafka']}, librdkafka {last['librdkafka']}, Python {last['python']}, "
+            f"{last['machine']}; protocol `{last['protocol']}`; {earlier:,} storms of earlier protocols are in the "
+            "ledger and not counted here.",
+            "",
+            "| scenario | what is done | what must hold | runs | events | faults | anomalies | p < | recovery, s |",
+            "|---|---|---|---|---|---|---|---|---|",
+            *(_row(scenario, present) for scenario in SCENARIOS),
+        ]
+    )
+
+
+def _sum(lines: Iterable[dict[str, Any]]) -> Counter[str]:
+    return sum((Counter(line["faults"]) for line in lines), Counter())
+
+
+def _servers(faults: Counter[str]) -> int:
+    return sum(count for fault, count in faults.items() if fault.startswith(("PostgreSQL", "broker")))
+
+
+def _row(scenario: Scenario, lines: Sequence[dict[str, Any]]) -> str:
+    mine = [line for line in lines if line["scenario"] == scenario.name]
+    runs, wrong = sum(line["plays"] for line in mine), sum(bool(line["anomalies"]) for line in mine)
+    recoveries = [seconds for line in mine for seconds in line["recoveries"]]
+    cells = (
+        scenario.name,
+        scenario.what,
+        scenario.must_hold,
+        f"{runs:,}",
+        f"{sum(line['events'] for line in mine):,}",
+        ", ".join(f"{count:,} {fault}" for fault, count in sorted(_sum(mine).items())),
+        str(wrong),
+        # Rule of three: 0 of n observed means less than 3/n with a confidence of 95%.
+        f"{3 / runs:.3f}" if runs and not wrong else "-",
+        " / ".join(f"{quantile(recoveries, share):.1f}" for share in (0.5, 0.99, 1.0)) if recoveries else "-",
+    )
+    return f"| {' | '.join(cells)} |"

@@ -41,7 +41,7 @@ class Play:
         self, servers: Servers | ClusterServers, logs: Path, seed: int, *, workers: int, settings: dict[str, Any]
     ) -> None:
         self.random = random.Random(seed)
-        self.stage = Stage(servers, logs, **settings)
+        self.stage = Stage(servers, logs, partitions=workers, **settings)
         self.faults: Counter[str] = Counter()
         self.blows: list[float] = []
         self.errors: list[str] = []
@@ -62,8 +62,7 @@ class Play:
             self.stage.ask()
             self.stage.request()
             self.stage.until_drained()
-            if self._workers > 1:
-                self.stage.until_shared(min(self._workers, 2))
+            self.stage.until_shared(self._workers)
             threads = [
                 threading.Thread(target=self._guarded, args=(act,), daemon=True) for act in (self._load, self._read)
             ]

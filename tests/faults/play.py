@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -86,11 +86,7 @@ class Play:
 
     def passes(self, seconds: float) -> None:
         """Let time pass; workers that ask to be started again are."""
-        deadline = time.monotonic() + seconds
-        while (left := deadline - time.monotonic()) > 0:
-            for worker in self.stage.workers:
-                worker.supervise()
-            time.sleep(min(POLL_SECONDS, left))
+        passes(self.stage.workers, seconds)
 
     def standing(self) -> list[Worker]:
         """Workers that run and are not frozen."""
@@ -196,3 +192,12 @@ class Play:
     def _has_read_all(self) -> bool:
         seen = {said.partition: said.offset for said in list(self._live)}
         return seen == {said.partition: said.offset for said in self.stage.read(self.stage.kit.told.topic)}
+
+
+def passes(workers: Iterable[Worker], seconds: float) -> None:
+    """Let time pass, and start workers again that ask for it."""
+    deadline = time.monotonic() + seconds
+    while (left := deadline - time.monotonic()) > 0:
+        for worker in workers:
+            worker.supervise()
+        time.sleep(min(POLL_SECONDS, left))

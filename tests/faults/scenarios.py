@@ -15,7 +15,7 @@ from typing import Any
 import psycopg
 
 from dev.servers import Cluster, ClusterServers, Servers
-from tests.faults.play import Play
+from tests.faults.play import Play, passes
 from tests.faults.stage import TIMEOUTS, Worker
 
 SESSION, TRANSACTION = (milliseconds / 1_000 for milliseconds in TIMEOUTS.values())
@@ -65,9 +65,7 @@ class Storm:
 
     def passes(self, seconds: float) -> None:
         """Let time pass for all plays."""
-        for play in self.plays[1:]:
-            play.passes(0)
-        self.plays[0].passes(seconds)
+        passes([worker for play in self.plays for worker in play.stage.workers], seconds)
 
 
 @dataclass(frozen=True)
@@ -335,6 +333,7 @@ def idle(storm: Storm) -> None:
 
 SOUND = "nothing is lost, twice, torn, or out of order"
 LEAVING: dict[str, Any] = {"leave_on_stop": True}
+COPIES: dict[str, Any] = {"replication_factor": 3}
 BROKEN, CLUSTER, FORGETS = Arena.BREAKABLE, Arena.CLUSTER, Arena.FORGETFUL
 
 SCENARIOS = (
@@ -362,7 +361,11 @@ SCENARIOS = (
     Scenario("postgres-killed", "PostgreSQL is killed", "what was acknowledged is there", postgres_killed, BROKEN, 4),
     Scenario("postgres-restarted", "PostgreSQL is restarted", SOUND, postgres_restarted, BROKEN, 4),
     Scenario("kafka-killed", "the only broker is killed", SOUND, kafka_killed, BROKEN, 4),
-    Scenario("brokers-killed", "each of three brokers is killed", SOUND, brokers_killed, CLUSTER, 4),
-    Scenario("brokers-frozen", "each of three brokers stands still", SOUND, brokers_frozen, CLUSTER, 4),
-    Scenario("brokers-and-workers", "brokers and workers are killed", SOUND, brokers_and_workers, CLUSTER, 4),
+    Scenario("brokers-killed", "each of three brokers is killed", SOUND, brokers_killed, CLUSTER, 4, settings=COPIES),
+    Scenario(
+        "brokers-frozen", "each of three brokers stands still", SOUND, brokers_frozen, CLUSTER, 4, settings=COPIES
+    ),
+    Scenario(
+        "brokers-and-workers", "brokers and workers are killed", SOUND, brokers_and_workers, CLUSTER, 4, settings=COPIES
+    ),
 )

@@ -18,6 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from dev.demo.observer import silence
 from dev.servers import ClusterServers, Servers
+from shared.command import EXIT_AGAIN
 from shared.errors import Unavailable
 from tests.faults.history import Anomaly, anomalies
 from tests.faults.outside import Said
@@ -137,7 +138,9 @@ class Play:
         self.stage.until_read()
         self.stage.until(lambda: not self.stage.open_transactions(), "no transaction is open", DRAIN_SECONDS)
         self.stage.until(self._has_read_all, "the reader has read everything")
-        self.stage.stop()
+        # One that was about to be started again when it was asked to end says so.
+        ended = set(self.stage.dismiss(*[worker for worker in self.stage.workers if worker.running]))
+        assert ended <= {0, EXIT_AGAIN}, f"workers ended with {ended}"
 
     def anomalies(self) -> list[Anomaly]:
         """Give what is wrong in the end."""

@@ -5,7 +5,6 @@ has broken is whole again when it returns, so that what is left must find its wa
 """
 
 import random
-import signal
 from collections.abc import Callable, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -16,7 +15,7 @@ import psycopg
 
 from dev.servers import Cluster, ClusterServers, Servers
 from tests.faults.play import Play, passes
-from tests.faults.stage import TIMEOUTS, Worker
+from tests.faults.stage import TIMEOUTS
 
 SESSION, TRANSACTION = (milliseconds / 1_000 for milliseconds in TIMEOUTS.values())
 BEYOND_ALL = SESSION + TRANSACTION + 1.5
@@ -127,14 +126,7 @@ def twins(storm: Storm) -> None:
             twin = play.stage.worker()
             play.passes(play.random.uniform(2.0, 4.0))
         play.passes(2.0)
-        _dismiss(play, twin)
-
-
-def _dismiss(play: Play, worker: Worker) -> None:
-    """End a worker for good, as a deployment does."""
-    worker.stopped = True
-    worker.send(signal.SIGTERM)
-    play.stage.until(lambda: not worker.running, "it has ended")
+        play.stage.dismiss(twin)
 
 
 def comings_and_goings(storm: Storm) -> None:
@@ -149,7 +141,7 @@ def comings_and_goings(storm: Storm) -> None:
         elif play.random.random() < 0.3:
             play.kill(play.random.choice(standing))
         else:
-            _dismiss(play, play.random.choice(standing))
+            play.stage.dismiss(play.random.choice(standing))
             play.hit("left")
 
 

@@ -281,11 +281,15 @@ class Stage:
 
     def stop(self) -> None:
         """End all workers that still run, as a deployment does."""
-        running = [worker for worker in self.workers if worker.running]
-        for worker in running:
+        ended = self.dismiss(*[worker for worker in self.workers if worker.running])
+        assert ended == [0] * len(ended), ended
+
+    def dismiss(self, *workers: Worker) -> list[int]:
+        """End workers for good, and give their exit codes."""
+        for worker in workers:
             worker.stopped = True
             worker.send(signal.SIGTERM)
-        assert [worker.ended() for worker in running] == [0] * len(running)
+        return [worker.ended() for worker in workers]
 
     def shares(self) -> dict[str, set[int]]:
         """Which lanes each member of the group owns, once the group is at rest; by the member's static name."""

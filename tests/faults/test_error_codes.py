@@ -1,0 +1,364 @@
+"""Every answer in the matrix of docs/decision-table.md, given by a broker to every request of a transaction: the
+production producer takes it as the matrix says, within its budget, and works again afterwards.
+
+The brokers are librdkafka's own (see `mock_cluster`): they show how the client takes an error. That nothing is lost or
+said twice then is for the other tests of this folder to show, on a real Kafka.
+"""
+
+import multiprocessing
+import re
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import NamedTuple, Self
+
+import pytest
+from confluent_kafka import Consumer, KafkaError, TopicPartition
+
+from shared.consumer import committed_offsets
+from shared.consumer import configuration as consumer_configuration
+from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
+from shared.ports import Committed, Input, OutboxRow
+from shared.producer import CONTENT, GENERATION, REFUSED, TransactionalProducer
+from shared.watchdog import EXIT_CODE, Watchdog
+from tests.faults import trail
+from tests.faults.mock_cluster import Api, MockCluster
+from tests.faults.stage import StageSettings
+from tests.waiting import SECONDS_MAX, until
+
+TABLE = Path(__file__).parents[2] / "docs" / "decision-table.md"
+
+CALLS = ("renew", "begin", "produce", "flush", "send_offsets", "commit", "committed")
+"""What a recovery and a cycle call, in their order."""
+
+COLUMNS = {
+    "InitProducerId": (Api.InitProducerId, "renew"),
+    "FindCoordinator": (Api.FindCoordinator, "renew"),
+    "ListOffsets": (Api.ListOffsets, "renew"),
+    "AddPartitionsToTxn": (Api.AddPartitionsToTxn, "flush"),
+    "Produce": (Api.Produce, "flush"),
+    "AddOffsetsToTxn": (Api.AddOffsetsToTxn, "send_offsets"),
+    "FindCoordinator (group)": (Api.FindCoordinator, "send_offsets"),
+    "TxnOffsetCommit": (Api.TxnOffsetCommit, "send_offsets"),
+    "EndTxn": (Api.EndTxn, "commit"),
+    "OffsetFetch": (Api.OffsetFetch, "committed"),
+}
+"""The matrix has a column for each request, which belongs to one call."""
+
+WORDS: dict[type[Exception], str] = {
+    KafkaInDoubt: "doubt",
+    GenerationLost: "generation",
+    ContentRefused: "less",
+    Refused: "refused",
+    KafkaUnavailable: "wait",
+    Fenced: "fenced",
+}
+
+TRANSACTION_SECONDS = 5.0
+"""The shortest transaction timeout that the settings allow, and the budget of a call. For committed offsets it is 5 s
+too.
+"""
+
+SLACK_SECONDS = 5.0
+"""For a busy machine, and for the socket timeout by which the client may overrun a budget."""
+
+AT_ONCE = 24
+"""Cases that are played side by side: nearly all of a case is waiting."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One cell of the matrix."""
+
+    column: str
+    answer: str
+    once: str
+    lasting: str
+
+    def __str__(self) -> str:
+        return f"{self.column}-{self.answer}"
+
+
+def matrix() -> Iterator[Case]:
+    """Read the matrix: a row for each group of answers that are taken alike; `a / b` tells one from many."""
+    lines = TABLE.read_text().split("## What each answer leads to\n")[1].split("\n## ")[0].splitlines()
+    head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|"))
+    assert head[1:] == list(COLUMNS)
+    for answers, *cells in rows:
+        for answer in re.findall(r"[A-Z_]{5,}", answers):
+            for column, cell in zip(COLUMNS, cells, strict=True):
+                once, _, lasting = cell.partition(" / ")
+                yield Case(column, answer, once, lasting or once)
+
+
+class Seen(NamedTuple):
+    """What came of the answers of a case, in words of the matrix."""
+
+    once: str
+    lasting: str
+    after_once: str
+    after_lasting: str
+    unused: int
+    """How many answers nobody asked for."""
+    reasons: tuple[str, ...]
+    """What the producer said, for whoever reads of a failure."""
+
+
+class Play:
+    """A producer and a group member of their own on a mock cluster of their own."""
+
+    def __init__(self, brokers: int = 1) -> None:
+        self.reasons: list[str] = []
+        self.name = f"codes-{uuid.uuid4().hex[:12]}"
+        self._kit = trail.make(self.name)
+        self._ends = ExitStack()
+        self.cluster = self._ends.enter_context(MockCluster(brokers))
+        service = self._kit.service
+        for topic in (*service.hears, *service.speaks_on, service.lane_topic, service.dead_letter_topic):
+            self.cluster.create_topic(topic, 2)
+        settings = StageSettings.model_validate(
+            {
+                "kafka_bootstrap_servers": self.cluster.bootstrap,
+                "database_url": "postgresql://nowhere",
+                "partitions": 2,
+                "transaction_timeout_ms": int(TRANSACTION_SECONDS * 1_000),
+            }
+        )
+        self.producer = TransactionalProducer(settings, service, slot=0)
+        self._ends.callback(self.producer.close)
+        self.member = Consumer(consumer_configuration(settings, service, slot=0) | {"log_level": 0})
+        self._ends.callback(self.member.close)
+        self.member.subscribe([*service.hears, service.lane_topic], on_assign=_assign)
+        until(lambda: self.member.poll(0.02) or self.member.assignment(), "it owns something")
+        self.membership = self.member.consumer_group_metadata()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._ends.close()
+
+    def call(self, name: str) -> None:
+        """Make one of `CALLS`; raises `TimeoutError` if it outlasts its budget."""
+        row = OutboxRow(self._kit.told.topic, "key", "id-1", "Told", 3, "2026-01-01T00:00:00.000000Z", b"{}", None)
+        source = Input(self._kit.asked.topic, 0)
+        lanes, lane_topic = {0: Committed(7, "claim")}, self._kit.service.lane_topic
+        calls: dict[str, Callable[[], object]] = {
+            "renew": self.producer.renew,
+            "begin": self.producer.begin,
+            "produce": lambda: self.producer.produce([row]),
+            "flush": self.producer.flush,
+            "send_offsets": lambda: self.producer.send_offsets({source: 4}, lanes, self.membership),
+            "commit": self.producer.commit,
+            "committed": lambda: committed_offsets(self.member, lane_topic, [source], [0, 1]),
+        }
+        done: Future[object] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(calls[name]())
+            except Exception as error:  # noqa: BLE001 (it is raised again below)
+                done.set_exception(error)
+
+        threading.Thread(target=run, daemon=True).start()
+        done.result(TRANSACTION_SECONDS + SLACK_SECONDS)
+
+    def run(self, fault: Callable[[], None] = lambda: None, at: str = "") -> str:
+        """Make all of `CALLS`, the fault before the call `at`; give what came of it in the word of the matrix.
+
+        Anything but going on must come from the call itself, or, for a suspicion, from the commit.
+        """
+        # The client sends on its own what is flushed.
+        before = {"flush": "produce"}.get(at, at)
+        for name in CALLS:
+            if name == before:
+                fault()
+            try:
+                self.call(name)
+            except TimeoutError:
+                word = "hang"
+            except tuple(WORDS) as error:
+                self.reasons.append(str(error))
+                word = "suspect" if str(error).startswith("committed, but under suspicion") else WORDS[type(error)]
+            else:
+                continue
+            return word if name == ("commit" if word == "suspect" else at) else f"{word} from {name}"
+        return "on"
+
+
+def _assign(consumer: Consumer, partitions: list[TopicPartition]) -> None:
+    """Begin at 0, so that it need not ask for offsets: a case counts the answers that the producer gets."""
+    consumer.assign([TopicPartition(p.topic, p.partition, 0) for p in partitions])
+
+
+def play(case: Case) -> Seen:
+    """Let a broker give an answer without end, and then once; see what came of it, and of a recovery after each."""
+    api, call = COLUMNS[case.column]
+    code = getattr(KafkaError, case.answer)
+    with Play() as stage:
+        cluster = stage.cluster
+        lasting = stage.run(lambda: cluster.answer_always(api, code), call)
+        cluster.heal(api)
+        if lasting == "hang":
+            cluster.wake()
+        after_lasting = stage.run()
+        once = stage.run(lambda: cluster.answer(api, code), call)
+        unused = cluster.unused(api)
+        if once == "hang":
+            cluster.wake()
+        return Seen(once, lasting, stage.run(), after_lasting, unused, tuple(stage.reasons))
+
+
+CASES = tuple(matrix())
+TEST = "test_an_answer_is_taken_as_the_matrix_says"
+
+
+def meant(word: str) -> set[str]:
+    """What a word of the matrix allows. Whatever goes on may take so long that the producer suspects itself."""
+    return {"on", "suspect"} if word == "on" else {word}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def plays(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[Seen]"]]:
+    """Begin to play all selected cases of the matrix; the first tests run meanwhile. By the case's name."""
+    names = {item.name for item in request.session.items}
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        yield {str(case): pool.submit(play, case) for case in CASES if f"{TEST}[{case}]" in names}
+        pool.shutdown(cancel_futures=True)
+
+
+# ---- coordinators that are away or move, and brokers that are slow
+
+TRANSACTION, GROUP = 2, 3
+"""The brokers that are the coordinators; broker 1 leads all partitions."""
+
+
+@pytest.fixture
+def stage() -> Iterator[Play]:
+    """A producer and a member on three brokers."""
+    with Play(brokers=3) as made:
+        made.cluster.coordinate("transaction", f"{made.name}-0", TRANSACTION)
+        made.cluster.coordinate("group", made.name, GROUP)
+        assert made.run() in meant("on")
+        yield made
+        assert made.run() in meant("on")
+
+
+@pytest.mark.parametrize(
+    ("broker", "call", "word"),
+    [
+        (TRANSACTION, "renew", "wait"),
+        (TRANSACTION, "flush", "doubt"),
+        (TRANSACTION, "send_offsets", "doubt"),
+        (GROUP, "send_offsets", "hang"),
+        (TRANSACTION, "commit", "doubt"),
+    ],
+)
+def test_a_coordinator_that_is_away_during(stage: Play, broker: int, call: str, word: str) -> None:
+    assert stage.run(lambda: stage.cluster.down(broker), call) == word
+    stage.cluster.up(broker)
+
+
+@pytest.mark.parametrize(
+    ("broker", "call", "word"),
+    [
+        (TRANSACTION, "renew", "on"),
+        (TRANSACTION, "flush", "suspect"),
+        (TRANSACTION, "send_offsets", "suspect"),
+        (GROUP, "send_offsets", "suspect"),
+        (TRANSACTION, "commit", "suspect"),
+    ],
+)
+def test_a_coordinator_that_comes_back_during(stage: Play, broker: int, call: str, word: str) -> None:
+    back = threading.Timer(0.3, stage.cluster.up, [broker])
+
+    def blink() -> None:
+        stage.cluster.down(broker)
+        back.start()
+
+    assert stage.run(blink, call) in meant(word)
+    back.join()
+
+
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        ("transaction", "renew"),
+        ("transaction", "flush"),
+        ("transaction", "send_offsets"),
+        ("group", "send_offsets"),
+        ("transaction", "commit"),
+        ("group", "committed"),
+    ],
+)
+def test_a_coordinator_that_moves_before(stage: Play, kind: str, call: str) -> None:
+    key = {"transaction": f"{stage.name}-0", "group": stage.name}[kind]
+    assert stage.run(lambda: stage.cluster.coordinate(kind, key, 1), call) in meant("on")
+
+
+@pytest.mark.parametrize("rtt_ms", [1_200, 2_000], ids=["slow", "too-slow"])
+@pytest.mark.parametrize(
+    ("api", "broker", "call"),
+    [
+        (Api.Produce, 1, "flush"),
+        (Api.TxnOffsetCommit, GROUP, "send_offsets"),
+        (Api.EndTxn, TRANSACTION, "commit"),
+    ],
+)
+def test_a_broker_that_answers_late_makes_the_producer_suspect(
+    stage: Play, api: Api, broker: int, call: str, rtt_ms: int
+) -> None:
+    """After more than half of the socket timeout, and after more than all of it: then it is asked again."""
+    good = KafkaError.NO_ERROR
+    assert stage.run(lambda: stage.cluster.answer(api, good, broker=broker, rtt_ms=rtt_ms), call) == "suspect"
+
+
+def test_the_watchdog_ends_a_process_whose_call_does_not_return() -> None:
+    process = multiprocessing.get_context("spawn").Process(target=hang, daemon=True)
+    process.start()
+    process.join(SECONDS_MAX)
+    assert process.exitcode == EXIT_CODE
+
+
+def hang() -> None:
+    """Make a call that does not return."""
+    with Play() as stage:
+        Watchdog().allow("cycle", 1.5 * TRANSACTION_SECONDS)  # as a worker does
+        fault = stage.cluster.answer_always
+        stage.run(lambda: fault(Api.FindCoordinator, KafkaError.COORDINATOR_NOT_AVAILABLE), "send_offsets")
+
+
+# ---- the matrix
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_an_answer_is_taken_as_the_matrix_says(case: Case, plays: dict[str, "Future[Seen]"]) -> None:
+    seen = plays[str(case)].result()
+    if not as_the_matrix_says(case, seen):
+        # When the machine stood still for longer than the socket timeout, it was that what the producer answered to.
+        seen = play(case)
+    assert as_the_matrix_says(case, seen), seen
+
+
+def as_the_matrix_says(case: Case, seen: Seen) -> bool:
+    """Whether the answer was given and taken so, and all was well after a recovery."""
+    # A renewal asks with a new producer each time, and a single answer may be for one that is gone.
+    lost = meant("on") if COLUMNS[case.column][1] == "renew" else set()
+    return (
+        seen.unused == 0
+        and seen.once in meant(case.once) | lost
+        and seen.lasting in meant(case.lasting)
+        and {seen.after_once, seen.after_lasting} <= meant("on")
+    )
+
+
+def test_the_matrix_holds_every_code_that_the_producer_knows() -> None:
+    assert {getattr(KafkaError, case.answer) for case in CASES} >= GENERATION | CONTENT | REFUSED
+    assert {word for case in CASES for word in (case.once, case.lasting)} <= {*WORDS.values(), "on", "suspect", "hang"}

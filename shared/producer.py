@@ -275,10 +275,14 @@ class TransactionalProducer:
 
 
 def _ends(admin: AdminClient, partitions: Sequence[TopicPartition], level: IsolationLevel) -> dict[str, int]:
-    """Give the high watermark of each partition, or the last stable offset."""
+    """Give the high watermark of each partition, or the last stable offset. Raises `KafkaUnavailable`."""
     asked = {p: OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
     answers = admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
-    return {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
+    ends = {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
+    if unanswered := sorted(p for p, end in ends.items() if end < 0):
+        # When a leader does not answer, the client gives this instead of an error.
+        raise KafkaUnavailable(f"{', '.join(unanswered)}: the leader did not answer how far it goes")
+    return ends
 
 
 def _meaning(call: str, error: KafkaError) -> Exception:

@@ -24,7 +24,7 @@ from shared.consumer import committed_offsets
 from shared.consumer import configuration as consumer_configuration
 from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.ports import Committed, Input, OutboxRow
-from shared.producer import CONTENT, GENERATION, REFUSED, TransactionalProducer
+from shared.producer import ANSWER_SECONDS, CONTENT, GENERATION, REFUSED, TransactionalProducer
 from shared.watchdog import EXIT_CODE, Watchdog
 from tests.faults import trail
 from tests.faults.mock_cluster import Api, MockCluster
@@ -318,6 +318,13 @@ def test_a_broker_that_answers_late_makes_the_producer_suspect(
     """After more than half of the socket timeout, and after more than all of it: then it is asked again."""
     good = KafkaError.NO_ERROR
     assert stage.run(lambda: stage.cluster.answer(api, good, broker=broker, rtt_ms=rtt_ms), call) == "suspect"
+
+
+def test_an_end_that_a_leader_did_not_tell_is_waited_for(stage: Play) -> None:
+    """The client gives -1001 for it, and no error. Taken for an end, it would hide a transaction that is open."""
+    good = KafkaError.NO_ERROR
+    rtt_ms = int(ANSWER_SECONDS * 1_000) + 1_000
+    assert stage.run(lambda: stage.cluster.answer(Api.ListOffsets, good, rtt_ms=rtt_ms), "renew") == "wait"
 
 
 def test_the_watchdog_ends_a_process_whose_call_does_not_return() -> None:

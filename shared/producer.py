@@ -145,22 +145,24 @@ class TransactionalProducer:
                 if time.monotonic() > deadline:
                     raise KafkaUnavailable(f"init_transactions: {reason.name()}: {reason.str()}") from error
                 patience = min(2 * patience, SLICE_SECONDS)
-        self._see_ended(producer)
+        self._see_ended()
         self._producer = producer
         self._suspect = self._refused = None
 
-    def _see_ended(self, producer: Producer) -> None:
+    def _see_ended(self) -> None:
         """Wait until every transaction has ended that is open now in a topic we speak on. Ours have: the broker says so
         before `init_transactions` returns. But one that restarts may forget to write the markers that end them
         (KAFKA-20734), and then the next commit with our producer id would commit what was aborted.
         """
         try:
-            found = producer.list_topics(timeout=ANSWER_SECONDS).topics
+            # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
+            admin = AdminClient({"bootstrap.servers": self._configuration["bootstrap.servers"], "log_level": 0})
+            # This waits for a connection. Without one the next question took 1 or 3 s, one time in eight on a busy
+            # machine.
+            found = admin.list_topics(timeout=ANSWER_SECONDS).topics
             ours = [
                 TopicPartition(topic, n) for topic in self._topics if topic in found for n in found[topic].partitions
             ]
-            # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
-            admin = AdminClient({"bootstrap.servers": self._configuration["bootstrap.servers"], "log_level": 0})
             ends = _ends(admin, ours, IsolationLevel.READ_UNCOMMITTED)
             deadline = time.monotonic() + ENDED_SECONDS
             while waiting := [

@@ -32,9 +32,8 @@ GENERATION = frozenset(
 )
 """The group moved on: expected in a rebalance."""
 
-CONTENT = frozenset(
-    {KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.RECORD_LIST_TOO_LARGE, KafkaError.INVALID_MSG}
-)
+CONTENT = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.RECORD_LIST_TOO_LARGE})
+"""A row can never be said. INVALID_MSG is none of these: the client takes it for damage on the way and sends again."""
 
 REFUSED = frozenset(
     {

@@ -47,6 +47,9 @@ REFUSED = frozenset(
 )
 """No new attempt helps; somebody has to mend rights or settings."""
 
+PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+"""What is said of the rows of a transaction that has failed, whatever it failed for."""
+
 SLICE_SECONDS = 1.0
 """One call of init or commit; between two of them the deadline is looked at."""
 
@@ -174,7 +177,8 @@ class TransactionalProducer:
                     )
                 time.sleep(LOOK_AGAIN_SECONDS)
         except (KafkaException, TimeoutError) as error:
-            raise KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
+            refused = isinstance(error, KafkaException) and error.args[0].code() in REFUSED
+            raise (Refused if refused else KafkaUnavailable)(f"offsets of the topics we speak on: {error!r}") from error
 
     def begin(self) -> None:
         self._suspect = self._refused = None
@@ -254,7 +258,18 @@ class TransactionalProducer:
 
     def _check(self) -> None:
         if self._refused is not None:
-            raise _meaning("delivery", self._refused)
+            raise _meaning("delivery", self._cause(self._refused) if self._refused.code() in PURGED else self._refused)
+
+    def _cause(self, otherwise: KafkaError) -> KafkaError:
+        """Ask what the transaction failed for: to begin another one is refused with that."""
+        try:
+            if self._producer is not None:
+                self._producer.begin_transaction()
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            if cause.code() != KafkaError._STATE:  # that is: it did not fail
+                return cause
+        return otherwise
 
     @contextmanager
     def _timed(self, call: str, *, suspicious: bool = True) -> Iterator[Producer]:
@@ -269,7 +284,7 @@ class TransactionalProducer:
             raise _meaning(call, error.args[0]) from error
         except SystemError as error:
             # A fatal error may be raised while a delivery callback runs (confluent-kafka-python #865).
-            raise KafkaInDoubt(f"{call}: {error}") from error
+            raise _meaning(call, self._cause(KafkaError(KafkaError._FAIL, str(error)))) from error
         took = time.monotonic() - began
         if suspicious and took >= self._suspect_seconds:
             self.suspect(f"{call} took {took:.1f} s")

@@ -6,15 +6,14 @@ however much there is: ids go to a temporary table in portions.
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import closing
 from datetime import datetime
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, TopicPartition
 from sqlalchemy import text
 
 from shared.errors import NotDone
 from shared.operating.group import CLEANUP_SECONDS
+from shared.operating.reading import Reading
 from shared.operating.rules import Alone, Desk
 from shared.ports import Input
 
@@ -78,39 +77,16 @@ def look(here: Alone, lane: int) -> None:
 def _said(desk: Desk, ranges: Mapping[Input, tuple[int, int]]) -> Iterator[tuple[str, list[str]]]:
     """Yield the ids of this service's events in `ranges`, in portions of one topic each."""
     patience = desk.settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
-    configuration = {
-        "bootstrap.servers": desk.settings.kafka_bootstrap_servers,
-        "group.id": desk.service.name,  # the client wants one; it is not joined
-        "isolation.level": "read_committed",
-        "enable.auto.commit": False,
-        "enable.partition.eof": True,
-        "auto.offset.reset": "error",
-        "fetch.wait.max.ms": 100,
-        "queued.max.messages.kbytes": 64_000,
-    }
-    if not ranges:
-        return
-    ends = {source: end for source, (_, end) in ranges.items()}
+    reading = Reading(desk, ranges, removed="error")
     found: dict[str, list[str]] = {}
-    with closing(Consumer(configuration)) as consumer:
-        consumer.assign([TopicPartition(*source, start) for source, (start, _) in ranges.items()])
-        moved = time.monotonic()
-        while ends:
-            for message in consumer.consume(PORTION, 0.2):
-                source, offset = Input(message.topic() or "", message.partition() or 0), message.offset() or 0
-                problem = message.error()
-                if problem is not None and problem.code() != KafkaError._PARTITION_EOF:
-                    raise NotDone(f"{source} cannot be read: {problem.name()}: {problem.str()}")
-                moved = time.monotonic()
-                # The end itself is told only when everything before it is settled, control markers included.
-                if offset + (problem is None) >= ends.get(source, 0):
-                    ends.pop(source, None)
-                headers: dict[str, Any] = dict(message.headers() or ()) if problem is None else {}
-                if headers.get("ce_source") == desk.service.name.encode() and headers.get("ce_id"):
-                    found.setdefault(source.topic, []).append(headers["ce_id"].decode(errors="replace"))
-            if time.monotonic() > moved + patience:
-                waits = ", ".join(str(source) for source in sorted(ends))
-                raise NotDone(f"an open transaction of somebody holds back {waits}; end it, then try again")
-            for topic in [topic for topic, ids in found.items() if len(ids) >= PORTION]:
-                yield topic, found.pop(topic)
+    for records in reading.portions():
+        for source, _, message in records:
+            headers: dict[str, Any] = dict(message.headers() or ())
+            if headers.get("ce_source") == desk.service.name.encode() and headers.get("ce_id"):
+                found.setdefault(source.topic, []).append(headers["ce_id"].decode(errors="replace"))
+        if time.monotonic() > reading.silent_since + patience:
+            waits = ", ".join(str(source) for source in sorted(reading.left))
+            raise NotDone(f"an open transaction of somebody holds back {waits}; end it, then try again")
+        for topic in [topic for topic, ids in found.items() if len(ids) >= PORTION]:
+            yield topic, found.pop(topic)
     yield from found.items()

@@ -5,7 +5,7 @@ import threading
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import backlog, inbox
+from shared import backlog, claims, inbox
 from shared.settings import Settings
 from shared.slots import LOCK_CLASS
 from shared.telemetry import log
@@ -30,12 +30,13 @@ _PRUNE_KEYS = text("""
 
 
 class Housekeeping:
-    """A thread that prunes the inbox and the idempotency keys; one worker of a service at a time."""
+    """A thread that prunes the inbox, what was said, and the idempotency keys; one worker of a service at a time."""
 
     def __init__(self, engine: Engine, settings: Settings) -> None:
         self._engine = engine
         self._inbox_seconds = settings.inbox_retention_hours * 3_600
         self._keys_seconds = settings.idempotency_retention_hours * 3_600
+        self._said_seconds = settings.audit_keep_hours * 3_600
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
@@ -56,6 +57,7 @@ class Housekeeping:
                 if not connection.execute(lock, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one():
                     break
                 step = inbox.prune(connection, self._inbox_seconds, ROWS)
+                step += claims.prune(connection, self._said_seconds, ROWS)
                 step += connection.execute(_PRUNE_KEYS, {"seconds": self._keys_seconds, "rows": ROWS}).rowcount
             deleted += step
             if step == 0 or self._stopping.is_set():

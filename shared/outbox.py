@@ -12,6 +12,7 @@ import msgspec
 from sqlalchemy import Connection, text
 from uuid_utils import uuid7
 
+from shared import claims
 from shared.bulk import Array
 from shared.errors import NotOwned, Reject
 from shared.events import Event
@@ -134,22 +135,49 @@ _FORGET = text("""
     WHERE outbox.lane = claimed.lane AND outbox.id = claimed.id
 """)
 
+# What is claimed is written down in the same statement, for `audit` (`shared.claims`). It must cost nothing, so what is
+# rare has a way of its own: more bytes than are allowed, and several topics.
 _CLAIM = text("""
-    UPDATE lane SET position = lane.position + 1, claim_id = gen_random_uuid(), row_ids = next.ids
-    FROM (
-        SELECT wanted.lane, array_agg(waiting.id ORDER BY waiting.id) AS ids
+    WITH next AS MATERIALIZED (
+        SELECT wanted.lane, waiting.*,
+               CASE WHEN bytes <= :bytes THEN cardinality(ids) ELSE (
+                   SELECT count(*) FROM (
+                       SELECT sum(octet_length(data)) OVER (ORDER BY id) - octet_length(data) AS bytes_before
+                       FROM outbox WHERE outbox.lane = wanted.lane AND outbox.id = ANY(ids)
+                   ) AS sized
+                   WHERE bytes_before < :bytes
+               ) END AS rows
         FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
         CROSS JOIN LATERAL (
-            SELECT id, sum(size) OVER (ORDER BY id) - size AS bytes_before
+            SELECT array_agg(id ORDER BY id) AS ids, array_agg(event_id ORDER BY id) AS event_ids, sum(size) AS bytes,
+                   min(topic) AS topic, max(topic) AS other_topic
             FROM (
-                SELECT id, octet_length(data) AS size FROM outbox WHERE lane = wanted.lane ORDER BY id LIMIT wanted.most
+                SELECT id, event_id, topic, octet_length(data) AS size
+                FROM outbox WHERE outbox.lane = wanted.lane ORDER BY id LIMIT wanted.most
             ) AS first
         ) AS waiting
-        WHERE waiting.bytes_before < :bytes
-        GROUP BY wanted.lane
-    ) AS next
-    WHERE lane.lane = next.lane
-    RETURNING lane.lane, lane.position, lane.claim_id, cardinality(lane.row_ids)
+        WHERE ids IS NOT NULL
+    ),
+    made AS (
+        UPDATE lane SET position = lane.position + 1, claim_id = gen_random_uuid(), row_ids = next.ids[1:next.rows]
+        FROM next WHERE lane.lane = next.lane
+        RETURNING lane.lane, lane.position, lane.claim_id, lane.row_ids
+    ),
+    written AS (
+        INSERT INTO said (lane, position, claim_id, topic, events, event_ids)
+        SELECT made.lane, made.position, made.claim_id, part.topic, part.events, part.event_ids
+        FROM made JOIN next USING (lane)
+        CROSS JOIN LATERAL (
+            SELECT next.topic, next.rows AS events, next.event_ids[1:next.rows] AS event_ids
+            WHERE next.topic = next.other_topic
+            UNION ALL
+            SELECT outbox.topic, count(*), array_agg(outbox.event_id ORDER BY outbox.id)
+            FROM outbox
+            WHERE next.topic <> next.other_topic AND outbox.lane = made.lane AND outbox.id = ANY(made.row_ids)
+            GROUP BY outbox.topic
+        ) AS part
+    )
+    SELECT lane, position, claim_id, cardinality(row_ids) FROM made
 """)
 
 _CLAIM_LESS = text("""
@@ -202,7 +230,10 @@ def claim(connection: Connection, limits: Mapping[int, int], bytes_max: int) -> 
 
 def claim_less(connection: Connection, limits: Mapping[int, int]) -> dict[int, Claim]:
     """Claim again only the first rows of each claim, at the same position and under a new claim id."""
-    return _claims(connection.execute(_CLAIM_LESS, {"lanes": list(limits), "limits": list(limits.values())}))
+    claims.take_back(connection, limits)
+    found = _claims(connection.execute(_CLAIM_LESS, {"lanes": list(limits), "limits": list(limits.values())}))
+    claims.write(connection, found)
+    return found
 
 
 def claimed(connection: Connection, lanes: Collection[int]) -> list[OutboxRow]:

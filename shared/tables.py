@@ -2,6 +2,7 @@
 
 from sqlalchemy import (
     ARRAY,
+    DDL,
     BigInteger,
     CheckConstraint,
     Column,
@@ -17,6 +18,7 @@ from sqlalchemy import (
     Table,
     Text,
     Uuid,
+    event,
     func,
     text,
 )
@@ -93,6 +95,36 @@ outbox = Table(
     PrimaryKeyConstraint("lane", "id"),
     # Rows live for milliseconds: vacuum by count, not by a share of the table.
     postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "5000"},
+)
+
+said = Table(
+    "said",
+    metadata,
+    # Within a lane the ids grow in the order of the claims, whatever happens to positions and to the number of lanes.
+    Column("id", BigInteger, Identity(always=True, cache=1), nullable=False),
+    Column("lane", SmallInteger, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("claim_id", Uuid),
+    _now("claimed_at"),
+    Column("topic", Text, nullable=False),
+    Column("events", Integer, nullable=False, comment="how many event_ids there are, told without unpacking them"),
+    Column("event_ids", ARRAY(Text), nullable=False, comment="in the order in which they are said"),
+    PrimaryKeyConstraint("lane", "id"),
+    Index("said_claimed_at", "claimed_at", postgresql_using="brin"),
+)
+
+# A server that was built without lz4 keeps its own way.
+event.listen(
+    said,
+    "after_create",
+    DDL(  # type: ignore[no-untyped-call]
+        """
+        DO $$ BEGIN
+            ALTER TABLE said ALTER COLUMN event_ids SET COMPRESSION lz4;
+        EXCEPTION WHEN feature_not_supported THEN NULL;
+        END $$
+        """
+    ),
 )
 
 dead_letter = Table(

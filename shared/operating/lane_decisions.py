@@ -5,7 +5,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared import outbox
+from shared import claims, outbox
 from shared.errors import NotDone
 from shared.operating import visible
 from shared.operating.rules import Alone, Choice, Plan
@@ -45,6 +45,8 @@ def plan(here: Alone, choice: Choice, state: LaneState) -> Plan | None:
     def carry_out(connection: Connection) -> None:
         if outbox.lock_claims(connection, [lane]).get(lane) != claim:
             raise NotDone(f"lane-{lane} was changed meanwhile; look again")
+        claims.take_back(connection, [lane])
+        claims.count_as_said(connection, lane, new.offset, new.metadata, chosen)
         deleted = connection.execute(text(_DELETE.format(chosen)), {"lane": lane}).rowcount
         if deleted != len(gone):
             raise NotDone(f"lane-{lane} was changed meanwhile; look again")

@@ -9,6 +9,7 @@ import time
 
 from sqlalchemy import Connection, text
 
+from shared import claims
 from shared.errors import NotDone
 from shared.operating import rules, survey
 from shared.operating.group import Group, wait_until
@@ -116,6 +117,8 @@ def _rearrange(connection: Connection, states: list[LaneState], wanted: int) -> 
     for state in states:
         if state.is_said:
             connection.execute(_FORGET, {"lane": state.lane})
+        else:
+            claims.take_back(connection, [state.lane])
         if state.lane < wanted or state.claim is not None:
             set_claim(connection, state.lane, at(state))
     moved = 0

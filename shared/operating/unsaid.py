@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shared import dead_letters, outbox
+from shared import claims, dead_letters, outbox
 from shared.dead_letters import Stored
 from shared.errors import ContentRefused, NotDone
 from shared.events import CONTENT_TYPE, SPEC_VERSION, Envelope
@@ -109,7 +109,9 @@ def _move(here: Alone, session: Session, row: Any, state: survey.LaneState) -> i
     if claim != state.claim or not connection.execute(_DELETE, {"lane": row.lane, "id": row.id}).rowcount:
         raise NotDone(f"lane-{row.lane} was changed meanwhile; look again")
     if row.claimed:
+        claims.take_back(connection, [row.lane])
         connection.execute(_UNCLAIM, {"lane": row.lane, "id": row.id})
+        claims.write(connection, [row.lane])
     (number,) = dead_letters.set_aside(session, here.desk.service, here.desk.outbox, [_letter(here, row)])
     here.desk.outbox.write(session)
     rules.decided(

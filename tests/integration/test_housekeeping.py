@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -16,8 +17,9 @@ from tests.faults.stage import Stage
 
 @pytest.fixture
 def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own, with an inbox of two ages and idempotency keys of two ages."""
-    with Stage(servers, tmp_path, inbox_retention_hours=2.0, idempotency_retention_hours=1.0) as stage:
+    """A service of its own, with an inbox, idempotency keys and claims, each of two ages."""
+    hours: dict[str, Any] = {"inbox_retention_hours": 2.0, "idempotency_retention_hours": 1.0, "audit_keep_hours": 0.5}
+    with Stage(servers, tmp_path, **hours) as stage:
         stage.connection.execute("""
             INSERT INTO inbox (source, event_id, handled_at)
             SELECT 's', n, clock_timestamp() - make_interval(mins => n * 10) FROM generate_series(1, 24) AS n
@@ -26,14 +28,20 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
             INSERT INTO idempotency_key (scope, key, body_hash, status, created_at)
             SELECT 's', n, '', 200, clock_timestamp() - make_interval(mins => n * 10) FROM generate_series(1, 24) AS n
         """)
+        stage.connection.execute("""
+            INSERT INTO said (lane, position, topic, events, event_ids, claimed_at)
+            SELECT 0, n, 't', 1, '{e}', clock_timestamp() - make_interval(mins => n * 10)
+            FROM generate_series(1, 24) AS n
+        """)
         yield stage
 
 
 def test_each_kind_by_its_own_retention(stage: Stage, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(housekeeping, "ROWS", 4)  # several steps
-    assert Housekeeping(engine, stage.settings).clean() == 13 + 19
+    assert Housekeeping(engine, stage.settings).clean() == 13 + 19 + 22
     assert stage.one("SELECT count(*) FROM inbox") == 11
     assert stage.one("SELECT count(*) FROM idempotency_key") == 5
+    assert stage.one("SELECT count(*) FROM said") == 2
     assert Housekeeping(engine, stage.settings).clean() == 0
 
 
@@ -41,7 +49,7 @@ def test_one_at_a_time(stage: Stage, engine: Engine) -> None:
     with stage.connection.transaction():
         stage.connection.execute("SELECT pg_advisory_xact_lock(%s, %s)", (LOCK_CLASS, LOCK))
         assert Housekeeping(engine, stage.settings).clean() == 0
-    assert Housekeeping(engine, stage.settings).clean() == 32
+    assert Housekeeping(engine, stage.settings).clean() == 54
 
 
 def test_a_database_that_is_away_does_not_end_the_thread(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -26,7 +26,7 @@ SERVICES = sorted(path.parent.name for path in Path("services").glob("*/models.p
 CATALOG = (
     """
     SELECT c.relname, a.attname, a.attnum, format_type(a.atttypid, a.atttypmod), a.attnotnull, a.attidentity,
-           pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum)
+           pg_get_expr(d.adbin, d.adrelid), col_description(c.oid, a.attnum), a.attcompression
     FROM pg_class c JOIN pg_attribute a ON a.attrelid = c.oid
     LEFT JOIN pg_attrdef d ON (d.adrelid, d.adnum) = (c.oid, a.attnum)
     WHERE c.relnamespace = 'public'::regnamespace AND c.relkind = 'r' AND a.attnum > 0
@@ -109,10 +109,11 @@ def test_a_history_is_one_line_and_promises_no_way_back(service: str) -> None:
 
 def test_migrating_makes_the_lanes_once(empty: Databases) -> None:
     settings = empty().model_copy(update={"partitions": 3})
-    assert migrate(settings, "order") == ["order: applied 0001_pre_tables", "order: made 3 lanes"]
+    applied = ["order: applied 0001_pre_tables", "order: applied 0002_pre_said"]
+    assert migrate(settings, "order") == [*applied, "order: made 3 lanes"]
     query(settings, "order", "UPDATE lane SET position = 7 WHERE lane = 1")
     more = settings.model_copy(update={"partitions": 8})
-    assert migrate(more, "order") == ["order: up to date at 0001_pre_tables"]
+    assert migrate(more, "order") == ["order: up to date at 0002_pre_said"]
     lanes = query(settings, "order", "SELECT lane, position, claim_id, row_ids FROM lane ORDER BY lane")
     assert lanes == [(0, 0, None, []), (1, 7, None, []), (2, 0, None, [])]
 
@@ -121,7 +122,7 @@ def test_several_may_migrate_at_once(empty: Databases) -> None:
     settings = empty()
     with ThreadPoolExecutor(4) as pool:
         done = [future.result() for future in [pool.submit(migrate, settings, "order") for _ in range(4)]]
-    assert sorted(len(lines) for lines in done) == [1, 1, 1, 2]
+    assert sorted(len(lines) for lines in done) == [1, 1, 1, 1 + len(history("order"))]
 
 
 def test_a_process_refuses_an_empty_database(empty: Databases) -> None:
@@ -165,47 +166,47 @@ def test_a_start_needs_the_last_pre_migration_and_no_post_one(empty: Databases, 
     migrate(settings, "order")
     engine = create_engine(settings.dsn("order"))
 
-    add(longer, 2, "post")
+    add(longer, 3, "post")
     refuse_behind(engine, "order")
     with engine.connect() as connection:
-        assert behind(connection, "order") == ["0002_post_more"]
-    assert migrate(settings, "order", before_rollout=True) == ["order: up to date at 0001_pre_tables"]
+        assert behind(connection, "order") == ["0003_post_more"]
+    assert migrate(settings, "order", before_rollout=True) == ["order: up to date at 0002_pre_said"]
 
-    add(longer, 3, "pre")
-    add(longer, 4, "post")
-    with pytest.raises(Refused, match="0003_pre_more"):
+    add(longer, 4, "pre")
+    add(longer, 5, "post")
+    with pytest.raises(Refused, match="0004_pre_more"):
         refuse_behind(engine, "order")
     applied = migrate(settings, "order", before_rollout=True)
-    assert applied == ["order: applied 0002_post_more", "order: applied 0003_pre_more"]
+    assert applied == ["order: applied 0003_post_more", "order: applied 0004_pre_more"]
     refuse_behind(engine, "order")
-    assert migrate(settings, "order") == ["order: applied 0004_post_more"]
+    assert migrate(settings, "order") == ["order: applied 0005_post_more"]
     engine.dispose()
 
 
 def test_old_code_accepts_a_newer_database(empty: Databases, longer: Path) -> None:
     settings = empty()
-    add(longer, 2, "pre")
+    add(longer, 3, "pre")
     migrate(settings, "order")
-    (longer / "0002_pre_more.py").unlink()
+    (longer / "0003_pre_more.py").unlink()
     engine = create_engine(settings.dsn("order"))
     refuse_behind(engine, "order")
     engine.dispose()
-    assert migrate(settings, "order") == ["order: the database is at 0002, newer than this code (0001); nothing to do"]
+    assert migrate(settings, "order") == ["order: the database is at 0003, newer than this code (0002); nothing to do"]
 
 
 def test_a_migration_that_fails_leaves_the_one_before(empty: Databases, longer: Path) -> None:
     settings = empty()
-    add(longer, 2, "pre")
     add(longer, 3, "pre")
-    (longer / "0003_pre_more.py").write_text((longer / "0003_pre_more.py").read_text().replace("t3 ()", "t3 ("))
+    add(longer, 4, "pre")
+    (longer / "0004_pre_more.py").write_text((longer / "0004_pre_more.py").read_text().replace("t4 ()", "t4 ("))
     with pytest.raises(Exception, match="syntax error"):
         migrate(settings, "order")
-    assert query(settings, "order", "SELECT version_num FROM alembic_version") == [("0002",)]
-    add(longer, 3, "pre")
-    assert migrate(settings, "order")[0] == "order: applied 0003_pre_more"
+    assert query(settings, "order", "SELECT version_num FROM alembic_version") == [("0003",)]
+    add(longer, 4, "pre")
+    assert migrate(settings, "order")[0] == "order: applied 0004_pre_more"
 
 
-@pytest.mark.parametrize("name", ["0002_more.py", "2_pre_more.py", "0002_later_more.py"])
+@pytest.mark.parametrize("name", ["0003_more.py", "3_pre_more.py", "0003_later_more.py"])
 def test_a_migration_whose_name_says_no_phase_is_refused(longer: Path, name: str) -> None:
     (longer / name).write_text("")
     with pytest.raises(Refused, match=name):

@@ -1,7 +1,8 @@
 """The command line of a service: `python -m services.<name> <command>`.
 
 Commands that run for long end with the codes of sysexits.h, for their supervisors. Those of an operator end with 0 if
-what was asked for is done, 1 if not, and 2 if the words were wrong.
+what was asked for is done, 1 if not, and 2 if the words were wrong. `audit` ends with 1 if it has found something, so
+it has the codes of sysexits.h too if it could not look.
 """
 
 import argparse
@@ -65,6 +66,9 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_dead_letters(commands)
     _add_outbox(commands)
     _add_lanes(commands)
+    audited = _add(commands, "audit", "shared.operating.audit:audit", "compare what was decided with what was said")
+    audited.add_argument("--json", action="store_true")
+    audited.set_defaults(judges=True)
     return made
 
 
@@ -138,7 +142,7 @@ def _add_lanes(commands: Any) -> None:
 def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.ArgumentParser:
     """Add a command of an operator: what is parsed for it are the keyword arguments of `target`."""
     made: argparse.ArgumentParser = choices.add_parser(name, help=meaning, description=meaning)
-    made.set_defaults(run=_operate, operator=True, target=target, given={})
+    made.set_defaults(run=_operate, operator=True, judges=False, target=target, given={})
     return made
 
 
@@ -156,7 +160,7 @@ def _operate(container: Any, arguments: argparse.Namespace) -> object:
         engine=container.engine(),
         outbox=container.outbox(),
     )
-    ours = ("command", "choice", "run", "operator", "target", "given")
+    ours = ("command", "choice", "run", "operator", "judges", "target", "given")
     given = {name: value for name, value in vars(arguments).items() if name not in ours} | arguments.given
     return lazily(arguments.target, desk=desk, **given)
 
@@ -170,12 +174,13 @@ def run(container: Any, words: list[str]) -> int:
         done = arguments.run(container, arguments)
     except Refused as error:
         print(f"{name} {arguments.command}: {error}", file=sys.stderr)
-        return EXIT_NOT_DONE if arguments.operator else EXIT_REFUSED
+        return EXIT_NOT_DONE if arguments.operator and not arguments.judges else EXIT_REFUSED
     except (Exit, ExactlyOnceError, DBAPIError) as error:
         if arguments.operator:
             detail = f"PostgreSQL: {error.orig}" if isinstance(error, DBAPIError) else error
-            print(f"{name} {arguments.command} {arguments.choice}: {detail}", file=sys.stderr)
-            return EXIT_NOT_DONE
+            typed = " ".join(filter(None, (arguments.command, vars(arguments).get("choice"))))
+            print(f"{name} {typed}: {detail}", file=sys.stderr)
+            return EXIT_AGAIN if arguments.judges else EXIT_NOT_DONE
         telemetry.log.critical("exit", error=type(error).__name__, detail=str(error))
         return EXIT_AGAIN
     return EXIT_NOT_DONE if done is False else 0

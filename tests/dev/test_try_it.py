@@ -57,3 +57,4 @@ def test_an_order_is_confirmed(tmp_path: Path) -> None:
     assert '"state":"PLACED"' in output
     assert '"state":"CONFIRMED"' in output
     assert "the two systems agree" in output
+    assert "Nothing is wrong." in output

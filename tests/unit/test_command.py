@@ -136,6 +136,7 @@ def test_the_commands() -> None:
         *("dead-letters list", "dead-letters show", "dead-letters redrive"),
         *("outbox show", "outbox set-aside"),
         *("lanes drain", "lanes resize"),
+        "audit",
     }
 
 

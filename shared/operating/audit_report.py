@@ -1,0 +1,158 @@
+"""What the audit has found: counts, the first examples of each kind, and what could not be judged."""
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
+
+from shared.operating.output import age, as_json, columns, say
+
+EXAMPLES = 20
+"""Findings of each kind that are named; all are counted."""
+
+KINDS = {
+    "twice": "events said twice",
+    "never": "events never said",
+    "unknown": "events of ours that nobody knows",
+    "order": "events out of the order of their key",
+    "positions": "positions that disagree",
+    "open": "transactions that do not end",
+    "unsaid": "lanes whose events stay unsaid",
+}
+
+
+@dataclass
+class Finding:
+    """One thing that is wrong."""
+
+    kind: str
+    detail: str
+    where: str | None = None
+    """A record, `topic[partition]@offset`; a partition; or a topic."""
+    event_id: str | None = None
+    lane: int | None = None
+    position: int | None = None
+    place: int | None = None
+    """Where the ledger has the event; the event's id, lane and position are told from it in the end."""
+
+
+@dataclass
+class Report:
+    """Everything that is told."""
+
+    service: str
+    at: datetime
+    records: int = 0
+    ours: int = 0
+    claims: int = 0
+    events: int = 0
+    known_since: float = math.inf
+    seconds: float = 0.0
+    lag: int = 0
+    unsaid: int = 0
+    oldest_unsaid: float | None = None
+    open: dict[str, float] = field(default_factory=dict)
+    """The age of each transaction that was open for more than a moment, by its partition."""
+    counts: Counter[str] = field(default_factory=Counter)
+    findings: list[Finding] = field(default_factory=list)
+    not_judged: Counter[str] = field(default_factory=Counter)
+
+    def add(self, finding: Finding) -> None:
+        """Count a finding, and keep it if it is one of the first."""
+        self.counts[finding.kind] += 1
+        if self.counts[finding.kind] <= EXAMPLES:
+            self.findings.append(finding)
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.counts
+
+    @property
+    def per_second(self) -> float:
+        """Records that were read and compared in a second of the whole audit."""
+        return self.records / max(self.seconds, 0.001)
+
+    def as_json(self) -> None:
+        """Print it for programs."""
+        findings = [asdict(finding) for finding in self.findings]
+        for finding in findings:
+            del finding["place"]
+        as_json(
+            {
+                "service": self.service,
+                "at": self.at.isoformat(),
+                "clean": self.clean,
+                "counts": {kind: self.counts[kind] for kind in KINDS},
+                "findings": findings,
+                "not_judged": dict(self.not_judged),
+                "records": self.records,
+                "records_of_ours": self.ours,
+                "claims": self.claims,
+                "events_claimed": self.events,
+                "known_since": _time(self.known_since),
+                "seconds": round(self.seconds, 3),
+                "per_second": round(self.per_second),
+                "lag": self.lag,
+                "unsaid": self.unsaid,
+                "oldest_unsaid_seconds": self.oldest_unsaid,
+                "open_transactions_seconds": self.open,
+            }
+        )
+
+    def print(self) -> None:
+        """Print it for people."""
+        say(f"The audit of {self.service} at {self.at:%Y-%m-%d %H:%M:%S} UTC")
+        say()
+        rows = [(words, f"{self.counts[kind]:,}", self._verdict(kind)) for kind, words in KINDS.items()]
+        columns(("", "FOUND", ""), [(f"  {words}", count.rjust(5), verdict) for words, count, verdict in rows])
+        say()
+        for line in self._facts():
+            say(line)
+        if self.findings:
+            self._print_findings()
+        kinds = len(self.counts)
+        say()
+        say("Nothing is wrong." if self.clean else f"{kinds} of {len(KINDS)} rows are NOT ok.")
+
+    def _verdict(self, kind: str) -> str:
+        return "NOT ok" if self.counts[kind] else "ok"
+
+    def _facts(self) -> list[str]:
+        since = _time(self.known_since)
+        oldest = "" if self.oldest_unsaid is None else f", the oldest for {age(self.oldest_unsaid)}"
+        known = f"since {since}" if since else "yet"
+        lines = [
+            f"{self.ours:,} records of ours among {self.records:,}, {self.per_second:,.0f} records/s; "
+            f"{self.events:,} events in {self.claims:,} claims {known}",
+            f"{self.lag:,} offsets still to be handled; {self.unsaid:,} events still to be said{oldest}",
+        ]
+        lines += [f"{where}: a transaction is open since {age(seconds)}" for where, seconds in self.open.items()]
+        lines += [f"not judged: {count:,} {reason}" for reason, count in sorted(self.not_judged.items())]
+        return lines
+
+    def _print_findings(self) -> None:
+        for kind, words in KINDS.items():
+            found = [finding for finding in self.findings if finding.kind == kind]
+            if not found:
+                continue
+            count = self.counts[kind]
+            say(f"\n{words}{f' (the first {EXAMPLES} of {count:,})' if count > len(found) else ''}:")
+            for finding in found:
+                facts = (
+                    finding.where,
+                    finding.event_id,
+                    None if finding.lane is None else f"lane-{finding.lane}",
+                    None if finding.position is None else f"position {finding.position}",
+                    finding.detail,
+                )
+                say("  " + "  ".join(fact for fact in facts if fact))
+
+
+def moment(seconds: float) -> datetime:
+    """Give a time that is in seconds since 1970."""
+    return datetime.fromtimestamp(seconds, UTC)
+
+
+def _time(seconds: float) -> str | None:
+    return None if math.isinf(seconds) else f"{moment(seconds):%Y-%m-%d %H:%M:%S}Z"

@@ -1,0 +1,114 @@
+"""The audit's other side: what the topics have, how far back they reach, and which transactions hold them back."""
+
+import math
+import time
+import zlib
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from shared.errors import KafkaUnavailable
+from shared.operating.group import CLEANUP_SECONDS, Group, Span
+from shared.operating.ledger import Heard, Ledger, identity
+from shared.operating.reading import Reading, times
+from shared.operating.rules import Desk
+from shared.operating.visible import CLOCKS_SECONDS
+from shared.ports import Input
+
+STANDING_SECONDS = 1.0
+"""A last stable offset that stands still for so long is held back by one transaction; those of workers take
+milliseconds."""
+
+
+@dataclass
+class Listening:
+    """What was heard."""
+
+    parts: list[Input] = field(default_factory=list)
+    """The partitions, by their numbers in the ledger."""
+    records: int = 0
+    ours: int = 0
+    unread: set[Input] = field(default_factory=set)
+    """Partitions whose end is behind a transaction that does not end."""
+
+
+def longest(desk: Desk) -> float:
+    """How long a transaction of a worker may be open, in seconds: after that the broker has ended it."""
+    return desk.settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
+
+
+def listen(
+    desk: Desk,
+    group: Group,
+    spans: Mapping[Input, Span],
+    *,
+    lanes: int,
+    ledger: Ledger,
+    tick: Callable[[int], None],
+) -> Listening:
+    """Read the partitions from their beginning to the ends in `spans`, and enter what the service has said into
+    `ledger`.
+    """
+    heard = Listening(sorted(spans))
+    numbers = {source: n for n, source in enumerate(heard.parts)}
+    source_name = desk.service.name.encode()
+    reading = Reading(desk, {source: (span.low, span.high) for source, span in spans.items()}, removed="earliest")
+    for portion in reading.portions():
+        ours = []
+        for source, offset, message in portion:
+            headers: dict[str, Any] = dict(message.headers() or ())
+            if headers.get("ce_source") == source_name:
+                key: Any = message.key() or b""
+                ours.append(_heard((source, offset), numbers[source], key, headers, zlib.crc32(key) % lanes))
+        ledger.hear(ours)
+        heard.records += len(portion)
+        heard.ours += len(ours)
+        tick(reading.passed)
+        silent = time.monotonic() - reading.silent_since
+        if silent > STANDING_SECONDS:
+            ages = standing(desk, group, reading.left)
+            if silent > longest(desk) and not ages:
+                raise KafkaUnavailable(f"nothing came for {silent:.0f} s, and {sorted(reading.left)} did not end")
+            hopeless = {source for source, age in ages.items() if max(age, silent) > longest(desk)}
+            heard.unread |= hopeless
+            reading.left -= hopeless
+    return heard
+
+
+def _heard(place: tuple[Input, int], part: int, key: bytes, headers: dict[str, Any], lane: int) -> Heard:
+    event_id = (headers.get("ce_id") or b"").decode(errors="replace")
+    # Two records without an id are not one event.
+    number = identity(place[0].topic, event_id) if event_id else hash(place)
+    decided = (headers.get("ce_time") or b"").decode(errors="replace")
+    return Heard(part, place[1], number, hash(key), event_id, decided, lane)
+
+
+def standing(desk: Desk, group: Group, sources: Collection[Input]) -> dict[Input, float]:
+    """Tell which of `sources` are held back by a transaction that was open at two looks, and for how long: since its
+    first record there, by the clock of whoever wrote that.
+    """
+    held = _held(group, sources)
+    if held:
+        time.sleep(STANDING_SECONDS)
+        again = _held(group, held)
+        held = {source: stable for source, stable in held.items() if again.get(source) == stable}
+    began = times(desk, held)
+    return {source: max(time.time() - began.get(source, math.inf), 0.0) for source in held}
+
+
+def _held(group: Group, sources: Collection[Input]) -> dict[Input, int]:
+    return {source: span.stable for source, span in group.spans(sources).items() if span.stable < span.high}
+
+
+def kept_since(desk: Desk, group: Group, sources: Collection[Input]) -> dict[str, float]:
+    """Tell from when on the topics have everything, in seconds since 1970 by the clock of the database; topics from
+    which nothing was removed are left out.
+    """
+    cut = {source: span for source, span in group.spans(sources).items() if span.low > 0}
+    firsts = times(desk, {source: span.low for source, span in cut.items() if span.low < span.high})
+    found: dict[str, float] = {}
+    for source in cut:
+        # The database's clock and that of whoever wrote the record may be apart.
+        since = firsts.get(source, math.inf) + CLOCKS_SECONDS
+        found[source.topic] = max(found.get(source.topic, 0.0), since)
+    return found

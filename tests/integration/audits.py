@@ -1,0 +1,115 @@
+"""What an audit answers, and the damage that it has to find: records that no worker has produced."""
+
+import json
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+import pytest
+from confluent_kafka import KafkaException, Message, Producer
+
+from tests.integration.tallies import Tallies
+from tests.waiting import SECONDS_MAX
+
+
+class Answer(NamedTuple):
+    """What the command has printed, and its exit code."""
+
+    code: int
+    facts: dict[str, Any]
+
+    @property
+    def counts(self) -> dict[str, int]:
+        """How many findings there are of each kind that has any."""
+        return {kind: count for kind, count in self.facts["counts"].items() if count}
+
+    @property
+    def findings(self) -> list[tuple[Any, ...]]:
+        """Kind, place, event id, lane and position of each finding."""
+        names = ("kind", "where", "event_id", "lane", "position")
+        return [tuple(finding[name] for name in names) for finding in self.facts["findings"]]
+
+    @property
+    def details(self) -> list[str]:
+        """What is told of each finding besides."""
+        return [finding["detail"] for finding in self.facts["findings"]]
+
+
+def audit(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> Answer:
+    """Audit; the exit code agrees with what is said."""
+    capsys.readouterr()
+    code = tallies.run("audit --json")
+    captured = capsys.readouterr()
+    assert code in (0, 1), captured.err
+    facts = json.JSONDecoder().raw_decode(captured.out, captured.out.index("{\n"))[0]
+    answer = Answer(code, facts)
+    assert code == (1 if answer.counts else 0)
+    assert facts["clean"] is (code == 0)
+    return answer
+
+
+def now() -> str:
+    """The time, as a record of ours tells it."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
+
+
+def ours(tallies: Tallies, event_id: str, decided: str | None = None) -> dict[str, str]:
+    """The headers that a worker of the service gives to an event."""
+    return {
+        "ce_specversion": "1.0",
+        "ce_source": tallies.name,
+        "ce_id": event_id,
+        "ce_type": "Told.v1",
+        "ce_time": decided or now(),
+    }
+
+
+def produce(
+    tallies: Tallies, headers: Mapping[str, str], *, key: str = "k", topic: str | None = None, partition: int = 0
+) -> int:
+    """Say something in the service's name with a plain producer; give its offset."""
+    offsets: list[int] = []
+
+    def delivered(error: Any, message: Message) -> None:
+        assert error is None
+        offsets.append(message.offset() or 0)
+
+    producer = Producer({"bootstrap.servers": tallies.settings.kafka_bootstrap_servers})
+    producer.produce(
+        topic or tallies.told.topic,
+        b'{"number": 0}',
+        key.encode(),
+        partition=partition,
+        headers=[(name, fact.encode()) for name, fact in headers.items()],
+        on_delivery=delivered,
+    )
+    assert producer.flush(SECONDS_MAX) == 0
+    return offsets[0]
+
+
+@contextmanager
+def open_transaction(tallies: Tallies, headers: Mapping[str, str], *, since_seconds: float = 0.0) -> Iterator[Producer]:
+    """Keep a transaction open that has one record, which seems to be as old as that. It is aborted in the end."""
+    producer = Producer(
+        {
+            "bootstrap.servers": tallies.settings.kafka_bootstrap_servers,
+            "transactional.id": f"{tallies.name}-plain",
+            "transaction.timeout.ms": 60_000,
+        }
+    )
+    producer.init_transactions(SECONDS_MAX)
+    producer.begin_transaction()
+    producer.produce(
+        tallies.told.topic,
+        b'{"number": 0}',
+        b"k",
+        partition=0,
+        headers=[(name, fact.encode()) for name, fact in headers.items()],
+        timestamp=int((time.time() - since_seconds) * 1_000),
+    )
+    assert producer.flush(SECONDS_MAX) == 0
+    yield producer
+    with suppress(KafkaException):  # the block may have ended it
+        producer.abort_transaction(SECONDS_MAX)

@@ -10,10 +10,10 @@ LINTED := $(PACKAGES) $(wildcard migrations)
 # One option per variable that was given, so that the defaults live in one place: the program.
 option = $(if $($(1)),--$(2) $($(1)))
 
-.PHONY: help demo test check fix unit integration e2e faults bench servers servers-down lock clean
+.PHONY: help demo test check fix unit integration e2e faults bench servers servers-down service service-remove lock clean
 
 help:  ## print this list (the default)
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-14s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## orders flow while workers are killed; ends with the balance sheet (ORDERS= SECONDS= KILLS= FREEZES= SEED=)
 	@$(RUN) -m dev.demo $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) \
@@ -54,6 +54,12 @@ servers: $(READY)  ## start Kafka and PostgreSQL in the background, with topics 
 
 servers-down: $(READY)  ## stop them and remove their data
 	@$(RUN) -m dev.servers down
+
+service: $(READY)  ## a new service: NAME=shipping FROM=inventory, whose first event it hears (HEARS= for another one)
+	@$(RUN) -m dev.service new "$(NAME)" --from "$(FROM)" $(call option,HEARS,hears)
+
+service-remove: $(READY)  ## take a service away again: NAME= (FORCE=1 also if git has not got it)
+	@$(RUN) -m dev.service remove "$(NAME)" $(if $(FORCE),--force)
 
 lock: $(READY)  ## resolve pyproject.toml again into requirements.lock (UPGRADE=1 for the newest versions)
 	$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,4 +1,4 @@
-"""One process of the inventory service: `python -m services.inventory --help`."""
+"""One process: `python -m services.inventory --help`."""
 
 from services.inventory.container import InventoryContainer
 from shared.command import main

@@ -1,4 +1,4 @@
-"""Puts the inventory service together: what it is, and its HTTP API on top of what every service has."""
+"""Puts the inventory service together."""
 
 from dependency_injector import containers, providers
 

@@ -1,4 +1,4 @@
-"""One process of the order service: `python -m services.order --help`."""
+"""One process: `python -m services.order --help`."""
 
 from services.order.container import OrderContainer
 from shared.command import main

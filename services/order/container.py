@@ -1,4 +1,4 @@
-"""Puts the order service together: what it is, and its HTTP API on top of what every service has."""
+"""Puts the order service together."""
 
 from dependency_injector import containers, providers
 

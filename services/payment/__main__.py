@@ -1,4 +1,4 @@
-"""One process of the payment service: `python -m services.payment --help`."""
+"""One process: `python -m services.payment --help`."""
 
 from services.payment.container import PaymentContainer
 from shared.command import main

@@ -1,4 +1,4 @@
-"""Puts the payment service together: what it is, and its HTTP API on top of what every service has."""
+"""Puts the payment service together."""
 
 from dependency_injector import containers, providers
 

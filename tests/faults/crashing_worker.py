@@ -8,6 +8,7 @@ import ctypes
 import os
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from multiprocessing.synchronize import Event as Flag
@@ -18,6 +19,7 @@ import psycopg
 from dependency_injector import providers
 
 from shared import command
+from shared.container import ServiceContainer
 from shared.errors import DatabaseInDoubt, KafkaInDoubt
 from shared.kafka import KafkaClient
 from shared.settings import Settings
@@ -171,6 +173,8 @@ class Order:
     armed: Flag
     happened: Flag
     """Set when the plan was carried out: whoever is started again after it has none."""
+    build: Callable[[str, Settings], ServiceContainer] = trail.build
+    """Puts the service together in the new process."""
 
 
 def main(order: Order) -> None:
@@ -178,7 +182,7 @@ def main(order: Order) -> None:
     _die_with_parent()
     with order.log.open("ab") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
-    container = trail.container(trail.make(order.service), order.settings)
+    container = order.build(order.service, order.settings)
     fate = Fate(order)
 
     def connect(slot: int) -> KafkaClient:

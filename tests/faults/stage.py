@@ -61,8 +61,8 @@ AT_GATE = """
 """
 
 # Workers are forked from a process that has imported everything once: a start then costs 20 ms instead of a second.
-_processes = multiprocessing.get_context("forkserver")
-_processes.set_forkserver_preload([crashing_worker.__name__, "shared.consumer", "shared.producer", "psycopg"])
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([crashing_worker.__name__, "shared.consumer", "shared.producer", "psycopg"])
 _one_looks = threading.Lock()
 """An exit code can be read once, and whoever starts a process looks for those of all others: a second reader would get
 255. Cells run on several threads.
@@ -99,7 +99,7 @@ class Worker:
         self._start()
 
     def _start(self) -> None:
-        self.process: ForkServerProcess = _processes.Process(target=crashing_worker.main, args=(self.order,))
+        self.process: ForkServerProcess = processes.Process(target=crashing_worker.main, args=(self.order,))
         with _one_looks:
             self.process.start()
 
@@ -254,7 +254,7 @@ class Stage:
         chosen = self.settings.model_copy(update=settings)
         log = self._logs / f"{self.name}-{len(self.workers)}.log"
         log.touch()
-        worker = Worker(Order(self.name, chosen, log, plan, _processes.Event(), _processes.Event()))
+        worker = Worker(Order(self.name, chosen, log, plan, processes.Event(), processes.Event()))
         self.workers.append(worker)
         return worker
 
@@ -330,7 +330,6 @@ class Stage:
 
     def ask(self, keys: Iterable[str] | None = None, *, wish: str = "", poison: bool = False) -> None:
         """Produce one event for each key; `poison` if it cannot be handled."""
-        producer = _producer(self.servers.kafka.bootstrap)
         for key in self.keys if keys is None else keys:
             number = self.number()
             event = self.kit.asked(trail=key, number=number, wish=wish)
@@ -339,14 +338,14 @@ class Stage:
                 self.rejected.append((key, number))
             else:
                 self.asked[key].append(number)
-        assert producer.flush(SECONDS_MAX) == 0
+        self.flush()
 
     def produce(
         self, key: str | bytes | None, value: bytes | None, head: Sequence[tuple[str, bytes | str | None]] | None
     ) -> None:
         """Produce any record to what the service hears; the caller flushes."""
         to = partition(key, self._partitions) if isinstance(key, str) else 0
-        _producer(self.servers.kafka.bootstrap).produce(
+        producer(self.servers.kafka.bootstrap).produce(
             self.kit.asked.topic, value, key, partition=to, headers=None if head is None else list(head)
         )
 
@@ -356,7 +355,7 @@ class Stage:
 
     def flush(self) -> None:
         """Wait until all that was produced is acknowledged."""
-        assert _producer(self.servers.kafka.bootstrap).flush(SECONDS_MAX) == 0
+        assert producer(self.servers.kafka.bootstrap).flush(SECONDS_MAX) == 0
 
     def request(self, keys: Iterable[str] | None = None) -> None:
         """Do for each key what an HTTP request does: change the aggregate and say so, in one transaction."""
@@ -500,7 +499,8 @@ def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, byte
 
 
 @cache
-def _producer(bootstrap: str) -> Producer:
+def producer(bootstrap: str) -> Producer:
+    """Make a producer, once."""
     return Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "log_level": 0})
 
 

@@ -190,3 +190,8 @@ def container(kit: Kit, settings: Settings) -> ServiceContainer:
 
     made.check.override(providers.Callable(check))
     return made
+
+
+def build(name: str, settings: Settings) -> ServiceContainer:
+    """Put the service `name` together."""
+    return container(make(name), settings)

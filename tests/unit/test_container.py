@@ -7,6 +7,8 @@ from typing import Any
 import pytest
 from dependency_injector import providers
 
+from dev.service.names import Spellings
+
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/container.py"))
 AT_CALL = {"member", "producer", "kafka", "check"}
 """These are called with a slot, or reach for a server: they are built as the worker builds them."""
@@ -14,7 +16,7 @@ AT_CALL = {"member", "producer", "kafka", "check"}
 
 def container(name: str) -> Any:
     module = importlib.import_module(f"services.{name}.container")
-    return getattr(module, f"{name.capitalize()}Container")()
+    return getattr(module, f"{Spellings(name).title}Container")()
 
 
 @pytest.fixture(autouse=True)

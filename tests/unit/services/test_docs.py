@@ -42,7 +42,7 @@ def test_the_page_shows_the_tables_of_the_code() -> None:
 
 
 def test_the_page_names_every_event() -> None:
-    from tests.unit.services.test_contracts import SAID
+    from tests.unit.services.test_saga_contracts import SAID
 
     page = PAGE.read_text()
     assert [type(event).__name__ for event in SAID if f"`{type(event).__name__}`" not in page] == []

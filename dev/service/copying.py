@@ -1,0 +1,176 @@
+"""Makes a new service out of the skeleton: all in memory first, so that a mistake changes nothing."""
+
+import importlib
+import re
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+
+from dev.servers import service_names
+from dev.service.names import Spellings, WrongName, spellings
+from shared.events import Event
+from shared.handling import Service
+
+ROOT = Path(__file__).parents[2]
+SKELETON = Path(__file__).parent / "skeleton"
+MODULE = "dev.service.skeleton.service"
+FORMAT_SECONDS = 60.0
+OURS = 'lint.isort.known-first-party = ["dev", "migrations", "services", "shared", "tests"]'
+"""Ruff looks for the folders, which are not where the new files are formatted."""
+MISSING = "no service is called {name!r}; there are {services}"
+
+
+class Refused(Exception):
+    """It cannot be done, and nothing was changed."""
+
+
+class Heard(NamedTuple):
+    """The event that a new service hears."""
+
+    event: str = "SomethingHappened"
+    topic: str = "elsewhere.events"
+    field: str = "something_id"
+    """The field that is its key."""
+
+
+# Other things in the skeleton's modules have these names already.
+_TAKEN_EVENTS = frozenset({"Event", "Keyed", "Id", "Meta", "Base", "Read", "Service", "Session"})
+_TAKEN_FIELDS = frozenset({"key", "times", "topic", "version", "note", "said", "work", "call"})
+
+
+def declared(service: str) -> Service:
+    """Give what a service says about itself. Raises `Refused` if there is none of that name."""
+    names = service_names()
+    if service not in names:
+        raise Refused(MISSING.format(name=service, services=", ".join(names)))
+    found: Service = importlib.import_module(f"services.{service}.handlers").SERVICE
+    return found
+
+
+def heard(source: str, event: str | None = None) -> Heard:
+    """Choose an event that the service `source` says: `event`, or the first. Raises `Refused` if it cannot be heard."""
+    says = {said.__name__: said for said in declared(source).says}
+    if event is None and says:
+        event = next(iter(says))
+    if event is None or event not in says:
+        raise Refused(f"{source} does not say {event or 'anything'}; it says {', '.join(says) or 'nothing'}")
+    return of(says[event])
+
+
+def of(event: type[Event]) -> Heard:
+    """Describe an event. Raises `Refused` if its key is not simply one of its fields."""
+    field = _key_field(event)
+    if event.__name__ in _TAKEN_EVENTS or field in _TAKEN_FIELDS:
+        raise Refused(
+            f"{event.__name__} and its field {field}: the skeleton uses one of these names; choose another event"
+        )
+    return Heard(event.__name__, event.topic, field)
+
+
+def _key_field(event: type[Event]) -> str:
+    class Probe:
+        asked: list[str] = []  # noqa: RUF012 (lives for one question)
+
+        def __getattr__(self, name: str) -> str:
+            self.asked.append(name)
+            return name
+
+    getter = vars(next(kind for kind in event.__mro__ if "key" in vars(kind)))["key"].fget
+    given = getter(Probe())
+    fields = {field.encode_name: field.type for field in msgspec.inspect.type_info(event).fields}  # type: ignore[attr-defined]
+    if Probe.asked != [given] or not isinstance(fields.get(given), msgspec.inspect.StrType):
+        raise Refused(f"the key of {event.__name__} is not simply one of its text fields; choose another event to hear")
+    return str(given)
+
+
+def files(name: Spellings, event: Heard) -> dict[Path, str]:
+    """Give all files of a new service, by their path under the root."""
+    places: dict[Path, Path] = {
+        path: Path("services") / name.snake / path.name for path in (SKELETON / "service").glob("*.py")
+    }
+    places |= {path: Path("migrations") / name.snake / path.name for path in (SKELETON / "migrations").glob("*.py")}
+    places |= {
+        SKELETON / "tests" / "unit.py": Path(f"tests/unit/services/test_{name.snake}.py"),
+        SKELETON / "tests" / "integration.py": Path(f"tests/integration/test_{name.snake}.py"),
+    }
+    words = name.instead_of_skeleton() | dict(zip(Heard(), event, strict=True)) | {MODULE: f"services.{name.snake}"}
+    # All in one pass, since a new word may contain an old one; the longest of those that fit.
+    old = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
+    made = {place: old.sub(lambda found: words[found[0]], path.read_text()) for path, place in places.items()}
+    return _formatted({place: made[place] for place in sorted(made, key=_last)})
+
+
+def _last(place: Path) -> tuple[bool, Path]:
+    """A folder is a service when it has a `__main__.py`: that is written last."""
+    return place.name == "__main__.py", place
+
+
+def _formatted(made: Mapping[Path, str]) -> dict[Path, str]:
+    """Bring imports and lines into their order again: names of another length break lines elsewhere."""
+    with tempfile.TemporaryDirectory(prefix="exactly-once-") as folder:
+        for place, text in made.items():
+            (Path(folder) / place).parent.mkdir(parents=True, exist_ok=True)
+            (Path(folder) / place).write_text(text)
+        options: list[str | Path] = ["--quiet", "--no-cache", "--config", ROOT / "pyproject.toml"]
+        for words in (["check", "--select", "I", "--fix", "--config", OURS], ["format"]):
+            done = subprocess.run(
+                [sys.executable, "-m", "ruff", *words, *options, "."],
+                cwd=folder,
+                capture_output=True,
+                text=True,
+                timeout=FORMAT_SECONDS,
+                check=False,
+            )
+            if done.returncode:
+                raise Refused(f"the new files would not be Python that ruff accepts:\n{done.stderr}{done.stdout}")
+        return {place: (Path(folder) / place).read_text() for place in made}
+
+
+def new(given: str, source: str, event: str | None = None) -> tuple[Spellings, Heard, list[Path]]:
+    """Make the service `given`, which hears an event of `source`; give its name, the event, and the files.
+
+    Raises `Refused`; then nothing has changed.
+    """
+    try:
+        name = spellings(given, service_names())
+    except WrongName as error:
+        raise Refused(str(error)) from error
+    chosen = heard(source, event)
+    if chosen.event in {name.title, f"{name.title}Noted", f"{name.title}Answer", f"{name.title}Container"}:
+        raise Refused(f"{chosen.event} would be two things in the service {name.snake}; choose another name or event")
+    made = files(name, chosen)
+    if there := [place for place in made if (ROOT / place).exists()]:
+        raise Refused(f"{there[0]} is there already")
+    write(made)
+    return name, chosen, list(made)
+
+
+def write(made: Mapping[Path, str], root: Path = ROOT) -> None:
+    """Write new files; if that fails, or is interrupted, remove what was written."""
+    written: list[Path] = []
+    try:
+        for place, text in made.items():
+            written.append(place)
+            (root / place).parent.mkdir(parents=True, exist_ok=True)
+            with (root / place).open("x") as file:
+                file.write(text)
+    except BaseException:
+        delete(written, root)
+        raise
+
+
+def delete(places: list[Path], root: Path = ROOT) -> None:
+    """Delete files, and their folders where nothing else is left but what Python has compiled."""
+    for place in places:
+        (root / place).unlink(missing_ok=True)
+        for compiled in (root / place).parent.glob(f"__pycache__/{place.stem}.*"):
+            compiled.unlink()
+    for folder in {(root / place).parent for place in places}:
+        for path in (folder / "__pycache__", folder):
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()

@@ -1,0 +1,68 @@
+"""Takes a service away again, if nothing is lost by it.
+
+A service may go if nobody else hears it, and if its files can be had again: each is what `new` would write, or is in
+git as it is. Otherwise it stays, unless that is insisted upon.
+"""
+
+import subprocess
+from pathlib import Path
+
+from dev.servers import service_names
+from dev.service import copying
+from dev.service.copying import ROOT, Refused, declared
+from dev.service.names import Spellings
+
+
+def remove(given: str, *, force: bool = False) -> list[Path]:
+    """Remove a service; give the files. Raises `Refused`; then nothing has changed."""
+    name = given.replace("-", "_").lower()
+    service = declared(name)
+    for other in service_names():
+        if other == name:
+            continue
+        for route in declared(other).routes:
+            if route.event.topic in service.speaks_on:
+                raise Refused(f"{other} hears {route.event.__name__} of {name}; take that away first")
+    places = own(name)
+    if not force and (changed := _changed(name, places)):
+        raise Refused(
+            f"{name} was changed since it was made, and git has not got it: {', '.join(map(str, changed))}. "
+            f"Commit it, or say FORCE=1"
+        )
+    copying.delete(places)
+    return places
+
+
+def own(name: str) -> list[Path]:
+    """Give all files that belong to a service alone. `__main__.py` comes first: without it the rest is no service."""
+    found = [
+        path.relative_to(ROOT)
+        for folder in ("services", "migrations")
+        for path in (ROOT / folder / name).rglob("*")
+        if path.is_file() and path.parent.name != "__pycache__"
+    ]
+    tests = [Path(f"tests/unit/services/test_{name}.py"), Path(f"tests/integration/test_{name}.py")]
+    found += [path for path in tests if (ROOT / path).exists()]
+    return sorted(found, key=lambda path: (path.name != "__main__.py", path))
+
+
+def _changed(name: str, places: list[Path]) -> list[Path]:
+    """Give the files that would be lost."""
+    fresh: dict[Path, str] = {}
+    routes = declared(name).routes
+    if len(routes) == 1:
+        fresh = copying.files(Spellings(name), copying.of(routes[0].event))
+    mine = [place for place in places if (ROOT / place).read_text() != fresh.get(place)]
+    return [place for place in mine if not _in_git(place)]
+
+
+def _in_git(place: Path) -> bool:
+    """Whether git has the file as it is."""
+    for question in (["ls-files", "--error-unmatch"], ["diff", "--quiet", "HEAD"]):
+        try:
+            done = subprocess.run(["git", *question, "--", place], cwd=ROOT, capture_output=True, check=False)
+        except FileNotFoundError:  # no git
+            return False
+        if done.returncode:
+            return False
+    return True

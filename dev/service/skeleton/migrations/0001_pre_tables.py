@@ -1,0 +1,20 @@
+"""The first tables of the skeleton service, and the library's."""
+
+import sqlalchemy as sa
+from alembic import op
+
+from migrations.library import r0001
+
+revision = "0001"
+down_revision = None
+
+
+def upgrade() -> None:
+    """Create everything."""
+    r0001.upgrade()
+    op.create_table(
+        "skeletons",
+        sa.Column("something_id", sa.Text, primary_key=True),
+        sa.Column("times", sa.BigInteger, nullable=False, comment="how often something was noted about it"),
+        sa.CheckConstraint("times >= 0", name="skeletons_times"),
+    )

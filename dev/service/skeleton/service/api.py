@@ -1,0 +1,43 @@
+"""The skeleton service's HTTP API."""
+
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Response
+from pydantic import BaseModel
+from sqlalchemy.dialects.postgresql import insert
+
+from dev.service.skeleton.service.handlers import note
+from dev.service.skeleton.service.models import Skeleton
+from shared.http.call import Answer, Calling, Route
+from shared.http.problems import documented
+from shared.session import Session
+
+router = APIRouter(route_class=Route, tags=["skeletons"])
+
+Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
+
+
+class SkeletonAnswer(BaseModel):
+    """What is known of one aggregate."""
+
+    something_id: str
+    times: int
+
+
+@router.post(
+    "/skeletons/{something_id}/notes",
+    status_code=201,
+    response_model=SkeletonAnswer,
+    responses=documented(400, 409, 415),
+)
+def note_by_hand(something_id: Id, call: Calling) -> Response:
+    """Note something that no event has told."""
+
+    def work(session: Session) -> Answer:
+        # A handler may be adding the same row at this moment; its batch is repeated, a request is not.
+        session.execute(insert(Skeleton).values(something_id=something_id, times=0).on_conflict_do_nothing())
+        said = note(something_id, session)
+        call.say(session, said)
+        return Answer(201, SkeletonAnswer(something_id=something_id, times=said.times))
+
+    return call.once(work)

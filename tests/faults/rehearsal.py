@@ -1,0 +1,207 @@
+"""A real service, with workers that can be made to die at one exact call: the stage for whoever has written handlers.
+
+    with Rehearsal("shipping", servers, tmp_path) as rehearsal:
+        dying = rehearsal.worker(Plan("kafka.commit", after=True))
+        rehearsal.tell([StockReserved(order_id="o-1")])
+        rehearsal.until_killed(dying)
+        rehearsal.worker()
+        rehearsal.until_drained()
+        assert rehearsal.problems() == []
+
+It is the service with its own container, migrations and handlers, on a database of its own. Only its name and its
+topics have a prefix, so that many can share the servers.
+"""
+
+import importlib
+import signal
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self, TypeVar, cast
+
+import msgspec
+import psycopg
+from confluent_kafka import IsolationLevel, TopicPartition
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from dependency_injector import providers
+
+from dev.servers import Servers
+from shared import start
+from shared.container import ServiceContainer
+from shared.database import refuse_unsafe
+from shared.events import Event
+from shared.handling import Service
+from shared.migrating import migrate
+from shared.settings import Settings
+from tests.faults.crashing_worker import Order, Plan
+from tests.faults.stage import TIMEOUTS, StageSettings, Worker, admin, headers, processes, producer, records
+from tests.waiting import SECONDS_MAX, until
+
+PARTITIONS = 2
+Said = TypeVar("Said", bound=Event)
+
+
+def declared(service: str) -> Service:
+    """Give what the service says about itself."""
+    found: Service = importlib.import_module(f"services.{service}.handlers").SERVICE
+    return found
+
+
+def events(service: Service) -> list[type[Event]]:
+    """Give all types that a service hears and says."""
+    return list(dict.fromkeys([*(route.event for route in service.routes), *service.says]))
+
+
+def build(service: str, name: str, settings: Settings) -> ServiceContainer:
+    """Put the real service together, under another name: called in the process of a worker."""
+    known = declared(service)
+    for event in events(known):
+        event.topic = f"{name}.{event.topic}"
+    module = importlib.import_module(f"services.{service}.container")
+    (found,) = (value for key, value in vars(module).items() if key.endswith("Container") and key != "ServiceContainer")
+    made = cast("ServiceContainer", found())
+    renamed = replace(known, name=name)
+    made.settings.override(providers.Object(settings))
+    made.service.override(providers.Object(renamed))
+
+    def check() -> None:  # the history of migrations has the service's own name
+        start.check_libraries()
+        refuse_unsafe(made.worker_engine())
+        start.check_topics(made.worker_engine(), settings, renamed)
+
+    made.check.override(providers.Callable(check))
+    return made
+
+
+class Rehearsal:
+    """One service, what it was told, and its books."""
+
+    def __init__(self, service: str, servers: Servers, logs: Path) -> None:
+        self.name = f"{service}-{uuid.uuid4().hex[:12]}"
+        self._service = service
+        self._servers = servers
+        self._logs = logs
+        self._workers: list[Worker] = []
+        self._told: list[str] = []
+        self._known = declared(service)
+        self._topics = {event: event.topic for event in events(self._known)}
+
+    def __enter__(self) -> Self:
+        for event, topic in self._topics.items():
+            event.topic = f"{self.name}.{topic}"
+        self.service = replace(self._known, name=self.name)
+        self._servers.postgres.create_database(self.name)
+        self._settings: Settings = StageSettings.model_validate(
+            {
+                "kafka_bootstrap_servers": self._servers.kafka.bootstrap,
+                "database_url": self._servers.postgres.dsn(self.name),
+                "partitions": PARTITIONS,
+                **TIMEOUTS,
+            }
+        )
+        migrate(self._settings, self._service)
+        start.create_topics(self._settings, self.service)
+        self.connection = psycopg.connect(self._servers.postgres.dsn(self.name), autocommit=True)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for worker in self._workers:
+            worker.stopped = True
+            worker.send(signal.SIGKILL)
+        for worker in self._workers:
+            worker.ended()
+            worker.process.close()
+        if error is not None:
+            error.add_note("\n".join(f"--- {worker.order.log.name}\n{worker.log()}" for worker in self._workers))
+        self.connection.close()
+        self._servers.postgres.drop_database(self.name)
+        admin(self._servers).delete_topics(start.needed(self.service))  # nobody waits for it
+        for event, topic in self._topics.items():
+            event.topic = topic
+
+    def worker(self, plan: Plan | None = None) -> Worker:
+        """Start a worker, which dies as planned."""
+        log = self._logs / f"{self.name}-{len(self._workers)}.log"
+        log.touch()
+        armed, happened = processes.Event(), processes.Event()
+        armed.set()
+        order = Order(self.name, self._settings, log, plan, armed, happened, partial(build, self._service))
+        self._workers.append(Worker(order))
+        return self._workers[-1]
+
+    def tell(self, told: Iterable[Event]) -> None:
+        """Say what the service hears, as another service would."""
+        out = producer(self._servers.kafka.bootstrap)
+        for event in told:
+            event_id = f"{self.name}-{len(self._told)}"
+            head = headers(event_id, f"{type(event).__name__}.v{type(event).version}")
+            out.produce(event.topic, msgspec.json.encode(event), event.key, headers=head)
+            self._told.append(event_id)
+        assert out.flush(SECONDS_MAX) == 0
+
+    def until_killed(self, worker: Worker) -> None:
+        """Wait until the worker has come to the call at which it dies."""
+        ended = worker.ended()
+        assert ended == -signal.SIGKILL, f"it ended with {ended} and did not come to {worker.order.plan}"
+
+    def until_drained(self) -> None:
+        """Wait until everything is handled and said, and can be read."""
+
+        def drained() -> bool:
+            for worker in self._workers:
+                if not worker.order.plan:
+                    worker.supervise()
+            return not list(self._pending())
+
+        until(drained, f"{self.name} is drained")
+
+    def said(self, event: type[Said]) -> list[Said]:
+        """Give what the service has said, of one type, as a read_committed reader sees it."""
+        found = records(self._servers, event.topic, PARTITIONS)
+        wanted = f"{event.__name__}.v{event.version}"
+        return [msgspec.json.decode(record.data, type=event) for record, _ in found if record.type == wanted]
+
+    def problems(self) -> list[str]:
+        """Compare what was told with the database and the topics; nothing to complain about is an empty list."""
+        with suppress(AssertionError):
+            self.until_drained()
+        return [*self._pending(), *self._doubled()]
+
+    def _pending(self) -> Iterator[str]:
+        handled = {event_id for (event_id,) in self.connection.execute("SELECT event_id FROM inbox")}
+        if missing := [event_id for event_id in self._told if event_id not in handled]:
+            yield f"not handled: {missing}"
+        for table in ("outbox", "dead_letter"):
+            if count := self._one(f"SELECT count(*) FROM {table}"):
+                yield f"{count} rows in {table}"
+        for topic in self.service.speaks_on:
+            if self._ends(topic, IsolationLevel.READ_COMMITTED) != self._ends(topic, IsolationLevel.READ_UNCOMMITTED):
+                yield f"a transaction is open on {topic}"
+        for topic in self.service.hears:
+            rows = self.connection.execute("SELECT partition, next_offset FROM position WHERE topic = %s", (topic,))
+            if dict(rows.fetchall()) != self._ends(topic, IsolationLevel.READ_COMMITTED):
+                yield f"{topic} is not read to its end"
+
+    def _doubled(self) -> Iterator[str]:
+        for topic in self.service.speaks_on:
+            ids = Counter(record.event_id for record, _ in records(self._servers, topic, PARTITIONS))
+            if repeated := [event_id for event_id, count in ids.items() if count > 1]:
+                yield f"said more than once on {topic}: {repeated}"
+
+    def _ends(self, topic: str, isolation: IsolationLevel) -> dict[int, int]:
+        latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        asked = {TopicPartition(topic, number): latest for number in range(PARTITIONS)}
+        answers = admin(self._servers).list_offsets(asked, isolation_level=isolation)
+        return {place.partition: answer.result(SECONDS_MAX).offset for place, answer in answers.items()}
+
+    def _one(self, query: str) -> int:
+        row = self.connection.execute(query.encode()).fetchone()
+        assert row is not None
+        return int(row[0])

@@ -1,0 +1,88 @@
+"""What every service repeats is the same in each but for its name, and little: whatever is longer belongs in `shared/`.
+
+The skeleton is among them: a copy of it, and a service that has been here for years, are mended alike.
+"""
+
+import ast
+import difflib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from dev.service.copying import MODULE
+from dev.service.names import Spellings
+
+SERVICES = sorted(path.parent.name for path in Path("services").glob("*/__main__.py"))
+SKELETON = Path("dev/service/skeleton")
+REPEATED_MAX = 60
+"""Lines; for more than that, a service would be mended in many places."""
+
+
+def text(service: str, file: str) -> str:
+    """A file of a service, as if the service were called `skeleton`."""
+    return Spellings(service).generic(Path(f"services/{service}/{file}").read_text())
+
+
+def skeleton(file: str) -> str:
+    return (SKELETON / "service" / file).read_text().replace(MODULE, "services.skeleton")
+
+
+def whole(source: str) -> str:
+    return source
+
+
+def base(source: str) -> str:
+    """The base class of a service's tables."""
+    (found,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Base")
+    return ast.get_source_segment(source, found) or ""
+
+
+def router(source: str) -> str:
+    """How the routes of an API are collected, without the word by which its pages are sorted."""
+    (found,) = (line for line in source.splitlines() if line.startswith("router ="))
+    return found.partition("tags=")[0]
+
+
+def first_words(source: str) -> str:
+    """What the first migration begins with."""
+    return source.partition("    op.create_table(")[0].partition("revision =")[2]
+
+
+ALIKE: dict[str, Callable[[str], str]] = {
+    "__init__.py": whole,
+    "__main__.py": whole,
+    "container.py": whole,
+    "models.py": base,
+    "api.py": router,
+}
+
+
+def difference(service: str, one: str, other: str) -> str:
+    return "\n".join(difflib.unified_diff(other.splitlines(), one.splitlines(), "the skeleton", service, lineterm=""))
+
+
+@pytest.mark.parametrize("file", ALIKE)
+@pytest.mark.parametrize("service", SERVICES)
+def test_what_services_repeat_is_alike(service: str, file: str) -> None:
+    found = difference(service, ALIKE[file](text(service, file)), ALIKE[file](skeleton(file)))
+    assert not found, f"services/{service}/{file} is not what the others have:\n{found}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_first_migration_begins_alike(service: str) -> None:
+    one = Path(f"migrations/{service}/0001_pre_tables.py").read_text()
+    found = difference(service, first_words(one), first_words((SKELETON / "migrations/0001_pre_tables.py").read_text()))
+    assert not found, f"migrations/{service} does not begin as the others do:\n{found}"
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_folder_of_a_service_has_the_files_of_the_skeleton(service: str) -> None:
+    files = {path.name for path in Path(f"services/{service}").glob("*.py")}
+    assert files >= {path.name for path in (SKELETON / "service").glob("*.py")}
+
+
+def test_what_a_service_must_repeat_is_little() -> None:
+    parts = [part(skeleton(file)) for file, part in ALIKE.items()]
+    parts.append(first_words((SKELETON / "migrations/0001_pre_tables.py").read_text()))
+    assert 0 < sum(len(part.splitlines()) for part in parts) < REPEATED_MAX

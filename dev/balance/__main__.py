@@ -10,7 +10,7 @@ from rich.console import Console
 
 from dev.balance import Balance, Book
 from dev.balance.balance import DRAIN_SECONDS, SETTLE_SECONDS
-from dev.balance.rules import SERVICES
+from dev.servers import service_names
 
 
 def main() -> int:
@@ -22,6 +22,9 @@ def main() -> int:
     parser.add_argument("--book", type=Path, help="what the outside world knows, as the demo writes it")
     parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS, help="longest wait until all is at rest")
     parser.add_argument("--settle-seconds", type=float, default=SETTLE_SECONDS, help="how long to wait once more")
+    parser.add_argument(
+        "--services", nargs="+", default=service_names(), help="those that run (default: all there are)"
+    )
     given = parser.parse_args()
     try:
         bootstrap, url = os.environ["KAFKA_BOOTSTRAP_SERVERS"], os.environ["DATABASE_URL"]
@@ -33,7 +36,7 @@ def main() -> int:
     with console.status("") as status:
         sheet = Balance(
             bootstrap,
-            {service: url.replace("{service}", service) for service in SERVICES},
+            {service: url.replace("{service}", service) for service in given.services},
             given.drain_seconds,
             given.settle_seconds,
             status.update,

@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+from dev.balance import others
 from dev.balance.book import Book
 from dev.balance.databases import Databases
 from dev.balance.dossier import dossiers
@@ -12,7 +13,7 @@ from dev.balance.drain import Pending, look, wait
 from dev.balance.outside import Outside
 from dev.balance.queries import DEAD_LETTERS, MUST_BE_EMPTY, SUMS, UNSAID
 from dev.balance.records import check, listen
-from dev.balance.rules import FINAL, SERVICES, TOPICS, Deviations, disagreement, unpaid
+from dev.balance.rules import FINAL, TOPICS, Deviations, disagreement, unpaid
 from dev.balance.sheet import OFFENDERS_SHOWN, Offenders, Row, Sheet, none
 from dev.balance.topics import Topics
 
@@ -85,6 +86,7 @@ class _Making:
             self._sheet.add("Stock", outside.goods())
             self._sheet.add("Money", outside.money())
         self._said()
+        self._sheet.add("Other services", *others.rows(self._databases, self._topics))
         self._rest(pending)
         offenders = (offender for row in self._sheet.rows if row.of_orders and not row.ok for offender in row.offenders)
         orders = list(dict.fromkeys(offender.split()[0] for offender in offenders))
@@ -139,7 +141,7 @@ class _Making:
         lags, unsaid, claims, letters = Offenders(), Offenders(), Offenders(), Offenders()
         for (service, (topic, partition)), lag in pending.lags.items():
             lags.add(f"{service} at {topic}[{partition}]: {lag}")
-        for service in SERVICES:
+        for service in self._databases.services:
             own = [lane for lane in pending.lanes if lane.service == service]
             said = [lane.number for lane in own if lane.said]
             unsaid.extend(self._databases.offenders(service, UNSAID, said=said))
@@ -151,7 +153,7 @@ class _Making:
         for topic, partition in pending.open_transactions:
             open_.add(f"{topic}[{partition}] {pending.ends[topic, partition]}")
         for place, end in self._topics.ends(pending.ends).items():
-            if place[0] in TOPICS and end != pending.ends[place]:
+            if place[0].endswith(".events") and end != pending.ends[place]:
                 late.add(f"{place[0]}[{place[1]}] ended at {pending.ends[place].high}, now at {end.high}")
         self._sheet.add(
             "At rest",

@@ -1,4 +1,4 @@
-"""What the databases of the three services have, read with plain SQL, each in one snapshot.
+"""What the databases of the services have, read with plain SQL, each in one snapshot.
 
 Orders are joined across the three by merging sorted streams, so memory does not grow with their number.
 """
@@ -13,7 +13,7 @@ import psycopg
 from psycopg import Connection, IsolationLevel
 from psycopg.rows import dict_row
 
-from dev.balance.queries import ORDERS
+from dev.balance.queries import HEARD, ORDERS
 from dev.balance.rules import SERVICES, Order
 from dev.balance.sheet import OFFENDERS_SHOWN, Offenders
 
@@ -23,16 +23,17 @@ ROWS_AT_ONCE = 2_000
 
 
 class Databases:
-    """Three connections, each with one read-only snapshot."""
+    """A connection for each service, each with one read-only snapshot."""
 
     def __init__(self, dsns: Mapping[str, str]) -> None:
         self._dsns = dsns
+        self.services = tuple(dsns)
         self._stack = ExitStack()
         self._connections: dict[str, Connection[tuple[Any, ...]]] = {}
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
-            for service in SERVICES:
+            for service in self.services:
                 connection = stack.enter_context(
                     psycopg.connect(
                         self._dsns[service],
@@ -58,6 +59,10 @@ class Databases:
         """Give all rows of a query with a small answer, by name."""
         with self._connections[service].cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query.encode(), parameters or None).fetchall()
+
+    def heard(self, service: str) -> tuple[str, ...]:
+        """Name the topics that a service hears, as far as its database knows."""
+        return tuple(name for (name,) in self.rows(service, HEARD, own=f"{service}."))
 
     def number(self, service: str, query: str) -> int:
         """Give the one number that a query answers."""

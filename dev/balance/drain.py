@@ -8,8 +8,8 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from dev.balance.databases import Databases
+from dev.balance.others import hears
 from dev.balance.queries import LANES, OPEN_ORDERS, POSITIONS
-from dev.balance.rules import HEARS, SERVICES, TOPICS
 from dev.balance.topics import End, Partition, Topics
 
 POLL_SECONDS = 0.25
@@ -82,18 +82,20 @@ class Pending:
 
 def look(databases: Databases, topics: Topics) -> Pending:
     """See what is still on its way. Kafka's ends are read first, so a record that comes later is seen as pending."""
-    lane_topics = {f"{service}.outbox": service for service in SERVICES}
-    ends = topics.ends(topics.partitions((*TOPICS, *lane_topics, OFFSETS_TOPIC)))
+    heard = {service: hears(service, databases) for service in databases.services}
+    own = [f"{service}.{what}" for service in databases.services for what in ("events", "outbox")]
+    every = dict.fromkeys([*own, *(topic for names in heard.values() for topic in names), OFFSETS_TOPIC])
+    ends = topics.ends(topics.partitions(every))
     lags: dict[tuple[str, Partition], int] = {}
     lanes: list[Lane] = []
-    for service in SERVICES:
+    for service in databases.services:
         rows = databases.rows(service, POSITIONS)
         positions = {(topic, partition): next_offset for topic, partition, next_offset in rows}
         for partition, end in ends.items():
-            if partition[0] in HEARS[service] and end.stable != positions.get(partition, 0):
+            if partition[0] in heard[service] and end.stable != positions.get(partition, 0):
                 lags[service, partition] = end.stable - positions.get(partition, 0)
-        own = topics.partitions([f"{service}.outbox"])
-        committed = topics.committed(service, own) if own else {}
+        lane_topic = topics.partitions([f"{service}.outbox"])
+        committed = topics.committed(service, lane_topic) if lane_topic else {}
         for number, position, claim_id, count, claimed in databases.rows(service, LANES):
             p = committed.get((f"{service}.outbox", number), (0, ""))
             lanes.append(Lane(service, number, position, claim_id, p, count, claimed))

@@ -119,6 +119,10 @@ DEPOSITED = (
 )
 
 OPEN_ORDERS = "SELECT count(*) FROM orders WHERE state NOT IN ('CONFIRMED', 'REJECTED', 'CANCELLED')"
+HEARD = """
+    SELECT name FROM topic WHERE NOT starts_with(name, %(own)s) UNION SELECT topic FROM position ORDER BY 1
+"""
+INBOX = "SELECT source, event_id FROM inbox"
 POSITIONS = "SELECT topic, partition, next_offset FROM position"
 LANES = """
     SELECT lane.lane, lane.position, coalesce(lane.claim_id::text, ''),

@@ -59,7 +59,8 @@ class Sheet:
     drained_seconds: float = 0.0
 
     def add(self, section: str, *rows: Row) -> None:
-        self.sections.setdefault(section, []).extend(rows)
+        if rows:
+            self.sections.setdefault(section, []).extend(rows)
 
     @property
     def rows(self) -> Iterable[Row]:

@@ -92,7 +92,7 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         load = Load(system.url, market.plan("demo", options.seed, options.orders, options.seconds))
         show.progress("customers fill the shelves and pay in")
         load.open()
-        observer = stack.enter_context(Observer(system.bootstrap))
+        observer = stack.enter_context(Observer(system.bootstrap, system.services))
         strikes = Chaos(system, _blows(options, system), lambda struck: show.say(_told(struck)))
         flow(system, load, strikes, observer, show)
         show.say("All orders are placed; everything drains")

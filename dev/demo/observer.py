@@ -4,12 +4,11 @@ import threading
 import time
 from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
-from dev.balance.rules import TOPICS
 from dev.balance.topics import Partition, Topics
 
 # A silence belongs to a blow if it begins within this time after it: the victim may have had a batch on its way.
@@ -19,8 +18,9 @@ REACTION_SECONDS = 1.0
 class Observer:
     """Follows the topics on a thread of its own, from the beginning on."""
 
-    def __init__(self, bootstrap: str) -> None:
+    def __init__(self, bootstrap: str, services: Iterable[str]) -> None:
         self._topics = Topics(bootstrap)
+        self._names = [f"{service}.events" for service in services]
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
         self._placed: dict[str, float] = {}
@@ -44,7 +44,7 @@ class Observer:
 
     def _run(self) -> None:
         try:
-            for record in self._topics.follow(TOPICS, lambda: not self._stopping.is_set()):
+            for record in self._topics.follow(self._names, lambda: not self._stopping.is_set()):
                 now, clock = time.monotonic(), time.time()
                 self.counts[record.type] += 1
                 self.arrivals[record.topic, record.partition].append(now)

@@ -155,8 +155,8 @@ def write(made: Mapping[Path, str], root: Path = ROOT) -> None:
     written: list[Path] = []
     try:
         for place, text in made.items():
-            written.append(place)
             (root / place).parent.mkdir(parents=True, exist_ok=True)
+            written.append(place)
             with (root / place).open("x") as file:
                 file.write(text)
     except BaseException:

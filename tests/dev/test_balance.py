@@ -217,7 +217,7 @@ def test_the_command_tells_machines_too(world: World, tmp_path: Path, migrated: 
     done = subprocess.run(
         [
             *(sys.executable, "-m", "dev.balance", "--json", "--book", str(tmp_path / "book.jsonl")),
-            *("--settle-seconds", "0", "--drain-seconds", "0"),
+            *("--settle-seconds", "0", "--drain-seconds", "0", "--services", *SERVICES),
         ],
         cwd=ROOT,
         env={**os.environ, "KAFKA_BOOTSTRAP_SERVERS": migrated.kafka.bootstrap, "DATABASE_URL": url},
@@ -230,6 +230,89 @@ def test_the_command_tells_machines_too(world: World, tmp_path: Path, migrated: 
     assert [row["what"] for row in told["rows"] if not row["ok"]] == (
         ["orders placed", "orders accepted over HTTP that are gone"] if damaged else []
     )
+
+
+@pytest.fixture
+def fourth(world: World) -> World:
+    """With a service of which the sheet has no rules: it hears one type of the inventory, and says one of its own."""
+    world.join("shipping", "inventory.events", "payment")
+    for order in world.outcomes.values():
+        world.copied(order)
+    world.rest()
+    return world
+
+
+def test_a_service_without_rules_balances_too(fourth: World) -> None:
+    sheet = fourth.sheet()
+    assert sheet.balanced, sheet.text()
+    (row,) = (row for row in sheet.rows if row.what == "events that shipping has handled")
+    assert row.found > 0
+
+
+def scatter(world: World, order: str) -> None:
+    for number in range(PARTITIONS):
+        world.say("shipping.events", order, "More", event_id=f"more-{number}", partition=number)
+
+
+def invent(world: World, order: str) -> None:
+    world.run("shipping", "INSERT INTO inbox (source, event_id) VALUES ('inventory', %s)", order)
+
+
+OTHERS: dict[str, tuple[Callable[[World, str], None], set[str]]] = {
+    "an event was never handled": (
+        lambda world, order: world.run("shipping", "DELETE FROM inbox WHERE event_id LIKE %s", f"%{order}%"),
+        {"events that shipping has handled", "events that were handled by no other service"},
+    ),
+    "an event was handled that nobody said": (
+        lambda world, order: world.run(
+            "shipping", "INSERT INTO inbox (source, event_id) VALUES ('inventory', %s)", order
+        ),
+        {"events that shipping has handled", "events that were handled and cannot be read"},
+    ),
+    "an event was said twice": (
+        lambda world, order: world.say("shipping.events", order, "ShippingNoted"),
+        {"events of other services said twice"},
+    ),
+    "somebody else speaks on its topic": (
+        lambda world, order: world.say("shipping.events", order, "Odd", headers={"ce_source": "order"}),
+        {"records that are no events of the other service"},
+    ),
+    "a key is in two partitions": (
+        scatter,
+        {"keys of other services in several partitions"},
+    ),
+    "a record was set aside": (
+        lambda world, order: world.run(
+            "shipping",
+            """INSERT INTO dead_letter (topic, partition, "offset", epoch, key, headers, error, detail)"""
+            " VALUES ('inventory.events', 0, 0, 0, convert_to(%s, 'UTF8'), '[]', 'Reject', '')",
+            order,
+        ),
+        {"dead letters"},
+    ),
+    "an event waits in the outbox": (
+        lambda world, order: world.run(
+            "shipping",
+            "INSERT INTO outbox (lane, topic, key, event_id, event_type, event_version, data)"
+            " VALUES (0, 'shipping.events', %s, 'waits', 'ShippingNoted', 1, '')",
+            order,
+        ),
+        {"events not said"},
+    ),
+    "a record was not read": (
+        lambda world, order: world.run("shipping", "UPDATE position SET next_offset = 0 WHERE next_offset > 0"),
+        {"records not handled (lag)"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_damage_of_a_service_without_rules_is_seen(fourth: World, name: str) -> None:
+    damage, rows = OTHERS[name]
+    damage(fourth, fourth.outcomes[GOOD])
+    assert fourth.producer.flush(SECONDS) == 0
+    sheet = fourth.sheet()
+    assert set(sheet.failed) == rows, sheet.text()
 
 
 def _transactional(world: World) -> Producer:

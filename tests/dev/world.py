@@ -44,9 +44,10 @@ class World:
                 statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
                 admin.execute(statement.format(sql.Identifier(name), sql.Identifier(service)))
                 self.dsns[service] = servers.postgres.dsn(name)
+        self.heard = dict(HEARS)
         self.connections = {service: psycopg.connect(dsn, autocommit=True) for service, dsn in self.dsns.items()}
         self.topics = Topics(servers.kafka.bootstrap)
-        self._empty_topics()
+        self._empty_topics(*TOPICS, *(f"{service}.outbox" for service in SERVICES))
         self.producer = Producer({"bootstrap.servers": servers.kafka.bootstrap, "linger.ms": 0, "log_level": 0})
         self.outcomes = {outcome: self.order(*outcome) for outcome in sorted(AGREED)}
         self.rest()
@@ -56,14 +57,13 @@ class World:
         for connection in self.connections.values():
             connection.close()
 
-    def _empty_topics(self) -> None:
+    def _empty_topics(self, *wanted: str) -> None:
         admin = AdminClient({"bootstrap.servers": self._servers.kafka.bootstrap, "log_level": 0})
-        wanted = [*TOPICS, *(f"{service}.outbox" for service in SERVICES)]
         there = {topic for topic, _ in self.topics.partitions(wanted)}
         new = [NewTopic(topic, PARTITIONS, 1) for topic in wanted if topic not in there]
         for future in admin.create_topics(new).values() if new else ():
             future.result(SECONDS)
-        ends = self.topics.ends(self.topics.partitions(TOPICS)) if not new else {}
+        ends = self.topics.ends(self.topics.partitions(wanted)) if not new else {}
         full = [TopicPartition(*partition, end.high) for partition, end in ends.items() if end.high]
         for future in admin.delete_records(full).values() if full else ():
             future.result(SECONDS)
@@ -179,6 +179,28 @@ class World:
             },
         )
 
+    def join(self, service: str, hears: str, template: str) -> None:
+        """Add a service that no rule knows, with a database like that of `template`."""
+        name = f"{service}_world_{next(_numbers)}"
+        with psycopg.connect(self._servers.postgres.dsn(), autocommit=True) as admin:
+            statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
+            admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
+        self.dsns[service] = self._servers.postgres.dsn(name)
+        self.connections[service] = psycopg.connect(self.dsns[service], autocommit=True)
+        self.heard[service] = (hears,)
+        topics = (f"{service}.events", f"{service}.outbox")
+        self._empty_topics(*topics)
+        for topic in (hears, *topics):
+            self.run(service, "INSERT INTO topic VALUES (%s, %s, %s)", topic, topic, PARTITIONS)
+
+    def copied(self, order_id: str) -> None:
+        """Let the service `shipping` have handled StockReserved of an order, if it was said, and have said so."""
+        event_id = f"inventory:{order_id}.StockReserved"
+        if not any(record.id == event_id for record in self.topics.read(["inventory.events"])):
+            return
+        self.run("shipping", "INSERT INTO inbox (source, event_id) VALUES ('inventory', %s)", event_id)
+        self.say("shipping.events", order_id, "ShippingNoted")
+
     def rest(self) -> None:
         """Let every service have handled everything that is written."""
         assert self.producer.flush(SECONDS) == 0
@@ -187,9 +209,9 @@ class World:
         while any(end.stable != end.high for end in ends.values()):  # markers follow the commit of a transaction
             assert time.monotonic() < deadline, "a transaction stays open"
             ends = self.topics.ends(self.topics.partitions(TOPICS))
-        for service in SERVICES:
+        for service, heard in self.heard.items():
             for (topic, partition), end in ends.items():
-                if topic in HEARS[service]:
+                if topic in heard:
                     self.run(
                         service,
                         "INSERT INTO position (topic, partition, next_offset) VALUES (%s, %s, %s)"

@@ -69,7 +69,7 @@ def run(
         system = stack.enter_context(System(servers, shape, report=show.say))
         load = Load(system.url, market.plan("e2e", seed, orders, seconds))
         load.open()
-        observer = stack.enter_context(Observer(system.bootstrap))
+        observer = stack.enter_context(Observer(system.bootstrap, system.services))
         workers = [worker for service in system.services for worker in system.workers(service)]
         apis = [system.api(service) for service in system.services]
         blows = sorted([*windows(seed, parts, workers, apis), *servers_struck], key=lambda blow: blow.moment)

@@ -1,0 +1,86 @@
+"""What must hold for a service for which no rules are written here: one that was copied, say.
+
+Nothing is known of its business. But it says itself, in its inbox, which events it has handled: of each type that it
+handles, it must have handled every one that can be read, and none that cannot. What it says must come once, under its
+own name, and each key in one partition.
+"""
+
+from collections import defaultdict
+from dataclasses import dataclass, field
+
+from dev.balance.databases import Databases
+from dev.balance.queries import INBOX
+from dev.balance.rules import HEARS, SERVICES
+from dev.balance.sheet import Offenders, Row, none
+from dev.balance.topics import Record, Topics
+
+
+def hears(service: str, databases: Databases) -> tuple[str, ...]:
+    """Name the topics that a service hears: by the rules, or by what its database knows."""
+    return HEARS[service] if service in HEARS else databases.heard(service)
+
+
+def others(databases: Databases) -> list[str]:
+    """Name the services that have no rules."""
+    return [service for service in databases.services if service not in SERVICES]
+
+
+@dataclass
+class Deviations:
+    """What is wrong with what other services have handled and said."""
+
+    unhandled: Offenders = field(default_factory=Offenders)
+    invented: Offenders = field(default_factory=Offenders)
+    repeated: Offenders = field(default_factory=Offenders)
+    foreign: Offenders = field(default_factory=Offenders)
+    scattered: Offenders = field(default_factory=Offenders)
+
+
+def rows(databases: Databases, topics: Topics) -> list[Row]:
+    """Compare what each other service has handled and said with the topics; no rows if there is none."""
+    found = Deviations()
+    made = []
+    for service in others(databases):
+        handled, due = _heard(service, databases, topics, found)
+        made.append(Row(f"events that {service} has handled", handled, due))
+        _said(service, topics, found)
+    if not made:
+        return []
+    return [
+        *made,
+        none("events that were handled by no other service", found.unhandled),
+        none("events that were handled and cannot be read", found.invented),
+        none("events of other services said twice", found.repeated),
+        none("records that are no events of the other service", found.foreign),
+        none("keys of other services in several partitions", found.scattered),
+    ]
+
+
+def _heard(service: str, databases: Databases, topics: Topics, into: Deviations) -> tuple[int, int]:
+    """Compare the inbox with the topics; give how many events were handled, and how many must have been."""
+    inbox = {(str(source), str(event_id)) for source, event_id in databases.stream(service, INBOX)}
+    readable: dict[tuple[str, str], Record] = {
+        (record.source, record.id): record for record in topics.read(hears(service, databases))
+    }
+    types = {(record.topic, record.type) for event, record in readable.items() if event in inbox}
+    due = {event for event, record in readable.items() if (record.topic, record.type) in types}
+    for event in sorted(due - inbox):
+        into.unhandled.add(f"{readable[event].key} by {service}: {readable[event]}")
+    for source, event_id in sorted(inbox - due):
+        into.invented.add(f"{event_id} of {source} by {service}")
+    return len(inbox), len(due)
+
+
+def _said(service: str, topics: Topics, into: Deviations) -> None:
+    ids: set[str] = set()
+    partitions: defaultdict[str, set[int]] = defaultdict(set)
+    for record in topics.read([f"{service}.events"]):
+        if not (record.key and record.id and record.type) or record.source != service:
+            into.foreign.add(f"{record.key or '-'} {record}")
+        elif record.id in ids:
+            into.repeated.add(f"{record.key} {record}")
+        ids.add(record.id)
+        partitions[record.key].add(record.partition)
+    for key, numbers in partitions.items():
+        if len(numbers) > 1:
+            into.scattered.add(f"{key} in partitions {sorted(numbers)}")

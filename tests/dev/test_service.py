@@ -1,0 +1,152 @@
+"""`make service` and `make service-remove` in a copy of this tree: what is made works at once, and leaves no trace."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.servers import service_names
+from dev.service import copying
+from dev.service.copying import Refused, heard
+from dev.service.names import LENGTH_MAX, Spellings, WrongName, spellings
+from tests.dev.tree import Tree
+
+LONG = "a_service_whose_name_is_as_long_as_it_ma"
+assert len(LONG) == LENGTH_MAX
+SHORT = "mayfly"  # a name that nobody has given to a service of theirs
+
+
+@pytest.mark.parametrize(
+    "spelled",
+    [
+        "shipping: shipping, Shipping, SHIPPING, shippings, shippings",
+        "goods_return: goods return, GoodsReturn, GOODS_RETURN, goods_returns, goods-returns",
+        "delivery: delivery, Delivery, DELIVERY, deliveries, deliveries",
+        "survey: survey, Survey, SURVEY, surveys, surveys",
+        "tax: tax, Tax, TAX, taxes, taxes",
+        "vat2: vat2, Vat2, VAT2, vat2s, vat2s",
+    ],
+)
+def test_a_name_is_spelled_as_each_place_wants_it(spelled: str) -> None:
+    name, _, expected = spelled.partition(": ")
+    found = Spellings(name)
+    assert ", ".join((found.words, found.title, found.screaming, found.plural, found.path)) == expected
+
+
+@pytest.mark.parametrize("given", ["goods_return", "goods-return", "Goods-Return", " goods_return "])
+def test_a_name_may_be_given_in_other_spellings(given: str) -> None:
+    assert spellings(given, ()).snake == "goods_return"
+
+
+@pytest.mark.parametrize(
+    ("given", "why"),
+    [
+        ("", "begins with a letter"),
+        ("2fast", "begins with a letter"),
+        ("_hidden", "begins with a letter"),
+        ("goods__return", "single underscores"),
+        ("goods_", "single underscores"),
+        ("goods return", "letters, digits"),
+        ("goods.return", "letters, digits"),
+        ("../evil", "letters, digits"),
+        ("größe", "letters, digits"),
+        ("a" * (LENGTH_MAX + 1), "do not fit PostgreSQL"),
+        ("class", "keyword"),
+        ("inventory", "there is a service"),
+        ("shared", "has a meaning"),
+        ("tests", "has a meaning"),
+        ("skeleton", "has a meaning"),
+        ("logging", "standard library"),
+        ("json", "standard library"),
+        ("postgres", "PostgreSQL keeps"),
+        ("pg_lake", "PostgreSQL keeps"),
+        ("outbox", "library has a table"),
+        ("position", "library has a table"),
+    ],
+)
+def test_a_name_that_cannot_be_is_refused_with_a_reason(given: str, why: str) -> None:
+    with pytest.raises(WrongName, match=why):
+        spellings(given, ("inventory", "order"))
+
+
+def test_the_first_event_that_a_service_says_is_heard_unless_another_is_named() -> None:
+    (service, *_) = service_names()
+    says = [event.__name__ for event in copying.declared(service).says]
+    assert heard(service).event == says[0]
+    assert heard(service, says[-1]).event == says[-1]
+    with pytest.raises(Refused, match="does not say Nothing; it says"):
+        heard(service, "Nothing")
+    with pytest.raises(Refused, match="no service is called 'nobody'"):
+        heard("nobody")
+
+
+def test_nothing_is_left_of_files_that_could_not_all_be_written(tmp_path: Path) -> None:
+    (tmp_path / "migrations").write_text("in the way")
+    made = {Path("services/new/api.py"): "", Path("migrations/new/0001_pre_tables.py"): ""}
+    with pytest.raises(OSError, match="migrations"):
+        copying.write(made, tmp_path)
+    assert [path.name for path in (tmp_path / "services").iterdir()] == []
+
+
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
+    """A copy with two new services, one of which has the longest name."""
+    tree = Tree(tmp_path_factory.mktemp("copy") / "tree")
+    (source, *_) = service_names()
+    tree.make("service", f"NAME={SHORT}", f"FROM={source}")
+    tree.make("service", f"NAME={LONG.replace('_', '-')}", f"FROM={SHORT}")
+    yield tree
+    tree.make("service-remove", f"NAME={LONG}")
+    tree.make("service-remove", f"NAME={SHORT}")
+    assert tree.status() == ""
+
+
+@pytest.mark.timeout(600)
+def test_new_services_pass_every_check(tree: Tree) -> None:
+    tree.make("check")
+
+
+@pytest.mark.timeout(600)
+def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree) -> None:
+    """Among them: requests are answered once, and workers are killed at three calls, and the books balance."""
+    told = tree.pytest("tests/unit/services", "tests/unit/test_container.py", "tests/unit/test_imports.py", "--verbose")
+    for name in (SHORT, LONG):
+        for found in (f"test_{name}.py", f"alike[{name}-container.py]", f"is_built[{name}]", f"no_migrations[{name}]"):
+            assert found in told
+    told = tree.pytest(
+        f"tests/integration/test_{SHORT}.py",
+        f"tests/integration/test_{LONG}.py",
+        "tests/integration/test_migrations.py",
+        "--verbose",
+    )
+    for name in (SHORT, LONG):
+        assert told.count(f"test_{name}.py::test_a_worker_is_killed_and_the_books_balance") == 3
+        assert f"schema_is_that_of_the_models[{name}]" in told
+
+
+@pytest.mark.timeout(600)
+def test_a_service_that_is_heard_is_not_removed(tree: Tree) -> None:
+    before = tree.status()
+    told = tree.make("service-remove", f"NAME={SHORT}", fails=True)
+    assert f"{LONG} hears MayflyNoted of {SHORT}" in told
+    assert tree.status() == before
+
+
+@pytest.mark.timeout(600)
+def test_a_service_that_was_changed_is_not_removed_before_git_has_it(tree: Tree) -> None:
+    file = tree.root / "services" / LONG / "handlers.py"
+    made = file.read_text()
+    file.write_text(made + "\n# a thought\n")
+    told = tree.make("service-remove", f"NAME={LONG}", fails=True)
+    assert f"git has not got it: services/{LONG}/handlers.py." in told
+    assert file.exists()
+    file.write_text(made)
+
+
+def test_a_service_is_not_made_twice(tree: Tree) -> None:
+    before = tree.status()
+    for name, why in ((SHORT, "there is a service of this name"), ("class", "keyword")):
+        told = tree.make("service", f"NAME={name}", f"FROM={SHORT}", fails=True)
+        assert f"Nothing was changed. '{name}'" in told
+        assert why in told
+    assert tree.status() == before

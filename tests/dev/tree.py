@@ -1,0 +1,55 @@
+"""A copy of this repository's tree, to be changed and checked at will."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+LEFT_OUT = (".git", ".venv", ".servers", ".run", ".env", ".env.local", "__pycache__", ".pytest_cache", ".hypothesis")
+SECONDS_MAX = 600.0
+
+
+class Tree:
+    """A copy that shares the environment, and the caches of the checkers, which know what has not changed."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        shutil.copytree(ROOT, root, ignore=shutil.ignore_patterns(*LEFT_OUT), symlinks=True)
+        (root / ".venv").symlink_to(ROOT / ".venv")
+        self.git("init", "--quiet")
+        (root / ".git" / "info" / "exclude").write_text("/.venv\n")  # `.gitignore` means a folder
+        self.commit("everything")
+
+    def git(self, *words: str) -> str:
+        """Run git; give what it writes."""
+        identity = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
+        return self.run("git", *identity, *words).stdout
+
+    def commit(self, message: str) -> None:
+        self.git("add", "--all")
+        self.git("commit", "--quiet", "--message", message)
+
+    def status(self) -> str:
+        """What git says is not committed; empty if the tree is clean."""
+        return self.git("status", "--short")
+
+    def run(self, *words: str, fails: bool = False) -> "subprocess.CompletedProcess[str]":
+        """Run a command at the root; it must succeed, or fail."""
+        env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTEST"))}
+        done = subprocess.run(
+            words, cwd=self.root, env=env, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+        )
+        assert bool(done.returncode) == fails, (
+            f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+        )
+        return done
+
+    def make(self, *words: str, fails: bool = False) -> str:
+        """Run make; give what it writes."""
+        done = self.run("make", *words, fails=fails)
+        return done.stdout + done.stderr
+
+    def pytest(self, *words: str) -> str:
+        """Run tests; give what it writes."""
+        return self.run(str(ROOT / ".venv/bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *words).stdout

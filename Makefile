@@ -10,7 +10,7 @@ LINTED := $(PACKAGES) $(wildcard migrations)
 # One option per variable that was given, so that the defaults live in one place: the program.
 option = $(if $($(1)),--$(2) $($(1)))
 
-.PHONY: help demo test check fix unit integration e2e faults bench servers servers-down service service-remove lock clean
+.PHONY: help demo test check fix unit integration e2e faults bench servers servers-down service service-remove without-demo lock clean
 
 help:  ## print this list (the default)
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -60,6 +60,9 @@ service: $(READY)  ## a new service: NAME=shipping FROM=inventory, whose first e
 
 service-remove: $(READY)  ## take a service away again: NAME= (FORCE=1 also if git has not got it)
 	@$(RUN) -m dev.service remove "$(NAME)" $(if $(FORCE),--force)
+
+without-demo: $(READY)  ## the bare template: without order, inventory, payment and all that is about them (FORCE=1)
+	@$(RUN) -m dev.service.bare $(if $(FORCE),--force)
 
 lock: $(READY)  ## resolve pyproject.toml again into requirements.lock (UPGRADE=1 for the newest versions)
 	$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,4 +1,4 @@
-"""Make a service, remove one, or remove the demo: `python -m dev.service --help`.
+"""Make a service, or remove one: `python -m dev.service --help`.
 
 There is one skeleton: the folder `skeleton/`, a whole service with its migration and its tests. It is no template in
 any language but Python: it is linted and type-checked where it lies, and its tests run in every copy. A copy is the
@@ -15,7 +15,4 @@ shall do, and what all services need is in `shared/`. What each of them repeats 
 Nothing lists the services: `services/*/__main__.py` is the list, for the tests, the servers, the demo and its balance
 sheet. So a copy only adds files (`copying`), and to take it away is to delete them (`removing`). What else the system
 has for each service is in `entries`.
-
-`bare` is what `make without-demo` does: it deletes the three services of the demo and all that is about them, and
-leaves the library, its tests, and the skeleton as the service `example`.
 """

@@ -1,4 +1,4 @@
-"""`python -m dev.service new shipping --from inventory`, `... remove shipping`, `... without-demo`."""
+"""`python -m dev.service new shipping --from inventory`, `python -m dev.service remove shipping`."""
 
 import argparse
 import sys
@@ -52,7 +52,7 @@ Its tests pass, `make test` and `make demo` have it already. To start it by hand
     .venv/bin/python -m services.{name.snake} worker
     HTTP_PORT={port} .venv/bin/python -m services.{name.snake} api
 
-What to change first: docs/your-first-service.md""")
+What it is about is yours to say; begin with services/{name.snake}/events.py.""")
 
 
 sys.exit(main())

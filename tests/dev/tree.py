@@ -34,6 +34,15 @@ class Tree:
         """What git says is not committed; empty if the tree is clean."""
         return self.git("status", "--short")
 
+    def without_own_services(self) -> None:
+        """Remove the services that are not of the demo: what this repository is used for."""
+        for path in sorted((self.root / "services").glob("*/__main__.py")):
+            name = path.parent.name
+            if name not in ("inventory", "order", "payment"):
+                self.make("service-remove", f"NAME={name}", "FORCE=1")
+        if self.status():
+            self.commit("only the demo")
+
     def run(self, *words: str, fails: bool = False) -> "subprocess.CompletedProcess[str]":
         """Run a command at the root; it must succeed, or fail."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTEST"))}

@@ -8,8 +8,8 @@
         rehearsal.until_drained()
         assert rehearsal.problems() == []
 
-It is the service with its own container, migrations and handlers, on a database of its own. Only its name and its
-topics have a prefix, so that many can share the servers.
+It is the service with its own migrations and handlers in the container of every worker, on a database of its own. Only
+its name and its topics are other ones, so that many can share the servers.
 """
 
 import importlib
@@ -22,13 +22,12 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TypeVar, cast
+from typing import Self, TypeVar, cast
 
 import msgspec
 import psycopg
-from confluent_kafka import IsolationLevel, TopicPartition
-from confluent_kafka.admin._listoffsets import OffsetSpec
-from dependency_injector import providers
+from confluent_kafka import IsolationLevel
+from dependency_injector import containers, providers
 
 from dev.servers import Servers
 from shared import start
@@ -38,8 +37,9 @@ from shared.events import Event
 from shared.handling import Service
 from shared.migrating import migrate
 from shared.settings import Settings
+from tests.faults import outside
 from tests.faults.crashing_worker import Order, Plan
-from tests.faults.stage import TIMEOUTS, StageSettings, Worker, admin, headers, processes, producer, records
+from tests.faults.stage import TIMEOUTS, StageSettings, Worker, headers, processes, producer
 from tests.waiting import SECONDS_MAX, until
 
 PARTITIONS = 2
@@ -62,12 +62,14 @@ def build(service: str, name: str, settings: Settings) -> ServiceContainer:
     known = declared(service)
     for event in events(known):
         event.topic = f"{name}.{event.topic}"
-    module = importlib.import_module(f"services.{service}.container")
-    (found,) = (value for key, value in vars(module).items() if key.endswith("Container") and key != "ServiceContainer")
-    made = cast("ServiceContainer", found())
     renamed = replace(known, name=name)
+
+    @containers.copy(ServiceContainer)
+    class Renamed(ServiceContainer):
+        service = providers.Object(renamed)
+
+    made = cast("ServiceContainer", Renamed())
     made.settings.override(providers.Object(settings))
-    made.service.override(providers.Object(renamed))
 
     def check() -> None:  # the history of migrations has the service's own name
         start.check_libraries()
@@ -122,7 +124,7 @@ class Rehearsal:
             error.add_note("\n".join(f"--- {worker.order.log.name}\n{worker.log()}" for worker in self._workers))
         self.connection.close()
         self._servers.postgres.drop_database(self.name)
-        admin(self._servers).delete_topics(start.needed(self.service))  # nobody waits for it
+        outside.admin(self._servers.kafka.bootstrap).delete_topics(start.needed(self.service))  # nobody waits for it
         for event, topic in self._topics.items():
             event.topic = topic
 
@@ -164,9 +166,10 @@ class Rehearsal:
 
     def said(self, event: type[Said]) -> list[Said]:
         """Give what the service has said, of one type, as a read_committed reader sees it."""
-        found = records(self._servers, event.topic, PARTITIONS)
         wanted = f"{event.__name__}.v{event.version}"
-        return [msgspec.json.decode(record.data, type=event) for record, _ in found if record.type == wanted]
+        return [
+            msgspec.json.decode(record.data, type=event) for record in self._read(event.topic) if record.type == wanted
+        ]
 
     def problems(self) -> list[str]:
         """Compare what was told with the database and the topics; nothing to complain about is an empty list."""
@@ -191,15 +194,15 @@ class Rehearsal:
 
     def _doubled(self) -> Iterator[str]:
         for topic in self.service.speaks_on:
-            ids = Counter(record.event_id for record, _ in records(self._servers, topic, PARTITIONS))
+            ids = Counter(record.event_id for record in self._read(topic))
             if repeated := [event_id for event_id, count in ids.items() if count > 1]:
                 yield f"said more than once on {topic}: {repeated}"
 
     def _ends(self, topic: str, isolation: IsolationLevel) -> dict[int, int]:
-        latest: Any = OffsetSpec.latest()  # type: ignore[no-untyped-call]
-        asked = {TopicPartition(topic, number): latest for number in range(PARTITIONS)}
-        answers = admin(self._servers).list_offsets(asked, isolation_level=isolation)
-        return {place.partition: answer.result(SECONDS_MAX).offset for place, answer in answers.items()}
+        return outside.ends(self._servers.kafka.bootstrap, topic, PARTITIONS, isolation)
+
+    def _read(self, topic: str) -> list[outside.Said]:
+        return outside.read(self._servers.kafka.bootstrap, topic, PARTITIONS)
 
     def _one(self, query: str) -> int:
         row = self.connection.execute(query.encode()).fetchone()

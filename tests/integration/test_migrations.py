@@ -21,6 +21,8 @@ from shared.settings import Settings
 from tests.integration.databases import settings as make_settings
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/models.py"))
+SERVICE = SERVICES[0]
+"""Whose history is lengthened; any will do."""
 
 # Everything about a schema that a client can notice, and the settings that vacuum obeys.
 CATALOG = (
@@ -107,49 +109,49 @@ def test_a_history_is_one_line_and_promises_no_way_back(service: str) -> None:
         previous = migration.revision
 
 
-def test_migrating_makes_the_lanes_once(empty: Databases) -> None:
+def test_migrating_makes_the_lanes_once(empty: Databases, longer: Path) -> None:
     settings = empty().model_copy(update={"partitions": 3})
-    applied = ["order: applied 0001_pre_tables", "order: applied 0002_pre_said"]
-    assert migrate(settings, "order") == [*applied, "order: made 3 lanes"]
-    query(settings, "order", "UPDATE lane SET position = 7 WHERE lane = 1")
+    applied = [f"{SERVICE}: applied 0001_pre_tables", f"{SERVICE}: applied 0002_pre_said"]
+    assert migrate(settings, SERVICE) == [*applied, f"{SERVICE}: made 3 lanes"]
+    query(settings, SERVICE, "UPDATE lane SET position = 7 WHERE lane = 1")
     more = settings.model_copy(update={"partitions": 8})
-    assert migrate(more, "order") == ["order: up to date at 0002_pre_said"]
-    lanes = query(settings, "order", "SELECT lane, position, claim_id, row_ids FROM lane ORDER BY lane")
+    assert migrate(more, SERVICE) == [f"{SERVICE}: up to date at 0002_pre_said"]
+    lanes = query(settings, SERVICE, "SELECT lane, position, claim_id, row_ids FROM lane ORDER BY lane")
     assert lanes == [(0, 0, None, []), (1, 7, None, []), (2, 0, None, [])]
 
 
 def test_several_may_migrate_at_once(empty: Databases) -> None:
     settings = empty()
     with ThreadPoolExecutor(4) as pool:
-        done = [future.result() for future in [pool.submit(migrate, settings, "order") for _ in range(4)]]
-    assert sorted(len(lines) for lines in done) == [1, 1, 1, 1 + len(history("order"))]
+        done = [future.result() for future in [pool.submit(migrate, settings, SERVICE) for _ in range(4)]]
+    assert sorted(len(lines) for lines in done) == [1, 1, 1, 1 + len(history(SERVICE))]
 
 
 def test_a_process_refuses_an_empty_database(empty: Databases) -> None:
-    engine = create_engine(empty().dsn("order"))
+    engine = create_engine(empty().dsn(SERVICE))
     with pytest.raises(Refused, match="run `python -m services"):
-        refuse_behind(engine, "order")
+        refuse_behind(engine, SERVICE)
     engine.dispose()
 
 
 def test_a_process_refuses_a_database_without_lanes(empty: Databases) -> None:
     settings = empty()
-    migrate(settings, "order")
-    query(settings, "order", "DELETE FROM lane")
-    engine = create_engine(settings.dsn("order"))
+    migrate(settings, SERVICE)
+    query(settings, SERVICE, "DELETE FROM lane")
+    engine = create_engine(settings.dsn(SERVICE))
     with pytest.raises(Refused, match="no lanes"):
-        refuse_behind(engine, "order")
+        refuse_behind(engine, SERVICE)
     engine.dispose()
 
 
 @pytest.fixture
 def longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of order's history, to which a test may add."""
-    (tmp_path / "order").mkdir()
-    for path in [*Path("migrations").glob("*.py"), *Path("migrations/order").glob("*.py")]:
+    """A copy of the beginning of a service's history, to which a test may add."""
+    (tmp_path / SERVICE).mkdir()
+    for path in [*Path("migrations").glob("*.py"), *Path("migrations", SERVICE).glob("0001_*.py")]:
         (tmp_path / path.relative_to("migrations")).write_text(path.read_text())
     monkeypatch.setattr(migrating, "MIGRATIONS", tmp_path)
-    return tmp_path / "order"
+    return tmp_path / SERVICE
 
 
 def add(history_folder: Path, number: int, phase: str) -> None:
@@ -163,35 +165,35 @@ def add(history_folder: Path, number: int, phase: str) -> None:
 
 def test_a_start_needs_the_last_pre_migration_and_no_post_one(empty: Databases, longer: Path) -> None:
     settings = empty()
-    migrate(settings, "order")
-    engine = create_engine(settings.dsn("order"))
+    migrate(settings, SERVICE)
+    engine = create_engine(settings.dsn(SERVICE))
 
     add(longer, 3, "post")
-    refuse_behind(engine, "order")
+    refuse_behind(engine, SERVICE)
     with engine.connect() as connection:
-        assert behind(connection, "order") == ["0003_post_more"]
-    assert migrate(settings, "order", before_rollout=True) == ["order: up to date at 0002_pre_said"]
+        assert behind(connection, SERVICE) == ["0003_post_more"]
+    assert migrate(settings, SERVICE, before_rollout=True) == [f"{SERVICE}: up to date at 0002_pre_said"]
 
     add(longer, 4, "pre")
     add(longer, 5, "post")
     with pytest.raises(Refused, match="0004_pre_more"):
-        refuse_behind(engine, "order")
-    applied = migrate(settings, "order", before_rollout=True)
-    assert applied == ["order: applied 0003_post_more", "order: applied 0004_pre_more"]
-    refuse_behind(engine, "order")
-    assert migrate(settings, "order") == ["order: applied 0005_post_more"]
+        refuse_behind(engine, SERVICE)
+    applied = migrate(settings, SERVICE, before_rollout=True)
+    assert applied == [f"{SERVICE}: applied 0003_post_more", f"{SERVICE}: applied 0004_pre_more"]
+    refuse_behind(engine, SERVICE)
+    assert migrate(settings, SERVICE) == [f"{SERVICE}: applied 0005_post_more"]
     engine.dispose()
 
 
 def test_old_code_accepts_a_newer_database(empty: Databases, longer: Path) -> None:
     settings = empty()
     add(longer, 3, "pre")
-    migrate(settings, "order")
+    migrate(settings, SERVICE)
     (longer / "0003_pre_more.py").unlink()
-    engine = create_engine(settings.dsn("order"))
-    refuse_behind(engine, "order")
+    engine = create_engine(settings.dsn(SERVICE))
+    refuse_behind(engine, SERVICE)
     engine.dispose()
-    assert migrate(settings, "order") == ["order: the database is at 0003, newer than this code (0002); nothing to do"]
+    assert migrate(settings, SERVICE) == [f"{SERVICE}: the database is at 0003, newer than this code (0002); nothing to do"]
 
 
 def test_a_migration_that_fails_leaves_the_one_before(empty: Databases, longer: Path) -> None:
@@ -200,14 +202,14 @@ def test_a_migration_that_fails_leaves_the_one_before(empty: Databases, longer: 
     add(longer, 4, "pre")
     (longer / "0004_pre_more.py").write_text((longer / "0004_pre_more.py").read_text().replace("t4 ()", "t4 ("))
     with pytest.raises(Exception, match="syntax error"):
-        migrate(settings, "order")
-    assert query(settings, "order", "SELECT version_num FROM alembic_version") == [("0003",)]
+        migrate(settings, SERVICE)
+    assert query(settings, SERVICE, "SELECT version_num FROM alembic_version") == [("0003",)]
     add(longer, 4, "pre")
-    assert migrate(settings, "order")[0] == "order: applied 0004_pre_more"
+    assert migrate(settings, SERVICE)[0] == f"{SERVICE}: applied 0004_pre_more"
 
 
 @pytest.mark.parametrize("name", ["0003_more.py", "3_pre_more.py", "0003_later_more.py"])
 def test_a_migration_whose_name_says_no_phase_is_refused(longer: Path, name: str) -> None:
     (longer / name).write_text("")
     with pytest.raises(Refused, match=name):
-        history("order")
+        history(SERVICE)

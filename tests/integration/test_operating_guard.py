@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from dev import processes
-from dev.servers import Servers
+from dev.servers import Servers, service_names
 from shared import slots
 from shared.operating import rules
 from shared.operating.rules import Desk
@@ -21,6 +21,8 @@ from tests.integration.tally import container
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
+SERVICE = service_names()[0]
+"""Any will do."""
 
 
 @pytest.fixture
@@ -179,7 +181,7 @@ def test_a_broker_that_does_not_answer_is_a_clear_error(
 
 def test_a_database_that_does_not_answer_is_a_clear_error(tallies: Tallies) -> None:
     done = subprocess.run(
-        [sys.executable, "-m", "services.order", "dead-letters", "list"],
+        [sys.executable, "-m", f"services.{SERVICE}", "dead-letters", "list"],
         cwd=ROOT,
         env={
             **os.environ,
@@ -193,5 +195,5 @@ def test_a_database_that_does_not_answer_is_a_clear_error(tallies: Tallies) -> N
     )
 
     assert done.returncode == 1
-    assert done.stderr.startswith("order dead-letters list: PostgreSQL: connection")
+    assert done.stderr.startswith(f"{SERVICE} dead-letters list: PostgreSQL: connection")
     assert "Traceback" not in done.stderr

@@ -11,13 +11,15 @@ from pathlib import Path
 
 import pytest
 
-from dev.servers import Servers
+from dev.servers import Servers, service_names
 from dev.servers.places import free_port
 from shared.command import EXIT_AGAIN, EXIT_REFUSED
 from tests.faults.stage import Stage, admin
 from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[2]
+SERVICE = service_names()[0]
+"""Any will do."""
 
 
 # ---- the end
@@ -126,9 +128,9 @@ def test_it_is_ready_while_it_works(stage: Stage) -> None:
 
 
 @pytest.fixture
-def inventory(servers: Servers) -> Iterator[dict[str, str]]:
+def surrounding(servers: Servers) -> Iterator[dict[str, str]]:
     """The surrounding of a real service whose database is empty."""
-    name = f"inventory-{uuid.uuid4().hex[:8]}"
+    name = f"{SERVICE}-{uuid.uuid4().hex[:8]}"
     servers.postgres.create_database(name)
     yield {
         "KAFKA_BOOTSTRAP_SERVERS": servers.kafka.bootstrap,
@@ -139,9 +141,9 @@ def inventory(servers: Servers) -> Iterator[dict[str, str]]:
 
 
 def run(environment: Mapping[str, str], command: str, cwd: Path = ROOT) -> tuple[int, str]:
-    """Run a command of the inventory service; give its exit code and what it wrote to standard error."""
+    """Run a command of a service; give its exit code and what it wrote to standard error."""
     done = subprocess.run(
-        (sys.executable, "-m", "services.inventory", command),
+        (sys.executable, "-m", f"services.{SERVICE}", command),
         env={"PYTHONPATH": str(ROOT), **environment},
         cwd=cwd,
         capture_output=True,
@@ -160,14 +162,14 @@ def run(environment: Mapping[str, str], command: str, cwd: Path = ROOT) -> tuple
         ({"DATABASE_URL": "mysql://user:secret@host/db"}, ["DATABASE_URL: must be a libpq URL"]),
         ({"SESSION_TIMEOUT_MS": "soon"}, ["SESSION_TIMEOUT_MS: Input should be a valid integer"]),
         ({"GROUP_PROTOCOL": "eager"}, ["GROUP_PROTOCOL: Input should be 'classic' or 'consumer'"]),
-        ({}, ["the database of inventory has no tables yet", "python -m services.inventory migrate"]),
+        ({}, [f"the database of {SERVICE} has no tables yet", f"python -m services.{SERVICE} migrate"]),
     ],
     ids=["no broker", "two at once", "another database", "no number", "no such choice", "no tables"],
 )
 def test_what_must_be_mended_before_a_start_is_said_in_one_line_and_with_its_own_exit_code(
-    inventory: dict[str, str], tmp_path: Path, changes: dict[str, str | None], words: list[str]
+    surrounding: dict[str, str], tmp_path: Path, changes: dict[str, str | None], words: list[str]
 ) -> None:
-    environment = {name: value for name, value in (inventory | changes).items() if value is not None}
+    environment = {name: value for name, value in (surrounding | changes).items() if value is not None}
     code, said = run(environment, "worker", tmp_path)
     assert code == EXIT_REFUSED
     for part in words:
@@ -176,18 +178,18 @@ def test_what_must_be_mended_before_a_start_is_said_in_one_line_and_with_its_own
     assert "secret" not in said
 
 
-def test_a_broker_that_is_not_there_is_asked_for_again(inventory: dict[str, str], tmp_path: Path) -> None:
+def test_a_broker_that_is_not_there_is_asked_for_again(surrounding: dict[str, str], tmp_path: Path) -> None:
     """It may be starting; the supervisor starts us anew."""
-    assert run(inventory, "migrate", tmp_path)[0] == 0
-    environment = inventory | {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}
+    assert run(surrounding, "migrate", tmp_path)[0] == 0
+    environment = surrounding | {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}
     code, said = run(environment, "worker", tmp_path)
     assert code == EXIT_AGAIN
     assert f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {environment['KAFKA_BOOTSTRAP_SERVERS']}" in said
 
 
-def test_a_database_that_is_not_there_is_asked_for_again(inventory: dict[str, str], tmp_path: Path) -> None:
+def test_a_database_that_is_not_there_is_asked_for_again(surrounding: dict[str, str], tmp_path: Path) -> None:
     url = f"postgresql://a:secret@127.0.0.1:{free_port()}/b"
-    code, said = run(inventory | {"DATABASE_URL": url}, "worker", tmp_path)
+    code, said = run(surrounding | {"DATABASE_URL": url}, "worker", tmp_path)
     assert code == EXIT_AGAIN
     assert "Connection refused" in said
     assert "Traceback" not in said

@@ -1,0 +1,125 @@
+"""`make without-demo`: leaves the library, its tests, and the skeleton as the service `example`.
+
+What goes is the three services and whatever is about them: `GONE`. What stays is not edited, but for the pages and the
+Makefile, which name what is gone. All new text is made before anything is deleted.
+"""
+
+import argparse
+import re
+import shutil
+import subprocess
+import sys
+
+from dev.servers import service_names
+from dev.service import copying
+from dev.service.copying import ROOT, Heard, Refused, declared
+from dev.service.names import Spellings
+
+DEMO = ("inventory", "order", "payment")
+EXAMPLE = "example"
+GONE = (
+    *(f"{folder}/{service}" for folder in ("services", "migrations") for service in DEMO),
+    *("dev/balance", "dev/bench", "dev/demo", "dev/system.py", "dev/service/bare.py", "dev/service/bare.md"),
+    *("docs/benchmarks.md", "docs/services.md", "docs/your-first-service.md"),
+    "tests/e2e",
+    *(f"tests/dev/{name}.py" for name in ("damages", "world", "test_balance", "test_bench", "test_demo")),
+    *("tests/dev/test_first_service.py", "tests/dev/test_try_it.py", "tests/dev/test_without_demo.py"),
+    *(f"tests/unit/services/{name}.py" for name in ("saga", "test_docs", "test_handlers", "test_saga")),
+    "tests/unit/services/test_saga_contracts.py",
+    *("tests/integration/api/conftest.py", "tests/integration/test_persistence.py"),
+    *(f"tests/integration/api/test_{name}.py" for name in ("idempotency", "operating", "orders", "problems")),
+    "tests/integration/api/test_stock_and_accounts.py",
+)
+TARGETS = ("demo", "e2e", "bench", "without-demo")
+SECTIONS = ("The way of one record", "What happens after a kill", "What you find where", "Words")
+"""Of the README: what is true of any service."""
+
+
+def without_demo(*, force: bool = False) -> None:
+    """Remove the demo. Raises `Refused`; then nothing has changed."""
+    if not force and (changed := _changed()):
+        raise Refused(f"Commit your changes first, or say FORCE=1: there is no other way back. {changed}")
+    mine = [name for name in service_names() if name not in DEMO]
+    for name in mine:
+        for route in declared(name).routes:
+            if route.event.topic.partition(".")[0] in DEMO:
+                raise Refused(f"{name} hears {route.event.__name__} on {route.event.topic}; take that away first")
+    if missing := [place for place in GONE if not (ROOT / place).exists()]:
+        raise Refused(f"{', '.join(missing)} cannot be found: is the demo gone already?")
+    pages = {
+        "README.md": readme((ROOT / "README.md").read_text(), (ROOT / "dev/service/bare.md").read_text()),
+        "Makefile": makefile((ROOT / "Makefile").read_text()),
+        ".ci/run": _without_lines((ROOT / ".ci/run").read_text(), r"^make demo .*\n"),
+    }
+    example = {} if mine else copying.files(Spellings(EXAMPLE), Heard())
+    copying.write(example)
+    for place, text in pages.items():
+        (ROOT / place).write_text(text)
+    for place in GONE:
+        path = ROOT / place
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink()
+
+
+def readme(text: str, head: str) -> str:
+    """Give the README of the bare template: another head, and the sections that are true of any service."""
+    sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
+    if missing := set(SECTIONS) - sections.keys():
+        raise Refused(f"README.md has no section {missing.pop()}")
+    kept = "".join(f"\n## {name}\n{sections[name].rstrip()}\n" for name in SECTIONS)
+    kept = kept.replace("services/inventory/handlers.py │", "services/example/handlers.py   │")
+    kept = kept.replace("Kafka: order.events", "Kafka: elsewhere.events").replace("inventory.events", "example.events")
+    kept = re.sub(r"(?m)^services/ .*$", "services/           events, models, handlers, API", kept)
+    kept = re.sub(r"(?m)^dev/ .*$", "dev/                for people who work here: servers, new services", kept)
+    kept = re.sub(
+        r"(?m)^tests/ .*$",
+        "tests/              unit, simulation, integration, faults (every step is killed)",
+        kept,
+    )
+    kept = re.sub(r"\n\nMore: .*\n", "\n", kept)
+    return head + kept
+
+
+def makefile(text: str) -> str:
+    """Give the Makefile without the targets of the demo."""
+    for target in TARGETS:
+        text = _without_lines(text, rf"(?m)^{target}:.*\n(?:\t.*\n)+\n")
+        text = re.sub(rf"(?m)^(\.PHONY:.*?) {target}\b", r"\1", text)
+    return text.replace("FROM=inventory", f"FROM={EXAMPLE}")
+
+
+def _without_lines(text: str, pattern: str) -> str:
+    found, count = re.subn(pattern, "", text, flags=re.MULTILINE)
+    if not count:
+        raise Refused(f"nothing fits {pattern!r} any more")
+    return found
+
+
+def _changed() -> str:
+    try:
+        done = subprocess.run(["git", "status", "--short"], cwd=ROOT, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return "git is not there."
+    return done.stdout + done.stderr
+
+
+def main() -> int:
+    """Do it, and tell."""
+    parser = argparse.ArgumentParser(prog="python -m dev.service.bare", description="Remove the demo.")
+    parser.add_argument("--force", action="store_true", help="also if something is not committed")
+    try:
+        without_demo(force=parser.parse_args().force)
+    except Refused as error:
+        print(f"Nothing was changed. {error}", file=sys.stderr)
+        return 1
+    print(
+        "The demo is gone. What is left: the library, its tests, and "
+        f"{', '.join(f'services/{name}' for name in service_names())}.\n\nNext: make test; git commit"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,278 @@
+"""What docs/upgrading.md promises: old processes work on the new schema, and a deployment loses and repeats nothing."""
+
+import json
+import signal
+import subprocess
+import sys
+import tarfile
+import tomllib
+import uuid
+from pathlib import Path
+
+import httpx
+import psycopg
+import pytest
+from confluent_kafka import Producer
+
+from dev import processes
+from dev.servers import Servers
+from dev.servers.places import HOST, free_port
+from dev.servers.process import environment
+from tests.dev.tree import ROOT, Tree
+from tests.faults.stage import headers
+from tests.waiting import SECONDS_MAX, until
+
+SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
+START_SECONDS = 120.0
+"""Interpreters that start on a busy machine."""
+TIMEOUTS = {"SESSION_TIMEOUT_MS": "1000", "TRANSACTION_TIMEOUT_MS": "5000", "PARTITIONS": "2"}
+
+
+class Running:
+    """Processes of one service on one database, from whichever tree."""
+
+    def __init__(self, service: str, servers: Servers, logs: Path) -> None:
+        self.service = service
+        self._logs = logs
+        self._servers = servers
+        self._database = f"{service}_{uuid.uuid4().hex[:12]}"
+        self._processes: list[subprocess.Popen[bytes]] = []
+
+    def __enter__(self) -> "Running":
+        self._servers.postgres.create_database(self._database)
+        self._connection = psycopg.connect(self._servers.postgres.dsn(self._database), autocommit=True)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end(signal.SIGKILL)
+        self._connection.close()
+        self._servers.postgres.drop_database(self._database)
+
+    def command(self, root: Path, *words: str) -> None:
+        """Run a command of the service, as it is in the tree `root`."""
+        done = subprocess.run(
+            [sys.executable, "-m", f"services.{self.service}", *words],
+            cwd=self._logs,
+            env=self._environment(root),
+            capture_output=True,
+            text=True,
+            timeout=START_SECONDS,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+
+    def start(self, root: Path, command: str) -> None:
+        """Start a process from the tree `root`, and wait until it is ready."""
+        port = free_port()
+        env = self._environment(root) | {"METRICS_PORT" if command == "worker" else "HTTP_PORT": str(port)}
+        log = self._logs / f"{self.service}-{len(self._processes)}.log"
+        with log.open("wb") as output:
+            words = [sys.executable, "-m", f"services.{self.service}", command]
+            process = processes.start(words, env=env, cwd=self._logs, output=output)
+        self._processes.append(process)
+
+        def ready() -> bool:
+            assert process.poll() is None, f"it ended with {process.returncode}:\n{log.read_text()}"
+            try:
+                return httpx.get(f"http://{HOST}:{port}/health/ready", timeout=5).is_success
+            except httpx.TransportError:
+                return False
+
+        until(ready, f"the {command} of {self.service} in {root} is ready", START_SECONDS)
+
+    def end(self, number: signal.Signals) -> None:
+        """End all processes."""
+        for process in self._processes:
+            processes.send(process, number)
+            process.wait(SECONDS_MAX)
+        self._processes.clear()
+
+    def rows(self, query: str) -> list[tuple[object, ...]]:
+        return self._connection.execute(query.encode()).fetchall()
+
+    def tell(self, topic: str, key: str, event_type: str, **fields: object) -> None:
+        """Write an event to a topic that the service hears."""
+        producer = Producer({"bootstrap.servers": self._servers.kafka.bootstrap, "log_level": 0})
+        producer.produce(topic, json.dumps(fields), key, headers=headers(uuid.uuid4().hex, event_type))
+        assert producer.flush(SECONDS_MAX) == 0
+
+    def _environment(self, root: Path) -> dict[str, str]:
+        return environment(
+            PYTHONPATH=str(root),
+            KAFKA_BOOTSTRAP_SERVERS=self._servers.kafka.bootstrap,
+            DATABASE_URL=self._servers.postgres.dsn(self._database),
+            HTTP_HOST=HOST,
+            **TIMEOUTS,
+        )
+
+
+@pytest.fixture(scope="module")
+def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tree of the previous commit; of this one in a clone that has no other; this tree itself where git is not."""
+    root = tmp_path_factory.mktemp("previous")
+    for commit in ("HEAD~1", "HEAD"):
+        with (root / "tree.tar").open("wb") as file:
+            done = subprocess.run(
+                ["git", "archive", commit], cwd=ROOT, stdout=file, stderr=subprocess.DEVNULL, check=False
+            )
+        if done.returncode == 0:
+            with tarfile.open(root / "tree.tar") as archive:
+                archive.extractall(root / "tree", filter="data")
+            return root / "tree"
+    return ROOT
+
+
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_previous_version_works_on_the_schema_of_this_one(
+    service: str, previous: Path, breakable_servers: Servers, tmp_path: Path
+) -> None:
+    root = previous if (previous / "services" / service / "__main__.py").exists() else ROOT
+    with Running(service, breakable_servers, tmp_path) as running:
+        running.command(ROOT, "migrate")
+        running.command(root, "topics")
+        running.start(root, "worker")
+        running.start(root, "api")
+        (topic, *_) = (str(name) for (name,) in running.rows("SELECT DISTINCT topic FROM position ORDER BY 1"))
+        running.tell(topic, "a", "Unheard.v1")
+        until(lambda: running.rows("SELECT 1 FROM position WHERE next_offset > 0"), "a record is read, and H committed")
+        running.end(signal.SIGTERM)
+
+
+PRE = '''"""A remark can be made."""
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0002"
+down_revision = "0001"
+
+
+def upgrade() -> None:
+    """Old code does not know it, so it has a default."""
+    op.add_column("mayflies", sa.Column("remark", sa.Text, nullable=False, server_default="none"))
+'''
+
+POST = '''"""A remark is made by every process now."""
+
+from alembic import op
+
+revision = "0003"
+down_revision = "0002"
+
+
+def upgrade() -> None:
+    """Old code would fail from here on."""
+    op.execute("ALTER TABLE mayflies ALTER COLUMN remark DROP DEFAULT")
+'''
+
+V2 = '''"""What is heard in its second version."""
+
+from typing import ClassVar
+
+from services.mayfly import events
+
+
+class SomethingHappened(events.SomethingHappened, frozen=True, kw_only=True):
+    """Heard: with a remark."""
+
+    version: ClassVar[int] = 2
+    remark: str
+'''
+
+
+@pytest.fixture(scope="module")
+def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two trees: a service as it is made, and its next version."""
+    old, new = (Tree(tmp_path_factory.mktemp(name) / "tree") for name in ("old", "new"))
+    for tree in (old, new):
+        tree.run(sys.executable, "-c", MAKE)
+    folder = new.root / "services/mayfly"
+    (new.root / "migrations/mayfly/0002_pre_remark.py").write_text(PRE)
+    (new.root / "migrations/mayfly/0003_post_remark.py").write_text(POST)
+    (folder / "v2.py").write_text(V2)
+    edit(
+        folder / "models.py",
+        "    times: Mapped[int]",
+        "    remark: Mapped[str] = mapped_column(Text)\n    times: Mapped[int]",
+    )
+    edit(folder / "handlers.py", "(something_id=key, times=0)", '(something_id=key, times=0, remark="new")')
+    edit(
+        folder / "handlers.py",
+        "from services.mayfly.events",
+        "from services.mayfly import v2\nfrom services.mayfly.events",
+    )
+    edit(
+        folder / "handlers.py",
+        "    routes=(",
+        "    routes=(on(v2.SomethingHappened, happened, Read(Mayfly, lambda event, _: (event.something_id,))), ",
+    )
+    return old.root, new.root
+
+
+MAKE = """
+from dev.service.copying import Heard, files, write
+from dev.service.names import Spellings
+write(files(Spellings("mayfly"), Heard()))
+"""
+
+
+def edit(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+@pytest.mark.timeout(600)
+def test_a_deployment_in_the_order_of_the_page_loses_nothing_and_repeats_nothing(
+    versions: tuple[Path, Path], breakable_servers: Servers, tmp_path: Path
+) -> None:
+    old, new = versions
+    with Running("mayfly", breakable_servers, tmp_path) as running:
+
+        def tell(key: str, version: int = 1, **more: str) -> None:
+            running.tell("elsewhere.events", key, f"SomethingHappened.v{version}", something_id=key, **more)
+
+        def until_noted(*keys: str) -> None:
+            until(lambda: {key for (key,) in running.rows("SELECT something_id FROM mayflies")} == set(keys), f"{keys}")
+
+        running.command(old, "migrate")
+        running.command(old, "topics")
+        running.start(old, "worker")
+        tell("before")
+        until_noted("before")
+
+        # 1. The schema, while the old version works, is killed, and is started again.
+        running.command(new, "migrate", "--before-rollout")
+        tell("old-on-new-schema")
+        until_noted("before", "old-on-new-schema")
+        running.end(signal.SIGKILL)
+        running.start(old, "worker")
+        tell("old-started-again")
+        until_noted("before", "old-on-new-schema", "old-started-again")
+        # A producer that is ahead: the old version waits for the new one, and sets nothing aside.
+        tell("too-new", 2, remark="of the second version")
+        until(lambda: "unknown" in "".join(log.read_text() for log in tmp_path.glob("*.log")), "the old version waits")
+
+        # 2. The code.
+        running.end(signal.SIGTERM)
+        running.start(new, "worker")
+        tell("new")
+        noted = ["before", "old-on-new-schema", "old-started-again", "too-new", "new"]
+        until_noted(*noted)
+
+        # 3. What the old version could not bear.
+        running.command(new, "migrate")
+        tell("after")
+        until_noted(*noted, "after")
+        running.end(signal.SIGTERM)
+        assert running.rows("SELECT DISTINCT times FROM mayflies") == [(1,)]
+        assert running.rows("SELECT count(*) FROM dead_letter") == [(0,)]
+        assert running.rows("SELECT remark, count(*) FROM mayflies GROUP BY 1 ORDER BY 1") == [("new", 3), ("none", 3)]
+
+
+def test_the_changelog_begins_with_the_version_of_this_tree() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    sections = (ROOT / "shared/CHANGELOG.md").read_text().split("\n## ")[1:]
+    assert sections[0].startswith(f"{version}\n")
+    assert all("\n- In your services: " in section and "\n- Migrations: " in section for section in sections)

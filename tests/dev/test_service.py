@@ -109,7 +109,7 @@ def test_new_services_pass_every_check(tree: Tree) -> None:
 @pytest.mark.timeout(600)
 def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree) -> None:
     """Among them: requests are answered once, and workers are killed at three calls, and the books balance."""
-    told = tree.pytest("tests/unit/services", "tests/unit/test_container.py", "tests/unit/test_imports.py", "--verbose")
+    told = tree.pytest("tests/unit/services", "tests/unit/test_container.py", "tests/unit/test_imports.py", "-vv")
     for name in (SHORT, LONG):
         for found in (f"test_{name}.py", f"alike[{name}-container.py]", f"is_built[{name}]", f"no_migrations[{name}]"):
             assert found in told
@@ -117,7 +117,7 @@ def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree)
         f"tests/integration/test_{SHORT}.py",
         f"tests/integration/test_{LONG}.py",
         "tests/integration/test_migrations.py",
-        "--verbose",
+        "-vv",
     )
     for name in (SHORT, LONG):
         assert told.count(f"test_{name}.py::test_a_worker_is_killed_and_the_books_balance") == 3

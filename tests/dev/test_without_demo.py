@@ -53,7 +53,7 @@ def test_what_is_left_passes_its_tests(tree: Tree) -> None:
     tree.pytest("tests/unit")
     told = tree.pytest(
         *("tests/integration/test_example.py", "tests/integration/test_migrations.py", "tests/dev/test_service.py"),
-        *("-k", "not new_services", "--verbose"),
+        *("-k", "not new_services", "-vv"),
     )
     assert told.count("test_example.py::test_a_worker_is_killed_and_the_books_balance") == 3
 

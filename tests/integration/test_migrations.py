@@ -193,7 +193,9 @@ def test_old_code_accepts_a_newer_database(empty: Databases, longer: Path) -> No
     engine = create_engine(settings.dsn(SERVICE))
     refuse_behind(engine, SERVICE)
     engine.dispose()
-    assert migrate(settings, SERVICE) == [f"{SERVICE}: the database is at 0003, newer than this code (0002); nothing to do"]
+    assert migrate(settings, SERVICE) == [
+        f"{SERVICE}: the database is at 0003, newer than this code (0002); nothing to do"
+    ]
 
 
 def test_a_migration_that_fails_leaves_the_one_before(empty: Databases, longer: Path) -> None:

@@ -34,6 +34,9 @@ CYCLE = Histogram(
     buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+"""By itself structlog shows every variable of every frame: passwords, and the headers of requests."""
+
 
 def configure(settings: Settings, **facts: object) -> None:
     """Write logs to standard error in the wanted form; `facts` go with every line."""
@@ -47,9 +50,7 @@ def configure(settings: Settings, **facts: object) -> None:
             structlog.contextvars.merge_contextvars,
             structlog.processors.add_log_level,
             structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.dict_tracebacks
-            if settings.log_format == "json"
-            else structlog.processors.format_exc_info,
+            _TRACEBACKS if settings.log_format == "json" else structlog.processors.format_exc_info,
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.getLevelNamesMapping()[settings.log_level.upper()]),

@@ -1,0 +1,36 @@
+"""A log tells where something failed, and not what was at hand there."""
+
+import json
+
+import pytest
+import structlog
+
+from shared import telemetry
+from shared.settings import Settings
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_traceback_shows_no_variable(form: str, capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings.model_validate(
+        {"kafka_bootstrap_servers": "x", "database_url": "postgresql://x", "log_format": form}
+    )
+
+    def fail() -> None:
+        at_hand = "swordfish"
+        raise ValueError(len(at_hand))
+
+    try:
+        telemetry.configure(settings)
+        try:
+            fail()
+        except ValueError:
+            structlog.get_logger().exception("failed")
+        said = capsys.readouterr().err
+    finally:
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+    assert "swordfish" not in said.replace('at_hand = "swordfish"', "")
+    assert "fail" in said
+    if form == "json":
+        (trace,) = json.loads(said)["exception"]
+        assert (trace["exc_type"], trace["frames"][-1]["name"]) == ("ValueError", "fail")

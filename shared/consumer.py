@@ -11,6 +11,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
+from shared.access import denial, not_permitted
 from shared.errors import Fenced, KafkaUnavailable, RecordsLost, Refused
 from shared.handling import Service
 from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
@@ -34,7 +35,6 @@ never decides first.
 
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 FATAL = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)
-REFUSED = (KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.GROUP_AUTHORIZATION_FAILED, KafkaError._AUTHENTICATION)
 
 
 def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
@@ -44,7 +44,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
     # part of its name.
     subscription = hashlib.sha256(topics.encode()).hexdigest()[:8]
     common = {
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        **settings.kafka(),
         "client.id": f"{service.name}-{slot}",
         "group.id": service.name,
         "group.instance.id": f"{service.name}-{slot}-{subscription}",
@@ -84,7 +84,7 @@ class GroupMember:
 
     def __init__(self, settings: Settings, service: Service, slot: int) -> None:
         self._service = service
-        self._consumer = Consumer(configuration(settings, service, slot))
+        self._consumer = Consumer(configuration(settings, service, slot) | {"error_cb": self._on_error})
         self._owned: Assignment = NOTHING
         self._changed = False
         self._reading: set[Input] = set()
@@ -97,6 +97,12 @@ class GroupMember:
         )
 
     # The callbacks run inside `poll` and `consume`, on our own thread.
+
+    def _on_error(self, error: KafkaError) -> None:
+        """The client tries again by itself; that we are not let in any more must be said."""
+        reason = denial(error)
+        if reason is not None:
+            log.error("kafka_denied", detail=reason)
 
     def _share(self, partitions: list[TopicPartition]) -> Assignment:
         lane_topic = self._service.lane_topic
@@ -181,7 +187,7 @@ class GroupMember:
                 f"{source}: the next offset to handle, {offset}, does not exist ({error.str()}). Look at it with "
                 f"`python -m services.{self._service.name} positions show`"
             )
-        fatal = _fatal(error)
+        fatal = _fatal(error, source.topic)
         if fatal is not None:
             raise fatal
         log.warning("consumer_error", source=str(source), code=error.name(), detail=error.str())
@@ -252,7 +258,8 @@ def committed_offsets(
     found: dict[Input | int, Committed] = {}
     for p in answer:
         if p.error is not None:
-            raise KafkaUnavailable(f"committed offset of {p.topic}[{p.partition}]: {p.error}")
+            unavailable = KafkaUnavailable(f"committed offset of {p.topic}[{p.partition}]: {p.error}")
+            raise _fatal(p.error, p.topic) or unavailable
         if p.offset != MISSING:
             key = p.partition if p.topic == lane_topic else Input(p.topic, p.partition)
             found[key] = Committed(p.offset, p.metadata or "")
@@ -264,9 +271,9 @@ def _record(source: Input, message: Any) -> Record:
     return Record(source, message.offset(), message.key(), message.value(), message.headers())
 
 
-def _fatal(error: KafkaError) -> Fenced | Refused | None:
+def _fatal(error: KafkaError, topic: str = "") -> Fenced | Refused | None:
     if error.fatal() or error.code() in FATAL:
         return Fenced(f"another process uses this worker's group.instance.id ({error.name()}: {error.str()})")
-    if error.code() in REFUSED:
-        return Refused(f"Kafka does not permit this service to work: {error.name()}: {error.str()}")
-    return None
+    if error.code() == KafkaError._AUTHENTICATION:
+        return Refused(denial(error))
+    return not_permitted(error, topic)

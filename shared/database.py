@@ -4,10 +4,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from sqlalchemy import Engine, create_engine, text
-from sqlalchemy.exc import OperationalError
 
-from shared import bulk
-from shared.errors import DatabaseUnavailable, Refused
+from shared import access, bulk
+from shared.errors import Refused
 from shared.outbox import Outbox
 from shared.session import Session
 from shared.settings import Settings
@@ -65,13 +64,7 @@ def refuse_unsafe(engine: Engine) -> None:
 
     Raises `Refused`, naming the setting, or `DatabaseUnavailable` if there is no answer: it may come back.
     """
-    try:
-        connection = engine.connect()
-    except OperationalError as error:
-        raise DatabaseUnavailable(
-            f"DATABASE_URL: no connection to PostgreSQL; is it up? {' '.join(str(error.orig).split())}"
-        ) from error
-    with connection:
+    with access.connect(engine) as connection:
         if int(connection.execute(text("SHOW server_version_num")).scalar_one()) < POSTGRES_MIN:
             raise Refused("DATABASE_URL: PostgreSQL 16 or newer is needed")
         for name in ("fsync", "synchronous_commit", "full_page_writes"):

@@ -12,6 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
 
+from shared import access
 from shared.errors import Refused
 from shared.settings import Settings
 from shared.telemetry import log
@@ -77,7 +78,7 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
     if before_rollout:
         known = known[: max(index for index, migration in enumerate(known) if migration.phase == "pre") + 1]
     engine = create_engine(settings.dsn(service), poolclass=NullPool)
-    with engine.connect() as connection:
+    with access.connect(engine) as connection:
         connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
         connection.execute(text(f"SET lock_timeout = '{_DDL_LOCK_SECONDS}s'"))

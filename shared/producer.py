@@ -14,6 +14,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Message,
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
+from shared.access import RIGHTS, not_permitted
 from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.events import CONTENT_TYPE, SPEC_VERSION
 from shared.handling import Service
@@ -37,10 +38,7 @@ CONTENT = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, K
 
 REFUSED = frozenset(
     {
-        KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED,
-        KafkaError.CLUSTER_AUTHORIZATION_FAILED,
-        KafkaError.TOPIC_AUTHORIZATION_FAILED,
-        KafkaError.GROUP_AUTHORIZATION_FAILED,
+        *RIGHTS,
         KafkaError.INVALID_TRANSACTION_TIMEOUT,
         KafkaError.UNSUPPORTED_VERSION,
     }
@@ -77,7 +75,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
     """Give the client's settings for the worker in `slot`; all budgets follow from the transaction timeout."""
     timeout = settings.transaction_timeout_ms
     return {
-        "bootstrap.servers": settings.kafka_bootstrap_servers,
+        **settings.kafka(),
         "client.id": f"{service.name}-{slot}",
         "transactional.id": f"{service.name}-{slot}",
         "transaction.timeout.ms": timeout,
@@ -111,6 +109,7 @@ class TransactionalProducer:
         self._topics = (*service.speaks_on, service.dead_letter_topic)
         self._make = make
         self._configuration = configuration(settings, service, slot) | {"on_delivery": self._delivered}
+        self._access = settings.kafka()
         self._budget = settings.transaction_timeout_ms / 1_000
         self._suspect_seconds = self._configuration["socket.timeout.ms"] / 2_000
         self._producer: Producer | None = None
@@ -139,9 +138,8 @@ class TransactionalProducer:
             except KafkaException as error:
                 reason: KafkaError = error.args[0]
                 if reason.code() in REFUSED:
-                    raise Refused(
-                        f"Kafka refuses the transactional producer: {reason.name()}: {reason.str()}"
-                    ) from error
+                    refused = Refused(f"Kafka refuses the transactional producer: {reason.name()}: {reason.str()}")
+                    raise not_permitted(reason) or refused from error
                 if not reason.retriable():
                     raise KafkaInDoubt(f"init_transactions: {reason.name()}: {reason.str()}") from error
                 if time.monotonic() > deadline:
@@ -158,7 +156,7 @@ class TransactionalProducer:
         """
         try:
             # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
-            admin = AdminClient({"bootstrap.servers": self._configuration["bootstrap.servers"], "log_level": 0})
+            admin = AdminClient({**self._access, "log_level": 0})
             # This waits for a connection. Without one the next question took 1 or 3 s, one time in eight on a busy
             # machine.
             found = admin.list_topics(timeout=ANSWER_SECONDS).topics
@@ -177,8 +175,8 @@ class TransactionalProducer:
                     )
                 time.sleep(LOOK_AGAIN_SECONDS)
         except (KafkaException, TimeoutError) as error:
-            refused = isinstance(error, KafkaException) and error.args[0].code() in REFUSED
-            raise (Refused if refused else KafkaUnavailable)(f"offsets of the topics we speak on: {error!r}") from error
+            denied = not_permitted(error.args[0]) if isinstance(error, KafkaException) else None
+            raise denied or KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
 
     def begin(self) -> None:
         self._suspect = self._refused = None
@@ -308,7 +306,7 @@ def _meaning(call: str, error: KafkaError) -> Exception:
     if error.code() in CONTENT:
         return ContentRefused(text)
     if error.code() in REFUSED:
-        return Refused(f"Kafka does not permit this service to work: {text}")
+        return not_permitted(error) or Refused(f"Kafka does not permit this service to work: {text}")
     return KafkaInDoubt(text)
 
 

@@ -1,9 +1,22 @@
-"""Every setting of a process, from environment variables or `.env`; a wrong one stops the start and is named."""
+"""Every setting of a process, from environment variables or `.env`; a wrong one stops the start and is named.
 
-from typing import Annotated, Literal
+A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The variable itself comes first.
+"""
 
-from pydantic import Field, SecretStr, ValidationError
-from pydantic_settings import BaseSettings, SettingsConfigDict
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic.fields import FieldInfo
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from sqlalchemy import make_url
+from sqlalchemy.exc import ArgumentError
 
 from shared.errors import Refused
 
@@ -18,6 +31,24 @@ class Settings(BaseSettings):
     kafka_bootstrap_servers: Annotated[
         str, Field(min_length=1, description="host:port of one or more brokers, by commas")
     ]
+    kafka_security_protocol: Annotated[
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Field(description="how brokers are spoken to")
+    ] = "PLAINTEXT"
+    kafka_sasl_mechanism: Annotated[
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], Field(description="how a SASL_* protocol proves who we are")
+    ] = "SCRAM-SHA-512"
+    kafka_sasl_username: Annotated[str, Field(description="our name at the brokers, with a SASL_* protocol")] = ""
+    kafka_sasl_password: Annotated[SecretStr, Field(description="its password")] = SecretStr("")
+    kafka_ssl_ca_location: Annotated[
+        FilePath | None, Field(description="PEM file of the CA that signed the brokers; empty: those of the system")
+    ] = None
+    kafka_ssl_certificate_location: Annotated[
+        FilePath | None, Field(description="PEM file of our own certificate, if the brokers want one")
+    ] = None
+    kafka_ssl_key_location: Annotated[FilePath | None, Field(description="PEM file of its key")] = None
+    kafka_ssl_key_password: Annotated[SecretStr, Field(description="the password of that key, if it has one")] = (
+        SecretStr("")
+    )
     database_url: Annotated[
         SecretStr,
         Field(description="libpq URL of the service's database; `{service}` in it stands for the service's name"),
@@ -102,13 +133,103 @@ class Settings(BaseSettings):
         1_000_000
     )
 
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a folder; ours are one by one
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Put `<NAME>_FILE` between the environment and `.env`."""
+        files = _SecretFiles(settings_cls, env_settings, dotenv_settings)
+        return init_settings, env_settings, files, dotenv_settings
+
+    @model_validator(mode="after")
+    def _complete(self) -> Self:
+        if self.kafka_security_protocol.startswith("SASL"):
+            for name in ("kafka_sasl_username", "kafka_sasl_password"):
+                if not getattr(self, name):
+                    needs = f"KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}"
+                    raise ValueError(f"{name.upper()}: needed with {needs}")
+        elif self.kafka_sasl_username or self.kafka_sasl_password:
+            raise ValueError(
+                f"KAFKA_SASL_USERNAME: not used with KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}"
+            )
+        if "SSL" not in self.kafka_security_protocol and (self.kafka_ssl_ca_location or self.kafka_ssl_key_location):
+            raise ValueError(
+                f"KAFKA_SSL_CA_LOCATION: not used with KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}"
+            )
+        if (self.kafka_ssl_certificate_location is None) != (self.kafka_ssl_key_location is None):
+            raise ValueError("KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: one needs the other")
+        return self
+
+    def kafka(self) -> dict[str, Any]:
+        """Give what every Kafka client is told: where the brokers are, and who we are. It holds the password."""
+        told: dict[str, Any] = {
+            "bootstrap.servers": self.kafka_bootstrap_servers,
+            "security.protocol": self.kafka_security_protocol,
+            "ssl.ca.location": self.kafka_ssl_ca_location,
+            "ssl.certificate.location": self.kafka_ssl_certificate_location,
+            "ssl.key.location": self.kafka_ssl_key_location,
+            "ssl.key.password": self.kafka_ssl_key_password.get_secret_value(),
+        }
+        if self.kafka_security_protocol.startswith("SASL"):
+            told |= {
+                "sasl.mechanism": self.kafka_sasl_mechanism,
+                "sasl.username": self.kafka_sasl_username,
+                "sasl.password": self.kafka_sasl_password.get_secret_value(),
+            }
+        return {name: str(value) for name, value in told.items() if value}
+
     def dsn(self, service: str) -> str:
         """Give the URL of the database of `service` in SQLAlchemy's form; it holds the password."""
-        url = self.database_url.get_secret_value().replace("{service}", service)
-        for scheme in ("postgresql+psycopg://", "postgresql://", "postgres://"):
-            if url.startswith(scheme):
-                return "postgresql+psycopg://" + url.removeprefix(scheme)
-        raise Refused("DATABASE_URL: must be a libpq URL that begins with postgresql://")
+        return _dsn("DATABASE_URL", self.database_url, service)
+
+
+def _dsn(name: str, secret: SecretStr, service: str) -> str:
+    url = secret.get_secret_value().replace("{service}", service)
+    scheme, separator, rest = url.partition("://")
+    if not separator or scheme not in ("postgresql+psycopg", "postgresql", "postgres"):
+        raise Refused(f"{name}: must be a libpq URL that begins with postgresql://")
+    url = f"postgresql+psycopg://{rest}"
+    try:
+        make_url(url)
+    except (ArgumentError, ValueError):
+        # Without the reason: it would repeat the URL, and with it the password.
+        raise Refused(
+            f"{name}: cannot be read as a URL; in a user or a password, @ is written as %40 and / as %2F"
+        ) from None
+    return url
+
+
+class _SecretFiles(PydanticBaseSettingsSource):
+    """Reads what is in files: for each secret, the path is in `<NAME>_FILE`. Raises `Refused`."""
+
+    def __init__(self, settings_cls: type[BaseSettings], *variables: PydanticBaseSettingsSource) -> None:
+        super().__init__(settings_cls)
+        self._variables: dict[str, str | None] = {}
+        for source in reversed(variables):
+            assert isinstance(source, EnvSettingsSource | DotEnvSettingsSource)
+            self._variables |= source.env_vars
+
+    def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
+        """Give the secret `field_name`, if it is in a file."""
+        path = self._variables.get(f"{field_name}_file") if field.annotation is SecretStr else None
+        if not path:
+            return None, field_name, False
+        try:
+            return Path(path).read_text().strip(), field_name, False
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise Refused(f"{field_name.upper()}_FILE: {path} cannot be read: {reason}") from None
+
+    def __call__(self) -> dict[str, Any]:
+        """Give the secrets that are in files."""
+        fields = self.settings_cls.model_fields
+        found = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
+        return {name: value for name, value in found.items() if value is not None}
 
 
 def load() -> Settings:
@@ -116,6 +237,9 @@ def load() -> Settings:
     try:
         return Settings()  # type: ignore[call-arg]  # the environment gives them
     except ValidationError as error:
-        # `input` is left out: it may be a secret.
-        lines = [f"{'.'.join(map(str, e['loc'])).upper()}: {e['msg']}" for e in error.errors(include_input=False)]
+        # `input` is left out: it may be a secret. What is wrong with several together names them itself.
+        lines = [
+            ": ".join([*(str(part).upper() for part in e["loc"]), e["msg"].removeprefix("Value error, ")])
+            for e in error.errors(include_input=False)
+        ]
         raise Refused("wrong settings (see .env.example):\n  " + "\n  ".join(lines)) from None

@@ -10,6 +10,7 @@ from confluent_kafka.admin._topic import TopicDescription
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Engine, text
 
+from shared.access import admin, not_permitted
 from shared.database import refuse_unsafe
 from shared.errors import KafkaUnavailable, LanesDiffer, OtherCluster, Refused
 from shared.handling import Service
@@ -21,16 +22,9 @@ LIBRDKAFKA_MIN = 0x021000FF
 """2.16.0: older ones lose offsets or assignments in ways that are listed in docs/decision-table.md."""
 
 ADMIN_SECONDS = 15.0
-"""A broker that cannot be reached for so long at the start is taken for a wrong setting."""
+"""For one question to the brokers."""
 
 LOOK_AGAIN_SECONDS = 0.05
-
-
-def admin(settings: Settings) -> AdminClient:
-    """Make an admin client."""
-    return AdminClient(
-        {"bootstrap.servers": settings.kafka_bootstrap_servers, "socket.timeout.ms": 10_000, "log_level": 0}
-    )
 
 
 def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -> dict[str, TopicDescription | None]:
@@ -45,10 +39,8 @@ def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -
             reason: KafkaError = error.args[0]
             if reason.code() == KafkaError.UNKNOWN_TOPIC_OR_PART:
                 found[name] = None
-            elif reason.code() == KafkaError.TOPIC_AUTHORIZATION_FAILED:
-                raise Refused(
-                    f"Kafka does not permit this service to use topic {name}: grant it DESCRIBE, READ and WRITE"
-                ) from error
+            elif refused := not_permitted(reason, name):
+                raise refused from error
             else:
                 # It may come back: the process ends, and its supervisor starts it again.
                 raise KafkaUnavailable(
@@ -78,7 +70,8 @@ def create_topics(settings: Settings, service: Service) -> list[str]:
             future.result(ADMIN_SECONDS + 5)
         except KafkaException as error:
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another service may have been quicker
-                raise Refused(f"topic {name} cannot be created: {error.args[0].str()}") from error
+                reason = error.args[0]
+                raise Refused(f"topic {name} cannot be created: {reason.name()}: {reason.str()}") from error
     # The controller has answered; the brokers learn of it a little later.
     deadline = time.monotonic() + ADMIN_SECONDS
     while missing and None in describe(client, settings, missing).values():

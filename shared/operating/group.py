@@ -19,7 +19,7 @@ from confluent_kafka import (
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions
 
-from shared import start
+from shared import access, start
 from shared.consumer import committed_offsets
 from shared.errors import KafkaUnavailable, NotDone
 from shared.handling import Service
@@ -73,10 +73,10 @@ class Group:
     def __init__(self, settings: Settings, service: Service) -> None:
         self._settings = settings
         self._service = service
-        self._admin = start.admin(settings)
+        self._admin = access.admin(settings)
         self._reader = Consumer(
             {
-                "bootstrap.servers": settings.kafka_bootstrap_servers,
+                **settings.kafka(),
                 "group.id": service.name,  # it is asked for, not joined: nothing is subscribed
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
@@ -192,7 +192,8 @@ def _result(future: Any) -> Any:
         return future.result(start.ADMIN_SECONDS + 5)
     except KafkaException as error:
         reason: KafkaError = error.args[0]
-        raise KafkaUnavailable(f"Kafka: {reason.name()}: {reason.str()}") from error
+        unavailable = KafkaUnavailable(f"Kafka: {reason.name()}: {reason.str()}")
+        raise access.not_permitted(reason) or unavailable from error
 
 
 def _code(error: BaseException | None) -> int | None:

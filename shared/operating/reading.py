@@ -109,7 +109,7 @@ def _names(sources: Collection[Input]) -> str:
 
 def _configuration(desk: Desk) -> dict[str, Any]:
     return {
-        "bootstrap.servers": desk.settings.kafka_bootstrap_servers,
+        **desk.settings.kafka(),
         "group.id": desk.service.name,  # the client wants one; it is not joined
         "isolation.level": "read_committed",
         "enable.auto.commit": False,

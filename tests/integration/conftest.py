@@ -7,6 +7,7 @@ import pytest
 from sqlalchemy import Engine, create_engine
 
 from dev.servers import Servers
+from dev.servers.locked import LockedKafka
 from tests.faults.stage import Stage
 
 
@@ -16,6 +17,13 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
     with Stage(servers, tmp_path) as stage:
         yield stage
         stage.show()
+
+
+@pytest.fixture(scope="session")
+def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LockedKafka]:
+    """A broker with TLS, users and an authorizer. Tests share it: each makes its own users."""
+    with LockedKafka(tmp_path_factory.mktemp("certificates")) as kafka:
+        yield kafka
 
 
 @pytest.fixture

@@ -3,7 +3,7 @@
 import uuid
 
 from dev.servers import Servers
-from shared import start
+from shared import access, start
 from shared.settings import Settings
 from tests.integration.tally import service
 
@@ -15,7 +15,7 @@ def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Ser
     settings = Settings.model_validate(
         {"kafka_bootstrap_servers": servers.kafka.bootstrap, "database_url": servers.postgres.dsn("nowhere")}
     )
-    client = start.admin(settings)
+    client = access.admin(settings)
     for _ in range(10):
         made, _asked, _told = service(f"start-{uuid.uuid4().hex[:12]}")
         start.create_topics(settings, made)

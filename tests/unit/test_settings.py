@@ -1,5 +1,7 @@
 """A wrong setting stops the start and is named; a secret is never said."""
 
+from pathlib import Path
+
 import pytest
 
 from dev import env_example
@@ -68,3 +70,67 @@ def test_every_setting_is_described() -> None:
 
 def test_the_example_says_what_the_code_says() -> None:
     assert env_example.PLACE.read_text() == env_example.text(), "write it again with: python -m dev.env_example"
+
+
+def test_a_secret_may_be_in_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://me:mackerel@127.0.0.1/{service}\n")
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(file))
+
+    assert load().dsn("order") == "postgresql+psycopg://me:mackerel@127.0.0.1/order"
+    assert "mackerel" not in repr(load())
+
+
+def test_the_variable_comes_before_its_file_and_the_file_before_dotenv(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "url"
+    file.write_text("postgresql://me:from-file@127.0.0.1/{service}")
+    (tmp_path / ".env").write_text("DATABASE_URL=postgresql://me:from-dotenv@127.0.0.1/{service}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DATABASE_URL_FILE", str(file))
+    assert "swordfish" in load().dsn("order")
+
+    monkeypatch.delenv("DATABASE_URL")
+    assert "from-file" in load().dsn("order")
+
+    monkeypatch.delenv("DATABASE_URL_FILE")
+    assert "from-dotenv" in load().dsn("order")
+
+
+def test_a_secret_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv("DATABASE_URL")
+    monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "none"))
+
+    with pytest.raises(Refused, match=r"DATABASE_URL_FILE: .*none cannot be read: No such file"):
+        load()
+
+
+@pytest.mark.parametrize("url", ["postgresql://me:fish@host:port/x", "postgresql://me:fish@host:99999999999999999x/y"])
+def test_a_url_that_cannot_be_read_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    monkeypatch.setenv("DATABASE_URL", url)
+
+    with pytest.raises(Refused, match="DATABASE_URL: cannot be read as a URL") as refusal:
+        load().dsn("order")
+    assert "fish" not in str(refusal.value)
+
+
+def test_a_kafka_client_is_told_only_what_is_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert load().kafka() == {"bootstrap.servers": "127.0.0.1:9092", "security.protocol": "PLAINTEXT"}
+
+    authority = tmp_path / "ca.pem"
+    authority.touch()
+    monkeypatch.setenv("KAFKA_SECURITY_PROTOCOL", "SASL_SSL")
+    monkeypatch.setenv("KAFKA_SASL_USERNAME", "order")
+    monkeypatch.setenv("KAFKA_SASL_PASSWORD", "mackerel")
+    monkeypatch.setenv("KAFKA_SSL_CA_LOCATION", str(authority))
+    assert load().kafka() == {
+        "bootstrap.servers": "127.0.0.1:9092",
+        "security.protocol": "SASL_SSL",
+        "sasl.mechanism": "SCRAM-SHA-512",
+        "sasl.username": "order",
+        "sasl.password": "mackerel",
+        "ssl.ca.location": str(authority),
+    }
+    assert "mackerel" not in repr(load())

@@ -1,0 +1,137 @@
+"""What it means when a server does not let us in: a wrong setting stops the start and is named; what may pass by itself
+is asked for again.
+"""
+
+import time
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+from psycopg.errors import OperationalError as PsycopgOperationalError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from shared.errors import DatabaseUnavailable, KafkaUnavailable, Refused
+from shared.settings import Settings
+
+RIGHTS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "READ on {topic} if the service hears it, WRITE if it speaks on it",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "READ on the group of the service's name",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "WRITE on the transactional ids of the service: its name-*",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "IDEMPOTENT_WRITE on the cluster",
+}
+"""What Kafka says when a right is missing, and the right."""
+
+ANSWER_SECONDS = 15.0
+"""A broker that gives no answer for so long is not there."""
+
+DENIED_SECONDS = 2.0
+"""The client tries again by itself, on other brokers too, so one refusal is not the last word: a broker that is just
+restarting may break off a TLS handshake, or not know its users yet.
+"""
+
+LOOK_AGAIN_SECONDS = 0.05
+
+_DENIED = {
+    KafkaError._AUTHENTICATION: "KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD, KAFKA_SASL_MECHANISM",
+    KafkaError._SSL: "KAFKA_SSL_CA_LOCATION, KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CERTIFICATE_LOCATION",
+}
+"""What the client says when it is not let in, and the settings that decide it."""
+
+_TLS_ALERT = " alert "
+"""In OpenSSL's words: `tlsv13 alert certificate required`, `tlsv1 alert unknown ca`."""
+
+# PostgreSQL gives a code for each of these, and libpq keeps it to itself; the words are those of a server whose
+# lc_messages is English. With others, and with what is not here, the process is started again, which does no harm.
+_DATABASE_DENIES = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
+    "is not permitted to log in",
+    "permission denied for database",
+    '" does not exist',  # a role or a database
+    "server does not support SSL",
+    "certificate verify failed",
+    "server certificate for",
+    "root certificate file",
+    ' value: "',  # invalid sslmode value: "always"
+    "invalid port number",
+    "could not load private key file",
+    "could not read certificate file",
+)
+
+
+def denial(error: KafkaError) -> str | None:
+    """Say which settings an error is about, if it says that the brokers do not let us in."""
+    # A broker that refuses our certificate sends an alert, which the client takes for a lost connection.
+    code = KafkaError._SSL if _TLS_ALERT in error.str() else error.code()
+    return f"{_DENIED[code]}: Kafka does not let us in: {error.str()}" if code in _DENIED else None
+
+
+def not_permitted(error: KafkaError, topic: str = "each topic") -> Refused | None:
+    """Say which right is missing, if that is what an error is about."""
+    if error.code() not in RIGHTS:
+        return None
+    right = RIGHTS[error.code()].format(topic=topic or "each topic")
+    return Refused(
+        f"Kafka does not permit this service to work: {error.name()}: {error.str()}. Grant it {right}; the list is in "
+        "docs/deploying.md"
+    )
+
+
+def admin(settings: Settings) -> AdminClient:
+    """Make an admin client, and see that a broker answers it.
+
+    Raises `Refused` if the brokers do not let us in, `KafkaUnavailable` if there is no answer.
+    """
+    said: list[KafkaError] = []
+    options: dict[str, Any] = {"socket.timeout.ms": 10_000, "log_level": 0, "error_cb": said.append}
+    try:
+        client = AdminClient(settings.kafka() | options)
+    except KafkaException as error:  # a file that is no certificate, a key that does not belong to it
+        raise Refused(f"KAFKA_SSL_*, KAFKA_SASL_*: {error.args[0].str()}") from None
+    answer = client.describe_cluster(request_timeout=ANSWER_SECONDS)
+    denied_at: float | None = None
+    deadline = time.monotonic() + ANSWER_SECONDS + 5
+    while not answer.done() and time.monotonic() < deadline:
+        client.poll(LOOK_AGAIN_SECONDS)
+        denials = [reason for error in said if (reason := denial(error))]
+        if denials:
+            denied_at = denied_at or time.monotonic()
+            if time.monotonic() > denied_at + DENIED_SECONDS and not answer.done():
+                raise Refused(denials[-1])
+    try:
+        answer.result(0)
+    except (KafkaException, TimeoutError) as error:
+        details = dict.fromkeys(reason.str() for reason in said if reason.code() != KafkaError._ALL_BROKERS_DOWN)
+        # A broker that wants TLS breaks off without a word what does not begin with it.
+        detail = "; ".join(list(details)[-2:]) or "if so, it may want another KAFKA_SECURITY_PROTOCOL"
+        # It may come back: the process ends, and its supervisor starts it again.
+        raise KafkaUnavailable(
+            f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers} with "
+            f"KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol}; is one up there? {detail}"
+        ) from error
+    return client
+
+
+def connect(engine: Engine, setting: str = "DATABASE_URL") -> Connection:
+    """Open a connection; `setting` says where to. Raises `Refused` if PostgreSQL does not let us in,
+    `DatabaseUnavailable` if it may later.
+    """
+    try:
+        return engine.connect()
+    except DBAPIError as error:
+        raise _no_connection(error, setting) from error
+
+
+def _no_connection(error: DBAPIError, setting: str) -> Refused | DatabaseUnavailable:
+    """Say what it means that no connection to PostgreSQL could be opened."""
+    detail = " ".join(str(error.orig).split())
+    if not isinstance(error.orig, PsycopgOperationalError):  # the URL has an option that libpq does not know
+        return Refused(f"{setting}: {detail}")
+    if "unsupported startup parameter" in detail:  # PgBouncer's words
+        return Refused(f"{setting}: leads to a pooler, so DATABASE_POOLER=true is needed: {detail}")
+    if any(words in detail for words in _DATABASE_DENIES):
+        return Refused(f"{setting}: PostgreSQL does not let us in: {detail}")
+    return DatabaseUnavailable(f"{setting}: no connection to PostgreSQL; is it up? {detail}")

@@ -180,5 +180,7 @@ class System:
             DATABASE_URL=self.dsn(service),
             PARTITIONS=str(self._shape.partitions),
             HTTP_HOST=HOST,
+            API_AUTH="off",
+            HTTP_REQUESTS_PER_SECOND="0",  # one caller is all customers
             **(self._shape.settings or {}),
         )

@@ -53,15 +53,24 @@ def topics(container: Any, _arguments: argparse.Namespace) -> None:
     print(f"created {', '.join(created)}" if created else "all topics are there")
 
 
+def token(_container: Any, arguments: argparse.Namespace) -> None:
+    """Invent a token for a caller of the API: print it, and its entry in API_TOKENS, which does not betray it."""
+    secret, entry = lazily("shared.http.tokens:make", name=arguments.name, scopes=arguments.scopes)
+    print(f"the token, for the caller: {secret}\nits entry in API_TOKENS:   {entry}")
+
+
 def parser(service: str) -> argparse.ArgumentParser:
     """Make the parser of all commands; `run` of what it gives carries the command out."""
     made = argparse.ArgumentParser(prog=f"python -m services.{service}", description=f"The {service} service.")
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
-    for command in (api, worker, migrate, topics):
+    for command in (api, worker, migrate, topics, token):
         added = commands.add_parser(command.__name__, help=command.__doc__)
         added.set_defaults(run=command, operator=False)
         if command is migrate:
             added.add_argument("--before-rollout", action="store_true", help="leave `post` migrations for later")
+        if command is token:
+            added.add_argument("name", metavar="NAME", help="of the caller")
+            added.add_argument("scopes", metavar="SCOPE", nargs="+", help="what it may do, like orders:read")
     _add_positions(commands)
     _add_dead_letters(commands)
     _add_outbox(commands)

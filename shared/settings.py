@@ -63,6 +63,18 @@ class Settings(BaseSettings):
     http_body_bytes_max: Annotated[int, Field(ge=1024, description="a larger request body is answered with 413")] = (
         1_000_000
     )
+    http_request_seconds_max: Annotated[
+        float, Field(gt=0, description="a request that takes longer is answered with 503, or 408 if its body is slow")
+    ] = 20.0
+    http_requests_per_second: Annotated[
+        float, Field(ge=0, description="of one caller to one process; more are answered with 429; 0: as many as come")
+    ] = 200.0
+    api_auth: Annotated[
+        Literal["on", "off"], Field(description="`off` lets everybody call the API and do everything")
+    ] = "on"
+    api_tokens: Annotated[
+        SecretStr, Field(description="who may call the API: name:scope,scope:sha256 entries, as `token` makes them")
+    ] = SecretStr("")
     metrics_port: Annotated[int, Field(ge=0, le=65535, description="health and metrics of a worker; 0: none")] = 0
     log_format: Annotated[Literal["console", "json"], Field(description="how logs are written")] = "console"
     log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="the least level logged")] = (

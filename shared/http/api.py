@@ -1,6 +1,6 @@
 """The HTTP application of every service: its own routes, health, metrics, and one manner of saying no."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -18,14 +18,16 @@ from shared.database import Requests
 from shared.errors import Refused
 from shared.handling import Service
 from shared.http import problems
-from shared.http.call import KEY_PARAMETER, Parts
+from shared.http.call import KEY_PARAMETER, Parts, Route
 from shared.http.guard import Guard
 from shared.http.problems import busy, documented
+from shared.http.rate import Rate
+from shared.http.tokens import Callers
 from shared.migrating import behind, refuse_behind
 from shared.outbox import Outbox
 from shared.settings import Settings
 
-DEFAULT_ANSWERS = (413, 422, 500, 503)
+DEFAULT_ANSWERS = (401, 403, 408, 413, 422, 429, 500, 503)
 """Every endpoint may give these."""
 
 
@@ -61,22 +63,39 @@ def make_application(
         lifespan=lifespan,
         redirect_slashes=False,
     )
-    app.state.parts = Parts(requests, outbox, Backlog(settings.outbox_rows_max))
-    app.add_middleware(Guard, body_bytes_max=settings.http_body_bytes_max)
+    app.state.parts = Parts(
+        requests,
+        outbox,
+        Backlog(settings.outbox_rows_max),
+        Callers(settings, service.name),
+        Rate(settings.http_requests_per_second),
+    )
+    app.add_middleware(
+        Guard, body_bytes_max=settings.http_body_bytes_max, seconds_max=settings.http_request_seconds_max
+    )
     module, _, name = routes.partition(":")
     own, operating = getattr(import_module(module), name), _operating(service, engine)
     problems.install(app, [*own.routes, *operating.routes])
     app.include_router(own, responses=documented(*DEFAULT_ANSWERS))
     app.include_router(operating)
-    _complete(app.openapi())
+    scopes = {
+        (route.path_format, method): route.scope
+        for route in own.routes
+        if isinstance(route, Route)
+        for method in route.methods or ()
+    }
+    _complete(app.openapi(), scopes)
     return app
 
 
-def _complete(schema: dict[str, Any]) -> None:
+def _complete(schema: dict[str, Any], scopes: Mapping[tuple[str, str], str]) -> None:
     """Tell in the OpenAPI schema what the framework does not know; it keeps the schema for its page."""
-    for operations in schema["paths"].values():
+    schema.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
+    for path, operations in schema["paths"].items():
         for method, operation in operations.items():
             problems.describe(operation)
+            if scope := scopes.get((path, method.upper())):
+                operation["security"] = [{"token": [scope]}]
             if method == "post":
                 operation.setdefault("parameters", []).append(KEY_PARAMETER)
 

@@ -2,7 +2,6 @@
 events.
 """
 
-import hashlib
 import re
 import secrets
 from collections.abc import Callable, Coroutine, Iterator
@@ -23,6 +22,8 @@ from shared.events import Event
 from shared.http import idempotency
 from shared.http.idempotency import Asked, Kept, KeyReused
 from shared.http.problems import MEDIA_TYPE, RETRY_SECONDS, Problem, busy
+from shared.http.rate import Rate
+from shared.http.tokens import Callers
 from shared.outbox import Outbox
 from shared.session import Session
 
@@ -56,6 +57,8 @@ class Parts:
     requests: Requests
     outbox: Outbox
     backlog: Backlog
+    callers: Callers
+    rate: Rate
 
 
 class Call:
@@ -130,12 +133,18 @@ class _NotKept(Problem):
 
 
 class Route(APIRoute):
-    """A route that checks the headers of a request before anything reads its body."""
+    """A route that checks the caller and the headers of a request before anything reads its body."""
+
+    @property
+    def scope(self) -> str:
+        """What a token must permit: to read or to write what the router's first tag names."""
+        return f"{self.tags[0]}:{'read' if (self.methods or set()) <= {'GET', 'HEAD'} else 'write'}"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
         async def checked(request: Request) -> Response:
+            request.state.caller = _admitted(request, self.scope)
             _check_content_type(request)
             keys = request.headers.getlist("idempotency-key")
             if request.method == "POST" and (len(keys) != 1 or _KEY.fullmatch(keys[0]) is None):
@@ -144,6 +153,16 @@ class Route(APIRoute):
             return await handle(request)
 
         return checked
+
+
+def _admitted(request: Request, scope: str) -> str:
+    """Give the caller's name. Raises `Problem`."""
+    parts: Parts = request.app.state.parts
+    caller = parts.callers.identify(request)
+    address = request.client.host if request.client else "unknown"
+    # Whoever has not proved his name is counted by his address: a name that is free to choose limits nobody.
+    parts.rate.take(f"name {caller.name}" if caller and caller.digest else f"address {address}")
+    return parts.callers.admit(caller, scope, tried="authorization" in request.headers)
 
 
 def _check_content_type(request: Request) -> None:
@@ -163,15 +182,9 @@ def _traceparent(request: Request) -> str:
     return given if _TRACEPARENT.fullmatch(given) else f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
 
 
-def _principal(request: Request) -> str:
-    """Tell callers apart by their credentials, whatever these are; who may do what is decided before us."""
-    credentials = request.headers.get("authorization")
-    return "anonymous" if credentials is None else hashlib.sha256(credentials.encode()).hexdigest()[:32]
-
-
 async def _call(request: Request) -> Call:
     asked = Asked(
-        scope=f"{_principal(request)} {request.method} {request.url.path}",
+        scope=f"{request.state.caller} {request.method} {request.url.path}",
         key=request.headers.get("idempotency-key", ""),
         body=await request.body(),
     )

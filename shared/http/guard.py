@@ -1,5 +1,6 @@
 """The outermost layer of the HTTP API: what a request may cost, how long it took, and what is said when it fails."""
 
+import asyncio
 import time
 
 import structlog
@@ -22,14 +23,15 @@ _log = structlog.get_logger(__name__)
 
 
 class Guard:
-    """ASGI middleware: limits the body and the number of requests, measures, and answers 500 without a word about the
-    cause.
+    """ASGI middleware: limits the body, the time and the number of requests, measures, and answers 500 without a word
+    about the cause.
     """
 
-    def __init__(self, app: ASGIApp, body_bytes_max: int) -> None:
+    def __init__(self, app: ASGIApp, body_bytes_max: int, seconds_max: float) -> None:
         self._app = app
         self._body_bytes_max = body_bytes_max
-        self._too_large = f"the body has more than {body_bytes_max} bytes"
+        self._seconds_max = seconds_max
+        self._late: set[asyncio.Task[None]] = set()
         self._in_flight = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -38,33 +40,50 @@ class Guard:
             await self._app(scope, receive, send)
             return
         started = time.perf_counter()
-        status = 0
-
-        async def watched(message: Message) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-            await send(message)
-
-        self._in_flight += 1
-        IN_FLIGHT.set(self._in_flight)
+        request = _Request(receive, send, self._body_bytes_max)
+        self._count(1)
+        problem = self._refusal(scope)
+        work = asyncio.ensure_future(
+            self._app(scope, request.receive, request.send) if problem is None else request.answer(scope, problem)
+        )
         try:
-            problem = self._refusal(scope)
-            if problem is None:
-                await self._app(scope, self._limited(receive), watched)
-            else:
-                await problem.response()(scope, receive, watched)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the caller gets an answer, and the log the cause
-            _log.exception("request_failed", method=scope["method"], path=scope["path"], error=type(error).__name__)
-            if status == 0:
-                await defect().response()(scope, receive, watched)
+            await asyncio.wait({work}, timeout=self._seconds_max)
+            if not work.done():
+                await request.give_up(scope)
         finally:
-            self._in_flight -= 1
-            IN_FLIGHT.set(self._in_flight)
-            # Only names that we chose: a label made by the caller would grow without end.
-            method = scope["method"] if scope["method"] in _METHODS else "(other)"
-            route = getattr(scope.get("route"), "path", "(none)")
-            SECONDS.labels(method, route, str(status)).observe(time.perf_counter() - started)
+            # What waits for a thread is taken back. What is in one goes on to its end: statements of the database have
+            # a timeout of their own, and the caller was told that he does not know what happened.
+            if work.done():
+                self._ended(work)
+            else:
+                work.cancel()
+                self._late.add(work)
+                work.add_done_callback(self._ended)
+        if work.done() and not work.cancelled() and (error := work.exception()):
+            _log.error(
+                "request_failed",
+                method=scope["method"],
+                path=scope["path"],
+                error=type(error).__name__,
+                exc_info=error,
+            )
+            if request.status == 0:
+                await request.answer(scope, defect())
+        # Only names that we chose: a label made by the caller would grow without end.
+        method = scope["method"] if scope["method"] in _METHODS else "(other)"
+        route = getattr(scope.get("route"), "path", "(none)")
+        SECONDS.labels(method, route, str(request.status)).observe(time.perf_counter() - started)
+
+    def _count(self, more: int) -> None:
+        self._in_flight += more
+        IN_FLIGHT.set(self._in_flight)
+
+    def _ended(self, work: asyncio.Task[None]) -> None:
+        self._count(-1)
+        if work in self._late:
+            self._late.discard(work)
+            if not work.cancelled() and (error := work.exception()):
+                _log.error("late_request_failed", error=type(error).__name__, exc_info=error)
 
     def _refusal(self, scope: Scope) -> Problem | None:
         if self._in_flight > IN_FLIGHT_MAX:
@@ -72,20 +91,59 @@ class Guard:
             return busy("too many requests are in flight")
         for name, value in scope["headers"]:
             if name == b"content-length" and (not value.isdigit() or int(value) > self._body_bytes_max):
-                return Problem(413, self._too_large)
+                return Problem(413, _too_large(self._body_bytes_max))
         return None
 
-    def _limited(self, receive: Receive) -> Receive:
+
+class _Request:
+    """One request on its way: counts what comes in, and lets nothing out after it was given up."""
+
+    def __init__(self, receive: Receive, send: Send, body_bytes_max: int) -> None:
+        self._receive = receive
+        self._send = send
+        self._body_bytes_max = body_bytes_max
+        self._received = 0
+        self._waits_for_body = False
+        self._given_up = False
+        self.status = 0
+        """Of the answer; 0 while there is none."""
+
+    async def receive(self) -> Message:
         """Count what comes, for a body that does not say its length, or lies."""
-        received = 0
+        self._waits_for_body = True
+        message = await self._receive()
+        self._waits_for_body = False
+        if message["type"] == "http.request":
+            self._received += len(message.get("body", b""))
+            if self._received > self._body_bytes_max:
+                # The only kind that the framework lets pass here.
+                raise HTTPException(413, _too_large(self._body_bytes_max))
+        return message
 
-        async def counted() -> Message:
-            nonlocal received
-            message = await receive()
-            if message["type"] == "http.request":
-                received += len(message.get("body", b""))
-                if received > self._body_bytes_max:
-                    raise HTTPException(413, self._too_large)  # the only kind that the framework lets pass here
-            return message
+    async def send(self, message: Message) -> None:
+        """Send, unless the caller has been answered already."""
+        if self._given_up:
+            return
+        if message["type"] == "http.response.start":
+            self.status = message["status"]
+        await self._send(message)
 
-        return counted
+    async def answer(self, scope: Scope, problem: Problem) -> None:
+        """Say no."""
+        await problem.response()(scope, self._receive, self.send)
+
+    async def give_up(self, scope: Scope) -> None:
+        """Answer in place of what takes too long. An answer that has begun just ends."""
+        self._given_up = True
+        if self.status == 0:
+            problem = _TOO_SLOW if self._waits_for_body else _TOO_LATE
+            self.status = problem.answer.status
+            await problem.response()(scope, self._receive, self._send)
+
+
+_TOO_LATE = busy("this took too long; a POST may be repeated safely with the same Idempotency-Key")
+_TOO_SLOW = Problem(408, "the body took too long to arrive", headers={"Connection": "close"})
+
+
+def _too_large(bytes_max: int) -> str:
+    return f"the body has more than {bytes_max} bytes"

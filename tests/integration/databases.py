@@ -14,8 +14,12 @@ def settings(postgres: Postgres, suffix: str, **more: object) -> Settings:
     return Settings(
         _env_file=None,  # type: ignore[call-arg]
         kafka_bootstrap_servers="localhost:1",
-        database_url=postgres.dsn("{service}" + suffix),  # type: ignore[arg-type]
-        **more,  # type: ignore[arg-type]
+        **{  # type: ignore[arg-type]
+            "database_url": postgres.dsn("{service}" + suffix),
+            "api_auth": "off",
+            "http_requests_per_second": 0,
+            **more,
+        },
     )
 
 

@@ -131,7 +131,7 @@ COMMANDS = dict(leaves(command.parser("order")))
 
 def test_the_commands() -> None:
     assert set(COMMANDS) == {
-        *("api", "worker", "migrate", "topics"),
+        *("api", "worker", "migrate", "topics", "token"),
         *("positions show", "positions adopt", "positions rewind", "positions skip"),
         *("dead-letters list", "dead-letters show", "dead-letters redrive"),
         *("outbox show", "outbox set-aside"),

@@ -23,6 +23,7 @@ def container(name: str) -> Any:
 def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1")
     monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/{service}")
+    monkeypatch.setenv("API_AUTH", "off")
 
 
 @pytest.mark.parametrize("name", SERVICES)

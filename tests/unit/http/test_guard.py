@@ -1,6 +1,7 @@
 """The outermost layer answers also when everything below it fails, and lets in no more than it can hold."""
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -42,24 +43,29 @@ async def reading(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 def test_a_declared_length_is_refused_before_anything_is_read() -> None:
-    status, headers, _ = asyncio.run(call(Guard(reading, body_bytes_max=10), scope((b"content-length", b"11"))))
+    status, headers, _ = asyncio.run(
+        call(Guard(reading, body_bytes_max=10, seconds_max=5), scope((b"content-length", b"11")))
+    )
     assert (status, headers[b"content-type"]) == (413, b"application/problem+json")
 
 
 @pytest.mark.parametrize("length", [b"-1", b"x", b"1e3", b"\xb2"])
 def test_a_length_that_is_none_is_refused(length: bytes) -> None:
-    assert asyncio.run(call(Guard(reading, body_bytes_max=10), scope((b"content-length", length))))[0] == 413
+    assert (
+        asyncio.run(call(Guard(reading, body_bytes_max=10, seconds_max=5), scope((b"content-length", length))))[0]
+        == 413
+    )
 
 
 def test_a_body_up_to_the_limit_passes() -> None:
-    assert asyncio.run(call(Guard(reading, body_bytes_max=10), scope(), b"12345", b"67890"))[0] == 200
+    assert asyncio.run(call(Guard(reading, body_bytes_max=10, seconds_max=5), scope(), b"12345", b"67890"))[0] == 200
 
 
 def test_a_defect_is_answered_without_its_cause() -> None:
     async def failing(scope: Scope, receive: Receive, send: Send) -> None:
         raise RuntimeError("my secret")
 
-    status, _, body = asyncio.run(call(Guard(failing, body_bytes_max=10), scope()))
+    status, _, body = asyncio.run(call(Guard(failing, body_bytes_max=10, seconds_max=5), scope()))
     assert status == 500
     assert b"secret" not in body
 
@@ -69,7 +75,7 @@ def test_a_defect_after_the_answer_began_sends_nothing_more() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         raise RuntimeError
 
-    assert asyncio.run(call(Guard(failing, body_bytes_max=10), scope())) == (200, {}, b"")
+    assert asyncio.run(call(Guard(failing, body_bytes_max=10, seconds_max=5), scope())) == (200, {}, b"")
 
 
 def test_more_requests_than_it_can_hold_are_sent_away(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +88,7 @@ def test_more_requests_than_it_can_hold_are_sent_away(monkeypatch: pytest.Monkey
             await release.wait()
             await reading(scope, receive, send)
 
-        app = Guard(waiting, body_bytes_max=10)
+        app = Guard(waiting, body_bytes_max=10, seconds_max=5)
         calls = [asyncio.create_task(call(app, scope())) for _ in range(5)]
         await asyncio.sleep(0)
         release.set()
@@ -93,7 +99,7 @@ def test_more_requests_than_it_can_hold_are_sent_away(monkeypatch: pytest.Monkey
 
 
 def test_a_method_that_nobody_knows_makes_no_new_metric() -> None:
-    asyncio.run(call(Guard(reading, body_bytes_max=10), scope(method="BREW")))
+    asyncio.run(call(Guard(reading, body_bytes_max=10, seconds_max=5), scope(method="BREW")))
     labels = {"method": "(other)", "route": "(none)", "status": "200"}
     assert REGISTRY.get_sample_value("http_request_seconds_count", labels) == 1
 
@@ -108,5 +114,69 @@ def test_what_is_no_request_passes(kind: str) -> None:
     async def nothing(*_: object) -> Any:
         return {}
 
-    asyncio.run(Guard(app, body_bytes_max=10)({"type": kind}, nothing, nothing))
+    asyncio.run(Guard(app, body_bytes_max=10, seconds_max=5)({"type": kind}, nothing, nothing))
     assert seen == [{"type": kind}]
+
+
+def test_what_takes_too_long_is_answered_and_says_nothing_more() -> None:
+    said: list[str] = []
+
+    async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            said.append("taken back")
+            await reading(scope, receive, send)
+
+    status, headers, _ = asyncio.run(call(Guard(slow, body_bytes_max=10, seconds_max=0.01), scope()))
+    assert (status, headers[b"content-type"]) == (503, b"application/problem+json")
+    assert int(headers[b"retry-after"]) > 0
+    assert said == ["taken back"]
+
+
+def test_a_body_that_comes_too_slowly_is_not_waited_for() -> None:
+    async def run() -> list[Message]:
+        sent: list[Message] = []
+
+        async def receive() -> Message:
+            await asyncio.sleep(3600)
+            raise AssertionError
+
+        async def send(message: Message) -> None:
+            sent.append(message)
+
+        await Guard(reading, body_bytes_max=10, seconds_max=0.01)(scope(), receive, send)
+        return sent
+
+    assert [message.get("status") for message in asyncio.run(run())] == [408, None]
+
+
+def test_a_late_request_still_counts_as_one_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread cannot be taken back: as long as it works, it takes the place of another request."""
+    monkeypatch.setattr(guard, "IN_FLIGHT_MAX", 1)
+
+    async def run() -> list[int]:
+        release = asyncio.Event()
+
+        async def stubborn(scope: Scope, receive: Receive, send: Send) -> None:
+            await asyncio.shield(asyncio.ensure_future(release.wait()))
+
+        async def app(scope: Scope, receive: Receive, send: Send) -> None:
+            if release.is_set():
+                await reading(scope, receive, send)
+                return
+            work = asyncio.ensure_future(stubborn(scope, receive, send))
+            while not work.done():
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asyncio.shield(work)
+
+        guarded = Guard(app, body_bytes_max=10, seconds_max=0.01)
+        answers = [(await call(guarded, scope()))[0] for _ in range(2)]
+        release.set()
+        while guarded._in_flight:
+            await asyncio.sleep(0)
+        return [*answers, (await call(guarded, scope()))[0]]
+
+    refused_before = REGISTRY.get_sample_value("http_requests_refused_total") or 0
+    assert asyncio.run(run()) == [503, 503, 200]
+    assert REGISTRY.get_sample_value("http_requests_refused_total") == refused_before + 1

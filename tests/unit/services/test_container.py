@@ -25,6 +25,7 @@ def container_of(service: str) -> Any:
         _env_file=None,  # type: ignore[call-arg]
         kafka_bootstrap_servers="127.0.0.1:1",
         database_url="postgresql://nobody:nothing@127.0.0.1:1/{service}",  # type: ignore[arg-type]
+        api_auth="off",
     )
     container.settings.override(providers.Object(settings))
     return container

@@ -1,0 +1,46 @@
+"""How often one caller may call: a bucket of tokens for each, refilled at the rate and full at the start."""
+
+import math
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+
+from prometheus_client import Counter
+
+from shared.http.problems import Problem
+
+LIMITED = Counter("http_requests_limited_total", "Requests refused because their caller asked too often")
+
+BURST_SECONDS = 2.0
+"""What a caller may have saved up: so many seconds of its rate at once."""
+
+CALLERS_MAX = 10_000
+"""Buckets that are kept. The one that was not used for longest goes first, and it is almost surely full again."""
+
+
+class Rate:
+    """Limits each caller to so many requests per second, in this process. Used on the event loop alone."""
+
+    def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
+        """`per_second` of 0 limits nobody."""
+        self._per_second = per_second
+        self._most = max(1.0, per_second * BURST_SECONDS)
+        self._clock = clock
+        self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
+
+    def take(self, caller: str) -> None:
+        """Count a request. Raises `Problem` 429, which says when to come again."""
+        if not self._per_second:
+            return
+        now = self._clock()
+        left, seen = self._buckets.pop(caller, (self._most, now))
+        left = min(self._most, left + (now - seen) * self._per_second)
+        allowed = left >= 1
+        self._buckets[caller] = (left - allowed, now)
+        if len(self._buckets) > CALLERS_MAX:
+            self._buckets.popitem(last=False)
+        if not allowed:
+            LIMITED.inc()
+            wait = math.ceil((1 - left) / self._per_second)
+            detail = f"more than {self._per_second:g} requests per second"
+            raise Problem(429, detail, kind="too-many-requests", retry_seconds=wait)

@@ -1,0 +1,99 @@
+"""Bearer tokens: who calls, and what for (RFC 6750).
+
+Only the SHA-256 of a token is kept. That is enough for a secret of 256 random bits, and for those alone: it would not
+protect a password that somebody has chosen. Two tokens may have the same name, so that one can be replaced without a
+pause; the name is the caller to whom an Idempotency-Key belongs.
+"""
+
+import hashlib
+import hmac
+import re
+import secrets
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from starlette.requests import Request
+
+from shared.errors import Refused
+from shared.http.problems import Problem
+from shared.settings import Settings
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+_SCOPE = re.compile(r"[a-z0-9-]+:(read|write)")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_FORM = "must be name:scope,scope:sha256-of-the-token, with blanks or line breaks between them"
+
+
+class Token(NamedTuple):
+    """What is known of a token."""
+
+    name: str
+    scopes: frozenset[str]
+    digest: bytes
+
+
+def make(name: str, scopes: Sequence[str]) -> tuple[str, str]:
+    """Invent a token; give it, and its entry in API_TOKENS. Raises `Refused` for a name or scope that cannot be one."""
+    token = secrets.token_urlsafe(32)
+    entry = f"{name}:{','.join(scopes)}:{_digest(token).hex()}"
+    parse(entry)
+    return token, entry
+
+
+def parse(text: str) -> tuple[Token, ...]:
+    """Read API_TOKENS. Raises `Refused`; it does not repeat what it has read."""
+    found = []
+    for number, entry in enumerate(text.split(), 1):
+        name, _, rest = entry.partition(":")
+        scopes, _, digest = rest.rpartition(":")
+        if not (_NAME.fullmatch(name) and _HASH.fullmatch(digest) and all(map(_SCOPE.fullmatch, scopes.split(",")))):
+            raise Refused(f"API_TOKENS: entry {number} {_FORM}")
+        found.append(Token(name, frozenset(scopes.split(",")), bytes.fromhex(digest)))
+    return tuple(found)
+
+
+class Callers:
+    """Everybody who may call this API."""
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        """Raises `Refused` if nobody may."""
+        self._open = settings.api_auth == "off"
+        self._tokens = parse(settings.api_tokens.get_secret_value())
+        if not self._open and not self._tokens:
+            raise Refused(
+                f"API_TOKENS: nobody could call this API. Make a token with `python -m services.{service} token NAME "
+                "SCOPE`, or let everybody in with API_AUTH=off"
+            )
+
+    def identify(self, request: Request) -> Token | None:
+        """Tell whose token the request brings; None if it brings none that is known.
+
+        With API_AUTH=off callers are told apart by their credentials, whatever these are.
+        """
+        given = request.headers.get("authorization")
+        if self._open:
+            name = "anonymous" if given is None else hashlib.sha256(given.encode()).hexdigest()[:32]
+            return Token(name, frozenset(), b"")
+        kind, _, token = (given or "").partition(" ")
+        digest = _digest(token.strip())
+        found = None
+        for known in self._tokens:  # all of them, each in constant time: how long it takes tells nothing
+            if hmac.compare_digest(known.digest, digest):
+                found = known
+        return found if kind.lower() == "bearer" else None
+
+    def admit(self, caller: Token | None, scope: str, *, tried: bool) -> str:
+        """Give the caller's name. Raises `Problem`: 401 for somebody unknown, who has `tried`, 403 without `scope`."""
+        if caller is None:
+            detail = "this token is not known" if tried else "this needs a token: Authorization: Bearer ..."
+            challenge = 'Bearer error="invalid_token"' if tried else "Bearer"
+            raise Problem(401, detail, kind="not-authenticated", headers={"WWW-Authenticate": challenge})
+        if not self._open and scope not in caller.scopes:
+            challenge = f'Bearer error="insufficient_scope", scope="{scope}"'
+            detail = f"this token does not have the scope {scope}"
+            raise Problem(403, detail, kind="not-permitted", headers={"WWW-Authenticate": challenge})
+        return caller.name
+
+
+def _digest(token: str) -> bytes:
+    return hashlib.sha256(token.encode()).digest()

@@ -10,9 +10,9 @@ import re
 from pathlib import Path
 from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, text
+from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, make_url, text
 
-from shared import access
+from shared import access, roles
 from shared.errors import Refused
 from shared.settings import Settings
 from shared.telemetry import log
@@ -77,8 +77,9 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
     known = history(service)
     if before_rollout:
         known = known[: max(index for index, migration in enumerate(known) if migration.phase == "pre") + 1]
-    engine = create_engine(settings.dsn(service), poolclass=NullPool)
-    with access.connect(engine) as connection:
+    engine = create_engine(settings.migration_dsn(service), poolclass=NullPool)
+    setting = "MIGRATION_DATABASE_URL" if settings.migration_database_url else "DATABASE_URL"
+    with access.connect(engine, setting) as connection:
         connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
         connection.execute(text(f"SET lock_timeout = '{_DDL_LOCK_SECONDS}s'"))
@@ -90,6 +91,10 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
             _upgrade(connection, service, pending[-1].revision)
         lanes = _seed_lanes(connection, settings.partitions)
         connection.commit()
+        role = runtime_role(settings, service)
+        if role is not None:
+            roles.grant(connection, role)
+            connection.commit()
     done = [f"{service}: applied {migration.name}" for migration in pending]
     if revision > known[-1].revision:
         done.append(
@@ -99,9 +104,21 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
         done.append(f"{service}: up to date at {known[-1].name}")
     if lanes:
         done.append(f"{service}: made {lanes} lanes")
+    if role is not None:
+        done.append(f"{service}: {role} has its rights")
     for line in done:
         log.info("migrated", done=line)
     return done
+
+
+def runtime_role(settings: Settings, service: str) -> str | None:
+    """Name the role that runs, if it is another one than that which migrates. Raises `Refused` if it has no name."""
+    if not settings.migration_database_url:
+        return None
+    runs, migrates = (make_url(dsn).username for dsn in (settings.dsn(service), settings.migration_dsn(service)))
+    if runs is None:
+        raise Refused("DATABASE_URL: names no user; MIGRATION_DATABASE_URL grants that user its rights")
+    return None if runs == migrates else runs
 
 
 def _upgrade(connection: Connection, service: str, revision: str) -> None:

@@ -53,6 +53,10 @@ class Settings(BaseSettings):
         SecretStr,
         Field(description="libpq URL of the service's database; `{service}` in it stands for the service's name"),
     ]
+    migration_database_url: Annotated[
+        SecretStr,
+        Field(description="the same for `migrate`, by the role that owns the schema; empty: DATABASE_URL's does"),
+    ] = SecretStr("")
     partitions: Annotated[
         int, Field(ge=1, le=1000, description="partitions of every topic of ours, and number of lanes")
     ] = 4
@@ -198,6 +202,12 @@ class Settings(BaseSettings):
     def dsn(self, service: str) -> str:
         """Give the URL of the database of `service` in SQLAlchemy's form; it holds the password."""
         return _dsn("DATABASE_URL", self.database_url, service)
+
+    def migration_dsn(self, service: str) -> str:
+        """Give the URL for whoever changes the schema."""
+        if not self.migration_database_url:
+            return self.dsn(service)
+        return _dsn("MIGRATION_DATABASE_URL", self.migration_database_url, service)
 
 
 def _dsn(name: str, secret: SecretStr, service: str) -> str:

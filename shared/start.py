@@ -15,6 +15,7 @@ from shared.database import refuse_unsafe
 from shared.errors import KafkaUnavailable, LanesDiffer, OtherCluster, Refused
 from shared.handling import Service
 from shared.migrating import refuse_behind
+from shared.roles import refuse_without_rights
 from shared.settings import Settings
 from shared.telemetry import log
 
@@ -91,8 +92,9 @@ def check_libraries() -> None:
 
 
 def check_database(engine: Engine, service: Service) -> None:
-    """Refuse an unsafe server or a schema that is behind."""
+    """Refuse an unsafe server, a role without its rights, or a schema that is behind."""
     refuse_unsafe(engine)
+    refuse_without_rights(engine, service.name)
     refuse_behind(engine, service.name)
 
 

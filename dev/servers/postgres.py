@@ -50,11 +50,11 @@ class Postgres:
         self._programs = Path()
         self._process: Process | None = None
 
-    def dsn(self, database: str = "postgres") -> str:
-        """Give the libpq URL of `database`."""
+    def dsn(self, database: str = "postgres", role: str = "postgres") -> str:
+        """Give the libpq URL of `database`, for the superuser or another role."""
         if not self._port:
             raise ServerError("PostgreSQL was never started")
-        return f"postgresql://postgres:{self._password}@{places.HOST}:{self._port}/{database}"
+        return f"postgresql://{role}:{self._password}@{places.HOST}:{self._port}/{database}"
 
     @property
     def running(self) -> bool:
@@ -148,6 +148,14 @@ class Postgres:
     def create_database(self, name: str, *, template: str = "template1") -> None:
         """Make the database `name`, as a copy of `template`."""
         create_database(self.dsn(), name, template=template)
+
+    def create_role(self, name: str) -> None:
+        """Make a role that may log in and nothing else, unless it is there."""
+        statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
+            sql.Identifier(name), sql.Literal(self._password)
+        )
+        with psycopg.connect(self.dsn(), autocommit=True) as connection, suppress(psycopg.errors.DuplicateObject):
+            connection.execute(statement)
 
     def drop_database(self, name: str) -> None:
         """Remove the database `name`, whoever is still connected to it."""

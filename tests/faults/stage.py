@@ -35,7 +35,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import NullPool, create_engine
 
 from dev.servers import ClusterServers, Servers
-from shared import start
+from shared import roles, start
 from shared.command import EXIT_AGAIN
 from shared.database import Requests
 from shared.outbox import Outbox
@@ -54,6 +54,9 @@ TIMEOUTS = {"session_timeout_ms": 1_000, "transaction_timeout_ms": 5_000}
 """The least that Kafka and the settings allow."""
 
 TEMPLATE = "trail_template"
+
+RUNTIME = "trail_runtime"
+"""The role of the workers: whatever a fault makes them do, they have the rights that a service has."""
 
 AT_GATE = """
     SELECT count(*) FROM pg_stat_activity
@@ -189,7 +192,7 @@ class Stage:
         self.settings: Settings = StageSettings.model_validate(
             {
                 "kafka_bootstrap_servers": servers.kafka.bootstrap,
-                "database_url": servers.postgres.dsn(self.name),
+                "database_url": servers.postgres.dsn(self.name, RUNTIME),
                 "partitions": partitions,
                 **TIMEOUTS,
                 **settings,
@@ -522,6 +525,7 @@ def _template(dsn: str, servers_dsn: str, name: str, partitions: int) -> None:
     with engine.begin() as connection:
         trail.create_tables(connection)
         trail.seed_lanes(connection, partitions)
+        roles.grant(connection, RUNTIME)
 
 
 def make_template(servers: Servers | ClusterServers, partitions: int) -> None:
@@ -529,4 +533,5 @@ def make_template(servers: Servers | ClusterServers, partitions: int) -> None:
     name = f"{TEMPLATE}_{partitions}"
     dsn = servers.postgres.dsn(name).replace("postgresql://", "postgresql+psycopg://")
     with _one_at_a_time:
+        servers.postgres.create_role(RUNTIME)
         _template(dsn, servers.postgres.dsn(), name, partitions)

@@ -8,6 +8,8 @@ from dev.servers import Postgres
 from shared.migrating import migrate
 from shared.settings import Settings
 
+RUNTIME = "service_runtime"
+
 
 def settings(postgres: Postgres, suffix: str, **more: object) -> Settings:
     """Settings of a process of any service, on databases named after it and `suffix`; no Kafka is needed."""
@@ -25,9 +27,14 @@ def settings(postgres: Postgres, suffix: str, **more: object) -> Settings:
 
 @contextmanager
 def migrated(postgres: Postgres, *services: str) -> Iterator[Settings]:
-    """Make databases with tables for `services`; they are gone when the block ends."""
+    """Make databases with tables for `services`, owned by another role than the one that runs; they are gone when the
+    block ends.
+    """
     suffix = f"_{uuid.uuid4().hex[:12]}"
-    found = settings(postgres, suffix)
+    database = "{service}" + suffix
+    postgres.create_role(RUNTIME)
+    urls = {"database_url": postgres.dsn(database, RUNTIME), "migration_database_url": postgres.dsn(database)}
+    found = settings(postgres, suffix, **urls)
     try:
         for service in services:
             postgres.create_database(service + suffix)

@@ -15,13 +15,16 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import NullPool, create_engine, text
 
 from dev.servers import Servers
-from shared import command, outbox, start, tables, telemetry
+from shared import command, outbox, roles, start, tables, telemetry
 from shared.session import Session
 from shared.settings import Settings
 from tests.integration import tally_worker
 from tests.integration.tally import Base, add, container, service
 from tests.integration.tally_topics import Topics
 from tests.waiting import SECONDS_MAX
+
+RUNTIME = "tally_runtime"
+"""Workers and operators have the rights that a service has."""
 
 
 class Tallies(Topics):
@@ -34,7 +37,8 @@ class Tallies(Topics):
         self.settings = Settings.model_validate(
             {
                 "kafka_bootstrap_servers": servers.kafka.bootstrap,
-                "database_url": servers.postgres.dsn(self.name),
+                "database_url": servers.postgres.dsn(self.name, RUNTIME),
+                "migration_database_url": servers.postgres.dsn(self.name),
                 "partitions": partitions,
                 "session_timeout_ms": 2_000,
                 "retry_seconds_max": 0.1,
@@ -136,12 +140,15 @@ class Tallies(Topics):
 
     def _make_database(self) -> None:
         self.servers.postgres.create_database(self.name)
-        with self._engine.begin() as connection:
+        self.servers.postgres.create_role(RUNTIME)
+        owner = create_engine(self.settings.migration_dsn(self.name), poolclass=NullPool)
+        with owner.begin() as connection:
             tables.metadata.create_all(connection)
             Base.metadata.create_all(connection)
             connection.execute(
                 text("INSERT INTO lane SELECT generate_series(0, :last)"), {"last": self.settings.partitions - 1}
             )
+            roles.grant(connection, RUNTIME)
 
     # ---- a worker, and an operator
 

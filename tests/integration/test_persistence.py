@@ -155,7 +155,7 @@ def test_a_cancelled_order_that_nobody_knows_leaves_a_row(engines: dict[str, Eng
 )
 def test_the_database_refuses_what_must_never_be(settings: Settings, service: str, statement: str) -> None:
     with (
-        psycopg.connect(settings.dsn(service).replace("+psycopg", "")) as connection,
+        psycopg.connect(settings.migration_dsn(service).replace("+psycopg", "")) as connection,
         pytest.raises(psycopg.errors.CheckViolation),
     ):
         connection.execute(statement.encode())
@@ -164,7 +164,7 @@ def test_the_database_refuses_what_must_never_be(settings: Settings, service: st
 @pytest.mark.parametrize("statement", ["UPDATE entry SET amount = 1", "DELETE FROM entry", "TRUNCATE entry"])
 def test_the_ledger_only_grows(settings: Settings, statement: str) -> None:
     with (
-        psycopg.connect(settings.dsn("payment").replace("+psycopg", "")) as connection,
+        psycopg.connect(settings.migration_dsn("payment").replace("+psycopg", "")) as connection,
         pytest.raises(psycopg.errors.RestrictViolation),
     ):
         connection.execute(statement.encode())

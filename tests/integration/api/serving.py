@@ -49,7 +49,7 @@ def served(container_class: type[Any], settings: Settings) -> Iterator[Api]:
         time.sleep(0.01)
     assert server.started
     port = server.servers[0].sockets[0].getsockname()[1]
-    dsn = settings.dsn(container.service().name).replace("+psycopg", "")
+    dsn = settings.migration_dsn(container.service().name).replace("+psycopg", "")
     try:
         with Api(f"http://127.0.0.1:{port}", dsn) as client:
             yield client

@@ -117,6 +117,7 @@ class Group:
             try:
                 return committed_offsets(self._reader, self._service.lane_topic, inputs, lanes)
             except KafkaUnavailable as error:
+                self.members()  # the same coordinator says so if a right is missing; the consumer only waits
                 if time.monotonic() > deadline:
                     raise NotDone(f"after {seconds:.0f} s Kafka still gives no {error}") from error
 

@@ -32,6 +32,7 @@ def lazily(target: str, **arguments: Any) -> Any:
 def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
     start.check_libraries()
     start.check_database(engine, service)
+    database.refuse_transaction_pooler(engine)
     start.check_topics(engine, settings, service)
 
 

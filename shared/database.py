@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from sqlalchemy import Engine, create_engine, text
+from sqlalchemy import Connection, Engine, create_engine, text
 
 from shared import access, bulk
 from shared.errors import Refused
@@ -23,6 +24,9 @@ STATEMENT_TIMEOUT_MS = 30_000
 TCP_TIMEOUT_MS = 8_000
 CONNECT_SECONDS = 5
 
+POOLER_ROUNDS = 3
+"""A pooler that takes turns among two sessions shows it in the second round."""
+
 
 def connect(settings: Settings, service: str, pool_size: int) -> Engine:
     """Make the engine of `service`; it opens no connection yet."""
@@ -38,6 +42,13 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
         "tcp_user_timeout": TCP_TIMEOUT_MS,
         "timezone": "UTC",
     }
+    # A pooler refuses options, or drops them; the role has them then. And the statement that was prepared may be in
+    # another session than the one that is to execute it.
+    session: dict[str, Any] = (
+        {"prepare_threshold": None}
+        if settings.database_pooler
+        else {"options": " ".join(f"-c {name}={value}" for name, value in options.items())}
+    )
     engine = create_engine(
         settings.dsn(service),
         isolation_level="READ COMMITTED",
@@ -52,7 +63,7 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
             "keepalives_interval": 2,
             "keepalives_count": 3,
             "application_name": f"exactly-once {service}",
-            "options": " ".join(f"-c {name}={value}" for name, value in options.items()),
+            **session,
         },
     )
     bulk.install(engine)
@@ -60,7 +71,7 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
 
 
 def refuse_unsafe(engine: Engine) -> None:
-    """Refuse a server that may lose what it has acknowledged.
+    """Refuse a server that may lose what it has acknowledged, and a session that may wait for ever.
 
     Raises `Refused`, naming the setting, or `DatabaseUnavailable` if there is no answer: it may come back.
     """
@@ -72,6 +83,36 @@ def refuse_unsafe(engine: Engine) -> None:
                 raise Refused(
                     f"DATABASE_URL: the server runs with {name} = off and may forget what it has committed; turn it on"
                 )
+        for name in ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout"):
+            if connection.execute(text(f"SHOW {name}")).scalar_one() == "0":
+                raise Refused(
+                    f"DATABASE_URL: {name} is not set in a new session; behind a pooler the role must have it: "
+                    f"ALTER ROLE {engine.url.username} SET {name} = ... (docs/deploying.md)"
+                )
+
+
+def refuse_transaction_pooler(engine: Engine) -> None:
+    """Refuse a pooler that gives each transaction another session: a slot is a lock of one session. Raises `Refused`.
+
+    Two connections that are both open have two sessions, unless there is such a pooler, which gives the second the one
+    that the first has just left; or, if it takes turns, the first another one than before.
+    """
+    with access.connect(engine) as first, access.connect(engine) as second:
+        seen = set()
+        for _ in range(POOLER_ROUNDS):
+            with first.begin():
+                mine = _session(first)
+            with second.begin():
+                seen.add((mine, _session(second)))
+    if len(seen) > 1 or any(mine == other for mine, other in seen):
+        raise Refused(
+            "DATABASE_URL: leads to a pooler that gives each transaction another session, where a slot cannot be held; "
+            "workers and operator's commands need PostgreSQL itself, or pool_mode = session"
+        )
+
+
+def _session(connection: Connection) -> int:
+    return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
 
 
 class Requests:

@@ -57,6 +57,10 @@ class Settings(BaseSettings):
         SecretStr,
         Field(description="the same for `migrate`, by the role that owns the schema; empty: DATABASE_URL's does"),
     ] = SecretStr("")
+    database_pooler: Annotated[
+        bool,
+        Field(description="DATABASE_URL leads to a pooler; the API bears each of its modes, a worker only `session`"),
+    ] = False
     partitions: Annotated[
         int, Field(ge=1, le=1000, description="partitions of every topic of ours, and number of lanes")
     ] = 4

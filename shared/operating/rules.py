@@ -15,6 +15,7 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
+from shared.database import refuse_transaction_pooler
 from shared.errors import NotDone
 from shared.handling import Service
 from shared.operating.group import Group, wait_until
@@ -109,6 +110,7 @@ class Alone:
 @contextmanager
 def alone(desk: Desk) -> Iterator[Alone]:
     """Keep every worker of the service from working while the block runs. Raises `NotDone` if one does."""
+    refuse_transaction_pooler(desk.engine)
     with Group(desk.settings, desk.service) as group, desk.engine.connect() as connection:
         connection.detach()  # when it is closed, so is the session, and the slots are free
         with connection.begin():

@@ -10,10 +10,16 @@ LINTED := $(PACKAGES) $(wildcard migrations)
 # One option per variable that was given, so that the defaults live in one place: the program.
 option = $(if $($(1)),--$(2) $($(1)))
 
-.PHONY: help demo test check fix unit integration e2e faults bench servers servers-down service service-remove without-demo lock clean
+# Runs a program from the index without installing it here: few need these, and they are large.
+uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
+	UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}} $(VENV)/bin/uv tool run
+
+.PHONY: help demo test check fix unit integration e2e faults bench servers servers-down lock clean
+.PHONY: service service-remove without-demo
+.PHONY: check-manifests audit-dependencies
 
 help:  ## print this list (the default)
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: $(READY)  ## orders flow while workers are killed; ends with the balance sheet (ORDERS= SECONDS= KILLS= FREEZES= SEED=)
 	@$(RUN) -m dev.demo $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) \
@@ -63,6 +69,12 @@ service-remove: $(READY)  ## take a service away again: NAME= (FORCE=1 also if g
 
 without-demo: $(READY)  ## the bare template: without order, inventory, payment and all that is about them (FORCE=1)
 	@$(RUN) -m dev.service.bare $(if $(FORCE),--force)
+
+check-manifests: $(READY)  ## compare docs/kubernetes.yaml with the schemas of Kubernetes
+	@$(uvx) --quiet --from kubernetes-validate==1.37.0 kubernetes-validate --strict -k 1.34 docs/kubernetes.yaml
+
+audit-dependencies: $(READY)  ## ask PyPI's advisories about everything in requirements.lock; fails if it cannot
+	@$(uvx) --quiet pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
 lock: $(READY)  ## resolve pyproject.toml again into requirements.lock (UPGRADE=1 for the newest versions)
 	$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \

@@ -1,14 +1,18 @@
 """Three brokers as a production cluster has them: whatever is acknowledged is on two of them, so one may die."""
 
+import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+from confluent_kafka.admin import AdminClient
+
 from dev.servers import places
 from dev.servers.kafka import CLEANUP, Kafka, Quorum, cluster_id
-from dev.servers.process import Say, say
+from dev.servers.process import POLL_SECONDS, Say, ServerError, say
 
 NODES = 3
+WHOLE_SECONDS_MAX = 60.0  # some seconds after the start of a broker
 SETTINGS = {
     **dict.fromkeys(
         ("default.replication.factor", "offsets.topic.replication.factor", "transaction.state.log.replication.factor"),
@@ -41,6 +45,20 @@ class Cluster:
     @property
     def bootstrap(self) -> str:
         return ",".join(broker.bootstrap for broker in self.brokers)
+
+    def until_whole(self) -> None:
+        """Wait until every replica has caught up; only then may the next broker die."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        deadline = time.monotonic() + WHOLE_SECONDS_MAX
+        while lagging := [
+            f"{topic.topic}[{partition.id}]"
+            for topic in admin.list_topics(timeout=WHOLE_SECONDS_MAX).topics.values()
+            for partition in topic.partitions.values()
+            if len(partition.isrs) < len(partition.replicas)
+        ]:
+            if time.monotonic() > deadline:
+                raise ServerError(f"{', '.join(lagging)}: a replica did not catch up in {WHOLE_SECONDS_MAX:.0f} s")
+            time.sleep(POLL_SECONDS)
 
     def start(self) -> None:
         """Start all that do not run. Side by side: none is up before most are."""

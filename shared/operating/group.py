@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self, TypeVar
 
 from confluent_kafka import (
+    OFFSET_INVALID,
     Consumer,
     ConsumerGroupTopicPartitions,
     IsolationLevel,
@@ -165,6 +166,9 @@ class Group:
                 except KafkaUnavailable as error:
                     if _code(error.__cause__) not in MISSING:
                         raise
+            # When a leader does not answer, the client gives this instead of an error.
+            if silent := [str(source) for source, offset in found.items() if offset == OFFSET_INVALID]:
+                raise KafkaUnavailable(f"{', '.join(silent)}: the leader did not answer how far it goes")
             return found
 
         return _ask(ask)

@@ -10,8 +10,8 @@ from dev.servers import ClusterServers, Servers, running, running_cluster
 from tests.faults.outcome import Outcome, play
 from tests.faults.scenarios import FORGETFUL, Arena, Scenario
 
-AT_ONCE = {Arena.SHARED: 4, Arena.FORGETFUL: 4, Arena.BREAKABLE: 1, Arena.CLUSTER: 1}
-"""Storms at once: on two cores four plays leave a session of a second enough time, and a server has one fate."""
+AT_ONCE = {Arena.SHARED: 6, Arena.FORGETFUL: 4, Arena.BREAKABLE: 1, Arena.CLUSTER: 1}
+"""Storms at once: on two cores six plays leave a session of a second enough time, and a server has one fate."""
 
 
 @contextmanager

@@ -283,6 +283,7 @@ def brokers_killed(storm: Storm) -> None:
         storm.hit("broker SIGKILL")
         storm.passes(storm.random.uniform(2.0, 6.0))
         broker.start()
+        _brokers(storm).until_whole()
 
 
 def brokers_frozen(storm: Storm) -> None:
@@ -297,6 +298,7 @@ def brokers_frozen(storm: Storm) -> None:
         storm.hit("broker SIGSTOP")
         storm.passes(storm.random.uniform(least, most))
         broker.thaw()
+        _brokers(storm).until_whole()
 
 
 def brokers_and_workers(storm: Storm) -> None:
@@ -310,6 +312,7 @@ def brokers_and_workers(storm: Storm) -> None:
             play.kill(play.random.choice(play.standing()))
         storm.passes(storm.random.uniform(2.0, 4.0))
         broker.start()
+        _brokers(storm).until_whole()
 
 
 def idle(storm: Storm) -> None:

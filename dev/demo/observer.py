@@ -2,17 +2,13 @@
 
 import threading
 import time
-from bisect import bisect_left
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 from types import TracebackType
 from typing import Self
 
 from dev.balance.topics import Partition, Topics
-
-# A silence belongs to a blow if it begins within this time after it: the victim may have had a batch on its way.
-REACTION_SECONDS = 1.0
 
 
 class Observer:
@@ -56,29 +52,3 @@ class Observer:
                         self.latencies.append(clock - placed)
         except Exception as error:  # noqa: BLE001 - it belongs to the main thread, which looks here
             self.error = error
-
-
-def silence(arrivals: Mapping[Partition, Sequence[float]], topic: str, at: float) -> float | None:
-    """Give the longest silence of any partition of `topic` that a blow at `at` can have caused.
-
-    A silence counts if it begins at the blow or within `REACTION_SECONDS` after it, however long it lasts. None if some
-    partition was never heard again, because no more orders came.
-    """
-    longest = 0.0
-    for partition, times in arrivals.items():
-        if partition[0] != topic:
-            continue
-        index = bisect_left(times, at)
-        since = at
-        while since <= at + REACTION_SECONDS:
-            if index == len(times):
-                return None
-            longest = max(longest, times[index] - since)
-            since = times[index]
-            index += 1
-    return longest
-
-
-def quantile(values: Sequence[float], share: float) -> float:
-    """Give the value that `share` of all values do not exceed; 0 if there are none."""
-    return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0

@@ -7,7 +7,8 @@ from rich.table import Table
 from dev.balance.topics import Partition
 from dev.demo.chaos import Struck
 from dev.demo.load import Load
-from dev.demo.observer import Observer, quantile, silence
+from dev.demo.observer import Observer
+from dev.silence import quantile, silence
 from dev.supervisor import Supervisor
 
 # A kill within this time of a freeze is not measured by itself: the silence would be that of both. A frozen worker of

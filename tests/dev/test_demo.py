@@ -12,7 +12,7 @@ import pytest
 from dev.demo import chaos, client, market
 from dev.demo.load import Load
 from dev.demo.market import Deposit, Order, Receipt
-from dev.demo.observer import quantile, silence
+from dev.silence import quantile, silence
 
 WORKERS = [f"{service} worker {number}" for service in ("order", "inventory", "payment") for number in (1, 2)]
 APIS = ["order api", "inventory api", "payment api"]

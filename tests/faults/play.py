@@ -16,8 +16,8 @@ from typing import Any, Self
 import psycopg
 from sqlalchemy.exc import SQLAlchemyError
 
-from dev.demo.observer import silence
 from dev.servers import ClusterServers, Servers
+from dev.silence import silence
 from shared.command import EXIT_AGAIN
 from shared.errors import Unavailable
 from tests.faults.history import Anomaly, anomalies

@@ -20,8 +20,8 @@ import confluent_kafka
 import psutil
 import psycopg
 
-from dev.demo.observer import quantile
 from dev.servers.jars import KAFKA
+from dev.silence import quantile
 from tests.faults.outcome import Outcome
 from tests.faults.scenarios import SCENARIOS, Scenario
 

@@ -49,6 +49,7 @@ def without_demo(*, force: bool = False) -> None:
     pages = {
         "README.md": readme((ROOT / "README.md").read_text(), (ROOT / "dev/service/bare.md").read_text()),
         "Makefile": makefile((ROOT / "Makefile").read_text()),
+        "docs/proof.md": _without_lines((ROOT / "docs/proof.md").read_text(), r"^.*\]\(\.\./tests/e2e\).*\n"),
         ".ci/run": _without_lines((ROOT / ".ci/run").read_text(), r"^make demo .*\n"),
     }
     example = {} if mine else copying.files(Spellings(EXAMPLE), Heard())

@@ -28,7 +28,10 @@ GONE = (
     "tests/unit/services/test_saga_contracts.py",
     *("tests/integration/api/conftest.py", "tests/integration/test_persistence.py"),
     *(f"tests/integration/api/test_{name}.py" for name in ("idempotency", "operating", "orders", "problems")),
-    "tests/integration/api/test_stock_and_accounts.py",
+    *("tests/integration/api/test_access.py", "tests/integration/api/test_stock_and_accounts.py"),
+    # What the library does about rights and secrets, shown on services of the demo.
+    *(f"tests/integration/test_{name}.py" for name in ("database_roles", "kafka_access", "kafka_rights", "pooler")),
+    "tests/integration/test_secrets.py",
 )
 TARGETS = ("demo", "e2e", "bench", "without-demo")
 SECTIONS = ("The way of one record", "What happens after a kill", "What you find where", "Words")
@@ -49,9 +52,11 @@ def without_demo(*, force: bool = False) -> None:
     pages = {
         "README.md": readme((ROOT / "README.md").read_text(), (ROOT / "dev/service/bare.md").read_text()),
         "Makefile": makefile((ROOT / "Makefile").read_text()),
-        "docs/proof.md": _without_lines((ROOT / "docs/proof.md").read_text(), r"^.*\]\(\.\./tests/e2e\).*\n"),
         ".ci/run": _without_lines((ROOT / ".ci/run").read_text(), r"^make demo .*\n"),
     }
+    for page in (ROOT / "docs").glob("*.md"):
+        pages[f"docs/{page.name}"] = unlinked(page.read_text())
+    pages = {place: text for place, text in pages.items() if place not in GONE}
     example = {} if mine else copying.files(Spellings(EXAMPLE), Heard())
     copying.write(example)
     for place, text in pages.items():
@@ -79,8 +84,14 @@ def readme(text: str, head: str) -> str:
         "tests/              unit, simulation, integration, faults (every step is killed)",
         kept,
     )
-    kept = re.sub(r"\n\nMore: .*\n", "\n", kept)
+    kept = re.sub(r"\nMore: (.+\n)*", "", kept)
     return head + kept
+
+
+def unlinked(page: str) -> str:
+    """Give a page without its rows about what is gone, and without links to it."""
+    page = re.sub(r"(?m)^\|.*\]\(\.\./tests/e2e\).*\n", "", page)
+    return re.sub(r"\[([^\]]*)\]\((benchmarks|services|your-first-service)\.md[^)]*\)", r"\1", page)
 
 
 def makefile(text: str) -> str:

@@ -188,11 +188,12 @@ class Stage:
     ) -> None:
         self.servers = servers
         self.name = f"trail-{uuid.uuid4().hex[:12]}"
+        self.dsn = servers.postgres.dsn(self.name, RUNTIME)
         self.kit = trail.make(self.name)
         self.settings: Settings = StageSettings.model_validate(
             {
                 "kafka_bootstrap_servers": servers.kafka.bootstrap,
-                "database_url": servers.postgres.dsn(self.name, RUNTIME),
+                "database_url": self.dsn,
                 "partitions": partitions,
                 **TIMEOUTS,
                 **settings,
@@ -248,7 +249,7 @@ class Stage:
         self.connection = self._connect()
 
     def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(self.servers.postgres.dsn(self.name), autocommit=True)
+        return psycopg.connect(self.dsn, autocommit=True)
 
     # ---- workers
 

@@ -1,0 +1,35 @@
+"""What both protocols are parted into."""
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tests.faults.wire.rules import Rule
+
+
+class Garbage(Exception):
+    """What came is not the protocol that is spoken here."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What a client sends at once: a request with all that belongs to it."""
+
+    data: bytes
+
+    @property
+    def name(self) -> str:
+        """What it is, for rules and for whoever reads the notes."""
+        raise NotImplementedError
+
+
+@dataclass(eq=False)
+class Passage:
+    """A request that was passed on, and what shall become of its reply."""
+
+    request: Part
+    rule: "Rule | None" = None
+    reply_lost: bool = False
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    """The whole reply has come."""

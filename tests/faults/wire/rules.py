@@ -1,0 +1,122 @@
+"""What a test tells the proxy to do, and with which request."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from enum import Enum
+
+from tests.faults.wire.kafka import KafkaRequest
+from tests.faults.wire.parting import Part
+from tests.faults.wire.postgres import PostgresRequest
+from tests.waiting import SECONDS_MAX
+
+When = Callable[[Part], bool]
+
+
+class Deed(Enum):
+    """What becomes of a request."""
+
+    PASS = "passed"
+    HOLD = "held"
+    """It waits for `Rule.release`, and what follows on its connection with it. The server learns of a client that
+    leaves meanwhile only afterwards: so a request comes late.
+    """
+    HOLD_AND_CUT = "held, and its client cut off"
+    """The same, but the client's connection is closed at once."""
+    DROP_REQUEST = "lost"
+    DROP_REPLY = "delivered, its reply lost"
+    DUPLICATE = "delivered twice"
+    CUT_BEFORE = "cut off before it arrived"
+    """Its connection is closed."""
+    CUT_AFTER = "delivered, then cut off instead of the reply"
+    """The server's answer is awaited: the request took effect."""
+    BLACKHOLE = "lost with all that follows on its connection"
+    """Both ways, while both ends stay open: neither learns that the other one left."""
+    BLACKHOLE_AFTER = "delivered; its reply lost with all that follows"
+
+
+class Rule:
+    """One deed, done once: with the n-th request, from when the rule is given, for which `when` holds."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        when: When,
+        deed: Deed,
+        *,
+        nth: int,
+        hold_seconds: float | None,
+        call: Callable[[], object] | None,
+    ) -> None:
+        self._loop = loop
+        self._when = when
+        self._left = nth
+        self._released = asyncio.Event()
+        self.deed = deed
+        self._hold_seconds = hold_seconds
+        self._call = call
+        self.request: Part | None = None
+        self.reply = b""
+        """What the server answered, whatever became of it."""
+        self.happened = threading.Event()
+        self.answered = threading.Event()
+        """The server has answered."""
+
+    def meets(self, request: Part) -> bool:
+        """Count `request`; whether it is the one."""
+        if self._left == 0 or not self._when(request):
+            return False
+        self._left -= 1
+        if self._left == 0:
+            self.request = request
+        return self._left == 0
+
+    def done(self) -> None:
+        """Tell that it happened."""
+        if self._call is not None:
+            self._call()
+        self.happened.set()
+
+    def release(self) -> None:
+        """Deliver what is held."""
+        self._loop.call_soon_threadsafe(self._released.set)
+
+    async def released(self) -> None:
+        """Wait for `release`, or until `hold_seconds` are over."""
+        try:
+            await asyncio.wait_for(self._released.wait(), self._hold_seconds)
+        except TimeoutError:
+            self._released.set()
+
+    def wait(self) -> None:
+        """Wait until it happened."""
+        assert self.happened.wait(SECONDS_MAX), f"what shall be {self.deed.value} did not come"
+
+    def wait_answer(self) -> bytes:
+        """Wait until the server has answered; give its reply."""
+        assert self.answered.wait(SECONDS_MAX), f"{self.request and self.request.name} was not answered"
+        return self.reply
+
+
+def any_request(_: Part) -> bool:
+    """Every request."""
+    return True
+
+
+def api(*names: str) -> When:
+    """Requests of these apis; `EndTxn(commit)` and `EndTxn(abort)` are names of their own."""
+    return lambda request: isinstance(request, KafkaRequest) and (request.api in names or request.name in names)
+
+
+def statement(text: str) -> When:
+    """A statement with this in it."""
+    return lambda request: isinstance(request, PostgresRequest) and any(text in sent for sent in request.statements)
+
+
+def commit_of(statement: str) -> When:
+    """The COMMIT of a transaction with a statement that has this in it."""
+    return lambda request: (
+        isinstance(request, PostgresRequest)
+        and request.statements == ("COMMIT",)
+        and any(statement in before for before in request.before)
+    )

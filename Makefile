@@ -17,6 +17,11 @@ uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 .PHONY: help demo test check fix unit integration e2e faults bench servers servers-down lock clean
 .PHONY: service service-remove without-demo
 .PHONY: check-manifests audit-dependencies
+.PHONY: up logs down demo-compose compose-test .env
+
+# A Kafka is always part of it; other profiles come on top.
+comma := ,
+profiles = $(if $(findstring cluster,$(PROFILES)),$(PROFILES),single$(if $(PROFILES),$(comma)$(PROFILES)))
 
 help:  ## print this list (the default)
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -24,6 +29,32 @@ help:  ## print this list (the default)
 demo: $(READY)  ## orders flow while workers are killed; ends with the balance sheet (ORDERS= SECONDS= KILLS= FREEZES= SEED=)
 	@$(RUN) -m dev.demo $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) \
 		$(call option,FREEZES,freezes) $(call option,SEED,seed)
+
+up: .env  ## start everything in docker compose, and wait until it is ready (PROFILES=cluster,ui,observe: any of them)
+	@docker compose version >/dev/null || { echo "This needs Docker with its compose plugin." >&2; exit 1; }
+	COMPOSE_PROFILES=$(profiles) docker compose up --build --wait
+
+logs:  ## show what the containers write (ARGS= goes to docker compose logs, such as --follow order-worker)
+	@docker compose logs $(ARGS)
+
+down:  ## stop and remove the containers; data and passwords stay (VOLUMES=1 removes the data too)
+	docker compose --profile '*' down --remove-orphans $(if $(VOLUMES),--volumes)
+
+# docker compose reads it. What is there already stays; who may read it reads the passwords.
+.PHONY: .env
+.env:
+	@umask 077 && touch $@ && put() { grep -q "^$$1=" $@ || printf '\n%s=%s\n' "$$1" "$$2" >>$@; }; \
+	random() { od -An -N32 -tx1 /dev/urandom | tr -d ' \n'; }; \
+	for name in POSTGRES_PASSWORD DATABASE_PASSWORD MIGRATION_PASSWORD API_TOKEN; do put $$name $$(random); done; \
+	put API_TOKEN_SHA256 $$(sed -n 's/^API_TOKEN=//p' $@ | tr -d '\n' | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-64); \
+	put COMPOSE_PROFILES single
+
+demo-compose: $(READY)  ## the demo in docker compose, where a broker and PostgreSQL are killed too (takes what demo takes)
+	@$(RUN) -m dev.demo --compose $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) \
+		$(call option,FREEZES,freezes) $(call option,SEED,seed)
+
+compose-test: $(READY)  ## tests of the image and of docker compose; they need docker, and `test` leaves them out
+	$(RUN) -m pytest tests/compose $(ARGS)
 
 test: check  ## all checks and all tests, against a real Kafka and a real PostgreSQL (ARGS= goes to pytest)
 	@$(RUN) -m dev.servers fetch  # here rather than in the first test: it can be seen, and no test waits for it

@@ -108,6 +108,11 @@ class System:
         """Give the base URL of the API of `service`."""
         return f"http://{HOST}:{self._ports[self.api(service)]}"
 
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What a request needs besides, to be let in: nothing."""
+        return {}
+
     def balance(self) -> Balance:
         """Make ready to draw the balance sheet of this system."""
         return Balance(self.bootstrap, {service: self.dsn(service) for service in self.services})

@@ -64,7 +64,9 @@ class Settings(BaseSettings):
     partitions: Annotated[
         int, Field(ge=1, le=1000, description="partitions of every topic of ours, and number of lanes")
     ] = 4
-    replication_factor: Annotated[int, Field(ge=1, le=10, description="replicas of a topic that `topics` creates")] = 1
+    replication_factor: Annotated[
+        int, Field(ge=0, le=10, description="replicas of a topic that `topics` creates; 0: the brokers' default")
+    ] = 1
 
     http_host: Annotated[str, Field(description="address that the API listens on")] = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535, description="port that the API listens on; 0: any free one")] = 8000

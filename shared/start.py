@@ -27,6 +27,9 @@ ADMIN_SECONDS = 15.0
 
 LOOK_AGAIN_SECONDS = 0.05
 
+BROKERS_DEFAULT = -1
+"""A replication factor that stands for `default.replication.factor` (KIP-464)."""
+
 
 def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -> dict[str, TopicDescription | None]:
     """Describe `topics`; None for one that does not exist. Raises `KafkaUnavailable`, or `Refused` when rights are
@@ -62,10 +65,8 @@ def create_topics(settings: Settings, service: Service) -> list[str]:
     """
     client = admin(settings)
     missing = [name for name, found in describe(client, settings, needed(service)).items() if found is None]
-    new = [
-        NewTopic(name, num_partitions=settings.partitions, replication_factor=settings.replication_factor)
-        for name in missing
-    ]
+    replicas = settings.replication_factor or BROKERS_DEFAULT
+    new = [NewTopic(name, num_partitions=settings.partitions, replication_factor=replicas) for name in missing]
     for name, future in client.create_topics(new, request_timeout=ADMIN_SECONDS).items() if new else ():
         try:
             future.result(ADMIN_SECONDS + 5)

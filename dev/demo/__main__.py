@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from dev.balance import Sheet
+from dev.compose import ComposeSystem
 from dev.demo import chaos, market
 from dev.demo.chaos import Blow, Chaos, Struck
 from dev.demo.flow import flow
@@ -19,12 +20,16 @@ from dev.demo.load import Load
 from dev.demo.observer import Observer
 from dev.demo.report import report
 from dev.demo.show import Show
+from dev.demo.stage import Stage
 from dev.servers import ServerError, running
 from dev.supervisor import GaveUp
 from dev.system import NotReadyError, System
 
 PROBLEMS_SHOWN = 10
 EXIT_NOT_RUN = 2
+PROJECT = "exactly-once-demo"
+# A killed server takes some ten seconds to be there again, the broker more: its former session has to end first.
+OUTAGE_SECONDS = 20.0
 EXIT_INTERRUPTED = 130  # as a shell gives it
 
 
@@ -37,6 +42,7 @@ class Options:
     kills: int
     freezes: int
     seed: int
+    compose: bool
 
 
 def main() -> int:
@@ -72,11 +78,12 @@ def _options() -> Options:
     parser.add_argument("--kills", type=int, default=20, help="processes to kill meanwhile (default: %(default)s)")
     parser.add_argument("--freezes", type=int, default=3, help="workers to freeze meanwhile (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="repeats orders, victims and moments of an earlier run")
+    parser.add_argument("--compose", action="store_true", help="in docker compose; kills a broker and the database too")
     given = parser.parse_args()
     if min(given.orders, given.seconds) <= 0 or min(given.kills, given.freezes) < 0:
         parser.error("orders and seconds must be positive; kills and freezes cannot be negative")
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    return Options(given.orders, given.seconds, given.kills, given.freezes, seed)
+    return Options(given.orders, given.seconds, given.kills, given.freezes, seed, given.compose)
 
 
 def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
@@ -86,10 +93,10 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         f"repeat it with SEED={options.seed}"
     )
     with ExitStack() as stack:
-        servers = stack.enter_context(running(report=show.say))
-        system = stack.enter_context(System(servers, logs=logs, report=show.say))
-        show.say(f"{len(system.supervisor.names)} processes of {len(system.services)} services are ready")
-        load = Load(system.url, market.plan("demo", options.seed, options.orders, options.seconds))
+        system = _start(options, show, logs, stack)
+        processes = [name for service in system.services for name in (system.api(service), *system.workers(service))]
+        show.say(f"{len(processes)} processes of {len(tuple(system.services))} services are ready")
+        load = Load(system.url, market.plan("demo", options.seed, options.orders, options.seconds), system.headers)
         show.progress("customers fill the shelves and pay in")
         load.open()
         observer = stack.enter_context(Observer(system.bootstrap, system.services))
@@ -111,10 +118,25 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
     return sheet, load
 
 
-def _blows(options: Options, system: System) -> tuple[Blow, ...]:
+def _start(options: Options, show: Show, logs: Path, stack: ExitStack) -> Stage:
+    if options.compose:
+        return stack.enter_context(ComposeSystem(PROJECT, logs=logs, report=show.say))
+    servers = stack.enter_context(running(report=show.say))
+    return stack.enter_context(System(servers, logs=logs, report=show.say))
+
+
+def _blows(options: Options, system: Stage) -> tuple[Blow, ...]:
     workers = [worker for service in system.services for worker in system.workers(service)]
     apis = [system.api(service) for service in system.services]
-    return chaos.plan(options.seed, options.seconds, workers, apis, kills=options.kills, freezes=options.freezes)
+    blows = chaos.plan(options.seed, options.seconds, workers, apis, kills=options.kills, freezes=options.freezes)
+    if options.compose:
+        # Each in its own third, so that one is there again when the other goes.
+        outages = (
+            Blow(options.seconds / 4, "kill postgres", "", OUTAGE_SECONDS),
+            Blow(options.seconds * 5 / 8, "kill kafka", "", OUTAGE_SECONDS),
+        )
+        blows = tuple(sorted((*blows, *outages), key=lambda blow: blow.moment))
+    return blows
 
 
 def _told(struck: Struck) -> str:
@@ -123,7 +145,7 @@ def _told(struck: Struck) -> str:
         return f"[dim]{blow.victim} was to be struck, and was not running just then[/dim]"
     if blow.kind == "freeze":
         return f"[cyan]froze[/cyan]   {blow.victim} for {blow.seconds:.0f} s"
-    return f"[red]killed[/red]  {blow.victim}"
+    return f"[red]killed[/red]  {blow.victim or blow.kind.removeprefix('kill ')}"
 
 
 sys.exit(main())

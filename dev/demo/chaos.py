@@ -10,7 +10,7 @@ from functools import partial
 from operator import itemgetter
 from typing import Literal
 
-from dev.system import System
+from dev.demo.stage import Stage
 
 # The default transaction timeout of a worker (12 s), the broker's clean-up interval (1 s), and a margin: when it is
 # thawed, its group has gone on without it and its open transaction was ended by the broker.
@@ -89,7 +89,7 @@ def _meets(freeze: Blow, moment: float) -> bool:
 class Chaos:
     """Strikes, once, what is planned."""
 
-    def __init__(self, system: System, blows: Sequence[Blow], on_blow: Callable[[Struck], None]) -> None:
+    def __init__(self, system: Stage, blows: Sequence[Blow], on_blow: Callable[[Struck], None]) -> None:
         self._system = system
         self._blows = blows
         self._on_blow = on_blow

@@ -4,6 +4,7 @@ import asyncio
 import random
 import time
 from collections import Counter
+from collections.abc import Mapping
 from typing import Any
 
 import httpx
@@ -26,9 +27,9 @@ class UnansweredError(Exception):
 class Client:
     """Wraps httpx for one event loop."""
 
-    def __init__(self, connections: int, counts: Counter[str]) -> None:
+    def __init__(self, connections: int, counts: Counter[str], headers: Mapping[str, str] | None = None) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._http = httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits)
+        self._http = httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits, headers=headers)
         self._counts = counts
 
     async def close(self) -> None:

@@ -7,7 +7,7 @@ from dev.demo.chaos import Chaos
 from dev.demo.load import Load
 from dev.demo.observer import Observer
 from dev.demo.show import Show
-from dev.system import System
+from dev.demo.stage import Stage
 
 PROGRESS_SECONDS = 0.2
 # Thawing, or starting a server again, takes some seconds at most.
@@ -38,7 +38,7 @@ class Background(threading.Thread):
         return not self.is_alive()
 
 
-def flow(system: System, load: Load, chaos: Chaos, observer: Observer, show: Show) -> None:
+def flow(system: Stage, load: Load, chaos: Chaos, observer: Observer, show: Show) -> None:
     """Return when all is done that is planned, with nobody frozen and every server up."""
     customers = Background(load.run, "customers")
     strikes = Background(chaos.run, "chaos")

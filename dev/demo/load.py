@@ -7,7 +7,7 @@ accepted order is known - and a request that was carried out twice is found out.
 import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import httpx
 
@@ -22,9 +22,10 @@ AT_ONCE = 64
 class Load:
     """Carries out a plan, once."""
 
-    def __init__(self, url: Callable[[str], str], market: Market) -> None:
-        """`url` gives the base URL of the API of a service."""
+    def __init__(self, url: Callable[[str], str], market: Market, headers: Mapping[str, str] | None = None) -> None:
+        """`url` gives the base URL of the API of a service; `headers` go with every request."""
         self._url = url
+        self._headers = headers
         self._market = market
         self._stopping = False
         self.book = Book()
@@ -50,7 +51,7 @@ class Load:
         self.seconds = time.monotonic() - began
 
     async def _open(self) -> None:
-        client = Client(AT_ONCE, self.counts)
+        client = Client(AT_ONCE, self.counts, self._headers)
         try:
             for sku, price in self._market.prices.items():
                 url = f"{self._url('inventory')}/stock/{sku}"
@@ -63,7 +64,7 @@ class Load:
         await self._carry_out(self._market.opening)
 
     async def _carry_out(self, steps: Sequence[Step]) -> None:
-        client = Client(2 * AT_ONCE, self.counts)
+        client = Client(2 * AT_ONCE, self.counts, self._headers)
         gate = asyncio.Semaphore(AT_ONCE)
         began = time.monotonic()
 

@@ -8,15 +8,16 @@ from dev.balance.topics import Partition
 from dev.demo.chaos import Struck
 from dev.demo.load import Load
 from dev.demo.observer import Observer
+from dev.demo.stage import Keeper
 from dev.silence import quantile, silence
-from dev.supervisor import Supervisor
 
 # A kill within this time of a freeze is not measured by itself: the silence would be that of both. A frozen worker of
 # any service counts, since the transaction that it has open keeps those from reading who hear it.
 FREEZE_REACH_SECONDS = 3.0
+SERVERS = {"kill kafka": "a broker", "kill postgres": "PostgreSQL"}
 
 
-def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor: Supervisor) -> Table:
+def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor: Keeper) -> Table:
     """Put the numbers together."""
     table = Table(title="What happened", title_style="bold", title_justify="left", box=None, pad_edge=False)
     table.show_header = False
@@ -24,8 +25,11 @@ def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor:
     table.add_column()
     kills = [s for s in struck if s.blow.kind == "kill" and s.hit]
     freezes = [s for s in struck if s.blow.kind == "freeze" and s.hit]
+    outages = [s for s in struck if s.blow.kind in ("kill kafka", "kill postgres")]
     apis = sum(s.blow.victim.endswith(" api") for s in kills)
     table.add_row("killed (SIGKILL)", f"{len(kills)}: {len(kills) - apis} workers, {apis} APIs")
+    if outages:
+        table.add_row("servers killed", ", ".join(SERVERS[s.blow.kind] for s in outages))
     if freezes:
         seconds = f"{freezes[0].blow.seconds:.0f} s"
         table.add_row("frozen (SIGSTOP)", f"{len(freezes)} workers for {seconds}, beyond every timeout, then thawed")
@@ -51,7 +55,7 @@ def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor:
         f"longest {_ms(max(latencies, default=0))}: from an order's commit until its OrderConfirmed can be read, "
         "kills and freezes included",
     )
-    for text, value in _silences(kills, freezes, observer.arrivals):
+    for text, value in _silences(kills, freezes, outages, observer.arrivals):
         table.add_row(text, value)
     return table
 
@@ -62,16 +66,20 @@ def _outcomes(observer: Observer) -> str:
 
 
 def _silences(
-    kills: Sequence[Struck], freezes: Sequence[Struck], arrivals: Mapping[Partition, Sequence[float]]
+    kills: Sequence[Struck],
+    freezes: Sequence[Struck],
+    outages: Sequence[Struck],
+    arrivals: Mapping[Partition, Sequence[float]],
 ) -> list[tuple[str, str]]:
     """Measure recoveries by the silence of the partitions of the victim's topic."""
     workers = [s for s in kills if not s.blow.victim.endswith(" api")]
-    apart = [kill for kill in workers if not any(_overlap(kill, freeze) for freeze in freezes)]
+    apart = [kill for kill in workers if not any(_overlap(kill, other) for other in (*freezes, *outages))]
+    freezes = [freeze for freeze in freezes if not any(_overlap(freeze, outage) for outage in outages)]
     rows = []
     for text, blows in (("slowest recovery", apart), ("slowest hand-over", freezes)):
         measured = [s for blow in blows if (s := silence(arrivals, _topic(blow), blow.at)) is not None]
         if measured:
-            of = "kill far from a freeze" if blows is apart else "freeze"
+            of = "kill far from freezes and outages" if blows is apart else "freeze"
             rows.append(
                 (
                     text,
@@ -86,9 +94,9 @@ def _topic(struck: Struck) -> str:
     return f"{struck.blow.victim.split()[0]}.events"
 
 
-def _overlap(kill: Struck, freeze: Struck) -> bool:
-    begin, end = freeze.at - FREEZE_REACH_SECONDS, freeze.at + freeze.blow.seconds + FREEZE_REACH_SECONDS
-    return begin <= kill.at <= end
+def _overlap(blow: Struck, longer: Struck) -> bool:
+    begin, end = longer.at - FREEZE_REACH_SECONDS, longer.at + longer.blow.seconds + FREEZE_REACH_SECONDS
+    return begin <= blow.at + blow.blow.seconds and blow.at <= end
 
 
 def _ms(seconds: float) -> str:

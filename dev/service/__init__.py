@@ -12,7 +12,7 @@ So FROM gives the new service something to hear and nothing else: what another s
 shall do, and what all services need is in `shared/`. What each of them repeats is compared by
 `tests/unit/services/test_drift.py`.
 
-Nothing lists the services: `services/*/__main__.py` is the list, for the tests, the servers, the demo and its balance
-sheet. So a copy only adds files (`copying`), and to take it away is to delete them (`removing`). What else the system
-has for each service is in `entries`.
+`services/*/__main__.py` is the list of the services, for the tests, the servers, the demo and its balance sheet. So a
+copy adds files (`copying`), and to take it away is to delete them (`removing`). Only what is no Python has lists of its
+own; they are written anew (`entries`), as whatever else the system has for each service.
 """

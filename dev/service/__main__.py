@@ -43,10 +43,11 @@ Made the service {name.snake}. It hears {heard.event} on {heard.topic}, keeps th
 
     services/{name.snake}/
     migrations/{name.snake}/
+    compose/{name.snake}.yml
     tests/unit/services/test_{name.snake}.py
     tests/integration/test_{name.snake}.py
 
-Its tests pass, `make test` and `make demo` have it already. To start it by hand:
+Its tests pass, `make test`, `make demo` and `make up` have it already. To start it by hand:
 
     make servers
     .venv/bin/python -m services.{name.snake} worker

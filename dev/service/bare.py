@@ -9,9 +9,10 @@ import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 from dev.servers import service_names
-from dev.service import copying
+from dev.service import copying, entries
 from dev.service.copying import ROOT, Heard, Refused, declared
 from dev.service.names import Spellings
 
@@ -19,7 +20,16 @@ DEMO = ("inventory", "order", "payment")
 EXAMPLE = "example"
 GONE = (
     *(f"{folder}/{service}" for folder in ("services", "migrations") for service in DEMO),
-    *("dev/balance", "dev/bench", "dev/demo", "dev/system.py", "dev/service/bare.py", "dev/service/bare.md"),
+    *(f"compose/{service}.yml" for service in DEMO),
+    *(
+        "dev/balance",
+        "dev/bench",
+        "dev/compose.py",
+        "dev/demo",
+        "dev/system.py",
+        "dev/service/bare.py",
+        "dev/service/bare.md",
+    ),
     *("docs/benchmarks.md", "docs/services.md", "docs/your-first-service.md"),
     "tests/e2e",
     *(f"tests/dev/{name}.py" for name in ("damages", "world", "test_balance", "test_bench", "test_demo")),
@@ -32,8 +42,9 @@ GONE = (
     # What the library does about rights and secrets, shown on services of the demo.
     *(f"tests/integration/test_{name}.py" for name in ("database_roles", "kafka_access", "kafka_rights", "pooler")),
     "tests/integration/test_secrets.py",
+    *(f"tests/compose/{name}.py" for name in ("orders", "test_cluster", "test_commands", "test_system")),
 )
-TARGETS = ("demo", "e2e", "bench", "without-demo")
+TARGETS = ("demo-compose", "demo", "e2e", "bench", "without-demo")
 SECTIONS = ("The way of one record", "What happens after a kill", "What you find where", "Words")
 """Of the README: what is true of any service."""
 
@@ -58,9 +69,9 @@ def without_demo(*, force: bool = False) -> None:
         pages[f"docs/{page.name}"] = unlinked(page.read_text())
     pages = {place: text for place, text in pages.items() if place not in GONE}
     example = {} if mine else copying.files(Spellings(EXAMPLE), Heard())
+    lists = entries.lists(mine or [EXAMPLE])
     copying.write(example)
-    for place, text in pages.items():
-        (ROOT / place).write_text(text)
+    entries.write({Path(place): text for place, text in pages.items()} | lists)
     for place in GONE:
         path = ROOT / place
         if path.is_dir():

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 
 from dev.servers import service_names
+from dev.service import entries
 from dev.service.names import Spellings, WrongName, spellings
 from shared.events import Event
 from shared.handling import Service
@@ -95,6 +96,7 @@ def files(name: Spellings, event: Heard) -> dict[Path, str]:
     }
     places |= {path: Path("migrations") / name.snake / path.name for path in (SKELETON / "migrations").glob("*.py")}
     places |= {
+        SKELETON / "compose.yml": entries.compose_file(name.snake),
         SKELETON / "tests" / "unit.py": Path(f"tests/unit/services/test_{name.snake}.py"),
         SKELETON / "tests" / "integration.py": Path(f"tests/integration/test_{name.snake}.py"),
     }
@@ -102,6 +104,8 @@ def files(name: Spellings, event: Heard) -> dict[Path, str]:
     # All in one pass, since a new word may contain an old one; the longest of those that fit.
     old = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
     made = {place: old.sub(lambda found: words[found[0]], path.read_text()) for path, place in places.items()}
+    containers = entries.compose_file(name.snake)
+    made[containers] = made[containers].replace(f":-{entries.FIRST_PORT}}}", f":-{entries.compose_port(name.snake)}}}")
     return _formatted({place: made[place] for place in sorted(made, key=_last)})
 
 
@@ -143,10 +147,11 @@ def new(given: str, source: str, event: str | None = None) -> tuple[Spellings, H
     chosen = heard(source, event)
     if chosen.event in {name.title, f"{name.title}Noted", f"{name.title}Answer", f"{name.title}Container"}:
         raise Refused(f"{chosen.event} would be two things in the service {name.snake}; choose another name or event")
-    made = files(name, chosen)
+    made, lists = files(name, chosen), entries.lists([*service_names(), name.snake])
     if there := [place for place in made if (ROOT / place).exists()]:
         raise Refused(f"{there[0]} is there already")
     write(made)
+    entries.write(lists)
     return name, chosen, list(made)
 
 

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 
 from dev.servers import service_names
-from dev.service import copying
+from dev.service import copying, entries
 from dev.service.copying import ROOT, Refused, declared
 from dev.service.names import Spellings
 
@@ -29,7 +29,9 @@ def remove(given: str, *, force: bool = False) -> list[Path]:
             f"{name} was changed since it was made, and git has not got it: {', '.join(map(str, changed))}. "
             f"Commit it, or say FORCE=1"
         )
+    lists = entries.lists([other for other in service_names() if other != name])
     copying.delete(places)
+    entries.write(lists)
     return places
 
 
@@ -41,8 +43,9 @@ def own(name: str) -> list[Path]:
         for path in (ROOT / folder / name).rglob("*")
         if path.is_file() and path.parent.name != "__pycache__"
     ]
-    tests = [Path(f"tests/unit/services/test_{name}.py"), Path(f"tests/integration/test_{name}.py")]
-    found += [path for path in tests if (ROOT / path).exists()]
+    more = [entries.compose_file(name)]
+    more += [Path(f"tests/unit/services/test_{name}.py"), Path(f"tests/integration/test_{name}.py")]
+    found += [path for path in more if (ROOT / path).exists()]
     return sorted(found, key=lambda path: (path.name != "__main__.py", path))
 
 

@@ -1,5 +1,6 @@
 """Serves the HTTP API of a service until it is asked to stop."""
 
+import signal
 import socket
 import sys
 from typing import Any
@@ -25,6 +26,10 @@ def serve(application: Any, settings: Settings) -> None:
         server_header=False,
     )
     server = uvicorn.Server(config)
+    # While it runs, uvicorn has handlers of its own. Before, these keep the wish; afterwards uvicorn raises the signal
+    # again, which without them would end the process as if it had not finished.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     with _listening(settings.http_host, settings.http_port) as listening:
         server.run(sockets=[listening])
     if not server.started:

@@ -19,7 +19,7 @@ from shared.http.problems import Problem
 from shared.settings import Settings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
-_SCOPE = re.compile(r"[a-z0-9-]+:(read|write)")
+_SCOPE = re.compile(r"[a-z0-9_-]+:(read|write)")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _FORM = "must be name:scope,scope:sha256-of-the-token, with blanks or line breaks between them"
 

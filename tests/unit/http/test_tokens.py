@@ -15,6 +15,11 @@ def test_a_token_that_is_made_can_be_read() -> None:
     assert tokens.parse(f" {entry}\n{entry} ") == (expected, expected)
 
 
+def test_a_scope_may_be_of_a_service_with_two_words() -> None:
+    (read,) = tokens.parse(tokens.make("shop", ["goods_returns:write"])[1])
+    assert read.scopes == {"goods_returns:write"}
+
+
 def test_no_two_are_alike() -> None:
     assert len({tokens.make("shop", ["orders:read"])[0] for _ in range(100)}) == 100
 

@@ -5,6 +5,7 @@ The skeleton is among them: a copy of it, and a service that has been here for y
 
 import ast
 import difflib
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -86,3 +87,18 @@ def test_what_a_service_must_repeat_is_little() -> None:
     parts = [part(skeleton(file)) for file, part in ALIKE.items()]
     parts.append(first_words((SKELETON / "migrations/0001_pre_tables.py").read_text()))
     assert 0 < sum(len(part.splitlines()) for part in parts) < REPEATED_MAX
+
+
+@pytest.mark.parametrize("service", SERVICES)
+def test_the_containers_are_alike(service: str) -> None:
+    """But for the port, and for what a token permits."""
+
+    def alike(containers: str) -> str:
+        scopes = re.sub(r"local:[\w-]+:read,[\w-]+:write:", "local:", containers)
+        return re.sub(r"_PORT:-\d+\}", "_PORT}", scopes)
+
+    name = Spellings(service)
+    mine = Path(f"compose/{service}.yml").read_text()
+    assert alike(name.generic(mine).replace(name.screaming, "SKELETON")) == alike(
+        (SKELETON / "compose.yml").read_text()
+    )

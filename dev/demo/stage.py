@@ -1,0 +1,86 @@
+"""What the demo needs of a system. `dev.system.System` is one of processes, `dev.compose.ComposeSystem` one of
+containers.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Protocol
+
+from dev.balance import Balance
+
+
+class Keeper(Protocol):
+    """Keeps the processes alive, and strikes them when asked to; False: it was not running."""
+
+    def kill(self, name: str) -> bool:
+        """End a process at once; it is started again."""
+
+    def freeze(self, name: str) -> bool:
+        """Stop a process in the middle of whatever it does, until `thaw`."""
+
+    def thaw(self, name: str) -> bool:
+        """Let a frozen process go on."""
+
+    def causes(self) -> Counter[str]:
+        """Count the exits that nobody ordered, by process and cause."""
+
+    def check(self) -> None:
+        """Raise if a process is not started again any more."""
+
+
+class Server(Protocol):
+    """Kafka or PostgreSQL."""
+
+    def kill(self) -> None:
+        """End it at once; its data stays."""
+
+    def start(self) -> None:
+        """Return when it is up again."""
+
+
+class Pair(Protocol):
+    """Both servers."""
+
+    @property
+    def kafka(self) -> Server:
+        """A broker."""
+
+    @property
+    def postgres(self) -> Server:
+        """The database server."""
+
+
+class Stage(Protocol):
+    """A running system that can be struck."""
+
+    @property
+    def services(self) -> Iterable[str]:
+        """The names of all services."""
+
+    @property
+    def servers(self) -> Pair:
+        """What the services stand on."""
+
+    @property
+    def supervisor(self) -> Keeper:
+        """Who keeps the processes alive."""
+
+    @property
+    def bootstrap(self) -> str:
+        """The address of Kafka."""
+
+    def api(self, service: str) -> str:
+        """Name the API process of `service`."""
+
+    def workers(self, service: str) -> tuple[str, ...]:
+        """Name the worker processes of `service`."""
+
+    def url(self, service: str) -> str:
+        """Give the base URL of the API of `service`."""
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """What a request needs besides, to be let in."""
+
+    def balance(self) -> Balance:
+        """Make ready to draw the balance sheet."""

@@ -20,9 +20,15 @@ def main() -> int:
     chosen = [s for s in SCENARIOS if not options.scenario or s.name in options.scenario]
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"{len(chosen)} scenarios, {options.runs} runs of each; repeat it with SEED={seed}", flush=True)
-    outcomes = play_all(chosen, range(seed, seed + options.runs), _show)
+
+    def report(outcome: Outcome) -> None:
+        _show(outcome)
+        if options.publish:
+            proof.note(outcome)  # at once: a run that is interrupted has shown something too
+
+    outcomes = play_all(chosen, range(seed, seed + options.runs), report)
     if options.publish:
-        proof.publish(outcomes)
+        proof.write()
         print(f"Written to {proof.LEDGER.name} and {proof.REPORT.name}")
     wrong = sum(bool(outcome.anomalies) for outcome in outcomes)
     runs, events = sum(o.plays for o in outcomes), sum(o.events for o in outcomes)

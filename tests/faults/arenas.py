@@ -1,6 +1,7 @@
 """Plays scenarios, each on the servers that it needs, as many side by side as these bear."""
 
 import tempfile
+import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -29,6 +30,7 @@ def play_all(scenarios: Sequence[Scenario], seeds: Iterable[int], report: Callab
     """Play every scenario with every seed, and report each outcome as it comes."""
     seeds = list(seeds)
     outcomes: list[Outcome] = []
+    one_at_a_time = threading.Lock()
     for arena in Arena:
         chosen = [scenario for scenario in scenarios if scenario.arena is arena]
         if not chosen:
@@ -42,8 +44,9 @@ def play_all(scenarios: Sequence[Scenario], seeds: Iterable[int], report: Callab
             def one(pair: tuple[int, Scenario], servers: Servers | ClusterServers = servers, logs: str = logs) -> None:
                 seed, scenario = pair
                 outcome = play(scenario, servers, seed, Path(logs))
-                outcomes.append(outcome)
-                report(outcome)
+                with one_at_a_time:
+                    outcomes.append(outcome)
+                    report(outcome)
 
             list(pool.map(one, [(seed, scenario) for seed in seeds for scenario in chosen]))
     return outcomes

@@ -52,8 +52,8 @@ def protocol() -> str:
     return digest.hexdigest()[:12]
 
 
-def publish(outcomes: Iterable[Outcome]) -> None:
-    """Add outcomes to the ledger, and write the report anew."""
+def note(outcome: Outcome) -> None:
+    """Add an outcome to the ledger."""
     facts = {
         "date": datetime.now(UTC).date().isoformat(),
         "protocol": protocol(),
@@ -63,13 +63,15 @@ def publish(outcomes: Iterable[Outcome]) -> None:
         "python": platform.python_version(),
         "machine": f"{platform.machine()}, {psutil.cpu_count()} cores, {psutil.virtual_memory().total >> 30} GiB",
     }
+    line = asdict(outcome)
+    del line["log"]
     with LEDGER.open("a") as ledger:
-        for outcome in outcomes:
-            line = asdict(outcome)
-            del line["log"]
-            ledger.write(json.dumps({**facts, **line}) + "\n")
-    page = REPORT.read_text()
-    before, rest = page.split(BEGIN)
+        ledger.write(json.dumps({**facts, **line}) + "\n")
+
+
+def write() -> None:
+    """Write the figures anew into the report."""
+    before, rest = REPORT.read_text().split(BEGIN)
     _, after = rest.split(END)
     REPORT.write_text(f"{before}{BEGIN}{figures(read())}\n{END}{after}")
 

@@ -93,7 +93,9 @@ class Kafka:
         self._given_port = port
         self._settings = {**SETTINGS, **(settings or {})}
         self._say = report
-        self._quorum = quorum or Quorum(cluster_id(), (places.free_port(),))
+        self._given_quorum = quorum
+        self._cluster = cluster_id()
+        self._node = quorum.node if quorum else 1
         self._port = 0
         self.directory: Path | None = None
         self._process: Process | None = None
@@ -146,7 +148,7 @@ class Kafka:
         self.directory = directory = self.directory or self._given_directory or places.run_directory() / "kafka"
         directory.mkdir(parents=True, exist_ok=True)
         self._port = port
-        quorum = self._quorum
+        quorum = self._given_quorum or Quorum(self._cluster, (places.free_port(),))
         controller = f"{places.HOST}:{quorum.controller_ports[quorum.node - 1]}"
         settings = {
             "process.roles": "broker,controller",
@@ -190,8 +192,7 @@ class Kafka:
         process = self._process
         process.until(lambda: "Kafka Server started" in process.output(), "it was up", START_SECONDS_MAX)
         admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
-        node = self._quorum.node
-        process.until(lambda: _complete(admin, node), "every topic had a leader", START_SECONDS_MAX)
+        process.until(lambda: _complete(admin, self._node), "every topic had a leader", START_SECONDS_MAX)
 
     def kill(self) -> None:
         """End the broker at once, by SIGKILL; its data and its port stay."""

@@ -37,7 +37,10 @@ GONE = (
     *(f"tests/unit/services/{name}.py" for name in ("saga", "test_docs", "test_handlers", "test_saga")),
     "tests/unit/services/test_saga_contracts.py",
     *("tests/integration/api/conftest.py", "tests/integration/test_persistence.py"),
-    *(f"tests/integration/api/test_{name}.py" for name in ("idempotency", "operating", "orders", "problems")),
+    *(
+        f"tests/integration/api/test_{name}.py"
+        for name in ("idempotency", "operating", "orders", "problems", "serving")
+    ),
     *("tests/integration/api/test_access.py", "tests/integration/api/test_stock_and_accounts.py"),
     # What the library does about rights and secrets, shown on services of the demo.
     *(f"tests/integration/test_{name}.py" for name in ("database_roles", "kafka_access", "kafka_rights", "pooler")),

@@ -148,7 +148,7 @@ def test_a_process_refuses_a_database_without_lanes(empty: Databases) -> None:
 def longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the beginning of a service's history, to which a test may add."""
     (tmp_path / SERVICE).mkdir()
-    for path in [*Path("migrations").glob("*.py"), *Path("migrations", SERVICE).glob("0001_*.py")]:
+    for path in [*Path("migrations").glob("*.py"), *Path("migrations", SERVICE).glob("000[12]_*.py")]:
         (tmp_path / path.relative_to("migrations")).write_text(path.read_text())
     monkeypatch.setattr(migrating, "MIGRATIONS", tmp_path)
     return tmp_path / SERVICE

@@ -189,6 +189,7 @@ class Stage:
         self.servers = servers
         self.name = f"trail-{uuid.uuid4().hex[:12]}"
         self.dsn = servers.postgres.dsn(self.name, RUNTIME)
+        """The workers'; the books are kept by a role that may do anything."""
         self.kit = trail.make(self.name)
         self.settings: Settings = StageSettings.model_validate(
             {
@@ -249,7 +250,7 @@ class Stage:
         self.connection = self._connect()
 
     def _connect(self) -> psycopg.Connection:
-        return psycopg.connect(self.dsn, autocommit=True)
+        return psycopg.connect(self.servers.postgres.dsn(self.name), autocommit=True)
 
     # ---- workers
 

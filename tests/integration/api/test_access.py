@@ -124,13 +124,13 @@ def test_one_caller_does_not_take_the_share_of_another(
 
 
 def test_a_request_that_takes_too_long_is_answered_and_may_be_repeated(
-    settings: Settings, serve: Callable[[Any, Settings], Api], name: str
+    orders: Api, settings: Settings, serve: Callable[[Any, Settings], Api], name: str
 ) -> None:
     """Another transaction holds its key for longer than it may take. The answer says to come again, and then it is
     carried out once.
     """
     api = serve(OrderContainer, settings.model_copy(update={"http_request_seconds_max": 0.2}))
-    placed = api.post("/orders", json=ORDER).json()["id"]
+    placed = orders.post("/orders", json=ORDER).json()["id"]
     key = {"Idempotency-Key": name}
     with psycopg.connect(api.dsn) as connection:
         connection.execute("SELECT FROM orders WHERE id = %s FOR UPDATE", (placed,))
@@ -138,6 +138,6 @@ def test_a_request_that_takes_too_long_is_answered_and_may_be_repeated(
         connection.rollback()
     assert problem(late, 503)["detail"].startswith("this took too long")
     assert int(late.headers["retry-after"]) > 0
-    again = api.post(f"/orders/{placed}/cancel", headers=key)
+    again = orders.post(f"/orders/{placed}/cancel", headers=key)
     assert (again.status_code, again.json()["state"]) == (200, "CANCELLED")
     assert api.sql("SELECT count(*) FROM outbox WHERE key = %s", placed) == [(2,)]

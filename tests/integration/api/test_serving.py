@@ -28,6 +28,7 @@ def test_an_api_that_is_asked_to_stop_ends_with_0(settings: Settings, number: si
         "DATABASE_URL": settings.database_url.get_secret_value(),
         "KAFKA_BOOTSTRAP_SERVERS": settings.kafka_bootstrap_servers,
         "HTTP_PORT": str(port),
+        "API_AUTH": "off",
     }
     process = processes.start([sys.executable, "-m", "services.order", "api"], env=env)
     try:

@@ -8,7 +8,7 @@ import signal
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Self
@@ -65,7 +65,8 @@ class Play:
             self.stage.until_drained()
             self.stage.until_shared(self._workers)
             threads = [
-                threading.Thread(target=self._guarded, args=(act,), daemon=True) for act in (self._load, self._read)
+                threading.Thread(target=self._guarded, args=(act,), daemon=True)
+                for act in (self._load, self._read, self._supervise)
             ]
             for thread in threads:
                 thread.start()
@@ -86,8 +87,8 @@ class Play:
         self.blows.append(time.monotonic())
 
     def passes(self, seconds: float) -> None:
-        """Let time pass; workers that ask to be started again are."""
-        passes(self.stage.workers, seconds)
+        """Let time pass until the next blow."""
+        time.sleep(seconds)
 
     def standing(self) -> list[Worker]:
         """Workers that run and are not frozen."""
@@ -177,6 +178,12 @@ class Play:
         finally:
             self._loading = False
 
+    def _supervise(self) -> None:
+        """Start workers again that ask for it, also while a scenario waits for a server."""
+        while not self._closing.wait(POLL_SECONDS):
+            for worker in list(self.stage.workers):
+                worker.supervise()
+
     def _request(self, key: str) -> None:
         number = self.stage.number()
         try:
@@ -196,12 +203,3 @@ class Play:
     def _has_read_all(self) -> bool:
         seen = {said.partition: said.offset for said in list(self._live)}
         return seen == {said.partition: said.offset for said in self.stage.read(self.stage.kit.told.topic)}
-
-
-def passes(workers: Iterable[Worker], seconds: float) -> None:
-    """Let time pass, and start workers again that ask for it."""
-    deadline = time.monotonic() + seconds
-    while (left := deadline - time.monotonic()) > 0:
-        for worker in workers:
-            worker.supervise()
-        time.sleep(min(POLL_SECONDS, left))

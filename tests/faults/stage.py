@@ -99,27 +99,35 @@ class Worker:
         self.order = order
         self.restarts = 0
         self.stopped = False
+        self._turn = threading.Lock()
         self._start()
 
     def _start(self) -> None:
-        self.process: ForkServerProcess = processes.Process(target=crashing_worker.main, args=(self.order,))
+        process = processes.Process(target=crashing_worker.main, args=(self.order,))
         with _one_looks:
-            self.process.start()
+            process.start()
+        self.process: ForkServerProcess = process
+
+    def _replace(self) -> None:
+        old = self.process
+        self._start()
+        with _one_looks:
+            old.close()
 
     def supervise(self) -> None:
         """Start it again if it has ended for that. A busy machine may let it miss its session: its client is then
         fenced by itself, which it cannot survive.
         """
-        if self.exitcode == EXIT_AGAIN and not self.stopped:
-            self.restarts += 1
-            self.process.close()
-            self._start()
+        with self._turn:
+            if self.exitcode == EXIT_AGAIN and not self.stopped:
+                self.restarts += 1
+                self._replace()
 
     def again(self) -> None:
         """Start it again in its place, once it has ended."""
         self.ended()
-        self.process.close()
-        self._start()
+        with self._turn:
+            self._replace()
 
     @property
     def pid(self) -> int:

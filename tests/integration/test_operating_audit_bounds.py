@@ -302,7 +302,7 @@ def test_after_a_decision(
 @pytest.mark.parametrize(
     ("change", "code", "words"),
     [
-        ({"kafka_bootstrap_servers": "127.0.0.1:1"}, command.EXIT_AGAIN, "Kafka: "),
+        ({"kafka_bootstrap_servers": "127.0.0.1:1"}, command.EXIT_AGAIN, "KAFKA_BOOTSTRAP_SERVERS: "),
         ({"database_url": "postgresql://x@127.0.0.1:1/x"}, command.EXIT_AGAIN, "PostgreSQL"),
     ],
 )

@@ -104,7 +104,7 @@ class Link:
     async def _request(self, request: Part) -> None:
         rule = self._network.meet(request)
         self.dark = self.dark or self._network.dark
-        deed = Deed.BLACKHOLE if self.dark else rule.deed if rule else Deed.PASS
+        deed = Deed.BLACKHOLE if self.dark else rule.deed if rule else Deed.PASS  # what is lost can only be lost
         self._network.note(self, request, deed)
         if deed is Deed.BLACKHOLE:
             self.dark = True

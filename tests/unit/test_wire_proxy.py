@@ -109,6 +109,18 @@ def test_a_rule_is_for_one_request_the_nth_that_it_means(server: Server, wire: W
     assert [note.deed for note in wire.notes] == [Deed.PASS] * 3 + [Deed.DROP_REQUEST, Deed.PASS]
 
 
+def test_a_rule_that_is_withdrawn_does_nothing(server: Server, wire: Wire, client: Client) -> None:
+    rule = wire.on(any_request, Deed.DROP_REQUEST, nth=2)
+    met = wire.on(any_request, Deed.PASS)
+    client.send(1)
+    assert client.get() == 1
+    assert rule.withdrawn()
+    assert not met.withdrawn()
+    client.send(2)
+    assert client.get() == 2
+    assert not rule.happened.is_set()
+
+
 def test_a_lost_reply(server: Server, wire: Wire, client: Client) -> None:
     rule = wire.on(any_request, Deed.DROP_REPLY)
     client.send(1)

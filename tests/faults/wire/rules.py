@@ -77,6 +77,15 @@ class Rule:
             self._call()
         self.happened.set()
 
+    def withdrawn(self) -> bool:
+        """Take it back; False if it has met its request already."""
+
+        async def withdraw() -> None:
+            self._left = 0
+
+        asyncio.run_coroutine_threadsafe(withdraw(), self._loop).result(SECONDS_MAX)
+        return self.request is None
+
     def release(self) -> None:
         """Deliver what is held."""
         self._loop.call_soon_threadsafe(self._released.set)

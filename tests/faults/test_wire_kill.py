@@ -22,8 +22,10 @@ from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Part, Wire, commit_of
 from tests.waiting import SECONDS_MAX, until
 
-ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordinator", "startup", "p"})
-"""Sent by timers and by new connections, whenever they like, and they change nothing."""
+ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordinator", "startup", "p", "PS"})
+"""Sent by timers and by new connections, whenever they like, or when a statement is prepared because it came often
+(Parse and Sync alone); they change nothing.
+"""
 
 cleans = commit_of("DELETE FROM outbox")
 """The end of a cycle's rows: they are said, and deleted."""

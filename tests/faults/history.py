@@ -125,15 +125,16 @@ def _effects(history: History) -> Iterator[Anomaly]:
         asked, requested = history.asked.get(key, ()), history.requested.get(key, ())
         trail = history.trails.get(key, Trail(0, (), ()))
         done = Counter(_numbers(history, key))
-        for number in (*asked, *requested):
-            if done[number] == 0:
+        # A number that was fed twice, by two sources say, takes effect twice.
+        for number, times in Counter([*asked, *requested]).items():
+            if done[number] < times:
                 # Told without having happened is worse than lost, and told below.
-                if (key, number) not in told:
-                    yield Anomaly(Kind.LOST, f"{key}: {number} was accepted and did nothing")
-            elif done[number] > 1:
+                if done[number] or (key, number) not in told:
+                    yield Anomaly(Kind.LOST, f"{key}: {number} was accepted {times} times and did {done[number]}")
+            elif done[number] > times:
                 yield Anomaly(Kind.DUPLICATE, f"{key}: {number} took effect {done[number]} times")
-        for number in asked:
-            if effects[key, number] > 1 and done[number] == 1:
+        for number, times in Counter(asked).items():
+            if effects[key, number] > times and done[number] == times:
                 yield Anomaly(Kind.DUPLICATE, f"{key}: {number} has {effects[key, number]} rows of effects")
             elif effects[key, number] == 0 and done[number]:
                 yield Anomaly(Kind.TORN, f"{key}: {number} changed one table and not the other")
@@ -146,14 +147,14 @@ def _effects(history: History) -> Iterator[Anomaly]:
 
 def _events(history: History) -> Iterator[Anomaly]:
     """The topic, against the database."""
-    done = {(key, number) for key in history.trails for number in _numbers(history, key)}
+    done = Counter((key, number) for key in history.trails for number in _numbers(history, key))
     times = Counter((heard.key, heard.number) for heard in history.told)
-    for key, number in sorted(done - times.keys()):
+    for key, number in sorted(done.keys() - times.keys()):
         yield Anomaly(Kind.TORN, f"{key}: {number} took effect, and nothing was said about it")
     for (key, number), count in sorted(times.items()):
         if (key, number) not in done:
             yield Anomaly(Kind.ABORTED_READ, f"{key}: {number} was said, and did not take effect")
-        elif count > 1:
+        elif count > done[key, number]:
             yield Anomaly(Kind.DUPLICATE, f"{key}: {number} was said {count} times")
     for event_id, count in Counter(heard.event_id for heard in history.told).items():
         if count > 1 and len({(h.key, h.number) for h in history.told if h.event_id == event_id}) > 1:

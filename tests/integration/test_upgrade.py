@@ -134,6 +134,7 @@ def test_the_previous_version_works_on_the_schema_of_this_one(
         running.command(root, "topics")
         running.start(root, "worker")
         running.start(root, "api")
+        until(lambda: running.rows("SELECT 1 FROM position"), "it has its first positions")
         (topic, *_) = (str(name) for (name,) in running.rows("SELECT DISTINCT topic FROM position ORDER BY 1"))
         running.tell(topic, "a", "Unheard.v1")
         until(lambda: running.rows("SELECT 1 FROM position WHERE next_offset > 0"), "a record is read, and H committed")

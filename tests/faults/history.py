@@ -169,7 +169,7 @@ def _order(history: History) -> Iterator[Anomaly]:
             ("requested", history.requested.get(key, ()), trail.requested),
         ):
             once = [number for number in dict.fromkeys(done) if number in set(fed)]
-            if once != [number for number in fed if number in set(once)]:
+            if once != [number for number in dict.fromkeys(fed) if number in set(once)]:
                 yield Anomaly(Kind.ORDER, f"{key}: {what} {list(done)}, fed {list(fed)}")
     steps: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     partitions: dict[str, set[int]] = defaultdict(set)

@@ -33,11 +33,12 @@ def test_ready_tells_how_long_events_wait(orders: Api) -> None:
 
 
 def test_a_schema_that_lacks_a_migration_is_not_ready(orders: Api) -> None:
+    ((present,),) = orders.sql("SELECT version_num FROM alembic_version")
     orders.sql("UPDATE alembic_version SET version_num = '0000'")
     behind = orders.get("/health/ready")
     orders.sql("UPDATE alembic_version SET version_num = '9999'")
     ahead = orders.get("/health/ready")
-    orders.sql("UPDATE alembic_version SET version_num = '0001'")
+    orders.sql("UPDATE alembic_version SET version_num = %s", present)
     assert (behind.status_code, ahead.status_code) == (503, 200)
     assert "python -m services.order migrate" in behind.json()["detail"]
 
@@ -79,7 +80,8 @@ def test_an_event_that_is_stuck_does_not_look_like_a_thousand(
         orders.post("/orders", json=ORDER)
     orders.sql("DELETE FROM outbox WHERE id NOT IN ((SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox))")
     api = serve(OrderContainer, settings.model_copy(update={"outbox_rows_max": 2}))
-    assert api.get("/health/ready").json()["outbox_rows_at_most"] == 5
+    ready = api.get("/health/ready")
+    assert ready.json().get("outbox_rows_at_most") == 5, ready.text
     assert api.post("/orders", json=ORDER).status_code == 201
 
 

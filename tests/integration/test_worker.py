@@ -110,6 +110,7 @@ def test_an_idle_worker_writes_nothing_and_asks_little(stage: Stage) -> None:
     # A server process tells its counts once a second; whatever was done before is told by then.
     settled = time.monotonic() + 3
     stage.until(lambda: time.monotonic() > settled, "the counts are told")
+    used()  # our own session tells its counts behind a statement
     before, began = used(), time.monotonic()
     stage.until(lambda: time.monotonic() > began + 5, "some time has passed")
     after, seconds = used(), time.monotonic() - began

@@ -10,11 +10,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from confluent_kafka import IsolationLevel, KafkaError, KafkaException, Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
-from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
 from shared.access import RIGHTS, not_permitted
+from shared.ended import see_ended
 from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.events import CONTENT_TYPE, SPEC_VERSION
 from shared.handling import Service
@@ -57,16 +56,6 @@ still ending its predecessor's transaction, asks again only after half a second,
 it asks at once. After a kill within a transaction this takes 0.17 s instead of 0.56.
 """
 
-ENDED_SECONDS = 5.0
-"""How long one renewal waits for other transactions to end. Those of workers take milliseconds; that of a frozen one
-lasts until the broker's timeout, and until then nobody could read what we say behind it.
-"""
-
-ANSWER_SECONDS = 5.0
-"""Of the broker to a question about offsets."""
-
-LOOK_AGAIN_SECONDS = 0.01
-
 SUSPICIOUS = ("REQTMOUT", "FAIL", "TIMEOUT")
 """Log facilities of librdkafka that tell of a request whose answer did not come, or of a lost connection."""
 
@@ -106,10 +95,9 @@ class TransactionalProducer:
         self, settings: Settings, service: Service, slot: int, make: Callable[..., Producer] = Producer
     ) -> None:
         self._service = service
-        self._topics = (*service.speaks_on, service.dead_letter_topic)
+        self._settings = settings
         self._make = make
         self._configuration = configuration(settings, service, slot) | {"on_delivery": self._delivered}
-        self._access = settings.kafka()
         self._budget = settings.transaction_timeout_ms / 1_000
         self._suspect_seconds = self._configuration["socket.timeout.ms"] / 2_000
         self._producer: Producer | None = None
@@ -145,38 +133,10 @@ class TransactionalProducer:
                 if time.monotonic() > deadline:
                     raise KafkaUnavailable(f"init_transactions: {reason.name()}: {reason.str()}") from error
                 patience = min(2 * patience, SLICE_SECONDS)
-        self._see_ended()
+        # The broker says that ours has ended before `init_transactions` returns. It is not always so.
+        see_ended(self._settings, self._service)
         self._producer = producer
         self._suspect = self._refused = None
-
-    def _see_ended(self) -> None:
-        """Wait until every transaction has ended that is open now in a topic we speak on. Ours have: the broker says so
-        before `init_transactions` returns. But one that restarts may forget to write the markers that end them
-        (KAFKA-20734), and then the next commit with our producer id would commit what was aborted.
-        """
-        try:
-            # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
-            admin = AdminClient({**self._access, "log_level": 0})
-            # This waits for a connection. Without one the next question took 1 or 3 s, one time in eight on a busy
-            # machine.
-            found = admin.list_topics(timeout=ANSWER_SECONDS).topics
-            ours = [
-                TopicPartition(topic, n) for topic in self._topics if topic in found for n in found[topic].partitions
-            ]
-            ends = _ends(admin, ours, IsolationLevel.READ_UNCOMMITTED)
-            deadline = time.monotonic() + ENDED_SECONDS
-            while waiting := [
-                p for p, end in _ends(admin, ours, IsolationLevel.READ_COMMITTED).items() if end < ends[p]
-            ]:
-                if time.monotonic() > deadline:
-                    raise KafkaUnavailable(
-                        f"{', '.join(sorted(waiting))}: a transaction is open and does not end. If it outlasts every "
-                        f"transaction timeout, see docs/operating.md, 'A transaction that does not end'"
-                    )
-                time.sleep(LOOK_AGAIN_SECONDS)
-        except (KafkaException, TimeoutError) as error:
-            denied = not_permitted(error.args[0]) if isinstance(error, KafkaException) else None
-            raise denied or KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
 
     def begin(self) -> None:
         self._suspect = self._refused = None
@@ -286,17 +246,6 @@ class TransactionalProducer:
         took = time.monotonic() - began
         if suspicious and took >= self._suspect_seconds:
             self.suspect(f"{call} took {took:.1f} s")
-
-
-def _ends(admin: AdminClient, partitions: Sequence[TopicPartition], level: IsolationLevel) -> dict[str, int]:
-    """Give the high watermark of each partition, or the last stable offset. Raises `KafkaUnavailable`."""
-    asked = {p: OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
-    answers = admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
-    ends = {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
-    if unanswered := sorted(p for p, end in ends.items() if end < 0):
-        # When a leader does not answer, the client gives this instead of an error.
-        raise KafkaUnavailable(f"{', '.join(unanswered)}: the leader did not answer how far it goes")
-    return ends
 
 
 def _meaning(call: str, error: KafkaError) -> Exception:

@@ -22,9 +22,10 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from shared.consumer import committed_offsets
 from shared.consumer import configuration as consumer_configuration
+from shared.ended import ANSWER_SECONDS
 from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.ports import Committed, Input, OutboxRow
-from shared.producer import ANSWER_SECONDS, CONTENT, GENERATION, REFUSED, TransactionalProducer
+from shared.producer import CONTENT, GENERATION, REFUSED, TransactionalProducer
 from shared.watchdog import EXIT_CODE, Watchdog
 from tests.faults import trail
 from tests.faults.mock_cluster import Api, MockCluster

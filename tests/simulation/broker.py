@@ -13,6 +13,7 @@ complete at once, and a member hears of it when it polls next: the harsher of th
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import partial
 from typing import Any
 
 from shared.errors import GenerationLost, KafkaInDoubt, KafkaUnavailable
@@ -25,7 +26,9 @@ SESSION_ROUNDS = 6
 """session.timeout.ms: a process that is started again at once is back before it."""
 
 FORGOTTEN_ROUNDS = 20
-"""How long forgotten markers stay away; longer than every timeout."""
+"""After so long an operator ends what the broker forgot; longer than every timeout."""
+
+RECORDS, OFFSETS = "records", "offsets"
 
 
 class State(Enum):
@@ -91,8 +94,10 @@ class Producer:
     """The round in which the open transaction began."""
     logs: list[Log] = field(default_factory=list)
     pending: dict[Input | int, Committed] = field(default_factory=dict)
-    forgetful: bool = False
-    """Its markers will be forgotten when its transaction is aborted."""
+    hung: dict[Input | int, Committed] = field(default_factory=dict)
+    """Offsets whose marker was forgotten: the next one of this producer id settles them, whatever it says."""
+    forgotten: Collection[str] = ()
+    """Of what the markers will be forgotten when its transaction is aborted: RECORDS, OFFSETS."""
     outcome: bool | None = None
     """Whether the last transaction was committed: the answer to an EndTxn that comes again."""
 
@@ -117,7 +122,7 @@ class Broker:
         self._changed = changed
         self._late: list[tuple[int, Callable[[], object]]] = []
         self._inside: list[tuple[int, Callable[[], object]]] = []
-        self._forgotten: list[tuple[int, Log, int]] = []
+        self._forgotten: list[tuple[int, Callable[[], object]]] = []
 
     # ---- transactions
 
@@ -187,22 +192,32 @@ class Broker:
             raise KafkaInDoubt("INVALID_PRODUCER_EPOCH")
         return producer
 
-    def forget(self, slot: int) -> None:
-        """Be killed in the middle of a transaction, and come back so that its markers are forgotten."""
-        self.producers[slot].forgetful = True
+    def forget(self, slot: int, what: Collection[str]) -> None:
+        """Be killed in the middle of a transaction, and come back so that markers of it are forgotten."""
+        self.producers[slot].forgotten = what
 
     def _finish(self, producer: Producer, *, commit: bool) -> None:
+        forgotten, producer.forgotten = () if commit else producer.forgotten, ()
+        state = State.COMMITTED if commit else State.ABORTED
         for log in producer.logs:
-            if producer.forgetful and not commit:
+            if RECORDS in forgotten:
                 self._rule("markers are forgotten")
-                self._forgotten.append((self.round + FORGOTTEN_ROUNDS, log, producer.pid))
+                self._forget(partial(log.mark, producer.pid, State.ABORTED))
             else:
-                log.mark(producer.pid, State.COMMITTED if commit else State.ABORTED)
-        if commit:
-            self.offsets |= producer.pending
+                log.mark(producer.pid, state)
+        if OFFSETS in forgotten:
+            self._rule("the marker of offsets is forgotten")
+            producer.hung |= producer.pending
+            self._forget(producer.hung.clear)
+        elif producer.pending:
+            if commit:
+                self.offsets |= producer.hung | producer.pending
+            producer.hung.clear()
         producer.began, producer.logs, producer.pending, producer.outcome = None, [], {}, commit
-        producer.forgetful = False
         self._changed()
+
+    def _forget(self, end: Callable[[], object]) -> None:
+        self._forgotten.append((self.round + FORGOTTEN_ROUNDS, end))
 
     # ---- the network
 
@@ -239,11 +254,15 @@ class Broker:
                 self._finish(producer, commit=False)
         for forgotten in [f for f in self._forgotten if f[0] <= self.round]:
             self._forgotten.remove(forgotten)
-            forgotten[1].mark(forgotten[2], State.ABORTED)
+            forgotten[1]()
 
     def quiet(self) -> bool:
         """Whether nothing is open or on its way any more."""
-        return not self._late and not self.is_open() and all(p.began is None for p in self.producers.values())
+        return (
+            not self._late
+            and not self.is_open()
+            and all(p.began is None and not p.hung for p in self.producers.values())
+        )
 
     # ---- the group
 
@@ -274,9 +293,13 @@ class Broker:
             inputs, lanes = self.shares[slot]
             self.shares[slot] = Assignment(inputs | {Input("heard", n)}, lanes | {n})
 
-    def stable_offsets(self, keys: Collection[Input | int]) -> dict[Input | int, Committed]:
-        """OffsetFetch with require_stable."""
-        if any(key in producer.pending for producer in self.producers.values() for key in keys):
+    def see_settled(self, keys: Collection[Input | int]) -> None:
+        """Raise `KafkaUnavailable` while a transaction holds the offset of one of `keys`."""
+        if any(key in p.pending or key in p.hung for p in self.producers.values() for key in keys):
             self._rule("offsets are not stable")
             raise KafkaUnavailable("UNSTABLE_OFFSET_COMMIT")
+
+    def stable_offsets(self, keys: Collection[Input | int]) -> dict[Input | int, Committed]:
+        """OffsetFetch with require_stable."""
+        self.see_settled(keys)
         return {key: self.offsets[key] for key in keys if key in self.offsets}

@@ -9,7 +9,7 @@ from typing import Any
 
 from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable
 from shared.ports import NOTHING, Committed, Input, OutboxRow, Polled, Record
-from tests.simulation.broker import Broker
+from tests.simulation.broker import OFFSETS, RECORDS, Broker
 from tests.simulation.faults import Fault
 
 LATE_ROUNDS = 3
@@ -17,6 +17,13 @@ LATE_ROUNDS = 3
 
 UNSURE = (Fault.REFUSE, Fault.LOSE, Fault.LATE, Fault.LATE_INSIDE)
 """What a request can meet whose sender then does not know whether it had its effect."""
+
+FORGETFUL = {
+    Fault.FORGET: (RECORDS,),
+    Fault.FORGET_OFFSETS: (OFFSETS,),
+    Fault.FORGET_ALL: (RECORDS, OFFSETS),
+}
+"""What of a transaction a broker forgets that was killed within it."""
 
 REVOKED = -1
 """The generation of a member that owns nothing and will get its share."""
@@ -118,6 +125,7 @@ class Client:
             raise KafkaInDoubt
         if self._broker.is_open():
             raise KafkaUnavailable("a transaction is open where we speak")
+        self._broker.see_settled((*self._broker.inputs, *self._broker.said))
         self._epoch = epoch
 
     def begin(self) -> None:
@@ -161,10 +169,10 @@ class Client:
         self._broker.arrive(self.slot)
 
     def commit(self) -> None:
-        fault = self._at("kafka.commit", *UNSURE, Fault.TWICE, Fault.FORGET, Fault.DIE_LATE)
+        fault = self._at("kafka.commit", *UNSURE, Fault.TWICE, *FORGETFUL, Fault.DIE_LATE)
         epoch = self._known_epoch()
-        if fault is Fault.FORGET:
-            self._broker.forget(self.slot)
+        if fault in FORGETFUL:
+            self.be_forgotten(fault)
         self._send(fault, lambda: self._ended(self._broker.end(self.slot, epoch)))
         if fault is Fault.TWICE:
             self._suspect()
@@ -173,6 +181,10 @@ class Client:
         """Let a COMMIT that the process has sent before it died arrive later."""
         epoch = self._known_epoch()
         self._broker.later(LATE_ROUNDS, lambda: self._broker.end(self.slot, epoch))
+
+    def be_forgotten(self, fault: Fault) -> None:
+        """Let the broker be killed, and forget to end this transaction."""
+        self._broker.forget(self.slot, FORGETFUL[fault])
 
     def _suspect(self) -> None:
         raise KafkaInDoubt("committed, but under suspicion")
@@ -191,9 +203,9 @@ class Client:
             self._broker.later(LATE_ROUNDS, request)
         elif fault is Fault.LATE_INSIDE:
             self._broker.inside(self.slot, request)
-        elif fault not in {Fault.REFUSE, Fault.FORGET}:
+        elif fault not in {Fault.REFUSE, *FORGETFUL}:
             request()
         if fault is Fault.TWICE:
             self._broker.inside(self.slot, request)
-        if fault in {*UNSURE, Fault.FORGET}:
+        if fault in {*UNSURE, *FORGETFUL}:
             raise KafkaInDoubt

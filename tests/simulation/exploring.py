@@ -44,6 +44,7 @@ SCENARIOS = {
     "events": Scenario(HEARD),
     "requests": Scenario(ASKED),
     "two-workers": Scenario(MIXED, processes=2, slots=2),
+    "handover": Scenario((*ASKED[3:5], *ASKED[:1], ASKED[5], *ASKED[-2:]), processes=2, slots=2),
     "standby": Scenario(MIXED, processes=2),
     "version-2": Scenario(MIXED, version=2),
 }

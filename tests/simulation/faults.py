@@ -44,7 +44,11 @@ class Fault(Enum):
     RETRY = "retry"
     """A handler asks for another attempt."""
     FORGET = "forget"
-    """The broker is killed; back, it aborts the transaction and forgets its markers for many rounds (KAFKA-20734)."""
+    """The broker is killed; back, it aborts the transaction and forgets to mark its records (KAFKA-20734)."""
+    FORGET_OFFSETS = "forget-offsets"
+    """The same, but it forgets to mark the offsets; and the process dies with it."""
+    FORGET_ALL = "forget-all"
+    """The same, but it forgets both: as when it had been killed after it had decided to commit."""
 
 
 ALWAYS = (Fault.DIE, Fault.DIE_LONG, Fault.PAUSE, Fault.FREEZE, Fault.SLEEP, Fault.EXPEL)

@@ -408,6 +408,14 @@ MUTANTS = (
         fault=Fault.FORGET,
     ),
     Mutant(
+        "nobody sees that the offsets of others are settled",
+        CLIENT,
+        "        self._broker.see_settled((*self._broker.inputs, *self._broker.said))\n",
+        "",
+        scenario="handover",
+        fault=Fault.FORGET_OFFSETS,
+    ),
+    Mutant(
         "a lost slot is kept",
         SERVER,
         "            raise SlotLost\n",

@@ -31,6 +31,7 @@ RULES = {
     "a static member comes back",
     "offsets are not stable",
     "markers are forgotten",
+    "the marker of offsets is forgotten",
     "a dying session rolls back",
     "an idle transaction is ended",
     "the old session is ended first",

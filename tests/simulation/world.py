@@ -21,7 +21,7 @@ from tests.simulation.faults import ALWAYS, STALLS, Died, Fault, Violated
 from tests.simulation.invariants import at_any_time, at_rest
 from tests.simulation.postgres import IDLE_ROUNDS, Changes, Connection, Postgres, Session, row_of
 
-RESTART_ROUNDS = {Fault.DIE: 1, Fault.DIE_LATE: 1, Fault.DIE_LONG: 11}
+RESTART_ROUNDS = {Fault.DIE: 1, Fault.DIE_LATE: 1, Fault.DIE_LONG: 11, Fault.FORGET_OFFSETS: 1}
 """How long a supervisor takes: at once, and longer than the session timeout."""
 
 START_ROUNDS = 4
@@ -200,6 +200,8 @@ class Process:
             self._connection.lose_late()
         elif fault is Fault.DIE_LATE and self._client is not None:
             self._client.end_late()
+        elif fault is Fault.FORGET_OFFSETS and self._client is not None:
+            self._client.be_forgotten(fault)
         self._connection.lose()
         self._dead = True
         self.due = self._world.broker.round + RESTART_ROUNDS[fault]

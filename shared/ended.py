@@ -1,0 +1,87 @@
+"""Whether every transaction has ended that was open when a producer is renewed: its records, and its offsets.
+
+A broker that restarts may forget to write the markers that end a transaction (KAFKA-20734): it calls the transaction
+aborted or committed, and what was in it stays open. The next commit with the same producer id would then commit that
+too: records that are said again, or a P under which nothing was said.
+"""
+
+import time
+from collections.abc import Mapping, Sequence
+
+from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
+
+from shared.access import not_permitted
+from shared.consumer import committed_offsets
+from shared.errors import KafkaUnavailable
+from shared.handling import Service
+from shared.ports import Input
+from shared.settings import Settings
+
+ENDED_SECONDS = 5.0
+"""How long one renewal waits for transactions to end. Those of workers take milliseconds; that of a frozen one lasts
+until the broker's timeout, and until then nobody could read what we say behind it.
+"""
+
+ANSWER_SECONDS = 5.0
+"""Of the broker to a question about offsets."""
+
+LOOK_AGAIN_SECONDS = 0.01
+
+WHAT_TO_DO = (
+    "a transaction is open and does not end. If it outlasts every transaction timeout, see docs/operating.md, "
+    "'A transaction that does not end'"
+)
+
+
+def see_ended(settings: Settings, service: Service) -> None:
+    """Wait until all has ended that is open now in a topic that `service` speaks on, and until no transaction holds an
+    offset of its group: also of a partition that is somebody else's by now.
+
+    Raises `KafkaUnavailable` when it does not end within `ENDED_SECONDS`, and `Refused`.
+    """
+    access = {**settings.kafka(), "log_level": 0}
+    # New clients each time: an old one keeps the epochs of leaders, and asks with outdated ones after an election. And
+    # one that joins its group would be answered when it has joined. This one connects while the other is asked.
+    member = Consumer({**access, "group.id": service.name, "isolation.level": "read_committed"})
+    try:
+        admin = AdminClient(access)
+        # This waits for a connection. Without one the next question took 1 or 3 s, one time in eight on a busy machine.
+        found = {name: sorted(t.partitions) for name, t in admin.list_topics(timeout=ANSWER_SECONDS).topics.items()}
+        spoken = (*service.speaks_on, service.dead_letter_topic)
+        _see_records(admin, [TopicPartition(topic, n) for topic in spoken for n in found.get(topic, ())])
+        inputs = [Input(topic, n) for topic in service.hears for n in found.get(topic, ())]
+        _see_offsets(member, service.lane_topic, inputs, found.get(service.lane_topic, ()))
+    except (KafkaException, TimeoutError) as error:
+        denied = not_permitted(error.args[0]) if isinstance(error, KafkaException) else None
+        raise denied or KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
+    finally:
+        member.close()
+
+
+def _see_records(admin: AdminClient, spoken: Sequence[TopicPartition]) -> None:
+    ends = _ends(admin, spoken, IsolationLevel.READ_UNCOMMITTED)
+    deadline = time.monotonic() + ENDED_SECONDS
+    while waiting := [p for p, end in _ends(admin, spoken, IsolationLevel.READ_COMMITTED).items() if end < ends[p]]:
+        if time.monotonic() > deadline:
+            raise KafkaUnavailable(f"{', '.join(sorted(waiting))}: {WHAT_TO_DO}")
+        time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def _see_offsets(member: Consumer, lane_topic: str, inputs: Sequence[Input], lanes: Sequence[int]) -> None:
+    try:
+        committed_offsets(member, lane_topic, inputs, lanes)
+    except KafkaUnavailable as error:
+        raise KafkaUnavailable(f"{error}: {WHAT_TO_DO}") from error
+
+
+def _ends(admin: AdminClient, partitions: Sequence[TopicPartition], level: IsolationLevel) -> Mapping[str, int]:
+    """Give the high watermark of each partition, or the last stable offset. Raises `KafkaUnavailable`."""
+    asked = {p: OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
+    answers = admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
+    ends = {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
+    if unanswered := sorted(p for p, end in ends.items() if end < 0):
+        # When a leader does not answer, the client gives this instead of an error.
+        raise KafkaUnavailable(f"{', '.join(unanswered)}: the leader did not answer how far it goes")
+    return ends

@@ -206,7 +206,7 @@ def test_another_port_is_chosen_when_the_first_was_taken_meanwhile(
 
 
 def test_a_server_that_cannot_start_shows_its_log() -> None:
-    with pytest.raises(ServerError, match=r"(?s)Kafka ended before.*kafka\.log.*no\.such\.Class"):
+    with pytest.raises(ServerError, match=r"(?s)Kafka's controller ended before.*kafka\.log.*no\.such\.Class"):
         Kafka(settings={"authorizer.class.name": "no.such.Class"}).start()
 
 

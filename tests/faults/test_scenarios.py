@@ -1,7 +1,6 @@
 """The scenarios of docs/proof.md once, with a fixed seed; `make faults` plays them as often as one likes.
 
-Those that strike Kafka itself are left to it: each takes minutes, and a broker that comes back may forget to end a
-transaction (KAFKA-20734), for which workers then wait until an operator ends it.
+Those with three brokers are left to it: each takes minutes.
 """
 
 from collections.abc import Iterator
@@ -15,11 +14,7 @@ from tests.faults.arenas import servers_of
 from tests.faults.scenarios import SCENARIOS, Arena, Scenario
 
 SEED = 4
-APART = [
-    (scenario.arena, scenario)
-    for scenario in SCENARIOS
-    if scenario.arena in {Arena.FORGETFUL, Arena.BREAKABLE} and scenario.name != "kafka-killed"
-]
+APART = [(scenario.arena, scenario) for scenario in SCENARIOS if scenario.arena in {Arena.FORGETFUL, Arena.BREAKABLE}]
 
 
 def play(scenario: Scenario, servers: Servers | ClusterServers, logs: Path) -> list[str]:

@@ -240,17 +240,21 @@ class GroupMember:
 
 
 def committed_offsets(
-    consumer: Consumer, lane_topic: str, inputs: Collection[Input], lanes: Collection[int]
+    consumer: Consumer,
+    lane_topic: str,
+    inputs: Collection[Input],
+    lanes: Collection[int],
+    seconds: float = REQUEST_SECONDS,
 ) -> dict[Input | int, Committed]:
     """Read the committed offsets of the consumer's group, stable ones only; the consumer need not be a member.
 
-    Raises `KafkaUnavailable`, also while a transaction with one of these offsets is open.
+    Raises `KafkaUnavailable`, also when a transaction with one of these offsets stays open for `seconds`.
     """
     asked = [TopicPartition(*source) for source in inputs] + [TopicPartition(lane_topic, lane) for lane in lanes]
     if not asked:
         return {}
     try:
-        answer = consumer.committed(asked, REQUEST_SECONDS)
+        answer = consumer.committed(asked, seconds)
     except KafkaException as error:
         # In read_committed the broker answers only after pending transactions are settled; it may take their whole
         # timeout.

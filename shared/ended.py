@@ -27,12 +27,10 @@ until the broker's timeout, and until then nobody could read what we say behind 
 ANSWER_SECONDS = 5.0
 """Of the broker to a question about offsets."""
 
-LOOK_AGAIN_SECONDS = 0.01
+ENOUGH_SECONDS = 1.0
+"""For offsets that nothing holds; they take some milliseconds."""
 
-WHAT_TO_DO = (
-    "a transaction is open and does not end. If it outlasts every transaction timeout, see docs/operating.md, "
-    "'A transaction that does not end'"
-)
+LOOK_AGAIN_SECONDS = 0.01
 
 
 def see_ended(settings: Settings, service: Service) -> None:
@@ -50,38 +48,37 @@ def see_ended(settings: Settings, service: Service) -> None:
         # This waits for a connection. Without one the next question took 1 or 3 s, one time in eight on a busy machine.
         found = {name: sorted(t.partitions) for name, t in admin.list_topics(timeout=ANSWER_SECONDS).topics.items()}
         spoken = (*service.speaks_on, service.dead_letter_topic)
-        _see_records(admin, [TopicPartition(topic, n) for topic in spoken for n in found.get(topic, ())])
+        deadline = time.monotonic() + ENDED_SECONDS
+        _see_records(admin, [TopicPartition(topic, n) for topic in spoken for n in found.get(topic, ())], deadline)
         inputs = [Input(topic, n) for topic in service.hears for n in found.get(topic, ())]
-        _see_offsets(member, service.lane_topic, inputs, found.get(service.lane_topic, ()))
+        left = max(deadline - time.monotonic(), ENOUGH_SECONDS)
+        committed_offsets(member, service.lane_topic, inputs, found.get(service.lane_topic, ()), left)
     except (KafkaException, TimeoutError) as error:
         denied = not_permitted(error.args[0]) if isinstance(error, KafkaException) else None
         raise denied or KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
+    except KafkaUnavailable as error:
+        raise KafkaUnavailable(
+            f"{error}: a transaction is open and does not end, if this outlasts every transaction timeout: see "
+            "docs/operating.md, 'A transaction that does not end'"
+        ) from error
     finally:
         member.close()
 
 
-def _see_records(admin: AdminClient, spoken: Sequence[TopicPartition]) -> None:
+def _see_records(admin: AdminClient, spoken: Sequence[TopicPartition], deadline: float) -> None:
     ends = _ends(admin, spoken, IsolationLevel.READ_UNCOMMITTED)
-    deadline = time.monotonic() + ENDED_SECONDS
     while waiting := [p for p, end in _ends(admin, spoken, IsolationLevel.READ_COMMITTED).items() if end < ends[p]]:
         if time.monotonic() > deadline:
-            raise KafkaUnavailable(f"{', '.join(sorted(waiting))}: {WHAT_TO_DO}")
+            raise KafkaUnavailable(", ".join(sorted(waiting)))
         time.sleep(LOOK_AGAIN_SECONDS)
 
 
-def _see_offsets(member: Consumer, lane_topic: str, inputs: Sequence[Input], lanes: Sequence[int]) -> None:
-    try:
-        committed_offsets(member, lane_topic, inputs, lanes)
-    except KafkaUnavailable as error:
-        raise KafkaUnavailable(f"{error}: {WHAT_TO_DO}") from error
-
-
 def _ends(admin: AdminClient, partitions: Sequence[TopicPartition], level: IsolationLevel) -> Mapping[str, int]:
-    """Give the high watermark of each partition, or the last stable offset. Raises `KafkaUnavailable`."""
+    """Give the high watermark of each partition, or the last stable offset. Raises `TimeoutError`."""
     asked = {p: OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
     answers = admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
     ends = {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
     if unanswered := sorted(p for p, end in ends.items() if end < 0):
         # When a leader does not answer, the client gives this instead of an error.
-        raise KafkaUnavailable(f"{', '.join(unanswered)}: the leader did not answer how far it goes")
+        raise TimeoutError(f"{', '.join(unanswered)}: the leader did not answer")
     return ends

@@ -31,8 +31,8 @@ REPORT = ROOT / "docs" / "proof.md"
 BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->\n", "<!-- end of figures -->"
 
 PROTOCOL = (
-    *("bulk", "consumer", "cycle", "database", "dead_letters", "events", "handling", "inbox", "intake", "kafka"),
-    *("outbox", "ports", "positions", "producer", "session", "slots", "transaction", "watchdog", "worker"),
+    *("bulk", "consumer", "cycle", "database", "dead_letters", "ended", "events", "handling", "inbox", "intake"),
+    *("kafka", "outbox", "ports", "positions", "producer", "session", "slots", "transaction", "watchdog", "worker"),
 )
 """The modules of `shared` whose change makes an earlier proof a proof of something else."""
 

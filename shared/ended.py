@@ -51,8 +51,7 @@ def see_ended(settings: Settings, service: Service) -> None:
         deadline = time.monotonic() + ENDED_SECONDS
         _see_records(admin, [TopicPartition(topic, n) for topic in spoken for n in found.get(topic, ())], deadline)
         inputs = [Input(topic, n) for topic in service.hears for n in found.get(topic, ())]
-        left = max(deadline - time.monotonic(), ENOUGH_SECONDS)
-        committed_offsets(member, service.lane_topic, inputs, found.get(service.lane_topic, ()), left)
+        _see_offsets(member, service.lane_topic, inputs, found.get(service.lane_topic, ()), deadline)
     except (KafkaException, TimeoutError) as error:
         denied = not_permitted(error.args[0]) if isinstance(error, KafkaException) else None
         raise denied or KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
@@ -71,6 +70,21 @@ def _see_records(admin: AdminClient, spoken: Sequence[TopicPartition], deadline:
         if time.monotonic() > deadline:
             raise KafkaUnavailable(", ".join(sorted(waiting)))
         time.sleep(LOOK_AGAIN_SECONDS)
+
+
+def _see_offsets(
+    member: Consumer, lane_topic: str, inputs: Sequence[Input], lanes: Sequence[int], deadline: float
+) -> None:
+    while True:
+        try:
+            committed_offsets(member, lane_topic, inputs, lanes, max(deadline - time.monotonic(), ENOUGH_SECONDS))
+        except KafkaUnavailable:
+            # The coordinator of a group may be starting, or moving: the client does not ask again by itself.
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(LOOK_AGAIN_SECONDS)
+        else:
+            return
 
 
 def _ends(admin: AdminClient, partitions: Sequence[TopicPartition], level: IsolationLevel) -> Mapping[str, int]:

@@ -115,6 +115,17 @@ def test_a_broker_that_restarts_looks_for_transactions_late_enough(everything: d
     assert not [variable for variable in names if "CLEANUP_INTERVAL" in variable]
 
 
+def test_a_broker_alone_has_its_controller_in_a_container_of_its_own(everything: dict[str, Any]) -> None:
+    """A node that is both forgets, when it is killed and comes back, to end transactions (KAFKA-20734)."""
+    broker, controller = everything["kafka"], everything["controller"]
+
+    assert broker["environment"]["KAFKA_PROCESS_ROLES"] == "broker"
+    assert controller["environment"]["KAFKA_PROCESS_ROLES"] == "controller"
+    assert controller["image"] == broker["image"]
+    assert broker["volumes"][0]["source"] != controller["volumes"][0]["source"]
+    assert broker["depends_on"]["controller"]["condition"] == "service_healthy"
+
+
 def test_the_cluster_keeps_what_it_acknowledged(everything: dict[str, Any]) -> None:
     for number in (1, 2, 3):
         settings = everything[f"kafka-{number}"]["environment"]

@@ -328,6 +328,13 @@ def test_an_end_that_a_leader_did_not_tell_is_waited_for(stage: Play) -> None:
     assert stage.run(lambda: stage.cluster.answer(Api.ListOffsets, good, rtt_ms=rtt_ms), "renew") == "wait"
 
 
+def test_offsets_are_asked_for_again_while_the_coordinator_of_their_group_starts(stage: Play) -> None:
+    """The client gives this up at once, and a new broker answers it for its first seconds."""
+    cluster, starting = stage.cluster, KafkaError.NOT_COORDINATOR
+    assert stage.run(lambda: cluster.answer(Api.OffsetFetch, starting, broker=GROUP), "renew") == "on"
+    assert cluster.unused(Api.OffsetFetch, broker=GROUP) == 0
+
+
 def test_the_watchdog_ends_a_process_whose_call_does_not_return() -> None:
     process = multiprocessing.get_context("spawn").Process(target=hang, daemon=True)
     process.start()

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
@@ -254,28 +254,3 @@ def test_a_new_producer_waits_until_what_was_open_has_ended(stage: Stage, kafka:
     kafka.flush()
     kafka.commit()
     assert said(stage) == ["one"]
-
-
-def test_a_new_producer_waits_until_no_transaction_holds_an_offset_of_the_group(
-    stage: Stage, kafka: KafkaClient
-) -> None:
-    """The broker may forget the offsets of a transaction as well. Their lane may be somebody else's by now; the next
-    commit with their producer id would commit them, and what was never said would be taken for said.
-    """
-    bootstrap = {"bootstrap.servers": stage.settings.kafka_bootstrap_servers}
-    other, nobody = (
-        Producer(bootstrap | {"transactional.id": stage.name}),
-        Consumer(bootstrap | {"group.id": stage.name}),
-    )
-    other.init_transactions(SECONDS_MAX)
-    other.begin_transaction()
-    held = [TopicPartition(stage.kit.service.lane_topic, 1, 7)]
-    other.send_offsets_to_transaction(held, nobody.consumer_group_metadata(), SECONDS_MAX)
-
-    with pytest.raises(KafkaUnavailable, match=r"committed offset.*does not end"):
-        kafka.renew()
-
-    other.abort_transaction(SECONDS_MAX)
-    kafka.renew()
-    assert kafka.committed((), (1,)) == {}
-    nobody.close()

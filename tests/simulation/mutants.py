@@ -228,14 +228,14 @@ MUTANTS = (
         CYCLE,
         "claim == (said.offset, said.metadata, claim.rows)",
         "claim.position == said.offset",
-        survives="in this world Postgres never goes back; restores are tested in tests/integration/test_operating_*",
+        survives="in this world Postgres never goes back; tests/unit/test_cycle.py finds it: a_claim_of_the_same_number",
     ),
     Mutant(
         "a database that went back is not noticed",
         CYCLE,
         "positions[source].next_offset < self._seen[source]",
         "positions[source].next_offset < 0",
-        survives="as above: Postgres never goes back here",
+        survives="as above; found by h_below_what_this_worker_has_seen",
     ),
     # ---- doubt and recovery
     Mutant(

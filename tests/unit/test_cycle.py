@@ -201,6 +201,20 @@ def test_a_position_that_is_gone_is_a_recovery(world: World) -> None:
         worker.run()
 
 
+def test_a_claim_of_the_same_number_that_is_another_one_is_a_recovery(world: World) -> None:
+    """Postgres went back and went on: what this claim names was never said, and must not be deleted."""
+    worker = world.worker().started()
+    world.put("apple")
+    worker.settle()
+    assert world.said == ["apple"]
+    world.put("axe")
+    lane, (position, _, _) = next((lane, claim) for lane, claim in world.tables.claims.items() if claim[0])
+    world.tables.claims[lane] = (position, "another claim", list(world.tables.outbox))
+    with pytest.raises(RecoveryNeeded, match="the claim is"):
+        worker.run()
+    assert world.tables.outbox
+
+
 # ---- what cannot be handled
 
 

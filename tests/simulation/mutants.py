@@ -228,7 +228,7 @@ MUTANTS = (
         CYCLE,
         "claim == (said.offset, said.metadata, claim.rows)",
         "claim.position == said.offset",
-        survives="in this world Postgres never goes back; tests/unit/test_cycle.py finds it: a_claim_of_the_same_number",
+        survives="here Postgres never goes back; found in tests/unit/test_cycle.py: a_claim_of_the_same_number",
     ),
     Mutant(
         "a database that went back is not noticed",

@@ -79,7 +79,11 @@ def _see_offsets(
         try:
             committed_offsets(member, lane_topic, inputs, lanes, max(deadline - time.monotonic(), ENOUGH_SECONDS))
         except KafkaUnavailable:
-            # The coordinator of a group may be starting, or moving: the client does not ask again by itself.
+            # That nobody may tell us who coordinates the group is said by a poll only.
+            event = member.poll(0)
+            if event is not None and (error := event.error()) is not None and (denied := not_permitted(error)):
+                raise denied from None
+            # The coordinator may be starting, or moving: the client does not ask again by itself.
             if time.monotonic() > deadline:
                 raise
             time.sleep(LOOK_AGAIN_SECONDS)

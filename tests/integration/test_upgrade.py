@@ -1,10 +1,10 @@
 """What docs/upgrading.md promises: old processes work on the new schema, and a deployment loses and repeats nothing."""
 
 import json
+import shutil
 import signal
 import subprocess
 import sys
-import tarfile
 import tomllib
 import uuid
 from pathlib import Path
@@ -117,8 +117,7 @@ def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 ["git", "archive", commit], cwd=ROOT, stdout=file, stderr=subprocess.DEVNULL, check=False
             )
         if done.returncode == 0:
-            with tarfile.open(root / "tree.tar") as archive:
-                archive.extractall(root / "tree", filter="data")
+            shutil.unpack_archive(root / "tree.tar", root / "tree")
             return root / "tree"
     return ROOT
 

@@ -87,20 +87,21 @@ def figures(lines: Sequence[dict[str, Any]]) -> str:
         return "Nothing is published yet."
     present = [line for line in lines if line["protocol"] == lines[-1]["protocol"]]
     last, faults = present[-1], _sum(present)
-    wrong, runs = sum(bool(line["anomalies"]) for line in present), sum(line["plays"] for line in present)
+    wrong = sum(bool(line["anomalies"]) for line in present)
     dates = dict.fromkeys(line["date"] for line in (present[0], last))
     earlier = len(lines) - len(present)
     return "\n".join(
         [
             f"**{faults['SIGKILL']:,} SIGKILLs and {faults['SIGSTOP']:,} freezes of workers, {_servers(faults):,} "
             "kills, freezes and restarts of servers, "
-            f"{sum(line['events'] for line in present):,} events in {runs:,} runs: {wrong} anomalies.**",
+            f"{sum(line['events'] for line in present):,} events in {len(present):,} storms: {wrong} anomalies.**",
             "",
             f"{' to '.join(dates)}; Kafka {last['kafka']}, librdkafka {last['librdkafka']}, Python {last['python']}, "
             f"{last['machine']}; protocol `{last['protocol']}`; {earlier:,} storms of earlier protocols are in the "
             "ledger and not counted here.",
             "",
-            "| scenario | what is done | what must hold | runs | events | faults | anomalies | p < | recovery, s |",
+            "| scenario | what is done | what must hold | storms | events | faults | anomalies | p < "
+            "| recovery p50 / p99 / max, s |",
             "|---|---|---|---|---|---|---|---|---|",
             *(_row(scenario, present) for scenario in SCENARIOS),
         ]
@@ -117,18 +118,18 @@ def _servers(faults: Counter[str]) -> int:
 
 def _row(scenario: Scenario, lines: Sequence[dict[str, Any]]) -> str:
     mine = [line for line in lines if line["scenario"] == scenario.name]
-    runs, wrong = sum(line["plays"] for line in mine), sum(bool(line["anomalies"]) for line in mine)
+    storms, wrong = len(mine), sum(bool(line["anomalies"]) for line in mine)
     recoveries = [seconds for line in mine for seconds in line["recoveries"]]
     cells = (
         scenario.name,
         scenario.what,
         scenario.must_hold,
-        f"{runs:,}",
+        f"{storms:,}",
         f"{sum(line['events'] for line in mine):,}",
         ", ".join(f"{count:,} {fault}" for fault, count in sorted(_sum(mine).items())),
         str(wrong),
-        # Rule of three: 0 of n observed means less than 3/n with a confidence of 95%.
-        f"{3 / runs:.3f}" if runs and not wrong else "-",
+        # What was never seen in n storms is rarer than this, with a confidence of 95%.
+        f"{1 - 0.05 ** (1 / storms):.3f}" if storms and not wrong else "-",
         " / ".join(f"{quantile(recoveries, share):.1f}" for share in (0.5, 0.99, 1.0)) if recoveries else "-",
     )
     return f"| {' | '.join(cells)} |"

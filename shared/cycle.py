@@ -2,7 +2,7 @@
 
 There are two commits, always in the same order, and two positions, each stored where its effect is. What has been
 handled is known by Postgres: the position H of an input is committed with the handlers' effects. What has been said is
-known by Kafka: the position P of a lane is committed with its records. Neither is marked in the other system, so a
+known by Kafka: the position P of a lane is committed with its records. Neither is believed from the other system, so a
 crash anywhere leaves both true, and recovery reads both and goes on.
 
     1    poll a batch, and take the group metadata of this batch
@@ -13,7 +13,8 @@ crash anywhere leaves both true, and recovery reads both and goes on.
     2.4    flush their changes, then insert into the outbox
     2.5    move H past the batch
     2.6    lock the claim of every lane whose P is known. Position P + 1: its rows are still to be said.
-           Position P: Kafka has its rows; delete them, and claim the next ones under a new claim id and position P + 1
+           Position P: Kafka has its rows, and no connection was lost since it said so; delete them, and claim the next
+           ones under a new claim id and position P + 1
     2.7    COMMIT
     3    Kafka transaction: the claimed rows, P := position of the claim, and H for the lag tools
     4    P is now the position of the claim
@@ -23,7 +24,7 @@ Whatever is not plain success of 2.7 or 3 goes to the one recovery:
     R0   the slot is still mine
     R1   a new producer with the same transactional.id, which ends whatever the old one had open; see that it has ended
     R2   read the committed offsets from Kafka
-    R3   only then read H and the claims from Postgres; compare
+    R3   only then read H and the claims from Postgres; compare; commit P = 0 of a lane that was never claimed
     R4   read the inputs from H on
 
 An assignment does R2 to R4. Why each step is needed is in docs/protocol.md. This file talks to the world through the
@@ -290,6 +291,8 @@ class Cycle:
             return self._claim_carefully(transaction, unsaid)
         if done:
             spent = [lane for lane in done if found[lane].rows]
+            if spent or any(found[lane].position == 0 for lane in done):
+                self._kafka.confirm()
             if spent:
                 transaction.forget(spent)
             unsaid |= transaction.claim(done)

@@ -6,7 +6,7 @@ too: records that are said again, or a P under which nothing was said.
 """
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
@@ -20,38 +20,34 @@ from shared.ports import Input
 from shared.settings import Settings
 
 ENDED_SECONDS = 5.0
-"""How long one renewal waits for transactions to end. Those of workers take milliseconds; that of a frozen one lasts
-until the broker's timeout, and until then nobody could read what we say behind it.
+"""How long one renewal waits for transactions to end, at most. Those of workers take milliseconds; that of a frozen one
+lasts until the broker's timeout, and until then nobody could read what we say behind it.
 """
 
-ANSWER_SECONDS = 5.0
-"""Of the broker to a question about offsets."""
-
 ENOUGH_SECONDS = 1.0
-"""For offsets that nothing holds; they take some milliseconds."""
+"""For the offsets of all partitions at once, which take some milliseconds; and the least for one question."""
 
 LOOK_AGAIN_SECONDS = 0.01
 
 
-def see_ended(settings: Settings, service: Service) -> None:
+def see_ended(settings: Settings, service: Service, seconds: float = ENDED_SECONDS) -> None:
     """Wait until all has ended that is open now in a topic that `service` speaks on, and until no transaction holds an
     offset of its group: also of a partition that is somebody else's by now.
 
-    Raises `KafkaUnavailable` when it does not end within `ENDED_SECONDS`, and `Refused`.
+    Raises `KafkaUnavailable` when it does not end within `seconds`, and `Refused`.
     """
     access = {**settings.kafka(), "log_level": 0}
+    deadline = time.monotonic() + min(seconds, ENDED_SECONDS)
     # New clients each time: an old one keeps the epochs of leaders, and asks with outdated ones after an election. And
     # one that joins its group would be answered when it has joined. This one connects while the other is asked.
     member = Consumer({**access, "group.id": service.name, "isolation.level": "read_committed"})
     try:
         admin = AdminClient(access)
-        # This waits for a connection. Without one the next question took 1 or 3 s, one time in eight on a busy machine.
-        found = {name: sorted(t.partitions) for name, t in admin.list_topics(timeout=ANSWER_SECONDS).topics.items()}
         spoken = (*service.speaks_on, service.dead_letter_topic)
-        deadline = time.monotonic() + ENDED_SECONDS
-        _see_records(admin, [TopicPartition(topic, n) for topic in spoken for n in found.get(topic, ())], deadline)
-        inputs = [Input(topic, n) for topic in service.hears for n in found.get(topic, ())]
-        _see_offsets(member, service.lane_topic, inputs, found.get(service.lane_topic, ()), deadline)
+        found = _partitions(admin, (*spoken, *service.hears, service.lane_topic), deadline)
+        _see_records(admin, [TopicPartition(topic, n) for topic in spoken for n in found[topic]], deadline)
+        inputs = [Input(topic, n) for topic in service.hears for n in found[topic]]
+        _see_offsets(member, service.lane_topic, inputs, found[service.lane_topic], deadline)
     except (KafkaException, TimeoutError) as error:
         denied = not_permitted(error.args[0]) if isinstance(error, KafkaException) else None
         raise denied or KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
@@ -64,9 +60,23 @@ def see_ended(settings: Settings, service: Service) -> None:
         member.close()
 
 
+def _left(deadline: float) -> float:
+    return max(deadline - time.monotonic(), ENOUGH_SECONDS)
+
+
+def _partitions(admin: AdminClient, topics: Iterable[str], deadline: float) -> dict[str, list[int]]:
+    # This waits for a connection. Without one the next question took 1 or 3 s, one time in eight on a busy machine.
+    found = {name: sorted(t.partitions) for name, t in admin.list_topics(timeout=_left(deadline)).topics.items()}
+    if unknown := sorted(set(topics) - found.keys()):
+        raise TimeoutError(f"{', '.join(unknown)}: no broker names it")
+    return found
+
+
 def _see_records(admin: AdminClient, spoken: Sequence[TopicPartition], deadline: float) -> None:
-    ends = _ends(admin, spoken, IsolationLevel.READ_UNCOMMITTED)
-    while waiting := [p for p, end in _ends(admin, spoken, IsolationLevel.READ_COMMITTED).items() if end < ends[p]]:
+    ends = _ends(admin, spoken, IsolationLevel.READ_UNCOMMITTED, deadline)
+    while waiting := [
+        p for p, end in _ends(admin, spoken, IsolationLevel.READ_COMMITTED, deadline).items() if end < ends[p]
+    ]:
         if time.monotonic() > deadline:
             raise KafkaUnavailable(", ".join(sorted(waiting)))
         time.sleep(LOOK_AGAIN_SECONDS)
@@ -75,9 +85,22 @@ def _see_records(admin: AdminClient, spoken: Sequence[TopicPartition], deadline:
 def _see_offsets(
     member: Consumer, lane_topic: str, inputs: Sequence[Input], lanes: Sequence[int], deadline: float
 ) -> None:
+    try:
+        committed_offsets(member, lane_topic, inputs, lanes, ENOUGH_SECONDS)
+    except KafkaUnavailable:
+        # Others are busy: there may be no moment in which none of them holds an offset. Each alone has one.
+        for source in inputs:
+            _see_stable(member, lane_topic, (source,), (), deadline)
+        for lane in lanes:
+            _see_stable(member, lane_topic, (), (lane,), deadline)
+
+
+def _see_stable(
+    member: Consumer, lane_topic: str, inputs: Sequence[Input], lanes: Sequence[int], deadline: float
+) -> None:
     while True:
         try:
-            committed_offsets(member, lane_topic, inputs, lanes, max(deadline - time.monotonic(), ENOUGH_SECONDS))
+            committed_offsets(member, lane_topic, inputs, lanes, _left(deadline))
         except KafkaUnavailable:
             # That nobody may tell us who coordinates the group is said by a poll only.
             event = member.poll(0)
@@ -91,11 +114,14 @@ def _see_offsets(
             return
 
 
-def _ends(admin: AdminClient, partitions: Sequence[TopicPartition], level: IsolationLevel) -> Mapping[str, int]:
+def _ends(
+    admin: AdminClient, partitions: Sequence[TopicPartition], level: IsolationLevel, deadline: float
+) -> Mapping[str, int]:
     """Give the high watermark of each partition, or the last stable offset. Raises `TimeoutError`."""
     asked = {p: OffsetSpec.latest() for p in partitions}  # type: ignore[no-untyped-call]
-    answers = admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
-    ends = {f"{p.topic}[{p.partition}]": int(a.result(2 * ANSWER_SECONDS).offset) for p, a in answers.items()}
+    seconds = _left(deadline)
+    answers = admin.list_offsets(asked, isolation_level=level, request_timeout=seconds)
+    ends = {f"{p.topic}[{p.partition}]": int(a.result(2 * seconds).offset) for p, a in answers.items()}
     if unanswered := sorted(p for p, end in ends.items() if end < 0):
         # When a leader does not answer, the client gives this instead of an error.
         raise TimeoutError(f"{', '.join(unanswered)}: the leader did not answer")

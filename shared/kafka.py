@@ -22,6 +22,7 @@ class KafkaClient:
         self.flush = producer.flush
         self.send_offsets = producer.send_offsets
         self.commit = producer.commit
+        self.confirm = producer.confirm
         self._halves = (producer, member)
 
     def close(self) -> None:

@@ -151,6 +151,12 @@ class Kafka(Protocol):
         """Commit the transaction. Raises `KafkaInDoubt` also if it succeeded but took suspiciously long."""
         ...
 
+    def confirm(self) -> None:
+        """See that what was committed last may be relied on. Raises `KafkaInDoubt` if a connection was lost since: a
+        broker that dies right after its answer may forget what it has answered (KAFKA-20734).
+        """
+        ...
+
 
 class Transaction(Protocol):
     """One Postgres transaction of the cycle. Whatever raises before `commit` leaves it to be rolled back."""

@@ -1,7 +1,7 @@
 """Positions: H, what has been handled, is a row of Postgres; P, what has been said, is a committed offset of Kafka.
 
-Neither is ever marked in the other system. This module holds the rows of H, and the judgement of what the two systems
-say.
+Neither is ever believed from the other system. This module holds the rows of H, and the judgement of what the two
+systems say.
 """
 
 from collections.abc import Collection, Mapping

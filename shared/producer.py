@@ -59,6 +59,11 @@ it asks at once. After a kill within a transaction this takes 0.17 s instead of 
 SUSPICIOUS = ("REQTMOUT", "FAIL", "TIMEOUT")
 """Log facilities of librdkafka that tell of a request whose answer did not come, or of a lost connection."""
 
+NOT_CONNECTED = "in state CONNECT"
+"""What such a line says of a connection that never came to be: nothing was sent on it. While one of three brokers is
+down, the client tries it again and again.
+"""
+
 
 def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
     """Give the client's settings for the worker in `slot`; all budgets follow from the transaction timeout."""
@@ -115,7 +120,8 @@ class TransactionalProducer:
             # Without the purge the client would wait for the old one's rows while it is destroyed.
             old.purge(in_queue=True, in_flight=True, blocking=False)
             del old
-        deadline, patience = time.monotonic() + self._budget, INIT_SECONDS
+        # The watchdog gives one and a half budgets to all of a recovery.
+        began, patience = time.monotonic(), INIT_SECONDS
         while True:
             producer = self._make(self._configuration, logger=self._logger)
             with suppress(KafkaException):
@@ -130,11 +136,11 @@ class TransactionalProducer:
                     raise not_permitted(reason) or refused from error
                 if not reason.retriable():
                     raise KafkaInDoubt(f"init_transactions: {reason.name()}: {reason.str()}") from error
-                if time.monotonic() > deadline:
+                if time.monotonic() - began > 0.75 * self._budget:
                     raise KafkaUnavailable(f"init_transactions: {reason.name()}: {reason.str()}") from error
                 patience = min(2 * patience, SLICE_SECONDS)
         # The broker says that ours has ended before `init_transactions` returns. It is not always so.
-        see_ended(self._settings, self._service)
+        see_ended(self._settings, self._service, self._budget / 2)
         self._producer = producer
         self._suspect = self._refused = None
 
@@ -199,6 +205,12 @@ class TransactionalProducer:
             # librdkafka cannot tell a delayed EndTxn of this transaction from one of the next (KIP-890): none may
             # follow with this epoch.
             raise KafkaInDoubt(f"committed, but under suspicion: {self._suspect}")
+
+    def confirm(self) -> None:
+        with self._timed("poll", suspicious=False) as producer:
+            producer.poll(0)  # serves the log
+        if self._suspect:
+            raise KafkaInDoubt(f"committed, but doubted since: {self._suspect}")
 
     def close(self) -> None:
         """Let go of the producer, without waiting for anything."""
@@ -268,5 +280,5 @@ class _Suspicion(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
-        if line.startswith(SUSPICIOUS):
+        if line.startswith(SUSPICIOUS) and NOT_CONNECTED not in line:
             self._producer.suspect(line)

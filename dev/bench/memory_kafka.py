@@ -58,3 +58,6 @@ class MemoryKafka:
 
     def commit(self) -> None:
         """Nothing is left to do."""
+
+    def confirm(self) -> None:
+        """No connection was lost."""

@@ -25,10 +25,10 @@ def main() -> int:
         _show(outcome)
         if options.publish:
             proof.note(outcome)  # at once: a run that is interrupted has shown something too
+            proof.write()
 
     outcomes = play_all(chosen, range(seed, seed + options.runs), report)
     if options.publish:
-        proof.write()
         print(f"Written to {proof.LEDGER.name} and {proof.REPORT.name}")
     wrong = sum(bool(outcome.anomalies) for outcome in outcomes)
     runs, events = sum(o.plays for o in outcomes), sum(o.events for o in outcomes)

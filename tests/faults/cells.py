@@ -48,7 +48,13 @@ HANDLING = (
     *("transaction.lock_positions", "transaction.receive", "transaction.handle", "transaction.set_aside"),
     *("transaction.say", "transaction.advance"),
 )
-CLAIMING = ("transaction.lock_claims", "transaction.forget", "transaction.claim", "transaction.claimed")
+CLAIMING = (
+    "transaction.lock_claims",
+    "kafka.confirm",
+    "transaction.forget",
+    "transaction.claim",
+    "transaction.claimed",
+)
 SAYING = ("kafka.begin", "kafka.produce", "kafka.flush", "kafka.send_offsets", "kafka.commit")
 CYCLE = {
     Source.EVENTS: ("kafka.poll", "database.begin", *HANDLING, *CLAIMING, "transaction.commit", *SAYING),

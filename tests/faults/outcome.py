@@ -12,8 +12,8 @@ from dev.servers import ClusterServers, Servers
 from tests.faults.play import Play
 from tests.faults.scenarios import Scenario, Storm
 
-LOG_CHARACTERS_MAX = 20_000
-"""Of the workers' logs, when something is wrong."""
+LOG_CHARACTERS_MAX = 60_000
+"""Of the workers' logs of a play in which something is wrong: its end."""
 
 
 @dataclass(frozen=True)
@@ -45,14 +45,17 @@ def play(scenario: Scenario, servers: Servers | ClusterServers, seed: int, logs:
 
         plays = list(pool.map(enter, range(scenario.plays)))
         wrong: list[str] = []
+        logs_of_wrong: list[str] = []
         try:
             scenario.strike(Storm(servers, plays, dice))
             list(pool.map(Play.settle, plays))
         except Exception as error:  # noqa: BLE001 - it is part of the verdict
             wrong.append(f"did not come to rest: {error!r}")
         for one in plays:
-            wrong += one.errors
-            wrong += map(str, one.anomalies())
+            found = [*one.errors, *map(str, one.anomalies())]
+            if found:
+                logs_of_wrong.append(one.stage.logged()[-LOG_CHARACTERS_MAX:])
+            wrong += found
         # What all plays share was done once.
         faults: Counter[str] = Counter()
         for one in plays:
@@ -70,5 +73,5 @@ def play(scenario: Scenario, servers: Servers | ClusterServers, seed: int, logs:
             wrong,
             [round(seconds, 2) for one in plays for seconds in one.recoveries()],
             round(time.monotonic() - began, 1),
-            "\n".join(one.stage.logged() for one in plays)[-LOG_CHARACTERS_MAX:] if wrong else "",
+            "\n".join(logs_of_wrong),
         )

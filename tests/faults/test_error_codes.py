@@ -22,7 +22,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 
 from shared.consumer import committed_offsets
 from shared.consumer import configuration as consumer_configuration
-from shared.ended import ANSWER_SECONDS
+from shared.ended import ENDED_SECONDS
 from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.ports import Committed, Input, OutboxRow
 from shared.producer import CONTENT, GENERATION, REFUSED, TransactionalProducer
@@ -324,7 +324,7 @@ def test_a_broker_that_answers_late_makes_the_producer_suspect(
 def test_an_end_that_a_leader_did_not_tell_is_waited_for(stage: Play) -> None:
     """The client gives -1001 for it, and no error. Taken for an end, it would hide a transaction that is open."""
     good = KafkaError.NO_ERROR
-    rtt_ms = int(ANSWER_SECONDS * 1_000) + 1_000
+    rtt_ms = int(ENDED_SECONDS * 1_000) + 1_000
     assert stage.run(lambda: stage.cluster.answer(Api.ListOffsets, good, rtt_ms=rtt_ms), "renew") == "wait"
 
 

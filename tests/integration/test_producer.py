@@ -19,6 +19,7 @@ from shared.kafka import KafkaClient
 from shared.ports import Committed, Input, OutboxRow
 from tests.faults import trail
 from tests.faults.stage import Stage, admin
+from tests.faults.wire import Wire
 from tests.waiting import SECONDS_MAX, until
 
 
@@ -230,6 +231,42 @@ def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Serv
         kafka.renew()
         assert kafka.committed((), (0,)) == {0: Committed(1, "claim")}
         assert said(stage) == ["one"]
+
+
+def say_one(stage: Stage, kafka: KafkaClient) -> None:
+    """Commit one row."""
+    kafka.begin()
+    kafka.produce(rows(stage, "one"))
+    kafka.flush()
+    kafka.commit()
+
+
+def test_a_commit_is_doubted_when_the_connection_is_lost_after_it(servers: Servers, tmp_path: Path) -> None:
+    """A broker that dies right after its answer may forget what it has answered (KAFKA-20734)."""
+    with Stage(servers, tmp_path) as stage:
+        with Wire.before(servers) as wire:
+            settings = stage.settings.model_copy(update={"kafka_bootstrap_servers": wire.address("kafka")})
+            kafka: KafkaClient = trail.container(stage.kit, settings).kafka(slot=0)
+            kafka.renew()
+            say_one(stage, kafka)
+            kafka.confirm()
+        with pytest.raises(KafkaInDoubt, match="committed, but doubted since: FAIL"):
+            until(kafka.confirm, "it is doubted")
+        kafka.close()
+
+
+def test_a_broker_that_was_never_reached_puts_no_commit_in_doubt(stage: Stage) -> None:
+    """One of three that is down is tried again and again. Nothing was sent to it."""
+    settings = stage.settings.model_copy(
+        update={"kafka_bootstrap_servers": f"127.0.0.1:{free_port()},{stage.settings.kafka_bootstrap_servers}"}
+    )
+    made: KafkaClient = trail.container(stage.kit, settings).kafka(slot=0)
+    for _ in range(5):
+        made.renew()
+        say_one(stage, made)
+        made.confirm()
+    made.close()
+    assert said(stage) == ["one"] * 5
 
 
 def test_a_new_producer_waits_until_what_was_open_has_ended(stage: Stage, kafka: KafkaClient) -> None:

@@ -196,6 +196,13 @@ class Broker:
         """Be killed in the middle of a transaction, and come back so that markers of it are forgotten."""
         self.producers[slot].forgotten = what
 
+    def forget_commit(self, slot: int, epoch: int) -> None:
+        """Answer to an EndTxn, and forget all that it should do."""
+        producer = self._current(slot, epoch)
+        if producer.began is not None:
+            self._rule("a commit is forgotten")
+            self._finish(producer, commit=False)
+
     def _finish(self, producer: Producer, *, commit: bool) -> None:
         forgotten, producer.forgotten = () if commit else producer.forgotten, ()
         state = State.COMMITTED if commit else State.ABORTED

@@ -51,6 +51,8 @@ class Client:
         self._told: dict[Input, int] = {}
         self._epoch: int | None = None
         self._rows: list[OutboxRow] = []
+        self._doubted = False
+        """A connection was lost since the last commit."""
 
     # ---- the member
 
@@ -116,7 +118,7 @@ class Client:
     # ---- the producer
 
     def renew(self) -> None:
-        self._epoch, self._rows = None, []
+        self._epoch, self._rows, self._doubted = None, [], False
         fault = self._at("kafka.renew", Fault.REFUSE, Fault.LOSE)
         if fault is Fault.REFUSE:
             raise KafkaInDoubt
@@ -131,7 +133,7 @@ class Client:
     def begin(self) -> None:
         if self._at("kafka.begin", Fault.REFUSE) is Fault.REFUSE:
             raise KafkaInDoubt
-        self._rows = []
+        self._rows, self._doubted = [], False
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:
         if self._at("kafka.produce", Fault.REFUSE) is Fault.REFUSE:
@@ -169,13 +171,24 @@ class Client:
         self._broker.arrive(self.slot)
 
     def commit(self) -> None:
-        fault = self._at("kafka.commit", *UNSURE, Fault.TWICE, *FORGETFUL, Fault.DIE_LATE)
+        fault = self._at("kafka.commit", *UNSURE, Fault.TWICE, *FORGETFUL, Fault.FORGET_COMMIT, Fault.DIE_LATE)
         epoch = self._known_epoch()
+        if fault is Fault.FORGET_COMMIT:
+            self._broker.forget(self.slot, (RECORDS, OFFSETS))
+            self._broker.forget_commit(self.slot, epoch)
+            self._doubted = True
+            return
         if fault in FORGETFUL:
             self.be_forgotten(fault)
         self._send(fault, lambda: self._ended(self._broker.end(self.slot, epoch)))
         if fault is Fault.TWICE:
             self._suspect()
+
+    def confirm(self) -> None:
+        self._at("kafka.confirm")
+        self._known_epoch()
+        if self._doubted:
+            raise KafkaInDoubt("a connection was lost")
 
     def end_late(self) -> None:
         """Let a COMMIT that the process has sent before it died arrive later."""

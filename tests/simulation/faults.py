@@ -49,6 +49,8 @@ class Fault(Enum):
     """The same, but it forgets to mark the offsets; and the process dies with it."""
     FORGET_ALL = "forget-all"
     """The same, but it forgets both: as when it had been killed after it had decided to commit."""
+    FORGET_COMMIT = "forget-commit"
+    """The broker answers to a COMMIT and is killed; back, it forgets the markers, until an operator aborts it."""
 
 
 ALWAYS = (Fault.DIE, Fault.DIE_LONG, Fault.PAUSE, Fault.FREEZE, Fault.SLEEP, Fault.EXPEL)

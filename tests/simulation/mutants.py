@@ -239,6 +239,13 @@ MUTANTS = (
     ),
     # ---- doubt and recovery
     Mutant(
+        "rows are deleted though their commit is doubted",
+        CYCLE,
+        "                self._kafka.confirm()\n",
+        "                pass\n",
+        fault=Fault.FORGET_COMMIT,
+    ),
+    Mutant(
         "a doubtful commit is taken for done",
         CYCLE,
         "            self._kafka.commit()\n        except",

@@ -32,6 +32,7 @@ RULES = {
     "offsets are not stable",
     "markers are forgotten",
     "the marker of offsets is forgotten",
+    "a commit is forgotten",
     "a dying session rolls back",
     "an idle transaction is ended",
     "the old session is ended first",

@@ -294,6 +294,9 @@ class FakeKafka:
 
         self._world.call("kafka.commit", act)
 
+    def confirm(self) -> None:
+        self._world.call("kafka.confirm", lambda: None)
+
 
 class FakeDatabase:
     """Implements `shared.ports.Database`."""

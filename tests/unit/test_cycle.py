@@ -69,6 +69,7 @@ def test_postgres_is_committed_before_anything_is_said(world: World) -> None:
         "database.begin",
         "transaction.handle",
         "transaction.lock_claims",
+        "kafka.confirm",
         "transaction.claim",
         "transaction.commit",
         "kafka.begin",

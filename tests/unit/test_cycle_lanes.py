@@ -76,6 +76,20 @@ def test_a_first_p_whose_commit_is_in_doubt_is_committed_again_or_found(world: W
     assert world.offsets[0].offset == 1
 
 
+def test_no_row_is_deleted_while_the_commit_that_said_it_is_doubted(world: World) -> None:
+    """A broker that dies right after its answer may forget what it has answered."""
+    worker = world.worker().started()
+    world.put("zebra")
+    worker.run()
+    world.fail("kafka.confirm", KafkaInDoubt())
+    with pytest.raises(KafkaInDoubt):
+        worker.run()
+    assert world.waiting() == ["zebra"]
+    worker.recover()
+    worker.settle()
+    assert (world.said, world.waiting()) == (["zebra"], [])
+
+
 def test_a_commit_whose_answer_was_lost_is_not_said_again(world: World) -> None:
     worker = world.worker().started()
     world.put("zebra")

@@ -17,7 +17,7 @@ uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 .PHONY: help demo test check fix unit integration e2e faults bench servers servers-down lock clean
 .PHONY: service service-remove without-demo
 .PHONY: check-manifests audit-dependencies
-.PHONY: up logs down demo-compose compose-test .env
+.PHONY: up logs down demo-compose compose-test pooler-test .env
 
 # A Kafka is always part of it; other profiles come on top.
 comma := ,
@@ -55,6 +55,17 @@ demo-compose: $(READY)  ## the demo in docker compose, where a broker and Postgr
 
 compose-test: $(READY)  ## tests of the image and of docker compose; they need docker, and `test` leaves them out
 	$(RUN) -m pytest tests/compose $(ARGS)
+
+pooler-test: $(READY)  ## tests behind PgBouncer; where it is not installed, Debian's is downloaded for them (ARGS= goes to pytest)
+	@set -e; path=$$PATH libraries=$$LD_LIBRARY_PATH; \
+	if ! command -v pgbouncer >/dev/null; then \
+		place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; trap 'exit 130' INT TERM; chmod a+rx "$$place"; \
+		libraries=$$(apt-cache depends pgbouncer | sed -n 's/^ *Depends: \(lib.*\)/\1/p'); \
+		needed=$$(for name in $$libraries; do dpkg -s "$$name" >/dev/null 2>&1 || echo "$$name"; done); \
+		(cd "$$place" && apt-get download --quiet pgbouncer $$needed && for package in *.deb; do dpkg -x "$$package" .; done); \
+		path=$$path:$$place/usr/sbin libraries=$$(echo "$$place"/usr/lib/*-linux-gnu*); \
+	fi; \
+	PATH=$$path LD_LIBRARY_PATH=$$libraries $(RUN) -m pytest tests/integration/test_pooler.py $(ARGS)
 
 test: check  ## all checks and all tests, against a real Kafka and a real PostgreSQL (ARGS= goes to pytest)
 	@$(RUN) -m dev.servers fetch  # here rather than in the first test: it can be seen, and no test waits for it

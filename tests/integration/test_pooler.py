@@ -1,5 +1,5 @@
 """Behind PgBouncer: what is refused, and what works. PgBouncer is in no wheel; where it is not installed, this is not
-tested.
+tested but by `make pooler-test`.
 """
 
 import os

@@ -14,6 +14,7 @@ import psutil
 from dev.servers.prepare import ROOT, prepare, service_names
 from dev.servers.process import ServerError, say
 from dev.servers.together import running
+from dev.service.entries import compose_port
 
 ENV_HEAD = "# Written by `make servers`, removed by `make servers-down`."
 
@@ -127,11 +128,11 @@ def _write_env(file: Path, bootstrap: str, database_url: str) -> None:
         "# The APIs listen on this machine only, and let everybody in.",
         "API_AUTH=off",
     ]
-    for number, name in enumerate(service_names()):
+    for name in service_names():
         lines += [
             "",
             f"# {name}, each in a terminal of its own:",
-            f"#   HTTP_PORT={8000 + number} .venv/bin/python -m services.{name} api",
+            f"#   HTTP_PORT={compose_port(name)} .venv/bin/python -m services.{name} api",
             f"#   .venv/bin/python -m services.{name} worker",
             f"#   psql '{database_url.replace('{service}', name)}'",
         ]

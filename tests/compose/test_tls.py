@@ -85,7 +85,7 @@ def encrypted(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFacto
         server.remove()
 
 
-@pytest.mark.parametrize("command", [("migrate",), ("positions", "show")], ids=" ".join)
+@pytest.mark.parametrize("command", [("migrate",), ("dead-letters", "list")], ids=" ".join)
 def test_a_service_works_over_tls(encrypted: Encrypted, command: tuple[str, ...]) -> None:
     code, said = encrypted.run(*command, options=VERIFIED)
 

@@ -26,7 +26,7 @@ from shared.errors import Refused
 
 ENV_FILES = (".env", ".env.local")
 ALIKE = 0.9
-"""How much of two names must be the same for one to be a slip of the other: all but one letter of ten, or two of twenty."""
+"""How much of two names must be the same for one to be a slip of the other; one letter of ten may differ."""
 
 OF_OTHERS = {"API_TOKEN"}
 """Docker compose has its own in the same `.env`: the token of whoever calls, for whoever calls by hand."""

@@ -3,9 +3,13 @@
 A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The variable itself comes first.
 """
 
+import os
+from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
+from dotenv import dotenv_values
 from pydantic import Field, FilePath, SecretStr, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
@@ -20,13 +24,18 @@ from sqlalchemy.exc import ArgumentError
 
 from shared.errors import Refused
 
+ENV_FILES = (".env", ".env.local")
+ALIKE = 0.9
+"""How much of two names must be the same for one to be a slip of the other; one letter of ten may differ."""
+
+OF_OTHERS = {"API_TOKEN"}
+"""Docker compose has its own in the same `.env`: the token of whoever calls, for whoever calls by hand."""
+
 
 class Settings(BaseSettings):
     """The settings of one API or worker process. Each is read from the variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(
-        env_file=(".env", ".env.local"), env_ignore_empty=True, extra="ignore", frozen=True
-    )
+    model_config = SettingsConfigDict(env_file=ENV_FILES, env_ignore_empty=True, extra="ignore", frozen=True)
 
     kafka_bootstrap_servers: Annotated[
         str, Field(min_length=1, description="host:port of one or more brokers, by commas")
@@ -260,8 +269,21 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return {name: value for name, value in found.items() if value is not None}
 
 
+def _misspelt() -> Iterator[str]:
+    known = OF_OTHERS | {name.upper() for name in Settings.model_fields}
+    known |= {f"{name.upper()}_FILE" for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
+    files = [dotenv_values(file) for file in ENV_FILES if Path(file).is_file()]
+    for name in sorted(set(os.environ).union(*files)):
+        if name.upper() not in known and (meant := get_close_matches(name.upper(), known, 1, ALIKE)):
+            yield f"{name}: there is no such setting; {meant[0]} is one"
+
+
 def load() -> Settings:
-    """Read the settings. Raises `Refused` with one line for each variable that is wrong."""
+    """Read the settings. Raises `Refused` with one line for each variable that is wrong, or that looks like one of ours
+    and is none: its setting would silently have its default.
+    """
+    if misspelt := list(_misspelt()):
+        raise Refused("wrong settings (see .env.example):\n  " + "\n  ".join(misspelt))
     try:
         return Settings()  # type: ignore[call-arg]  # the environment gives them
     except ValidationError as error:

@@ -37,6 +37,25 @@ def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name:
         load()
 
 
+@pytest.mark.parametrize(
+    ("name", "meant"),
+    [("PARTITION", "PARTITIONS"), ("TRANSACTION_TIMEOUT", "TRANSACTION_TIMEOUT_MS"), ("LOG_FORMATT", "LOG_FORMAT")],
+)
+@pytest.mark.parametrize("in_file", [False, True], ids=["environment", ".env"])
+def test_a_slip_in_a_name_is_named(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str, in_file: bool
+) -> None:
+    """Its setting would have its default, and nobody would know."""
+    monkeypatch.chdir(tmp_path)
+    if in_file:
+        Path(".env").write_text(f"{name}=8\n")
+    else:
+        monkeypatch.setenv(name, "8")
+
+    with pytest.raises(Refused, match=f"{name}: there is no such setting; {meant} is one"):
+        load()
+
+
 def test_a_missing_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS")
 

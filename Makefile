@@ -32,6 +32,7 @@ demo: $(READY)  ## orders flow while workers are killed; ends with the balance s
 
 up: .env  ## start everything in docker compose, and wait until it is ready (PROFILES=cluster,ui,observe: any of them)
 	@docker compose version >/dev/null || { echo "This needs Docker with its compose plugin." >&2; exit 1; }
+	@umask 077 && { grep -v '^COMPOSE_PROFILES=' .env; echo COMPOSE_PROFILES=$(profiles); } >.env.new && mv .env.new .env
 	COMPOSE_PROFILES=$(profiles) docker compose up --build --wait
 
 logs:  ## show what the containers write (ARGS= goes to docker compose logs, such as --follow order-worker)

@@ -119,6 +119,19 @@ def test_there_is_always_exactly_one_kafka(copy: Copy, profiles: str, given: str
     assert f"COMPOSE_PROFILES={given} docker compose" in said
 
 
+def test_the_profiles_of_the_last_start_are_those_of_every_command_after_it(copy: Copy) -> None:
+    """Docker itself is not needed for that."""
+    docker = copy.place / "docker"
+    docker.write_text("#!/bin/sh\n")
+    docker.chmod(0o755)
+    for profiles, given in (("cluster,ui", "cluster,ui"), ("", "single")):
+        copy.run(f"PATH=$PWD:$PATH make up PROFILES={profiles}")
+
+        env = copy.place / ".env"
+        assert [line for line in env.read_text().splitlines() if "PROFILES" in line] == [f"COMPOSE_PROFILES={given}"]
+        assert env.stat().st_mode & 0o077 == 0
+
+
 def test_the_demo_in_containers_balances(copy: Copy) -> None:
     """A worker, an API, a broker and the database die in the middle of it."""
     (copy.place / ".venv").symlink_to(ROOT / ".venv")

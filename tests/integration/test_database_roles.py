@@ -35,8 +35,12 @@ class Roles:
         (script,) = re.findall(r"```sql\n(CREATE ROLE.*?)```", page, re.DOTALL)
         for name in ("payment", "payment_owner", "payment_app"):
             script = re.sub(rf"\b{name}\b", f"{name}_{mark}", script)
+        self.admin = f"admin_{mark}"
         with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
-            for statement in script.split(";"):
+            # As on a managed server, where nobody is a superuser.
+            connection.execute(f"CREATE ROLE {self.admin} CREATEROLE CREATEDB".encode())
+            connection.execute(f"SET ROLE {self.admin}".encode())
+            for statement in filter(str.strip, script.split(";")):
                 connection.execute(statement.encode())
         self.settings: Settings = settings(postgres, "", database_url=self.url(self.app), **self.migrating())
 
@@ -72,7 +76,7 @@ class Roles:
     def drop(self) -> None:
         self.postgres.drop_database(self.database)
         with psycopg.connect(self.postgres.dsn(), autocommit=True) as connection:
-            for role in (self.app, self.owner):
+            for role in (self.app, self.owner, self.admin):
                 connection.execute(sql.SQL("DROP ROLE {}").format(sql.Identifier(role)))
 
 

@@ -2,9 +2,13 @@
 
 import uuid
 
+import pytest
+
 from dev.servers import Servers
 from shared import access, start
+from shared.errors import Refused
 from shared.settings import Settings
+from tests.faults.mock_cluster import MockCluster
 from tests.integration.tally import service
 
 
@@ -38,3 +42,18 @@ def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> 
 
     found = start.describe(access.admin(settings), settings, created)
     assert {len(p.replicas) for d in found.values() if d is not None for p in d.partitions} == {1}
+
+
+def test_an_old_broker_is_refused(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own mock knows as much as Kafka 3 did; and the real one is made to look old."""
+    given = {"database_url": servers.postgres.dsn("nowhere")}
+    with MockCluster() as mock:
+        settings = Settings.model_validate({"kafka_bootstrap_servers": mock.bootstrap, **given})
+        with pytest.raises(Refused, match=r"is older than Kafka 4\.0 \(it knows Produce up to version 10, not 12\)"):
+            access.admin(settings)
+
+    settings = Settings.model_validate({"kafka_bootstrap_servers": servers.kafka.bootstrap, **given})
+    access.admin(settings)
+    monkeypatch.setattr(access, "PRODUCE_MIN", 99)
+    with pytest.raises(Refused, match="KAFKA_BOOTSTRAP_SERVERS"):
+        access.admin(settings)

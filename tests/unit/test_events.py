@@ -1,5 +1,8 @@
 """The envelope: what is ours is read, what is not is refused with a reason."""
 
+from pathlib import Path
+
+import msgspec
 import pytest
 
 from shared.errors import Malformed
@@ -13,6 +16,20 @@ GOOD: dict[str, bytes | None] = {
     "ce_time": b"2026-11-21T12:00:00Z",
     "traceparent": b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
 }
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "events.md").read_text()
+
+
+def test_the_example_of_the_page_is_read() -> None:
+    lines = [line.split(maxsplit=1) for line in PAGE.split("```")[1].splitlines()[1:]]
+    told = {name: text for name, text in lines if name != "header"}
+    headers = [text.split(": ", 1) for name, text in lines if name == "header"]
+
+    found = envelope(told["key"].encode(), told["value"].encode(), [(name, text.encode()) for name, text in headers])
+
+    assert (found.source, found.type, found.version) == ("order", "OrderPlaced", 1)
+    assert msgspec.json.decode(found.data)["order_id"] == found.key
 
 
 def test_an_event_is_read() -> None:

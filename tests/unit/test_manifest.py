@@ -6,6 +6,8 @@ Whether Kubernetes would take it is asked by `make check-manifests`.
 import re
 from pathlib import Path
 
+import pytest
+
 from shared.settings import Settings
 
 MANIFEST = (Path(__file__).parents[2] / "docs" / "kubernetes.yaml").read_text()
@@ -24,7 +26,8 @@ def document(kind: str, name: str) -> str:
 
 
 def test_every_variable_is_a_setting() -> None:
-    names = re.findall(r"^ +(?:- name: )?([A-Z][A-Z_]+)(?::|$)", MANIFEST, re.MULTILINE)
+    names = re.findall(r"^ +([A-Z][A-Z_]+):|\{name: ([A-Z][A-Z_]+),", MANIFEST, re.MULTILINE)
+    names = [name for pair in names for name in pair if name]
     assert len(names) > 10
     assert [name for name in names if name.removesuffix("_FILE").lower() not in FIELDS] == []
 
@@ -33,6 +36,25 @@ def test_no_secret_is_in_it() -> None:
     secrets = [name.upper() for name, field in FIELDS.items() if field.annotation.__name__ == "SecretStr"]  # type: ignore[union-attr]
     assert secrets
     assert [name for name in secrets if re.search(rf"\b{name}\b", MANIFEST)] == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "name", "secrets"),
+    [
+        ("Deployment", "order-worker", {"order-database", "order-kafka"}),
+        ("Deployment", "order-api", {"order-database", "order-api"}),
+        ("Deployment", "order-operator", {"order-database", "order-operator"}),
+        ("Job", "order-prepare", {"order-database", "order-operator", "order-migration"}),
+        ("Job", "order-finish", {"order-database", "order-migration"}),
+    ],
+)
+def test_a_pod_gets_no_more_secrets_than_it_uses(kind: str, name: str, secrets: set[str]) -> None:
+    assert set(re.findall(r"secret: \{(?:name|secretName): ([\w-]+)", document(kind, name))) == secrets
+
+
+def test_every_secret_is_made() -> None:
+    made = re.findall(r"^#   kubectl create secret generic ([\w-]+) ", MANIFEST, re.MULTILINE)
+    assert sorted(made) == sorted(set(re.findall(r"secret: \{(?:name|secretName): ([\w-]+)", MANIFEST)))
 
 
 def test_a_rollout_has_one_worker_more_than_slots_and_it_stands_by() -> None:

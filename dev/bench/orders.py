@@ -13,6 +13,7 @@ from services.order.handlers import SERVICE as ORDER
 from shared.ports import OutboxRow
 from shared.producer import TransactionalProducer
 from shared.settings import Settings
+from shared.start import create_topics
 
 ITEMS = 200
 LINES_MAX = 3
@@ -55,6 +56,7 @@ def placed(count: int) -> Iterator[OutboxRow]:
 
 def fill(settings: Settings, count: int) -> None:
     """Say `count` orders as the order service's worker does: its producer, and transactions of the usual size."""
+    create_topics(settings, ORDER)  # a producer that finds one missing waits for it
     producer = TransactionalProducer(settings, ORDER, slot=0)
     producer.renew()
     rows = placed(count)

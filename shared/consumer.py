@@ -29,8 +29,8 @@ LEAVE_SECONDS = 2.0
 """It takes 50 ms; a broker that does not answer learns of it by the session timeout."""
 
 MAX_POLL_MS = 120_000
-"""Beyond this without a poll the broker gives the partitions away. It is above every budget of the watchdog, so that it
-never decides first.
+"""The least that the broker waits without a poll before it gives the partitions away. A worker polls when it works; one
+that waits for a server, or for a transaction to end, lets others take over.
 """
 
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
@@ -55,7 +55,8 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         # H alone says where to read; an offset that does not exist is an error and never a guess.
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
-        "max.poll.interval.ms": MAX_POLL_MS,
+        # Above the watchdog's budget of a cycle, so that this never decides first.
+        "max.poll.interval.ms": max(MAX_POLL_MS, 2 * settings.transaction_timeout_ms),
         "queued.min.messages": settings.prefetch_messages,
         "queued.max.messages.kbytes": settings.prefetch_kilobytes,
         "fetch.max.bytes": settings.prefetch_kilobytes * 1_024,  # what is on its way takes memory too

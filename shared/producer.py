@@ -5,6 +5,7 @@ the producer: it never aborts, since a new producer with the same transactional.
 """
 
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
@@ -59,9 +60,9 @@ it asks at once. After a kill within a transaction this takes 0.17 s instead of 
 SUSPICIOUS = ("REQTMOUT", "FAIL", "TIMEOUT")
 """Log facilities of librdkafka that tell of a request whose answer did not come, or of a lost connection."""
 
-NOT_CONNECTED = "in state CONNECT"
-"""What such a line says of a connection that never came to be: nothing was sent on it. While one of three brokers is
-down, the client tries it again and again.
+NOT_CONNECTED = re.compile(r"in state (?:CONNECT|SSL_HANDSHAKE|APIVERSION_QUERY|AUTH_\w+)\b")
+"""What such a line says of a connection that never came to be: no request of ours was sent on it. While one of three
+brokers is down, the client tries it again and again, and a proxy in front of it may accept that.
 """
 
 
@@ -141,11 +142,13 @@ class TransactionalProducer:
                 patience = min(2 * patience, SLICE_SECONDS)
         # The broker says that ours has ended before `init_transactions` returns. It is not always so.
         see_ended(self._settings, self._service, self._budget / 2)
+        producer.poll(0)  # what the log has about its beginning is over
         self._producer = producer
         self._suspect = self._refused = None
 
     def begin(self) -> None:
-        self._suspect = self._refused = None
+        self.confirm()
+        self._refused = None
         with self._timed("begin_transaction") as producer:
             producer.begin_transaction()
 
@@ -210,7 +213,7 @@ class TransactionalProducer:
         with self._timed("poll", suspicious=False) as producer:
             producer.poll(0)  # serves the log
         if self._suspect:
-            raise KafkaInDoubt(f"committed, but doubted since: {self._suspect}")
+            raise KafkaInDoubt(f"in doubt since the last commit: {self._suspect}")
 
     def close(self) -> None:
         """Let go of the producer, without waiting for anything."""
@@ -280,5 +283,5 @@ class _Suspicion(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         line = record.getMessage()
-        if line.startswith(SUSPICIOUS) and NOT_CONNECTED not in line:
+        if line.startswith(SUSPICIOUS) and not NOT_CONNECTED.search(line):
             self._producer.suspect(line)

@@ -149,11 +149,13 @@ class Worker:
         cycle = Cycle(self._service.name, kafka, self._database, Handlers(self._service).open, limits)
         in_doubt, wait, pause, reported = True, WAIT_MIN, PAUSE_MIN, 0.0
         while not self._stopping.is_set():
-            self._watchdog.allow("recovery" if in_doubt else "cycle", self._budget)
             try:
                 if in_doubt:
+                    # Three systems are asked one after the other, and each question has its own limit.
+                    self._watchdog.allow("recovery", 2 * self._budget)
                     cycle.recover()
                     in_doubt = False
+                self._watchdog.allow("cycle", self._budget)
                 began = time.monotonic()
                 report = began - reported >= REPORT_SECONDS
                 progress = cycle.run(wait, report=report)

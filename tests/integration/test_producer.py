@@ -250,7 +250,7 @@ def test_a_commit_is_doubted_when_the_connection_is_lost_after_it(servers: Serve
             kafka.renew()
             say_one(stage, kafka)
             kafka.confirm()
-        with pytest.raises(KafkaInDoubt, match="committed, but doubted since: FAIL"):
+        with pytest.raises(KafkaInDoubt, match="in doubt since the last commit: FAIL"):
             until(kafka.confirm, "it is doubted")
         kafka.close()
 

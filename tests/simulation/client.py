@@ -131,9 +131,9 @@ class Client:
         self._epoch = epoch
 
     def begin(self) -> None:
-        if self._at("kafka.begin", Fault.REFUSE) is Fault.REFUSE:
+        if self._at("kafka.begin", Fault.REFUSE) is Fault.REFUSE or self._doubted:
             raise KafkaInDoubt
-        self._rows, self._doubted = [], False
+        self._rows = []
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:
         if self._at("kafka.produce", Fault.REFUSE) is Fault.REFUSE:

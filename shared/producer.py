@@ -121,7 +121,7 @@ class TransactionalProducer:
             # Without the purge the client would wait for the old one's rows while it is destroyed.
             old.purge(in_queue=True, in_flight=True, blocking=False)
             del old
-        # The watchdog gives one and a half budgets to all of a recovery.
+        # This and what follows fit into what the watchdog gives to a recovery: three transaction timeouts.
         began, patience = time.monotonic(), INIT_SECONDS
         while True:
             producer = self._make(self._configuration, logger=self._logger)

@@ -4,7 +4,7 @@ A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The va
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
@@ -269,6 +269,10 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return {name: value for name, value in found.items() if value is not None}
 
 
+def _wrong(lines: Sequence[str]) -> Refused:
+    return Refused("wrong settings (see .env.example):\n  " + "\n  ".join(lines))
+
+
 def _misspelt() -> Iterator[str]:
     known = OF_OTHERS | {name.upper() for name in Settings.model_fields}
     known |= {f"{name.upper()}_FILE" for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
@@ -283,7 +287,7 @@ def load() -> Settings:
     and is none: its setting would silently have its default.
     """
     if misspelt := list(_misspelt()):
-        raise Refused("wrong settings (see .env.example):\n  " + "\n  ".join(misspelt))
+        raise _wrong(misspelt)
     try:
         return Settings()  # type: ignore[call-arg]  # the environment gives them
     except ValidationError as error:
@@ -292,4 +296,4 @@ def load() -> Settings:
             ": ".join([*(str(part).upper() for part in e["loc"]), e["msg"].removeprefix("Value error, ")])
             for e in error.errors(include_input=False)
         ]
-        raise Refused("wrong settings (see .env.example):\n  " + "\n  ".join(lines)) from None
+        raise _wrong(lines) from None

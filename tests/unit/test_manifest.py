@@ -25,6 +25,11 @@ def document(kind: str, name: str) -> str:
     return found
 
 
+def mounted(text: str) -> list[str]:
+    """The secrets that pods get."""
+    return re.findall(r"secret: \{(?:name|secretName): ([\w-]+)", text)
+
+
 def test_every_variable_is_a_setting() -> None:
     names = re.findall(r"^ +([A-Z][A-Z_]+):|\{name: ([A-Z][A-Z_]+),", MANIFEST, re.MULTILINE)
     names = [name for pair in names for name in pair if name]
@@ -49,12 +54,12 @@ def test_no_secret_is_in_it() -> None:
     ],
 )
 def test_a_pod_gets_no_more_secrets_than_it_uses(kind: str, name: str, secrets: set[str]) -> None:
-    assert set(re.findall(r"secret: \{(?:name|secretName): ([\w-]+)", document(kind, name))) == secrets
+    assert set(mounted(document(kind, name))) == secrets
 
 
 def test_every_secret_is_made() -> None:
     made = re.findall(r"^#   kubectl create secret generic ([\w-]+) ", MANIFEST, re.MULTILINE)
-    assert sorted(made) == sorted(set(re.findall(r"secret: \{(?:name|secretName): ([\w-]+)", MANIFEST)))
+    assert sorted(made) == sorted(set(mounted(MANIFEST)))
 
 
 def test_a_rollout_has_one_worker_more_than_slots_and_it_stands_by() -> None:

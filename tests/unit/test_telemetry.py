@@ -2,11 +2,15 @@
 
 import json
 import logging
+import re
+from pathlib import Path
 
 import pytest
 import structlog
+from prometheus_client import generate_latest
 
-from shared import telemetry
+from shared import backlog, telemetry  # noqa: F401 (backlog has metrics of its own)
+from shared.http import guard, rate  # noqa: F401 (so have these)
 from shared.settings import Settings
 
 
@@ -50,3 +54,12 @@ def test_what_a_library_logs_looks_like_our_own(capsys: pytest.CaptureFixture[st
         structlog.contextvars.clear_contextvars()
         logging.getLogger().handlers.clear()
     assert (said["event"], said["level"], said["service"]) == ("it broke", "error", "order")
+
+
+def test_the_metrics_that_the_page_tells_to_watch_are_there() -> None:
+    page = (Path(__file__).parents[2] / "docs" / "deploying.md").read_text()
+    table = page.split("## What to watch")[1].split("\n## ")[0]
+    told = re.findall(r"`(\w+)`", "".join(re.findall(r"^\| (`.*?) \|", table, re.MULTILINE)))
+    shown = re.findall(r"^# TYPE (\w+)", generate_latest().decode(), re.MULTILINE)
+    assert len(told) > 5
+    assert set(told) <= set(shown)

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from shared import start, telemetry
 from shared.container import lazily
 from shared.errors import ExactlyOnceError, Exit, Refused
+from shared.program import program
 
 EXIT_REFUSED = 78
 """EX_CONFIG of sysexits.h: something must be mended before it makes sense to start again."""
@@ -61,7 +62,7 @@ def token(_container: Any, arguments: argparse.Namespace) -> None:
 
 def parser(service: str) -> argparse.ArgumentParser:
     """Make the parser of all commands; `run` of what it gives carries the command out."""
-    made = argparse.ArgumentParser(prog=f"python -m services.{service}", description=f"The {service} service.")
+    made = argparse.ArgumentParser(prog=program(service), description=f"The {service} service.")
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
     for command in (api, worker, migrate, topics, token):
         added = commands.add_parser(command.__name__, help=command.__doc__)

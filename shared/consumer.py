@@ -16,6 +16,7 @@ from shared.errors import Fenced, KafkaUnavailable, RecordsLost, Refused
 from shared.handling import Service
 from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
 from shared.positions import judge_reach
+from shared.program import program
 from shared.settings import Settings
 from shared.telemetry import log
 
@@ -186,7 +187,7 @@ class GroupMember:
                 judge_reach(self._service.name, source, offset, *watermarks)
             raise RecordsLost(
                 f"{source}: the next offset to handle, {offset}, does not exist ({error.str()}). Look at it with "
-                f"`python -m services.{self._service.name} positions show`"
+                f"`{program(self._service.name)} positions show`"
             )
         fatal = _fatal(error, source.topic)
         if fatal is not None:

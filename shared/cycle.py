@@ -54,6 +54,7 @@ from shared.ports import (
     Transaction,
 )
 from shared.positions import Verdict, judge_input, judge_lane
+from shared.program import program
 
 ADOPTIONS_MAX = 20
 """How often an adoption may begin anew because the group changed under it; more means that the group does not rest."""
@@ -330,8 +331,8 @@ class Cycle:
     def _stuck(self, claims: dict[int, Claim], row: OutboxRow, error: Exception) -> ContentStuck:
         return ContentStuck(
             f"lane {next(iter(claims))}: Kafka refuses {row.event_type} {row.event_id} for {row.topic}: {error}. "
-            f"Look at it with `python -m services.{self._service} outbox show {row.event_id}`; set it aside with "
-            f"`python -m services.{self._service} outbox set-aside {row.event_id}`"
+            f"Look at it with `{program(self._service)} outbox show {row.event_id}`; set it aside with "
+            f"`{program(self._service)} outbox set-aside {row.event_id}`"
         )
 
     # ---- assignment and recovery

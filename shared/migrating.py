@@ -14,6 +14,7 @@ from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, mak
 
 from shared import access, roles
 from shared.errors import Refused
+from shared.program import program
 from shared.settings import Settings
 from shared.telemetry import log
 
@@ -52,7 +53,7 @@ def refuse_behind(engine: Engine, service: str) -> None:
     `Refused`.
     """
     needed = [migration for migration in history(service) if migration.phase == "pre"][-1]
-    command = f"run `python -m services.{service} migrate` first"
+    command = f"run `{program(service)} migrate` first"
     with engine.connect() as connection:
         revision = _revision(connection)
         if revision is None:

@@ -11,6 +11,7 @@ from sqlalchemy import Connection, text
 
 from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost
 from shared.ports import Claim, Committed, Input, Position
+from shared.program import program
 
 _SELECT = """
     SELECT position.topic, position.partition, next_offset, epoch
@@ -70,7 +71,7 @@ class Verdict(Enum):
 
 def _decide(service: str, source: Input | str, *choices: str) -> str:
     """Name the commands that decide, as they are typed."""
-    commands = [f"`python -m services.{service} positions {choice} --source '{source}'`" for choice in choices]
+    commands = [f"`{program(service)} positions {choice} --source '{source}'`" for choice in choices]
     return f"Decide with {' or '.join(commands)}; docs/operating.md says what each does"
 
 

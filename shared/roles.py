@@ -7,6 +7,7 @@ there. The runtime role owns nothing, so no statement of it can change a table, 
 from sqlalchemy import Connection, Engine, text
 
 from shared.errors import Refused
+from shared.program import program
 
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 _LIBRARY = {
@@ -91,7 +92,7 @@ def refuse_without_rights(engine: Engine, service: str) -> None:
     """Refuse to start as a role that would fail later. Raises `Refused`."""
     with engine.connect() as connection:
         role = engine.url.username or "of DATABASE_URL"
-        mend = f"run `python -m services.{service} migrate` with MIGRATION_DATABASE_URL, which grants it"
+        mend = f"run `{program(service)} migrate` with MIGRATION_DATABASE_URL, which grants it"
         if connection.execute(text("SELECT current_schema() IS NULL")).scalar_one():
             raise Refused(f"DATABASE_URL: the role {role} may not use the schema: {mend}")
         tables = list(connection.execute(_TABLES).scalars())

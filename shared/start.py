@@ -15,6 +15,7 @@ from shared.database import refuse_unsafe
 from shared.errors import KafkaUnavailable, LanesDiffer, OtherCluster, Refused
 from shared.handling import Service
 from shared.migrating import refuse_behind
+from shared.program import program
 from shared.roles import refuse_without_rights
 from shared.settings import Settings
 from shared.telemetry import log
@@ -109,9 +110,7 @@ def check_topics(engine: Engine, settings: Settings, service: Service) -> None:
     found = describe(client, settings, needed(service))
     missing = [name for name, description in found.items() if description is None]
     if missing:
-        raise Refused(
-            f"Kafka has no topic {', '.join(missing)}; create with `python -m services.{service.name} topics`"
-        )
+        raise Refused(f"Kafka has no topic {', '.join(missing)}; create with `{program(service.name)} topics`")
     present = {name: (str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None}
     cluster_id = client.describe_cluster(request_timeout=ADMIN_SECONDS).result(ADMIN_SECONDS + 5).cluster_id
     with engine.begin() as connection:
@@ -124,7 +123,7 @@ def check_topics(engine: Engine, settings: Settings, service: Service) -> None:
                 f"the positions in this database are of Kafka cluster {known_cluster}, KAFKA_BOOTSTRAP_SERVERS leads "
                 f"to {cluster_id}. "
                 f"Correct the setting; or, if this cluster shall be used from now on: "
-                f"`python -m services.{service.name} positions adopt --source cluster`"
+                f"`{program(service.name)} positions adopt --source cluster`"
             )
         for name, (topic_id, partitions) in sorted(present.items()):
             connection.execute(
@@ -143,17 +142,17 @@ def check_topics(engine: Engine, settings: Settings, service: Service) -> None:
         if topic_id != known_id:
             raise OtherCluster(
                 f"topic {name} was deleted and created again; the positions are of the old one. "
-                f"Decide with `python -m services.{service.name} positions adopt --source {name}`"
+                f"Decide with `{program(service.name)} positions adopt --source {name}`"
             )
         if partitions != known_partitions and name not in service.hears:
             raise LanesDiffer(
                 f"topic {name} had {known_partitions} partitions and has {partitions} now: keys have moved, and with "
-                f"them their order. Decide with `python -m services.{service.name} lanes resize`"
+                f"them their order. Decide with `{program(service.name)} lanes resize`"
             )
     if not lanes == present[service.lane_topic][1] == settings.partitions:
         raise LanesDiffer(
             f"PARTITIONS is {settings.partitions}, topic {service.lane_topic} has {present[service.lane_topic][1]} "
             f"partitions, the database has {lanes} lanes; all must be the same. Correct PARTITIONS, or make it so with "
-            f"`python -m services.{service.name} lanes resize`"
+            f"`{program(service.name)} lanes resize`"
         )
     log.info("topics_checked", cluster_id=cluster_id, topics=sorted(present), lanes=lanes)

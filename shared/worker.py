@@ -17,6 +17,7 @@ from shared.errors import Brake, RecoveryNeeded, Stop, TooManyRecoveries, Unavai
 from shared.handling import Handlers, Service
 from shared.housekeeping import Housekeeping
 from shared.kafka import KafkaClient
+from shared.program import program
 from shared.settings import Settings
 from shared.telemetry import log
 from shared.transaction import WorkerDatabase
@@ -232,7 +233,7 @@ class Worker:
                 f"more than SET_ASIDE_PER_MINUTE_MAX = {self._settings.set_aside_per_minute_max} records were set "
                 f"aside in a minute; the last one for "
                 f"{type(last.error).__name__}: {last.error}. Mend the handler or the producer, then restart; re-drive "
-                f"with `python -m services.{self._service.name} dead-letters redrive --all`"
+                f"with `{program(self._service.name)} dead-letters redrive --all`"
             )
 
     def _stopped(self, stop: Stop) -> None:

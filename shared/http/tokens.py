@@ -16,6 +16,7 @@ from starlette.requests import Request
 
 from shared.errors import Refused
 from shared.http.problems import Problem
+from shared.program import program
 from shared.settings import Settings
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -61,7 +62,7 @@ class Callers:
         self._tokens = parse(settings.api_tokens.get_secret_value())
         if not self._open and not self._tokens:
             raise Refused(
-                f"API_TOKENS: nobody could call this API. Make a token with `python -m services.{service} token NAME "
+                f"API_TOKENS: nobody could call this API. Make a token with `{program(service)} token NAME "
                 "SCOPE`, or let everybody in with API_AUTH=off"
             )
 

@@ -21,6 +21,7 @@ from shared.handling import Service
 from shared.operating.group import Group, wait_until
 from shared.operating.output import note
 from shared.outbox import Outbox
+from shared.program import program
 from shared.settings import Settings
 from shared.slots import LOCK_CLASS
 
@@ -72,7 +73,7 @@ class Desk:
 
     def command(self, words: str) -> str:
         """Give a command of this service as it is typed."""
-        return f"`python -m services.{self.service.name} {words}`"
+        return f"`{program(self.service.name)} {words}`"
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from shared import access, bulk
+from shared import access, bulk, database_errors
 from shared.errors import Refused
 from shared.outbox import Outbox
 from shared.session import Session
@@ -52,6 +52,7 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
     engine = create_engine(
         settings.dsn(service),
         isolation_level="READ COMMITTED",
+        hide_parameters=True,
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
@@ -67,6 +68,7 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
         },
     )
     bulk.install(engine)
+    database_errors.install(engine)
     return engine
 
 

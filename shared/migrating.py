@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, make_url, text
 
-from shared import access, roles
+from shared import access, database_errors, roles
 from shared.errors import Refused
 from shared.program import program
 from shared.settings import Settings
@@ -78,7 +78,8 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
     known = history(service)
     if before_rollout:
         known = known[: max(index for index, migration in enumerate(known) if migration.phase == "pre") + 1]
-    engine = create_engine(settings.migration_dsn(service), poolclass=NullPool)
+    engine = create_engine(settings.migration_dsn(service), poolclass=NullPool, hide_parameters=True)
+    database_errors.install(engine)
     setting = "MIGRATION_DATABASE_URL" if settings.migration_database_url else "DATABASE_URL"
     with access.connect(engine, setting) as connection:
         connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))

@@ -9,7 +9,7 @@ from psycopg.errors import Diagnostic
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from shared import dead_letters, inbox, outbox, positions, slots
+from shared import database_errors, dead_letters, inbox, outbox, positions, slots
 from shared.errors import DatabaseInDoubt, DatabaseUnavailable, HandlingFailed, SlotInDoubt, SlotLost
 from shared.events import Event
 from shared.handling import Handlers, Service
@@ -33,7 +33,7 @@ def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoub
     if error.connection_invalidated:
         return SlotInDoubt(f"the database session was lost: {error.orig}")
     if state is not None and state[:2] in INFRASTRUCTURE and state != IN_FAILED_TRANSACTION:
-        return DatabaseUnavailable(f"SQLSTATE {state}: {error.orig}")
+        return DatabaseUnavailable(f"PostgreSQL: {error.orig}")
     return None
 
 
@@ -268,4 +268,4 @@ class WorkerDatabase:
 
     def _notice(self, notice: Diagnostic) -> None:
         if notice.severity_nonlocalized == "WARNING":
-            self._warnings.append(notice.message_primary or "")
+            self._warnings.append(database_errors.words(notice))

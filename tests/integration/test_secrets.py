@@ -129,10 +129,10 @@ def test_an_api_that_fails_says_nothing_of_them(told: Told, form: str) -> None:
         account = f"a-{uuid.uuid4().hex}"
         assert client.put(f"/accounts/{account}", json={"currency": "EUR"}, headers=authorization).is_success
         with psycopg.connect(told.dsn, autocommit=True) as superuser:
-            superuser.execute("ALTER TABLE entry ADD CONSTRAINT none CHECK (amount <> 777)")
+            superuser.execute("ALTER TABLE entry ADD CONSTRAINT none CHECK (amount <> 777123)")
             failed = client.post(
                 f"/accounts/{account}/deposits",
-                json={"amount": 777, "currency": "EUR"},
+                json={"amount": 777123, "currency": "EUR"},
                 headers={**authorization, "Idempotency-Key": account},
             )
             superuser.execute("ALTER TABLE entry DROP CONSTRAINT none")
@@ -150,6 +150,7 @@ def test_an_api_that_fails_says_nothing_of_them(told: Told, form: str) -> None:
     assert "entry" in logged  # the cause is there
     assert "database_unavailable" in logged
     assert betrayed("".join([*pages, failed.text, away.text, logged])) == []
+    assert "777123" not in failed.text + logged  # a value of the statement that failed, and of the row in its DETAIL
 
 
 def test_a_worker_that_fails_says_nothing_of_them(told: Told) -> None:

@@ -29,6 +29,7 @@
     ├── Refused                the process must not start like this; names the setting and the mend
     ├── NotDone                an operator's command was not carried out; says why, and what to do
     ├── HandlingFailed         inside the cycle only: handling a batch failed, at one record or somewhere
+    ├── SessionMisused         a programming error: a handler asked its session for what would break the transaction
     └── NotOwned               a programming error: an event was said for an aggregate that is not locked
 
 The docstring of an error is its default message.
@@ -162,6 +163,10 @@ class HandlingFailed(ExactlyOnceError):
         super().__init__()
         self.record = record
         """The record that failed; None if that is not known."""
+
+
+class SessionMisused(ExactlyOnceError):
+    """The session was asked for something that it does not do for a handler or a request."""
 
 
 class NotOwned(ExactlyOnceError):

@@ -4,9 +4,13 @@ from collections.abc import Iterable
 from functools import cache
 from typing import Any, TypeVar
 
-from sqlalchemy import ARRAY, Connection, Engine, Select, any_, bindparam, inspect, select
+from sqlalchemy import ARRAY, Connection, Engine, Select, any_, bindparam, event, inspect, select
+from sqlalchemy.exc import CircularDependencyError
 from sqlalchemy.orm import DeclarativeBase, Mapper
 from sqlalchemy.orm import Session as OrmSession
+
+from shared import flushing
+from shared.errors import SessionMisused
 
 Model = TypeVar("Model", bound=DeclarativeBase)
 
@@ -83,6 +87,19 @@ class Session(OrmSession):
             self._held.setdefault(model, {})[key] = instance
             self._keys.add(str(key))
 
+    def flush(self, objects: Any = None) -> None:
+        """Write what has changed, in the order of the foreign keys."""
+        try:
+            super().flush(objects)
+        except CircularDependencyError as error:
+            raise SessionMisused(
+                "rows of this transaction refer to each other in a circle, so none can be written first; make one of "
+                "their foreign keys DEFERRABLE INITIALLY DEFERRED, or set it in a second flush"
+            ) from error
+
     def holds(self, key: str) -> bool:
         """Whether an aggregate with this key is locked or new in this session."""
         return key in self._keys
+
+
+event.listen(Session, "before_flush", flushing.order)

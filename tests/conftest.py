@@ -4,13 +4,20 @@ from collections.abc import Iterator
 
 import pytest
 
-from dev.servers import Servers, running
+from dev.servers import Postgres, Servers, running
 
 
 @pytest.fixture(scope="session")
 def servers() -> Iterator[Servers]:
     """One Kafka and one PostgreSQL for the whole run. Tests share them: each invents its names, and breaks nothing."""
     with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL alone, up within two seconds, for what needs no Kafka."""
+    with Postgres() as started:
         yield started
 
 

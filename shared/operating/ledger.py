@@ -25,9 +25,9 @@ _TABLES = """
 # Only of a record that nobody knows is more kept than numbers.
 _RECORD = """
     INSERT OR IGNORE INTO record
-    SELECT ?1, ?2, ?3, ?4, claim.place, iif(claim.place IS NULL, ?5, NULL), iif(claim.place IS NULL, ?6, NULL),
-           iif(claim.place IS NULL, ?7, NULL)
-    FROM (SELECT 1) LEFT JOIN claim ON claim.hash = ?3
+    SELECT :part, :offset, :identity, :key, claim.place, iif(claim.place IS NULL, :event_id, NULL),
+           iif(claim.place IS NULL, :time, NULL), iif(claim.place IS NULL, :lane, NULL)
+    FROM (SELECT 1) LEFT JOIN claim ON claim.hash = :identity
 """
 _SETTLE = """
     CREATE INDEX record_hash ON record (hash);
@@ -165,7 +165,7 @@ class Ledger:
 
     def hear(self, records: Iterable[Heard]) -> None:
         """Enter what a topic has."""
-        self._database.executemany(_RECORD, records)
+        self._database.executemany(_RECORD, (record._asdict() for record in records))
 
     def settle(self) -> None:
         """Compare, once everything is in; the answers below are had afterwards."""

@@ -48,8 +48,30 @@ def protocol() -> str:
                 node.body = [  # type: ignore[attr-defined]
                     s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
                 ]
-        digest.update(ast.dump(tree).encode())
+        digest.update(dump(tree).encode())
     return digest.hexdigest()[:12]
+
+
+def dump(node: object) -> str:
+    """Write a syntax tree as Python 3.11's `ast.dump` does, on every Python.
+
+    3.12 added `type_params` and, in some releases, an empty string at the end of an f-string's format; 3.13 leaves out
+    what is empty.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(map(dump, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    if isinstance(node, ast.JoinedStr):
+        node.values = [part for part in node.values if not (isinstance(part, ast.Constant) and part.value == "")]
+    fields = [
+        f"{name}={dump(value)}"
+        for name, value in ast.iter_fields(node)
+        # What is not there; but the value of a constant may be None.
+        if (value is not None or (name == "value" and isinstance(node, ast.Constant | ast.MatchSingleton)))
+        and not (name == "type_params" and not value)
+    ]
+    return f"{type(node).__name__}({', '.join(fields)})"
 
 
 def note(outcome: Outcome) -> None:

@@ -3,7 +3,9 @@
 Callbacks of the client only note what happened; everything is done in the main loop, by `shared.cycle`.
 """
 
+import gc
 import hashlib
+import operator
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
@@ -32,6 +34,14 @@ LEAVE_SECONDS = 2.0
 MAX_POLL_MS = 120_000
 """The least that the broker waits without a poll before it gives the partitions away. A worker polls when it works; one
 that waits for a server, or for a transaction to end, lets others take over.
+"""
+
+NAMELESS = "\ufffd"
+"""Stands for the name of a header that is no text."""
+
+RECEIVE_BYTES_MAX = 1_000_000_000
+"""The largest answer that is taken. With the client's default of 100 MB it would drop the connection at a larger record
+for ever; brokers have limits of their own.
 """
 
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
@@ -63,6 +73,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "fetch.max.bytes": settings.prefetch_kilobytes * 1_024,  # what is on its way takes memory too
         # At its default of 1 s a consumer stands still for that long whenever its queue has been full.
         "fetch.queue.backoff.ms": 5,
+        "receive.message.max.bytes": RECEIVE_BYTES_MAX,
         "fetch.wait.max.ms": 100,
         "retry.backoff.ms": 10,
         "reconnect.backoff.max.ms": 1_000,
@@ -273,8 +284,27 @@ def committed_offsets(
 
 
 def _record(source: Input, message: Any) -> Record:
-    """The client gives headers as a list of pairs, whatever its annotation says."""
-    return Record(source, message.offset(), message.key(), message.value(), message.headers())
+    return Record(source, message.offset(), message.key(), message.value(), headers(message))
+
+
+_headers = operator.methodcaller("headers")
+
+
+def headers(message: Any) -> list[tuple[str, bytes | None]] | None:
+    """Give the headers of a message; the client gives a list of pairs, whatever its annotation says.
+
+    A header whose name is not UTF-8 makes the client raise, though it has the list: it is asked for it again. Where the
+    name should be there is nothing then, not even None, so that to touch it ends the process; the garbage collector's
+    view tells. Such a header is nobody's that we know, and its name is lost.
+
+    `message.headers()` would not do: once it is hot, the interpreter calls it without looking for an error, which then
+    comes up in any other call.
+    """
+    try:
+        return _headers(message)  # type: ignore[no-any-return]
+    except (SystemError, UnicodeDecodeError):
+        found = _headers(message)
+        return [(pair[0] if len(gc.get_referents(pair)) == 2 else NAMELESS, pair[1]) for pair in found or ()]
 
 
 def _fatal(error: KafkaError, topic: str = "") -> Fenced | Refused | None:

@@ -35,7 +35,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.errors import ContentRefused, ContentStuck, GenerationLost, HandlingFailed, Malformed, RecoveryNeeded, Retry
+from shared.errors import ContentRefused, ContentStuck, GenerationLost, HandlingFailed, Malformed, RecoveryNeeded
 from shared.intake import Intake
 from shared.ports import (
     NOTHING,
@@ -262,7 +262,7 @@ class Cycle:
                 opened = self._open(record)
             except Malformed as error:
                 doom = doom or error
-            except Retry as error:
+            except Exception as error:  # a `Retry`, or anything that a record of others can bring about
                 if doom is None:
                     raise HandlingFailed(record) from error
             if doom is not None:

@@ -11,16 +11,26 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
+import msgspec
 from sqlalchemy import Connection, text
+from sqlalchemy.exc import DataError
 
 from shared.events import Event
 from shared.handling import Service
-from shared.outbox import Outbox, Said
+from shared.outbox import KEY_BYTES_MAX, Outbox, Said
 from shared.ports import Input, Letter, Record
 from shared.session import Session
 
 DETAIL_MAX = 2_000
 """Characters of an error that are kept; enough for the message and the place."""
+
+ERROR_MAX = 100
+"""Characters of an error's name."""
+
+KEPT_BYTES_MAX, CUT_BYTES = 100_000_000, 1_000_000
+"""A larger record is kept as its beginning: PostgreSQL ends the session at a parameter of 1 GB, and a compressed batch
+may hold such a record. The whole of it is in the topic.
+"""
 
 _INSERT = text("""
     INSERT INTO dead_letter (topic, partition, "offset", epoch, key, value, headers, error, detail, traceparent)
@@ -48,53 +58,82 @@ def cause_id(service: str, record: Record, epoch: int, event_type: str, n: int) 
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """Name an error and say it, as text that PostgreSQL can store."""
-    detail = str(error).encode(errors="backslashreplace").decode().replace("\x00", "\\0")
-    return type(error).__name__, detail[:DETAIL_MAX]
+    """Name an error and say it, as text that PostgreSQL can store, of a length that can be sent."""
+    try:
+        told = str(error)
+    except Exception as worse:  # noqa: BLE001 - an error of a handler may hold anything
+        told = f"it cannot be said: {type(worse).__name__}"
+    detail = told[:DETAIL_MAX].encode(errors="backslashreplace").decode().replace("\x00", "\\0")
+    return type(error).__name__[:ERROR_MAX], detail[:DETAIL_MAX]
 
 
 def set_aside(session: Session, service: Service, outbox: Outbox, letters: Sequence[Letter]) -> list[int]:
-    """Insert `letters`, and say that they are there; give their ids."""
+    """Insert `letters`, and say that they are there; give their ids. Whatever a record holds, it is stored, and what is
+    said of it has its bounds.
+    """
     numbers = []
     for letter in letters:
         record = letter.record
         error, detail = describe(letter.error)
         traceparent = letter.envelope.traceparent if letter.envelope else None
-        headers = [
-            (name, None if value is None else base64.b64encode(value).decode()) for name, value in record.headers or ()
-        ]
-        number = (
-            session.connection()
-            .execute(
-                _INSERT,
-                {
-                    "topic": record.input.topic,
-                    "partition": record.input.partition,
-                    "offset": record.offset,
-                    "epoch": letter.epoch,
-                    "key": record.key,
-                    "value": record.value,
-                    "headers": json.dumps(headers),
-                    "error": error,
-                    "detail": detail,
-                    "traceparent": traceparent,
-                },
-            )
-            .scalar_one()
-        )
-        numbers.append(number)
+        numbers.append(_store(session.connection(), letter, error, detail, traceparent))
+        if _is_notice(service, letter):
+            continue  # it would be refused as this one was, and so on without an end
         told = RecordSetAside(
-            dead_letter=number,
+            dead_letter=numbers[-1],
             source_topic=record.input.topic,
             partition=record.input.partition,
             offset=record.offset,
             error=error,
             detail=detail,
         )
-        key = letter.envelope.key if letter.envelope else str(record.input)
+        while told.detail and len(msgspec.json.encode(told)) > outbox.event_bytes_max:
+            told = msgspec.structs.replace(told, detail=told.detail[: len(told.detail) // 2])
+        key = letter.envelope.key if letter.envelope else ""
+        if not 0 < len(key.encode()) <= KEY_BYTES_MAX:
+            key = str(record.input)
         event_id = cause_id(service.name, record, letter.epoch, RecordSetAside.__name__, 0)
         outbox.keep(session, Said(told, service.dead_letter_topic, key, event_id, traceparent))
     return numbers
+
+
+def _is_notice(service: Service, letter: Letter) -> bool:
+    """Whether it is a row of the outbox that tells of a dead letter."""
+    of_outbox = letter.record.input.topic == service.lane_topic
+    return of_outbox and letter.envelope is not None and letter.envelope.type == RecordSetAside.__name__
+
+
+def _store(connection: Connection, letter: Letter, error: str, detail: str, traceparent: str | None) -> int:
+    record = letter.record
+    value, headers = record.value, record.headers or ()
+    size = len(value or b"") + sum(len(name) + len(held or b"") for name, held in headers)
+    if size > KEPT_BYTES_MAX:
+        detail = f"{detail[: DETAIL_MAX // 2]} (of {size} bytes only the first {CUT_BYTES} of the value are kept)"
+        value, headers = (value or b"")[:CUT_BYTES], ()
+    row = {
+        "topic": record.input.topic,
+        "partition": record.input.partition,
+        "offset": record.offset,
+        "epoch": letter.epoch,
+        "key": record.key,
+        "value": value,
+        "headers": json.dumps([(name, None if v is None else base64.b64encode(v).decode()) for name, v in headers]),
+        "error": error,
+        "detail": detail,
+        "traceparent": traceparent,
+    }
+    try:
+        with connection.begin_nested():
+            return int(connection.execute(_INSERT, row).scalar_one())
+    except (DataError, UnicodeError):
+        # A database in another encoding than UTF-8 has not got every character.
+        plain = [(_ascii(name), held) for name, held in json.loads(str(row["headers"]))]
+        row |= {"headers": json.dumps(plain), "error": _ascii(error), "detail": _ascii(detail)}
+        return int(connection.execute(_INSERT, row).scalar_one())
+
+
+def _ascii(text: str) -> str:
+    return text.encode("ascii", errors="backslashreplace").decode()[:DETAIL_MAX]
 
 
 class Stored(NamedTuple):

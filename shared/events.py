@@ -6,6 +6,7 @@ headers, the value is the event alone. The key of the record is the key of the a
 aggregate stay in order.
 """
 
+import re
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -16,7 +17,16 @@ from shared.errors import Malformed
 SPEC_VERSION = "1.0"
 CONTENT_TYPE = "application/json"
 ATTRIBUTE_MAX = 500
-"""An id and a source longer than this do not fit the inbox's index; ours have some 60 characters."""
+"""Bytes of one of our headers. A longer id and source do not fit the inbox's index; ours have some 60."""
+
+OURS = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
+"""The headers that are read. All others are somebody else's business, whatever they hold: a tracer's context is."""
+
+VERSION_MAX = 32_767
+"""The outbox has two bytes for a version."""
+
+_TYPE = re.compile(r"(.+)\.v(0|[1-9][0-9]{0,4})", re.DOTALL)
+_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class Event(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,38 +66,63 @@ class Envelope(msgspec.Struct, frozen=True):
 def envelope(
     key: bytes | None, value: bytes | None, record_headers: Sequence[tuple[str, bytes | None]] | None
 ) -> Envelope:
-    """Read the envelope of a Kafka record; the value stays as it is.
+    """Read the envelope of a Kafka record; the value stays as it is. Headers that are not ours are not looked at.
 
-    Raises `Malformed` for a record that is not in our form: no key, a tombstone, headers missing or not UTF-8.
+    Raises `Malformed` for a record that is not in our form: no key, a tombstone; a header of ours that is missing, is
+    there twice, or is no text. A `traceparent` that is not in its form is left out, as W3C wants it
+    (https://www.w3.org/TR/trace-context/#traceparent-header): a trace is no reason to stop an event.
     """
     if value is None:
         raise Malformed("the record has no value (a tombstone); an event always has one")
     if not key:
         raise Malformed("the record has no key; the key of an event is the key of its aggregate")
-    try:
-        found = {name: raw.decode() for name, raw in record_headers or () if raw is not None}
-        text_key = key.decode()
-    except UnicodeDecodeError as error:
-        raise Malformed(f"a header or the key is not UTF-8: {error}") from error
-    if any("\x00" in value for value in (text_key, *found.values())):
-        raise Malformed("a header or the key holds a NUL character, which PostgreSQL cannot store")
-    if any(len(found.get(name, "")) > ATTRIBUTE_MAX for name in ("ce_id", "ce_source", "ce_type")):
-        raise Malformed(f"ce_id, ce_source or ce_type is longer than {ATTRIBUTE_MAX} characters")
+    text_key = _text("the key", key)
+    found = {name: _text(name, raw) for name, raw in _ours(record_headers or ()).items() if raw is not None}
     missing = [name for name in ("ce_id", "ce_source", "ce_type") if not found.get(name)]
     if missing:
         raise Malformed(f"the record lacks the headers {', '.join(missing)}; it is not a CloudEvent in binary mode")
     if found.get("ce_specversion") != SPEC_VERSION:
         raise Malformed(f"ce_specversion is {found.get('ce_specversion')!r}, not '1.0'")
-    name, _, version = found["ce_type"].rpartition(".v")
-    if not name or not version.isdecimal():
+    kind = _TYPE.fullmatch(found["ce_type"])
+    if kind is None or int(kind[2]) > VERSION_MAX:
         raise Malformed(f"ce_type is {found['ce_type']!r}, not of the form Name.v1")
     return Envelope(
         id=found["ce_id"],
         source=found["ce_source"],
-        type=name,
-        version=int(version),
+        type=kind[1],
+        version=int(kind[2]),
         time=found.get("ce_time", ""),
         key=text_key,
         data=value,
-        traceparent=found.get("traceparent"),
+        traceparent=_traceparent(record_headers or ()),
     )
+
+
+def _ours(headers: Sequence[tuple[str, bytes | None]]) -> dict[str, bytes | None]:
+    found: dict[str, bytes | None] = {}
+    for name, raw in headers:
+        if name not in OURS:
+            continue
+        if name in found:
+            raise Malformed(f"the header {name} is there twice")
+        if raw is not None and len(raw) > ATTRIBUTE_MAX:
+            raise Malformed(f"{name} is longer than {ATTRIBUTE_MAX} bytes")
+        found[name] = raw
+    return found
+
+
+def _text(name: str, raw: bytes) -> str:
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise Malformed(f"{name} is not UTF-8: {error}") from error
+    if "\x00" in text:
+        raise Malformed(f"{name} holds a NUL character, which PostgreSQL cannot store")
+    return text
+
+
+def _traceparent(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
+    found = [raw for name, raw in headers if name == "traceparent"]
+    if len(found) != 1 or found[0] is None or not _TRACEPARENT.fullmatch(found[0]):
+        return None
+    return found[0].decode()

@@ -87,22 +87,27 @@ class Handlers:
     def open(self, record: Record) -> Opened | None:
         """Read a record; None if the service does not hear its type.
 
-        Raises `Malformed` for what is not an event, and `Retry` for a version that this service does not know yet: in a
-        rolling upgrade the producer may be ahead, and a good record must not be set aside for it.
+        Raises `Malformed` for what is not an event, and `Retry` for a version above all that this service knows: in a
+        rolling upgrade the producer may be ahead, and a good record must not be set aside for it. No upgrade brings an
+        older one.
         """
         found = envelope(record.key, record.value, record.headers)
         versions = self._decoders.get((record.input.topic, found.type))
         if versions is None:
             return None
         decoder = versions.get(found.version)
-        if decoder is None:
+        if decoder is None and found.version > max(versions):
             raise Retry(
                 f"{found.type}.v{found.version} is unknown, only {sorted(versions)}: upgrade this service to one that "
                 f"knows it"
             )
+        if decoder is None:
+            raise Malformed(f"{found.type}.v{found.version} is older than what this service knows, {sorted(versions)}")
         try:
             return Opened(found, decoder.decode(found.data))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except MemoryError:  # perhaps not for this record: it is tried again, alone
+            raise
+        except Exception as error:  # besides errors of msgspec: too deep, not UTF-8, or what a type of the event raises
             raise Malformed(f"{found.type} cannot be read: {error}") from error
 
     def run(

@@ -22,6 +22,9 @@ from shared.session import Session
 
 _COLLECTED = "outbox"
 
+KEY_BYTES_MAX = 4_000
+"""The key comes on top of the event, and has to fit beside it. An index of PostgreSQL takes 2,700 bytes."""
+
 
 class Said(NamedTuple):
     """An event that waits in the session for `Outbox.write`."""
@@ -41,6 +44,11 @@ class Outbox:
         self._says = frozenset(service.says)
         self._event_bytes_max = event_bytes_max
         self._encoder = msgspec.json.Encoder()
+
+    @property
+    def event_bytes_max(self) -> int:
+        """A larger event is refused by `write`."""
+        return self._event_bytes_max
 
     def add(self, session: Session, event: Event, traceparent: str | None = None) -> str:
         """Say `event`, born in a request, when the session's transaction commits; give its id.
@@ -84,6 +92,11 @@ class Outbox:
                 raise Reject(
                     f"{type(s.event).__name__} {s.event_id} has {len(encoded)} bytes; EVENT_BYTES_MAX is "
                     f"{self._event_bytes_max}"
+                )
+            if len(s.key.encode()) > KEY_BYTES_MAX:
+                raise Reject(
+                    f"the key of {type(s.event).__name__} {s.event_id} has {len(s.key.encode())} bytes, more than "
+                    f"{KEY_BYTES_MAX}"
                 )
         session.connection().execute(
             _INSERT,

@@ -18,6 +18,7 @@ from shared.ended import see_ended
 from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.events import CONTENT_TYPE, SPEC_VERSION
 from shared.handling import Service
+from shared.outbox import KEY_BYTES_MAX
 from shared.ports import Committed, Input, OutboxRow
 from shared.settings import Settings
 
@@ -48,6 +49,12 @@ REFUSED = frozenset(
 PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 """What is said of the rows of a transaction that has failed, whatever it failed for."""
 
+MESSAGE_BYTES = 1_000_000
+"""The client's default for the largest record; it bounds a batch as well, so it is never made smaller."""
+
+AROUND_EVENT_BYTES = KEY_BYTES_MAX + 4_000
+"""What a record has besides the event: its key, and headers of some 400 bytes, made of names that have their limits."""
+
 SLICE_SECONDS = 1.0
 """One call of init or commit; between two of them the deadline is looked at."""
 
@@ -77,6 +84,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         # An answer that takes half of this makes the producer suspect (KAFKA-17754), so it must leave room for that
         # within the timeout.
         "socket.timeout.ms": timeout // 3,
+        "message.max.bytes": max(MESSAGE_BYTES, settings.event_bytes_max + AROUND_EVENT_BYTES),
         "message.timeout.ms": timeout * 3 // 4,
         "enable.idempotence": True,
         "acks": "all",

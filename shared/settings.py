@@ -111,7 +111,15 @@ class Settings(BaseSettings):
     claim_bytes: Annotated[int, Field(ge=1, description="bytes of events said in one Kafka transaction, per lane")] = (
         4_000_000
     )
-    event_bytes_max: Annotated[int, Field(ge=1024, description="a larger event never enters the outbox")] = 900_000
+    # Above 50 MB other clients' limits begin, such as the 100 MB that a consumer takes by default.
+    event_bytes_max: Annotated[
+        int,
+        Field(
+            ge=1024,
+            le=50_000_000,
+            description="a larger event never enters the outbox; topics need max.message.bytes of 10,000 more",
+        ),
+    ] = 900_000
     # Two seconds of work. A worker that is far behind has all of it in memory: 25 MB with these, 80 MB with 64,000 kB.
     prefetch_messages: Annotated[
         int, Field(ge=100, description="records of each partition fetched ahead of the handlers")

@@ -10,7 +10,14 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from shared import database_errors, dead_letters, inbox, outbox, positions, slots
-from shared.errors import DatabaseInDoubt, DatabaseUnavailable, HandlingFailed, SlotInDoubt, SlotLost
+from shared.errors import (
+    DatabaseInDoubt,
+    DatabaseUnavailable,
+    ExactlyOnceError,
+    HandlingFailed,
+    SlotInDoubt,
+    SlotLost,
+)
 from shared.events import Event
 from shared.handling import Handlers, Service
 from shared.outbox import Outbox
@@ -39,15 +46,17 @@ def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoub
 
 @contextmanager
 def _sorted_errors() -> Iterator[None]:
-    """Raise what a failure of the server means, also when a handler met it."""
+    """Raise what a failure of the server means, also when a handler met it. Anything else may be for what a record
+    holds, such as a text that the database's encoding has not got.
+    """
     try:
         yield
-    except (DBAPIError, HandlingFailed) as error:
+    except Exception as error:
         cause = error.__cause__ if isinstance(error, HandlingFailed) else error
         meaning = unavailable(cause)
         if meaning is not None:
             raise meaning from error
-        if isinstance(error, HandlingFailed):
+        if isinstance(error, ExactlyOnceError):
             raise
         raise HandlingFailed(None) from error
 

@@ -13,6 +13,7 @@ from types import FrameType
 
 from shared import telemetry
 from shared.cycle import Cycle, Limits, Progress
+from shared.dead_letters import describe
 from shared.errors import Brake, RecoveryNeeded, Stop, TooManyRecoveries, Unavailable
 from shared.handling import Handlers, Service
 from shared.housekeeping import Housekeeping
@@ -216,23 +217,24 @@ class Worker:
         telemetry.SAID.inc(progress.said)
         if progress.failed is not None:
             telemetry.ATTEMPTS_FAILED.inc()
-            log.warning("batch_failed", error=type(progress.failed).__name__, detail=str(progress.failed)[:DETAIL_MAX])
+            error, detail = describe(progress.failed)
+            log.warning("batch_failed", error=error, detail=detail[:DETAIL_MAX])
         for letter in progress.set_aside:
             telemetry.SET_ASIDE.inc()
+            error, detail = describe(letter.error)
             log.error(
                 "set_aside",
                 source=str(letter.record.input),
                 offset=letter.record.offset,
                 event_id=letter.envelope.id if letter.envelope else None,
-                error=type(letter.error).__name__,
-                detail=str(letter.error),
+                error=error,
+                detail=detail[:DETAIL_MAX],
             )
         if _within_minute(self._set_aside, len(progress.set_aside)) > self._settings.set_aside_per_minute_max:
-            last = progress.set_aside[-1]
+            last = ": ".join(describe(progress.set_aside[-1].error))[:DETAIL_MAX]
             raise Brake(
                 f"more than SET_ASIDE_PER_MINUTE_MAX = {self._settings.set_aside_per_minute_max} records were set "
-                f"aside in a minute; the last one for "
-                f"{type(last.error).__name__}: {last.error}. Mend the handler or the producer, then restart; re-drive "
+                f"aside in a minute; the last one for {last}. Mend the handler or the producer, then restart; re-drive "
                 f"with `{program(self._service.name)} dead-letters redrive --all`"
             )
 

@@ -128,5 +128,9 @@ if __name__ == "__main__":
     # A worker process; its database is in the environment, where a password belongs.
     told = json.loads(sys.argv[2])
     del told["database_url"]
-    telemetry.configure(Settings(**told))
-    container(service(sys.argv[1])[0], Settings(**told)).worker().run()
+    settings = Settings(**told)
+    telemetry.configure(settings)
+    worker = container(service(sys.argv[1])[0], settings).worker()
+    if settings.metrics_port:
+        telemetry.serve("127.0.0.1", settings.metrics_port, worker.ready)
+    worker.run()

@@ -5,8 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from shared.consumer import NAMELESS
 from shared.errors import Malformed
-from shared.events import ATTRIBUTE_MAX, envelope
+from shared.events import ATTRIBUTE_MAX, OURS, envelope
 
 GOOD: dict[str, bytes | None] = {
     "ce_specversion": b"1.0",
@@ -54,7 +55,16 @@ def test_an_event_is_read() -> None:
         ({"ce_type": b"OrderPlaced"}, "Name.v1"),
         ({"ce_type": b".v1"}, "Name.v1"),
         ({"ce_type": b"OrderPlaced.v1.5"}, "Name.v1"),
+        ({"ce_type": b"OrderPlaced.v-1"}, "Name.v1"),
+        ({"ce_type": b"OrderPlaced.v01"}, "Name.v1"),
+        ({"ce_type": "OrderPlaced.v\u0661".encode()}, "Name.v1"),
+        ({"ce_type": b"OrderPlaced.v32768"}, "Name.v1"),
+        ({"ce_type": b"OrderPlaced.v" + b"9" * 480}, "Name.v1"),
         ({"ce_specversion": b"0.3"}, "specversion"),
+        ({"ce_specversion": b"x" * (ATTRIBUTE_MAX + 1)}, "longer"),
+        ({"ce_time": b"x" * (ATTRIBUTE_MAX + 1)}, "longer"),
+        ({"ce_time": b"\xff"}, "UTF-8"),
+        ({"ce_id": "\u20ac".encode() * 200}, "longer"),
         ({"ce_id": b"\xff"}, "UTF-8"),
         ({"ce_id": b"a\x00b"}, "NUL"),
         ({"ce_id": b"x" * (ATTRIBUTE_MAX + 1)}, "longer"),
@@ -83,3 +93,41 @@ def test_a_wrong_key_or_value_is_named(key: bytes | None, value: bytes | None, r
 def test_a_record_without_headers_is_named() -> None:
     with pytest.raises(Malformed, match="ce_id, ce_source, ce_type"):
         envelope(b"key", b"{}", None)
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_a_header_of_ours_that_is_there_twice_is_named(name: str) -> None:
+    with pytest.raises(Malformed, match=f"{name} is there twice"):
+        envelope(b"key", b"{}", [*GOOD.items(), (name, GOOD[name])])
+
+
+def test_headers_of_others_are_not_looked_at() -> None:
+    """A tracer's context is binary, and what is never used need not be valid."""
+    others = [("dd-pathway-ctx", b"\x94\xff\x00"), ("", b"x" * 100_000), ("x", None), ("x", b"\x00"), (NAMELESS, b"")]
+
+    found = envelope(b"key", b"{}", [*others, *GOOD.items(), *others])
+
+    assert found == envelope(b"key", b"{}", list(GOOD.items()))
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        [None],
+        [b""],
+        [b"\xff"],
+        [b"x" * 1_000_000],
+        [b"00-" + b"0" * 32 + b"-b7ad6b7169203331-01"],
+        [b"00-0af7651916cd43dd8448eb211c80319c-" + b"0" * 16 + b"-01"],
+        [b"ff-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"],
+        [b"00-0AF7651916CD43DD8448EB211C80319C-B7AD6B7169203331-01"],
+        [b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01\n"],
+        [GOOD["traceparent"], GOOD["traceparent"]],
+    ],
+)
+def test_a_traceparent_in_another_form_is_left_out(given: list[bytes | None]) -> None:
+    others = [(name, raw) for name, raw in GOOD.items() if name != "traceparent"]
+
+    found = envelope(b"key", b"{}", [*others, *(("traceparent", raw) for raw in given)])
+
+    assert (found.traceparent, found.id) == (None, "order:1")

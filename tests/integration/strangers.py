@@ -1,0 +1,112 @@
+"""A worker of the small service in a process of its own, and a stranger who writes to its topic."""
+
+import os
+import subprocess
+import sys
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+from confluent_kafka import TopicPartition
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from prometheus_client.parser import text_string_to_metric_families
+
+from dev.hostile.raw import Raw
+from dev.hostile.records import Target
+from dev.servers.places import free_port
+from shared.settings import Settings
+from tests.integration.tallies import Tallies
+from tests.waiting import SECONDS_MAX
+
+ROOT = Path(__file__).parents[2]
+
+
+class Counts(NamedTuple):
+    """What a worker did with the records that it got."""
+
+    handled: int
+    duplicates: int
+    skipped: int
+    set_aside: int
+
+
+class Worker:
+    """The process."""
+
+    def __init__(self, tallies: Tallies, log: Path, **more: object) -> None:
+        self._tallies = tallies
+        self.port = free_port()
+        settings: Settings = tallies.settings.model_copy(update={"metrics_port": self.port, **more})
+        self.log = log
+        with log.open("wb") as out:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "tests.integration.tally", tallies.name, settings.model_dump_json()],
+                cwd=ROOT,
+                env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
+                stdout=out,
+                stderr=out,
+            )
+
+    def done(self) -> bool:
+        """Whether it has handled everything. Raises `AssertionError` if it has ended."""
+        assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log.read_bytes()[-2_000:]!r}"
+        handled = dict(self._tallies.sql("SELECT ARRAY[partition, next_offset] FROM position"))
+        return handled == ends(self._tallies)
+
+    def counts(self) -> Counts:
+        """Read its metrics."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
+            text = answer.read().decode()
+        found = {s.name: int(s.value) for family in text_string_to_metric_families(text) for s in family.samples}
+        names = ("events_handled", "events_duplicate", "events_skipped", "records_set_aside")
+        return Counts(*(found[f"{name}_total"] for name in names))
+
+    def rss(self) -> int:
+        """Its memory in bytes."""
+        pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
+        return int(pages) * os.sysconf("SC_PAGE_SIZE")
+
+
+def ends(tallies: Tallies) -> dict[int, int]:
+    """The end of each partition of what is asked."""
+    topic = tallies.asked.topic
+    latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
+    asked = {TopicPartition(topic, p): latest for p in range(tallies.settings.partitions)}
+    found = tallies.admin.list_offsets(asked)
+    return {p.partition: future.result(SECONDS_MAX).offset for p, future in found.items()}
+
+
+@contextmanager
+def worker(tallies: Tallies, log: Path, **more: object) -> Iterator[Worker]:
+    """Run a worker; in the end it stops when it is asked to, or is killed."""
+    started = Worker(tallies, log, **more)
+    try:
+        yield started
+    finally:
+        started.process.terminate()
+        try:
+            started.process.wait(30)
+        except subprocess.TimeoutExpired:
+            started.process.kill()
+            started.process.wait(30)
+
+
+def target(tallies: Tallies, random: Random) -> Target:
+    """An event that the service understands, for a key of the stranger's."""
+    key = f"stranger-{random.randrange(50)}"
+    return Target(tallies.asked.topic, "Asked.v1", {"tally": key, "number": -1, "wish": ""}, key)
+
+
+def good(tallies: Tallies, number: int) -> Raw:
+    """An honest record."""
+    key = f"honest-{number % 50}"
+    headers = [(name.encode(), value) for name, value in _headers(f"asked-{number}")]
+    return Raw(tallies.asked.topic, key.encode(), f'{{"tally":"{key}","number":{number}}}'.encode(), headers)
+
+
+def _headers(identity: str) -> list[tuple[str, bytes]]:
+    facts = {"ce_specversion": "1.0", "ce_source": "test", "ce_id": identity, "ce_type": "Asked.v1"}
+    return [(name, fact.encode()) for name, fact in facts.items()]

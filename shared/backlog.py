@@ -5,11 +5,15 @@ import time
 from collections.abc import Callable
 from typing import NamedTuple
 
-from prometheus_client import Gauge
 from sqlalchemy import Connection, text
 
-ROWS = Gauge("outbox_rows_at_most", "Upper bound of the events that wait to be said")
-OLDEST = Gauge("outbox_oldest_seconds", "Age of the oldest event that waits to be said; 0: none waits")
+from shared.gauges import Known
+
+ROWS = Known("outbox_rows_at_most", "Upper bound of the events that wait to be said; absent while it is not known")
+OLDEST = Known(
+    "outbox_oldest_seconds",
+    "Age of the oldest event that waits to be said; 0: none waits; absent while it is not known",
+)
 
 _CHECK_SECONDS = 1.0
 

@@ -11,7 +11,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
-from shared import start, telemetry
+from shared import logs, start, telemetry
 from shared.container import lazily
 from shared.errors import ExactlyOnceError, Exit, Refused
 from shared.program import program
@@ -183,7 +183,10 @@ def run(container: Any, words: list[str]) -> int:
         telemetry.configure(container.settings(), service=name, process=arguments.command)
         done = arguments.run(container, arguments)
     except Refused as error:
-        print(f"{name} {arguments.command}: {error}", file=sys.stderr)
+        if logs.in_json() and not arguments.operator:
+            logs.say_refused(name, arguments.command, str(error))
+        else:
+            print(f"{name} {arguments.command}: {error}", file=sys.stderr)
         return EXIT_NOT_DONE if arguments.operator and not arguments.judges else EXIT_REFUSED
     except (Exit, ExactlyOnceError, DBAPIError) as error:
         if arguments.operator:
@@ -198,4 +201,5 @@ def run(container: Any, words: list[str]) -> int:
 
 def main(container_class: type[Any]) -> NoReturn:
     """Run the command that the arguments name, and exit: 0 done, 75 start again, 78 mend something first."""
+    logs.catch_all()
     sys.exit(run(container_class(), sys.argv[1:]))

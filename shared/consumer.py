@@ -13,6 +13,7 @@ from typing import Any
 
 from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
 
+from shared import logs
 from shared.access import denial, not_permitted
 from shared.errors import Fenced, KafkaUnavailable, RecordsLost, Refused
 from shared.handling import Service
@@ -20,7 +21,6 @@ from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
 from shared.positions import judge_reach
 from shared.program import program
 from shared.settings import Settings
-from shared.telemetry import log
 
 MISSING = -1001
 """librdkafka's OFFSET_INVALID: nothing was committed."""
@@ -97,7 +97,10 @@ class GroupMember:
 
     def __init__(self, settings: Settings, service: Service, slot: int) -> None:
         self._service = service
-        self._consumer = Consumer(configuration(settings, service, slot) | {"error_cb": self._on_error})
+        self._consumer = Consumer(
+            configuration(settings, service, slot) | {"error_cb": self._on_error},
+            logger=logs.of_client(f"{service.name}-{slot}.consumer"),
+        )
         self._owned: Assignment = NOTHING
         self._changed = False
         self._reading: set[Input] = set()
@@ -115,7 +118,7 @@ class GroupMember:
         """The client tries again by itself; that we are not let in any more must be said."""
         reason = denial(error)
         if reason is not None:
-            log.error("kafka_denied", detail=reason)
+            logs.log.error("kafka_denied", detail=reason)
 
     def _share(self, partitions: list[TopicPartition]) -> Assignment:
         lane_topic = self._service.lane_topic
@@ -203,7 +206,7 @@ class GroupMember:
         fatal = _fatal(error, source.topic)
         if fatal is not None:
             raise fatal
-        log.warning("consumer_error", source=str(source), code=error.name(), detail=error.str())
+        logs.log.warning("consumer_error", source=str(source), code=error.name(), detail=error.str())
 
     def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
         return committed_offsets(self._consumer, self._service.lane_topic, inputs, lanes)

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from shared import access, bulk, database_errors
+from shared import access, bulk, database_errors, outages
 from shared.errors import Refused
 from shared.outbox import Outbox
 from shared.session import Session
@@ -130,3 +130,4 @@ class Requests:
         with Session(self._engine) as session, session.begin():
             yield session
             self._outbox.write(session)
+        outages.DATABASE.answered("requests")

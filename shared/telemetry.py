@@ -1,19 +1,18 @@
-"""Logs and metrics, with the same names in both; and the small HTTP server of a worker that shows its health and its
-metrics.
-"""
+"""Metrics; and the small HTTP server of a worker that shows its health and its metrics."""
 
-import logging
+import math
 import sys
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
-import structlog
-from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 
-from shared.settings import Settings
+from shared.gauges import Known
+from shared.logs import configure, log
 
-log: structlog.stdlib.BoundLogger = structlog.get_logger()
+__all__ = ["configure", "log"]
 
 RECEIVED = Counter("records_received", "Records taken from Kafka")
 HANDLED = Counter("events_handled", "Events that took effect")
@@ -23,51 +22,22 @@ SET_ASIDE = Counter("records_set_aside", "Records moved to the dead letters")
 SAID = Counter("events_said", "Outbox rows committed to Kafka")
 ATTEMPTS_FAILED = Counter("batches_failed", "Batches rolled back and tried again")
 RECOVERIES = Counter("recoveries", "Recoveries, by what was in doubt", ["cause"])
-PARKED = Gauge("inputs_parked", "Inputs that wait after a Retry")
-LANES = Gauge("lanes_owned", "Lanes that this worker says the events of")
-LAG = Gauge(
-    "records_lag", "Offsets between H and the end of an input, control markers included", ["topic", "partition"]
+STATES = ("starting", "standby", "recovering", "working", "waiting", "stopped", "ending")
+STATE = Known("worker_state", "1 for the state that this worker is in, 0 for all others", ("state",), lasts=math.inf)
+PARKED = Known("inputs_parked", "Inputs that wait after a Retry; absent unless the worker works", lasts=math.inf)
+LANES = Known(
+    "lanes_owned", "Lanes that this worker says the events of; absent unless the worker works", lasts=math.inf
+)
+LAG = Known(
+    "records_lag",
+    "Offsets between H and the end of an input, those that are held back included; absent while it is not known",
+    ("topic", "partition"),
 )
 CYCLE = Histogram(
     "cycle_seconds",
     "One cycle that had something to do",
     buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-
-_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-"""By itself structlog shows every variable of every frame: passwords, and the headers of requests."""
-
-
-def configure(settings: Settings, **facts: object) -> None:
-    """Write logs to standard error in the wanted form; `facts` go with every line."""
-    renderer: structlog.typing.Processor
-    tracebacks: structlog.typing.Processor = structlog.processors.format_exc_info
-    if settings.log_format == "json":
-        renderer, tracebacks = structlog.processors.JSONRenderer(), _TRACEBACKS
-    else:
-        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
-    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
-    processors: list[structlog.typing.Processor] = [
-        structlog.contextvars.merge_contextvars,
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-        tracebacks,
-    ]
-    structlog.configure(
-        processors=[*processors, renderer],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-        cache_logger_on_first_use=True,
-    )
-    structlog.contextvars.bind_contextvars(**facts)
-    # What libraries log by themselves looks the same.
-    form = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=processors,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(form)
-    logging.basicConfig(handlers=[handler], level=max(level, logging.WARNING), force=True)
 
 
 def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> ThreadingHTTPServer:
@@ -97,7 +67,14 @@ def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> Thread
         def log_message(self, format: str, *args: object) -> None:
             """A probe every second is no news."""
 
-    server = ThreadingHTTPServer((host, port), Handler)
-    server.daemon_threads = True
+    class Server(ThreadingHTTPServer):
+        daemon_threads = True
+
+        def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - http.server's own
+            # Whoever asked has hung up, or says nothing: that is no error of ours, and no news.
+            if not isinstance(sys.exc_info()[1], OSError):
+                log.error("health_failed", client=str(client_address[0]), exc_info=True)
+
+    server = Server((host, port), Handler)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server

@@ -11,10 +11,10 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
-from shared import telemetry
+from shared import outages, telemetry
 from shared.cycle import Cycle, Limits, Progress
 from shared.dead_letters import describe
-from shared.errors import Brake, RecoveryNeeded, Stop, TooManyRecoveries, Unavailable
+from shared.errors import Brake, KafkaUnavailable, RecoveryNeeded, Stop, TooManyRecoveries, Unavailable
 from shared.handling import Handlers, Service
 from shared.housekeeping import Housekeeping
 from shared.kafka import KafkaClient
@@ -68,8 +68,8 @@ class Worker:
         self._housekeeping = housekeeping
         self._watchdog = Watchdog()
         self._stopping = threading.Event()
-        self._state = "starting"
         self._ready = False
+        self._enter("starting")
         self._budget = 1.5 * settings.transaction_timeout_ms / 1_000
         self._recoveries: deque[float] = deque()
         self._set_aside: deque[float] = deque()
@@ -79,6 +79,14 @@ class Worker:
     def ready(self) -> tuple[bool, str]:
         """Whether this worker works, or stands by to work; and what it does."""
         return self._ready, self._state
+
+    def _enter(self, state: str, detail: str = "") -> None:
+        """Be in a state, in all that shows it. What a worker owns is known while it works, and only then."""
+        self._state = f"{state}: {detail}" if detail else state
+        telemetry.STATE.show({(name,): float(name == state) for name in telemetry.STATES})
+        if state != "working":
+            telemetry.LANES.forget()
+            telemetry.PARKED.forget()
 
     def run(self) -> None:
         """Work until SIGTERM or SIGINT. Raises `Refused` or `Exit` if the process must end."""
@@ -107,6 +115,7 @@ class Worker:
             self._stopped(stop)
         finally:
             self._ready = False
+            self._enter("ending")
             self._watchdog.allow("closing", self._settings.grace_seconds)
             self._housekeeping.stop()
             if kafka is not None:
@@ -140,9 +149,11 @@ class Worker:
                             slots=self._settings.worker_slots,
                             note="all slots are taken; this worker takes the next free one",
                         )
-                    self._ready, self._state = True, "standby: all slots are taken"
+                    self._ready = True
+                    self._enter("standby", "all slots are taken")
+                outages.DATABASE.answered("worker")
             except Unavailable as error:
-                log.warning("waiting", detail=str(error))
+                self._wait_for(error)
             self._stopping.wait(min(wait, STANDBY_SECONDS))
         return False
 
@@ -155,7 +166,9 @@ class Worker:
                 if in_doubt:
                     # Three systems are asked one after the other, and each question has its own limit.
                     self._watchdog.allow("recovery", 2 * self._budget)
+                    self._enter("recovering")
                     cycle.recover()
+                    outages.KAFKA.answered("worker")
                     in_doubt = False
                 self._watchdog.allow("cycle", self._budget)
                 began = time.monotonic()
@@ -164,6 +177,8 @@ class Worker:
                 if report:
                     reported = began
                     _show_lag(kafka, cycle)
+                outages.KAFKA.answered("worker")
+                outages.DATABASE.answered("worker")
                 wait = min(2 * wait, WAIT_MAX) if progress.idle else WAIT_MIN
                 pause = PAUSE_MIN
                 self._note(cycle, progress, time.monotonic() - began)
@@ -171,11 +186,17 @@ class Worker:
                 in_doubt = True
                 self._count(doubt)
             except Unavailable as error:
-                self._ready, self._state = False, f"waiting: {error}"
-                log.warning("waiting", seconds=pause, detail=str(error))
+                self._wait_for(error)
                 self._watchdog.rest()
                 self._stopping.wait(pause * self._random.uniform(0.5, 1.0))
                 pause = min(2 * pause, PAUSE_MAX)
+
+    def _wait_for(self, error: Unavailable) -> None:
+        self._ready = False
+        self._enter("waiting", str(error))
+        outage = outages.KAFKA if isinstance(error, KafkaUnavailable) else outages.DATABASE
+        outage.missed("worker", str(error))
+        log.warning("waiting", error=type(error).__name__, detail=str(error)[:DETAIL_MAX])
 
     def _count(self, doubt: RecoveryNeeded) -> None:
         cause = type(doubt).__name__
@@ -201,8 +222,10 @@ class Worker:
                 cycle.unpark(source)
         self._due = {source: due for source, due in self._due.items() if source in cycle.parked()}
         owned = cycle.owned
-        self._state = f"working: {len(owned.inputs)} inputs, {len(owned.lanes)} lanes" + (
-            f", {len(cycle.parked())} parked" if cycle.parked() else ""
+        self._enter(
+            "working",
+            f"{len(owned.inputs)} inputs, {len(owned.lanes)} lanes"
+            + (f", {len(cycle.parked())} parked" if cycle.parked() else ""),
         )
         self._ready = not cycle.parked()
         telemetry.PARKED.set(len(cycle.parked()))
@@ -241,7 +264,8 @@ class Worker:
     def _stopped(self, stop: Stop) -> None:
         """Stay alive and unready, and repeat what an operator has to decide, until the process is asked to end."""
         self._watchdog.rest()
-        self._ready, self._state = False, f"stopped: {type(stop).__name__}: {stop}"
+        self._ready = False
+        self._enter("stopped", f"{type(stop).__name__}: {stop}")
         while not self._stopping.is_set():
             log.critical(
                 "stopped", error=type(stop).__name__, detail=str(stop), note="decide, then restart this worker"
@@ -251,11 +275,14 @@ class Worker:
 
 def _show_lag(kafka: KafkaClient, cycle: Cycle) -> None:
     """Set the lag of the inputs owned, and only of those: what moved away is shown by its new owner."""
-    telemetry.LAG.clear()
-    for source, handled in cycle.seen.items():
-        end = kafka.end(source)
-        if end is not None:
-            telemetry.LAG.labels(source.topic, source.partition).set(max(0, end - handled))
+    ends = {source: kafka.end(source) for source in cycle.seen}
+    telemetry.LAG.show(
+        {
+            (source.topic, str(source.partition)): float(max(0, end - handled))
+            for source, handled in cycle.seen.items()
+            if (end := ends[source]) is not None
+        }
+    )
 
 
 def _within_minute(times: deque[float], more: int) -> int:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import SQLAlchemyError
 
+from shared import outages
 from shared.backlog import Backlog, Waiting, look
 from shared.database import Requests
 from shared.errors import Refused
@@ -117,6 +118,7 @@ def _operating(service: Service, engine: Engine) -> APIRouter:
         with engine.connect() as connection:
             waiting = look(connection)
             pending = behind(connection, service.name)
+        outages.DATABASE.answered("requests")
         return Ready(
             outbox_rows_at_most=waiting.rows_at_most,
             outbox_oldest_seconds=round(waiting.oldest_seconds, 3),
@@ -126,9 +128,11 @@ def _operating(service: Service, engine: Engine) -> APIRouter:
     def measure() -> Waiting | None:
         try:
             with engine.connect() as connection:
-                return look(connection)
+                found = look(connection)
         except SQLAlchemyError:
             return None
+        outages.DATABASE.answered("requests")
+        return found
 
     @router.get("/health/live")
     async def health_live() -> Alive:

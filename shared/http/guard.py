@@ -8,7 +8,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.http.problems import Problem, busy, defect
+from shared.http.problems import Problem, busy, defect, repeat
 
 SECONDS = Histogram("http_request_seconds", "Time to answer", ["method", "route", "status"])
 IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that wait or are at work")
@@ -136,12 +136,11 @@ class _Request:
         """Answer in place of what takes too long. An answer that has begun just ends."""
         self._given_up = True
         if self.status == 0:
-            problem = _TOO_SLOW if self._waits_for_body else _TOO_LATE
+            problem = _TOO_SLOW if self._waits_for_body else busy(f"this took too long; {repeat(scope['method'])}")
             self.status = problem.answer.status
             await problem.response()(scope, self._receive, self._send)
 
 
-_TOO_LATE = busy("this took too long; a POST may be repeated safely with the same Idempotency-Key")
 _TOO_SLOW = Problem(408, "the body took too long to arrive", headers={"Connection": "close"})
 
 

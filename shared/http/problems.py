@@ -16,6 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
+from shared import outages
 from shared.transaction import INFRASTRUCTURE
 
 MEDIA_TYPE = "application/problem+json"
@@ -89,6 +90,13 @@ def busy(detail: str) -> Problem:
     return Problem(503, detail, retry_seconds=RETRY_SECONDS)
 
 
+def repeat(method: str) -> str:
+    """Say what a caller may do whose request was not answered in the end."""
+    if method == "POST":
+        return "a POST may be repeated safely with the same Idempotency-Key"
+    return f"this {method} may be repeated safely" if method in {"GET", "HEAD", "PUT"} else "try again later"
+
+
 def defect() -> Problem:
     """A defect of ours. The log has the rest."""
     return Problem(500, "something went wrong on our side; it is logged")
@@ -105,15 +113,19 @@ def of_validation(error: RequestValidationError) -> Problem:
     return Problem(422, detail + more, kind="invalid", errors=errors)
 
 
-def of_database(error: DBAPIError | NoFreeConnection) -> Problem:
+def of_database(error: DBAPIError | NoFreeConnection, method: str) -> Problem:
     """Say that the database cannot do it now. Raises `error` where it refused a statement: a defect of ours."""
     state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
-    passing = not isinstance(error, DBAPIError) or error.connection_invalidated
-    passing = passing or (state is None and isinstance(error, OperationalError))
-    if passing or (state is not None and state[:2] in INFRASTRUCTURE):
-        _log.warning("database_unavailable", sqlstate=state, error=str(getattr(error, "orig", error)).strip())
-        return busy("the database cannot do this now; a POST may be repeated safely with the same Idempotency-Key")
-    raise error
+    words = str(getattr(error, "orig", error)).strip()
+    if isinstance(error, DBAPIError) and (
+        error.connection_invalidated or (state is None and isinstance(error, OperationalError))
+    ):
+        outages.DATABASE.missed("requests", words)
+    elif isinstance(error, NoFreeConnection) or (state is not None and state[:2] in INFRASTRUCTURE):
+        _log.warning("database_refuses", sqlstate=state, detail=words)
+    else:
+        raise error
+    return busy(f"the database cannot do this now; {repeat(method)}")
 
 
 def of_http(error: HTTPException, request: Request, routes: Sequence[BaseRoute]) -> Problem:
@@ -138,7 +150,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
             case RequestValidationError():
                 return of_validation(error).response()
             case DBAPIError() | NoFreeConnection():
-                return of_database(error).response()
+                return of_database(error, request.method).response()
             case HTTPException():
                 return of_http(error, request, routes).response()
             case _:

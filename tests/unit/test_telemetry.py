@@ -3,7 +3,11 @@
 import json
 import logging
 import re
+import socket
+import struct
+import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -63,3 +67,26 @@ def test_the_metrics_that_the_page_tells_to_watch_are_there() -> None:
     shown = re.findall(r"^# TYPE (\w+)", generate_latest().decode(), re.MULTILINE)
     assert len(told) > 5
     assert set(told) <= set(shown)
+
+
+def test_a_scraper_that_hangs_up_is_no_news(capsys: pytest.CaptureFixture[str]) -> None:
+    server = telemetry.serve("127.0.0.1", 0, lambda: (True, "x" * 4_000_000))
+    handled = threading.Event()
+    ended = server.shutdown_request
+
+    def note(request: Any) -> None:
+        ended(request)
+        handled.set()
+
+    server.shutdown_request = note  # type: ignore[method-assign]
+    try:
+        for path in ("/metrics", "/health/ready"):
+            handled.clear()
+            with socket.create_connection(("127.0.0.1", server.server_port)) as scraper:
+                scraper.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # a reset, no farewell
+                scraper.sendall(f"GET {path} HTTP/1.1\r\n\r\n".encode())
+            assert handled.wait(10)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert capsys.readouterr() == ("", "")

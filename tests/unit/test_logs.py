@@ -1,0 +1,188 @@
+"""Whatever a process writes has one form, and what repeats itself is counted."""
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import structlog
+
+from shared import folding, logs
+from shared.folding import Folding
+from shared.settings import Settings
+
+
+def settings(**given: str) -> Settings:
+    told = {"kafka_bootstrap_servers": "x", "database_url": "postgresql://x", "log_format": "json", **given}
+    return Settings.model_validate(told)
+
+
+@pytest.fixture
+def configured() -> Iterator[Any]:
+    """Gives what configures logs as JSON; a test calls it itself, since only then its standard error is captured."""
+    yield lambda: logs.configure(settings(), service="order")
+    structlog.reset_defaults()
+    logging.getLogger().handlers.clear()
+
+
+def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    """What was written since the last call."""
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+def test_what_a_library_logs_is_in_our_form_also_if_its_arguments_are_wrong(
+    configured: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configured()
+    logging.getLogger("uvicorn.error").error("it %s", "broke")
+    logging.getLogger("careless").error("%d of them", "many")
+
+    assert [(line["event"], line["logger"], line["service"]) for line in lines(capsys)] == [
+        ("it broke", "uvicorn.error", "order"),
+        ("%d of them ('many',)", "careless", "order"),
+    ]
+
+
+def test_the_lines_of_a_kafka_client_are_in_our_form(configured: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    configured()
+    client = logs.of_client("order-0.consumer")
+    client.log(logging.ERROR, "%s [%s] %s", "FAIL", "order-0#consumer-1", "127.0.0.1:9092/1: Connection refused")
+
+    (line,) = lines(capsys)
+    assert line["detail"] == "127.0.0.1:9092/1: Connection refused"
+    assert (line["event"], line["facility"], line["client"]) == ("kafka_client", "FAIL", "order-0#consumer-1")
+    assert line["level"] == "warning"
+
+
+def test_a_line_of_any_thread_names_the_service(configured: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    configured()
+    thread = threading.Thread(target=lambda: structlog.get_logger().info("looked"))
+    thread.start()
+    thread.join()
+
+    assert [line["service"] for line in lines(capsys)] == ["order"]
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def written(capsys: pytest.CaptureFixture[str], clock: Clock) -> tuple[Folding, Any]:
+    """Make a folding that writes JSON."""
+    made = Folding(clock)
+    structlog.configure(
+        processors=[structlog.processors.add_log_level, made, structlog.processors.JSONRenderer()],
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        wrapper_class=structlog.make_filtering_bound_logger(0),
+        cache_logger_on_first_use=False,
+    )
+    return made, lambda: lines(capsys)
+
+
+@pytest.fixture
+def reset() -> Iterator[None]:
+    yield
+    structlog.reset_defaults()
+
+
+def test_what_repeats_itself_is_counted_whatever_its_numbers(reset: None, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    made, read = written(capsys, clock)
+    log = structlog.get_logger()
+    for number in range(2_574):
+        log.warning("kafka_client", facility="FAIL", detail=f"127.0.0.1:{number}: refused (after {number} ms)")
+
+    assert [line.get("repeated") for line in read()] == [None]
+    made.flush()
+    assert read() == [], "its minute is not over"
+    clock.now = folding.SECONDS
+    made.flush()
+    (line,) = read()
+    assert (line["repeated"], line["event"], line["level"]) == (2_573, "kafka_client", "warning")
+    made.flush(everything=True)
+    assert read() == [], "a count is written once"
+
+
+def test_the_next_line_of_a_kind_brings_the_count(reset: None, capsys: pytest.CaptureFixture[str]) -> None:
+    clock = Clock()
+    _, read = written(capsys, clock)
+    log = structlog.get_logger()
+    log.warning("waiting", detail="no answer", seconds=0.1)
+    log.warning("waiting", detail="no answer", seconds=0.2)
+    clock.now = folding.SECONDS + 1
+    log.warning("waiting", detail="no answer", seconds=0.4)
+
+    assert [line.get("repeated") for line in read()] == [None, 1]
+
+
+def test_what_is_about_different_things_is_not_folded(reset: None, capsys: pytest.CaptureFixture[str]) -> None:
+    _, read = written(capsys, Clock())
+    log = structlog.get_logger()
+    for offset in range(3):
+        log.error("set_aside", source="a[0]", offset=offset)
+    for _ in range(2):
+        log.info("pruned", rows=5)
+        log.critical("stopped", error="RecordsLost")
+
+    assert len(read()) == 7
+
+
+def test_many_kinds_take_little_memory_and_no_count_is_lost(reset: None, capsys: pytest.CaptureFixture[str]) -> None:
+    made, read = written(capsys, Clock())
+    log = structlog.get_logger()
+    for offset in range(2 * folding.KINDS_MAX):
+        log.warning("odd", offset=offset)
+        log.warning("odd", offset=offset)
+
+    assert len(made._kinds) == folding.KINDS_MAX
+    made.flush(everything=True)
+    assert sum(line.get("repeated", 0) for line in read()) == 2 * folding.KINDS_MAX
+
+
+FAILING = """
+import sys, threading, warnings
+from shared import logs
+from shared.settings import Settings
+told = {"kafka_bootstrap_servers": "x", "database_url": "postgresql://x", "log_format": "json"}
+logs.configure(Settings.model_validate(told), service="order")
+logs.catch_all()
+class Bad:
+    def __del__(self):
+        raise ValueError("in del")
+warnings.warn("careful")
+bad = Bad()
+del bad
+def fail():
+    raise ValueError("in thread")
+thread = threading.Thread(target=fail, name="side")
+thread.start()
+thread.join()
+for _ in range(3):
+    logs.log.warning("again")
+raise ValueError("at the end")
+"""
+
+
+def test_what_python_writes_by_itself_is_in_our_form_and_counts_are_written_at_the_end() -> None:
+    done = subprocess.run(
+        (sys.executable, "-c", FAILING), capture_output=True, text=True, check=False, env={**os.environ}, timeout=60
+    )
+    found = [json.loads(line) for line in done.stderr.splitlines()]
+    assert done.returncode == 1
+    assert "careful" in found[0]["event"]
+    assert [(line["event"], line.get("detail"), line.get("repeated")) for line in found[1:]] == [
+        ("unraisable", "", None),
+        ("uncaught", "in thread", None),
+        ("again", None, None),
+        ("uncaught", "at the end", None),
+        ("again", None, 2),
+    ]

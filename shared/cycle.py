@@ -85,6 +85,8 @@ class Progress:
     """There was nothing to do."""
     failed: Exception | None = None
     """Why the batch was rolled back; the next cycle tries again without what made it fail."""
+    failed_at: Record | None = None
+    """The record that made it fail; None if that is not known yet."""
 
 
 class Cycle:
@@ -139,6 +141,10 @@ class Cycle:
         """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
         return self._intake.parked()
 
+    def waits_for(self, source: Input) -> tuple[Record, Exception]:
+        """The record at which a parked `source` waits, and why."""
+        return self._intake.waits_for(source)
+
     def unpark(self, source: Input) -> None:
         """Try again the record at which `source` waits."""
         self._intake.unpark(source)
@@ -167,7 +173,8 @@ class Cycle:
             transaction.commit()  # 2.7
         except HandlingFailed as failure:
             transaction.rollback()
-            return Progress(received=len(batch), failed=self._intake.failed(failure, batch))
+            failed, failed_at = self._intake.failed(failure, batch)
+            return Progress(received=len(batch), failed=failed, failed_at=failed_at)
         except BaseException:
             transaction.rollback()
             raise

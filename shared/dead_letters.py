@@ -16,16 +16,11 @@ from sqlalchemy import Connection, text
 from sqlalchemy.exc import DataError
 
 from shared.events import Event
+from shared.failures import DETAIL_MAX, describe, frames
 from shared.handling import Service
 from shared.outbox import KEY_BYTES_MAX, Outbox, Said
 from shared.ports import Input, Letter, Record
 from shared.session import Session
-
-DETAIL_MAX = 2_000
-"""Characters of an error that are kept; enough for the message and the place."""
-
-ERROR_MAX = 100
-"""Characters of an error's name."""
 
 KEPT_BYTES_MAX, CUT_BYTES = 100_000_000, 1_000_000
 """A larger record is kept as its beginning: PostgreSQL ends the session at a parameter of 1 GB, and a compressed batch
@@ -33,8 +28,13 @@ may hold such a record. The whole of it is in the topic.
 """
 
 _INSERT = text("""
-    INSERT INTO dead_letter (topic, partition, "offset", epoch, key, value, headers, error, detail, traceparent)
-    VALUES (:topic, :partition, :offset, :epoch, :key, :value, CAST(:headers AS jsonb), :error, :detail, :traceparent)
+    INSERT INTO dead_letter (
+        topic, partition, "offset", epoch, key, value, headers, error, detail, traceback, traceparent
+    )
+    VALUES (
+        :topic, :partition, :offset, :epoch, :key, :value, CAST(:headers AS jsonb), :error, :detail, :traceback,
+        :traceparent
+    )
     RETURNING id
 """)
 
@@ -55,16 +55,6 @@ class RecordSetAside(Event, frozen=True, kw_only=True):
 def cause_id(service: str, record: Record, epoch: int, event_type: str, n: int) -> str:
     """The id of the n-th event of a type that `service` says about `record`: the same whenever it is handled."""
     return f"{service}:{record.input.topic}-{record.input.partition}.{epoch}.{record.offset}.{event_type}.{n}"
-
-
-def describe(error: BaseException) -> tuple[str, str]:
-    """Name an error and say it, as text that PostgreSQL can store, of a length that can be sent."""
-    try:
-        told = str(error)
-    except Exception as worse:  # noqa: BLE001 - an error of a handler may hold anything
-        told = f"it cannot be said: {type(worse).__name__}"
-    detail = told[:DETAIL_MAX].encode(errors="backslashreplace").decode().replace("\x00", "\\0")
-    return type(error).__name__[:ERROR_MAX], detail[:DETAIL_MAX]
 
 
 def set_aside(session: Session, service: Service, outbox: Outbox, letters: Sequence[Letter]) -> list[int]:
@@ -120,6 +110,7 @@ def _store(connection: Connection, letter: Letter, error: str, detail: str, trac
         "headers": json.dumps([(name, None if v is None else base64.b64encode(v).decode()) for name, v in headers]),
         "error": error,
         "detail": detail,
+        "traceback": frames(letter.error),
         "traceparent": traceparent,
     }
     try:
@@ -129,6 +120,7 @@ def _store(connection: Connection, letter: Letter, error: str, detail: str, trac
         # A database in another encoding than UTF-8 has not got every character.
         plain = [(_ascii(name), held) for name, held in json.loads(str(row["headers"]))]
         row |= {"headers": json.dumps(plain), "error": _ascii(error), "detail": _ascii(detail)}
+        row["traceback"] = str(row["traceback"]).encode("ascii", errors="backslashreplace").decode()
         return int(connection.execute(_INSERT, row).scalar_one())
 
 
@@ -147,6 +139,8 @@ class Stored(NamedTuple):
     traceparent: str | None
     set_aside_at: datetime
     redriven_at: datetime | None
+    traceback: str | None
+    """Where it failed; None if an older version set it aside."""
 
     @property
     def event_id(self) -> str | None:
@@ -165,7 +159,8 @@ class Stored(NamedTuple):
 
 
 _COLUMNS = """
-    id, topic, partition, "offset", key, value, headers, epoch, error, detail, traceparent, set_aside_at, redriven_at
+    id, topic, partition, "offset", key, value, headers, epoch, error, detail, traceparent, set_aside_at, redriven_at,
+    traceback
 """
 _FIND = f"SELECT {_COLUMNS} FROM dead_letter WHERE id = :id"  # noqa: S608 - constants
 _LIST = text(
@@ -178,7 +173,10 @@ _LIST = text(
 )
 _WAITING = text("SELECT id FROM dead_letter WHERE redriven_at IS NULL AND id > :after ORDER BY id LIMIT :most")
 _DONE = text("UPDATE dead_letter SET redriven_at = clock_timestamp() WHERE id = :id")
-_FAILED = text("UPDATE dead_letter SET error = :error, detail = :detail WHERE id = :id AND redriven_at IS NULL")
+_FAILED = text(
+    "UPDATE dead_letter SET error = :error, detail = :detail, traceback = :traceback "
+    "WHERE id = :id AND redriven_at IS NULL"
+)
 
 
 def _stored(row: Any) -> Stored:
@@ -214,4 +212,5 @@ def done(connection: Connection, number: int) -> None:
 def failed(connection: Connection, number: int, reason: BaseException) -> None:
     """Keep why a dead letter cannot be handled now."""
     error, detail = describe(reason)
-    connection.execute(_FAILED, {"id": number, "error": error, "detail": detail})
+    facts = {"id": number, "error": error, "detail": detail, "traceback": frames(reason)}
+    connection.execute(_FAILED, facts)

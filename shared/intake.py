@@ -27,8 +27,8 @@ class Intake:
         self._waiting: dict[Input, deque[Record]] = {source: deque() for source in sorted(inputs)}
         self._ends: dict[Input, int] = {}
         self._limit = records_max
-        self._parked: dict[Input, int] = {}
-        """Inputs that wait after a `Retry`, and the offset they wait at."""
+        self._parked: dict[Input, tuple[Record, Exception]] = {}
+        """Inputs that wait after a `Retry`, the record they wait at, and why."""
         self._attempts: dict[Input, tuple[int, int]] = {}
         """Offset of the last `Retry` of an input, and how many there were in a row at it."""
         self._strikes: dict[tuple[Input, int], int] = {}
@@ -56,7 +56,7 @@ class Intake:
             record
             for source, records in self._waiting.items()
             for record in records
-            if source not in self._parked or record.offset < self._parked[source]
+            if source not in self._parked or record.offset < self._parked[source][0].offset
         )
         return list(islice(ready, self._limit))
 
@@ -83,12 +83,16 @@ class Intake:
         """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
         return {source: self._attempts[source][1] for source in self._parked}
 
+    def waits_for(self, source: Input) -> tuple[Record, Exception]:
+        """The record at which a parked `source` waits, and why."""
+        return self._parked[source]
+
     def unpark(self, source: Input) -> None:
         """Try again the record at which `source` waits."""
         self._parked.pop(source, None)
 
-    def failed(self, failure: HandlingFailed, batch: Sequence[Record]) -> Exception:
-        """Decide what the next attempt leaves out, and give the reason of the failure.
+    def failed(self, failure: HandlingFailed, batch: Sequence[Record]) -> tuple[Exception, Record | None]:
+        """Decide what the next attempt leaves out, and give the reason of the failure, and the record if it is known.
 
         Raises the reason if it does not go away with a record.
         """
@@ -99,7 +103,7 @@ class Intake:
             raise cause
         if not isinstance(culprit, Record):
             self._limit = max(1, len(batch) // 2)
-            return cause
+            return cause, None
         identity = (culprit.input, culprit.offset)
         if identity in self._doomed:
             raise cause
@@ -113,7 +117,7 @@ class Intake:
             self._strikes[identity] = self._strikes.get(identity, 0) + 1
             if self._strikes[identity] >= STRIKES:
                 self._doomed[identity] = cause
-        return cause
+        return cause, culprit
 
     def _park(self, record: Record, error: Retry) -> None:
         offset, attempts = self._attempts.get(record.input, (record.offset, 0))
@@ -122,4 +126,4 @@ class Intake:
         if self._retries_max and attempts > self._retries_max:
             self._doomed[record.input, record.offset] = error
         else:
-            self._parked[record.input] = record.offset
+            self._parked[record.input] = record, error

@@ -20,6 +20,7 @@ _LIBRARY = {
     "outbox": _ALL,
     "said": "SELECT, INSERT, DELETE",
     "dead_letter": "SELECT, INSERT, UPDATE",
+    "stuck_record": _ALL,
     "idempotency_key": _ALL,
     "decision": "SELECT, INSERT",
 }

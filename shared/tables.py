@@ -143,7 +143,21 @@ dead_letter = Table(
     Column("traceparent", Text),
     _now("set_aside_at"),
     Column("redriven_at", DateTime(timezone=True)),
+    Column("traceback", Text, comment="frames, those of the service first; no values"),
     Index("dead_letter_waiting", "id", postgresql_where=text("redriven_at IS NULL")),
+)
+
+stuck_record = Table(
+    "stuck_record",
+    metadata,
+    Column("topic", Text),
+    Column("partition", Integer),
+    Column("offset", BigInteger, nullable=False),
+    Column("ends", Integer, nullable=False, comment="how many processes the watchdog ended at it, in a row"),
+    Column("detail", Text, nullable=False),
+    Column("traceback", Text, nullable=False, comment="where the last one was stuck"),
+    _now("ended_at"),
+    PrimaryKeyConstraint("topic", "partition"),
 )
 
 idempotency_key = Table(

@@ -11,9 +11,8 @@ from collections import deque
 from collections.abc import Callable
 from types import FrameType
 
-from shared import outages, telemetry
+from shared import failures, outages, telemetry
 from shared.cycle import Cycle, Limits, Progress
-from shared.dead_letters import describe
 from shared.errors import Brake, KafkaUnavailable, RecoveryNeeded, Stop, TooManyRecoveries, Unavailable
 from shared.handling import Handlers, Service
 from shared.housekeeping import Housekeeping
@@ -201,7 +200,7 @@ class Worker:
     def _count(self, doubt: RecoveryNeeded) -> None:
         cause = type(doubt).__name__
         telemetry.RECOVERIES.labels(cause).inc()
-        log.warning("recovery", cause=cause, detail=str(doubt))
+        log.warning("recovery", cause=cause, detail=str(doubt)[:DETAIL_MAX])
         if doubt.counted and _within_minute(self._recoveries, 1) > self._settings.recoveries_per_minute_max:
             raise TooManyRecoveries(
                 f"more than {self._settings.recoveries_per_minute_max} recoveries in a minute; the last one: {doubt}"
@@ -216,7 +215,8 @@ class Worker:
                     0.5, 1.0
                 )
                 self._due[source] = now + pause
-                log.warning("retry_later", source=str(source), attempts=attempts, seconds=round(pause, 2))
+                record, error = cycle.waits_for(source)
+                failures.log_retry(error, record, attempts, pause)
             elif self._due[source] <= now:
                 del self._due[source]
                 cycle.unpark(source)
@@ -240,21 +240,12 @@ class Worker:
         telemetry.SAID.inc(progress.said)
         if progress.failed is not None:
             telemetry.ATTEMPTS_FAILED.inc()
-            error, detail = describe(progress.failed)
-            log.warning("batch_failed", error=error, detail=detail[:DETAIL_MAX])
+            failures.log_batch(progress.failed, progress.failed_at, progress.received)
         for letter in progress.set_aside:
             telemetry.SET_ASIDE.inc()
-            error, detail = describe(letter.error)
-            log.error(
-                "set_aside",
-                source=str(letter.record.input),
-                offset=letter.record.offset,
-                event_id=letter.envelope.id if letter.envelope else None,
-                error=error,
-                detail=detail[:DETAIL_MAX],
-            )
+            failures.log_set_aside(letter.error, letter.record)
         if _within_minute(self._set_aside, len(progress.set_aside)) > self._settings.set_aside_per_minute_max:
-            last = ": ".join(describe(progress.set_aside[-1].error))[:DETAIL_MAX]
+            last = ": ".join(failures.describe(progress.set_aside[-1].error))[: failures.LOGGED_MAX]
             raise Brake(
                 f"more than SET_ASIDE_PER_MINUTE_MAX = {self._settings.set_aside_per_minute_max} records were set "
                 f"aside in a minute; the last one for {last}. Mend the handler or the producer, then restart; re-drive "

@@ -63,6 +63,9 @@ def show(desk: Desk, number: int, *, json: bool) -> None:
         if name == "headers":
             for header, value in fact.items():
                 say(f"header       {header} = {_text(value)}")
+        elif name == "traceback" and fact is not None:
+            for line in fact.splitlines():
+                say(f"traceback    {_text(line)}")
         else:
             say(f"{name:12} {_text(fact)}")
 
@@ -77,6 +80,7 @@ def _facts(letter: Stored) -> dict[str, Any]:
         "event_id": letter.event_id,
         "error": letter.error,
         "detail": letter.detail,
+        "traceback": letter.traceback,
         "traceparent": letter.traceparent,
         "set_aside_at": letter.set_aside_at.isoformat(),
         "redriven_at": letter.redriven_at.isoformat() if letter.redriven_at else None,

@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 from shared import dead_letters
 from shared.dead_letters import Stored
 from shared.errors import HandlingFailed, NotDone, RecoveryNeeded, Reject, Retry, Unavailable
+from shared.failures import describe
 from shared.handling import Handlers
 from shared.operating import unsaid
 from shared.operating.output import say
@@ -101,7 +102,7 @@ def one(desk: Desk, handlers: Handlers, number: int) -> Result:
 def _failed(desk: Desk, number: int, reason: Exception) -> Result:
     with desk.engine.begin() as connection:
         dead_letters.failed(connection, number, reason)
-    return Result(Outcome.FAILED, ": ".join(dead_letters.describe(reason)))
+    return Result(Outcome.FAILED, ": ".join(describe(reason)))
 
 
 def _attempt(desk: Desk, handlers: Handlers, number: int) -> Result:

@@ -15,8 +15,8 @@ from sqlalchemy.types import TypeDecorator
 
 from dev.servers import Servers
 from shared import database
-from shared.dead_letters import describe
 from shared.errors import DatabaseInDoubt
+from shared.failures import describe
 from shared.transaction import unavailable
 from tests.integration.tallies import Tallies
 from tests.integration.tally import container

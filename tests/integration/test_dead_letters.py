@@ -199,6 +199,10 @@ def test_list_and_show(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> 
     shown = json.loads(capsys.readouterr().out)
     assert shown["value"] == {"tally": "k", "number": 2, "wish": "reject"}
     assert (shown["headers"]["ce_id"], shown["error"], shown["detail"]) == ("asked-2", "Reject", "reject 2")
+    first, place, *_ = shown["traceback"].splitlines()
+    assert (first, place.split(":")[0]) == ("Reject", "  tests/integration/tally.py")
+    assert tallies.run("dead-letters show 3") == 0
+    assert f"traceback    {place}" in capsys.readouterr().out.splitlines()
     assert tallies.run("dead-letters show 4") == 1
     assert "there is no dead letter 4" in capsys.readouterr().err
 

@@ -106,6 +106,27 @@ def test_a_dead_letter_tells_where_the_record_came_from_and_why(stage: Stage) ->
     assert told.key == stage.keys[0]
 
 
+def test_a_defect_tells_its_place_and_its_record_in_the_log_and_in_the_dead_letter(stage: Stage) -> None:
+    stage.ask(wish="defect", keys=stage.keys[:1], poison=True)
+    stage.ask(wish="reject", keys=stage.keys[:1], poison=True)
+    worker = stage.worker(log_format="json")
+    stage.until_drained()
+    stage.stop()
+
+    defect, reject = (row[0] for row in stage.connection.execute("SELECT traceback FROM dead_letter ORDER BY id"))
+    first, place, *_ = defect.splitlines()
+    assert (first, place.split(":")[0]) == ("Unlucky", "  tests/faults/trail.py")
+    assert "in handle: raise Unlucky(" in place
+    assert reject.startswith("Reject\n  tests/faults/trail.py:")
+    lines = [msgspec.json.decode(line) for line in worker.log().splitlines() if line.startswith("{")]
+    for name in ("batch_failed", "set_aside"):
+        told = next(line for line in lines if line["event"] == name and line["error"] == "Unlucky")
+        assert told["traceback"] == defect
+        assert (told["topic"], told["partition"], told["offset"]) == (stage.kit.asked.topic, 0, 0)
+        assert (told["key"], told["event_type"]) == (stage.keys[0], "Asked.v1")
+        assert told["detail"] == "number 1"
+
+
 def test_a_type_that_nobody_handles_is_skipped(stage: Stage) -> None:
     stage.produce("key", b"anything", headers("1", "Whatever.v1"))
     stage.ask()
@@ -142,6 +163,9 @@ def test_a_dependency_that_is_down_parks_its_input_and_loses_nothing(servers: Se
         stage.until(lambda: worker.log().count("retry_later") >= 3, "it is tried again and again")
         assert stage.one("SELECT count(*) FROM effect") == handled
         assert worker.ready()[0] == 503
+        told = next(line for line in worker.log().splitlines() if "retry_later" in line)
+        for words in (f"detail='{DOWN} exists'", f"key={waiting[0]}", "offset=", "event_type=Asked.v1", "trail.py:"):
+            assert words in told
 
         stage.connection.execute(f"DROP TABLE {DOWN}".encode())
         stage.until_drained()

@@ -145,8 +145,8 @@ PRE = '''"""A remark can be made."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0003"
-down_revision = "0002"
+revision = "0004"
+down_revision = "0003"
 
 
 def upgrade() -> None:
@@ -158,8 +158,8 @@ POST = '''"""A remark is made by every process now."""
 
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0005"
+down_revision = "0004"
 
 
 def upgrade() -> None:
@@ -189,8 +189,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for tree in (old, new):
         tree.run(sys.executable, "-c", MAKE)
     folder = new.root / "services/mayfly"
-    (new.root / "migrations/mayfly/0003_pre_remark.py").write_text(PRE)
-    (new.root / "migrations/mayfly/0004_post_remark.py").write_text(POST)
+    (new.root / "migrations/mayfly/0004_pre_remark.py").write_text(PRE)
+    (new.root / "migrations/mayfly/0005_post_remark.py").write_text(POST)
     (folder / "v2.py").write_text(V2)
     edit(
         folder / "models.py",

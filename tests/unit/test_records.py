@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 
 from dev.hostile.records import SHAPES, Target, record
 from shared.consumer import NAMELESS
-from shared.dead_letters import DETAIL_MAX, describe
 from shared.errors import Malformed, Retry
 from shared.events import ATTRIBUTE_MAX, VERSION_MAX, Event
+from shared.failures import DETAIL_MAX, describe
 from shared.handling import Handlers, Service, on
 from shared.ports import Input, Opened, Record
 

@@ -1,0 +1,26 @@
+"""The library's tables, third release: what failed is remembered with the place where it failed.
+
+Old code goes on as before on this schema: it knows neither the column nor the table, and writes neither. Frozen with
+the release, like `r0001`.
+"""
+
+import sqlalchemy as sa
+from alembic import op
+
+
+def upgrade() -> None:
+    """Add to the dead letters where the handler failed, and a table of records that ended a process."""
+    op.add_column(
+        "dead_letter", sa.Column("traceback", sa.Text, comment="frames, those of the service first; no values")
+    )
+    op.create_table(
+        "stuck_record",
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("offset", sa.BigInteger, nullable=False),
+        sa.Column("ends", sa.Integer, nullable=False, comment="how many processes the watchdog ended at it, in a row"),
+        sa.Column("detail", sa.Text, nullable=False),
+        sa.Column("traceback", sa.Text, nullable=False, comment="where the last one was stuck"),
+        sa.Column("ended_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
+        sa.PrimaryKeyConstraint("topic", "partition"),
+    )

@@ -47,9 +47,12 @@ _COUNT_AS_SAID = """
     GROUP BY topic, part ORDER BY topic, part
 """
 
+# The last row of a lane stays: it tells that nothing was claimed since, so that what a lost database said is found also
+# on a lane that rests.
 _PRUNE = text("""
     DELETE FROM said WHERE ctid = ANY(ARRAY(
-        SELECT ctid FROM said WHERE claimed_at < clock_timestamp() - make_interval(secs => :seconds) LIMIT :rows
+        SELECT ctid FROM said WHERE claimed_at < clock_timestamp() - make_interval(secs => :seconds)
+            AND id < (SELECT max(last.id) FROM said AS last WHERE last.lane = said.lane) LIMIT :rows
     ))
 """)
 

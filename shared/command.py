@@ -78,6 +78,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_lanes(commands)
     audited = _add(commands, "audit", "shared.operating.audit:audit", "compare what was decided with what was said")
     audited.add_argument("--json", action="store_true")
+    audited.add_argument("--all", dest="everything", action="store_true", help="name every finding, not the first 20")
     audited.set_defaults(judges=True)
     return made
 

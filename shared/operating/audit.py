@@ -35,8 +35,9 @@ from sqlalchemy import Connection, text
 
 from shared.errors import NotDone, Refused
 from shared.operating import audit_claims, audit_topics, survey
+from shared.operating.accepted import Accepted
 from shared.operating.audit_claims import Known
-from shared.operating.audit_report import Finding, Report, moment
+from shared.operating.audit_report import EVERYTHING, EXAMPLES, Finding, Report, moment
 from shared.operating.audit_topics import Listening
 from shared.operating.group import Group
 from shared.operating.ledger import INDEX_BITS, Ledger
@@ -64,8 +65,10 @@ BEHIND = "events claimed for a topic that an open transaction holds back"
 BEFORE = "records from before the first claim that is known"
 
 
-def audit(desk: Desk, *, json: bool) -> bool:
-    """Compare, and print what is found; True if nothing is wrong. Raises `Refused`, `KafkaUnavailable`, `NotDone`."""
+def audit(desk: Desk, *, json: bool, everything: bool = False) -> bool:
+    """Compare, and print what is found, `everything` or the first of each kind; True if nothing is wrong that no
+    decision has accepted. Raises `Refused`, `KafkaUnavailable`, `NotDone`.
+    """
     with (
         Group(desk.settings, desk.service) as group,
         desk.engine.connect() as connection,
@@ -73,7 +76,8 @@ def audit(desk: Desk, *, json: bool) -> bool:
         _progress() as progress,
     ):
         try:
-            report = _Audit(desk, group, connection, ledger, progress).run()
+            most = EVERYTHING if everything else EXAMPLES
+            report = _Audit(desk, group, connection, ledger, progress).run(most)
         except sqlite3.Error as error:
             raise NotDone(f"the temporary database (in TMPDIR): {error}") from error
     if json:
@@ -109,8 +113,9 @@ class _Audit:
         self._report = Report(desk.service.name, now)
         self._recreated: set[str] = set()
 
-    def run(self) -> Report:
+    def run(self, most: int) -> Report:
         began = time.monotonic()
+        self._report.most = most
         self._refuse_other_cluster()
         self._judge_topics()
         doubtful = self._positions()
@@ -119,8 +124,9 @@ class _Audit:
         proved = {n: n.proved(said.get(n.number)) and n.number not in doubtful for n in lanes}
         spans = self._group.spans(self._partitions(self._topics))  # 3
         task = self._progress.add_task("claims", total=None)
+        self._accepted = Accepted(self._connection)  # before 4: a decision that comes later explains nothing yet
         known = audit_claims.read(  # 4
-            self._connection, proved, self._ledger, lambda: self._progress.advance(task)
+            self._connection, proved, self._accepted, self._ledger, lambda: self._progress.advance(task)
         )
         self._progress.update(task, description="records", total=sum(s.high - s.low for s in spans.values()))
         heard = audit_topics.listen(  # 5
@@ -214,14 +220,18 @@ class _Audit:
                 report.not_judged[reasons[0]] += 1
             else:
                 told = f"claimed at {moment(missing.claimed_at):%Y-%m-%d %H:%M:%S}Z"
-                report.add(Finding("never", told, where=batch.topic, place=missing.place))
+                by = self._accepted.never(batch.lane, batch.position, batch.claimed_at)
+                report.add(Finding("never", told, where=batch.topic, place=missing.place, accepted_by=by))
         for stranger in ledger.strange():
-            if _decided(stranger.time) < known.since_when(stranger.lane):
+            decided = _decided(stranger.time)
+            if decided < known.since_when(stranger.lane):
                 report.not_judged[BEFORE] += 1
             else:
                 told = f"decided at {stranger.time}" if stranger.time else "it does not say when it was decided"
-                at = where(stranger.part, stranger.offset)
-                report.add(Finding("unknown", told, at, event_id=stranger.event_id or None))
+                found = Finding("unknown", told, where(stranger.part, stranger.offset), stranger.event_id or None)
+                found.key, found.event_type = stranger.key or None, stranger.type or None
+                found.accepted_by = self._accepted.unknown(stranger.lane, decided)
+                report.add(found)
         for late in ledger.disorder():
             later = ledger.batch(late.later)
             told = f"it comes after an event of lane-{later.lane}, position {later.position}, that was decided later"

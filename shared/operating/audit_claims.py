@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from shared.operating.accepted import Accepted
 from shared.operating.ledger import Batch, Ledger
 from shared.ports import Committed
 
@@ -85,17 +86,20 @@ def look(connection: Connection) -> list[Lane]:
     ]
 
 
-def read(connection: Connection, proved: Mapping[Lane, bool], ledger: Ledger, tick: Callable[[], None]) -> Known:
+def read(
+    connection: Connection, proved: Mapping[Lane, bool], accepted: Accepted, ledger: Ledger, tick: Callable[[], None]
+) -> Known:
     """Enter all claims into `ledger`, page by page, each in a short transaction. `proved` has the lanes, and whether
     the present claim of each is said.
     """
     known = Known()
     for lane, is_said in proved.items():
-        position, since = -math.inf, math.inf
+        position = 0.0 if accepted.born_empty(lane.number) else -math.inf
+        since = -math.inf if position == 0 else math.inf
         for row in _rows(connection, lane.number, tick):
             # A number that was left out was claimed by an older release, or by a database that was lost. One that
             # comes again was given again after a decision.
-            if row.position > position + 1:
+            if row.position > accepted.reached(lane.number, position) + 1:
                 since = row.time
             position = row.position
             of_last = (row.position, row.claim_id or "") == (lane.last_position, lane.last_claim_id)
@@ -104,7 +108,7 @@ def read(connection: Connection, proved: Mapping[Lane, bool], ledger: Ledger, ti
             known.claims += 1
             known.events += len(row.event_ids)
             known.first = min(known.first, row.time)
-        known.since[lane.number] = math.inf if (lane.position or 0) > position else since
+        known.since[lane.number] = math.inf if (lane.position or 0) > accepted.reached(lane.number, position) else since
     # A key of a lane that is gone has another lane now, which does not know what that one had forgotten.
     gone = max((known.since[lane.number] for lane in proved if lane.position is None), default=-math.inf)
     known.since = {number: max(since, gone) for number, since in known.since.items()}

@@ -10,6 +10,9 @@ from shared.operating.output import age, as_json, columns, say
 EXAMPLES = 20
 """Findings of each kind that are named; all are counted."""
 
+EVERYTHING = 100_000
+"""With --all: 50 MB of findings."""
+
 KINDS = {
     "twice": "events said twice",
     "never": "events never said",
@@ -30,10 +33,15 @@ class Finding:
     where: str | None = None
     """A record, `topic[partition]@offset`; a partition; or a topic."""
     event_id: str | None = None
+    key: str | None = None
+    """Known of a record that nobody knows; the database remembers the ids of events, not their keys."""
+    event_type: str | None = None
     lane: int | None = None
     position: int | None = None
     place: int | None = None
     """Where the ledger has the event; the event's id, lane and position are told from it in the end."""
+    accepted_by: int | None = None
+    """The number of the decision that explains it."""
 
 
 @dataclass
@@ -42,6 +50,8 @@ class Report:
 
     service: str
     at: datetime
+    most: int = EXAMPLES
+    """How many findings of each kind are named."""
     records: int = 0
     ours: int = 0
     claims: int = 0
@@ -54,18 +64,26 @@ class Report:
     open: dict[str, float] = field(default_factory=dict)
     """The age of each transaction that was open for more than a moment, by its partition."""
     counts: Counter[str] = field(default_factory=Counter)
+    """What is wrong, by its kind."""
+    accepted: Counter[str] = field(default_factory=Counter)
+    """What is wrong and was accepted by a decision, by its kind."""
+    decisions: set[int] = field(default_factory=set)
+    """Those that have accepted something."""
     findings: list[Finding] = field(default_factory=list)
     not_judged: Counter[str] = field(default_factory=Counter)
 
     def add(self, finding: Finding) -> None:
         """Count a finding, and keep it if it is one of the first."""
-        self.counts[finding.kind] += 1
-        if self.counts[finding.kind] <= EXAMPLES:
+        counts = self.counts if finding.accepted_by is None else self.accepted
+        counts[finding.kind] += 1
+        if counts[finding.kind] <= self.most:
             self.findings.append(finding)
+        if finding.accepted_by is not None:
+            self.decisions.add(finding.accepted_by)
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong."""
+        """Whether nothing is wrong that no decision has accepted."""
         return not self.counts
 
     @property
@@ -84,6 +102,7 @@ class Report:
                 "at": self.at.isoformat(),
                 "clean": self.clean,
                 "counts": {kind: self.counts[kind] for kind in KINDS},
+                "accepted": {kind: self.accepted[kind] for kind in KINDS},
                 "findings": findings,
                 "not_judged": dict(self.not_judged),
                 "records": self.records,
@@ -104,8 +123,8 @@ class Report:
         """Print it for people."""
         say(f"The audit of {self.service} at {self.at:%Y-%m-%d %H:%M:%S} UTC")
         say()
-        rows = [(words, f"{self.counts[kind]:,}", self._verdict(kind)) for kind, words in KINDS.items()]
-        columns(("", "FOUND", ""), [(f"  {words}", count.rjust(5), verdict) for words, count, verdict in rows])
+        rows = [(words, f"{self.counts[kind]:,}".rjust(5), self._verdict(kind)) for kind, words in KINDS.items()]
+        columns(("", "FOUND", ""), [(f"  {words}", count, verdict) for words, count, verdict in rows])
         say()
         for line in self._facts():
             say(line)
@@ -113,10 +132,17 @@ class Report:
             self._print_findings()
         kinds = len(self.counts)
         say()
-        say("Nothing is wrong." if self.clean else f"{kinds} of {len(KINDS)} rows are NOT ok.")
+        if self.accepted:
+            by = " and ".join(map(str, sorted(self.decisions)))
+            say(f"{self.accepted.total():,} findings stay, accepted by decision {by}: the table `decision` has it.")
+        if not self.clean:
+            say(f"{kinds} of {len(KINDS)} rows are NOT ok.")
+        else:
+            say("Nothing else is wrong." if self.accepted else "Nothing is wrong.")
 
     def _verdict(self, kind: str) -> str:
-        return "NOT ok" if self.counts[kind] else "ok"
+        verdict = "NOT ok" if self.counts[kind] else "ok"
+        return f"{verdict}, and {self.accepted[kind]:,} accepted" if self.accepted[kind] else verdict
 
     def _facts(self) -> list[str]:
         since = _time(self.known_since)
@@ -136,15 +162,19 @@ class Report:
             found = [finding for finding in self.findings if finding.kind == kind]
             if not found:
                 continue
-            count = self.counts[kind]
-            say(f"\n{words}{f' (the first {EXAMPLES} of {count:,})' if count > len(found) else ''}:")
+            count = self.counts[kind] + self.accepted[kind]
+            say(f"\n{words}{f' ({len(found):,} of {count:,}; --all names all)' if count > len(found) else ''}:")
             for finding in found:
+                by = finding.accepted_by
                 facts = (
                     finding.where,
+                    None if finding.key is None else f"key {finding.key}",
+                    finding.event_type,
                     finding.event_id,
                     None if finding.lane is None else f"lane-{finding.lane}",
                     None if finding.position is None else f"position {finding.position}",
                     finding.detail,
+                    None if by is None else f"accepted by decision {by}",
                 )
                 say("  " + "  ".join(fact for fact in facts if fact))
 

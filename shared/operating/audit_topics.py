@@ -15,6 +15,9 @@ from shared.operating.rules import Desk
 from shared.operating.visible import CLOCKS_SECONDS
 from shared.ports import Input
 
+WORD_MAX = 256
+"""Characters of a key and of a type that are told."""
+
 STANDING_SECONDS = 1.0
 """A last stable offset that stands still for so long is held back by one transaction; those of workers take
 milliseconds."""
@@ -80,7 +83,9 @@ def _heard(place: tuple[Input, int], part: int, key: bytes, headers: dict[str, A
     # Two records without an id are not one event.
     number = identity(place[0].topic, event_id) if event_id else hash(place)
     decided = (headers.get("ce_time") or b"").decode(errors="replace")
-    return Heard(part, place[1], number, hash(key), event_id, decided, lane)
+    kind = (headers.get("ce_type") or b"").decode(errors="replace")
+    word = key.decode(errors="backslashreplace")
+    return Heard(part, place[1], number, hash(key), event_id, decided, lane, word[:WORD_MAX], kind[:WORD_MAX])
 
 
 def standing(desk: Desk, group: Group, sources: Collection[Input]) -> dict[Input, float]:

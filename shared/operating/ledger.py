@@ -19,14 +19,16 @@ _TABLES = """
     CREATE TABLE batch (id INTEGER PRIMARY KEY, lane, position, topic, claimed_at, sure);
     CREATE TABLE claim (hash INTEGER PRIMARY KEY, place INTEGER NOT NULL);
     CREATE TABLE record (
-        part INTEGER, at INTEGER, hash INTEGER, key INTEGER, place INTEGER, id, time, lane, PRIMARY KEY (part, at)
+        part INTEGER, at INTEGER, hash INTEGER, key INTEGER, place INTEGER, id, time, lane, word, type,
+        PRIMARY KEY (part, at)
     ) WITHOUT ROWID;
 """
 # Only of a record that nobody knows is more kept than numbers.
 _RECORD = """
     INSERT OR IGNORE INTO record
     SELECT :part, :offset, :identity, :key, claim.place, iif(claim.place IS NULL, :event_id, NULL),
-           iif(claim.place IS NULL, :time, NULL), iif(claim.place IS NULL, :lane, NULL)
+           iif(claim.place IS NULL, :time, NULL), iif(claim.place IS NULL, :lane, NULL),
+           iif(claim.place IS NULL, :word, NULL), iif(claim.place IS NULL, :type, NULL)
     FROM (SELECT 1) LEFT JOIN claim ON claim.hash = :identity
 """
 _SETTLE = """
@@ -44,7 +46,7 @@ _NEVER = """
     SELECT place, sure, claimed_at FROM claim JOIN batch ON batch.id = place >> 16
     WHERE NOT EXISTS (SELECT 1 FROM record WHERE record.hash = claim.hash) ORDER BY place
 """
-_STRANGE = "SELECT part, at, id, time, lane FROM record WHERE place IS NULL ORDER BY part, at"
+_STRANGE = "SELECT part, at, id, time, lane, word, type FROM record WHERE place IS NULL ORDER BY part, word, at"
 # Whoever comes after a later one of its key also comes after a later one of its partition. In most systems nobody does,
 # and nothing has to be sorted by key.
 _LATE = """
@@ -90,6 +92,9 @@ class Heard(NamedTuple):
     event_id: str
     time: str
     lane: int
+    word: str
+    """The key itself, as text."""
+    type: str
 
 
 class Again(NamedTuple):
@@ -121,6 +126,8 @@ class Stranger(NamedTuple):
     event_id: str
     time: str
     lane: int
+    key: str
+    type: str
 
 
 class Disorder(NamedTuple):

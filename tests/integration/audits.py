@@ -26,6 +26,11 @@ class Answer(NamedTuple):
         return {kind: count for kind, count in self.facts["counts"].items() if count}
 
     @property
+    def accepted(self) -> dict[str, int]:
+        """How many findings of each kind a decision has accepted."""
+        return {kind: count for kind, count in self.facts["accepted"].items() if count}
+
+    @property
     def findings(self) -> list[tuple[Any, ...]]:
         """Kind, place, event id, lane and position of each finding."""
         names = ("kind", "where", "event_id", "lane", "position")
@@ -37,10 +42,10 @@ class Answer(NamedTuple):
         return [finding["detail"] for finding in self.facts["findings"]]
 
 
-def audit(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> Answer:
+def audit(tallies: Tallies, capsys: pytest.CaptureFixture[str], line: str = "audit --json") -> Answer:
     """Audit; the exit code agrees with what is said."""
     capsys.readouterr()
-    code = tallies.run("audit --json")
+    code = tallies.run(line)
     captured = capsys.readouterr()
     assert code in (0, 1), captured.err
     facts = json.JSONDecoder().raw_decode(captured.out, captured.out.index("{\n"))[0]

@@ -223,7 +223,7 @@ def test_many_findings_are_counted_and_the_first_are_named(
     assert answer.counts == {"never": 500}
     assert [finding[2] for finding in answer.findings] == [f"lost-{n}" for n in range(1, EXAMPLES + 1)]
     assert tallies.run("audit") == 1
-    assert f"(the first {EXAMPLES} of 500)" in capsys.readouterr().out
+    assert f"({EXAMPLES} of 500; --all names all)" in capsys.readouterr().out
 
 
 def test_all_at_once(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:

@@ -24,7 +24,8 @@ def claim(ledger: Ledger, number: int, *event_ids: str, sure: bool = True) -> No
 def hear(ledger: Ledger, *events: tuple[str, str], part: int = 0) -> None:
     """Put events, each a key and an id, on a partition."""
     ledger.hear(
-        Heard(part, offset, identity(TOPIC, name), hash(key), name, "", 0) for offset, (key, name) in enumerate(events)
+        Heard(part, offset, identity(TOPIC, name), hash(key), name, "", 0, key, "")
+        for offset, (key, name) in enumerate(events)
     )
 
 

@@ -1,0 +1,82 @@
+"""After a restored backup, by the runbook: what the lost database had said is found whole, with its keys, and stays
+found when the lanes are decided, under the number of the decision.
+"""
+
+from collections.abc import Iterator
+
+import pytest
+from sqlalchemy import create_engine
+
+from dev.servers import Servers
+from shared import claims
+from tests.integration.audits import Answer, audit, ours, produce
+from tests.integration.tallies import Tallies
+
+OLD, LOST = ("a", "d"), ("a", "d", "e", "k", "b", "c")
+"""The keys of before the backup, which are of one lane, and those of after it, which are of all lanes."""
+
+
+@pytest.fixture
+def tallies(servers: Servers) -> Iterator[Tallies]:
+    """Four lanes; most have never claimed anything when the backup is made."""
+    with Tallies(servers, partitions=4) as made:
+        for number, key in enumerate(OLD):
+            made.request(number, key=key)
+        made.work()
+        restore = made.copy()
+        for number, key in enumerate(LOST * 2):
+            made.request(100 + number, key=key)
+        made.work(rows=1)
+        restore()
+        yield made
+
+
+def lost(answer: Answer) -> list[tuple[str, str]]:
+    """Key and type of each event that nobody knows."""
+    return sorted((f["key"], f["event_type"]) for f in answer.facts["findings"] if f["kind"] == "unknown")
+
+
+def test_it_stays_found_with_its_keys(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    expected = sorted((key, "Told.v1") for key in LOST * 2)
+
+    before = audit(tallies, capsys)
+
+    assert (before.counts["unknown"], lost(before), before.accepted) == (12, expected, {})
+    assert tallies.run("positions adopt --source lanes --yes") == 0
+    decided = audit(tallies, capsys)
+    assert (decided.code, decided.counts, decided.accepted) == (0, {}, {"unknown": 12})
+    assert lost(decided) == expected
+    numbers = {decision["source"]: decision["id"] for decision in tallies.decisions()}
+    assert {f["accepted_by"] for f in decided.facts["findings"]} == set(numbers.values())
+    capsys.readouterr()
+    assert tallies.run("audit") == 0
+    printed = capsys.readouterr().out
+    assert "Nothing is wrong" not in printed
+    assert "12 findings stay, accepted by decision 1" in printed
+    assert "key k  Told.v1" in printed
+
+    # Work goes on; what is lost stays so, and what is new is not taken for it.
+    for number, key in enumerate(LOST):
+        tallies.request(200 + number, key=key)
+    tallies.work()
+    assert audit(tallies, capsys).accepted == {"unknown": 12}
+    produce(tallies, ours(tallies, "stranger"), key="k")
+    later = audit(tallies, capsys)
+    assert (later.code, later.counts, later.accepted) == (1, {"unknown": 1}, {"unknown": 12})
+
+
+def test_also_on_a_lane_whose_claims_were_pruned(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    engine = create_engine(tallies.settings.migration_dsn(tallies.name))
+    with engine.begin() as connection:
+        claims.prune(connection, 0, 1_000)
+    engine.dispose()
+
+    assert audit(tallies, capsys).counts["unknown"] == 12
+
+
+def test_all_of_them_are_named_when_asked_for(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(15):
+        produce(tallies, ours(tallies, f"stranger-{number}"), key="k")
+
+    assert len(lost(audit(tallies, capsys))) == 20
+    assert len(lost(audit(tallies, capsys, "audit --json --all"))) == 27

@@ -18,7 +18,7 @@ from shared.backlog import Backlog, Waiting, look
 from shared.database import Requests
 from shared.errors import Refused
 from shared.handling import Service
-from shared.http import problems
+from shared.http import pages, problems
 from shared.http.call import KEY_PARAMETER, Parts, Route
 from shared.http.guard import Guard
 from shared.http.problems import busy, documented
@@ -63,6 +63,8 @@ def make_application(
         description="Errors are problems (RFC 9457). Every POST needs an `Idempotency-Key`.",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
+        redoc_url=None,
     )
     app.state.parts = Parts(
         requests,
@@ -79,6 +81,7 @@ def make_application(
     problems.install(app, [*own.routes, *operating.routes])
     app.include_router(own, responses=documented(*DEFAULT_ANSWERS))
     app.include_router(operating)
+    pages.install(app)
     scopes = {
         (route.path_format, method): route.scope
         for route in own.routes

@@ -110,7 +110,7 @@ service: $(READY)  ## a new service: NAME=shipping FROM=inventory, whose first e
 service-remove: $(READY)  ## take a service away again: NAME= (FORCE=1 also if git has not got it)
 	@$(RUN) -m dev.service remove "$(NAME)" $(if $(FORCE),--force)
 
-without-demo: $(READY)  ## the bare template: without order, inventory, payment and all that is about them (FORCE=1)
+without-demo: $(READY)  ## delete order, inventory, payment and all that is about them; asks first (FORCE=1: does not)
 	@$(RUN) -m dev.service.bare $(if $(FORCE),--force)
 
 check-manifests: $(READY)  ## compare docs/kubernetes.yaml with the schemas of Kubernetes
@@ -141,7 +141,7 @@ $(READY): requirements.lock
 	@{ $(RUN) -m pip install --disable-pip-version-check --quiet --require-hashes -r $(VENV)/uv.lock && \
 		index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 		VIRTUAL_ENV=$(VENV) UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}} \
-		$(VENV)/bin/uv pip sync --require-hashes requirements.lock; } || \
+		$(VENV)/bin/uv pip sync --quiet --require-hashes requirements.lock; } || \
 		{ echo "uv could not; trying pip ..."; \
-		$(RUN) -m pip install --disable-pip-version-check --require-hashes -r requirements.lock; }
+		$(RUN) -m pip install --disable-pip-version-check --quiet --require-hashes -r requirements.lock; }
 	@touch $@

@@ -170,6 +170,10 @@ def _no_connection(error: DBAPIError, setting: str) -> Refused | DatabaseUnavail
         return Refused(f"{setting}: {detail}")
     if "unsupported startup parameter" in detail:  # PgBouncer's words
         return Refused(f"{setting}: leads to a pooler, so DATABASE_POOLER=true is needed: {detail}")
+    if 'database "' in detail and detail.endswith("does not exist"):
+        return Refused(
+            f"{setting}: {detail}; create it, or, if the servers are those of `make servers`, run that again"
+        )
     if any(words in detail for words in _DATABASE_DENIES):
         return Refused(f"{setting}: PostgreSQL does not let us in: {detail}")
     return DatabaseUnavailable(f"{setting}: no connection to PostgreSQL; is it up? {detail}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 
 import psutil
+from sqlalchemy import make_url
 
 from dev.servers.prepare import ROOT, prepare, service_names
 from dev.servers.process import ServerError, say
@@ -37,8 +38,18 @@ def up(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     else:
         state = _start(root, kafka_port, postgres_port)
     _write_env(root / ENV_FILE, state["bootstrap"], state["database_url"])
-    say(f"Kafka       {state['bootstrap']}\nPostgreSQL  {state['database_url']}\nwritten to  {ENV_FILE}")
+    # Without the password: what is printed is seen over a shoulder, and kept in the logs of CI.
+    address = make_url(state["database_url"])
+    say(
+        f"Kafka       {state['bootstrap']}\nPostgreSQL  {address.host}:{address.port}, as {address.username}\n"
+        f"written to  {ENV_FILE}, with the password"
+    )
     prepare(state["bootstrap"], state["database_url"])
+
+
+def is_up(root: Path) -> bool:
+    """Tell whether the servers run in the background."""
+    return _state(root) is not None
 
 
 def down(root: Path) -> None:

@@ -3,7 +3,9 @@
 import argparse
 import sys
 
-from dev.servers import service_names
+from dev.servers import background, service_names
+from dev.servers.prepare import ROOT
+from dev.servers.process import ServerError
 from dev.service import copying, removing
 from dev.service.copying import Heard, Refused
 from dev.service.entries import entries
@@ -27,12 +29,23 @@ def main() -> int:
     try:
         if given.command == "new":
             _tell(*copying.new(given.name, given.source, given.hears)[:2])
+            _prepare()
         else:
             print(f"Removed {len(removing.remove(given.name, force=given.force))} files of {given.name}.")
     except Refused as error:
         print(f"Nothing was changed. {error}", file=sys.stderr)
         return EXIT_REFUSED
     return 0
+
+
+def _prepare() -> None:
+    """Make a database, topics and tables for the new service where servers run already."""
+    if not background.is_up(ROOT):
+        return
+    try:
+        background.up(ROOT, None, None)
+    except ServerError as error:
+        print(f"The service is made; its database and topics are not. Run `make servers` again: {error}")
 
 
 def _tell(name: Spellings, heard: Heard) -> None:

@@ -63,6 +63,8 @@ def without_demo(*, force: bool = False) -> None:
                 raise Refused(f"{name} hears {route.event.__name__} on {route.event.topic}; take that away first")
     if missing := [place for place in GONE if not (ROOT / place).exists()]:
         raise Refused(f"{', '.join(missing)} cannot be found: is the demo gone already?")
+    if not force:
+        _ask()
     pages = {
         "README.md": readme((ROOT / "README.md").read_text(), (ROOT / "dev/service/bare.md").read_text()),
         "Makefile": makefile((ROOT / "Makefile").read_text()),
@@ -123,6 +125,17 @@ def _without_lines(text: str, pattern: str) -> str:
     return found
 
 
+def _ask() -> None:
+    """Ask whoever sits there. Raises `Refused` unless the answer is yes, and where nobody can answer."""
+    places = [ROOT / place for place in GONE]
+    files = sum(1 if place.is_file() else sum(path.is_file() for path in place.rglob("*.py")) for place in places)
+    what = f"This deletes {', '.join(DEMO)} and all that is about them: {files} files"
+    if not sys.stdin.isatty():
+        raise Refused(f"{what}. Nobody is there to be asked; say FORCE=1 if you mean it")
+    if input(f"{what}. Type yes to go on: ").strip() != "yes":
+        raise Refused("You did not say yes.")
+
+
 def _changed() -> str:
     try:
         done = subprocess.run(["git", "status", "--short"], cwd=ROOT, capture_output=True, text=True, check=False)
@@ -134,7 +147,7 @@ def _changed() -> str:
 def main() -> int:
     """Do it, and tell."""
     parser = argparse.ArgumentParser(prog="python -m dev.service.bare", description="Remove the demo.")
-    parser.add_argument("--force", action="store_true", help="also if something is not committed")
+    parser.add_argument("--force", action="store_true", help="do not ask; also if something is not committed")
     try:
         without_demo(force=parser.parse_args().force)
     except Refused as error:

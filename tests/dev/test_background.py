@@ -9,6 +9,7 @@ import psycopg
 import pytest
 from confluent_kafka.admin import AdminClient
 from dotenv import dotenv_values
+from sqlalchemy import make_url
 
 from dev.servers import service_names
 
@@ -33,11 +34,15 @@ def command(tmp_path: Path) -> Iterator[Command]:
 
 
 def test_up_once_up_twice_and_down(command: Command, tmp_path: Path) -> None:
-    assert "up after" in command("up")
+    printed = command("up")
+    assert "up after" in printed
     env = dotenv_values(tmp_path / ".env.local")
     bootstrap, url = env["KAFKA_BOOTSTRAP_SERVERS"], env["DATABASE_URL"]
     assert bootstrap
     assert url
+    password = make_url(url).password
+    assert password
+    assert password not in printed
     assert "HTTP_PORT=8000 .venv/bin/python -m services.order api" in (tmp_path / ".env.local").read_text()
     topics = AdminClient({"bootstrap.servers": bootstrap}).list_topics(timeout=10).topics
     for name in service_names():

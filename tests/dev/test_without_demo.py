@@ -1,11 +1,26 @@
 """`make without-demo` in a copy of this tree: what is left is whole, and nothing in it knows what is gone."""
 
+import os
+import pty
 import re
+import subprocess
 
 import pytest
 
 from dev.service.bare import DEMO, GONE
-from tests.dev.tree import Tree
+from tests.dev.tree import SECONDS_MAX, Tree
+
+
+def answered(tree: Tree, answer: str) -> str:
+    """Run `make without-demo` in a terminal, and type an answer; give what it writes."""
+    ours, theirs = pty.openpty()
+    os.write(ours, answer.encode())
+    with os.fdopen(ours), os.fdopen(theirs) as terminal:
+        words = ["make", "without-demo"]
+        done = subprocess.run(
+            words, cwd=tree.root, stdin=terminal, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+        )
+    return done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -18,8 +33,14 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     told = tree.make("without-demo", fails=True)
     assert "Nothing was changed. Commit your changes first" in told
     assert tree.status() == "?? services/order/notes.txt\n"
+    (tree.root / "services" / "order" / "notes.txt").unlink()
 
-    tree.make("without-demo", "FORCE=1")
+    told = tree.make("without-demo", fails=True)
+    assert "Nobody is there to be asked; say FORCE=1" in told
+    assert "Nothing was changed. You did not say yes." in answered(tree, "no\n")
+    assert tree.status() == ""
+
+    assert "The demo is gone." in answered(tree, "yes\n")
     return tree
 
 

@@ -47,7 +47,14 @@ class Tree:
         """Run a command at the root; it must succeed, or fail."""
         env = {key: value for key, value in os.environ.items() if not key.startswith(("MAKE", "MFLAGS", "PYTEST"))}
         done = subprocess.run(
-            words, cwd=self.root, env=env, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+            words,
+            cwd=self.root,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            timeout=SECONDS_MAX,
+            check=False,
         )
         assert bool(done.returncode) == fails, (
             f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"

@@ -14,7 +14,7 @@ option = $(if $($(1)),--$(2) $($(1)))
 uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 	UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}} $(VENV)/bin/uv tool run
 
-.PHONY: help demo test check fix unit integration e2e faults bench servers servers-down lock clean
+.PHONY: help demo test check fix unit integration e2e faults fuzz bench servers servers-down lock clean
 .PHONY: service service-remove without-demo
 .PHONY: check-manifests audit-dependencies
 .PHONY: up logs down demo-compose compose-test pooler-test .env
@@ -94,6 +94,9 @@ e2e: $(READY)  ## tests of the whole system in its own processes
 faults: $(READY)  ## break the real thing and check the books (SCENARIO= RUNS= SEED=; PUBLISH=1 adds to docs/proof.md)
 	@$(RUN) -m tests.faults $(call option,SCENARIO,scenario) $(call option,RUNS,runs) $(call option,SEED,seed) \
 		$(if $(PUBLISH),--publish)
+
+fuzz: $(READY)  ## records of every shape through a real worker (RECORDS= SEED=)
+	@$(RUN) -m tests.faults.fuzzing $(call option,RECORDS,records) $(call option,SEED,seed)
 
 bench: $(READY)  ## measure throughput and latency (ARGS= goes to the benchmark)
 	@$(RUN) -m dev.bench $(ARGS)

@@ -61,16 +61,17 @@ def set_aside(session: Session, service: Service, outbox: Outbox, letters: Seque
     """Insert `letters`, and say that they are there; give their ids. Whatever a record holds, it is stored, and what is
     said of it has its bounds.
     """
-    numbers = []
-    for letter in letters:
+    if not letters:
+        return []
+    numbers = _insert(session.connection(), [_row(letter) for letter in letters])
+    for number, letter in zip(numbers, letters, strict=True):
         record = letter.record
         error, detail = describe(letter.error)
         traceparent = letter.envelope.traceparent if letter.envelope else None
-        numbers.append(_store(session.connection(), letter, error, detail, traceparent))
         if _is_notice(service, letter):
             continue  # it would be refused as this one was, and so on without an end
         told = RecordSetAside(
-            dead_letter=numbers[-1],
+            dead_letter=number,
             source_topic=record.input.topic,
             partition=record.input.partition,
             offset=record.offset,
@@ -93,14 +94,15 @@ def _is_notice(service: Service, letter: Letter) -> bool:
     return of_outbox and letter.envelope is not None and letter.envelope.type == RecordSetAside.__name__
 
 
-def _store(connection: Connection, letter: Letter, error: str, detail: str, traceparent: str | None) -> int:
+def _row(letter: Letter) -> dict[str, Any]:
     record = letter.record
+    error, detail = describe(letter.error)
     value, headers = record.value, record.headers or ()
     size = len(value or b"") + sum(len(name) + len(held or b"") for name, held in headers)
     if size > KEPT_BYTES_MAX:
         detail = f"{detail[: DETAIL_MAX // 2]} (of {size} bytes only the first {CUT_BYTES} of the value are kept)"
         value, headers = (value or b"")[:CUT_BYTES], ()
-    row = {
+    return {
         "topic": record.input.topic,
         "partition": record.input.partition,
         "offset": record.offset,
@@ -111,17 +113,23 @@ def _store(connection: Connection, letter: Letter, error: str, detail: str, trac
         "error": error,
         "detail": detail,
         "traceback": frames(letter.error),
-        "traceparent": traceparent,
+        "traceparent": letter.envelope.traceparent if letter.envelope else None,
     }
+
+
+def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]:
     try:
         with connection.begin_nested():
-            return int(connection.execute(_INSERT, row).scalar_one())
+            return [connection.execute(_INSERT, row).scalar_one() for row in rows]
     except (DataError, UnicodeError):
-        # A database in another encoding than UTF-8 has not got every character.
-        plain = [(_ascii(name), held) for name, held in json.loads(str(row["headers"]))]
-        row |= {"headers": json.dumps(plain), "error": _ascii(error), "detail": _ascii(detail)}
-        row["traceback"] = str(row["traceback"]).encode("ascii", errors="backslashreplace").decode()
-        return int(connection.execute(_INSERT, row).scalar_one())
+        if len(rows) > 1:
+            return [number for row in rows for number in _insert(connection, [row])]
+    # A database in another encoding than UTF-8 has not got every character.
+    (row,) = rows
+    plain = [(_ascii(name), held) for name, held in json.loads(row["headers"])]
+    row |= {"headers": json.dumps(plain), "error": _ascii(row["error"]), "detail": _ascii(row["detail"])}
+    row["traceback"] = row["traceback"].encode("ascii", errors="backslashreplace").decode()
+    return [connection.execute(_INSERT, row).scalar_one()]
 
 
 def _ascii(text: str) -> str:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from shared import access, bulk, database_errors, outages
+from shared import access, bulk, database_errors, outages, surroundings
 from shared.errors import Refused
 from shared.outbox import Outbox
 from shared.session import Session
@@ -30,6 +30,7 @@ POOLER_ROUNDS = 3
 
 def connect(settings: Settings, service: str, pool_size: int) -> Engine:
     """Make the engine of `service`; it opens no connection yet."""
+    surroundings.forget_libpq_variables()
     options = {
         "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
         "lock_timeout": LOCK_TIMEOUT_MS,
@@ -40,14 +41,11 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
         "tcp_keepalives_interval": 2,
         "tcp_keepalives_count": 3,
         "tcp_user_timeout": TCP_TIMEOUT_MS,
-        "timezone": "UTC",
     }
     # A pooler refuses options, or drops them; the role has them then. And the statement that was prepared may be in
     # another session than the one that is to execute it.
     session: dict[str, Any] = (
-        {"prepare_threshold": None}
-        if settings.database_pooler
-        else {"options": " ".join(f"-c {name}={value}" for name, value in options.items())}
+        {"prepare_threshold": None} if settings.database_pooler else {"options": surroundings.options(options)}
     )
     engine = create_engine(
         settings.dsn(service),
@@ -73,7 +71,8 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
 
 
 def refuse_unsafe(engine: Engine) -> None:
-    """Refuse a server that may lose what it has acknowledged, and a session that may wait for ever.
+    """Refuse a server that may lose what it has acknowledged, and a session that may wait for ever or write values in
+    another form.
 
     Raises `Refused`, naming the setting, or `DatabaseUnavailable` if there is no answer: it may come back.
     """
@@ -85,6 +84,7 @@ def refuse_unsafe(engine: Engine) -> None:
                 raise Refused(
                     f"DATABASE_URL: the server runs with {name} = off and may forget what it has committed; turn it on"
                 )
+        surroundings.refuse_unfit(connection, "DATABASE_URL")
         for name in ("idle_in_transaction_session_timeout", "lock_timeout", "statement_timeout"):
             if connection.execute(text(f"SHOW {name}")).scalar_one() == "0":
                 raise Refused(

@@ -7,12 +7,16 @@ schema, and a step back is another step forward.
 """
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, make_url, text
+from sqlalchemy.exc import ProgrammingError
 
-from shared import access, database_errors, roles
+from shared import access, database_errors, roles, surroundings
 from shared.errors import Refused
 from shared.program import program
 from shared.settings import Settings
@@ -25,6 +29,10 @@ _LOCK = 0x45584F4D
 _LOCK_SECONDS = 120
 _DDL_LOCK_SECONDS = 5
 """A migration that waits for a table makes everybody behind it wait, so it gives up soon and can be run again."""
+
+
+_UNLIMITED = {"statement_timeout": 0, "idle_in_transaction_session_timeout": 0}
+"""An index on a large table takes hours; what is set for the role's other work must not end it."""
 
 
 class Migration(NamedTuple):
@@ -78,10 +86,17 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
     known = history(service)
     if before_rollout:
         known = known[: max(index for index, migration in enumerate(known) if migration.phase == "pre") + 1]
-    engine = create_engine(settings.migration_dsn(service), poolclass=NullPool, hide_parameters=True)
+    surroundings.forget_libpq_variables()
+    # Through a pooler, which refuses options, only where nobody has named another way.
+    pooled = settings.database_pooler and not settings.migration_database_url
+    session = {} if pooled else {"options": surroundings.options(_UNLIMITED)}
+    engine = create_engine(
+        settings.migration_dsn(service), poolclass=NullPool, hide_parameters=True, connect_args=session
+    )
     database_errors.install(engine)
     setting = "MIGRATION_DATABASE_URL" if settings.migration_database_url else "DATABASE_URL"
-    with access.connect(engine, setting) as connection:
+    with access.connect(engine, setting) as connection, _permitted(setting, engine.url.username):
+        surroundings.refuse_unfit(connection, setting)
         connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
         connection.execute(text(f"SET lock_timeout = '{_DDL_LOCK_SECONDS}s'"))
@@ -111,6 +126,21 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
     for line in done:
         log.info("migrated", done=line)
     return done
+
+
+@contextmanager
+def _permitted(setting: str, role: str | None) -> Iterator[None]:
+    """Raise `Refused` where the role may not change the schema: no new attempt helps."""
+    try:
+        yield
+    except ProgrammingError as error:
+        if isinstance(error.orig, InsufficientPrivilege):
+            raise Refused(
+                f"{setting}: the role {role} may not change the schema: {error.orig.diag.message_primary}. Let a role "
+                "migrate that may, by MIGRATION_DATABASE_URL; or GRANT CREATE ON SCHEMA public to this one "
+                "(docs/deploying.md)"
+            ) from error
+        raise
 
 
 def runtime_role(settings: Settings, service: str) -> str | None:

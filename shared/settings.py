@@ -4,13 +4,15 @@ A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The va
 """
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
+from urllib.parse import quote
 
 from dotenv import dotenv_values
-from pydantic import Field, FilePath, SecretStr, ValidationError, model_validator
+from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
@@ -30,6 +32,14 @@ ALIKE = 0.9
 
 OF_OTHERS = {"API_TOKEN"}
 """Docker compose has its own in the same `.env`: the token of whoever calls, for whoever calls by hand."""
+
+
+_ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):([0-9]{1,5})")
+"""host:port; an address of IPv6 in brackets."""
+
+
+def _short(text: str) -> str:
+    return text if len(text) <= 100 else f"{text[:100]}..."
 
 
 class Settings(BaseSettings):
@@ -185,6 +195,25 @@ class Settings(BaseSettings):
         files = _SecretFiles(settings_cls, env_settings, dotenv_settings)
         return init_settings, env_settings, files, dotenv_settings
 
+    @field_validator("kafka_bootstrap_servers")
+    @classmethod
+    def _bootstrap(cls, given: str) -> str:
+        """Take blanks around an address away, and refuse what the client would take for a host that does not answer."""
+        addresses = [address.strip() for address in given.split(",")]
+        for address in addresses:
+            if "://" in address:
+                raise ValueError(
+                    f"{_short(address)} has a scheme; write host:port alone, "
+                    f"{_short(address.partition('://')[2].rstrip('/'))}, and the protocol in KAFKA_SECURITY_PROTOCOL"
+                )
+            found = _ADDRESS.fullmatch(address)
+            if found is None or not 0 < int(found[1]) < 65_536:
+                raise ValueError(
+                    f"{_short(address) or 'nothing'} is no address of a broker; write host:port, several with commas: "
+                    "kafka-1:9092,kafka-2:9092"
+                )
+        return ",".join(addresses)
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.kafka_security_protocol.startswith("SASL"):
@@ -233,12 +262,15 @@ class Settings(BaseSettings):
         return _dsn("MIGRATION_DATABASE_URL", self.migration_database_url, service)
 
 
+_HOST = re.compile(r"([^:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
+
+
 def _dsn(name: str, secret: SecretStr, service: str) -> str:
     url = secret.get_secret_value().replace("{service}", service)
     scheme, separator, rest = url.partition("://")
     if not separator or scheme not in ("postgresql+psycopg", "postgresql", "postgres"):
         raise Refused(f"{name}: must be a libpq URL that begins with postgresql://")
-    url = f"postgresql+psycopg://{rest}"
+    url = f"postgresql+psycopg://{_several_hosts(rest)}"
     try:
         make_url(url)
     except (ArgumentError, ValueError):
@@ -247,6 +279,27 @@ def _dsn(name: str, secret: SecretStr, service: str) -> str:
             f"{name}: cannot be read as a URL; in a user or a password, @ is written as %40 and / as %2F"
         ) from None
     return url
+
+
+def _several_hosts(rest: str) -> str:
+    """Write libpq's form of several hosts, `one:5432,two:5432`, as SQLAlchemy has it; of them the one is used that can
+    be written, unless the URL says something else.
+    """
+    place, slash, tail = rest.partition("/")
+    user, at, hosts = place.rpartition("@")
+    if "," not in hosts:
+        return rest
+    # [::1]:5432 has colons of its own.
+    pairs = [_HOST.fullmatch(host) for host in hosts.split(",")]
+    if not all(pairs):
+        return rest
+    names, ports = zip(*((pair[1].strip("[]"), pair[2] or "5432") for pair in pairs if pair), strict=True)
+    path, _, query = tail.partition("?")
+    more = [query] if query else []
+    if "target_session_attrs=" not in query:
+        more.append("target_session_attrs=read-write")
+    more = [f"host={quote(','.join(names))}", f"port={','.join(ports)}", *more]
+    return f"{user}{at}{slash}{path}?{'&'.join(more)}"
 
 
 class _SecretFiles(PydanticBaseSettingsSource):

@@ -129,7 +129,7 @@ def test_postgres_and_kafka_are_away_for_a_while(breakable_servers: Servers, tmp
         assert stage.problems() == []
 
 
-@pytest.mark.parametrize("name", ["fsync", "synchronous_commit", "full_page_writes"])
+@pytest.mark.parametrize("name", ["fsync", "full_page_writes"])
 def test_a_server_that_may_forget_what_it_has_committed_is_refused(
     breakable_servers: Servers, tmp_path: Path, name: str
 ) -> None:

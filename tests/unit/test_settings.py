@@ -1,8 +1,10 @@
 """A wrong setting stops the start and is named; a secret is never said."""
 
+import os
 from pathlib import Path
 
 import pytest
+from sqlalchemy import make_url
 
 from dev import env_example
 from shared.errors import Refused
@@ -10,7 +12,11 @@ from shared.settings import Settings, load
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Nothing else is set: `make servers` leaves a `.env.local` in the repository."""
+    monkeypatch.chdir(tmp_path)
+    for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
+        monkeypatch.delenv(name)
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
     monkeypatch.setenv("DATABASE_URL", "postgresql://me:swordfish@127.0.0.1/{service}")
 
@@ -46,7 +52,6 @@ def test_a_slip_in_a_name_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str, in_file: bool
 ) -> None:
     """Its setting would have its default, and nobody would know."""
-    monkeypatch.chdir(tmp_path)
     if in_file:
         Path(".env").write_text(f"{name}=8\n")
     else:
@@ -54,6 +59,79 @@ def test_a_slip_in_a_name_is_named(
 
     with pytest.raises(Refused, match=f"{name}: there is no such setting; {meant} is one"):
         load()
+
+
+@pytest.mark.parametrize(
+    ("given", "reason"),
+    [
+        (
+            "kafka://127.0.0.1:9092",
+            "kafka://127.0.0.1:9092 has a scheme; write host:port alone, 127.0.0.1:9092, and the protocol",
+        ),
+        ("PLAINTEXT://one:9092", "PLAINTEXT://one:9092 has a scheme; write host:port alone, one:9092,"),
+        ("http://one:9092/", "http://one:9092/ has a scheme; write host:port alone, one:9092,"),
+        ("one", "one is no address of a broker; write host:port"),
+        ("one:", "one: is no address of a broker"),
+        ("one:0", "one:0 is no address of a broker"),
+        ("one:70000", "one:70000 is no address of a broker"),
+        ("one:port", "one:port is no address of a broker"),
+        ("one 9092", "one 9092 is no address of a broker"),
+        ("one:9092,", "nothing is no address of a broker"),
+        ("one:9092 two:9092", "one:9092 two:9092 is no address of a broker"),
+        ("::1:9092", "::1:9092 is no address of a broker"),
+        ("x" * 10_000, "x" * 100 + r"\.\.\. is no address of a broker"),
+    ],
+)
+def test_what_is_no_address_of_a_broker_is_refused_at_once(
+    monkeypatch: pytest.MonkeyPatch, given: str, reason: str
+) -> None:
+    """The client would look for a host of that name for seconds, and then say that no broker answers."""
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", given)
+
+    with pytest.raises(Refused, match=f"KAFKA_BOOTSTRAP_SERVERS: {reason}"):
+        load()
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        (" one:9092 , two-2.example.org:9093 ", "one:9092,two-2.example.org:9093"),
+        ("[::1]:9092", "[::1]:9092"),
+        ("kafka_1:9092", "kafka_1:9092"),
+    ],
+)
+def test_addresses_of_brokers(monkeypatch: pytest.MonkeyPatch, given: str, told: str) -> None:
+    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", given)
+
+    assert load().kafka()["bootstrap.servers"] == told
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "port", "wants"),
+    [
+        ("postgresql://me:x@one:1,two:2/{service}", "one,two", "1,2", "read-write"),
+        ("postgresql://me:x@one,two:2/{service}?sslmode=require", "one,two", "5432,2", "read-write"),
+        ("postgresql://me:x@[::1]:1,two:2/{service}?target_session_attrs=primary", "::1,two", "1,2", "primary"),
+    ],
+)
+def test_a_database_may_have_several_hosts(
+    monkeypatch: pytest.MonkeyPatch, given: str, host: str, port: str, wants: str
+) -> None:
+    """In libpq's own form; the driver is told what libpq would be."""
+    monkeypatch.setenv("DATABASE_URL", given)
+
+    url = make_url(load().dsn("order"))
+
+    _, told = url.get_dialect()().create_connect_args(url)
+    assert told.pop("sslmode", "require") == "require"
+    assert told == {
+        "host": host,
+        "port": port,
+        "user": "me",
+        "password": "x",
+        "dbname": "order",
+        "target_session_attrs": wants,
+    }
 
 
 def test_a_missing_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -107,7 +185,6 @@ def test_the_variable_comes_before_its_file_and_the_file_before_dotenv(
     file = tmp_path / "url"
     file.write_text("postgresql://me:from-file@127.0.0.1/{service}")
     (tmp_path / ".env").write_text("DATABASE_URL=postgresql://me:from-dotenv@127.0.0.1/{service}")
-    monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DATABASE_URL_FILE", str(file))
     assert "swordfish" in load().dsn("order")
 

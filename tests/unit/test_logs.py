@@ -18,7 +18,7 @@ from shared.settings import Settings
 
 
 def settings(**given: str) -> Settings:
-    told = {"kafka_bootstrap_servers": "x", "database_url": "postgresql://x", "log_format": "json", **given}
+    told = {"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x", "log_format": "json", **given}
     return Settings.model_validate(told)
 
 
@@ -152,7 +152,7 @@ FAILING = """
 import sys, threading, warnings
 from shared import logs
 from shared.settings import Settings
-told = {"kafka_bootstrap_servers": "x", "database_url": "postgresql://x", "log_format": "json"}
+told = {"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x", "log_format": "json"}
 logs.configure(Settings.model_validate(told), service="order")
 logs.catch_all()
 class Bad:

@@ -21,7 +21,7 @@ from shared.settings import Settings
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_a_traceback_shows_no_variable(form: str, capsys: pytest.CaptureFixture[str]) -> None:
     settings = Settings.model_validate(
-        {"kafka_bootstrap_servers": "x", "database_url": "postgresql://x", "log_format": form}
+        {"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x", "log_format": form}
     )
 
     def fail() -> None:
@@ -47,7 +47,7 @@ def test_a_traceback_shows_no_variable(form: str, capsys: pytest.CaptureFixture[
 
 def test_what_a_library_logs_looks_like_our_own(capsys: pytest.CaptureFixture[str]) -> None:
     settings = Settings.model_validate(
-        {"kafka_bootstrap_servers": "x", "database_url": "postgresql://x", "log_format": "json"}
+        {"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x", "log_format": "json"}
     )
     try:
         telemetry.configure(settings, service="order")

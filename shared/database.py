@@ -128,6 +128,7 @@ class Requests:
     def transaction(self) -> Iterator[Session]:
         """Open a session; commit it, and what was said in it, when the block ends well; any exception undoes all."""
         with Session(self._engine) as session, session.begin():
-            yield session
+            with session.lent():
+                yield session
             self._outbox.write(session)
         outages.DATABASE.answered("requests")

@@ -4,11 +4,13 @@ A handler is a function `handler(event, session) -> events to say`. It knows no 
 and writes through the session.
 """
 
+import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
 import msgspec
+from sqlalchemy import inspect as mapping
 
 from shared.errors import HandlingFailed, Malformed, Retry
 from shared.events import Event, envelope
@@ -25,7 +27,14 @@ class Read:
 
     model: type[Any]
     keys: Callable[[Any, Session], Iterable[object]]
-    """Gives the primary keys from the event; may look at rows that an earlier `Read` of the same route has loaded."""
+    """Gives the primary keys from the event, a tuple for each if the key has several columns; may look at rows that an
+    earlier `Read` of the same route has loaded.
+    """
+
+    def __post_init__(self) -> None:
+        if not hasattr(mapping(self.model, raiseerr=False), "primary_key"):
+            raise TypeError(f"Read({self.model!r}, ...): its first argument is a class of a table")
+        _refuse_unfit(self.keys, f"the keys of Read({self.model.__name__}, ...)")
 
 
 @dataclass(frozen=True)
@@ -40,8 +49,34 @@ class Route:
 def on(event: type[Heard], handler: Handler[Heard], *reads: Read) -> Route:
     """Route `event` to `handler`, which needs `reads`. Several handlers of one type run in their order, in one
     transaction.
+
+    Raises `TypeError` for what cannot be a handler: one that is `async`, or that does not take an event and a session.
     """
+    given: Any = (event, *reads)
+    if not (isinstance(given[0], type) and issubclass(given[0], Event)):
+        raise TypeError(f"on({event!r}, ...): its first argument is a class of events")
+    _refuse_unfit(handler, f"the handler of {event.__name__}")
+    if wrong := [read for read in given[1:] if not isinstance(read, Read)]:
+        raise TypeError(f"on({event.__name__}, ...): {wrong[0]!r} is no Read(Model, keys)")
     return Route(event, handler, reads)
+
+
+def _refuse_unfit(function: Any, what: str) -> None:
+    """Refuse what a batch cannot call as `function(event, session)`. Raises `TypeError`."""
+    name = f"{what}, {getattr(function, '__qualname__', function)!s},"
+    if not callable(function) or inspect.isclass(function):
+        raise TypeError(f"{name} is no function; it is called with an event and a session")
+    called = inspect.unwrap(getattr(function, "func", function))  # of a partial
+    called = called if inspect.isroutine(called) else type(called).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(
+            f"{name} is async; it runs inside one database transaction, on a session that is not: write it with `def`, "
+            f"and leave what has to wait for somebody else to another process"
+        )
+    try:
+        inspect.signature(function).bind(None, None)
+    except TypeError as error:
+        raise TypeError(f"{name} is called with an event and a session, and takes something else: {error}") from error
 
 
 @dataclass(frozen=True)
@@ -118,13 +153,15 @@ class Handlers:
         Raises `HandlingFailed` with the index of the delivery that failed, as far as it is known, and the reason as its
         cause.
         """
-        self._load(deliveries, session)
-        for delivery in deliveries:
-            try:
-                for route in self._routes[type(delivery.event)]:
-                    collect(delivery, route.handler(delivery.event, session))
-            except Exception as error:
-                raise HandlingFailed(delivery.record) from error
+        with session.lent():
+            self._load(deliveries, session)
+            for delivery in deliveries:
+                try:
+                    for route in self._routes[type(delivery.event)]:
+                        collect(delivery, _said(route, delivery.event, session))
+                except Exception as error:
+                    # A flush that failed may have failed for what the record before has changed.
+                    raise HandlingFailed(delivery.record if session.is_active else None) from error
 
     def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
         """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in
@@ -149,3 +186,15 @@ class Handlers:
                 stage += 1
         except Exception as error:
             raise HandlingFailed(record) from error
+
+
+def _said(route: Route, event: Event, session: Session) -> Iterable[Event]:
+    """Run a handler. Raises `TypeError` if it gives no events: to have forgotten `return` must not lose one."""
+    given: Any = route.handler(event, session)
+    if isinstance(given, Event) or not isinstance(given, Iterable):
+        name = getattr(route.handler, "__qualname__", route.handler)
+        raise TypeError(
+            f"{name} gave {'one event' if isinstance(given, Event) else type(given).__name__}; a handler returns all "
+            f"events to say in a tuple or a list, `()` if there are none"
+        )
+    return given

@@ -20,8 +20,6 @@ from shared.handling import Service
 from shared.ports import Claim, OutboxRow
 from shared.session import Session
 
-_COLLECTED = "outbox"
-
 KEY_BYTES_MAX = 4_000
 """The key comes on top of the event, and has to fit beside it. An index of PostgreSQL takes 2,700 bytes."""
 
@@ -74,7 +72,7 @@ class Outbox:
 
     def keep(self, session: Session, said: Said) -> None:
         """Keep what the library itself says, which is about no aggregate."""
-        session.info.setdefault(_COLLECTED, []).append(said)
+        session.collected.append(said)
 
     def write(self, session: Session) -> int:
         """Flush the session, then insert the collected events in the order in which they were said; give their number.
@@ -83,7 +81,8 @@ class Outbox:
         Raises `Reject` for an event that Kafka would refuse for its size.
         """
         session.flush()
-        said: list[Said] = session.info.pop(_COLLECTED, [])
+        said: list[Said] = session.collected
+        session.collected = []
         if not said:
             return 0
         data = [self._encoder.encode(s.event) for s in said]

@@ -1,43 +1,24 @@
-"""The session that handlers and HTTP requests work in: an ORM session that knows which aggregates it holds locked."""
+"""The session that handlers and HTTP requests work in: an ORM session that knows which aggregates it holds locked.
 
-from collections.abc import Iterable
-from functools import cache
+What it does for each of SQLAlchemy's ways to read and write is in docs/session.md, and each line there is tested.
+"""
+
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import ARRAY, Connection, Engine, Select, any_, bindparam, event, inspect, select
+from sqlalchemy import Connection, Engine, Row, TextClause, event, inspect
 from sqlalchemy.exc import CircularDependencyError
-from sqlalchemy.orm import DeclarativeBase, Mapper
+from sqlalchemy.orm import DeclarativeBase, ORMExecuteState, SessionTransaction
 from sqlalchemy.orm import Session as OrmSession
+from sqlalchemy.orm.attributes import instance_state
 
-from shared import flushing
+from shared import flushing, held
 from shared.errors import SessionMisused
+from shared.held import Held
+from shared.lending import lent, refuse, refuse_ending
 
 Model = TypeVar("Model", bound=DeclarativeBase)
-
-
-# Both are asked for in every batch, and to build such a statement takes as long as to execute it.
-
-
-@cache
-def _key_name(model: Any) -> str | None:
-    """Name the attribute of the primary key; None if that has several columns."""
-    mapper: Mapper[Any] = inspect(model)
-    return mapper.get_property_by_column(mapper.primary_key[0]).key if len(mapper.primary_key) == 1 else None
-
-
-@cache
-def _locking(model: Any) -> Select[Any]:
-    """Make the statement that reads the rows with the given `keys` and locks them, in key order so that two sessions
-    cannot wait for each other.
-    """
-    (column,) = inspect(model).primary_key
-    return (
-        select(model)
-        .where(column == any_(bindparam("keys", type_=ARRAY(column.type))))
-        .order_by(column)
-        .with_for_update()
-        .execution_options(populate_existing=True)
-    )
 
 
 class Session(OrmSession):
@@ -45,47 +26,81 @@ class Session(OrmSession):
     is held.
 
     A row that was loaded for the whole batch is found again by `lock` without a query, also when it is known not to
-    exist.
+    exist. Whoever asks the database anything finds what this batch has changed so far: that is written first.
     """
 
     def __init__(self, bind: Connection | Engine) -> None:
-        # No autoflush: writes go out once per batch. Objects stay readable after the commit, for the HTTP answer.
-        super().__init__(bind, autoflush=False, expire_on_commit=False)
-        self._held: dict[type[Any], dict[Any, Any]] = {}
-        self._keys: set[str] = set()
+        # Objects stay readable after the commit, for the HTTP answer.
+        super().__init__(bind, expire_on_commit=False)
+        self._held = Held()
+        self._lent = False
+        self._before: dict[SessionTransaction, tuple[Held, int]] = {}
+        """What was so when each savepoint began."""
+        self._ended: tuple[SessionTransaction, tuple[Held, int]] | None = None
+        """The same of the last one that has ended; whether it was rolled back is told only then."""
+        self.collected: list[Any] = []
+        """Events that wait for `Outbox.write`."""
 
-    def lock(self, model: type[Model], key: object) -> Model | None:
+    def lock(self, model: type[Model], key: Any) -> Model | None:
         """Give the row of `model` with the primary key `key`, locked until the end of the transaction; None if there is
-        none.
+        none. If the primary key has several columns, `key` is a tuple in their order.
         """
-        held = self._held.setdefault(model, {})
-        if key not in held:
-            self.lock_all(model, (key,))
-        return held[key]  # type: ignore[no-any-return]
+        try:
+            row = self._held.rows[model][key]
+        except KeyError:
+            row = self._lock_now(model, key)
+        if row is None:
+            self._held.name((model,))
+            row = self._held.rows[model].get(key)
+        if row is None:
+            return None
+        state = instance_state(row)
+        if state._deleted or state in self._deleted:
+            return None
+        if state.session_id != self.hash_key:  # it was expunged
+            row = self._lock_now(model, key)
+        return row  # type: ignore[no-any-return]
 
-    def lock_all(self, model: type[Model], keys: Iterable[object]) -> None:
+    def _lock_now(self, model: type[Model], key: Any) -> Any:
+        self._held.rows.get(model, {}).pop(key, None)
+        self.lock_all(model, (key,))
+        return self._held.rows[model][key]
+
+    def lock_all(self, model: type[Model], keys: Iterable[Any]) -> None:
         """Lock the rows of `model` with the given primary keys."""
-        held = self._held.setdefault(model, {})
-        wanted = sorted(set(keys) - held.keys())  # type: ignore[type-var]
+        rows = self._held.rows.setdefault(model, {})
+        wanted = [key for key in dict.fromkeys(keys) if key not in rows]
         if not wanted:
             return
-        name = _key_name(model)
-        if name is None:
-            raise TypeError(f"{model.__name__} is found by more than one column; it cannot be locked as an aggregate")
-        rows = self.scalars(_locking(model), {"keys": wanted})
-        found = {getattr(row, name): row for row in rows}
+        given = held.values(model, wanted)
+        self._flush_before_reading(model, wanted)
+        of = held.key(model).of
+        found = {of(row): row for row in self.scalars(held.locking(model), given)}
+        if strange := found.keys() - set(wanted):
+            raise SessionMisused(
+                f"{model.__name__} has the key {strange.pop()!r}, and was asked for it in another form: give a key "
+                f"as the database gives it back"
+            )
         for key in wanted:
-            held[key] = found.get(key)
-        self._keys.update(map(str, found))
+            rows[key] = found.get(key)
+        self._held.keys.update(map(held.key(model).text, found))
 
-    def add(self, instance: object, *, _warn: bool = True) -> None:
-        """Add a new row; from here on this session holds it."""
-        super().add(instance, _warn=_warn)
-        model: Any = type(instance)
-        name = _key_name(model)
-        if name is not None and (key := getattr(instance, name)) is not None:
-            self._held.setdefault(model, {})[key] = instance
-            self._keys.add(str(key))
+    def _flush_before_reading(self, model: type[Model], keys: Iterable[Any]) -> None:
+        """Write what is changed of the rows that are to be read again, so that it is not read over."""
+        mapper = inspect(model)
+        for key in keys:
+            row = self.identity_map.get(mapper.identity_key_from_primary_key(key if isinstance(key, tuple) else (key,)))
+            if row is not None and instance_state(row).modified:
+                self.flush()
+                return
+
+    def holds(self, key: str) -> bool:
+        """Whether an aggregate with this key is locked or new in this session. The key of one that is found by several
+        columns is `shared.events.key_of` of their values.
+        """
+        if key not in self._held.keys:
+            self._held.name()
+        return key in self._held.keys
 
     def flush(self, objects: Any = None) -> None:
         """Write what has changed, in the order of the foreign keys."""
@@ -97,9 +112,171 @@ class Session(OrmSession):
                 "their foreign keys DEFERRABLE INITIALLY DEFERRED, or set it in a second flush"
             ) from error
 
-    def holds(self, key: str) -> bool:
-        """Whether an aggregate with this key is locked or new in this session."""
-        return key in self._keys
+    def merge(self, instance: Any, *, load: bool = True, options: Any = None) -> Any:
+        """Copy `instance` onto the row with its primary key, which is locked first; or add it as a new one."""
+        if not load:
+            raise SessionMisused("merge(load=False) believes a row without reading it: lock it instead")
+        model: Any = type(instance)
+        if inspect(instance).session is not self and (key := held.key(model).of(instance)) is not None:
+            self.lock(model, key)
+        return super().merge(instance, load=load, options=options)
+
+    def refresh(self, instance: object, attribute_names: Any = None, with_for_update: Any = None) -> None:
+        """Read a row again, and lock it if that is asked for."""
+        self._autoflush()
+        super().refresh(instance, attribute_names, with_for_update)
+        if with_for_update and not (isinstance(with_for_update, dict) and with_for_update.get("read")):
+            self._held.hold(instance)
+
+    # ---- what is not the handler's
+
+    @contextmanager
+    def lent(self) -> Iterator[None]:
+        """Lend this session to a handler or a request: until the block ends, nothing can end the transaction."""
+        self._lent = True
+        try:
+            yield
+        finally:
+            self._lent = False
+
+    def connection(self, bind_arguments: Any = None, execution_options: Any = None) -> Connection:
+        """Give the connection; what has changed is written first. What is changed through it, the session cannot know:
+        `expire` such rows.
+        """
+        found = super().connection(bind_arguments, execution_options)
+        if not self._lent:
+            return found
+        self._autoflush()
+        return lent(found)
+
+    def commit(self) -> None:
+        """Commit; not for handlers."""
+        self._refuse_if_lent("commit")
+        super().commit()
+
+    def rollback(self) -> None:
+        """Roll back; not for handlers."""
+        self._refuse_if_lent("rollback")
+        super().rollback()
+
+    def close(self) -> None:
+        """End the session; not for handlers."""
+        self._refuse_if_lent("close")
+        super().close()
+
+    def reset(self) -> None:
+        """End the session; not for handlers."""
+        self._refuse_if_lent("reset")
+        super().reset()
+
+    def invalidate(self) -> None:
+        """End the session; not for handlers."""
+        self._refuse_if_lent("invalidate")
+        super().invalidate()
+
+    def prepare(self) -> None:
+        """Refused: there is no commit in two phases here."""
+        refuse("prepare")
+
+    def _refuse_if_lent(self, what: str) -> None:
+        if self._lent:
+            refuse(what)
+
+    def bulk_save_objects(self, *_: Any, **__: Any) -> None:
+        """Refused."""
+        _refuse_bulk("bulk_save_objects")
+
+    def bulk_insert_mappings(self, *_: Any, **__: Any) -> None:
+        """Refused."""
+        _refuse_bulk("bulk_insert_mappings")
+
+    def bulk_update_mappings(self, *_: Any, **__: Any) -> None:
+        """Refused."""
+        _refuse_bulk("bulk_update_mappings")
+
+    # ---- what SQLAlchemy tells
+
+    def _executes(self, state: ORMExecuteState) -> Any:
+        """Before a statement of the caller's: write what has changed, and note what is held and known after it."""
+        if state.execution_options.get(held.OURS) or state.is_column_load or self._flushing:
+            return None
+        if self._lent:
+            refuse_ending(state.statement)
+        if state.execution_options.get("autoflush", True):
+            self._autoflush()
+        if state.is_select:
+            locked = held.locked_tables(state.statement)
+        else:
+            locked = {getattr(state.statement, "table", None)} if _tells_rows(state) else set()
+            self._forget(state)
+        if not locked or not state.is_orm_statement:
+            return None
+        self.flush()  # what is read now is read as it is in the database, over what is here
+        result = state.invoke_statement(execution_options={"populate_existing": True}).freeze()
+        for row in result.data:
+            for value in row if isinstance(row, tuple | Row) else (row,):
+                found = inspect(value, raiseerr=False)
+                if getattr(found, "mapper", None) is not None and found.mapper.base_mapper.local_table in locked:
+                    self._held.hold(value)
+        return result()
+
+    def _forget(self, state: ORMExecuteState) -> None:
+        """Let nothing stay known that a statement may have changed, and that the ORM does not follow."""
+        statement: Any = state.statement
+        if isinstance(statement, TextClause):
+            if statement.text.lstrip(" \n\t(").upper().startswith(("SELECT", "SHOW", "VALUES", "TABLE")):
+                return
+            tables = None
+        else:
+            tables = {statement.table} if hasattr(statement, "table") else None
+        adds_only = state.is_insert and statement._post_values_clause is None
+        followed = state.is_orm_statement and (state.is_update or state.is_delete)
+        followed = followed and state.execution_options.get("synchronize_session", "auto") is not False
+        self._held.forget(tables, missing_only=adds_only or followed)
+        if not adds_only and not followed:
+            for row in list(self.identity_map.values()):
+                if tables is None or tables & set(inspect(type(row)).tables):
+                    self.expire(row)
+
+
+def _tells_rows(state: ORMExecuteState) -> bool:
+    """Whether a statement tells the rows that it has written, which are locked then."""
+    return (state.is_insert or state.is_update) and bool(getattr(state.statement, "_returning", ()))
+
+
+def _refuse_bulk(what: str) -> None:
+    raise SessionMisused(f"{what} goes past the session: use add_all, or session.execute(insert(Model), [...])")
+
+
+def _savepoint_begins(session: Session, transaction: SessionTransaction) -> None:
+    if transaction.nested:
+        session._before[transaction] = (session._held.copy(), len(session.collected))
+
+
+def _ends(session: Session, transaction: SessionTransaction) -> None:
+    if transaction in session._before:
+        session._ended = (transaction, session._before.pop(transaction))
+
+
+def _rolled_back(session: Session, transaction: SessionTransaction) -> None:
+    """A rollback to a savepoint gives up the locks taken since, and undoes what the events since then tell."""
+    if session._ended is not None and session._ended[0] is transaction:
+        session._held, events = session._ended[1]
+        session._ended = None
+        del session.collected[events:]
+
+
+def _refuse_detached(_session: Session, instance: object) -> None:
+    raise SessionMisused(
+        f"this {type(instance).__name__} was read in another transaction, and may be out of date: lock it, or merge it"
+    )
 
 
 event.listen(Session, "before_flush", flushing.order)
+event.listen(Session, "do_orm_execute", lambda state: state.session._executes(state))
+event.listen(Session, "transient_to_pending", lambda session, row: session._held.hold(row))
+event.listen(Session, "pending_to_transient", lambda session, row: session._held.let_go(row))
+event.listen(Session, "detached_to_persistent", _refuse_detached)
+event.listen(Session, "after_transaction_create", _savepoint_begins)
+event.listen(Session, "after_soft_rollback", _rolled_back)
+event.listen(Session, "after_transaction_end", _ends)

@@ -1,0 +1,189 @@
+"""What one handler of a batch does is seen by the next, as if each had a transaction of its own; and it costs no more
+statements than it must.
+"""
+
+import uuid
+from collections.abc import Iterable, Iterator
+from typing import Any, ClassVar
+
+import pytest
+from sqlalchemy import Engine, Text, create_engine, event, func, select, text
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from dev.servers import Postgres
+from shared import bulk, tables
+from shared.errors import HandlingFailed, NotOwned, Reject, SessionMisused
+from shared.events import Envelope, Event, key_of
+from shared.handling import Handlers, Read, Service, on
+from shared.outbox import Outbox
+from shared.ports import Delivery, Input, Record
+from shared.session import Session
+
+
+class Base(DeclarativeBase):
+    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 (SQLAlchemy's own name)
+
+
+class Seat(Base):
+    """Found by two columns."""
+
+    __tablename__ = "seat"
+
+    room: Mapped[str] = mapped_column(Text, primary_key=True)
+    number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
+    sold: Mapped[int]
+
+
+class Sold(Base):
+    __tablename__ = "sold"
+
+    id: Mapped[int] = mapped_column(primary_key=True)
+    room: Mapped[str] = mapped_column(Text)
+
+
+class Asked(Event, frozen=True, kw_only=True):
+    topic: ClassVar[str] = "asked"
+    room: str = "blue"
+    number: int
+    how: str = ""
+
+
+class Told(Event, frozen=True, kw_only=True):
+    topic: ClassVar[str] = "told"
+    room: str
+    number: int
+    total: int
+
+    @property
+    def key(self) -> str:
+        return key_of(self.room, self.number)
+
+
+def sell(asked: Asked, session: Session) -> Iterable[Event]:
+    """Ask nothing but what was declared, unless the event wishes so."""
+    place = (asked.room, asked.number)
+    if asked.how == "defect":
+        session.add(Sold(room="\x00"))
+        return ()
+    if asked.how == "nothing":
+        return None  # type: ignore[return-value]
+    if asked.how == "one":
+        return Told(room=asked.room, number=asked.number, total=1)  # type: ignore[return-value]
+    if asked.how == "not locked":
+        return (Told(room="red", number=1, total=1),)
+    if asked.how == "commit":
+        session.commit()
+    seat = session.lock(Seat, place)
+    if seat is None:
+        seat = Seat(room=asked.room, number=asked.number, sold=0)
+        session.add(seat)
+    seat.sold += 1
+    session.add(Sold(room=asked.room))
+    total = 0
+    if asked.how == "count":
+        try:
+            total = session.scalars(select(func.count()).select_from(Sold)).one()
+        except Exception as error:
+            raise Reject("it cannot be counted") from error
+    return (Told(room=asked.room, number=asked.number, total=total),)
+
+
+SERVICE = Service(
+    name="seats",
+    routes=(on(Asked, sell, Read(Seat, lambda asked, _: [(asked.room, asked.number)])),),
+    says=(Told,),
+)
+
+
+@pytest.fixture(scope="module")
+def engine(postgres: Postgres) -> Iterator[Engine]:
+    name = f"batches_{uuid.uuid4().hex[:12]}"
+    postgres.create_database(name)
+    engine = create_engine(postgres.dsn(name))
+    bulk.install(engine)
+    Base.metadata.create_all(engine)
+    tables.metadata.create_all(engine)
+    with engine.begin() as connection:
+        connection.execute(text("INSERT INTO lane (lane) VALUES (0)"))
+    yield engine
+    engine.dispose()
+    postgres.drop_database(name)
+
+
+class Batch:
+    """Handles events as a worker does, in one transaction that is not committed."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self.said: list[Any] = []
+        self.statements: list[str] = []
+
+    def handle(self, *asked: Asked) -> None:
+        """Handle them; what they say is then in `said`."""
+        outbox = Outbox(SERVICE, 1_000_000)
+        deliveries = [
+            Delivery(Record(Input("asked", 0), n, None, None, None), Envelope("", "", "", 1, "", "", b""), one, 0)
+            for n, one in enumerate(asked)
+        ]
+
+        def collect(delivery: Delivery, events: Iterable[Event]) -> None:
+            for told in events:
+                outbox.collect(session, told, f"id-{len(self.said)}", None)
+                self.said.append(told)
+
+        def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+            self.statements.append(statement)
+
+        event.listen(self._engine, "before_cursor_execute", note)
+        try:
+            with Session(self._engine) as session:
+                Handlers(SERVICE).run(deliveries, session, collect)
+                outbox.write(session)
+        finally:
+            event.remove(self._engine, "before_cursor_execute", note)
+
+
+@pytest.fixture
+def batch(engine: Engine) -> Batch:
+    return Batch(engine)
+
+
+def test_a_question_sees_what_the_batch_has_written_so_far(batch: Batch) -> None:
+    batch.handle(*(Asked(number=n % 3, how="count") for n in range(10)))
+    assert [told.total for told in batch.said] == list(range(1, 11))
+
+
+@pytest.mark.parametrize("events", [2, 50, 500])
+def test_handlers_that_ask_nothing_take_the_same_few_statements_however_many_they_are(
+    batch: Batch, events: int
+) -> None:
+    """One to read and lock, one for each table that is written, one for the outbox."""
+    batch.handle(*(Asked(number=n) for n in range(events)))
+    assert len(batch.said) == events
+    assert len(batch.statements) == 4
+
+
+def test_the_aggregate_of_several_columns_must_be_held_too(batch: Batch) -> None:
+    with pytest.raises(HandlingFailed) as failed:
+        batch.handle(Asked(number=1), Asked(number=1, how="not locked"))
+    assert isinstance(failed.value.__cause__, NotOwned)
+    assert "'red:1'" in str(failed.value.__cause__)
+
+
+def test_a_flush_that_fails_is_not_counted_against_the_one_who_asked(batch: Batch) -> None:
+    """What the first has added cannot be stored; the second asks, and says that it cannot be handled."""
+    with pytest.raises(HandlingFailed) as failed:
+        batch.handle(Asked(number=1, how="defect"), Asked(number=2, how="count"))
+    assert failed.value.record is None
+    with pytest.raises(HandlingFailed) as failed:
+        batch.handle(Asked(number=1), Asked(number=2, how="commit"))
+    assert failed.value.record is not None
+    assert isinstance(failed.value.__cause__, SessionMisused)
+
+
+@pytest.mark.parametrize(("how", "why"), [("nothing", "sell gave NoneType"), ("one", "sell gave one event")])
+def test_a_handler_that_gives_no_list_of_events_fails(batch: Batch, how: str, why: str) -> None:
+    with pytest.raises(HandlingFailed) as failed:
+        batch.handle(Asked(number=1, how=how))
+    assert why in str(failed.value.__cause__)
+    assert "`()` if there are none" in str(failed.value.__cause__)

@@ -1,0 +1,108 @@
+"""What cannot be a handler is refused where it is declared, with a sentence: at the import of the service."""
+
+from collections.abc import AsyncIterator, Iterable
+from functools import partial
+from typing import Any
+
+import pytest
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+
+from shared.events import Event
+from shared.handling import Read, on
+from shared.session import Session
+
+
+class Base(DeclarativeBase):
+    pass
+
+
+class Thing(Base):
+    __tablename__ = "thing"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+
+
+class Happened(Event, frozen=True, kw_only=True):
+    topic = "events"
+
+
+def good(event: Happened, session: Session) -> Iterable[Event]:
+    return ()
+
+
+def stream(event: Happened, session: Session) -> Iterable[Event]:
+    yield event
+
+
+class Callable:
+    def __call__(self, event: Happened, session: Session) -> Iterable[Event]:
+        return ()
+
+    def method(self, event: Happened, session: Session) -> Iterable[Event]:
+        return ()
+
+    async def later(self, event: Happened, session: Session) -> Iterable[Event]:
+        return ()
+
+
+class Later:
+    async def __call__(self, event: Happened, session: Session) -> Iterable[Event]:
+        return ()
+
+
+class Made:
+    def __init__(self, event: Happened, session: Session) -> None:
+        pass
+
+
+async def later(event: Happened, session: Session) -> Iterable[Event]:
+    return ()
+
+
+async def streams_later(event: Happened, session: Session) -> AsyncIterator[Event]:
+    yield event
+
+
+def with_more(event: Happened, session: Session, more: str) -> Iterable[Event]:
+    return ()
+
+
+@pytest.mark.parametrize(
+    "handler",
+    [good, stream, Callable(), Callable().method, partial(with_more, more=""), lambda _event, _session, more=1: ()],
+)
+def test_a_function_of_an_event_and_a_session_is_a_handler(handler: Any) -> None:
+    assert on(Happened, handler).handler is handler
+
+
+@pytest.mark.parametrize(
+    ("handler", "why"),
+    [
+        (later, r"handler of Happened, later, is async; .* write it with `def`"),
+        (streams_later, "is async"),
+        (Later(), "is async"),
+        (Callable().later, "is async"),
+        (partial(later), "is async"),
+        (with_more, "takes something else: missing a required argument: 'more'"),
+        (lambda event: (), "takes something else: too many positional arguments"),
+        (Made, "Made, is no function"),
+        (None, "is no function"),
+        ((), "is no function"),
+    ],
+)
+def test_anything_else_is_refused_with_a_sentence(handler: Any, why: str) -> None:
+    with pytest.raises(TypeError, match=why):
+        on(Happened, handler)
+    with pytest.raises(TypeError, match=r"keys of Read\(Thing"):
+        Read(Thing, handler)
+
+
+def test_what_is_no_event_and_no_table_is_refused() -> None:
+    with pytest.raises(TypeError, match="class of events"):
+        on(Thing, good)  # type: ignore[type-var, arg-type]
+    with pytest.raises(TypeError, match="class of a table"):
+        Read(Happened, lambda event, session: ())
+    with pytest.raises(TypeError, match="class of a table"):
+        Read(Base, lambda event, session: ())
+    with pytest.raises(TypeError, match=r"no Read\(Model, keys\)"):
+        on(Happened, good, Thing)  # type: ignore[arg-type]

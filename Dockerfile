@@ -32,7 +32,8 @@ USER 10001
 EXPOSE 8000
 # A worker finishes its batch and an API its requests; give them GRACE_SECONDS, and as much again to close.
 STOPSIGNAL SIGTERM
+# It bears what a worker may take to recover (shared/budgets.py; a test compares them).
 # -S leaves out site-packages: an interpreter that starts every few seconds should be a small one.
-HEALTHCHECK --interval=15s --timeout=10s --retries=4 --start-period=180s --start-interval=2s CMD ["python", "-I", "-S", "-c", \
+HEALTHCHECK --interval=15s --timeout=10s --retries=9 --start-period=180s --start-interval=2s CMD ["python", "-I", "-S", "-c", \
     "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/ready', timeout=9)"]
 ENTRYPOINT ["python", "-m"]

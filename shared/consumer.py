@@ -11,15 +11,14 @@ from collections.abc import Collection, Mapping
 from contextlib import suppress
 from typing import Any
 
-from confluent_kafka import OFFSET_END, Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
 from shared import logs
 from shared.access import denial, not_permitted
-from shared.errors import Fenced, KafkaUnavailable, RecordsLost, Refused
+from shared.errors import Fenced, KafkaUnavailable, NotLetIn, Refused, Unproven
 from shared.handling import Service
 from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
 from shared.positions import judge_reach
-from shared.program import program
 from shared.settings import Settings
 
 MISSING = -1001
@@ -45,6 +44,23 @@ for ever; brokers have limits of their own.
 """
 
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
+"""The first also stands for whatever else kept the client from finding an offset: a name that is not resolved, a
+connection that is refused.
+"""
+
+LANE_OFFSET = 0
+"""Where a lane is held. Nothing is in its topic and nothing is fetched; and a number need not be asked for, as the end
+must: while its leader does not answer, the client would call that an offset that does not exist.
+"""
+
+SET_UP = {
+    KafkaError.INVALID_SESSION_TIMEOUT: "SESSION_TIMEOUT_MS: the broker allows group.min.session.timeout.ms to "
+    "group.max.session.timeout.ms",
+    KafkaError.UNSUPPORTED_ASSIGNOR: "GROUP_PROTOCOL: the broker does not have the assignor `range` for `consumer`",
+    KafkaError.INVALID_GROUP_ID: "the service's name is no name of a group",
+}
+"""What keeps this worker out of the group until somebody mends it; and what to mend."""
+
 FATAL = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)
 
 
@@ -150,8 +166,8 @@ class GroupMember:
         self._reading -= share.inputs
 
     def _assign(self, positions: Mapping[Input, int], lanes: Collection[int], *, fresh: bool) -> None:
-        """Fetch `positions`, and hold `lanes` without fetching anything: at their end, and paused for ever."""
-        held = [TopicPartition(self._service.lane_topic, lane, OFFSET_END) for lane in sorted(lanes)]
+        """Fetch `positions`, and hold `lanes` without fetching anything: paused for ever."""
+        held = [TopicPartition(self._service.lane_topic, lane, LANE_OFFSET) for lane in sorted(lanes)]
         inputs = [TopicPartition(source.topic, source.partition, offset) for source, offset in positions.items()]
         if self._incremental:
             if self._reading:
@@ -184,7 +200,8 @@ class GroupMember:
                 if source in self._reading:
                     found.append(_record(source, message))
             elif problem.code() == KafkaError._PARTITION_EOF:
-                ends[source] = message.offset() or 0
+                if source in self._reading:
+                    ends[source] = message.offset() or 0
             else:
                 self._failed(source, problem, message.offset() or 0)
         # The metadata is taken now, not later: it must be that of this batch.
@@ -194,19 +211,25 @@ class GroupMember:
         return Polled(found, ends, assigned, membership)
 
     def _failed(self, source: Input, error: KafkaError, offset: int) -> None:
-        if error.code() in OUT_OF_RANGE:
-            # It is told once; whatever happens here, the worker must stop.
-            with suppress(KafkaException):
-                watermarks = self._consumer.get_watermark_offsets(TopicPartition(*source), REQUEST_SECONDS)
-                judge_reach(self._service.name, source, offset, *watermarks)
-            raise RecordsLost(
-                f"{source}: the next offset to handle, {offset}, does not exist ({error.str()}). Look at it with "
-                f"`{program(self._service.name)} positions show`"
-            )
+        """Judge what the client says instead of a record. Raises `Unproven` if it may have given up a partition that
+        is read: the client says so once and fetches no more until it is told where to read again.
+        """
         fatal = _fatal(error, source.topic)
         if fatal is not None:
             raise fatal
         logs.log.warning("consumer_error", source=str(source), code=error.name(), detail=error.str())
+        if source not in self._reading:
+            return
+        if error.code() in OUT_OF_RANGE:
+            try:
+                watermarks = self._consumer.get_watermark_offsets(TopicPartition(*source), REQUEST_SECONDS)
+            except KafkaException as unanswered:
+                raise Unproven(
+                    f"{source}: nothing could be fetched at {offset} ({error.str()}), and nobody says how far it goes "
+                    f"({unanswered.args[0]})"
+                ) from unanswered
+            judge_reach(self._service.name, source, offset, *watermarks)
+        raise Unproven(f"{source}: nothing could be fetched at {offset} ({error.name()}: {error.str()})")
 
     def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
         return committed_offsets(self._consumer, self._service.lane_topic, inputs, lanes)
@@ -310,9 +333,18 @@ def headers(message: Any) -> list[tuple[str, bytes | None]] | None:
         return [(pair[0] if len(gc.get_referents(pair)) == 2 else NAMELESS, pair[1]) for pair in found or ()]
 
 
-def _fatal(error: KafkaError, topic: str = "") -> Fenced | Refused | None:
+def _fatal(error: KafkaError, topic: str = "") -> Fenced | Refused | KafkaUnavailable | None:
     if error.fatal() or error.code() in FATAL:
-        return Fenced(f"another process uses this worker's group.instance.id ({error.name()}: {error.str()})")
+        return Fenced(
+            f"the group has given this worker's group.instance.id to another client: {error.name()}: {error.str()}"
+        )
+    if error.code() == KafkaError.INCONSISTENT_GROUP_PROTOCOL:
+        return KafkaUnavailable(
+            "the group has members of another kind, and lets us in when they are gone: another program, or workers "
+            f"with another GROUP_PROTOCOL ({error.name()}: {error.str()})"
+        )
+    if error.code() in SET_UP:
+        return Refused(f"{SET_UP[error.code()]} ({error.name()}: {error.str()})")
     if error.code() == KafkaError._AUTHENTICATION:
-        return Refused(denial(error))
+        return NotLetIn(denial(error))
     return not_permitted(error, topic)

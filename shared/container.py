@@ -19,14 +19,14 @@ from shared.worker import Worker
 
 API_CONNECTIONS = 10
 """Connections of an API process, and requests that it works on at the same time."""
-WORKER_CONNECTIONS = 2
-"""One holds the slot and runs the batches, one is for housekeeping and checks."""
+WORKER_CONNECTIONS = 3
+"""One holds the slot and runs the batches, one is for housekeeping, one for checks."""
 
 
-def lazily(target: str, **arguments: Any) -> Any:
+def lazily(target: str, *given: Any, **arguments: Any) -> Any:
     """Import `module:name` only now, and call it: a worker imports neither FastAPI nor alembic."""
     module, _, name = target.partition(":")
-    return getattr(import_module(module), name)(**arguments)
+    return getattr(import_module(module), name)(*given, **arguments)
 
 
 def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
@@ -71,12 +71,18 @@ class ServiceContainer(containers.DeclarativeContainer):
     )
     housekeeping = providers.Singleton(Housekeeping, engine=worker_engine, settings=settings)
     check = providers.Callable(_check, engine=worker_engine, settings=settings, service=service)
+    look_at_topics = providers.Callable(start.look_at_topics, engine=worker_engine, settings=settings, service=service)
+    stands = providers.Callable(
+        lazily, "shared.operating.diagnosis:stands", engine=worker_engine, settings=settings, service=service
+    )
     worker = providers.Singleton(
         Worker,
         settings=settings,
         service=service,
         database=worker_database,
         check=check.provider,
+        look_at_topics=look_at_topics.provider,
+        stands=stands.provider,
         connect=kafka.provider,
         housekeeping=housekeeping,
     )

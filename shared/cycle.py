@@ -339,7 +339,8 @@ class Cycle:
         return ContentStuck(
             f"lane {next(iter(claims))}: Kafka refuses {row.event_type} {row.event_id} for {row.topic}: {error}. "
             f"Look at it with `{program(self._service)} outbox show {row.event_id}`; set it aside with "
-            f"`{program(self._service)} outbox set-aside {row.event_id}`"
+            f"`{program(self._service)} outbox set-aside {row.event_id}`",
+            row.event_id,
         )
 
     # ---- assignment and recovery

@@ -12,8 +12,10 @@
     │   │   └── ContentRefused Kafka refused a claimed row for what it contains
     │   ├── GenerationLost     the group moved on without this worker: expected in a rebalance
     │   ├── DatabaseInDoubt    COMMIT was sent and its reply was lost
-    │   └── SlotInDoubt        the session that holds the slot is gone: take the same slot again, or exit
-    ├── Stop                   only an operator can decide: leave the group, stay alive and unready, say what to do
+    │   ├── SlotInDoubt        the session that holds the slot is gone: take the same slot again, or exit
+    │   └── Unproven           the client said something to stop for, and the servers did not say it again
+    ├── Stop                   only an operator can decide, and it is proven: leave the group, stay alive and unready,
+    │   │                      say what to do, and go on when it is done
     │   ├── DatabaseWentBack   Postgres is older than Kafka: restored, or failed over to a replica that lagged
     │   ├── KafkaWentBack      Kafka lost a commit that Postgres knows of
     │   ├── PositionMissing    one of the two positions was deleted or expired
@@ -24,9 +26,10 @@
     │   └── Brake              too many records are set aside
     ├── Exit                   end the process; its supervisor starts it anew
     │   ├── SlotLost           another process may hold this worker's slot
-    │   ├── Fenced             another process uses this worker's identity
+    │   ├── Fenced             this worker's clients are fenced: new ones, if its slot is its own; else the end
     │   └── TooManyRecoveries  recovery does not help
     ├── Refused                the process must not start like this; names the setting and the mend
+    │   └── NotLetIn           Kafka does not let us in any more; believed when another client is not let in either
     ├── NotDone                an operator's command was not carried out; says why, and what to do
     ├── HandlingFailed         inside the cycle only: handling a batch failed, at one record or somewhere
     ├── SessionMisused         a programming error: a handler asked its session for what would break the transaction
@@ -34,6 +37,8 @@
 
 The docstring of an error is its default message.
 """
+
+from typing import Any
 
 
 class ExactlyOnceError(Exception):
@@ -96,6 +101,12 @@ class SlotInDoubt(RecoveryNeeded):
     """The database session that holds this worker's slot was lost."""
 
 
+class Unproven(RecoveryNeeded):
+    """The client said something that a worker would stop for, and the servers did not say it again."""
+
+    counted = False
+
+
 class Stop(ExactlyOnceError):
     """Kafka and PostgreSQL disagree in a way that only an operator can decide."""
 
@@ -106,6 +117,9 @@ class DatabaseWentBack(Stop):
 
 class KafkaWentBack(Stop):
     """Kafka lost a commit that PostgreSQL knows of."""
+
+    held: Any = None
+    """Of an input: what it is, and its position. While that stays, the topic may grow beyond it, and is still cut."""
 
 
 class PositionMissing(Stop):
@@ -127,6 +141,11 @@ class LanesDiffer(Stop):
 class ContentStuck(Stop):
     """Kafka refuses one outbox row for what it contains."""
 
+    def __init__(self, message: str | None = None, event_id: str = "") -> None:
+        super().__init__(message)
+        self.event_id = event_id
+        """Of the row."""
+
 
 class Brake(Stop):
     """Too many records are set aside."""
@@ -141,7 +160,7 @@ class SlotLost(Exit):
 
 
 class Fenced(Exit):
-    """Another process uses this worker's group.instance.id or transactional.id."""
+    """This worker's consumer was fenced: by its own rejoining, or by another process with its group.instance.id."""
 
 
 class TooManyRecoveries(Exit):
@@ -150,6 +169,10 @@ class TooManyRecoveries(Exit):
 
 class Refused(ExactlyOnceError):
     """The process cannot start in this surrounding."""
+
+
+class NotLetIn(Refused):
+    """Kafka does not let this process in any more."""
 
 
 class NotDone(ExactlyOnceError):

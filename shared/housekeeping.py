@@ -41,8 +41,9 @@ class Housekeeping:
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
-        """Begin."""
-        self._thread.start()
+        """Begin, if that is not done yet."""
+        if not self._thread.is_alive():
+            self._thread.start()
 
     def stop(self) -> None:
         """End after the step that is under way."""

@@ -61,6 +61,11 @@ class Committed(NamedTuple):
     metadata: str
 
 
+REPORTED = "H"
+"""The metadata of an input's committed offset, when one of our workers has committed it. Older releases gave none.
+"""
+
+
 class Position(NamedTuple):
     """The row of an input: H, and the epoch of its topic."""
 

@@ -10,7 +10,7 @@ from enum import Enum
 from sqlalchemy import Connection, text
 
 from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost
-from shared.ports import Claim, Committed, Input, Position
+from shared.ports import REPORTED, Claim, Committed, Input, Position
 from shared.program import program
 
 _SELECT = """
@@ -84,13 +84,24 @@ def judge_input(service: str, source: Input, committed: Committed | None, positi
         if committed is None:
             return Verdict.FIRST
         raise PositionMissing(
-            f"{source}: Kafka has the committed offset {committed.offset}, the database has no position. "
-            f"{_decide(service, source, 'adopt', 'rewind', 'skip')}"
+            f"{source}: Kafka has the committed offset {committed.offset}, the database has no position: the row was "
+            "deleted, or the database is new"
+            + ("" if committed.metadata == REPORTED else ", or another consumer committed in this group")
+            + ". `rewind` loses nothing, and what the inbox remembers takes no effect again; `adopt` passes over all "
+            f"below {committed.offset}. {_decide(service, source, 'rewind', 'adopt', 'skip')}"
         )
     if committed is not None and committed.offset > position.next_offset:
+        if committed.metadata == REPORTED:
+            why = "a worker of this service committed it, so the database is an older state: restored, or failed over"
+        else:
+            why = (
+                "it has no mark of our workers, so either another consumer uses this group and committed it: stop that "
+                "one, nothing is lost here; or an older release did, and the database is an older state"
+            )
         raise DatabaseWentBack(
-            f"{source}: the database has handled up to {position.next_offset}, Kafka was told {committed.offset}: the "
-            f"database is an older state. {_decide(service, source, 'rewind', 'skip')}"
+            f"{source}: the database has handled up to {position.next_offset}, Kafka was told {committed.offset}: "
+            f"{why}. `rewind` goes on where the database is and loses nothing; `skip` loses, here, what lies between. "
+            f"{_decide(service, source, 'rewind', 'skip')}"
         )
     return Verdict.AGREED
 
@@ -99,13 +110,13 @@ def judge_reach(service: str, source: Input, position: int, low: int, high: int)
     """Compare H with what the topic holds. Raises `RecordsLost` or `KafkaWentBack`."""
     if position < low:
         raise RecordsLost(
-            f"{source}: the database has handled up to {position}, the topic begins at {low}: retention removed "
-            f"records that were not handled. {_decide(service, source, 'skip')}"
+            f"{source}: the database has handled up to {position}, the topic begins at {low}: retention, or somebody "
+            f"with a tool, removed records that were not handled. {_decide(service, source, 'skip')}"
         )
     if position > high:
         raise KafkaWentBack(
             f"{source}: the database has handled up to {position}, the topic ends at {high}: Kafka lost records that "
-            f"were handled. {_decide(service, source, 'rewind')}"
+            f"were handled, by an unclean election or a restored broker. {_decide(service, source, 'rewind')}"
         )
 
 
@@ -139,11 +150,12 @@ def judge_lane(
     if said.offset >= claim.position:
         raise DatabaseWentBack(
             f"lane {lane}: Kafka has P = {said.offset} of claim {said.metadata or 'none'}, the database has batch "
-            f"{claim.position} of claim {claim.claim_id or 'none'}: the database is an older state. {decide}"
+            f"{claim.position} of claim {claim.claim_id or 'none'}: the database is an older state, or somebody set "
+            f"this offset of the group with a tool. `adopt` asks the topics, and loses and repeats nothing. {decide}"
         )
     if not said_read_last:
         return Verdict.LOW
     raise KafkaWentBack(
-        f"lane {lane}: Kafka has P = {said.offset}, the database has batch {claim.position}: Kafka lost a commit. "
-        f"{decide}"
+        f"lane {lane}: Kafka has P = {said.offset}, the database has batch {claim.position}: Kafka lost a commit, "
+        f"or somebody set this offset of the group back with a tool. `adopt` asks the topics what was said. {decide}"
     )

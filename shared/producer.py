@@ -19,7 +19,7 @@ from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUna
 from shared.events import CONTENT_TYPE, SPEC_VERSION
 from shared.handling import Service
 from shared.outbox import KEY_BYTES_MAX
-from shared.ports import Committed, Input, OutboxRow
+from shared.ports import REPORTED, Committed, Input, OutboxRow
 from shared.settings import Settings
 
 GENERATION = frozenset(
@@ -37,9 +37,17 @@ GENERATION = frozenset(
 CONTENT = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.RECORD_LIST_TOO_LARGE})
 """A row can never be said. INVALID_MSG is none of these: the client takes it for damage on the way and sends again."""
 
+SET_UP = {
+    KafkaError.INVALID_TIMESTAMP: "the clock of this machine or of the broker is wrong, or the topic's "
+    "message.timestamp.*.max.ms allows too little: correct it",
+    KafkaError.UNSUPPORTED_COMPRESSION_TYPE: "the topic takes no such compression: correct its compression.type",
+}
+"""What the broker refuses for how it, or this machine, is set up; and what to mend."""
+
 REFUSED = frozenset(
     {
         *RIGHTS,
+        *SET_UP,
         KafkaError.INVALID_TRANSACTION_TIMEOUT,
         KafkaError.UNSUPPORTED_VERSION,
     }
@@ -193,7 +201,7 @@ class TransactionalProducer:
         if membership is None:
             # Without a member the broker would skip the check of the generation (KAFKA-9365).
             raise GenerationLost("this consumer is no member of its group")
-        offsets = [TopicPartition(source.topic, source.partition, offset) for source, offset in inputs.items()]
+        offsets = [TopicPartition(*source, offset, metadata=REPORTED) for source, offset in inputs.items()]
         for lane, said in lanes.items():
             offsets.append(TopicPartition(self._service.lane_topic, lane, said.offset, metadata=said.metadata))
         with self._timed("send_offsets_to_transaction") as producer:
@@ -278,7 +286,10 @@ def _meaning(call: str, error: KafkaError) -> Exception:
     if error.code() in CONTENT:
         return ContentRefused(text)
     if error.code() in REFUSED:
-        return not_permitted(error) or Refused(f"Kafka does not permit this service to work: {text}")
+        mend = SET_UP.get(error.code(), "")
+        return not_permitted(error) or Refused(
+            f"Kafka does not permit this service to work: {text}" + (f": {mend}" if mend else "")
+        )
     return KafkaInDoubt(text)
 
 

@@ -7,19 +7,36 @@ import random
 import signal
 import threading
 import time
-from collections import deque
-from collections.abc import Callable
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
 from types import FrameType
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from shared import failures, outages, telemetry
+from shared.budgets import CLIENTS_SECONDS, CLOSE_SECONDS, cycle_seconds, recovery_seconds
 from shared.cycle import Cycle, Limits, Progress
-from shared.errors import Brake, KafkaUnavailable, RecoveryNeeded, Stop, TooManyRecoveries, Unavailable
+from shared.errors import (
+    Brake,
+    ContentStuck,
+    Fenced,
+    KafkaUnavailable,
+    NotDone,
+    NotLetIn,
+    RecoveryNeeded,
+    Refused,
+    Stop,
+    TooManyRecoveries,
+    Unavailable,
+    Unproven,
+)
 from shared.handling import Handlers, Service
 from shared.housekeeping import Housekeeping
 from shared.kafka import KafkaClient
 from shared.program import program
 from shared.settings import Settings
 from shared.telemetry import log
+from shared.topic_watch import TopicWatch
 from shared.transaction import WorkerDatabase
 from shared.watchdog import Watchdog
 
@@ -40,10 +57,29 @@ STANDBY_SECONDS = 1.0
 REPEAT_SECONDS = 60.0
 """How often a stopped worker repeats why."""
 
+CONFIRM_SECONDS = 1.0
+"""Before a worker stops, all servers are asked once more; so long after the first answer, another may have come up."""
+
+PROBE_MIN, PROBE_MAX = 2.0, 15.0
+"""Seconds between two looks of a stopped worker whether there is still a reason; so long after a decision it works."""
+
+LISTED_MAX = 20
+"""Reasons in one log line."""
+
+CLOSING_MAX = 3
+"""So many replaced clients may still be closing."""
+
+FENCED_PER_MINUTE_MAX = 5
+"""A frozen broker that wakes may let a worker's client fence itself, once; more often there is somebody else."""
+
 MINUTE = 60.0
 
 DETAIL_MAX = 1_000
 """Characters of an error in a log line; a database error repeats whole statements."""
+
+
+CAUSE_MAX, CAUSES_MAX, CAUSES_KEPT = 300, 5, 1_000
+"""Characters of a cause of recoveries; how many causes are named, the most frequent first; how many are kept."""
 
 
 class Worker:
@@ -56,6 +92,8 @@ class Worker:
         service: Service,
         database: WorkerDatabase,
         check: Callable[[], None],
+        look_at_topics: Callable[[], Stop | None],
+        stands: Callable[[Stop | NotLetIn], Sequence[Stop]],
         connect: Callable[[int], KafkaClient],
         housekeeping: Housekeeping,
     ) -> None:
@@ -63,14 +101,18 @@ class Worker:
         self._service = service
         self._database = database
         self._check = check
+        self._look_at_topics = look_at_topics
+        self._stands = stands
         self._connect = connect
         self._housekeeping = housekeeping
         self._watchdog = Watchdog()
         self._stopping = threading.Event()
         self._ready = False
         self._enter("starting")
-        self._budget = 1.5 * settings.transaction_timeout_ms / 1_000
+        self._budget = cycle_seconds(settings)
         self._recoveries: deque[float] = deque()
+        self._causes: deque[str] = deque(maxlen=CAUSES_KEPT)
+        self._fences: deque[float] = deque()
         self._set_aside: deque[float] = deque()
         self._due: dict[object, float] = {}
         self._random = random.Random()  # noqa: S311 - it spreads attempts in time
@@ -91,36 +133,50 @@ class Worker:
         """Work until SIGTERM or SIGINT. Raises `Refused` or `Exit` if the process must end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        kafka: KafkaClient | None = None
+        live = self._begin
         try:
-            self._check()
-            if not self._take_slot():
-                return
-            slot = self._database.slot
-            assert slot is not None
-            kafka = self._connect(slot)
-            self._housekeeping.start()
-            log.info("worker_started", slot=slot)
-            self._work(kafka)
-            if self._settings.leave_on_stop:
-                kafka.leave()
-        except Stop as stop:
-            if kafka is not None:
-                kafka.leave()
-                kafka.close()
-                kafka = None
-            # The slot too: an operator decides while no worker holds one.
-            self._database.close()
-            self._stopped(stop)
+            while not self._stopping.is_set():
+                try:
+                    live()
+                except Stop as stop:
+                    # The slot too: an operator decides while no worker holds one.
+                    self._database.close()
+                    self._stopped(stop)
+                live = self._live
         finally:
             self._ready = False
             self._enter("ending")
             self._watchdog.allow("closing", self._settings.grace_seconds)
             self._housekeeping.stop()
-            if kafka is not None:
-                kafka.close()
             self._database.close()
         log.info("worker_ended")
+
+    def _begin(self) -> None:
+        self._checked()
+        self._live()
+
+    def _live(self) -> None:
+        """Take a slot, and work until the process is asked to end. Raises `Stop` only if it is proven."""
+        if not self._take_slot():
+            return
+        slot = self._database.slot
+        assert slot is not None
+        self._housekeeping.start()
+        watch = TopicWatch(self._look_at_topics)
+        try:
+            self._work(slot, watch)
+        finally:
+            watch.stop()
+
+    def _checked(self) -> None:
+        """Check what must hold before a worker works. Raises `Stop` only if it is proven."""
+        while not self._stopping.is_set():
+            try:
+                self._check()
+            except Stop as stop:
+                self._prove(stop)
+            else:
+                return
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._stopping.is_set():
@@ -152,19 +208,66 @@ class Worker:
                     self._enter("standby", "all slots are taken")
                 outages.DATABASE.answered("worker")
             except Unavailable as error:
-                self._wait_for(error)
+                self._wait_for(error, 0)
             self._stopping.wait(min(wait, STANDBY_SECONDS))
         return False
 
-    def _work(self, kafka: KafkaClient) -> None:
+    def _work(self, slot: int, watch: TopicWatch) -> None:
+        """Work with one pair of Kafka clients after the other."""
+        kafka: KafkaClient | None = None
+        try:
+            while not self._stopping.is_set():
+                if kafka is None:
+                    kafka = self._connect(slot)
+                    log.info("worker_started", slot=slot)
+                try:
+                    self._run_cycles(kafka, watch)
+                    if self._settings.leave_on_stop:
+                        kafka.leave()
+                except (Fenced, _WornOut) as reason:
+                    log.warning("clients_replaced", cause=type(reason).__name__, detail=str(reason))
+                    old, kafka = kafka, None
+                    self._ready = False
+                    self._enter("recovering", str(reason))
+                    self._watchdog.allow("closing", self._budget)
+                    _close(old)
+                    self._keep_slot()
+        except Stop:
+            if kafka is not None:
+                old, kafka = kafka, None
+                self._watchdog.allow("leaving", self._budget)
+                old.leave()
+                _close(old)
+            raise
+        finally:
+            if kafka is not None:
+                self._watchdog.allow("closing", self._settings.grace_seconds)
+                kafka.close()
+
+    def _keep_slot(self) -> None:
+        """See that the slot is still ours, before new clients take the place of the old ones in the group and at the
+        broker of transactions. Raises `SlotLost`: then somebody else has it, and by right.
+        """
+        self._watchdog.rest()
+        while not self._stopping.is_set():
+            try:
+                self._database.hold_slot()
+            except Unavailable as error:
+                self._wait_for(error, PAUSE_MAX)
+            else:
+                return
+
+    def _run_cycles(self, kafka: KafkaClient, watch: TopicWatch) -> None:
         limits = Limits(self._settings.batch_records, self._settings.claim_rows, self._settings.retry_attempts_max)
         cycle = Cycle(self._service.name, kafka, self._database, Handlers(self._service).open, limits)
         in_doubt, wait, pause, reported = True, WAIT_MIN, PAUSE_MIN, 0.0
+        answered = time.monotonic()
         while not self._stopping.is_set():
+            if found := watch.take():
+                self._prove(found)
             try:
                 if in_doubt:
-                    # Three systems are asked one after the other, and each question has its own limit.
-                    self._watchdog.allow("recovery", 2 * self._budget)
+                    self._watchdog.allow("recovery", recovery_seconds(self._settings))
                     self._enter("recovering")
                     cycle.recover()
                     outages.KAFKA.answered("worker")
@@ -180,30 +283,91 @@ class Worker:
                 outages.DATABASE.answered("worker")
                 wait = min(2 * wait, WAIT_MAX) if progress.idle else WAIT_MIN
                 pause = PAUSE_MIN
-                self._note(cycle, progress, time.monotonic() - began)
+                answered = time.monotonic()
+                self._note(cycle, progress, answered - began)
+            except (Stop, NotLetIn) as doubt:
+                in_doubt = True
+                self._prove(doubt)
+            except Fenced as fenced:
+                self._fenced(fenced)
             except RecoveryNeeded as doubt:
                 in_doubt = True
                 self._count(doubt)
+                if isinstance(doubt, Unproven):
+                    self._wait(doubt, PAUSE_MAX)
             except Unavailable as error:
-                self._wait_for(error)
-                self._watchdog.rest()
-                self._stopping.wait(pause * self._random.uniform(0.5, 1.0))
+                self._wait_for(error, pause)
                 pause = min(2 * pause, PAUSE_MAX)
+                if isinstance(error, KafkaUnavailable) and time.monotonic() - answered > CLIENTS_SECONDS:
+                    # Whatever they remember of brokers that were lost, new ones do not.
+                    raise _WornOut(str(error)) from error
 
-    def _wait_for(self, error: Unavailable) -> None:
-        self._ready = False
-        self._enter("waiting", str(error))
+    def _wait_for(self, error: Unavailable, seconds: float) -> None:
+        """Say that a server does not answer, and wait before it is asked again."""
         outage = outages.KAFKA if isinstance(error, KafkaUnavailable) else outages.DATABASE
         outage.missed("worker", str(error))
-        log.warning("waiting", error=type(error).__name__, detail=str(error)[:DETAIL_MAX])
+        self._wait(error, seconds)
+
+    def _wait(self, why: Exception, seconds: float) -> None:
+        self._ready = False
+        self._enter("waiting", str(why))
+        log.warning("waiting", error=type(why).__name__, detail=str(why)[:DETAIL_MAX])
+        self._watchdog.rest()
+        self._stopping.wait(seconds * self._random.uniform(0.5, 1.0))
+
+    def _prove(self, doubt: Stop | NotLetIn) -> None:
+        """Raise what there is to stop for when all servers are asked again, by clients of their own and after a pause.
+        Return, after another one, if they say nothing of the kind or do not answer: then it is no time to stop.
+        """
+        if isinstance(doubt, Brake | ContentStuck):
+            raise doubt
+        log.warning("asking_again", error=type(doubt).__name__, detail=str(doubt))
+        self._ready = False
+        self._enter("waiting", f"asking again, for it may not be so: {doubt}")
+        self._watchdog.rest()
+        self._stopping.wait(CONFIRM_SECONDS)
+        try:
+            self._raise_first(self._stands(doubt))
+            detail = "the servers say nothing of the kind"
+        except Refused as refused:
+            if isinstance(doubt, NotLetIn):
+                raise
+            detail = str(refused)
+        except (Unavailable, NotDone, SQLAlchemyError) as error:
+            detail = str(error)
+        self._wait(Unproven(f"{doubt} (asked again: {detail})"), PAUSE_MAX)
+
+    def _raise_first(self, found: Sequence[Stop]) -> None:
+        if len(found) > 1:
+            log.error("more_to_decide", also=[str(stop) for stop in found[1:LISTED_MAX]], count=len(found))
+        for stop in found:
+            raise stop
+
+    def _fenced(self, fenced: Fenced) -> None:
+        """Raise it for new clients; or `TooManyRecoveries` if these do not help."""
+        telemetry.RECOVERIES.labels(type(fenced).__name__).inc()
+        if _within_minute(self._fences, 1) > FENCED_PER_MINUTE_MAX:
+            raise TooManyRecoveries(
+                f"fenced more than {FENCED_PER_MINUTE_MAX} times in a minute, although the slot is this worker's own. "
+                f"A process that does not use this database may have the same name in group {self._service.name}: the "
+                f"last one: {fenced}"
+            )
+        raise fenced
 
     def _count(self, doubt: RecoveryNeeded) -> None:
         cause = type(doubt).__name__
         telemetry.RECOVERIES.labels(cause).inc()
         log.warning("recovery", cause=cause, detail=str(doubt)[:DETAIL_MAX])
-        if doubt.counted and _within_minute(self._recoveries, 1) > self._settings.recoveries_per_minute_max:
+        if not doubt.counted:
+            return
+        count = _within_minute(self._recoveries, 1)
+        self._causes.append(str(doubt)[:CAUSE_MAX])
+        if count > self._settings.recoveries_per_minute_max:
+            causes = Counter(list(self._causes)[-count:]).most_common(CAUSES_MAX)
+            told = "; ".join(f"{times} times: {cause}" for cause, times in causes)
             raise TooManyRecoveries(
-                f"more than {self._settings.recoveries_per_minute_max} recoveries in a minute; the last one: {doubt}"
+                f"more than {self._settings.recoveries_per_minute_max} recoveries in a minute; {told}; the last one: "
+                f"{doubt}"
             )
 
     def _note(self, cycle: Cycle, progress: Progress, seconds: float) -> None:
@@ -253,15 +417,46 @@ class Worker:
             )
 
     def _stopped(self, stop: Stop) -> None:
-        """Stay alive and unready, and repeat what an operator has to decide, until the process is asked to end."""
+        """Stay alive and unready, and repeat what an operator has to decide; until there is nothing to stop for any
+        more, or the process is asked to end. After a `Brake` only a restart tells that all is mended.
+        """
         self._watchdog.rest()
-        self._ready = False
-        self._enter("stopped", f"{type(stop).__name__}: {stop}")
+        pause, told = PROBE_MIN, float("-inf")
+        final = isinstance(stop, Brake)
+        note = "mend it, then restart this worker" if final else "decide; this worker then goes on by itself"
         while not self._stopping.is_set():
-            log.critical(
-                "stopped", error=type(stop).__name__, detail=str(stop), note="decide, then restart this worker"
-            )
-            self._stopping.wait(REPEAT_SECONDS)
+            self._ready = False
+            self._enter("stopped", f"{type(stop).__name__}: {stop}")
+            if time.monotonic() - told >= REPEAT_SECONDS:
+                log.critical("stopped", error=type(stop).__name__, detail=str(stop), note=note)
+                told = time.monotonic()
+            if self._stopping.wait(pause * self._random.uniform(0.8, 1.0)) or final:
+                continue
+            pause = min(2 * pause, PROBE_MAX)
+            try:
+                self._raise_first(self._stands(stop))
+                self._check()
+            except Stop as still:
+                if str(still) != str(stop):
+                    stop, pause, told = still, PROBE_MIN, float("-inf")
+            except (Unavailable, NotDone, Refused, SQLAlchemyError) as error:
+                log.warning("not_seen", detail=str(error)[:DETAIL_MAX])
+            else:
+                log.info("resumed", error=type(stop).__name__, note="the reason to stop is gone")
+                return
+
+
+class _WornOut(Exception):
+    """The Kafka clients get no answer for so long that new ones shall ask."""
+
+
+def _close(kafka: KafkaClient) -> None:
+    """Close clients that are replaced. Closing may never return (librdkafka); they are in nobody's way."""
+    closing = threading.Thread(target=kafka.close, name="closing", daemon=True)
+    closing.start()
+    closing.join(CLOSE_SECONDS)
+    if closing.is_alive() and sum(thread.name == "closing" for thread in threading.enumerate()) > CLOSING_MAX:
+        raise TooManyRecoveries("the Kafka clients cannot be closed")
 
 
 def _show_lag(kafka: KafkaClient, cycle: Cycle) -> None:

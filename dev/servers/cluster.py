@@ -10,6 +10,7 @@ from pathlib import Path
 from confluent_kafka.admin import AdminClient
 
 from dev.servers.kafka import CLEANUP, Controller, Kafka, java_of_kafka
+from dev.servers.places import free_port
 from dev.servers.process import POLL_SECONDS, Say, ServerError, say
 
 NODES = 3
@@ -36,10 +37,12 @@ class Cluster:
         self._directory = directory / "controller"
         self._say = report
         self._controller = Controller(own)
+        self._names = {f"kafka-{node}.test": free_port() for node in range(1, NODES + 1)}
         self.brokers = tuple(
             Kafka(
                 directory / f"kafka-{node}",
                 settings=own,
+                named=tuple(self._names.items())[node - 1],
                 quorum=partial(self._controller.quorum, node),
                 report=report,
             )
@@ -49,6 +52,16 @@ class Cluster:
     @property
     def bootstrap(self) -> str:
         return ",".join(broker.bootstrap for broker in self.brokers)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the brokers, for clients that know that they stand for this machine."""
+        return tuple(self._names)
+
+    @property
+    def named_bootstrap(self) -> str:
+        """Where clients begin that go by the brokers' names from then on."""
+        return ",".join(f"{name}:{port}" for name, port in self._names.items())
 
     def until_whole(self) -> None:
         """Wait until every replica has caught up; only then may the next broker die."""

@@ -144,11 +144,14 @@ class Kafka:
         port: int | None = None,
         settings: Mapping[str, str] | None = None,
         quorum: Callable[[], Quorum] | None = None,
+        named: tuple[str, int] | None = None,
         report: Say = say,
     ) -> None:
+        """`named` is one more address for clients, which this broker tells them with a name in it."""
         self._given_directory = directory
         self._given_port = port
         self._settings = {**SETTINGS, **(settings or {})}
+        self._named = named
         self._say = report
         self._given_quorum = quorum
         self._node = 1
@@ -207,6 +210,14 @@ class Kafka:
         if quorum.controller_port:
             roles, listeners = "broker,controller", f"{listeners},CONTROLLER://{places.HOST}:{quorum.controller_port}"
         told = {"process.roles": roles, "listeners": listeners, **self._settings}
+        if self._named:
+            name, named_port = self._named
+            told |= {
+                "listeners": f"{listeners},NAMED://{places.HOST}:{named_port}",
+                "advertised.listeners": f"PLAINTEXT://{self.bootstrap},NAMED://{name}:{named_port}",
+                "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,NAMED:PLAINTEXT,CONTROLLER:PLAINTEXT",
+                "inter.broker.listener.name": "PLAINTEXT",
+            }
         with ThreadPoolExecutor(1) as pool:
             controller = self._controller and pool.submit(self._controller.start, java, directory / "controller")
             _format(java, directory, told, quorum)

@@ -47,10 +47,10 @@ def running(
 
 
 @contextmanager
-def running_cluster(*, report: Say = say) -> Iterator[ClusterServers]:
+def running_cluster(*, kafka_settings: Mapping[str, str] | None = None, report: Say = say) -> Iterator[ClusterServers]:
     """Start three brokers and PostgreSQL; when the block ends, all are gone with their data."""
     directory = run_directory()
-    kafka = Cluster(directory, report=report)
+    kafka = Cluster(directory, settings=kafka_settings, report=report)
     postgres = Postgres(directory / "postgres", report=report)
     with _up(directory, kafka, postgres, report):
         yield ClusterServers(kafka, postgres)

@@ -42,7 +42,9 @@ def decide(desk: Desk, choice: Choice, sources: Sequence[str], to: int | None, *
                 plan.carry_out(here.connection)
                 rules.decided(here.connection, f"positions {choice}", plan.source, plan.before, after)
             plan.finish()
-        say("done; start the workers again")
+        say(
+            "done; workers that are stopped go on by themselves in half a minute; start again those that you have ended"
+        )
 
 
 def _facts(facts: dict[str, Any]) -> str:

@@ -1,7 +1,10 @@
 """`positions show`: what both systems say of every position, and what that means."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from shared import start
+from shared.errors import OtherCluster, Stop
 from shared.operating import survey
 from shared.operating.group import Group
 from shared.operating.output import age, as_json, columns, say
@@ -9,22 +12,45 @@ from shared.operating.rules import Desk
 from shared.operating.survey import InputState, LaneState, Waiting
 
 
-def show(desk: Desk, *, json: bool) -> None:
-    """Print all positions. It may be done at any time, and changes nothing."""
+def show(desk: Desk, *, json: bool) -> bool:
+    """Print all positions; give whether there is nothing to decide. It may be done at any time, and changes nothing."""
     service = desk.service
     with Group(desk.settings, service) as group, desk.engine.connect() as connection:
-        inputs = [_input(state, service.name) for state in survey.inputs(connection, group, service)]
+        seen = start.see_topics(desk.settings, service)
+        with connection.begin():
+            wrong = start.judge_topics(connection, desk.settings, service, seen)
+        inputs = [
+            _input(state, _stop(wrong, state.source.topic) or state.disagreement(service.name))
+            for state in survey.inputs(connection, group, service)
+        ]
         states = survey.lanes(connection, group, service)
         waits = survey.waiting(connection, states)
-        lanes = [_lane(state, waits[state.lane], service.name) for state in states]
+        lanes = [
+            _lane(state, waits[state.lane], _stop(wrong, service.lane_topic) or state.disagreement(service.name))
+            for state in states
+        ]
         members = group.members()
+    topics = [{"source": name, "verdict": type(stop).__name__, "detail": str(stop)} for name, stop in wrong.items()]
     if json:
-        as_json({"inputs": inputs, "lanes": lanes, "members": members})
-        return
-    _print(service.name, inputs, lanes, members)
+        as_json({"topics": topics, "inputs": inputs, "lanes": lanes, "members": members})
+    else:
+        _print(service.name, topics, inputs, lanes, members)
+    return not any(found["detail"] for found in (*topics, *inputs, *lanes))
 
 
-def _print(service: str, inputs: list[dict[str, Any]], lanes: list[dict[str, Any]], members: list[str]) -> None:
+def _stop(wrong: Mapping[str, Stop], topic: str) -> Stop | None:
+    """What comes before any judgement of positions: they are of another log."""
+    stop = wrong.get("cluster") or wrong.get(topic)
+    return stop if isinstance(stop, OtherCluster) else None
+
+
+def _print(
+    service: str,
+    topics: list[dict[str, Any]],
+    inputs: list[dict[str, Any]],
+    lanes: list[dict[str, Any]],
+    members: list[str],
+) -> None:
     """Print the two tables, and in full what is wrong."""
     say(f"members of group {service}: {', '.join(members) or 'none'}")
     say()
@@ -40,11 +66,12 @@ def _print(service: str, inputs: list[dict[str, Any]], lanes: list[dict[str, Any
             for n in ({**lane, "oldest": age(lane["oldest_seconds"])} for lane in lanes)
         ],
     )
-    for wrong in (found["detail"] for found in (*inputs, *lanes) if found["detail"]):
+    # What is wrong with a topic is wrong with all its partitions: it is told once.
+    for wrong in dict.fromkeys(found["detail"] for found in (*topics, *inputs, *lanes) if found["detail"]):
         say(f"\n{wrong}")
 
 
-def _input(state: InputState, service: str) -> dict[str, Any]:
+def _input(state: InputState, stop: Stop | None) -> dict[str, Any]:
     return {
         "source": str(state.source),
         "H": state.position.next_offset if state.position else None,
@@ -53,11 +80,11 @@ def _input(state: InputState, service: str) -> dict[str, Any]:
         "first": state.span.low if state.span else None,
         "end": state.span.stable if state.span else None,
         "lag": state.lag,
-        **_verdict(state, service),
+        **_verdict(state, stop),
     }
 
 
-def _lane(state: LaneState, waits: Waiting, service: str) -> dict[str, Any]:
+def _lane(state: LaneState, waits: Waiting, stop: Stop | None) -> dict[str, Any]:
     return {
         "source": f"lane-{state.lane}",
         "P": state.said.offset if state.said else None,
@@ -67,11 +94,10 @@ def _lane(state: LaneState, waits: Waiting, service: str) -> dict[str, Any]:
         "rows": state.claim.rows if state.claim else None,
         "unsaid": waits.rows,
         "oldest_seconds": waits.oldest_seconds,
-        **_verdict(state, service),
+        **_verdict(state, stop),
     }
 
 
-def _verdict(state: InputState | LaneState, service: str) -> dict[str, str | None]:
-    stop = state.disagreement(service)
+def _verdict(state: InputState | LaneState, stop: Stop | None) -> dict[str, str | None]:
     words = state.words() if stop is None else type(stop).__name__
     return {"verdict": words, "detail": None if stop is None else str(stop)}

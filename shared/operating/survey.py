@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 from sqlalchemy import Connection, text
 
 from shared import outbox, positions
-from shared.errors import Stop
+from shared.errors import KafkaWentBack, Stop
 from shared.handling import Service
 from shared.operating.group import Group, Span
 from shared.ports import Claim, Committed, Input, Position
@@ -63,6 +63,9 @@ class InputState(NamedTuple):
             return None
         try:
             positions.judge_reach(service, self.source, self.position.next_offset, self.span.low, self.span.high)
+        except KafkaWentBack as stop:
+            stop.held = (self.source, self.position)
+            return stop
         except Stop as stop:
             return stop
         return None

@@ -37,6 +37,7 @@ from sqlalchemy import NullPool, create_engine
 from dev.servers import ClusterServers, Servers
 from shared import roles, start
 from shared.command import EXIT_AGAIN
+from shared.container import ServiceContainer
 from shared.database import Requests
 from shared.outbox import Outbox
 from shared.session import Session
@@ -192,9 +193,16 @@ class Stage:
     """One service, its books, and what was fed to it."""
 
     def __init__(
-        self, servers: Servers | ClusterServers, logs: Path, *, partitions: int = PARTITIONS, **settings: object
+        self,
+        servers: Servers | ClusterServers,
+        logs: Path,
+        *,
+        partitions: int = PARTITIONS,
+        build: Callable[[str, Settings], ServiceContainer] = trail.build,
+        **settings: object,
     ) -> None:
         self.servers = servers
+        self._build = build
         self.name = f"trail-{uuid.uuid4().hex[:12]}"
         self.dsn = servers.postgres.dsn(self.name, RUNTIME)
         """The workers'; the books are kept by a role that may do anything."""
@@ -222,7 +230,9 @@ class Stage:
         make_template(servers, partitions)
         servers.postgres.create_database(self.name, template=f"{TEMPLATE}_{partitions}")
         self.connection = self._connect()
-        start.create_topics(self.settings, self.kit.service)
+        # Not by what the workers are told: it may be names that only they know.
+        ours = self.settings.model_copy(update={"kafka_bootstrap_servers": servers.kafka.bootstrap})
+        start.create_topics(ours, self.kit.service)
         self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
         self.outbox = Outbox(self.kit.service, self.settings.event_bytes_max)
         self.requests = Requests(self._engine, self.outbox)
@@ -267,7 +277,7 @@ class Stage:
         chosen = self.settings.model_copy(update=settings)
         log = self._logs / f"{self.name}-{len(self.workers)}.log"
         log.touch()
-        worker = Worker(Order(self.name, chosen, log, plan, processes.Event(), processes.Event()))
+        worker = Worker(Order(self.name, chosen, log, plan, processes.Event(), processes.Event(), self._build))
         self.workers.append(worker)
         return worker
 

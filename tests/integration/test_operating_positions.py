@@ -11,10 +11,12 @@ from pathlib import Path
 
 import pytest
 from confluent_kafka import Producer, TopicPartition
+from sqlalchemy import NullPool, create_engine
 
 from dev.servers import Servers
 from shared import command
 from shared.errors import DatabaseWentBack, ExactlyOnceError, KafkaWentBack, LanesDiffer, PositionMissing, RecordsLost
+from shared.operating import diagnosis
 from tests.integration.tallies import Tallies
 from tests.waiting import SECONDS_MAX, until
 
@@ -403,6 +405,23 @@ def test_records_that_kafka_lost_after_they_were_handled(tallies: Tallies) -> No
     assert tallies.effects() == [1, 2, 3]
     # The offset was used before, by a record that Kafka lost: the epoch makes another id of it.
     assert dict(tallies.heard())[3].endswith(".asked-0.1.2.Told.0")
+
+
+def test_a_topic_that_grew_beyond_what_it_lost_is_no_reason_to_go_on(tallies: Tallies) -> None:
+    """What was written since it was cut has offsets that were handled before: a stopped worker would pass it over."""
+    tallies.ask(1, 2)
+    tallies.work()
+    tallies.sql("UPDATE position SET next_offset = 3")
+    engine = create_engine(tallies.settings.dsn(tallies.name), poolclass=NullPool)
+    around = (engine, tallies.settings, tallies.service)
+    (lost,) = diagnosis.diagnose(*around)
+    assert isinstance(lost, KafkaWentBack)
+
+    tallies.ask(3, 4)
+    assert diagnosis.diagnose(*around) == []
+    assert diagnosis.stands(lost, *around) == [lost]
+    assert tallies.run(f"positions rewind --source {tallies.source} --to 2 --yes") == 0
+    assert diagnosis.stands(lost, *around) == []
 
 
 def test_a_skip_can_be_taken_back(tallies: Tallies) -> None:

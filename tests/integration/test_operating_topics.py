@@ -3,10 +3,12 @@
 from collections.abc import Iterator
 
 import pytest
+from sqlalchemy import NullPool, create_engine
 
 from dev.servers import Servers
 from shared import start
 from shared.errors import DatabaseWentBack, LanesDiffer, OtherCluster, PositionMissing
+from shared.operating import diagnosis
 from tests.integration.tallies import Tallies
 from tests.integration.test_operating_positions import decide, stop, twice
 
@@ -24,6 +26,16 @@ def test_a_topic_that_is_heard(tallies: Tallies, capsys: pytest.CaptureFixture[s
     tallies.ask(4, 5)
 
     stop(tallies, OtherCluster, tallies.asked.topic, "created again")
+    # H is 3 and the new topic ends at 2, which would be KafkaWentBack, were it the same topic.
+    capsys.readouterr()
+    assert tallies.run("positions show") == 1
+    shown = capsys.readouterr().out
+    assert "KafkaWentBack" not in shown
+    assert f"positions adopt --source {tallies.asked.topic}`" in shown.splitlines()[-1]
+    (found,) = diagnosis.diagnose(
+        create_engine(tallies.settings.dsn(tallies.name), poolclass=NullPool), tallies.settings, tallies.service
+    )
+    assert isinstance(found, OtherCluster)
     # Its positions cannot be decided before it is: they are offsets of another topic.
     assert tallies.run(f"positions skip --source {tallies.source} --to 1 --yes") == 1
     assert "created again: decide that first" in capsys.readouterr().err

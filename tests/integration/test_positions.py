@@ -6,6 +6,7 @@ the operator's commands.
 
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from unittest import mock
 
 import pytest
 from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
@@ -13,7 +14,8 @@ from confluent_kafka.cimpl import NewPartitions
 
 from dev.servers import Servers
 from dev.servers.places import free_port
-from shared import start
+from shared import command, start, telemetry, topic_watch
+from tests.faults import trail
 from tests.faults.stage import Stage, admin
 from tests.waiting import SECONDS_MAX
 
@@ -82,7 +84,11 @@ def offsets_reset(stage: Stage) -> None:
 
 def recreated(stage: Stage) -> None:
     """Delete the topic that is heard, and create it again."""
-    topic = stage.kit.asked.topic
+    recreate(stage, stage.kit.asked.topic)
+
+
+def recreate(stage: Stage, topic: str) -> None:
+    """Delete a topic, and create it again."""
     admin(stage.servers).delete_topics([topic])[topic].result(SECONDS_MAX)
     stage.until(lambda: start.create_topics(stage.settings, stage.kit.service) == [topic], "the topic is there again")
 
@@ -105,21 +111,21 @@ def position_deleted(stage: Stage) -> None:
 
 
 @pytest.mark.parametrize(
-    ("damage", "error", "choice"),
+    ("damage", "error", "choice", "decisions"),
     [
-        (restored, "DatabaseWentBack", "rewind --source"),
-        (retention, "RecordsLost", "skip --source"),
-        (offsets_deleted, "PositionMissing", "adopt --source 'lane-"),
-        (offsets_reset, "KafkaWentBack", "adopt --source 'lane-"),
-        (recreated, "OtherCluster", "adopt --source"),
-        (another_cluster, "OtherCluster", "adopt --source cluster"),
-        (more_partitions, "LanesDiffer", "lanes resize"),
-        (position_deleted, "PositionMissing", "adopt --source '"),
+        (restored, "DatabaseWentBack", "rewind --source", ["rewind inputs", "adopt lanes"]),
+        (retention, "RecordsLost", "skip --source", []),
+        (offsets_deleted, "PositionMissing", "adopt --source 'lane-", []),
+        (offsets_reset, "KafkaWentBack", "adopt --source 'lane-", []),
+        (recreated, "OtherCluster", "adopt --source", ["adopt {asked}"]),
+        (another_cluster, "OtherCluster", "adopt --source cluster", ["adopt cluster"]),
+        (more_partitions, "LanesDiffer", "lanes resize", []),
+        (position_deleted, "PositionMissing", "adopt --source '", []),
     ],
     ids=lambda value: value.__name__ if callable(value) else None,
 )
 def test_the_worker_stops_and_says_what_to_decide(
-    stage: Stage, damage: Callable[[Stage], None], error: str, choice: str
+    stage: Stage, damage: Callable[[Stage], None], error: str, choice: str, decisions: list[str]
 ) -> None:
     damage(stage)
     effects = stage.one("SELECT count(*) FROM effect")
@@ -132,10 +138,41 @@ def test_the_worker_stops_and_says_what_to_decide(
     assert choice in reason
     assert f"error={error}" in worker.log()
     assert worker.running
-    assert worker.restarts == 0
     stage.until(lambda: stage.members() == 0, "it has left the group")
     assert stage.one("SELECT count(*) FROM effect") == effects, "it handles nothing"
+
+    for decision in decisions:
+        word, source = decision.format(asked=stage.kit.asked.topic).split()
+        decide(stage, word, source)
+    if decisions:
+        stage.until(lambda: worker.ready()[0] == 200, "it goes on by itself")
+        assert "resumed" in worker.log()
+    assert worker.restarts == 0
     stage.stop()
+
+
+@pytest.mark.parametrize("which", ["heard", "said"])
+def test_a_topic_that_is_created_again_is_noticed_while_workers_run(stage: Stage, which: str) -> None:
+    """Also by who only says something there; nothing else would tell him before his next start."""
+    assert topic_watch.LOOK_SECONDS < 30, "within a minute"
+    worker = stage.worker(metrics_port=free_port())
+    stage.until(lambda: worker.ready()[0] == 200, "it works")
+    topic = stage.kit.asked.topic if which == "heard" else stage.kit.told.topic
+    recreate(stage, topic)
+    stage.until(lambda: f"stopped: OtherCluster: topic {topic} " in worker.ready()[1], "it notices")
+    decide(stage, "adopt", topic)
+    stage.until(lambda: worker.ready()[0] == 200, "it goes on by itself")
+    stage.stop()
+
+
+def decide(stage: Stage, choice: str, source: str) -> None:
+    """Do what an operator does while a worker stands stopped."""
+    built = trail.build(stage.name, stage.settings)
+    try:
+        with mock.patch.object(telemetry, "configure"):
+            assert command.run(built, ["positions", choice, "--source", source, "--yes"]) == 0
+    finally:
+        built.engine().dispose()
 
 
 def test_lanes_that_differ_from_the_setting(stage: Stage) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from confluent_kafka import Producer
@@ -14,9 +15,10 @@ from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from dev.servers.places import free_port
-from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable
+from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.kafka import KafkaClient
 from shared.ports import Committed, Input, OutboxRow
+from shared.producer import TransactionalProducer
 from tests.faults import trail
 from tests.faults.stage import Stage, admin
 from tests.faults.wire import Wire
@@ -291,3 +293,27 @@ def test_a_new_producer_waits_until_what_was_open_has_ended(stage: Stage, kafka:
     kafka.flush()
     kafka.commit()
     assert said(stage) == ["one"]
+
+
+class Ahead(Producer):
+    """A producer whose clock is two hours ahead; brokers bear one hour."""
+
+    def produce(self, *arguments: Any, **named: Any) -> None:
+        """Produce with the time of a wrong clock."""
+        named["timestamp"] = int((time.time() + 7_200) * 1_000)
+        super().produce(*arguments, **named)
+
+
+def test_a_broker_that_refuses_our_clock_is_named_and_no_restart_is_asked_for(stage: Stage) -> None:
+    """A second start would have the same clock. Of many rows the client tells only that some are refused."""
+    producer = TransactionalProducer(stage.settings, stage.kit.service, 0, make=Ahead)
+    for words, meaning, told in (
+        (("a", "b"), ContentRefused, "INVALID_RECORD"),
+        (("a",), Refused, "INVALID_TIMESTAMP.*clock"),
+    ):
+        producer.renew()
+        producer.begin()
+        producer.produce(rows(stage, *words))
+        with pytest.raises(meaning, match=told):
+            producer.flush()
+    producer.close()

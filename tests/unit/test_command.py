@@ -75,7 +75,7 @@ def test_what_a_message_names_can_be_typed(where: str, line: str) -> None:
 
 def test_there_are_such_messages() -> None:
     files = {where for where, _ in named()}
-    assert files >= {"cycle.py", "worker.py", "start.py", "migrating.py", "consumer.py", "lanes.py", "visible.py"}
+    assert files >= {"cycle.py", "worker.py", "start.py", "migrating.py", "positions.py", "lanes.py", "visible.py"}
 
 
 def test_no_message_names_a_command_in_another_way() -> None:
@@ -100,7 +100,7 @@ def test_what_the_page_names_can_be_typed(line: str) -> None:
 @pytest.mark.parametrize(
     ("judge", "choices"),
     [
-        (lambda: judge_input("order", SOURCE, Committed(7, ""), None), ["adopt", "rewind", "skip"]),
+        (lambda: judge_input("order", SOURCE, Committed(7, ""), None), ["rewind", "adopt", "skip"]),
         (lambda: judge_input("order", SOURCE, Committed(7, ""), Position(5, 0)), ["rewind", "skip"]),
         (lambda: judge_reach("order", SOURCE, 5, 7, 9), ["skip"]),
         (lambda: judge_reach("order", SOURCE, 10, 7, 9), ["rewind"]),

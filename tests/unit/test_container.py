@@ -10,7 +10,7 @@ from dependency_injector import providers
 from dev.service.names import Spellings
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/container.py"))
-AT_CALL = {"member", "producer", "kafka", "check"}
+AT_CALL = {"member", "producer", "kafka", "check", "look_at_topics", "stands"}
 """These are called with a slot, or reach for a server: they are built as the worker builds them."""
 
 

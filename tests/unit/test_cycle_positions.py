@@ -3,7 +3,7 @@
 import pytest
 
 from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing, Stop
-from shared.ports import Claim, Committed, Input, Position
+from shared.ports import REPORTED, Claim, Committed, Input, Position
 from shared.positions import Verdict, judge_input, judge_lane
 
 SOURCE = Input("order.events", 2)
@@ -32,6 +32,33 @@ def test_an_input(committed: int | None, row: int | None, verdict: Verdict | typ
     assert str(committed) in str(stop.value)
     assert "python -m services.shop positions" in str(stop.value)
     assert "--source 'order.events[2]'" in str(stop.value)
+
+
+@pytest.mark.parametrize(
+    ("mark", "words"),
+    [
+        (REPORTED, "the database is an older state"),
+        ("", "another consumer uses this group and committed it"),
+        ("of a stranger", "another consumer uses this group and committed it"),
+    ],
+)
+def test_who_may_have_committed_above_h_is_said_and_what_loses_nothing_comes_first(mark: str, words: str) -> None:
+    with pytest.raises(DatabaseWentBack) as stop:
+        judge_input("shop", SOURCE, Committed(8, mark), Position(7, 0))
+    message = str(stop.value)
+    assert words in message
+    assert ("another consumer" in message) == (mark != REPORTED)
+    assert message.index("positions rewind") < message.index("positions skip")
+
+
+def test_a_position_that_is_missing_may_never_have_been_ours() -> None:
+    with pytest.raises(PositionMissing, match="another consumer committed in this group") as stop:
+        judge_input("shop", SOURCE, Committed(8, ""), None)
+    message = str(stop.value)
+    assert message.index("positions rewind") < min(message.index("positions skip"), message.index("positions adopt"))
+    with pytest.raises(PositionMissing) as ours:
+        judge_input("shop", SOURCE, Committed(8, REPORTED), None)
+    assert "another consumer" not in str(ours.value)
 
 
 @pytest.mark.parametrize(

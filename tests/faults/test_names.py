@@ -1,0 +1,85 @@
+"""Brokers that vanish with their names, as a container does that restarts: nothing is lost, so nobody stops."""
+
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from dev.servers import ClusterServers, running_cluster
+from dev.servers.places import free_port
+from tests.faults.names import Names
+from tests.faults.stage import Stage, Worker, admin
+from tests.waiting import SECONDS_MAX
+
+PARTITIONS = 3
+
+DEAD_MS = 9_000
+"""For so long a broker that vanished goes on leading, unless the brokers are set up otherwise."""
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[ClusterServers]:
+    """Three brokers that tell clients their names."""
+    with running_cluster(kafka_settings={"broker.session.timeout.ms": str(DEAD_MS)}) as servers:
+        yield servers
+
+
+def leaders(stage: Stage) -> set[int]:
+    """Which brokers lead lanes."""
+    topic = stage.kit.service.lane_topic
+    partitions = admin(stage.servers).list_topics(topic, SECONDS_MAX).topics[topic].partitions
+    return {int(partition.leader) for partition in partitions.values()}
+
+
+def coordinator(stage: Stage) -> int:
+    """Which broker coordinates the group."""
+    found = admin(stage.servers).describe_consumer_groups([stage.name])[stage.name].result(SECONDS_MAX)
+    return int(found.coordinator.id)
+
+
+@pytest.mark.timeout(240)
+def test_a_broker_that_vanishes_with_its_name_while_lanes_move(cluster: ClusterServers, tmp_path: Path) -> None:
+    """For some seconds it still leads lanes, and nobody can ask it where they end."""
+    names = Names(tmp_path / "hosts", cluster.kafka.names)
+    with Stage(
+        cluster,
+        tmp_path,
+        partitions=PARTITIONS,
+        replication_factor=3,
+        kafka_bootstrap_servers=cluster.kafka.named_bootstrap,
+        build=names.build(),
+    ) as stage:
+        stays, leaves = stage.worker(metrics_port=free_port()), stage.worker()
+        stage.ask()
+        stage.until_drained()
+        stage.until_shared(2)
+        gone = next(b for b in (1, 2, 3) if b != coordinator(stage) and b in leaders(stage))
+
+        names.forget(f"kafka-{gone}.test")
+        broker = cluster.kafka.brokers[gone - 1]
+        broker.kill()
+        try:
+            leaves.stopped = True
+            leaves.send(signal.SIGKILL)
+            stage.until_shared(1)
+            stage.until(lambda: gone not in leaders(stage), "others lead what it led")
+            stage.ask()
+            stage.request()
+            stage.until_drained()
+        finally:
+            names.know(*cluster.kafka.names)
+            broker.start()
+            cluster.kafka.until_whole()
+        stage.ask()
+        stage.until_drained()
+        stage.until(lambda: stays.ready()[0] == 200, "it works")
+        assert_went_on(stays)
+        stage.stop()
+        assert stage.problems() == []
+
+
+def assert_went_on(*workers: Worker) -> None:
+    """See that none of them stopped or ended."""
+    assert [worker.restarts for worker in workers] == [0] * len(workers)
+    assert [worker for worker in workers if "stopped" in worker.log()] == []

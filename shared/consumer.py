@@ -30,6 +30,11 @@ REQUEST_SECONDS = 5.0
 LEAVE_SECONDS = 2.0
 """It takes 50 ms; a broker that does not answer learns of it by the session timeout."""
 
+REBALANCE_SECONDS = 30.0
+"""A group deals its shares out anew in some seconds, or in a session timeout if a member is gone. Who has none after so
+long does not work.
+"""
+
 MAX_POLL_MS = 120_000
 """The least that the broker waits without a poll before it gives the partitions away. A worker polls when it works; one
 that waits for a server, or for a transaction to end, lets others take over.
@@ -119,6 +124,9 @@ class GroupMember:
         )
         self._owned: Assignment = NOTHING
         self._changed = False
+        self._assigned_at: float | None = None
+        """When the group last gave a share, or took it away; None before the first."""
+        self._rebalancing = False
         self._reading: set[Input] = set()
         self._incremental = settings.group_protocol == "consumer"
         self._consumer.subscribe(
@@ -143,7 +151,19 @@ class GroupMember:
             frozenset(p.partition for p in partitions if p.topic == lane_topic),
         )
 
+    @property
+    def assigned(self) -> bool:
+        """Whether the group has given this worker its share, be it an empty one. While it is dealt out anew, for some
+        seconds, the last word counts.
+        """
+        if self._incremental:  # an empty share is not told under KIP-848
+            return bool(self._consumer.memberid())
+        if self._assigned_at is None:
+            return False
+        return not self._rebalancing or time.monotonic() - self._assigned_at < REBALANCE_SECONDS
+
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        self._assigned_at, self._rebalancing = time.monotonic(), False
         share = self._share(partitions)
         # The callback must assign, or the client would do it by itself, at the committed offsets. Inputs follow in the
         # main loop, at H.
@@ -152,6 +172,8 @@ class GroupMember:
         self._changed = True
 
     def _on_revoke(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
+        if not self._rebalancing and self._assigned_at is not None:
+            self._assigned_at, self._rebalancing = time.monotonic(), True
         share = self._share(partitions)
         self._owned = Assignment(self._owned.inputs - share.inputs, self._owned.lanes - share.lanes)
         self._changed = True
@@ -240,11 +262,6 @@ class GroupMember:
         except KafkaException as error:
             raise KafkaUnavailable(f"first offset of {source}: {error.args[0]}") from error
         return int(low)
-
-    def end(self, source: Input) -> int | None:
-        """Give the end of `source` as of the last fetch, without asking; None if it is not known."""
-        _, high = self._consumer.get_watermark_offsets(TopicPartition(*source), cached=True)
-        return int(high) if high >= 0 else None
 
     def read_from(self, positions: Mapping[Input, int], lanes: Collection[int]) -> None:
         if self._owned != NOTHING:

@@ -12,6 +12,7 @@ from shared.consumer import GroupMember
 from shared.handling import Service
 from shared.housekeeping import Housekeeping
 from shared.kafka import KafkaClient
+from shared.observer import Observer
 from shared.outbox import Outbox
 from shared.producer import TransactionalProducer
 from shared.transaction import WorkerDatabase
@@ -70,6 +71,7 @@ class ServiceContainer(containers.DeclarativeContainer):
         claim_bytes=settings.provided.claim_bytes,
     )
     housekeeping = providers.Singleton(Housekeeping, engine=worker_engine, settings=settings)
+    observer = providers.Singleton(Observer, engine=worker_engine, settings=settings, service=service)
     check = providers.Callable(_check, engine=worker_engine, settings=settings, service=service)
     look_at_topics = providers.Callable(start.look_at_topics, engine=worker_engine, settings=settings, service=service)
     stands = providers.Callable(
@@ -85,5 +87,6 @@ class ServiceContainer(containers.DeclarativeContainer):
         stands=stands.provider,
         connect=kafka.provider,
         housekeeping=housekeeping,
+        observer=observer,
     )
     application: providers.Provider[Any] = providers.Dependency()

@@ -21,10 +21,10 @@ KINDS_MAX = 500
 LEVELS = frozenset({"warning", "error"})
 """What is less is asked for by a level; what is more tells the end of the work, and is repeated on purpose."""
 
-MEASURES = frozenset({"seconds", "attempts", "timestamp", "exception", "exc_info", "stack_info", "repeated"})
+MEASURES = frozenset({"seconds", "timestamp", "exception", "exc_info", "stack_info", "traceback", "repeated"})
 """Facts that differ from one repetition to the next."""
 
-WORDS = frozenset({"event", "detail", "error"})
+WORDS = frozenset({"event", "detail", "error", "client"})
 """Facts in which numbers do not make another kind: ports, milliseconds, counts."""
 
 _NUMBER = re.compile(r"\d+")

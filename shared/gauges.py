@@ -7,7 +7,7 @@ from prometheus_client import REGISTRY, CollectorRegistry
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
-LASTS_SECONDS = 15.0
+LASTS_SECONDS = 20.0
 """A value that was not measured anew for so long is not known any more. What measures does so every few seconds."""
 
 

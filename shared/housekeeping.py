@@ -1,19 +1,17 @@
-"""Housekeeping, beside the work of a worker: deletes what is older than its retention, shows the age of the outbox."""
+"""Housekeeping, beside the work of a worker: deletes what is older than its retention."""
 
 import threading
 
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import backlog, claims, inbox
+from shared import claims, inbox
 from shared.settings import Settings
 from shared.slots import LOCK_CLASS
 from shared.telemetry import log
 
-LOOK_SECONDS = 5.0
-"""How often the age of the outbox is looked at."""
-PRUNE_EVERY = 6
-"""Looks between two prunings: half a minute."""
+PRUNE_SECONDS = 30.0
+"""Between two prunings."""
 ROWS = 5_000
 """Rows deleted in one transaction; it takes some milliseconds and holds no lock that a batch waits for."""
 ROUNDS_MAX = 200
@@ -66,13 +64,9 @@ class Housekeeping:
         return deleted
 
     def _run(self) -> None:
-        looks = 0
-        while not self._stopping.wait(LOOK_SECONDS):
-            looks += 1
+        while not self._stopping.wait(PRUNE_SECONDS):
             try:
-                with self._engine.connect() as connection:
-                    backlog.look(connection)
-                if looks % PRUNE_EVERY == 0 and (deleted := self.clean()):
+                if deleted := self.clean():
                     log.info("pruned", rows=deleted)
             except SQLAlchemyError as error:
                 log.warning("housekeeping_failed", detail=str(error))

@@ -11,7 +11,6 @@ class KafkaClient:
         self.poll = member.poll
         self.committed = member.committed
         self.beginning = member.beginning
-        self.end = member.end
         self.read_from = member.read_from
         self.pause = member.pause
         self.resume = member.resume
@@ -23,7 +22,13 @@ class KafkaClient:
         self.send_offsets = producer.send_offsets
         self.commit = producer.commit
         self.confirm = producer.confirm
+        self._member = member
         self._halves = (producer, member)
+
+    @property
+    def assigned(self) -> bool:
+        """Whether the group has given this worker its share, be it an empty one."""
+        return self._member.assigned
 
     def close(self) -> None:
         """Close both clients."""

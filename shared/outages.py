@@ -3,7 +3,7 @@
 import threading
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 from shared.logs import log
 
@@ -27,15 +27,15 @@ class Outage:
         """Whether somebody misses the server now."""
         return bool(self._missed_by)
 
-    def missed(self, by: str, detail: str) -> None:
-        """Note that `by` got no answer."""
+    def missed(self, by: str, detail: str, *, for_seconds: float = 0.0) -> None:
+        """Note that `by` got no answer, since some seconds ago."""
         with self._turn:
             first = not self._missed_by
             self._missed_by.add(by)
             if not first:
                 return
-            self._began = self._clock()
-            self._since = datetime.now(UTC).isoformat(timespec="seconds")
+            self._began = self._clock() - for_seconds
+            self._since = (datetime.now(UTC) - timedelta(seconds=for_seconds)).isoformat(timespec="seconds")
             log.warning(f"{self._server}_unavailable", since=self._since, by=by, detail=detail[:DETAIL_MAX])
 
     def answered(self, by: str) -> None:

@@ -33,6 +33,11 @@ LAG = Known(
     "Offsets between H and the end of an input, those that are held back included; absent while it is not known",
     ("topic", "partition"),
 )
+HELD = Known(
+    "records_held_back_seconds",
+    "How long an open transaction of somebody holds an input back; 0: none does; absent while it is not known",
+    ("topic", "partition"),
+)
 CYCLE = Histogram(
     "cycle_seconds",
     "One cycle that had something to do",

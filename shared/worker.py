@@ -33,8 +33,10 @@ from shared.errors import (
 from shared.handling import Handlers, Service
 from shared.housekeeping import Housekeeping
 from shared.kafka import KafkaClient
+from shared.observer import Observer
 from shared.program import program
 from shared.settings import Settings
+from shared.slots import SETTLE_SECONDS
 from shared.telemetry import log
 from shared.topic_watch import TopicWatch
 from shared.transaction import WorkerDatabase
@@ -96,6 +98,7 @@ class Worker:
         stands: Callable[[Stop | NotLetIn], Sequence[Stop]],
         connect: Callable[[int], KafkaClient],
         housekeeping: Housekeeping,
+        observer: Observer,
     ) -> None:
         self._settings = settings
         self._service = service
@@ -105,6 +108,7 @@ class Worker:
         self._stands = stands
         self._connect = connect
         self._housekeeping = housekeeping
+        self._observer = observer
         self._watchdog = Watchdog()
         self._stopping = threading.Event()
         self._ready = False
@@ -119,13 +123,16 @@ class Worker:
 
     def ready(self) -> tuple[bool, str]:
         """Whether this worker works, or stands by to work; and what it does."""
-        return self._ready, self._state
+        if self._ready and (silence := self._observer.silence()):  # the main loop may wait for it, and tell nothing
+            return False, silence
+        return self._ready, "; ".join(filter(None, (self._state, self._observer.held_back())))
 
     def _enter(self, state: str, detail: str = "") -> None:
         """Be in a state, in all that shows it. What a worker owns is known while it works, and only then."""
         self._state = f"{state}: {detail}" if detail else state
         telemetry.STATE.show({(name,): float(name == state) for name in telemetry.STATES})
         if state != "working":
+            self._observer.own(())
             telemetry.LANES.forget()
             telemetry.PARKED.forget()
 
@@ -141,6 +148,7 @@ class Worker:
                 except Stop as stop:
                     # The slot too: an operator decides while no worker holds one.
                     self._database.close()
+                    self._observer.start()
                     self._stopped(stop)
                 live = self._live
         finally:
@@ -148,11 +156,13 @@ class Worker:
             self._enter("ending")
             self._watchdog.allow("closing", self._settings.grace_seconds)
             self._housekeeping.stop()
+            self._observer.stop()
             self._database.close()
         log.info("worker_ended")
 
     def _begin(self) -> None:
         self._checked()
+        self._observer.start()
         self._live()
 
     def _live(self) -> None:
@@ -187,12 +197,18 @@ class Worker:
 
     def _take_slot(self) -> bool:
         """Take a slot, or stand by until one is free; False if the worker was asked to stop meanwhile."""
-        settled = False
+        settled, asked_at = False, 0.0
         while not self._stopping.is_set():
             wait = STANDBY_SECONDS
             try:
                 if not settled:
                     wait = self._database.settle_seconds()
+                    if not asked_at:
+                        asked_at = time.monotonic()
+                        if wait > 0:
+                            self._say_settling()
+                    # By our clock too: the server's may have been set back, and then it seems to start in the future.
+                    wait = min(wait, SETTLE_SECONDS - (time.monotonic() - asked_at))
                     settled = wait <= 0
                 if settled:
                     if self._database.take_slot():
@@ -204,13 +220,25 @@ class Worker:
                             slots=self._settings.worker_slots,
                             note="all slots are taken; this worker takes the next free one",
                         )
-                    self._ready = True
-                    self._enter("standby", "all slots are taken")
+                    self._stand_by()
                 outages.DATABASE.answered("worker")
             except Unavailable as error:
                 self._wait_for(error, 0)
             self._stopping.wait(min(wait, STANDBY_SECONDS))
         return False
+
+    def _say_settling(self) -> None:
+        what = f"PostgreSQL has just started: for {SETTLE_SECONDS:.0f} s its workers of before take their slots first"
+        self._enter("starting", what)
+        log.info("settling", seconds_max=SETTLE_SECONDS, note=what)
+
+    def _stand_by(self) -> None:
+        silence = self._observer.silence()
+        self._ready = not silence
+        if silence:
+            self._enter("waiting", silence)
+        else:
+            self._enter("standby", "all slots are taken")
 
     def _work(self, slot: int, watch: TopicWatch) -> None:
         """Work with one pair of Kafka clients after the other."""
@@ -278,12 +306,14 @@ class Worker:
                 progress = cycle.run(wait, report=report)
                 if report:
                     reported = began
-                    _show_lag(kafka, cycle)
                 outages.KAFKA.answered("worker")
                 outages.DATABASE.answered("worker")
                 wait = min(2 * wait, WAIT_MAX) if progress.idle else WAIT_MIN
                 pause = PAUSE_MIN
                 answered = time.monotonic()
+                if progress.received or progress.said:
+                    self._observer.heard()
+                self._show(cycle, assigned=kafka.assigned)
                 self._note(cycle, progress, answered - began)
             except (Stop, NotLetIn) as doubt:
                 in_doubt = True
@@ -321,6 +351,7 @@ class Worker:
         """
         if isinstance(doubt, Brake | ContentStuck):
             raise doubt
+        self._observer.start()
         log.warning("asking_again", error=type(doubt).__name__, detail=str(doubt))
         self._ready = False
         self._enter("waiting", f"asking again, for it may not be so: {doubt}")
@@ -370,6 +401,23 @@ class Worker:
                 f"{doubt}"
             )
 
+    def _show(self, cycle: Cycle, *, assigned: bool) -> None:
+        """Say whether this worker works. Whoever owns nothing does only if the group has given him nothing to do."""
+        silence, owned, parked = self._observer.silence(), cycle.owned, cycle.parked()
+        if silence:
+            self._ready = False
+            self._enter("waiting", silence)
+        elif not assigned:
+            self._ready = False
+            self._enter("waiting", "the group has not given this worker a share yet")
+        else:
+            self._ready = not parked
+            self._observer.own(owned.inputs)
+            detail = f"{len(owned.inputs)} inputs, {len(owned.lanes)} lanes"
+            self._enter("working", f"{detail}, {len(parked)} parked" if parked else detail)
+            telemetry.PARKED.set(len(parked))
+            telemetry.LANES.set(len(owned.lanes))
+
     def _note(self, cycle: Cycle, progress: Progress, seconds: float) -> None:
         """Keep the metrics, release parked inputs in time, and brake when too much is set aside."""
         now = time.monotonic()
@@ -385,15 +433,6 @@ class Worker:
                 del self._due[source]
                 cycle.unpark(source)
         self._due = {source: due for source, due in self._due.items() if source in cycle.parked()}
-        owned = cycle.owned
-        self._enter(
-            "working",
-            f"{len(owned.inputs)} inputs, {len(owned.lanes)} lanes"
-            + (f", {len(cycle.parked())} parked" if cycle.parked() else ""),
-        )
-        self._ready = not cycle.parked()
-        telemetry.PARKED.set(len(cycle.parked()))
-        telemetry.LANES.set(len(owned.lanes))
         if progress.idle:
             return
         telemetry.CYCLE.observe(seconds)
@@ -457,18 +496,6 @@ def _close(kafka: KafkaClient) -> None:
     closing.join(CLOSE_SECONDS)
     if closing.is_alive() and sum(thread.name == "closing" for thread in threading.enumerate()) > CLOSING_MAX:
         raise TooManyRecoveries("the Kafka clients cannot be closed")
-
-
-def _show_lag(kafka: KafkaClient, cycle: Cycle) -> None:
-    """Set the lag of the inputs owned, and only of those: what moved away is shown by its new owner."""
-    ends = {source: kafka.end(source) for source in cycle.seen}
-    telemetry.LAG.show(
-        {
-            (source.topic, str(source.partition)): float(max(0, end - handled))
-            for source, handled in cycle.seen.items()
-            if (end := ends[source]) is not None
-        }
-    )
 
 
 def _within_minute(times: deque[float], more: int) -> int:

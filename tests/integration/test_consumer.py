@@ -188,11 +188,7 @@ def test_what_somebody_writes_to_the_topic_of_the_lanes_is_not_read(stage: Stage
     assert stage.one("SELECT count(*) FROM dead_letter") == 0
 
 
-def test_the_beginning_and_the_end_of_an_input(stage: Stage, member: GroupMember) -> None:
+def test_the_beginning_of_an_input(stage: Stage, member: GroupMember) -> None:
     joined(member)
     first, _ = inputs(stage)
     assert member.beginning(first) == 0
-    stage.ask(stage.keys[:2])
-    member.read_from({first: 0}, (0, 1))
-    read(member, 2)
-    until(lambda: (member.poll(1, 0.05), member.end(first) == 2)[1], "the end is known")

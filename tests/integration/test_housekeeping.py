@@ -55,8 +55,7 @@ def test_one_at_a_time(stage: Stage, engine: Engine) -> None:
 def test_a_database_that_is_away_does_not_end_the_thread(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
     log = Mock(spec_set=("info", "warning"))
     monkeypatch.setattr(housekeeping, "log", log)
-    monkeypatch.setattr(housekeeping, "LOOK_SECONDS", 0.05)
-    monkeypatch.setattr(housekeeping, "PRUNE_EVERY", 1)
+    monkeypatch.setattr(housekeeping, "PRUNE_SECONDS", 0.05)
     url = stage.settings.dsn(stage.name)
     engine = create_engine(url)
     keeper = Housekeeping(engine, stage.settings)

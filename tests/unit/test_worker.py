@@ -60,6 +60,7 @@ class Member:
     def __init__(self, scene: "Scene") -> None:
         self._scene = scene
         self.closed = self.left = False
+        self.assigned = True
 
     def poll(self, _records: int, _seconds: float) -> Polled:
         """Raise the next error, or find nothing."""
@@ -139,6 +140,22 @@ class Idle:
     stop = start
 
 
+class Seeing(Idle):
+    """An observer to whom Kafka answers."""
+
+    def silence(self) -> str:
+        """Not silent."""
+        return ""
+
+    held_back = silence
+
+    def heard(self) -> None:
+        """It has answered."""
+
+    def own(self, _inputs: object) -> None:
+        """Whose lag is shown."""
+
+
 class Scene:
     """A worker with no servers, which runs on a thread."""
 
@@ -164,6 +181,7 @@ class Scene:
             stands=self._stands,
             connect=self._connect,
             housekeeping=cast("Any", Idle()),
+            observer=cast("Any", Seeing()),
         )
         self._thread = threading.Thread(target=self._run, daemon=True)
 

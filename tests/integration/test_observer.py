@@ -1,0 +1,149 @@
+"""A worker says what is true in every state: that Kafka does not answer while it has nothing to do, how far the service
+is behind while it is stopped or waits, and who holds an input back.
+"""
+
+import json
+import re
+import signal
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import psycopg
+from confluent_kafka import IsolationLevel, Producer
+
+from dev.servers import Servers
+from dev.servers.places import free_port
+from shared.telemetry import STATES
+from tests.faults.stage import Stage, Worker, headers
+from tests.waiting import until
+
+
+def shown(worker: Worker) -> str:
+    """The page of metrics."""
+    address = f"http://127.0.0.1:{worker.order.settings.metrics_port}/metrics"
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def values(worker: Worker, name: str) -> list[float]:
+    """The values of a metric, whatever its labels."""
+    return [float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", shown(worker), re.MULTILINE)]
+
+
+def state(worker: Worker) -> str:
+    """The one state that a worker is in."""
+    page = shown(worker)
+    found = dict(re.findall(r'^worker_state{state="(\w+)"} (\S+)$', page, re.MULTILINE))
+    assert set(found) == set(STATES)
+    assert sorted(found.values()) == ["0.0"] * (len(STATES) - 1) + ["1.0"]
+    return str(next(name for name, value in found.items() if value == "1.0"))
+
+
+def lines(worker: Worker) -> list[dict[str, Any]]:
+    """The log; each line has to be JSON."""
+    return [json.loads(line) for line in worker.log().splitlines()]
+
+
+def events(worker: Worker, name: str) -> list[dict[str, Any]]:
+    return [line for line in lines(worker) if line["event"] == name]
+
+
+@contextmanager
+def at_work(stage: Stage) -> Iterator[Worker]:
+    worker = stage.worker(metrics_port=free_port(), log_format="json")
+    stage.until(lambda: worker.ready() == (200, "working: 2 inputs, 2 lanes\n"), "it works")
+    stage.ask()
+    stage.until_drained()
+    yield worker
+
+
+def test_an_idle_worker_tells_that_kafka_is_gone_and_is_back(breakable_servers: Servers, tmp_path: Path) -> None:
+    kafka = breakable_servers.kafka
+    with Stage(breakable_servers, tmp_path) as stage, at_work(stage) as worker:
+        until(lambda: values(worker, "records_lag") == [0.0, 0.0], "the lag is known")
+        assert state(worker) == "working"
+        assert values(worker, "lanes_owned") == [2.0]
+
+        kafka.freeze()
+        until(lambda: worker.ready()[0] == 503, "it does not call itself ready")
+        until(lambda: state(worker) == "waiting", "the gauge says so too")
+        assert "Kafka" in worker.ready()[1]
+        assert values(worker, "lanes_owned") == [], "what is not known is not shown"
+        until(lambda: values(worker, "records_lag") == [], "nor is the lag")
+        until(lambda: values(worker, "outbox_oldest_seconds") == [0.0], "PostgreSQL answers")
+        kafka.thaw()
+        until(lambda: worker.ready()[0] == 200, "it works again")
+
+        kafka.kill()
+        until(lambda: worker.ready()[0] == 503, "it does not call itself ready")
+        until(lambda: len(events(worker, "kafka_unavailable")) == 2, "the outage has begun")
+        kafka.start()
+        until(lambda: worker.ready()[0] == 200 and state(worker) == "working", "it works again")
+        until(lambda: len(events(worker, "kafka_available")) == 2, "and says so")
+        began, ended = events(worker, "kafka_unavailable"), events(worker, "kafka_available")
+        assert [line["since"] for line in began] == [line["since"] for line in ended]
+        client = [line for line in lines(worker) if line["event"] == "kafka_client"]
+        assert client, "the client's lines are in our form"
+        stage.stop()
+        assert len(lines(worker)) < 60
+
+
+def test_the_lag_is_true_while_a_table_is_locked_and_while_a_worker_is_stopped(stage: Stage) -> None:
+    with at_work(stage) as worker:
+        until(lambda: values(worker, "records_lag") == [0.0, 0.0], "the lag is known")
+        with psycopg.connect(stage.servers.postgres.dsn(stage.name)) as locking:
+            locking.execute("LOCK TABLE position, outbox IN ACCESS EXCLUSIVE MODE")
+            stage.ask(list(stage.keys) * 10)
+            until(lambda: sum(values(worker, "records_lag")) == 40, "what waits is told")
+            until(lambda: state(worker) == "waiting", "it waits")
+            until(lambda: values(worker, "outbox_oldest_seconds") == [], "nobody knows that")
+            assert worker.ready()[0] == 503
+        stage.until_drained()
+        until(lambda: events(worker, "database_available"), "PostgreSQL is back")
+        assert len(events(worker, "database_available")) == len(events(worker, "database_unavailable"))
+
+        stage.connection.execute("UPDATE position SET next_offset = next_offset - 3 WHERE partition = 0")
+        worker.send(signal.SIGKILL)
+        worker.again()
+        until(lambda: worker.ready()[0] == 503 and state(worker) == "stopped", "an operator has to decide")
+        until(lambda: sum(values(worker, "records_lag")) == 3, "the lag of all inputs, though it owns none")
+        assert values(worker, "lanes_owned") == []
+        assert values(worker, "inputs_parked") == []
+
+
+def test_whoever_consumes_says_who_holds_it_back(stage: Stage) -> None:
+    with at_work(stage) as worker:
+        stranger = Producer(
+            {
+                "bootstrap.servers": stage.bootstrap,
+                "transactional.id": f"{stage.name}-x",
+                "transaction.timeout.ms": 90_000,
+                "log_level": 0,
+            }
+        )
+        stranger.init_transactions(30)
+        stranger.begin_transaction()
+        topic = stage.kit.asked.topic
+        end = stage.ends(topic, IsolationLevel.READ_UNCOMMITTED)[0]
+        head = [*headers("the-first")[:1], ("ce_source", b"stranger\x1b[2J"), *headers("the-first")[2:]]
+        stranger.produce(topic, b"{}", "k", partition=0, headers=head)
+        assert stranger.flush(30) == 0
+
+        until(lambda: "held back" in worker.ready()[1], "health says so")
+        status, detail = worker.ready()
+        assert status == 200, "it is no fault of this worker"
+        assert f"{topic}[0] is held back at offset {end} since 20" in detail
+        assert r"by an open transaction of stranger\x1b[2J, with Asked.v1 the-first as its first record" in detail
+        until(lambda: max(values(worker, "records_held_back_seconds")) > 10, "so does a metric")
+        assert sorted(values(worker, "records_lag")) == [0.0, 1.0], "what is held back waits as well"
+        (told,) = events(worker, "held_back")
+        assert told["offset"] == end
+
+        stranger.abort_transaction(30)
+        until(lambda: events(worker, "held_back_ended"), "its end is told")
+        until(lambda: worker.ready()[1] == "working: 2 inputs, 2 lanes\n", "and forgotten")
+        until(lambda: values(worker, "records_lag") == [0.0, 0.0], "nothing waits")
+        stage.stop()

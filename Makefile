@@ -26,9 +26,9 @@ profiles = $(if $(findstring cluster,$(PROFILES)),$(PROFILES),single$(if $(PROFI
 help:  ## print this list (the default)
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-demo: $(READY)  ## orders flow while workers are killed; ends with the balance sheet (ORDERS= SECONDS= KILLS= FREEZES= SEED=)
+demo: $(READY)  ## orders flow while workers are killed; ends with the balance sheet (ORDERS= SECONDS= KILLS= FREEZES= SEED=; HOSTILE=1)
 	@$(RUN) -m dev.demo $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) \
-		$(call option,FREEZES,freezes) $(call option,SEED,seed)
+		$(call option,FREEZES,freezes) $(call option,SEED,seed) $(if $(HOSTILE),--hostile)
 
 up: .env  ## start everything in docker compose, and wait until it is ready (PROFILES=cluster,ui,observe: any of them)
 	@docker compose version >/dev/null || { echo "This needs Docker with its compose plugin." >&2; exit 1; }

@@ -132,6 +132,9 @@ class _Making:
             none("orders whose events are out of order", late.out_of_order, of_orders=True),
             none("records that are no events of their service", foreign, of_orders=True),
         )
+        if self._book is not None and self._book.strangers:
+            read = self._topics.strangers
+            self._sheet.add("Events", Row("records of the malicious producer", read, self._book.strangers))
         for event_type, (service, query) in SUMS.items():
             total = self._databases.number(service, query)
             self._sheet.add("Money", Row(f"money in {event_type}, minor units", sums[event_type], total))

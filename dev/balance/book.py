@@ -28,6 +28,8 @@ class Book:
     """Pieces put into stock, by SKU."""
     deposited: Counter[str] = field(default_factory=Counter)
     """Minor units paid in, by account."""
+    strangers: int = 0
+    """Records that the malicious producer has committed."""
     complete: bool = True
 
     def accept(self, key: str, order_id: str) -> None:
@@ -44,6 +46,7 @@ class Book:
 
     def _lines(self) -> Iterator[dict[str, Any]]:
         yield {"complete": self.complete}
+        yield {"strangers": self.strangers}
         for order_id, key in self.accepted.items():
             yield {"order": order_id, "key": key, "cancelled": order_id in self.cancelled}
         yield from ({"unknown": key} for key in self.unknown)
@@ -60,6 +63,8 @@ class Book:
                 match json.loads(text):
                     case {"complete": bool(complete)}:
                         book.complete = complete
+                    case {"strangers": int(count)}:
+                        book.strangers = count
                     case {"order": str(order_id), "key": str(key), "cancelled": bool(cancelled)}:
                         book.accepted[order_id] = key
                         if cancelled:

@@ -12,7 +12,7 @@ from dev.balance.databases import Databases
 from dev.balance.queries import INBOX
 from dev.balance.rules import HEARS, SERVICES
 from dev.balance.sheet import Offenders, Row, none
-from dev.balance.topics import Record, Topics
+from dev.balance.topics import STRANGERS_ID, Record, Topics
 
 
 def hears(service: str, databases: Databases) -> tuple[str, ...]:
@@ -58,7 +58,11 @@ def rows(databases: Databases, topics: Topics) -> list[Row]:
 
 def _heard(service: str, databases: Databases, topics: Topics, into: Deviations) -> tuple[int, int]:
     """Compare the inbox with the topics; give how many events were handled, and how many must have been."""
-    inbox = {(str(source), str(event_id)) for source, event_id in databases.stream(service, INBOX)}
+    inbox = {
+        (str(source), str(event_id))
+        for source, event_id in databases.stream(service, INBOX)
+        if not event_id.startswith(STRANGERS_ID)
+    }
     readable: dict[tuple[str, str], Record] = {
         (record.source, record.id): record for record in topics.read(hears(service, databases))
     }

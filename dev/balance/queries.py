@@ -134,10 +134,11 @@ UNSAID = """
     FROM outbox JOIN lane ON lane.lane = outbox.lane
     WHERE outbox.lane <> ALL(%(said)s) OR outbox.id <> ALL(lane.row_ids)
 """
+# Those of the malicious producer are where they belong.
 DEAD_LETTERS = """
     SELECT format('%s dead letter %s from %s[%s]@%s: %s: %s', coalesce(convert_from(key, 'UTF8'), '-'), id, topic,
                   partition, "offset", error, left(detail, 200))
-    FROM dead_letter WHERE redriven_at IS NULL
+    FROM dead_letter WHERE redriven_at IS NULL AND NOT headers @> '[["x-stranger"]]'
 """
 # The answers to requests whose client never heard them.
 ANSWERS = "SELECT convert_from(answer, 'UTF8') FROM idempotency_key WHERE key = ANY(%(keys)s) AND status = 201"

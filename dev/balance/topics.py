@@ -1,6 +1,7 @@
 """What Kafka has: records as a reader with `read_committed` sees them, ends, and committed offsets.
 
-It parses headers by itself: a mistake in the library's envelope must not be repeated here.
+It parses headers by itself: a mistake in the library's envelope must not be repeated here. What a malicious producer
+has written is left out, by its mark.
 """
 
 import json
@@ -21,6 +22,8 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+from shared.consumer import headers as client_headers
+
 ANSWER_SECONDS = 10.0
 # A reader that gets nothing for so long, while the end is not reached, will get nothing any more.
 SILENCE_SECONDS = 30.0
@@ -38,6 +41,11 @@ LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
 EARLIEST = OffsetSpec.earliest()  # type: ignore[no-untyped-call]
 
 Partition = tuple[str, int]
+
+STRANGER = "x-stranger"
+"""The header that marks what the demo's malicious producer has written; the services do not look at it."""
+STRANGERS_ID = "stranger:"
+"""What its new ids begin with."""
 
 
 class Record(NamedTuple):
@@ -86,6 +94,8 @@ class Topics:
         self._bootstrap = bootstrap
         self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         self._readers: dict[str, Consumer] = {}
+        self.strangers = 0
+        """Records of the malicious producer that `read` has met."""
 
     def partitions(self, topics: Iterable[str]) -> list[Partition]:
         """Give the partitions of `topics`; a topic that does not exist has none."""
@@ -142,7 +152,10 @@ class Topics:
                     deadline = time.monotonic() + SILENCE_SECONDS
                     error = message.error()
                     if error is None:
-                        yield _record(message)
+                        held = _headers(message)
+                        self.strangers += STRANGER in held
+                        if STRANGER not in held:
+                            yield _record(message, held)
                     elif error.code() == KafkaError._PARTITION_EOF:
                         left.discard((message.topic() or "", message.partition() or 0))
                     else:
@@ -157,8 +170,8 @@ class Topics:
             reader.assign([TopicPartition(*partition, end.stable) for partition, end in ends.items()])
             while going():
                 message = reader.poll(POLL_SECONDS)
-                if message is not None and message.error() is None:
-                    yield _record(message)
+                if message is not None and message.error() is None and STRANGER not in (held := _headers(message)):
+                    yield _record(message, held)
 
     @contextmanager
     def _reader(self) -> Iterator[Consumer]:
@@ -182,10 +195,11 @@ class Topics:
         }
 
 
-def _record(message: Message) -> Record:
-    # As they come: bytes, whatever the binding's type says of what may be sent.
-    raw: dict[str, Any] = dict(message.headers() or ())
-    headers = {name: (value or b"").decode(errors="replace") for name, value in raw.items()}
+def _headers(message: Message) -> dict[str, str]:
+    return {name: (value or b"").decode(errors="replace") for name, value in client_headers(message) or ()}
+
+
+def _record(message: Message, headers: dict[str, str]) -> Record:
     _, milliseconds = message.timestamp()
     return Record(
         topic=message.topic() or "",

@@ -21,9 +21,10 @@ from dev.demo.observer import Observer
 from dev.demo.report import report
 from dev.demo.show import Show
 from dev.demo.stage import Stage
+from dev.demo.stranger import Stranger, told
 from dev.servers import ServerError, running
 from dev.supervisor import GaveUp
-from dev.system import NotReadyError, System
+from dev.system import NotReadyError, Shape, System
 
 PROBLEMS_SHOWN = 10
 EXIT_NOT_RUN = 2
@@ -43,6 +44,7 @@ class Options:
     freezes: int
     seed: int
     compose: bool
+    hostile: bool
 
 
 def main() -> int:
@@ -79,11 +81,14 @@ def _options() -> Options:
     parser.add_argument("--freezes", type=int, default=3, help="workers to freeze meanwhile (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="repeats orders, victims and moments of an earlier run")
     parser.add_argument("--compose", action="store_true", help="in docker compose; kills a broker and the database too")
+    parser.add_argument("--hostile", action="store_true", help="with a malicious producer on every topic")
     given = parser.parse_args()
+    if given.hostile and given.compose:
+        parser.error("the malicious producer is not part of the demo in docker compose")
     if min(given.orders, given.seconds) <= 0 or min(given.kills, given.freezes) < 0:
         parser.error("orders and seconds must be positive; kills and freezes cannot be negative")
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    return Options(given.orders, given.seconds, given.kills, given.freezes, seed, given.compose)
+    return Options(given.orders, given.seconds, given.kills, given.freezes, seed, given.compose, given.hostile)
 
 
 def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
@@ -101,13 +106,21 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         load.open()
         observer = stack.enter_context(Observer(system.bootstrap, system.services))
         strikes = Chaos(system, _blows(options, system), lambda struck: show.say(_told(struck)))
+        stranger = Stranger(system.bootstrap, [f"{service}.events" for service in system.services], options.seed)
+        if options.hostile:
+            stack.enter_context(stranger)
         flow(system, load, strikes, observer, show)
+        if options.hostile:
+            stranger.stop()
+            load.book.strangers = stranger.counts.total() - stranger.counts["aborted"]
+            show.say(f"A malicious producer wrote {told(stranger.counts)}")
         show.say("All orders are placed; everything drains")
         sheet = replace(system.balance(), report=show.progress).sheet(load.book)
         load.book.write(logs / "book.jsonl")
         (logs / "sheet.json").write_text(json.dumps(sheet.as_dict(), indent=2))
-        if observer.error is not None:
-            raise observer.error
+        for error in (observer.error, stranger.error):
+            if error is not None:
+                raise error
         show.print("")
         show.print(sheet.render())
         show.print("")
@@ -122,7 +135,8 @@ def _start(options: Options, show: Show, logs: Path, stack: ExitStack) -> Stage:
     if options.compose:
         return stack.enter_context(ComposeSystem(PROJECT, logs=logs, report=show.say))
     servers = stack.enter_context(running(report=show.say))
-    return stack.enter_context(System(servers, logs=logs, report=show.say))
+    shape = Shape(settings={"SET_ASIDE_PER_MINUTE_MAX": "1000000"} if options.hostile else None)
+    return stack.enter_context(System(servers, shape, logs=logs, report=show.say))
 
 
 def _blows(options: Options, system: Stage) -> tuple[Blow, ...]:

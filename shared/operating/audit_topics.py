@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from shared.consumer import headers as headers_of
 from shared.errors import KafkaUnavailable
 from shared.operating.group import CLEANUP_SECONDS, Group, Span
 from shared.operating.ledger import Heard, Ledger, identity
@@ -59,7 +60,7 @@ def listen(
     for portion in reading.portions():
         ours = []
         for source, offset, message in portion:
-            headers: dict[str, Any] = dict(message.headers() or ())
+            headers: dict[str, Any] = dict(headers_of(message) or ())
             if headers.get("ce_source") == source_name:
                 key: Any = message.key() or b""
                 ours.append(_heard((source, offset), numbers[source], key, headers, zlib.crc32(key) % lanes))

@@ -11,6 +11,7 @@ from typing import Any
 
 from sqlalchemy import text
 
+from shared.consumer import headers as headers_of
 from shared.errors import NotDone
 from shared.operating.group import CLEANUP_SECONDS
 from shared.operating.reading import Reading
@@ -81,7 +82,7 @@ def _said(desk: Desk, ranges: Mapping[Input, tuple[int, int]]) -> Iterator[tuple
     found: dict[str, list[str]] = {}
     for records in reading.portions():
         for source, _, message in records:
-            headers: dict[str, Any] = dict(message.headers() or ())
+            headers: dict[str, Any] = dict(headers_of(message) or ())
             if headers.get("ce_source") == desk.service.name.encode() and headers.get("ce_id"):
                 found.setdefault(source.topic, []).append(headers["ce_id"].decode(errors="replace"))
         if time.monotonic() > reading.silent_since + patience:

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from dev.balance import Book, balance
 from dev.balance.records import Heard, listen
 from dev.balance.rules import SERVICES
-from dev.balance.topics import Topics
+from dev.balance.topics import STRANGER, Topics
 from dev.servers import Servers
 from tests.dev.damages import DAMAGES, EVENTS, GOOD, behind, beyond, gone
 from tests.dev.world import PARTITIONS, PRICE, SECONDS, World
@@ -313,6 +313,26 @@ def test_a_damage_of_a_service_without_rules_is_seen(fourth: World, name: str) -
     assert fourth.producer.flush(SECONDS) == 0
     sheet = fourth.sheet()
     assert set(sheet.failed) == rows, sheet.text()
+
+
+def test_a_malicious_producer_is_told_apart_by_its_mark(world: World) -> None:
+    """What it writes and what becomes of that are not of the services; how much of it can be read is counted."""
+    order = world.outcomes[GOOD]
+    world.say("order.events", order, "OrderPlaced", headers={STRANGER: "1"})
+    world.producer.produce("payment.events", b"\xff", b"\xff", headers={STRANGER: "1"})
+    world.run(
+        "payment",
+        """INSERT INTO dead_letter (topic, partition, "offset", epoch, key, headers, error, detail)"""
+        """ VALUES ('order.events', 0, 5, 0, '\\xff', '[["a", null], ["x-stranger", "MQ=="]]', 'Malformed', '')""",
+    )
+    world.rest()
+    world.book.strangers = 3
+
+    sheet = world.sheet()
+
+    assert sheet.failed == ("records of the malicious producer",), sheet.text()
+    (row,) = [row for row in sheet.rows if not row.ok]
+    assert (row.found, row.expected) == (2, 3)
 
 
 def _transactional(world: World) -> Producer:

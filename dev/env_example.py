@@ -1,10 +1,14 @@
 """Writes `.env.example` from the settings, so that it cannot say anything else: `python -m dev.env_example`."""
 
+from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 
 from pydantic import SecretStr
+from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
 
+from dev.servers import service_names
 from shared.settings import Settings
 
 PLACE = Path(__file__).parent.parent / ".env.example"
@@ -27,16 +31,35 @@ def shown(value: object) -> str:
             return str(value)
 
 
+def own(service: str) -> dict[str, FieldInfo]:
+    """Give the settings that a service has besides those of all: they are in a subclass, in its `settings.py`."""
+    if not (PLACE.parent / "services" / service / "settings.py").exists():
+        return {}
+    found = vars(import_module(f"services.{service}.settings")).values()
+    kinds = [kind for kind in found if isinstance(kind, type) and issubclass(kind, Settings)]
+    return {
+        name: field for kind in kinds for name, field in kind.model_fields.items() if name not in Settings.model_fields
+    }
+
+
+def _lines(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
+    """Each setting with its description; those that have a default are commented out."""
+    for name, field in fields.items():
+        needed = field.default is PydanticUndefined
+        value = EXAMPLES.get(name, "") if needed else field.default
+        yield from ("", f"# {field.description}", f"{'' if needed else '# '}{name.upper()}={shown(value)}")
+
+
 def text() -> str:
-    """Give the file: each setting with its description; those that have a default are commented out."""
+    """Give the file."""
     lines = [
         "# The settings of a process. Copy to .env, or set environment variables; made by: python -m dev.env_example",
         "# A secret (DATABASE_URL, a password) may be in a file: DATABASE_URL_FILE is then its path.",
+        *_lines(Settings.model_fields),
     ]
-    for name, field in Settings.model_fields.items():
-        needed = field.default is PydanticUndefined
-        value = EXAMPLES[name] if needed else field.default
-        lines += ["", f"# {field.description}", f"{'' if needed else '# '}{name.upper()}={shown(value)}"]
+    for service in service_names():
+        if fields := own(service):
+            lines += ["", f"# ---- only {service}", *_lines(fields)]
     return "\n".join(lines) + "\n"
 
 

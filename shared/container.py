@@ -40,7 +40,10 @@ def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
 class ServiceContainer(containers.DeclarativeContainer):
     """What every service has. A service gives `service`, and `application` for its API."""
 
-    settings = providers.Singleton(settings.load)
+    settings_class: providers.Provider[type[settings.Settings]] = providers.Object(settings.Settings)
+    """A service with settings of its own gives its subclass here. (Not `settings`: what is given there again would be
+    another object than that which the other providers have.)"""
+    settings = providers.Singleton(settings.load, settings_class)
     service: providers.Provider[Service] = providers.Dependency(instance_of=Service)
 
     engine = providers.Singleton(

@@ -1,6 +1,8 @@
 """Every setting of a process, from environment variables or `.env`; a wrong one stops the start and is named.
 
 A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The variable itself comes first.
+
+A service with settings of its own has them in a subclass, in its `settings.py`; see docs/your-first-service.md.
 """
 
 import os
@@ -8,7 +10,7 @@ import re
 from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar, overload
 from urllib.parse import quote
 
 from dotenv import dotenv_values
@@ -330,27 +332,34 @@ class _SecretFiles(PydanticBaseSettingsSource):
         return {name: value for name, value in found.items() if value is not None}
 
 
+Own = TypeVar("Own", bound=Settings)
+
+
 def _wrong(lines: Sequence[str]) -> Refused:
     return Refused("wrong settings (see .env.example):\n  " + "\n  ".join(lines))
 
 
-def _misspelt() -> Iterator[str]:
-    known = OF_OTHERS | {name.upper() for name in Settings.model_fields}
-    known |= {f"{name.upper()}_FILE" for name, field in Settings.model_fields.items() if field.annotation is SecretStr}
+def _misspelt(kind: type[Settings]) -> Iterator[str]:
+    known = OF_OTHERS | {name.upper() for name in kind.model_fields}
+    known |= {f"{name.upper()}_FILE" for name, field in kind.model_fields.items() if field.annotation is SecretStr}
     files = [dotenv_values(file) for file in ENV_FILES if Path(file).is_file()]
     for name in sorted(set(os.environ).union(*files)):
         if name.upper() not in known and (meant := get_close_matches(name.upper(), known, 1, ALIKE)):
             yield f"{name}: there is no such setting; {meant[0]} is one"
 
 
-def load() -> Settings:
-    """Read the settings. Raises `Refused` with one line for each variable that is wrong, or that looks like one of ours
-    and is none: its setting would silently have its default.
+@overload
+def load() -> Settings: ...
+@overload
+def load(kind: type[Own]) -> Own: ...
+def load(kind: type[Settings] = Settings) -> Settings:
+    """Read the settings; those of `kind` if a service has its own besides. Raises `Refused` with one line for each
+    variable that is wrong, or that looks like one of ours and is none: its setting would silently have its default.
     """
-    if misspelt := list(_misspelt()):
+    if misspelt := list(_misspelt(kind)):
         raise _wrong(misspelt)
     try:
-        return Settings()  # type: ignore[call-arg]  # the environment gives them
+        return kind()  # type: ignore[call-arg]  # the environment gives them
     except ValidationError as error:
         # `input` is left out: it may be a secret. What is wrong with several together names them itself.
         lines = [

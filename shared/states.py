@@ -61,9 +61,14 @@ class Machine:
         self.states = (NONE, *map(str, states))
         self.table = {event: {str(state): cell for state, cell in cells.items()} for event, cells in table.items()}
         for event, cells in self.table.items():
-            named = [*cells, *(target for cell in cells.values() for target in cell.to)]
-            if set(cells) != set(self.states) or not set(named) <= set(self.states):
-                raise ValueError(f"{name}, {event}: each state of {self.states} needs one cell; found {named}")
+            if missing := [state for state in self.states if state not in cells]:
+                raise ValueError(
+                    f"the table of {name} does not say what {event} means in {', '.join(missing)}: add a cell there, "
+                    f"`to(...)`, `ignore(why)` or `refuse(why)`"
+                )
+            named = {*cells, *(target for cell in cells.values() for target in cell.to)}
+            if unknown := sorted(named - set(self.states)):
+                raise ValueError(f"the table of {name} has {', '.join(unknown)} for {event}, and no such state")
 
     def ignores(self, row: Stateful | None, event: str) -> bool:
         """Whether `event` changes nothing about `row`, by rule. Raises `Reject` if it is refused there."""

@@ -13,7 +13,7 @@ import psycopg
 from psycopg import Connection, IsolationLevel
 from psycopg.rows import dict_row
 
-from dev.balance.queries import HEARD, ORDERS
+from dev.balance.queries import HEARD, ORDERS, SPEAKS_ON
 from dev.balance.rules import SERVICES, Order
 from dev.balance.sheet import OFFENDERS_SHOWN, Offenders
 
@@ -63,6 +63,10 @@ class Databases:
     def heard(self, service: str) -> tuple[str, ...]:
         """Name the topics that a service hears, as far as its database knows."""
         return tuple(name for (name,) in self.rows(service, HEARD, own=f"{service}."))
+
+    def speaks_on(self, service: str) -> tuple[str, ...]:
+        """Name the topics on which a service has said something, whatever they are called."""
+        return tuple(name for (name,) in self.rows(service, SPEAKS_ON))
 
     def number(self, service: str, query: str) -> int:
         """Give the one number that a query answers."""

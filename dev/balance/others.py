@@ -43,7 +43,7 @@ def rows(databases: Databases, topics: Topics) -> list[Row]:
     for service in others(databases):
         handled, due = _heard(service, databases, topics, found)
         made.append(Row(f"events that {service} has handled", handled, due))
-        _said(service, topics, found)
+        _said(service, databases, topics, found)
     if not made:
         return []
     return [
@@ -75,10 +75,10 @@ def _heard(service: str, databases: Databases, topics: Topics, into: Deviations)
     return len(inbox), len(due)
 
 
-def _said(service: str, topics: Topics, into: Deviations) -> None:
+def _said(service: str, databases: Databases, topics: Topics, into: Deviations) -> None:
     ids: set[str] = set()
     partitions: defaultdict[str, set[int]] = defaultdict(set)
-    for record in topics.read([f"{service}.events"]):
+    for record in topics.read({f"{service}.events", *databases.speaks_on(service)}):
         if not (record.key and record.id and record.type) or record.source != service:
             into.foreign.add(f"{record.key or '-'} {record}")
         elif record.id in ids:

@@ -120,8 +120,10 @@ DEPOSITED = (
 
 OPEN_ORDERS = "SELECT count(*) FROM orders WHERE state NOT IN ('CONFIRMED', 'REJECTED', 'CANCELLED')"
 HEARD = """
-    SELECT name FROM topic WHERE NOT starts_with(name, %(own)s) UNION SELECT topic FROM position ORDER BY 1
+    SELECT name FROM topic WHERE NOT starts_with(name, %(own)s) AND name NOT IN (SELECT topic FROM said)
+    UNION SELECT topic FROM position ORDER BY 1
 """
+SPEAKS_ON = "SELECT DISTINCT topic FROM said ORDER BY 1"
 INBOX = "SELECT source, event_id FROM inbox"
 POSITIONS = "SELECT topic, partition, next_offset FROM position"
 LANES = """

@@ -51,7 +51,7 @@ def _prepare() -> None:
 def _tell(name: Spellings, heard: Heard) -> None:
     (port,) = (entry.http_port for entry in entries(service_names()) if entry.service == name.snake)
     print(f"""\
-Made the service {name.snake}. It hears {heard.event} on {heard.topic}, keeps the table {name.plural}, says
+Made the service {name.snake}. It hears {heard.event} on {heard.topic}, keeps the table {name.snake}, says
 {name.title}Noted on {name.snake}.events, and answers POST /{name.path}/{{{heard.field}}}/notes.
 
     services/{name.snake}/

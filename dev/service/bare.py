@@ -30,9 +30,10 @@ GONE = (
         "dev/service/bare.py",
         "dev/service/bare.md",
     ),
-    *("docs/benchmarks.md", "docs/services.md", "docs/your-first-service.md"),
+    *("docs/benchmarks.md", "docs/one-more-event.md", "docs/services.md", "docs/your-first-service.md"),
     "tests/e2e",
     *(f"tests/dev/{name}.py" for name in ("damages", "world", "test_balance", "test_bench", "test_demo")),
+    *("tests/dev/test_normal_services.py", "tests/dev/test_one_more_event.py"),
     *("tests/dev/test_first_service.py", "tests/dev/test_try_it.py", "tests/dev/test_without_demo.py"),
     *(f"tests/unit/services/{name}.py" for name in ("saga", "test_docs", "test_handlers", "test_saga")),
     "tests/unit/services/test_saga_contracts.py",
@@ -107,7 +108,7 @@ def readme(text: str, head: str) -> str:
 def unlinked(page: str) -> str:
     """Give a page without its rows about what is gone, and without links to it."""
     page = re.sub(r"(?m)^\|.*\]\(\.\./tests/e2e\).*\n", "", page)
-    return re.sub(r"\[([^\]]*)\]\((benchmarks|services|your-first-service)\.md[^)]*\)", r"\1", page)
+    return re.sub(r"\[([^\]]*)\]\((benchmarks|one-more-event|services|your-first-service)\.md[^)]*\)", r"\1", page)
 
 
 def makefile(text: str) -> str:

@@ -1,16 +1,24 @@
 """The name of a service: how it is spelled in code, in URLs and in sentences, and which names are refused."""
 
+import ast
 import keyword
 import re
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 
 from shared import tables
+from shared.settings import Settings
+
+ROOT = Path(__file__).parents[2]
+SKELETON = Path(__file__).parent / "skeleton"
 
 LENGTH_MAX = 40
 """A PostgreSQL identifier has 63 bytes, and our tests put a suffix of 13 behind the name of a database; a constraint of
-the plural's table puts another behind it. Kafka would allow 249 for a topic.
+its table puts another behind it. Kafka would allow 249 for a topic.
 """
 OURS = frozenset({"shared", "services", "service", "dev", "tests", "migrations", "library", "skeleton", "docs"})
 """Folders and words of this repository: a copy could be mistaken for them, and be replaced with them."""
@@ -27,7 +35,7 @@ class Spellings:
     """A name, as it is written in each place; the examples are those of `goods_return`."""
 
     snake: str
-    """`goods_return`: the folder, the module, the database, the consumer group, and the beginning of the topics."""
+    """`goods_return`: the folder, the module, the table, the database, the consumer group, the beginning of topics."""
 
     @property
     def words(self) -> str:
@@ -45,27 +53,17 @@ class Spellings:
         return self.snake.upper()
 
     @property
-    def plural(self) -> str:
-        """`goods_returns`: the table."""
-        if re.search(r"(s|x|z|ch|sh)$", self.snake):
-            return f"{self.snake}es"
-        if re.search(r"[^aeiou]y$", self.snake):
-            return f"{self.snake[:-1]}ies"
-        return f"{self.snake}s"
-
-    @property
     def path(self) -> str:
-        """`goods-returns`: URLs."""
-        return self.plural.replace("_", "-")
+        """`goods-return`: URLs. Like the table it is the name itself: a plural by rule is wrong of every tenth name."""
+        return self.snake.replace("_", "-")
 
     def instead_of_skeleton(self) -> dict[str, str]:
         """Give what stands in the skeleton's texts for the name, and what to write there."""
         return {
-            "/skeletons": f"/{self.path}",
+            "/skeleton/": f"/{self.path}/",
             "skeleton service": f"{self.words} service",
             "SKELETON": self.screaming,
             "Skeleton": self.title,
-            "skeletons": self.plural,
             "skeleton": self.snake,
         }
 
@@ -96,7 +94,39 @@ def spellings(given: str, taken: Collection[str]) -> Spellings:
     if name in DATABASES or name.startswith("pg_"):
         raise WrongName(f"{name!r}: PostgreSQL keeps this name for itself")
     found = Spellings(name)
-    clash = {name, found.plural} & {*tables.metadata.tables, "alembic_version"}
-    if clash:
-        raise WrongName(f"{name!r}: the library has a table {clash.pop()!r} in the database of every service")
+    if name in {*tables.metadata.tables, "alembic_version"}:
+        raise WrongName(f"{name!r}: the library has a table of this name in the database of every service")
+    if name in RESERVED_WORDS:
+        raise WrongName(f"{name!r} is a reserved word of PostgreSQL; its table would be quoted in every statement")
+    if keyword.iskeyword(found.title) or found.title in _identifiers():
+        raise WrongName(f"{name!r}: {found.title} would be two things in the service's modules")
+    _refuse_variable(name, found.screaming)
     return found
+
+
+def _refuse_variable(name: str, screaming: str) -> None:
+    """Refuse a name whose environment variables mean something else: the port of its API in docker compose, and its own
+    settings, which begin with it. Raises `WrongName`.
+    """
+    compose = (ROOT / "docker-compose.yml").read_text()
+    if f"${{{screaming}_PORT:" in compose:
+        raise WrongName(f"{name!r}: docker compose has a {screaming}_PORT already, which is of something else")
+    profiles = re.findall(r"profiles: \[(.*)\]", compose)
+    containers = re.findall(r"(?m)^  ([\w-]+):$", compose)
+    if name in {*containers, *", ".join(profiles).split(", ")} or (ROOT / f"compose/{name}.yml").exists():
+        raise WrongName(f"{name!r}: docker compose has a container, a profile or a file of this name")
+    alike = [setting.upper() for setting in Settings.model_fields if f"{setting}_".startswith(f"{name}_")]
+    if alike:
+        raise WrongName(
+            f"{name!r}: {alike[0]} is a setting of every service; nobody could tell whose {screaming}_* are"
+        )
+
+
+def _identifiers() -> Iterator[str]:
+    """Every name that the skeleton's modules import or define: a class of the new service must be none of them."""
+    for path in SKELETON.rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.ImportFrom | ast.Import):
+                yield from (alias.asname or alias.name for alias in node.names)
+            elif isinstance(node, ast.ClassDef | ast.FunctionDef):
+                yield node.name

@@ -25,7 +25,11 @@ from shared.handling import Read, Service, on
 from shared.session import Session
 from shared.states import NONE, Machine, ignore, refuse, to
 
-RESERVED, REJECTED, SOLD, RELEASED, CANCELLED = ReservationState
+RESERVED = ReservationState.RESERVED
+REJECTED = ReservationState.REJECTED
+SOLD = ReservationState.SOLD
+RELEASED = ReservationState.RELEASED
+CANCELLED = ReservationState.CANCELLED
 
 _REPEAT = ignore("a repeat, older than the inbox remembers")
 _UNASKED = refuse("no payment is asked for before the stock is reserved")

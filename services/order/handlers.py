@@ -23,7 +23,11 @@ from shared.handling import Read, Service, on
 from shared.session import Session
 from shared.states import NONE, Machine, ignore, refuse, to
 
-PLACED, RESERVED, CONFIRMED, REJECTED, CANCELLED = OrderState
+PLACED = OrderState.PLACED
+RESERVED = OrderState.RESERVED
+CONFIRMED = OrderState.CONFIRMED
+REJECTED = OrderState.REJECTED
+CANCELLED = OrderState.CANCELLED
 CANCEL = "cancel (HTTP)"
 
 _UNKNOWN = refuse("it is this service that began the order")

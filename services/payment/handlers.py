@@ -14,7 +14,10 @@ from shared.handling import Read, Service, on
 from shared.session import Session
 from shared.states import NONE, Machine, ignore, to
 
-CAPTURED, DECLINED, REFUNDED, CANCELLED = PaymentState
+CAPTURED = PaymentState.CAPTURED
+DECLINED = PaymentState.DECLINED
+REFUNDED = PaymentState.REFUNDED
+CANCELLED = PaymentState.CANCELLED
 
 _REPEAT = ignore("a repeat, older than the inbox remembers")
 

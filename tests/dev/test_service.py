@@ -19,18 +19,16 @@ SHORT = "mayfly"  # a name that nobody has given to a service of theirs
 @pytest.mark.parametrize(
     "spelled",
     [
-        "shipping: shipping, Shipping, SHIPPING, shippings, shippings",
-        "goods_return: goods return, GoodsReturn, GOODS_RETURN, goods_returns, goods-returns",
-        "delivery: delivery, Delivery, DELIVERY, deliveries, deliveries",
-        "survey: survey, Survey, SURVEY, surveys, surveys",
-        "tax: tax, Tax, TAX, taxes, taxes",
-        "vat2: vat2, Vat2, VAT2, vat2s, vat2s",
+        "shipping: shipping, Shipping, SHIPPING, shipping",
+        "goods_return: goods return, GoodsReturn, GOODS_RETURN, goods-return",
+        "orders: orders, Orders, ORDERS, orders",
+        "vat2: vat2, Vat2, VAT2, vat2",
     ],
 )
 def test_a_name_is_spelled_as_each_place_wants_it(spelled: str) -> None:
     name, _, expected = spelled.partition(": ")
     found = Spellings(name)
-    assert ", ".join((found.words, found.title, found.screaming, found.plural, found.path)) == expected
+    assert ", ".join((found.words, found.title, found.screaming, found.path)) == expected
 
 
 @pytest.mark.parametrize("given", ["goods_return", "goods-return", "Goods-Return", " goods_return "])
@@ -61,6 +59,21 @@ def test_a_name_may_be_given_in_other_spellings(given: str) -> None:
         ("postgres", "PostgreSQL keeps"),
         ("pg_lake", "PostgreSQL keeps"),
         ("outbox", "library has a table"),
+        ("user", "reserved word of PostgreSQL"),
+        ("none", "two things"),
+        ("event", "two things"),
+        ("session", "two things"),
+        ("kafka", "docker compose has a KAFKA_PORT"),
+        ("grafana", "docker compose has a GRAFANA_PORT"),
+        ("brokers", "docker compose has a container"),
+        ("cluster", "library has a table"),
+        ("observe", "docker compose has a container, a profile"),
+        ("worker", "WORKER_SLOTS is a setting"),
+        ("base", "two things"),
+        ("http", "standard library"),
+        ("metrics", "METRICS_PORT is a setting of every service"),
+        ("partitions", "PARTITIONS is a setting of every service"),
+        ("grace", "GRACE_SECONDS is a setting"),
         ("position", "library has a table"),
     ],
 )

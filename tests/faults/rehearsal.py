@@ -60,8 +60,10 @@ def events(service: Service) -> list[type[Event]]:
 def build(service: str, name: str, settings: Settings) -> ServiceContainer:
     """Put the real service together, under another name: called in the process of a worker."""
     known = declared(service)
-    for event in events(known):
-        event.topic = f"{name}.{event.topic}"
+    # First all, then each: a second version of an event may have its topic from the first.
+    topics = {event: event.topic for event in events(known)}
+    for event, topic in topics.items():
+        event.topic = f"{name}.{topic}"
     renamed = replace(known, name=name)
 
     @containers.copy(ServiceContainer)

@@ -2,12 +2,17 @@
 
 import os
 from pathlib import Path
+from typing import Annotated
 
 import pytest
+from dependency_injector import containers, providers
+from pydantic import Field, SecretStr
 from sqlalchemy import make_url
 
 from dev import env_example
+from shared.container import ServiceContainer
 from shared.errors import Refused
+from shared.handling import Service
 from shared.settings import Settings, load
 
 
@@ -230,3 +235,47 @@ def test_a_kafka_client_is_told_only_what_is_set(monkeypatch: pytest.MonkeyPatch
         "ssl.ca.location": str(authority),
     }
     assert "mackerel" not in repr(load())
+
+
+class ShippingSettings(Settings):
+    """A service's own, besides those of all."""
+
+    shipping_days_max: Annotated[int, Field(ge=1)] = 14
+    shipping_carrier_token: SecretStr = SecretStr("")
+
+
+@containers.copy(ServiceContainer)
+class ShippingContainer(ServiceContainer):
+    service = providers.Object(Service(name="shipping", routes=(), says=()))
+    settings_class = providers.Object(ShippingSettings)
+
+
+def test_a_service_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """They are read, and checked for slips and secrets in files, as those of all are."""
+    file = tmp_path / "token"
+    file.write_text("mackerel\n")
+    monkeypatch.setenv("SHIPPING_DAYS_MAX", "3")
+    monkeypatch.setenv("SHIPPING_CARRIER_TOKEN_FILE", str(file))
+    found = load(ShippingSettings)
+    assert (found.shipping_days_max, found.partitions) == (3, 4)
+    assert found.shipping_carrier_token.get_secret_value() == "mackerel"
+    assert load() == Settings()  # type: ignore[call-arg]  # another service does not mind them
+
+    monkeypatch.setenv("SHIPPING_DAYS_MAX", "0")
+    with pytest.raises(Refused, match="SHIPPING_DAYS_MAX"):
+        load(ShippingSettings)
+    monkeypatch.delenv("SHIPPING_DAYS_MAX")
+    monkeypatch.setenv("SHIPPING_DAY_MAX", "3")
+    with pytest.raises(Refused, match="SHIPPING_DAY_MAX: there is no such setting; SHIPPING_DAYS_MAX is one"):
+        load(ShippingSettings)
+
+
+def test_all_of_a_process_have_the_same_settings_also_where_they_are_a_service_s_own() -> None:
+    container = ShippingContainer()
+    assert type(container.settings()) is ShippingSettings
+    assert container.worker()._settings is container.settings()
+
+    another = ShippingContainer()
+    given = load(ShippingSettings)
+    another.settings.override(providers.Object(given))
+    assert another.worker()._settings is given

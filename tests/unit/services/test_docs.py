@@ -6,6 +6,7 @@ from services.inventory.handlers import RESERVATION
 from services.order.handlers import ORDER
 from services.payment.handlers import PAYMENT
 from shared.states import Cell, Machine
+from tests.unit.services.test_saga_contracts import SAID, SERVICES
 
 PAGE = Path("docs/services.md")
 MACHINES = (ORDER, RESERVATION, PAYMENT)
@@ -38,14 +39,24 @@ def written(page: str) -> str:
 
 def test_the_page_shows_the_tables_of_the_code() -> None:
     page = PAGE.read_text()
-    assert page == written(page)
+    assert page == written(page), (
+        f"the tables in {PAGE} are not those of the code: write them with `python -m tests.unit.services.test_docs`"
+    )
 
 
 def test_the_page_names_every_event() -> None:
-    from tests.unit.services.test_saga_contracts import SAID
-
     page = PAGE.read_text()
-    assert [type(event).__name__ for event in SAID if f"`{type(event).__name__}`" not in page] == []
+    missing = {type(event).__name__ for event in SAID if f"`{type(event).__name__}`" not in page}
+    assert not missing, f"{PAGE} does not name {sorted(missing)}: add them to the row `says` of their service"
+
+
+def test_the_page_names_what_each_service_hears() -> None:
+    page = PAGE.read_text()
+    for service in SERVICES:
+        row = page.split(f"## {service.name}\n")[1].split("| hears |")[1].split("\n")[0]
+        for route in service.routes:
+            for word in (route.event.topic, route.event.__name__):
+                assert f"`{word}`" in row, f"{PAGE}: add `{word}` to the row `hears` of {service.name}"
 
 
 if __name__ == "__main__":

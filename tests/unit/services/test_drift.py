@@ -1,6 +1,7 @@
-"""What every service repeats is the same in each but for its name, and little: whatever is longer belongs in `shared/`.
+"""What every service repeats, each has, but for its name, and it is little: whatever is longer belongs in `shared/`.
 
-The skeleton is among them: a copy of it, and a service that has been here for years, are mended alike.
+The skeleton is among them: a copy of it, and a service that has been here for years, are mended alike. A service may
+have more: a dependency of its own in its container, another container in its compose file.
 """
 
 import ast
@@ -59,28 +60,35 @@ ALIKE: dict[str, Callable[[str], str]] = {
 }
 
 
-def difference(service: str, one: str, other: str) -> str:
-    return "\n".join(difflib.unified_diff(other.splitlines(), one.splitlines(), "the skeleton", service, lineterm=""))
+def refuse_lacking(file: str, mine: str, repeated: str) -> None:
+    """Refuse a file that lacks a line which all have, or has it in another order; it may have more."""
+    lines = iter(mine.splitlines())
+    for line in repeated.splitlines():
+        assert any(found == line for found in lines), (
+            f"{file} lacks a line that every service has, or has it elsewhere: {line!r}. You may add lines; take this "
+            f"one over from the skeleton. The difference:\n"
+            + "\n".join(difflib.unified_diff(repeated.splitlines(), mine.splitlines(), "skeleton", file, lineterm=""))
+        )
 
 
 @pytest.mark.parametrize("file", ALIKE)
 @pytest.mark.parametrize("service", SERVICES)
 def test_what_services_repeat_is_alike(service: str, file: str) -> None:
-    found = difference(service, ALIKE[file](text(service, file)), ALIKE[file](skeleton(file)))
-    assert not found, f"services/{service}/{file} is not what the others have:\n{found}"
+    refuse_lacking(f"services/{service}/{file}", ALIKE[file](text(service, file)), ALIKE[file](skeleton(file)))
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_first_migration_begins_alike(service: str) -> None:
     one = Path(f"migrations/{service}/0001_pre_tables.py").read_text()
-    found = difference(service, first_words(one), first_words((SKELETON / "migrations/0001_pre_tables.py").read_text()))
-    assert not found, f"migrations/{service} does not begin as the others do:\n{found}"
+    begins = first_words((SKELETON / "migrations/0001_pre_tables.py").read_text())
+    refuse_lacking(f"migrations/{service}/0001_pre_tables.py", first_words(one), begins)
 
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_folder_of_a_service_has_the_files_of_the_skeleton(service: str) -> None:
     files = {path.name for path in Path(f"services/{service}").glob("*.py")}
-    assert files >= {path.name for path in (SKELETON / "service").glob("*.py")}
+    lacking = {path.name for path in (SKELETON / "service").glob("*.py")} - files
+    assert not lacking, f"services/{service} lacks {sorted(lacking)}; take them over from {SKELETON}/service"
 
 
 def test_what_a_service_must_repeat_is_little() -> None:
@@ -99,6 +107,15 @@ def test_the_containers_are_alike(service: str) -> None:
 
     name = Spellings(service)
     mine = Path(f"compose/{service}.yml").read_text()
-    assert alike(name.generic(mine).replace(name.screaming, "SKELETON")) == alike(
-        (SKELETON / "compose.yml").read_text()
+    refuse_lacking(
+        f"compose/{service}.yml",
+        alike(name.generic(mine).replace(name.screaming, "SKELETON")),
+        alike((SKELETON / "compose.yml").read_text()),
     )
+
+
+def test_more_is_accepted_and_less_is_not() -> None:
+    refuse_lacking("a file", "one\nmore\ntwo\n", "one\ntwo\n")
+    for mine in ("one\n", "two\none\n", "one\ntwo, changed\n"):
+        with pytest.raises(AssertionError, match="lacks a line that every service has"):
+            refuse_lacking("a file", mine, "one\ntwo\n")

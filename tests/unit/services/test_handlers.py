@@ -78,9 +78,30 @@ def handle(service: Service, event: Event, session: MemorySession) -> Iterable[E
     return list(route.handler(event, session))
 
 
+def test_every_event_of_a_table_has_an_example_here() -> None:
+    for machine, service, _, _ in PARTS:
+        for event in machine.table:
+            assert event == order.CANCEL or f"{machine.name} {event}" in EVENTS, (
+                f"services/{service.name} hears {event}: add an example of it to EVENTS in this file, as "
+                f'"{machine.name} {event}"'
+            )
+
+
+def test_every_event_that_is_heard_and_moves_a_state_has_a_route() -> None:
+    for machine, service, _, _ in PARTS:
+        routed = {route.event.__name__ for route in service.routes}
+        unheard = set(machine.table) - routed - {order.CANCEL}
+        assert not unheard, (
+            f"the table of {machine.name} has {sorted(unheard)}, and nothing is routed: add `on(...)` to SERVICE in "
+            f"services/{service.name}/handlers.py"
+        )
+
+
 @pytest.mark.parametrize(("part", "event", "state"), CELLS)
 def test_a_cell_is_obeyed(part: Part, event: str, state: str) -> None:
     machine, service, aggregate, given = part
+    if f"{machine.name} {event}" not in EVENTS:
+        pytest.fail(f"add an example of {event} to EVENTS in this file")
     rows = given(state)
     session = MemorySession(rows[1:] if state == NONE else rows)
     before = session.frozen()

@@ -13,8 +13,8 @@ def upgrade() -> None:
     """Create everything."""
     r0001.upgrade()
     op.create_table(
-        "skeletons",
+        "skeleton",
         sa.Column("something_id", sa.Text, primary_key=True),
         sa.Column("times", sa.BigInteger, nullable=False, comment="how often something was noted about it"),
-        sa.CheckConstraint("times >= 0", name="skeletons_times"),
+        sa.CheckConstraint("times >= 0", name="skeleton_times"),
     )

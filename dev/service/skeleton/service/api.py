@@ -12,7 +12,7 @@ from shared.http.call import Answer, Calling, Route
 from shared.http.problems import documented
 from shared.session import Session
 
-router = APIRouter(route_class=Route, tags=["skeletons"])
+router = APIRouter(route_class=Route, tags=["skeleton"])
 
 Id = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
 
@@ -25,7 +25,7 @@ class SkeletonAnswer(BaseModel):
 
 
 @router.post(
-    "/skeletons/{something_id}/notes",
+    "/skeleton/{something_id}/notes",
     status_code=201,
     response_model=SkeletonAnswer,
     responses=documented(400, 409, 415),

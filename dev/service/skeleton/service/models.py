@@ -14,8 +14,8 @@ class Base(DeclarativeBase):
 class Skeleton(Base):
     """What is known of one aggregate."""
 
-    __tablename__ = "skeletons"
-    __table_args__ = (CheckConstraint("times >= 0", name="skeletons_times"),)
+    __tablename__ = "skeleton"
+    __table_args__ = (CheckConstraint("times >= 0", name="skeleton_times"),)
 
     something_id: Mapped[str] = mapped_column(Text, primary_key=True)
     times: Mapped[int] = mapped_column(BigInteger, comment="how often something was noted about it")

@@ -29,7 +29,7 @@ def rehearsal(servers: Servers, tmp_path: Path) -> Iterator[Rehearsal]:
 
 def test_a_request_is_noted_once_and_said_once(api: Api) -> None:
     once = {"Idempotency-Key": "the-same-intent"}
-    answers = [api.post("/skeletons/a/notes", headers=headers) for headers in (once, once, {})]
+    answers = [api.post("/skeleton/a/notes", headers=headers) for headers in (once, once, {})]
 
     assert [(answer.status_code, answer.json()["times"]) for answer in answers] == [(201, 1), (201, 1), (201, 2)]
     assert api.sql("SELECT event_type, key FROM outbox ORDER BY id") == [("SkeletonNoted", "a")] * 2

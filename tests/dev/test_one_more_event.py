@@ -1,0 +1,49 @@
+"""docs/one-more-event.md, carried out: every difference is applied, and the tests say what the page says they do."""
+
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.dev.test_first_service import compare
+from tests.dev.tree import ROOT, SECONDS_MAX, Tree
+
+PAGE = (ROOT / "docs/one-more-event.md").read_text()
+BLOCKS = re.findall(r"^```(sh|diff|text)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+UNIT = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "example or final or page")
+FAILING = ("test_handlers.py", "test_saga.py", "test_docs.py")
+
+
+@pytest.fixture
+def tree(tmp_path: Path) -> Tree:
+    tree = Tree(tmp_path / "tree")
+    tree.without_own_services()
+    return tree
+
+
+@pytest.mark.timeout(SECONDS_MAX)
+def test_the_page_can_be_followed_to_its_end(tree: Tree) -> None:
+    python = str(ROOT / ".venv/bin/python")
+    for kind, text in BLOCKS:
+        if kind == "diff":
+            subprocess.run(["git", "apply", "-"], cwd=tree.root, input=text, text=True, check=True)
+        elif kind == "sh":
+            tree.run("bash", "-c", f"set -e\n{text}")
+        else:
+            files = [f"tests/unit/services/{name}" for name in FAILING]
+            told = tree.run(python, *UNIT, *files, fails=True).stdout
+            for line in text.splitlines():
+                compare(line, told)
+    assert [kind for kind, _ in BLOCKS] == ["diff", "diff", "diff", "text", "diff", "sh"]
+    tree.run(python, "-m", "mypy", "services/order")
+
+
+def test_a_cell_that_is_missing_is_named(tree: Tree) -> None:
+    """The first thing that fails, for somebody who has changed the states alone."""
+    models = tree.root / "services/order/models.py"
+    models.write_text(
+        models.read_text().replace('    CANCELLED = "CANCELLED"\n', '    CANCELLED = "CANCELLED"\n    SENT = "SENT"\n')
+    )
+    told = tree.run(str(ROOT / ".venv/bin/python"), "-c", "import services.order.handlers", fails=True).stderr
+    assert "the table of order does not say what StockReserved means in SENT: add a cell there" in told

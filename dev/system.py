@@ -151,13 +151,13 @@ class System:
                 continue
         # Side by side: each is mostly the start of an interpreter.
         with ThreadPoolExecutor(2 * len(self.services)) as pool:
-            commands = [(service, command) for service in self.services for command in ("topics", "migrate")]
+            commands = [(service, command) for service in self.services for command in ("topics --heard", "migrate")]
             list(pool.map(lambda pair: self._run(*pair), commands))
         self._say(f"Databases, topics and tables are in place for {', '.join(self.services)}")
 
     def _run(self, service: str, command: str) -> None:
         done = subprocess.run(
-            [sys.executable, "-m", f"services.{service}", command],
+            [sys.executable, "-m", f"services.{service}", *command.split()],
             env=self._environment(service),
             cwd=self.logs,
             capture_output=True,

@@ -160,10 +160,10 @@ def connect(engine: Engine, setting: str = "DATABASE_URL") -> Connection:
     try:
         return engine.connect()
     except DBAPIError as error:
-        raise _no_connection(error, setting) from error
+        raise no_connection(error, setting) from error
 
 
-def _no_connection(error: DBAPIError, setting: str) -> Refused | DatabaseUnavailable:
+def no_connection(error: DBAPIError, setting: str = "DATABASE_URL") -> Refused | DatabaseUnavailable:
     """Say what it means that no connection to PostgreSQL could be opened."""
     detail = " ".join(str(error.orig).split())
     if not isinstance(error.orig, PsycopgOperationalError):  # the URL has an option that libpq does not know

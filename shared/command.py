@@ -1,8 +1,8 @@
 """The command line of a service: `python -m services.<name> <command>`.
 
 Commands that run for long end with the codes of sysexits.h, for their supervisors. Those of an operator end with 0 if
-what was asked for is done, 1 if not, and 2 if the words were wrong. `audit` ends with 1 if it has found something, so
-it has the codes of sysexits.h too if it could not look.
+what was asked for is done, 1 if not, 2 if the words were wrong, and 75 if a server was away or just starting: try
+again. `audit` ends with 1 if it has found something, so it has the codes of sysexits.h too if it could not look.
 """
 
 import argparse
@@ -12,15 +12,19 @@ from typing import Any, NoReturn
 from sqlalchemy.exc import DBAPIError
 
 from shared import logs, start, telemetry
+from shared.access import no_connection
 from shared.container import lazily
-from shared.errors import ExactlyOnceError, Exit, Refused
+from shared.errors import ExactlyOnceError, Exit, Refused, SlotInDoubt, Unavailable
+from shared.operating import output
 from shared.program import program
+from shared.transaction import unavailable
 
 EXIT_REFUSED = 78
 """EX_CONFIG of sysexits.h: something must be mended before it makes sense to start again."""
 EXIT_AGAIN = 75
 """EX_TEMPFAIL: start me again."""
 EXIT_NOT_DONE = 1
+AGAIN = ". A server is away, or just starting: try again"
 
 
 def api(container: Any, _arguments: argparse.Namespace) -> None:
@@ -48,16 +52,22 @@ def migrate(container: Any, arguments: argparse.Namespace) -> None:
     )
 
 
-def topics(container: Any, _arguments: argparse.Namespace) -> None:
-    """Create the topics that are missing."""
-    created = start.create_topics(container.settings(), container.service())
-    print(f"created {', '.join(created)}" if created else "all topics are there")
+def topics(container: Any, arguments: argparse.Namespace) -> None:
+    """Create the topics of the service that are missing; say whose those are that it hears and that are not there."""
+    settings, service = container.settings(), container.service()
+    created = start.create_topics(settings, service, heard=arguments.heard)
+    missing = start.missing(settings, service)
+    if created or not missing:
+        output.say(f"created {', '.join(created)}" if created else "all topics are there")
+    if missing:
+        output.say(f"not there yet: {', '.join(missing)}; {start.whose(service, missing)}")
 
 
 def token(_container: Any, arguments: argparse.Namespace) -> None:
     """Invent a token for a caller of the API: print it, and its entry in API_TOKENS, which does not betray it."""
     secret, entry = lazily("shared.http.tokens:make", name=arguments.name, scopes=arguments.scopes)
-    print(f"the token, for the caller: {secret}\nits entry in API_TOKENS:   {entry}")
+    output.say(f"the token, for the caller: {secret}")
+    output.say(f"its entry in API_TOKENS:   {entry}")
 
 
 def parser(service: str) -> argparse.ArgumentParser:
@@ -69,6 +79,9 @@ def parser(service: str) -> argparse.ArgumentParser:
         added.set_defaults(run=command, operator=False)
         if command is migrate:
             added.add_argument("--before-rollout", action="store_true", help="leave `post` migrations for later")
+        if command is topics:
+            meaning = "create those too that it hears: only where all services are yours and have the same PARTITIONS"
+            added.add_argument("--heard", action="store_true", help=meaning)
         if command is token:
             added.add_argument("name", metavar="NAME", help="of the caller")
             added.add_argument("scopes", metavar="SCOPE", nargs="+", help="what it may do, like orders:read")
@@ -76,6 +89,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_dead_letters(commands)
     _add_outbox(commands)
     _add_lanes(commands)
+    _add_decisions(commands)
     audited = _add(commands, "audit", "shared.operating.audit:audit", "compare what was decided with what was said")
     audited.add_argument("--json", action="store_true")
     audited.add_argument("--all", dest="everything", action="store_true", help="name every finding, not the first 20")
@@ -105,6 +119,12 @@ def _add_positions(commands: Any) -> None:
         )
         added.add_argument("--to", type=int, metavar="OFFSET", help="of an input: the next offset to handle")
         added.add_argument("--yes", action="store_true", help="do not ask")
+    meaning = "make a dead letter of the record that an input waits at"
+    parked = _add(choices, "set-aside", "shared.operating.parked:set_aside", meaning)
+    parked.add_argument("--source", required=True, help="'<topic>[<partition>]'")
+    parked.add_argument("--offset", type=int, help="the record that you mean; without it you are asked")
+    parked.add_argument("--reason", required=True, help="kept with the decision")
+    parked.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_dead_letters(commands: Any) -> None:
@@ -112,9 +132,10 @@ def _add_dead_letters(commands: Any) -> None:
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
     listed = _add(choices, "list", "shared.operating.letters:show_all", "list those that wait")
     which = listed.add_mutually_exclusive_group()
-    which.add_argument("--redriven", dest="redriven", action="store_const", const=(True,), help="those that are done")
-    which.add_argument("--all", dest="redriven", action="store_const", const=(True, False), help="both")
-    listed.set_defaults(redriven=(False,))
+    for state, meaning in (("redriven", "those that were handled"), ("dismissed", "those that never shall be")):
+        which.add_argument(f"--{state}", dest="state", action="store_const", const=state, help=meaning)
+    which.add_argument("--all", dest="state", action="store_const", const=None, help="all of them")
+    listed.set_defaults(state="open")
     listed.add_argument("--topic", help="only those from this topic")
     listed.add_argument("--error", help="only those that were set aside for an error of this name")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
@@ -126,6 +147,14 @@ def _add_dead_letters(commands: Any) -> None:
     chosen = driven.add_mutually_exclusive_group(required=True)
     chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
+    driven.add_argument("--dismissed", action="store_true", help="also an ID that was dismissed")
+    gone = _add(choices, "dismiss", "shared.operating.dismissing:dismiss", "decide that some shall never be handled")
+    gone.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
+    gone.add_argument("--topic", help="instead of ID: all that wait from this topic")
+    gone.add_argument("--error", help="instead of ID: all that wait with an error of this name")
+    gone.add_argument("--all", dest="every", action="store_true", help="instead of ID: all that wait")
+    gone.add_argument("--reason", required=True, help="kept with the decision")
+    gone.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_outbox(commands: Any) -> None:
@@ -148,6 +177,15 @@ def _add_lanes(commands: Any) -> None:
     drained.add_argument("--seconds", type=float, default=300.0, help="at most so long (300)")
     resized = _add(choices, "resize", "shared.operating.lanes:resize", "make as many lanes as PARTITIONS says")
     resized.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_decisions(commands: Any) -> None:
+    made = commands.add_parser("decisions", help="what operators have decided")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    listed = _add(choices, "list", "shared.operating.decision_list:show", "list the newest, with what was before")
+    listed.add_argument("--source", help="only those about this source, like lane-0")
+    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
+    listed.add_argument("--json", action="store_true")
 
 
 def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.ArgumentParser:
@@ -183,24 +221,46 @@ def run(container: Any, words: list[str]) -> int:
     try:
         telemetry.configure(container.settings(), service=name, process=arguments.command)
         done = arguments.run(container, arguments)
-    except Refused as error:
+    except DBAPIError as error:
+        return _failed(name, arguments, _meaning(error) if arguments.operator else error)
+    except (Exit, ExactlyOnceError) as error:
+        return _failed(name, arguments, error)
+    return EXIT_NOT_DONE if done is False else 0
+
+
+def _meaning(error: DBAPIError) -> Exception:
+    """Say what a failure of the database means, if it is not about what was asked for."""
+    if error.statement is None and getattr(error.orig, "sqlstate", None) is None:
+        return no_connection(error)
+    return unavailable(error) or error
+
+
+def _failed(name: str, arguments: argparse.Namespace, error: Exception) -> int:
+    """Say why a command has failed; give its exit code."""
+    typed = " ".join(filter(None, (arguments.command, vars(arguments).get("choice"))))
+    detail = f"PostgreSQL: {' '.join(str(error.orig).split())}" if isinstance(error, DBAPIError) else str(error)
+    if isinstance(error, Refused):
         if logs.in_json() and not arguments.operator:
-            logs.say_refused(name, arguments.command, str(error))
+            logs.say_refused(name, typed, detail)
         else:
-            print(f"{name} {arguments.command}: {error}", file=sys.stderr)
+            output.note(f"{name} {typed}: {detail}")
         return EXIT_NOT_DONE if arguments.operator and not arguments.judges else EXIT_REFUSED
-    except (Exit, ExactlyOnceError, DBAPIError) as error:
-        if arguments.operator:
-            detail = f"PostgreSQL: {error.orig}" if isinstance(error, DBAPIError) else error
-            typed = " ".join(filter(None, (arguments.command, vars(arguments).get("choice"))))
-            print(f"{name} {typed}: {detail}", file=sys.stderr)
-            return EXIT_AGAIN if arguments.judges else EXIT_NOT_DONE
+    if not arguments.operator:
         telemetry.log.critical("exit", error=type(error).__name__, detail=str(error))
         return EXIT_AGAIN
-    return EXIT_NOT_DONE if done is False else 0
+    passing = isinstance(error, (Unavailable, SlotInDoubt))
+    output.note(f"{name} {typed}: {detail}{AGAIN if passing else ''}")
+    return EXIT_AGAIN if passing or arguments.judges else EXIT_NOT_DONE
 
 
 def main(container_class: type[Any]) -> NoReturn:
     """Run the command that the arguments name, and exit: 0 done, 75 start again, 78 mend something first."""
     logs.catch_all()
-    sys.exit(run(container_class(), sys.argv[1:]))
+    try:
+        code: Any = run(container_class(), sys.argv[1:])
+    except SystemExit as end:  # of argparse, which has printed a help or what is wrong
+        code = end.code
+    except BrokenPipeError:  # somebody has read enough of a log
+        code = EXIT_NOT_DONE
+    output.end_quietly()
+    sys.exit(code)

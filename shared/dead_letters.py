@@ -9,7 +9,7 @@ import base64
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, text
@@ -17,10 +17,22 @@ from sqlalchemy.exc import DataError
 
 from shared.events import Event
 from shared.failures import DETAIL_MAX, describe, frames
+from shared.gauges import Known
 from shared.handling import Service
 from shared.outbox import KEY_BYTES_MAX, Outbox, Said
 from shared.ports import Input, Letter, Record
 from shared.session import Session
+
+WAITING = Known(
+    "dead_letters_waiting", "Dead letters neither re-driven nor dismissed, counted up to 100,000; absent if not known"
+)
+OLDEST = Known(
+    "dead_letter_oldest_seconds", "Age of the oldest dead letter that waits; 0: none waits; absent if not known"
+)
+COUNTED_MAX = 100_000
+"""With so many, how many more is no question."""
+
+State = Literal["open", "redriven", "dismissed"]
 
 KEPT_BYTES_MAX, CUT_BYTES = 100_000_000, 1_000_000
 """A larger record is kept as its beginning: PostgreSQL ends the session at a parameter of 1 GB, and a compressed batch
@@ -149,6 +161,9 @@ class Stored(NamedTuple):
     redriven_at: datetime | None
     traceback: str | None
     """Where it failed; None if an older version set it aside."""
+    dismissed_at: datetime | None
+    dismissed_by: int | None
+    """The decision that did it."""
 
     @property
     def event_id(self) -> str | None:
@@ -168,18 +183,34 @@ class Stored(NamedTuple):
 
 _COLUMNS = """
     id, topic, partition, "offset", key, value, headers, epoch, error, detail, traceparent, set_aside_at, redriven_at,
-    traceback
+    traceback, dismissed_at,
+    dismissed_by
 """
 _FIND = f"SELECT {_COLUMNS} FROM dead_letter WHERE id = :id"  # noqa: S608 - constants
 _LIST = text(
     f"""
     SELECT {_COLUMNS} FROM dead_letter
-    WHERE (redriven_at IS NOT NULL) = ANY(:redriven) AND (CAST(:topic AS text) IS NULL OR topic = :topic)
+    WHERE (NOT :open OR (redriven_at IS NULL AND dismissed_at IS NULL))
+        AND (NOT :redriven OR redriven_at IS NOT NULL) AND (NOT :dismissed OR dismissed_at IS NOT NULL)
+        AND (CAST(:topic AS text) IS NULL OR topic = :topic)
         AND (CAST(:error AS text) IS NULL OR error = :error) AND id > :after
     ORDER BY id LIMIT :most
     """  # noqa: S608 - constants
 )
-_WAITING = text("SELECT id FROM dead_letter WHERE redriven_at IS NULL AND id > :after ORDER BY id LIMIT :most")
+_OPEN = "redriven_at IS NULL AND dismissed_at IS NULL"
+_WAITING = text(f"SELECT id FROM dead_letter WHERE {_OPEN} AND id > :after ORDER BY id LIMIT :most")  # noqa: S608
+_LOOK = text(f"""
+    SELECT (SELECT count(*) FROM (SELECT FROM dead_letter WHERE {_OPEN} LIMIT :most) AS counted),
+           (SELECT extract(epoch FROM clock_timestamp() - set_aside_at) FROM dead_letter WHERE {_OPEN}
+            ORDER BY id LIMIT 1)
+""")  # noqa: S608 - constants
+_PRUNE = text("""
+    DELETE FROM dead_letter WHERE ctid = ANY(ARRAY(
+        SELECT ctid FROM dead_letter
+        WHERE redriven_at < clock_timestamp() - make_interval(secs => :seconds)
+            OR dismissed_at < clock_timestamp() - make_interval(secs => :seconds) LIMIT :rows
+    ))
+""")
 _DONE = text("UPDATE dead_letter SET redriven_at = clock_timestamp() WHERE id = :id")
 _FAILED = text(
     "UPDATE dead_letter SET error = :error, detail = :detail, traceback = :traceback "
@@ -200,15 +231,28 @@ def find(connection: Connection, number: int, *, lock: bool = False) -> Stored |
 
 
 def select(
-    connection: Connection, *, redriven: Sequence[bool], topic: str | None, error: str | None, after: int, most: int
+    connection: Connection, *, state: State | None, topic: str | None, error: str | None, after: int, most: int
 ) -> list[Stored]:
-    """List dead letters from `after` on: whether re-driven or not, from which topic, set aside for which error."""
-    asked = {"redriven": list(redriven), "topic": topic, "error": error, "after": after, "most": most}
+    """List dead letters from `after` on: in which state, from which topic, set aside for which error."""
+    states = {name: name == state for name in ("open", "redriven", "dismissed")}
+    asked = {**states, "topic": topic, "error": error, "after": after, "most": most}
     return [_stored(row) for row in connection.execute(_LIST, asked)]
 
 
+def look(connection: Connection) -> None:
+    """Show how many wait, and for how long the oldest. It costs an index look-up for each, COUNTED_MAX at most."""
+    count, seconds = connection.execute(_LOOK, {"most": COUNTED_MAX}).one()
+    WAITING.set(count)
+    OLDEST.set(max(float(seconds or 0), 0.0))
+
+
+def prune(connection: Connection, seconds: float, rows: int) -> int:
+    """Delete up to `rows` that were re-driven or dismissed more than `seconds` ago; give how many were deleted."""
+    return connection.execute(_PRUNE, {"seconds": seconds, "rows": rows}).rowcount
+
+
 def waiting(connection: Connection, after: int, most: int) -> list[int]:
-    """Give the next dead letters that were not re-driven."""
+    """Give the next dead letters that were neither re-driven nor dismissed."""
     return list(connection.execute(_WAITING, {"after": after, "most": most}).scalars())
 
 

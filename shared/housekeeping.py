@@ -5,7 +5,7 @@ import threading
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import claims, inbox
+from shared import claims, dead_letters, inbox
 from shared.settings import Settings
 from shared.slots import LOCK_CLASS
 from shared.telemetry import log
@@ -34,6 +34,7 @@ class Housekeeping:
         self._engine = engine
         self._inbox_seconds = settings.inbox_retention_hours * 3_600
         self._keys_seconds = settings.idempotency_retention_hours * 3_600
+        self._letters_seconds = settings.dead_letter_keep_hours * 3_600
         self._said_seconds = settings.audit_keep_hours * 3_600
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
@@ -57,6 +58,7 @@ class Housekeeping:
                     break
                 step = inbox.prune(connection, self._inbox_seconds, ROWS)
                 step += claims.prune(connection, self._said_seconds, ROWS)
+                step += dead_letters.prune(connection, self._letters_seconds, ROWS)
                 step += connection.execute(_PRUNE_KEYS, {"seconds": self._keys_seconds, "rows": ROWS}).rowcount
             deleted += step
             if step == 0 or self._stopping.is_set():

@@ -12,7 +12,7 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import backlog, logs, outages, telemetry
+from shared import backlog, dead_letters, logs, outages, telemetry
 from shared.handling import Service
 from shared.held_back import HELD_SECONDS, Held
 from shared.logs import log
@@ -179,10 +179,13 @@ class Observer:
                 self._handled = {Input(topic, partition): offset for topic, partition, offset in rows}
                 with connection.begin():
                     backlog.look(connection)
+                    dead_letters.look(connection)
         except SQLAlchemyError as error:
             # H stays as it was last: nobody moves it while the database is away, or the table locked.
             backlog.ROWS.forget()
             backlog.OLDEST.forget()
+            dead_letters.WAITING.forget()
+            dead_letters.OLDEST.forget()
             log.warning("observer_waits", error=type(error).__name__, detail=str(error))
 
     def _show(self) -> None:

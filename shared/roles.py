@@ -19,7 +19,7 @@ _LIBRARY = {
     "lane": _ALL,
     "outbox": _ALL,
     "said": "SELECT, INSERT, DELETE",
-    "dead_letter": "SELECT, INSERT, UPDATE",
+    "dead_letter": _ALL,
     "stuck_record": _ALL,
     "idempotency_key": _ALL,
     "decision": "SELECT, INSERT",

@@ -179,6 +179,9 @@ class Settings(BaseSettings):
     idempotency_retention_hours: Annotated[
         float, Field(gt=0, description="an Idempotency-Key is remembered for so long")
     ] = 24.0
+    dead_letter_keep_hours: Annotated[
+        float, Field(gt=0, description="a dead letter that was re-driven or dismissed is kept for so long")
+    ] = 2_160.0
     audit_keep_hours: Annotated[float, Field(gt=0, description="`audit` knows for so long what was said")] = 168.0
     outbox_rows_max: Annotated[int, Field(ge=1, description="the API answers 503 while more events than this wait")] = (
         1_000_000

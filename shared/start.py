@@ -64,12 +64,30 @@ def needed(service: Service) -> list[str]:
     return sorted({*service.hears, *service.speaks_on, service.lane_topic, service.dead_letter_topic})
 
 
-def create_topics(settings: Settings, service: Service) -> list[str]:
-    """Create the topics that are missing, and wait until a broker knows them; give their names. Raises
-    `KafkaUnavailable` if that takes long.
+def own(service: Service) -> list[str]:
+    """The topics that a service publishes on. Those that it hears are of others, with partitions of their choice."""
+    return sorted({*service.speaks_on, service.lane_topic, service.dead_letter_topic})
+
+
+def whose(service: Service, missing: Collection[str]) -> str:
+    """Say who creates topics that are missing."""
+    mine, others = set(missing) & set(own(service)), sorted(set(missing) - set(own(service)))
+    told = [f"create with `{program(service.name)} topics`"] if mine else []
+    for name in others:
+        owner, _, _ = name.rpartition(".")
+        by_name = f": by its name {owner}, with `{program(owner)} topics`" if owner else ""
+        told.append(f"{name} is not ours, {service.name} only hears it; whoever publishes on it creates it{by_name}")
+    return "; ".join(told)
+
+
+def create_topics(settings: Settings, service: Service, *, heard: bool = True) -> list[str]:
+    """Create the topics that are missing, those of others that are `heard` too, and wait until a broker knows them.
+
+    Gives their names. Raises `KafkaUnavailable` if that takes long.
     """
     client = admin(settings)
-    missing = [name for name, found in describe(client, settings, needed(service)).items() if found is None]
+    wanted = needed(service) if heard else own(service)
+    missing = [name for name, found in describe(client, settings, wanted).items() if found is None]
     replicas = settings.replication_factor or BROKERS_DEFAULT
     new = [NewTopic(name, num_partitions=settings.partitions, replication_factor=replicas) for name in missing]
     for name, future in client.create_topics(new, request_timeout=ADMIN_SECONDS).items() if new else ():
@@ -88,6 +106,11 @@ def create_topics(settings: Settings, service: Service) -> list[str]:
             )
         time.sleep(LOOK_AGAIN_SECONDS)
     return missing
+
+
+def missing(settings: Settings, service: Service) -> list[str]:
+    """Name the topics that `service` needs and that are not there."""
+    return [name for name, found in describe(admin(settings), settings, needed(service)).items() if found is None]
 
 
 def check_libraries() -> None:
@@ -182,7 +205,7 @@ def judge_topics(connection: Connection, settings: Settings, service: Service, s
 def refuse_missing(service: Service, seen: Topics) -> None:
     """Raise `Refused` if a topic is missing."""
     if seen.missing:
-        raise Refused(f"Kafka has no topic {', '.join(seen.missing)}; create with `{program(service.name)} topics`")
+        raise Refused(f"Kafka has no topic {', '.join(seen.missing)}; {whose(service, seen.missing)}")
 
 
 def look_at_topics(engine: Engine, settings: Settings, service: Service) -> Stop | None:

@@ -144,7 +144,12 @@ dead_letter = Table(
     _now("set_aside_at"),
     Column("redriven_at", DateTime(timezone=True)),
     Column("traceback", Text, comment="frames, those of the service first; no values"),
+    Column("dismissed_at", DateTime(timezone=True), comment="when it was decided that it shall never be handled"),
+    Column("dismissed_by", BigInteger, comment="the decision"),
     Index("dead_letter_waiting", "id", postgresql_where=text("redriven_at IS NULL")),
+    Index("dead_letter_open", "id", postgresql_where=text("redriven_at IS NULL AND dismissed_at IS NULL")),
+    Index("dead_letter_redriven", "redriven_at", postgresql_where=text("redriven_at IS NOT NULL")),
+    Index("dead_letter_dismissed", "dismissed_at", postgresql_where=text("dismissed_at IS NOT NULL")),
 )
 
 stuck_record = Table(

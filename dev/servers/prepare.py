@@ -66,8 +66,8 @@ def _create_topics_of_others(bootstrap: str, names: Sequence[str]) -> None:
 
 def _prepare(name: str, bootstrap: str, dsn: str) -> None:
     env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap, "DATABASE_URL": dsn}
-    for command in ("topics", "migrate"):
-        words = [sys.executable, "-m", f"services.{name}", command]
+    for command in ("topics --heard", "migrate"):
+        words = [sys.executable, "-m", f"services.{name}", *command.split()]
         done = subprocess.run(
             words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
         )

@@ -1,6 +1,7 @@
-"""The library's tables, third release: what failed is remembered with the place where it failed.
+"""The library's tables, third release: what failed is remembered with the place where it failed, and may be
+dismissed.
 
-Old code goes on as before on this schema: it knows neither the column nor the table, and writes neither. Frozen with
+Old code goes on as before on this schema: it knows neither the columns nor the table, and writes neither. Frozen with
 the release, like `r0001`.
 """
 
@@ -9,10 +10,27 @@ from alembic import op
 
 
 def upgrade() -> None:
-    """Add to the dead letters where the handler failed, and a table of records that ended a process."""
+    """Add to the dead letters where the handler failed and whether they are dismissed; and a table of records that
+    ended a process.
+    """
     op.add_column(
         "dead_letter", sa.Column("traceback", sa.Text, comment="frames, those of the service first; no values")
     )
+    op.add_column(
+        "dead_letter",
+        sa.Column(
+            "dismissed_at",
+            sa.DateTime(timezone=True),
+            comment="when it was decided that it shall never be handled",
+        ),
+    )
+    op.add_column("dead_letter", sa.Column("dismissed_by", sa.BigInteger, comment="the decision"))
+    for name, column, where in (
+        ("dead_letter_open", "id", "redriven_at IS NULL AND dismissed_at IS NULL"),
+        ("dead_letter_redriven", "redriven_at", "redriven_at IS NOT NULL"),
+        ("dead_letter_dismissed", "dismissed_at", "dismissed_at IS NOT NULL"),
+    ):
+        op.create_index(name, "dead_letter", [column], postgresql_where=sa.text(where))
     op.create_table(
         "stuck_record",
         sa.Column("topic", sa.Text, nullable=False),

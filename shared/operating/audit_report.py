@@ -134,7 +134,7 @@ class Report:
         say()
         if self.accepted:
             by = " and ".join(map(str, sorted(self.decisions)))
-            say(f"{self.accepted.total():,} findings stay, accepted by decision {by}: the table `decision` has it.")
+            say(f"{self.accepted.total():,} findings stay, accepted by decision {by}, which `decisions list` shows.")
         if not self.clean:
             say(f"{kinds} of {len(KINDS)} rows are NOT ok.")
         else:
@@ -163,7 +163,8 @@ class Report:
             if not found:
                 continue
             count = self.counts[kind] + self.accepted[kind]
-            say(f"\n{words}{f' ({len(found):,} of {count:,}; --all names all)' if count > len(found) else ''}:")
+            say()
+            say(f"{words}{f' ({len(found):,} of {count:,}; --all names all)' if count > len(found) else ''}:")
             for finding in found:
                 by = finding.accepted_by
                 facts = (

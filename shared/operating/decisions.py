@@ -32,7 +32,8 @@ def decide(desk: Desk, choice: Choice, sources: Sequence[str], to: int | None, *
                 say(f"{source}: Kafka and the database agree; there is nothing to decide")
             plans += found
         for plan in plans:
-            say(f"{plan.source}: {_facts(plan.before)} -> {_facts(plan.after)}\n  {plan.means}")
+            say(f"{plan.source}: {_facts(plan.before)} -> {_facts(plan.after)}")
+            say(f"  {plan.means}")
         if not plans:
             return
         rules.confirm(f"{choice} {', '.join(plan.source for plan in plans)}?", yes=yes)
@@ -58,7 +59,7 @@ def _plans(here: Alone, choice: Choice, source: str, to: int | None) -> list[Pla
     if source == "cluster":
         return _cluster(here, choice)
     if lane or source == "lanes":
-        _refuse_other(here, here.desk.service.lane_topic)
+        refuse_other(here, here.desk.service.lane_topic)
         states = survey.lanes(here.connection, here.group, here.desk.service)
         wanted = [state for state in states if lane is None or state.lane == int(lane[1])]
         if not wanted:
@@ -68,7 +69,7 @@ def _plans(here: Alone, choice: Choice, source: str, to: int | None) -> list[Pla
     if partition or source == "inputs":
         topics = [partition[1]] if partition else list(here.desk.service.hears)
         for topic in topics:
-            _refuse_other(here, topic)
+            refuse_other(here, topic)
         inputs = survey.inputs(here.connection, here.group, here.desk.service)
         chosen = [i for i in inputs if partition is None or i.source == Input(partition[1], int(partition[2]))]
         if not chosen:
@@ -78,7 +79,7 @@ def _plans(here: Alone, choice: Choice, source: str, to: int | None) -> list[Pla
     return _topic(here, choice, source)
 
 
-def _refuse_other(here: Alone, topic: str) -> None:
+def refuse_other(here: Alone, topic: str) -> None:
     """Refuse to compare positions with a cluster or a topic that they are not of."""
     present, cluster_id = here.group.topics([topic]).get(topic), here.group.cluster_id()
     with here.connection.begin():

@@ -41,13 +41,32 @@ MOVING = frozenset(
         KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
         KafkaError.NOT_LEADER_FOR_PARTITION,
         KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._NOENT,  # "Failed to query partition leaders"
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._RESOLVE,
+        KafkaError._ALL_BROKERS_DOWN,
     }
 )
-"""The coordinator or the leader has just moved; ask again."""
+"""The coordinator or the leader has just moved, or a broker is just starting; ask again."""
 
 MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC})
 
 Answer = TypeVar("Answer")
+
+
+class _Silent(KafkaUnavailable):
+    """A leader did not answer."""
 
 
 class Span(NamedTuple):
@@ -99,7 +118,7 @@ class Group:
 
     def topics(self, names: Collection[str]) -> dict[str, Topic]:
         """Describe topics; those that do not exist are left out."""
-        found = start.describe(self._admin, self._settings, names) if names else {}
+        found = _ask(lambda: start.describe(self._admin, self._settings, names)) if names else {}
         return {name: Topic(str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None}
 
     def members(self) -> list[str]:
@@ -168,7 +187,7 @@ class Group:
                         raise
             # When a leader does not answer, the client gives this instead of an error.
             if silent := [str(source) for source, offset in found.items() if offset == OFFSET_INVALID]:
-                raise KafkaUnavailable(f"{', '.join(silent)}: the leader did not answer how far it goes")
+                raise _Silent(f"{', '.join(silent)}: the leader did not answer how far it goes")
             return found
 
         return _ask(ask)
@@ -187,7 +206,7 @@ def _ask(question: Callable[[], Answer]) -> Answer:
         try:
             return question()
         except KafkaUnavailable as error:
-            if _code(error.__cause__) not in MOVING or time.monotonic() > deadline:
+            if not (isinstance(error, _Silent) or _code(error.__cause__) in MOVING) or time.monotonic() > deadline:
                 raise
             time.sleep(POLL_SECONDS)
 

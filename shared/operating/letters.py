@@ -1,31 +1,28 @@
 """`dead-letters list | show`: what was set aside, readable whatever it holds."""
 
-from collections.abc import Sequence
 from json import dumps, loads
 from typing import Any
 
 from shared import dead_letters
-from shared.dead_letters import Stored
+from shared.dead_letters import State, Stored
 from shared.errors import NotDone
-from shared.operating.output import as_json, columns, say
+from shared.operating.output import as_json, columns, printable, say
 from shared.operating.rules import Desk
 
 CELL = 60
 """Characters of an error in a list."""
 
 
-def show_all(
-    desk: Desk, *, redriven: Sequence[bool], topic: str | None, error: str | None, most: int, json: bool
-) -> None:
+def show_all(desk: Desk, *, state: State | None, topic: str | None, error: str | None, most: int, json: bool) -> None:
     """List dead letters, the oldest first."""
     with desk.engine.begin() as connection:
-        found = dead_letters.select(connection, redriven=redriven, topic=topic, error=error, after=0, most=most + 1)
+        found = dead_letters.select(connection, state=state, topic=topic, error=error, after=0, most=most + 1)
     shown = found[:most]
     if json:
         as_json([_facts(letter) for letter in shown])
         return
     columns(
-        ("ID", "FROM", "OFFSET", "EVENT", "EVENT ID", "ERROR", "SET ASIDE", "RE-DRIVEN"),
+        ("ID", "FROM", "OFFSET", "EVENT", "EVENT ID", "ERROR", "SET ASIDE", "RE-DRIVEN", "DISMISSED"),
         [
             (
                 letter.id,
@@ -36,6 +33,7 @@ def show_all(
                 _line(f"{letter.error}: {letter.detail}"),
                 f"{letter.set_aside_at:%Y-%m-%d %H:%M:%S}",
                 f"{letter.redriven_at:%Y-%m-%d %H:%M:%S}" if letter.redriven_at else None,
+                f"by decision {letter.dismissed_by}" if letter.dismissed_at else None,
             )
             for letter in shown
         ],
@@ -84,6 +82,8 @@ def _facts(letter: Stored) -> dict[str, Any]:
         "traceparent": letter.traceparent,
         "set_aside_at": letter.set_aside_at.isoformat(),
         "redriven_at": letter.redriven_at.isoformat() if letter.redriven_at else None,
+        "dismissed_at": letter.dismissed_at.isoformat() if letter.dismissed_at else None,
+        "dismissed_by": letter.dismissed_by,
     }
 
 
@@ -97,6 +97,7 @@ def readable(data: bytes | None) -> Any:
         return {"hex": data.hex()}
     try:
         found = loads(text)
+        dumps(found, indent=2, allow_nan=False)  # what is too deep or no JSON of others stays text
     except (ValueError, RecursionError):
         return text
     return found if isinstance(found, dict | list) else text
@@ -105,11 +106,10 @@ def readable(data: bytes | None) -> Any:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    # A control character could do things to the terminal; JSON writes it as an escape.
-    text = value if isinstance(value, str) else dumps(value, ensure_ascii=False)
-    return text if text.isprintable() else dumps(text)
+    # JSON of one line, with what is not ASCII as it is: the output escapes what is not printable.
+    return value if isinstance(value, str) else dumps(value, ensure_ascii=False)
 
 
 def _line(text: str) -> str:
-    line = _text(text.splitlines()[0] if text else "")
+    line = printable(text.splitlines()[0] if text else "")
     return line if len(line) <= CELL else f"{line[: CELL - 1]}…"

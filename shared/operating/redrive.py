@@ -36,6 +36,7 @@ class Outcome(Enum):
     EARLIER = "was re-driven before"
     EFFECTIVE = "had taken effect already, under the same event id; now marked as done"
     FAILED = "failed"
+    DISMISSED = "was dismissed"
     UNKNOWN = "there is no such dead letter"
 
 
@@ -48,15 +49,17 @@ class Result(NamedTuple):
     @property
     def good(self) -> bool:
         """Whether the letter is done."""
-        return self.outcome not in (Outcome.FAILED, Outcome.UNKNOWN)
+        return self.outcome not in (Outcome.FAILED, Outcome.DISMISSED, Outcome.UNKNOWN)
 
 
-def redrive(desk: Desk, numbers: Sequence[int], *, every: bool) -> bool:
-    """Re-drive letters in the order in which they were set aside; False if one of them is not done then."""
+def redrive(desk: Desk, numbers: Sequence[int], *, every: bool, dismissed: bool) -> bool:
+    """Re-drive letters in the order in which they were set aside, `dismissed` ones only if that is said too; False if
+    one of them is not done then.
+    """
     handlers = Handlers(desk.service)
     results = []
     for number in _every(desk) if every else sorted(set(numbers)):
-        results.append(one(desk, handlers, number))
+        results.append(one(desk, handlers, number, dismissed=dismissed))
         outcome, detail = results[-1]
         say(f"{number}: {outcome.value}{': ' if detail else ''}{detail}")
     if not results:
@@ -75,7 +78,7 @@ def _every(desk: Desk) -> Iterator[int]:
         number = page[-1]
 
 
-def one(desk: Desk, handlers: Handlers, number: int) -> Result:
+def one(desk: Desk, handlers: Handlers, number: int, *, dismissed: bool = False) -> Result:
     """Re-drive one letter. If it fails again it stays, with its new error.
 
     Raises `NotDone` if the connection was lost, and with it the knowledge of what happened.
@@ -83,7 +86,7 @@ def one(desk: Desk, handlers: Handlers, number: int) -> Result:
     reason: Exception = NotDone()
     for _ in range(ATTEMPTS):
         try:
-            return _attempt(desk, handlers, number)
+            return _attempt(desk, handlers, number, dismissed=dismissed)
         except RecoveryNeeded as doubt:
             raise NotDone(f"{number}: the connection to PostgreSQL was lost: {doubt}. Run the command again") from doubt
         except Unavailable as error:
@@ -105,7 +108,7 @@ def _failed(desk: Desk, number: int, reason: Exception) -> Result:
     return Result(Outcome.FAILED, ": ".join(describe(reason)))
 
 
-def _attempt(desk: Desk, handlers: Handlers, number: int) -> Result:
+def _attempt(desk: Desk, handlers: Handlers, number: int, *, dismissed: bool) -> Result:
     with desk.engine.connect() as connection:
         session = Session(connection)
         transaction = PostgresTransaction(
@@ -117,6 +120,9 @@ def _attempt(desk: Desk, handlers: Handlers, number: int) -> Result:
                 return Result(Outcome.UNKNOWN)
             if letter.redriven_at is not None:
                 return Result(Outcome.EARLIER, f"at {letter.redriven_at:%Y-%m-%d %H:%M:%S}")
+            if letter.dismissed_at is not None and not dismissed:
+                told = f"by decision {letter.dismissed_by}; --dismissed handles it nevertheless"
+                return Result(Outcome.DISMISSED, told)
             result = Result(Outcome.DONE)
             if letter.record.input.topic == desk.service.lane_topic:
                 unsaid.put_back(session.connection(), letter)

@@ -19,7 +19,7 @@ from shared.database import refuse_transaction_pooler
 from shared.errors import NotDone
 from shared.handling import Service
 from shared.operating.group import Group, wait_until
-from shared.operating.output import note
+from shared.operating.output import ask, note
 from shared.outbox import Outbox
 from shared.program import program
 from shared.settings import Settings
@@ -58,7 +58,7 @@ _GIVE_ALL = text("SELECT pg_advisory_unlock_all()")
 
 _DECISION = text("""
     INSERT INTO decision (command, source, before, after)
-    VALUES (:command, :source, CAST(:before AS jsonb), CAST(:after AS jsonb))
+    VALUES (:command, :source, CAST(:before AS jsonb), CAST(:after AS jsonb)) RETURNING id
 """)
 
 
@@ -175,12 +175,10 @@ def _wait_until_empty(desk: Desk, group: Group) -> None:
 
 def decided(
     connection: Connection, command: str, source: str, before: Mapping[str, Any], after: Mapping[str, Any]
-) -> None:
-    """Remember a decision, in the transaction that carries it out."""
-    connection.execute(
-        _DECISION,
-        {"command": command, "source": source, "before": json.dumps(before), "after": json.dumps(after)},
-    )
+) -> int:
+    """Remember a decision, in the transaction that carries it out; give its number."""
+    facts = {"command": command, "source": source, "before": json.dumps(before), "after": json.dumps(after)}
+    return int(connection.execute(_DECISION, facts).scalar_one())
 
 
 def confirm(question: str, *, yes: bool) -> None:
@@ -189,7 +187,5 @@ def confirm(question: str, *, yes: bool) -> None:
         return
     if not sys.stdin.isatty():
         raise NotDone(f"{question} Nobody is there to answer; add --yes to do it without asking")
-    sys.stderr.write(f"{question} [yes/no] ")
-    sys.stderr.flush()
-    if sys.stdin.readline().strip().lower() != "yes":
+    if ask(f"{question} [yes/no]").strip().lower() != "yes":
         raise NotDone("nothing was changed")

@@ -68,7 +68,8 @@ def _print(
     )
     # What is wrong with a topic is wrong with all its partitions: it is told once.
     for wrong in dict.fromkeys(found["detail"] for found in (*topics, *inputs, *lanes) if found["detail"]):
-        say(f"\n{wrong}")
+        say()
+        say(wrong)
 
 
 def _input(state: InputState, stop: Stop | None) -> dict[str, Any]:

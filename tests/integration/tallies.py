@@ -161,8 +161,12 @@ class Tallies(Topics):
 
     def run(self, line: str) -> int:
         """Run a command of the service, in this process; give its exit code."""
+        return self.run_words(line.split())
+
+    def run_words(self, words: list[str]) -> int:
+        """The same, with words that may hold anything."""
         built = container(self.service, self.settings)
         try:
-            return command.run(built, line.split())
+            return command.run(built, words)
         finally:
             built.engine().dispose()

@@ -107,7 +107,6 @@ def test_the_api_works_and_writes(made: Roles) -> None:
         "TRUNCATE inbox",
         "ALTER TABLE entry DISABLE TRIGGER ALL",
         "UPDATE alembic_version SET version_num = '9999'",
-        "DELETE FROM dead_letter",
         "UPDATE decision SET command = ''",
         "DELETE FROM decision",
         "DELETE FROM position",

@@ -75,7 +75,7 @@ class Place:
             for who in (WORKER, TOPICS, OPERATOR):
                 self.kafka.user(self.user(service, who), PASSWORD)
                 self.kafka.grant(self.user(service, who), granted(who, service))
-            code, said = self.run(service, "topics", TOPICS)
+            code, said = self.run(service, "topics --heard", TOPICS)
             assert code == 0, said
 
     def database(self, service: str) -> str:

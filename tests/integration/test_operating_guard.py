@@ -12,7 +12,7 @@ import pytest
 
 from dev import processes
 from dev.servers import Servers, service_names
-from shared import slots
+from shared import command, slots
 from shared.operating import rules
 from shared.operating.rules import Desk
 from shared.settings import Settings
@@ -174,9 +174,11 @@ def test_a_broker_that_does_not_answer_is_a_clear_error(
     monkeypatch.setattr("shared.start.ADMIN_SECONDS", 1.0)
     tallies.settings = tallies.settings.model_copy(update={"kafka_bootstrap_servers": "127.0.0.1:1"})
 
-    assert tallies.run("positions show") == 1
+    assert tallies.run("positions show") == command.EXIT_AGAIN
 
-    assert "no broker answers at 127.0.0.1:1" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "no broker answers at 127.0.0.1:1" in said
+    assert said.endswith("try again\n")
 
 
 def test_a_database_that_does_not_answer_is_a_clear_error(tallies: Tallies) -> None:
@@ -194,6 +196,7 @@ def test_a_database_that_does_not_answer_is_a_clear_error(tallies: Tallies) -> N
         check=False,
     )
 
-    assert done.returncode == 1
-    assert done.stderr.startswith(f"{SERVICE} dead-letters list: PostgreSQL: connection")
+    assert done.returncode == command.EXIT_AGAIN
+    assert done.stderr.startswith(f"{SERVICE} dead-letters list: DATABASE_URL: no connection to PostgreSQL")
+    assert done.stderr.endswith("try again\n")
     assert "Traceback" not in done.stderr

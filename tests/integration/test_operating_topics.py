@@ -7,10 +7,11 @@ from sqlalchemy import NullPool, create_engine
 
 from dev.servers import Servers
 from shared import start
-from shared.errors import DatabaseWentBack, LanesDiffer, OtherCluster, PositionMissing
+from shared.errors import DatabaseWentBack, LanesDiffer, OtherCluster, PositionMissing, Refused
 from shared.operating import diagnosis
 from tests.integration.tallies import Tallies
 from tests.integration.test_operating_positions import decide, stop, twice
+from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture
@@ -158,3 +159,27 @@ def test_a_new_empty_database(tallies: Tallies) -> None:
     tallies.work()
     assert tallies.effects() == [1, 2, 3]
     assert twice(tallies) == {1, 2, 3}
+
+
+def test_only_its_own_topics_are_created_and_it_is_said_whose_the_others_are(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    mine, theirs = tallies.told.topic, tallies.asked.topic
+    for removed in tallies.admin.delete_topics([mine, theirs]).values():
+        removed.result(SECONDS_MAX)
+    until(lambda: start.missing(tallies.settings, tallies.service) == [theirs, mine], "they are gone")
+
+    assert tallies.run("topics") == 0
+
+    said = capsys.readouterr().out
+    assert f"created {mine}\n" in said
+    assert f"{theirs} is not ours, {tallies.name} only hears it" in said
+    assert f"by its name {tallies.name}, with `python -m services.{tallies.name} topics`" in said
+    assert start.missing(tallies.settings, tallies.service) == [theirs]
+    with pytest.raises(Refused, match="is not ours"):
+        tallies.work()
+
+    assert tallies.run("topics --heard") == 0
+    assert capsys.readouterr().out == f"created {theirs}\n"
+    assert tallies.run("topics") == 0
+    assert capsys.readouterr().out == "all topics are there\n"

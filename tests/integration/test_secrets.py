@@ -114,7 +114,7 @@ def told(servers: Servers, locked: LockedKafka, tmp_path_factory: pytest.TempPat
     owner = made.dsn
     code, said = made.run("migrate", MIGRATION_DATABASE_URL=owner)
     assert (code, betrayed(said)) == (0, []), said
-    code, said = made.run("topics")
+    code, said = made.run("topics --heard")
     assert (code, betrayed(said)) == (0, []), said
     yield made
     servers.postgres.drop_database(made.name)

@@ -130,7 +130,7 @@ def test_the_previous_version_works_on_the_schema_of_this_one(
     root = previous if (previous / "services" / service / "__main__.py").exists() else ROOT
     with Running(service, breakable_servers, tmp_path) as running:
         running.command(ROOT, "migrate")
-        running.command(root, "topics")
+        running.command(ROOT, "topics", "--heard")
         running.start(root, "worker")
         running.start(root, "api")
         until(lambda: running.rows("SELECT 1 FROM position"), "it has its first positions")
@@ -238,7 +238,7 @@ def test_a_deployment_in_the_order_of_the_page_loses_nothing_and_repeats_nothing
             until(lambda: {key for (key,) in running.rows("SELECT something_id FROM mayflies")} == set(keys), f"{keys}")
 
         running.command(old, "migrate")
-        running.command(old, "topics")
+        running.command(new, "topics", "--heard")
         running.start(old, "worker")
         tell("before")
         until_noted("before")

@@ -87,7 +87,7 @@ def test_no_message_names_a_command_in_another_way() -> None:
             )
 
 
-WRITTEN = re.compile(r"`((?:positions|dead-letters|outbox|lanes) [^`]+|topics|migrate)`")
+WRITTEN = re.compile(r"`((?:positions|dead-letters|outbox|lanes|decisions) [^`]+|topics|migrate)`")
 
 
 @pytest.mark.parametrize("line", sorted(set(WRITTEN.findall((ROOT / "docs" / "operating.md").read_text()))))
@@ -142,11 +142,12 @@ COMMANDS = dict(leaves(command.parser("order")))
 def test_the_commands() -> None:
     assert set(COMMANDS) == {
         *("api", "worker", "migrate", "topics", "token"),
-        *("positions show", "positions adopt", "positions rewind", "positions skip"),
-        *("dead-letters list", "dead-letters show", "dead-letters redrive"),
+        *("positions show", "positions adopt", "positions rewind", "positions skip", "positions set-aside"),
+        *("dead-letters list", "dead-letters show", "dead-letters redrive", "dead-letters dismiss"),
         *("outbox show", "outbox set-aside"),
         *("lanes drain", "lanes resize"),
         "audit",
+        "decisions list",
     }
 
 

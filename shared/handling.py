@@ -7,11 +7,13 @@ and writes through the session.
 import inspect
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import msgspec
 from sqlalchemy import inspect as mapping
 
+from shared import log_context
 from shared.errors import HandlingFailed, Malformed, Retry
 from shared.events import Event, envelope
 from shared.ports import Delivery, Opened, Record
@@ -156,12 +158,18 @@ class Handlers:
         with session.lent():
             self._load(deliveries, session)
             for delivery in deliveries:
-                try:
-                    for route in self._routes[type(delivery.event)]:
-                        collect(delivery, _said(route, delivery.event, session))
-                except Exception as error:
-                    # A flush that failed may have failed for what the record before has changed.
-                    raise HandlingFailed(delivery.record if session.is_active else None) from error
+                with log_context.bound(partial(log_context.of_delivery, delivery)):
+                    self._run_one(delivery, session, collect)
+
+    def _run_one(
+        self, delivery: Delivery, session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
+    ) -> None:
+        try:
+            for route in self._routes[type(delivery.event)]:
+                collect(delivery, _said(route, delivery.event, session))
+        except Exception as error:
+            # A flush that failed may have failed for what the record before has changed.
+            raise HandlingFailed(delivery.record if session.is_active else None) from error
 
     def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
         """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in

@@ -12,13 +12,21 @@ from typing import Any
 
 import structlog
 
+from shared import log_context
 from shared.folding import Folding
+from shared.program import PACKAGE
 from shared.settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
 """By itself structlog shows every variable of every frame: passwords, and the headers of requests."""
+
+CHATTY = ("alembic", "asyncio", "concurrent", "fastapi", "psycopg", "sqlalchemy", "uvicorn")
+"""Loggers of libraries that would make lines, or statements with their values, only to have them dropped."""
+
+_NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "event", "level", "logger"}
+"""What every record of `logging` has; the rest are the caller's own facts, given as `extra`."""
 
 
 def configure(settings: Settings, **facts: object) -> None:
@@ -38,6 +46,7 @@ def configure(settings: Settings, **facts: object) -> None:
     structlog.configure(
         processors=[
             structlog.contextvars.merge_contextvars,
+            log_context.add,
             add_facts,
             structlog.processors.add_log_level,
             folding,
@@ -49,21 +58,33 @@ def configure(settings: Settings, **facts: object) -> None:
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),
         cache_logger_on_first_use=True,
     )
-    logging.basicConfig(handlers=[Libraries()], level=max(level, logging.WARNING), force=True)
+    logging.basicConfig(handlers=[Libraries()], level=level, force=True)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
     atexit.register(folding.flush, everything=True)
     folding.watch()
 
 
 class Libraries(logging.Handler):
-    """Writes what libraries log by themselves like our own lines."""
+    """Writes what is logged with `logging` like our own lines: of a service whatever LOG_LEVEL lets pass, of libraries
+    warnings and errors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        main = getattr(sys.modules.get("__main__"), "__spec__", None)
+        self._own = {"root", "__main__", PACKAGE, *((main.name.partition(".")[0],) if main is not None else ())}
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write one."""
+        if record.levelno < logging.WARNING and record.name.partition(".")[0] not in self._own:
+            return
+        extra = {name: value for name, value in vars(record).items() if name not in _NOT_EXTRA}
         try:
             words = record.getMessage()
         except (TypeError, ValueError):  # whoever wrote the line gave it the wrong arguments
             words = f"{record.msg} {record.args}"
-        structlog.get_logger().log(_level(record), words, logger=record.name, exc_info=record.exc_info or None)
+        structlog.get_logger().log(_level(record), words, logger=record.name, exc_info=record.exc_info or None, **extra)
 
 
 class _ClientLines(logging.Handler):

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from logging import DEBUG
 
 from psycopg import Connection as PsycopgConnection
 from psycopg.errors import Diagnostic
@@ -20,6 +21,7 @@ from shared.errors import (
 )
 from shared.events import Event
 from shared.handling import Handlers, Service
+from shared.logs import log
 from shared.outbox import Outbox
 from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position
 from shared.session import Session
@@ -91,6 +93,8 @@ class PostgresTransaction:
             return inbox.receive(self._connection, ids)
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
+        if log.is_enabled_for(DEBUG):
+            log.debug("handling", events=len(deliveries), ids=[delivery.envelope.id for delivery in deliveries])
         counts: Counter[tuple[Input, int, str]] = Counter()
 
         def collect(delivery: Delivery, events: Iterable[Event]) -> None:

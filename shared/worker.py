@@ -436,6 +436,7 @@ class Worker:
         if progress.idle:
             return
         telemetry.CYCLE.observe(seconds)
+        _tell(progress, seconds)
         telemetry.RECEIVED.inc(progress.received)
         telemetry.HANDLED.inc(progress.handled)
         telemetry.DUPLICATES.inc(progress.duplicates)
@@ -496,6 +497,20 @@ def _close(kafka: KafkaClient) -> None:
     closing.join(CLOSE_SECONDS)
     if closing.is_alive() and sum(thread.name == "closing" for thread in threading.enumerate()) > CLOSING_MAX:
         raise TooManyRecoveries("the Kafka clients cannot be closed")
+
+
+def _tell(progress: Progress, seconds: float) -> None:
+    """Tell a batch to whoever debugs."""
+    log.debug(
+        "batch",
+        received=progress.received,
+        handled=progress.handled,
+        duplicates=progress.duplicates,
+        skipped=progress.skipped,
+        set_aside=len(progress.set_aside),
+        said=progress.said,
+        seconds=round(seconds, 4),
+    )
 
 
 def _within_minute(times: deque[float], more: int) -> int:

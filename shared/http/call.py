@@ -4,7 +4,7 @@ events.
 
 import re
 import secrets
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, NamedTuple
@@ -15,6 +15,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 
+from shared import log_context
 from shared.backlog import Backlog
 from shared.database import Requests
 from shared.errors import Reject
@@ -150,9 +151,22 @@ class Route(APIRoute):
             if request.method == "POST" and (len(keys) != 1 or _KEY.fullmatch(keys[0]) is None):
                 detail = "every POST needs one Idempotency-Key: 1 to 255 visible ASCII characters, new for each intent"
                 raise Problem(400, detail, kind="idempotency-key-unusable")
-            return await handle(request)
+            request.state.traceparent = _traceparent(request)
+            facts = _facts(request, keys)
+            with log_context.bound(lambda: facts):
+                return await handle(request)
 
         return checked
+
+
+def _facts(request: Request, keys: list[str]) -> Mapping[str, object]:
+    """Name a request for the log lines of its endpoint."""
+    return {
+        "method": request.method,
+        "path": request.url.path[: log_context.VALUE_MAX],
+        **({"idempotency_key": keys[0][: log_context.VALUE_MAX]} if keys else {}),
+        **log_context.trace(request.state.traceparent),
+    }
 
 
 def _admitted(request: Request, scope: str) -> str:
@@ -188,7 +202,7 @@ async def _call(request: Request) -> Call:
         key=request.headers.get("idempotency-key", ""),
         body=await request.body(),
     )
-    return Call(request.app.state.parts, asked, _traceparent(request))
+    return Call(request.app.state.parts, asked, request.state.traceparent)
 
 
 Calling = Annotated[Call, Depends(_call)]

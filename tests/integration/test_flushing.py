@@ -177,10 +177,10 @@ def test_every_pair_of_names_in_every_order(
         rows = [kind for n in range(3) for kind in (child(id=str(n), refers_to=str(n)), parent(id=str(n)))]
         session.add_all(rows if child_first else rows[::-1])
     with Session(engine) as session, session.begin():
-        # In one flush: one changes to a new row, one lets go of a row that is deleted, one is deleted with its row.
         moved, alone, gone = (session.get_one(child, str(n)) for n in range(3))
-        moved.refers_to, alone.refers_to = "new", None
         old = [session.get_one(parent, "1"), session.get_one(parent, "2")]
+        # In one flush: one changes to a new row, one lets go of a row that is deleted, one is deleted with its row.
+        moved.refers_to, alone.refers_to = "new", None
         for row in [gone, *old] if child_first else [*old, gone]:
             session.delete(row)
         session.add(parent(id="new"))

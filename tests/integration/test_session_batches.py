@@ -7,17 +7,19 @@ from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import pytest
+import structlog
 from sqlalchemy import Engine, Text, create_engine, event, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dev.servers import Postgres
-from shared import bulk, tables
+from shared import bulk, tables, transaction
 from shared.errors import HandlingFailed, NotOwned, Reject, SessionMisused
 from shared.events import Envelope, Event, key_of
 from shared.handling import Handlers, Read, Service, on
 from shared.outbox import Outbox
 from shared.ports import Delivery, Input, Record
 from shared.session import Session
+from shared.transaction import PostgresTransaction
 
 
 class Base(DeclarativeBase):
@@ -187,3 +189,21 @@ def test_a_handler_that_gives_no_list_of_events_fails(batch: Batch, how: str, wh
         batch.handle(Asked(number=1, how=how))
     assert why in str(failed.value.__cause__)
     assert "`()` if there are none" in str(failed.value.__cause__)
+
+
+def test_at_debug_a_batch_is_told_with_the_ids_of_its_events(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transaction, "log", structlog.get_logger())  # the module's own keeps the level of another test
+    deliveries = [
+        Delivery(Record(Input("asked", 0), n, None, None, None), Envelope(f"id-{n}", "", "", 1, "", "", b""), one, 0)
+        for n, one in enumerate([Asked(number=1), Asked(number=2)])
+    ]
+    with Session(engine) as session, structlog.testing.capture_logs() as lines:
+        PostgresTransaction(
+            session,
+            service=SERVICE,
+            handlers=Handlers(SERVICE),
+            says=Outbox(SERVICE, 1_000_000),
+            claim_bytes=0,
+            warnings=[],
+        ).handle(deliveries)
+    assert {"event": "handling", "log_level": "debug", "events": 2, "ids": ["id-0", "id-1"]} in lines

@@ -17,7 +17,7 @@ uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 .PHONY: help demo test check fix unit integration e2e faults fuzz bench servers servers-down lock clean
 .PHONY: service service-remove without-demo
 .PHONY: check-manifests audit-dependencies
-.PHONY: up logs down demo-compose compose-test pooler-test .env
+.PHONY: up logs down demo-compose compose-test pooler-test alerts-test .env
 
 # A Kafka is always part of it; other profiles come on top.
 comma := ,
@@ -67,6 +67,15 @@ pooler-test: $(READY)  ## tests behind PgBouncer; where it is not installed, Deb
 		path=$$path:$$place/usr/sbin libraries=$$(echo "$$place"/usr/lib/*-linux-gnu*); \
 	fi; \
 	PATH=$$path LD_LIBRARY_PATH=$$libraries $(RUN) -m pytest tests/integration/test_pooler.py $(ARGS)
+
+alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; where promtool is not installed, Debian's is downloaded
+	@set -e; path=$$PATH; \
+	if ! command -v promtool >/dev/null; then \
+		place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; trap 'exit 130' INT TERM; chmod a+rx "$$place"; \
+		(cd "$$place" && apt-get download --quiet prometheus && for package in *.deb; do dpkg -x "$$package" .; done); \
+		path=$$path:$$place/usr/bin; \
+	fi; \
+	PATH=$$path $(RUN) -m pytest tests/unit/test_alerts.py tests/integration/test_observer.py $(ARGS)
 
 test: check  ## all checks and all tests, against a real Kafka and a real PostgreSQL (ARGS= goes to pytest)
 	@$(RUN) -m dev.servers fetch  # here rather than in the first test: it can be seen, and no test waits for it

@@ -10,7 +10,7 @@ from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCol
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from shared import backlog, dead_letters, logs, outages, telemetry
 from shared.handling import Service
@@ -186,6 +186,8 @@ class Observer:
             backlog.OLDEST.forget()
             dead_letters.WAITING.forget()
             dead_letters.OLDEST.forget()
+            if isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) is None:
+                outages.DATABASE.missed("observer", str(error.orig))
             log.warning("observer_waits", error=type(error).__name__, detail=str(error))
 
     def _show(self) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 from shared import start
 from shared.errors import OtherCluster, Stop
+from shared.held_back import Held
 from shared.operating import survey
 from shared.operating.group import Group
 from shared.operating.output import age, as_json, columns, say
@@ -19,9 +20,11 @@ def show(desk: Desk, *, json: bool) -> bool:
         seen = start.see_topics(desk.settings, service)
         with connection.begin():
             wrong = start.judge_topics(connection, desk.settings, service, seen)
+        found = survey.inputs(connection, group, service)
+        held = survey.held_back(desk, group, found)
         inputs = [
-            _input(state, _stop(wrong, state.source.topic) or state.disagreement(service.name))
-            for state in survey.inputs(connection, group, service)
+            _input(state, _stop(wrong, state.source.topic) or state.disagreement(service.name), held.get(state.source))
+            for state in found
         ]
         states = survey.lanes(connection, group, service)
         waits = survey.waiting(connection, states)
@@ -70,18 +73,23 @@ def _print(
     for wrong in dict.fromkeys(found["detail"] for found in (*topics, *inputs, *lanes) if found["detail"]):
         say()
         say(wrong)
+    for held in (found["held_back"] for found in inputs if found["held_back"]):
+        say()
+        say(held)
 
 
-def _input(state: InputState, stop: Stop | None) -> dict[str, Any]:
+def _input(state: InputState, stop: Stop | None, held: Held | None) -> dict[str, Any]:
     return {
         "source": str(state.source),
         "H": state.position.next_offset if state.position else None,
         "epoch": state.position.epoch if state.position else None,
         "committed": state.committed.offset if state.committed else None,
         "first": state.span.low if state.span else None,
-        "end": state.span.stable if state.span else None,
+        "end": state.span.high if state.span else None,
         "lag": state.lag,
         **_verdict(state, stop),
+        **({"verdict": f"held back at {held.offset}"} if held and stop is None else {}),
+        "held_back": None if held is None else str(held),
     }
 
 

@@ -3,6 +3,7 @@
 It may be read while workers work. What then looks like a disagreement is believed only if it stands still.
 """
 
+import time
 from collections.abc import Collection, Iterable
 from typing import Any, NamedTuple
 
@@ -11,9 +12,14 @@ from sqlalchemy import Connection, text
 from shared import outbox, positions
 from shared.errors import KafkaWentBack, Stop
 from shared.handling import Service
+from shared.held_back import Held
 from shared.operating.group import Group, Span
+from shared.operating.rules import Desk
 from shared.ports import Claim, Committed, Input, Position
 from shared.positions import Verdict, judge_input, judge_lane
+
+STANDING_SECONDS = 1.0
+"""Transactions of those who are well take some milliseconds."""
 
 ROUNDS_MAX = 5
 """How often a disagreement is read again; a worker moves a position once in some milliseconds."""
@@ -43,10 +49,12 @@ class InputState(NamedTuple):
 
     @property
     def lag(self) -> int | None:
-        """How many offsets are still to be handled. Control markers have offsets too, and H passes them."""
+        """How many offsets are still to be handled, those that are held back included: what the metric `records_lag`
+        says. Control markers have offsets too, and H passes them.
+        """
         if self.span is None:
             return None
-        return self.span.stable - (self.position.next_offset if self.position else self.span.low)
+        return self.span.high - (self.position.next_offset if self.position else self.span.low)
 
     @property
     def beyond_the_end(self) -> bool:
@@ -129,6 +137,21 @@ def see_inputs(connection: Connection, group: Group, sources: Collection[Input])
         rows = positions.read(connection, sources)
     spans = group.spans(sources)
     return [InputState(i, rows.get(i), committed.get(i), spans.get(i)) for i in sorted(sources)]
+
+
+def held_back(desk: Desk, group: Group, states: Iterable[InputState]) -> dict[Input, Held]:
+    """Find the inputs in which the same transaction was open at two looks, and whose it is."""
+    open_at = {s.source: s.span.stable for s in states if s.span is not None and s.span.stable < s.span.high}
+    if not open_at:
+        return {}
+    time.sleep(STANDING_SECONDS)
+    spans = group.spans(open_at)
+    found = {}
+    for source, offset in open_at.items():
+        if source in spans and spans[source].stable == offset < spans[source].high:
+            found[source] = Held(source, offset)
+            found[source].ask(desk.settings, desk.service.name)
+    return found
 
 
 def lanes(connection: Connection, group: Group, service: Service) -> list[LaneState]:

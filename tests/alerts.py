@@ -1,0 +1,38 @@
+"""Which of the shipped alerts fire if a process shows a page of metrics for a quarter of an hour: asked of promtool,
+Prometheus's own, where it is installed (`make alerts-test` brings it).
+"""
+
+import json
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from tests.waiting import SECONDS_MAX
+
+RULES = Path(__file__).parents[1] / "compose" / "observe" / "alerts.yml"
+PROMTOOL = shutil.which("promtool")
+ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
+LABELS = 'service="s",process="worker",instance="w"'
+"""What prometheus.yml puts on every metric."""
+
+
+def firing(page: str, place: Path) -> set[str]:
+    """Name the alerts that fire. Labels of the process are put on each metric, as a scrape does."""
+    assert PROMTOOL is not None
+    series = [{"series": f"up{{{LABELS}}}", "values": f"{int(bool(page))}x80"}]
+    for name, labels, value in re.findall(r"^(\w+)(?:{(.*)})? (\S+)$", page, re.MULTILINE):
+        both = f"{labels},{LABELS}" if labels else LABELS
+        series.append({"series": f"{name}{{{both}}}", "values": f"{float(value)}x80"})
+    wanted = [{"eval_time": "15m", "alertname": alert, "exp_alerts": []} for alert in ALERTS]
+    tests = [{"interval": "15s", "input_series": series, "alert_rule_test": wanted}]
+    file = place / "rules.json"
+    file.write_text(json.dumps({"rule_files": [str(RULES)], "evaluation_interval": "15s", "tests": tests}))
+    done = subprocess.run(
+        (PROMTOOL, "test", "rules", file), capture_output=True, text=True, check=False, timeout=SECONDS_MAX
+    )
+    said = done.stdout + done.stderr
+    # Nothing is expected to fire: whatever does is a difference that promtool tells.
+    found = set(re.findall(r"alertname: ?(\w+), time", said))
+    assert (done.returncode == 0) == (not found), said
+    return found

@@ -1,0 +1,75 @@
+"""The alerts that are shipped ask for metrics that there are, and fire at what a process then shows."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from shared import backlog, dead_letters, telemetry  # noqa: F401 (they have the metrics)
+from tests.alerts import ALERTS, PROMTOOL, RULES, firing
+
+ROOT = Path(__file__).parents[2]
+HEALTHY = """
+worker_state{state="working"} 1.0
+worker_state{state="stopped"} 0.0
+worker_state{state="waiting"} 0.0
+lanes_owned 2.0
+inputs_parked 0.0
+records_lag{topic="t",partition="0"} 0.0
+records_held_back_seconds{topic="t",partition="0"} 0.0
+outbox_oldest_seconds 0.0
+"""
+
+
+def test_the_rules_ask_for_metrics_that_there_are() -> None:
+    asked = set(re.findall(r"\b([a-z]+(?:_[a-z]+)+)\b(?! ?\()", "".join(_expressions())))
+    shown = set(re.findall(r"^# TYPE (\w+)", generate_latest().decode(), re.MULTILINE))
+
+    assert len(asked) >= 6
+    assert asked <= shown
+
+
+def _expressions() -> list[str]:
+    return re.findall(r"expr: (.*?)\n +(?:for|labels):", RULES.read_text(), re.DOTALL)
+
+
+def test_prometheus_of_docker_compose_has_the_rules() -> None:
+    assert "alerts.yml" in (ROOT / "compose/observe/prometheus.yml").read_text()
+    assert "./compose/observe/alerts.yml:" in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_the_page_names_every_alert() -> None:
+    page = (ROOT / "docs/deploying.md").read_text().split("## What to watch")[1].split("\n## ")[0]
+    assert set(ALERTS) <= set(re.findall(r"`(\w+)`", page))
+
+
+def replaced(line: str) -> str:
+    """The healthy page with one line changed, or without the metric of that name."""
+    name, _, value = line.rpartition(" ")
+    if not name:
+        return "\n".join(found for found in HEALTHY.splitlines() if not found.startswith(value))
+    found = re.sub(rf"^{re.escape(name)} .*$", line, HEALTHY, flags=re.MULTILINE)
+    return found if found != HEALTHY else f"{HEALTHY}{line}\n"
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed; `make alerts-test` brings it")
+@pytest.mark.parametrize(
+    ("page", "alerts"),
+    [
+        (HEALTHY, set()),
+        ("", {"MetricsAbsent"}),
+        (replaced("records_lag"), {"LagUnknown"}),
+        (replaced('records_lag{topic="t",partition="0"} 3'), {"LagGrows"}),
+        (replaced('records_held_back_seconds{topic="t",partition="0"} 31'), {"HeldBack"}),
+        (replaced("outbox_oldest_seconds 31"), {"OldestUnpublishedRow"}),
+        (replaced("inputs_parked 1"), {"Parked"}),
+        (replaced("dead_letters_waiting 1"), {"DeadLettersWait"}),
+        (replaced('worker_state{state="working"} 0'), {"NobodyWorks"}),
+        (replaced('worker_state{state="stopped"} 1'), {"WorkerStopped"}),
+        (replaced('worker_state{state="waiting"} 1'), {"WorkerWaits"}),
+    ],
+    ids=lambda value: "" if isinstance(value, str) else "+".join(sorted(value)) or "none",
+)
+def test_each_rule_fires_at_its_own_trouble_and_at_no_other(page: str, alerts: set[str], tmp_path: Path) -> None:
+    assert firing(page, tmp_path) == alerts

@@ -29,7 +29,7 @@ def main() -> int:
     try:
         if given.command == "new":
             _tell(*copying.new(given.name, given.source, given.hears)[:2])
-            _prepare()
+            prepare()
         else:
             print(f"Removed {len(removing.remove(given.name, force=given.force))} files of {given.name}.")
     except Refused as error:
@@ -38,7 +38,7 @@ def main() -> int:
     return 0
 
 
-def _prepare() -> None:
+def prepare() -> None:
     """Make a database, topics and tables for the new service where servers run already."""
     if not background.is_up(ROOT):
         return
@@ -69,4 +69,5 @@ Its tests pass, `make test`, `make demo` and `make up` have it already. To start
 What it is about is yours to say; begin with services/{name.snake}/events.py.""")
 
 
-sys.exit(main())
+if __name__ == "__main__":
+    sys.exit(main())

@@ -45,6 +45,7 @@ GONE = (
     *("tests/integration/api/test_access.py", "tests/integration/api/test_stock_and_accounts.py"),
     # What the library does about rights and secrets, shown on services of the demo.
     *(f"tests/integration/test_{name}.py" for name in ("database_roles", "kafka_access", "kafka_rights", "pooler")),
+    *(f"tests/integration/test_{name}.py" for name in ("other_layout", "surroundings")),
     "tests/integration/test_secrets.py",
     *(f"tests/compose/{name}.py" for name in ("orders", "test_cluster", "test_commands", "test_system")),
 )

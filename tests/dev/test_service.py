@@ -5,11 +5,12 @@ from pathlib import Path
 
 import pytest
 
-from dev.servers import service_names
+from dev.servers import ServerError, background, service_names
 from dev.service import copying
+from dev.service.__main__ import prepare
 from dev.service.copying import Refused, heard
 from dev.service.names import LENGTH_MAX, Spellings, WrongName, spellings
-from tests.dev.tree import Tree
+from tests.dev.tree import ROOT, Tree
 
 LONG = "a_service_whose_name_is_as_long_as_it_ma"
 assert len(LONG) == LENGTH_MAX
@@ -99,6 +100,27 @@ def test_nothing_is_left_of_files_that_could_not_all_be_written(tmp_path: Path) 
     with pytest.raises(OSError, match="migrations"):
         copying.write(made, tmp_path)
     assert [path.name for path in (tmp_path / "services").iterdir()] == []
+
+
+def test_servers_that_run_get_what_the_new_service_needs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    prepared: list[Path] = []
+    monkeypatch.setattr(background, "up", lambda root, *_: prepared.append(root))
+    monkeypatch.setattr(background, "is_up", lambda _: False)
+    prepare()
+    assert prepared == []
+
+    monkeypatch.setattr(background, "is_up", lambda _: True)
+    prepare()
+    assert prepared == [ROOT]
+
+    def fail(*_: object) -> None:
+        raise ServerError("no disk")
+
+    monkeypatch.setattr(background, "up", fail)
+    prepare()
+    assert "Run `make servers` again: no disk" in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -200,7 +200,11 @@ def test_a_role_without_any_right_does_not_start(made: Roles, command: str) -> N
         ("DATABASE_URL", "postgresql://{app}:wrong-secret@{at}", "password authentication failed"),
         ("DATABASE_URL", "postgresql://{app}@{at}", "no password supplied"),
         ("DATABASE_URL", "postgresql://nobody_here:wrong-secret@{at}", "password authentication failed"),
-        ("DATABASE_URL", "postgresql://{app}:app-password@{at}_2", "does not exist"),
+        (
+            "DATABASE_URL",
+            "postgresql://{app}:app-password@{at}_2",
+            "does not exist; create it, or, if the servers are those of `make servers`, run that again",
+        ),
         ("DATABASE_URL", "postgresql://{app}:app-password@{at}?sslmode=require", "server does not support SSL"),
         ("DATABASE_URL", "postgresql://{app}:app-password@{at}?sslmode=always", "sslmode"),
         ("DATABASE_URL", "postgresql://{app}:app-password@{at}?sslmoed=require", "sslmoed"),

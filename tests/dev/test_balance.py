@@ -18,6 +18,7 @@ from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
 from dev.balance import Book, balance
+from dev.balance.databases import Databases
 from dev.balance.records import Heard, listen
 from dev.balance.rules import SERVICES
 from dev.balance.topics import STRANGER, Topics
@@ -247,6 +248,20 @@ def test_a_service_without_rules_balances_too(fourth: World) -> None:
     assert sheet.balanced, sheet.text()
     (row,) = (row for row in sheet.rows if row.what == "events that shipping has handled")
     assert row.found > 0
+
+
+def test_a_topic_of_another_name_is_known_as_one_that_is_said(fourth: World) -> None:
+    """By what the service itself remembers to have said; else its records would count as not handled."""
+    topic = "acme.prod.parcels"
+    fourth.run("shipping", "INSERT INTO topic VALUES (%s, %s, %s)", topic, topic, PARTITIONS)
+    fourth.run(
+        "shipping",
+        "INSERT INTO said (lane, position, topic, events, event_ids) VALUES (0, 1, %s, 1, ARRAY['e-1'])",
+        topic,
+    )
+    with Databases(fourth.dsns) as databases:
+        assert databases.heard("shipping") == ("inventory.events",)
+        assert topic in databases.speaks_on("shipping")
 
 
 def scatter(world: World, order: str) -> None:

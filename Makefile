@@ -91,7 +91,7 @@ fix: $(READY)  ## format, and repair what the linter can repair
 	$(VENV)/bin/ruff check --fix-only $(LINTED)
 	$(VENV)/bin/ruff format $(LINTED)
 
-unit: $(READY)  ## tests that need no server
+unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQL
 	$(RUN) -m pytest $(wildcard tests/unit tests/simulation) $(ARGS)
 
 integration: $(READY)  ## tests of single parts against the real servers

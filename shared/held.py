@@ -25,10 +25,10 @@ class Key(NamedTuple):
 
     def of(self, row: object) -> Any:
         """Give the key of a row as `lock` takes it: a value, or a tuple; None if it has none yet."""
+        if len(self.names) == 1:
+            return getattr(row, self.names[0])
         values = tuple(getattr(row, name) for name in self.names)
-        if None in values:
-            return None
-        return values if len(values) > 1 else values[0]
+        return None if None in values else values
 
     def text(self, key: Any) -> str:
         """Give a key as the key of an event."""
@@ -112,13 +112,14 @@ class Held:
     def hold(self, row: object) -> None:
         """Hold a row that exists or is new."""
         model: Any = type(row)
-        found = key(model).of(row)
+        primary = key(model)
+        found = primary.of(row)
         if found is None:
             self._unnamed.setdefault(model, []).append(row)
             return
         for kind in kinds(model):
             self.rows.setdefault(kind, {})[found] = row
-        self.keys.add(key(model).text(found))
+        self.keys.add(primary.text(found))
 
     def let_go(self, row: object) -> None:
         """A new row is not going to be written after all."""

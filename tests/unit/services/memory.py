@@ -1,4 +1,6 @@
-"""A stand-in for the session, so that handlers run without a database and a whole saga can be explored move by move."""
+"""A stand-in for the session, in which a whole saga is explored move by move: tens of thousands of worlds, each on rows
+in memory. It can lock and add, and refuses everything else; tests of handlers use a real session (`trial.py`).
+"""
 
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
@@ -6,6 +8,7 @@ from typing import Any, TypeVar
 from sqlalchemy import inspect
 from sqlalchemy.orm import DeclarativeBase
 
+from shared.errors import SessionMisused
 from shared.session import Session
 
 Model = TypeVar("Model", bound=DeclarativeBase)
@@ -42,6 +45,11 @@ class MemorySession(Session):
 
     def holds(self, key: str) -> bool:
         return key in self._locked
+
+    def __getattribute__(self, name: str) -> Any:
+        if name.startswith("_") or name in vars(MemorySession):
+            return super().__getattribute__(name)
+        raise SessionMisused(f"a world in memory has no session.{name}: use the fixture `trial`, a real session")
 
     def frozen(self) -> Frozen:
         """Give all rows as values."""

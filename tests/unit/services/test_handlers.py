@@ -1,24 +1,27 @@
 """Every cell of every state table is what the handlers do; a table that lies is worse than none."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from services.inventory import events as inventory_events
 from services.inventory import handlers as inventory
+from services.inventory.models import Base as InventoryBase
 from services.inventory.models import Reservation, Stock
 from services.order import events as order_events
 from services.order import handlers as order
+from services.order.models import Base as OrderBase
 from services.order.models import Order
 from services.payment import events as payment_events
 from services.payment import handlers as payment
 from services.payment.models import Account, Payment
+from services.payment.models import Base as PaymentBase
 from shared.errors import Reject
 from shared.events import Event
 from shared.handling import Service
 from shared.states import NONE, Machine
-from tests.unit.services.memory import MemorySession
+from tests.unit.services.trial import MakeTrial
 
 ID = "o-1"
 
@@ -29,17 +32,28 @@ def order_rows(state: str) -> list[Any]:
 
 
 def reservation_rows(state: str) -> list[Any]:
-    taken = {inventory.RESERVED: (2, 0), inventory.SOLD: (0, 2)}.get(state, (0, 0))  # type: ignore[call-overload]
-    stock = Stock(sku="tea", price=100, currency="EUR", available=5 - sum(taken), reserved=taken[0], sold=taken[1])
-    stock.received = 5
-    return [Reservation(order_id=ID, state=state, lines={"tea": 2}, amount=200, currency="EUR", was_sold=False), stock]
+    reserved, sold = {str(inventory.RESERVED): (2, 0), str(inventory.SOLD): (0, 2)}.get(state, (0, 0))
+    available = 5 - reserved - sold
+    stock = Stock(sku="tea", price=100, currency="EUR", available=available, reserved=reserved, sold=sold, received=5)
+    taken = state not in (inventory.REJECTED, inventory.CANCELLED)
+    reservation = Reservation(
+        order_id=ID,
+        state=state,
+        lines={"tea": 2},
+        amount=200 if taken else None,
+        currency="EUR" if taken else None,
+        reason="OUT_OF_STOCK" if state == inventory.REJECTED else None,
+        was_sold=state == inventory.SOLD,
+    )
+    return [reservation, stock]
 
 
 def payment_rows(state: str) -> list[Any]:
-    return [
-        Payment(order_id=ID, state=state, account="ada", amount=200, currency="EUR"),
-        Account(id="ada", currency="EUR", balance=800),
-    ]
+    account = Account(id="ada", currency="EUR", balance=800)
+    if state == payment.CANCELLED:
+        return [Payment(order_id=ID, state=state), account]
+    reason = "NOT_ENOUGH_MONEY" if state == payment.DECLINED else None
+    return [Payment(order_id=ID, state=state, account="ada", amount=200, currency="EUR", reason=reason), account]
 
 
 EVENTS: dict[str, Event] = {
@@ -58,11 +72,11 @@ EVENTS: dict[str, Event] = {
 }
 
 Given = Callable[[str], list[Any]]
-Part = tuple[Machine, Service, type[Any], Given]
+Part = tuple[Machine, Service, type[Any], type[Any], Given]
 PARTS: list[Part] = [
-    (order.ORDER, order.SERVICE, Order, order_rows),
-    (inventory.RESERVATION, inventory.SERVICE, Reservation, reservation_rows),
-    (payment.PAYMENT, payment.SERVICE, Payment, payment_rows),
+    (order.ORDER, order.SERVICE, OrderBase, Order, order_rows),
+    (inventory.RESERVATION, inventory.SERVICE, InventoryBase, Reservation, reservation_rows),
+    (payment.PAYMENT, payment.SERVICE, PaymentBase, Payment, payment_rows),
 ]
 CELLS = [
     pytest.param(part, event, state, id=f"{part[0].name} {state} {event}")
@@ -73,13 +87,8 @@ CELLS = [
 ]
 
 
-def handle(service: Service, event: Event, session: MemorySession) -> Iterable[Event]:
-    (route,) = (route for route in service.routes if route.event is type(event))
-    return list(route.handler(event, session))
-
-
 def test_every_event_of_a_table_has_an_example_here() -> None:
-    for machine, service, _, _ in PARTS:
+    for machine, service, _, _, _ in PARTS:
         for event in machine.table:
             assert event == order.CANCEL or f"{machine.name} {event}" in EVENTS, (
                 f"services/{service.name} hears {event}: add an example of it to EVENTS in this file, as "
@@ -88,7 +97,7 @@ def test_every_event_of_a_table_has_an_example_here() -> None:
 
 
 def test_every_event_that_is_heard_and_moves_a_state_has_a_route() -> None:
-    for machine, service, _, _ in PARTS:
+    for machine, service, _, _, _ in PARTS:
         routed = {route.event.__name__ for route in service.routes}
         unheard = set(machine.table) - routed - {order.CANCEL}
         assert not unheard, (
@@ -98,25 +107,25 @@ def test_every_event_that_is_heard_and_moves_a_state_has_a_route() -> None:
 
 
 @pytest.mark.parametrize(("part", "event", "state"), CELLS)
-def test_a_cell_is_obeyed(part: Part, event: str, state: str) -> None:
-    machine, service, aggregate, given = part
+def test_a_cell_is_obeyed(trial: MakeTrial, part: Part, event: str, state: str) -> None:
+    machine, service, base, aggregate, given = part
+    batch = trial(service, base)
     if f"{machine.name} {event}" not in EVENTS:
         pytest.fail(f"add an example of {event} to EVENTS in this file")
     rows = given(state)
-    session = MemorySession(rows[1:] if state == NONE else rows)
-    before = session.frozen()
+    batch.given(*(rows[1:] if state == NONE else rows))
+    before = batch.rows()
     cell = machine.table[event][state]
+    heard = EVENTS[f"{machine.name} {event}"]
     if cell.refused:
         with pytest.raises(Reject, match=state.strip("()")):
-            handle(service, EVENTS[f"{machine.name} {event}"], session)
+            batch.handle(heard)
         return
-    said = handle(service, EVENTS[f"{machine.name} {event}"], session)
-    row = session.lock(aggregate, ID)
+    said = batch.handle(heard)
     if cell.to:
-        assert row is not None
-        assert row.state in cell.to
+        assert batch.find(aggregate, ID).state in cell.to
     else:
-        assert session.frozen() == before
+        assert batch.rows() == before
         assert said == []
 
 
@@ -134,21 +143,24 @@ def test_a_customer_cancels_what_is_not_final(state: str) -> None:
         assert row.state == order.CANCELLED
 
 
-def test_lines_of_one_item_are_added_up_before_they_are_compared_with_the_stock() -> None:
+def test_lines_of_one_item_are_added_up_before_they_are_compared_with_the_stock(trial: MakeTrial) -> None:
     """Our API refuses them, but the contract of the topic allows them."""
-    session = MemorySession(reservation_rows(inventory.REJECTED)[1:])
+    batch = trial(inventory.SERVICE, InventoryBase)
+    batch.given(*reservation_rows(inventory.REJECTED)[1:])
     lines = (inventory_events.Line("tea", 3), inventory_events.Line("tea", 3))
     placed = inventory_events.OrderPlaced(order_id=ID, account="ada", lines=lines)
-    assert handle(inventory.SERVICE, placed, session) == [
-        inventory_events.StockRejected(order_id=ID, reason="OUT_OF_STOCK")
-    ]
+    assert batch.handle(placed) == [inventory_events.StockRejected(order_id=ID, reason="OUT_OF_STOCK")]
 
 
-def test_an_amount_that_no_payment_could_carry_is_rejected() -> None:
-    dear = Stock(sku="gem", price=10**9, currency="EUR", available=10**9, reserved=0, sold=0, received=10**9)
-    more = Stock(sku="orb", price=10**9, currency="EUR", available=10**9, reserved=0, sold=0, received=10**9)
+def test_an_amount_that_no_payment_could_carry_is_rejected(trial: MakeTrial) -> None:
+    batch = trial(inventory.SERVICE, InventoryBase)
+    batch.given(
+        *(
+            Stock(sku=sku, price=10**9, currency="EUR", available=10**9, reserved=0, sold=0, received=10**9)
+            for sku in ("gem", "orb")
+        )
+    )
     lines = (inventory_events.Line("gem", 1_000_000), inventory_events.Line("orb", 1))
     placed = inventory_events.OrderPlaced(order_id=ID, account="ada", lines=lines)
-    (said,) = handle(inventory.SERVICE, placed, MemorySession([dear, more]))
-    assert said == inventory_events.StockRejected(order_id=ID, reason="AMOUNT_TOO_LARGE")
-    assert dear.reserved == 0
+    assert batch.handle(placed) == [inventory_events.StockRejected(order_id=ID, reason="AMOUNT_TOO_LARGE")]
+    assert batch.find(Stock, "gem").reserved == 0

@@ -1,14 +1,15 @@
-"""What the skeleton service does about each event, without a server."""
+"""What the skeleton service does about each event, without Kafka."""
 
 from dev.service.skeleton.service.events import SkeletonNoted, SomethingHappened
-from dev.service.skeleton.service.handlers import happened
-from tests.unit.services.memory import MemorySession
+from dev.service.skeleton.service.handlers import SERVICE
+from dev.service.skeleton.service.models import Base
+from tests.unit.services.trial import MakeTrial
 
 
-def test_each_event_is_noted_and_said() -> None:
-    session = MemorySession()
+def test_each_event_is_noted_and_said(trial: MakeTrial) -> None:
+    batch = trial(SERVICE, Base)
 
-    said = [event for _ in range(2) for event in happened(SomethingHappened(something_id="a"), session)]
+    said = batch.handle(SomethingHappened(something_id="a"), SomethingHappened(something_id="a"))
 
     assert said == [SkeletonNoted(something_id="a", times=1), SkeletonNoted(something_id="a", times=2)]
-    assert session.holds("a")
+    assert batch.handle(SomethingHappened(something_id="a")) == [SkeletonNoted(something_id="a", times=3)]

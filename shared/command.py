@@ -243,7 +243,8 @@ def _failed(name: str, arguments: argparse.Namespace, error: Exception) -> int:
         if logs.in_json() and not arguments.operator:
             logs.say_refused(name, typed, detail)
         else:
-            output.note(f"{name} {typed}: {detail}")
+            for line in f"{name} {typed}: {detail}".splitlines():  # several settings may be wrong
+                output.note(line)
         return EXIT_NOT_DONE if arguments.operator and not arguments.judges else EXIT_REFUSED
     if not arguments.operator:
         telemetry.log.critical("exit", error=type(error).__name__, detail=str(error))

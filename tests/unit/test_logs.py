@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -186,3 +187,49 @@ def test_what_python_writes_by_itself_is_in_our_form_and_counts_are_written_at_t
         ("uncaught", "at the end", None),
         ("again", None, 2),
     ]
+
+
+@pytest.mark.parametrize("form", ["json", "console"])
+def test_a_refusal_is_in_the_wanted_form_also_if_it_is_about_the_settings(form: str, tmp_path: Path) -> None:
+    done = subprocess.run(
+        (sys.executable, "-c", REFUSED),
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env={"LOG_FORMAT": form, "PARTITIONS": "0", "PYTHONPATH": str(Path(__file__).parents[2])},
+        timeout=60,
+    )
+    assert done.returncode == 78
+    if form == "json":
+        line = json.loads(done.stderr)
+        assert (line["event"], line["level"], line["service"], line["process"]) == (
+            "refused",
+            "critical",
+            "s",
+            "worker",
+        )
+        assert "PARTITIONS" in line["detail"]
+    else:
+        assert [line.split(":")[0] for line in done.stderr.splitlines()] == [
+            "s worker",
+            "  KAFKA_BOOTSTRAP_SERVERS",
+            "  DATABASE_URL",
+            "  PARTITIONS",
+        ]
+
+
+REFUSED = """
+import sys
+from dependency_injector import containers, providers
+from shared import command
+from shared.container import ServiceContainer
+from shared.handling import Service
+
+@containers.copy(ServiceContainer)
+class Made(ServiceContainer):
+    service = providers.Object(Service(name="s", routes=(), says=()))
+
+sys.argv = ["s", "worker"]
+command.main(Made)
+"""

@@ -44,8 +44,8 @@ NAMELESS = "\ufffd"
 """Stands for the name of a header that is no text."""
 
 RECEIVE_BYTES_MAX = 1_000_000_000
-"""The largest answer that is taken. With the client's default of 100 MB it would drop the connection at a larger record
-for ever; brokers have limits of their own.
+"""The largest answer that is taken, and the largest batch of zstd when it is unpacked. With the client's default of
+100 MB a batch of zeros that has 8 kB on the broker stops its partition for ever (_BAD_COMPRESSION).
 """
 
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)

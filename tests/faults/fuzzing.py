@@ -16,14 +16,11 @@ import psycopg
 from dev.hostile.raw import RawProducer
 from dev.hostile.records import record
 from dev.servers import running
-from tests.integration.strangers import Counts, Worker, good, target, worker
+from tests.integration.strangers import FIRST, Counts, Worker, good, target, worker
 from tests.integration.tallies import Tallies
 
 HONEST = 10
 """One of so many."""
-
-FIRST = 10**9
-"""Number of the first honest record: a stranger may hit upon a small one."""
 
 PARTITIONS = 2
 

@@ -23,6 +23,9 @@ from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[2]
 
+FIRST = 10**9
+"""Number of the first honest record: a stranger may hit upon a small one."""
+
 
 class Counts(NamedTuple):
     """What a worker did with the records that it got."""

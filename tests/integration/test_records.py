@@ -15,7 +15,7 @@ from dev.hostile.raw import Raw, RawProducer
 from dev.hostile.records import SHAPES, every_shape
 from dev.servers import Servers
 from dev.servers.postgres import Postgres
-from tests.integration.strangers import good, target, worker
+from tests.integration.strangers import FIRST, good, target, worker
 from tests.integration.tallies import Tallies
 from tests.waiting import until
 
@@ -29,21 +29,21 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
         yield made
 
 
-def send(tallies: Tallies, *records: Raw) -> None:
-    with RawProducer(tallies.settings.kafka_bootstrap_servers) as producer:
+def send(tallies: Tallies, *records: Raw, **more: str) -> None:
+    with RawProducer(tallies.settings.kafka_bootstrap_servers, more) as producer:
         for record in records:
             producer.send(record)
         producer.flush()
 
 
-def honest(tallies: Tallies) -> list[int]:
-    return tallies.sql("SELECT number FROM effect WHERE number >= 0 ORDER BY number")
+def honest(tallies: Tallies, first: int = 0) -> list[int]:
+    return tallies.sql("SELECT number FROM effect WHERE number BETWEEN %s AND %s ORDER BY 1", first, first + 10**6)
 
 
 def test_records_of_every_shape_end_no_worker_and_hold_up_nobody(tallies: Tallies, tmp_path: Path) -> None:
     random = Random(10)
     hostile = [r for _ in range(EACH) for r in every_shape(random, target(tallies, random), 1)]
-    records = [r for n, one in enumerate(hostile) for r in (one, good(tallies, n))]
+    records = [r for n, one in enumerate(hostile) for r in (one, good(tallies, FIRST + n))]
     with worker(tallies, tmp_path / "log", set_aside_per_minute_max=100_000) as at_work:
         send(tallies, *records)
         until(at_work.done, "everything is handled", 100)
@@ -53,7 +53,7 @@ def test_records_of_every_shape_end_no_worker_and_hold_up_nobody(tallies: Tallie
     assert at_work.process.returncode == 0
     assert sum(counts) == len(records), counts
     assert min(counts) > 0, counts
-    assert honest(tallies) == list(range(len(hostile)))
+    assert honest(tallies, FIRST) == list(range(FIRST, FIRST + len(hostile)))
     assert counts.set_aside == len(tallies.sql("SELECT id FROM dead_letter"))
     told = tallies.read(tallies.service.dead_letter_topic)
     assert len(told) == counts.set_aside
@@ -128,6 +128,19 @@ def test_a_record_larger_than_postgresql_takes_is_kept_as_its_beginning(
 
     assert tallies.sql("SELECT ARRAY[length(value), jsonb_array_length(headers)] FROM dead_letter") == [[100, 0]]
     assert "only the first 100 of the value are kept" in tallies.sql("SELECT detail FROM dead_letter")[0]
+
+
+def test_a_batch_that_is_large_when_it_is_unpacked_holds_up_nobody(tallies: Tallies) -> None:
+    """The broker counts its bytes as they came: 110 MB of zeros are 10 kB. The client's default stops there."""
+    bomb, right = good(tallies, 1)._replace(partition=0), good(tallies, 2)._replace(partition=0)
+    packed = {"compression.type": "zstd", "message.max.bytes": "1000000000"}
+    send(tallies, bomb._replace(value=b"\0" * 110_000_000), **packed)
+    send(tallies, right)
+
+    tallies.work()
+
+    assert honest(tallies) == [2]
+    assert tallies.sql("SELECT length(value) FROM dead_letter") == [1_000_000]
 
 
 def create_in_latin1(postgres: Postgres, name: str) -> None:

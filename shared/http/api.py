@@ -21,6 +21,7 @@ from shared.handling import Service
 from shared.http import pages, problems
 from shared.http.call import KEY_PARAMETER, Parts, Route
 from shared.http.guard import Guard
+from shared.http.places import Places
 from shared.http.problems import busy, documented
 from shared.http.rate import Rate
 from shared.http.tokens import Callers
@@ -72,6 +73,7 @@ def make_application(
         Backlog(settings.outbox_rows_max),
         Callers(settings, service.name),
         Rate(settings.http_requests_per_second),
+        Places(_threads(engine)),
     )
     app.add_middleware(
         Guard, body_bytes_max=settings.http_body_bytes_max, seconds_max=settings.http_request_seconds_max

@@ -14,6 +14,7 @@ from fastapi import Depends, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
+from starlette.requests import ClientDisconnect
 
 from shared import log_context
 from shared.backlog import Backlog
@@ -22,7 +23,8 @@ from shared.errors import Reject
 from shared.events import Event
 from shared.http import idempotency
 from shared.http.idempotency import Asked, Kept, KeyReused
-from shared.http.problems import MEDIA_TYPE, RETRY_SECONDS, Problem, busy
+from shared.http.places import Places, resource
+from shared.http.problems import MEDIA_TYPE, NOT_JSON, RETRY_SECONDS, Problem, busy
 from shared.http.rate import Rate
 from shared.http.tokens import Callers
 from shared.outbox import Outbox
@@ -60,6 +62,7 @@ class Parts:
     backlog: Backlog
     callers: Callers
     rate: Rate
+    places: Places
 
 
 class Call:
@@ -154,7 +157,7 @@ class Route(APIRoute):
             request.state.traceparent = _traceparent(request)
             facts = _facts(request, keys)
             with log_context.bound(lambda: facts):
-                return await handle(request)
+                return await _placed(request, handle)
 
         return checked
 
@@ -167,6 +170,19 @@ def _facts(request: Request, keys: list[str]) -> Mapping[str, object]:
         **({"idempotency_key": keys[0][: log_context.VALUE_MAX]} if keys else {}),
         **log_context.trace(request.state.traceparent),
     }
+
+
+async def _placed(request: Request, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
+    """Handle a request; if it changes something, in a place that is shared by `Places`."""
+    if request.method in {"GET", "HEAD"}:
+        return await handle(request)
+    try:
+        await request.body()  # first: a slow sender must hold no place
+    except ClientDisconnect as error:
+        raise Problem(400, NOT_JSON, kind="not-json") from error
+    parts: Parts = request.app.state.parts
+    async with parts.places.take(resource(request)):
+        return await handle(request)
 
 
 def _admitted(request: Request, scope: str) -> str:

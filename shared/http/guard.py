@@ -4,11 +4,12 @@ import asyncio
 import time
 
 import structlog
+from anyio import CancelScope
 from prometheus_client import Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.http.problems import Problem, busy, defect, repeat
+from shared.http.problems import Problem, busy, defect, repeat, shortened
 
 SECONDS = Histogram("http_request_seconds", "Time to answer", ["method", "route", "status"])
 IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that wait or are at work")
@@ -43,27 +44,28 @@ class Guard:
         request = _Request(receive, send, self._body_bytes_max)
         self._count(1)
         problem = self._refusal(scope)
-        work = asyncio.ensure_future(
-            self._app(scope, request.receive, request.send) if problem is None else request.answer(scope, problem)
-        )
+        cancel = CancelScope()
+        work = asyncio.ensure_future(self._work(scope, request, problem, cancel))
         try:
             await asyncio.wait({work}, timeout=self._seconds_max)
             if not work.done():
                 await request.give_up(scope)
         finally:
             # What waits for a thread is taken back. What is in one goes on to its end: statements of the database have
-            # a timeout of their own, and the caller was told that he does not know what happened.
+            # a timeout of their own, and the caller was told that he does not know what happened. A scope knows the
+            # difference; to cancel the task itself would give back the thread's place while the thread goes on, so that
+            # threads without number would wait for a database that stands still, and the loop for a turn among them.
             if work.done():
                 self._ended(work)
             else:
-                work.cancel()
+                cancel.cancel()
                 self._late.add(work)
                 work.add_done_callback(self._ended)
         if work.done() and not work.cancelled() and (error := work.exception()):
             _log.error(
                 "request_failed",
                 method=scope["method"],
-                path=scope["path"],
+                path=shortened(scope["path"]),
                 error=type(error).__name__,
                 exc_info=error,
             )
@@ -73,6 +75,13 @@ class Guard:
         method = scope["method"] if scope["method"] in _METHODS else "(other)"
         route = getattr(scope.get("route"), "path", "(none)")
         SECONDS.labels(method, route, str(request.status)).observe(time.perf_counter() - started)
+
+    async def _work(self, scope: Scope, request: "_Request", problem: Problem | None, cancel: CancelScope) -> None:
+        with cancel:
+            if problem is None:
+                await self._app(scope, request.receive, request.send)
+            else:
+                await request.answer(scope, problem)
 
     def _count(self, more: int) -> None:
         self._in_flight += more

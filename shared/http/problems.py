@@ -25,7 +25,19 @@ NOT_JSON = "the body is not JSON"
 ERRORS_MAX = 10
 """A body can be wrong in a thousand places; the first ones tell enough."""
 
+WORDS_MAX = 200
+"""Characters of a piece of text in an answer. It may come from the request: an unknown field's name has any length."""
+
+DETAIL_MAX = 2_000
+"""Characters of `detail`."""
+
 _log = structlog.get_logger(__name__)
+
+
+def shortened(words: str, most: int = WORDS_MAX) -> str:
+    """Give the begin of `words`, if they are long. What JSON allows and UTF-8 does not, half a pair, is spelled out."""
+    words = words if len(words) <= most else f"{words[:most]}..."
+    return words.encode(errors="backslashreplace").decode()
 
 
 class Wrong(BaseModel):
@@ -64,6 +76,7 @@ class Problem(Exception):
         retry_seconds: int | None = None,
         headers: Mapping[str, str] | None = None,
     ) -> None:
+        detail = shortened(detail, DETAIL_MAX)
         super().__init__(detail)
         self.answer = ProblemAnswer(
             type="about:blank" if kind is None else f"urn:problem:{kind}",
@@ -107,7 +120,10 @@ def of_validation(error: RequestValidationError) -> Problem:
     found = error.errors()
     if any(wrong["type"] == "json_invalid" for wrong in found):
         return Problem(400, NOT_JSON, kind="not-json")
-    errors = [Wrong(at=".".join(map(str, wrong["loc"])), message=str(wrong["msg"])) for wrong in found[:ERRORS_MAX]]
+    errors = []
+    for wrong in found[:ERRORS_MAX]:
+        at = ".".join(shortened(str(part)) for part in wrong["loc"])
+        errors.append(Wrong(at=shortened(at), message=shortened(str(wrong["msg"]))))
     more = "" if len(found) <= ERRORS_MAX else f"; {len(found) - ERRORS_MAX} more places are wrong"
     detail = "; ".join(f"{wrong.at}: {wrong.message}" for wrong in errors)
     return Problem(422, detail + more, kind="invalid", errors=errors)

@@ -42,5 +42,6 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except OSError as error:
-        raise Refused(f"HTTP_HOST, HTTP_PORT: cannot listen on {host}:{port}: {error.strerror}") from error
+    except (OSError, UnicodeError) as error:  # a name that is too long for DNS cannot be encoded
+        reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
+        raise Refused(f"HTTP_HOST, HTTP_PORT: cannot listen on {host[:100]}:{port}: {reason}") from error

@@ -34,6 +34,13 @@ class Api(httpx.Client):
             found = connection.execute(statement.encode(), values)
             return found.fetchall() if found.description else []
 
+    @contextmanager
+    def locked(self, table: str, row: str) -> Iterator[None]:
+        """Hold a row locked, as a transaction of somebody else that was left open."""
+        with psycopg.connect(self.dsn) as connection:
+            connection.execute(f"SELECT FROM {table} WHERE id = %s FOR UPDATE".encode(), (row,))
+            yield
+
 
 @contextmanager
 def served(container_class: type[Any], settings: Settings) -> Iterator[Api]:

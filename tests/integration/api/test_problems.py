@@ -1,5 +1,6 @@
 """Every refusal is a problem that tells the caller what to do, and nothing about our insides."""
 
+import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -93,8 +94,6 @@ def test_a_body_that_is_not_json(orders: Api, content: bytes) -> None:
     ],
 )
 def test_a_body_that_is_out_of_bounds(orders: Api, body: object, at: str) -> None:
-    import json
-
     content = json.dumps(body).encode()
     answer = orders.post("/orders", content=content, headers={"Content-Type": "application/json"})
     assert at in {wrong["at"] for wrong in problem(answer, 422)["errors"]}
@@ -135,3 +134,34 @@ def test_a_service_without_its_database(serve: Callable[[Any, Settings], Api], s
         assert int(answer.headers["retry-after"]) > 0
     assert api.get("/health/live").status_code == 200
     assert api.get("/metrics").status_code == 200
+
+
+LONG = "x" * 900_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "headers"),
+    [
+        ("/orders", {**ORDER, LONG: 1}, {}),
+        ("/orders", {**ORDER, **{f"{n}{LONG[:80_000]}": 1 for n in range(10)}}, {}),
+        ("/orders", {**ORDER, "lines": [{**LINE, LONG: 1}]}, {}),
+        ("/orders", {**ORDER, LONG: {LONG[:1]: 1}, "account": LONG[:1]}, {}),
+        ("/orders", {**ORDER, "account": LONG}, {}),
+        ("/orders", {**ORDER, "\ud800": 1}, {}),
+        ("/orders", {**ORDER, "lines": [{"sku": LONG, "quantity": 0}]}, {}),
+        (f"/{LONG[:30_000]}", {}, {}),
+        ("/orders", ORDER, {"Idempotency-Key": LONG[:30_000]}),
+        ("/orders", ORDER, {"Content-Type": LONG[:30_000]}),
+        ("/orders", ORDER, {"Authorization": LONG[:30_000]}),
+        ("/orders", ORDER, {"traceparent": LONG[:30_000]}),
+    ],
+)
+def test_an_answer_is_short_whatever_was_sent(
+    orders: Api, capsys: pytest.CaptureFixture[str], path: str, body: object, headers: dict[str, str]
+) -> None:
+    content = json.dumps(body).encode()
+    answer = orders.post(path, content=content, headers={"Content-Type": "application/json", **headers})
+    assert answer.status_code < 500
+    assert len(answer.content) + len(str(answer.headers)) < 10_000
+    said = capsys.readouterr()
+    assert len(said.out + said.err) < 10_000

@@ -2,10 +2,13 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+import anyio.to_thread
 import pytest
+from anyio import CapacityLimiter
 from prometheus_client import REGISTRY
 from starlette.types import Message, Receive, Scope, Send
 
@@ -180,3 +183,34 @@ def test_a_late_request_still_counts_as_one_in_flight(monkeypatch: pytest.Monkey
     refused_before = REGISTRY.get_sample_value("http_requests_refused_total") or 0
     assert asyncio.run(run()) == [503, 503, 200]
     assert REGISTRY.get_sample_value("http_requests_refused_total") == refused_before + 1
+
+
+def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_has_ended() -> None:
+    """Else each request would start another thread while the database stands still. One that waits waits no more."""
+    go_on = threading.Event()
+    started: list[int] = []
+
+    def stand_still() -> None:
+        started.append(1)
+        go_on.wait(30)
+
+    async def both() -> tuple[list[int], float, float]:
+        limiter = CapacityLimiter(1)
+
+        async def slow(scope: Scope, receive: Receive, send: Send) -> None:
+            await anyio.to_thread.run_sync(stand_still, limiter=limiter)
+
+        app = Guard(slow, body_bytes_max=10, seconds_max=0.05)
+        try:
+            statuses = [(await call(app, scope()))[0] for _ in range(3)]
+            held = limiter.borrowed_tokens
+            for _ in range(100):  # turns of the loop
+                await asyncio.sleep(0)
+            waiting = limiter.statistics().tasks_waiting
+        finally:
+            go_on.set()
+        async with limiter:  # the thread has ended
+            return statuses, held, waiting
+
+    assert asyncio.run(both()) == ([503, 503, 503], 1, 0)
+    assert started == [1]

@@ -137,7 +137,9 @@ class System:
     def is_ready(self, name: str) -> bool:
         """Ask a process whether it is ready."""
         try:
-            answer = httpx.get(f"http://{HOST}:{self._ports[name]}/health/ready", timeout=ANSWER_SECONDS)
+            answer = httpx.get(
+                f"http://{HOST}:{self._ports[name]}/health/ready", timeout=ANSWER_SECONDS, trust_env=False
+            )
         except httpx.TransportError:
             return False
         return answer.is_success

@@ -38,7 +38,12 @@ def worker(container: Any, _arguments: argparse.Namespace) -> None:
     settings = container.settings()
     process = container.worker()
     if settings.metrics_port:
-        telemetry.serve(settings.http_host, settings.metrics_port, process.ready)
+        try:
+            telemetry.serve(settings.http_host, settings.metrics_port, process.ready)
+        except (OSError, UnicodeError) as error:  # a name that is too long for DNS cannot be encoded
+            reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
+            place = f"{settings.http_host[:100]}:{settings.metrics_port}"
+            raise Refused(f"HTTP_HOST, METRICS_PORT: cannot listen on {place}: {reason}") from error
     process.run()
 
 

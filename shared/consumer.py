@@ -48,6 +48,9 @@ RECEIVE_BYTES_MAX = 1_000_000_000
 100 MB a batch of zeros that has 8 kB on the broker stops its partition for ever (_BAD_COMPRESSION).
 """
 
+FETCH_HEAD_BYTES = 512
+"""What librdkafka keeps free for the head of an answer."""
+
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
 """The first also stands for whatever else kept the client from finding an offset: a name that is not resolved, a
 connection that is refused.
@@ -87,11 +90,13 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         # H alone says where to read; an offset that does not exist is an error and never a guess.
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
-        # Above the watchdog's budget of a cycle, so that this never decides first.
-        "max.poll.interval.ms": max(MAX_POLL_MS, 2 * settings.transaction_timeout_ms),
+        # Above the watchdog's budget of a cycle, so that this never decides first; the client wants no less than the
+        # session's timeout.
+        "max.poll.interval.ms": max(MAX_POLL_MS, 2 * settings.transaction_timeout_ms, settings.session_timeout_ms),
         "queued.min.messages": settings.prefetch_messages,
         "queued.max.messages.kbytes": settings.prefetch_kilobytes,
-        "fetch.max.bytes": settings.prefetch_kilobytes * 1_024,  # what is on its way takes memory too
+        # What is on its way takes memory too; and what cannot be received must not be asked for.
+        "fetch.max.bytes": min(settings.prefetch_kilobytes * 1_024, RECEIVE_BYTES_MAX - FETCH_HEAD_BYTES),
         # At its default of 1 s a consumer stands still for that long whenever its queue has been full.
         "fetch.queue.backoff.ms": 5,
         "receive.message.max.bytes": RECEIVE_BYTES_MAX,

@@ -47,7 +47,9 @@ def _short(text: str) -> str:
 class Settings(BaseSettings):
     """The settings of one API or worker process. Each is read from the variable of the same name in capitals."""
 
-    model_config = SettingsConfigDict(env_file=ENV_FILES, env_ignore_empty=True, extra="ignore", frozen=True)
+    model_config = SettingsConfigDict(
+        env_file=ENV_FILES, env_ignore_empty=True, extra="ignore", frozen=True, allow_inf_nan=False
+    )
 
     kafka_bootstrap_servers: Annotated[
         str, Field(min_length=1, description="host:port of one or more brokers, by commas")
@@ -91,14 +93,22 @@ class Settings(BaseSettings):
 
     http_host: Annotated[str, Field(description="address that the API listens on")] = "127.0.0.1"
     http_port: Annotated[int, Field(ge=0, le=65535, description="port that the API listens on; 0: any free one")] = 8000
-    http_body_bytes_max: Annotated[int, Field(ge=1024, description="a larger request body is answered with 413")] = (
-        1_000_000
-    )
+    http_body_bytes_max: Annotated[
+        int, Field(ge=1024, le=1_000_000_000, description="a larger request body is answered with 413")
+    ] = 1_000_000
     http_request_seconds_max: Annotated[
-        float, Field(gt=0, description="a request that takes longer is answered with 503, or 408 if its body is slow")
+        float,
+        Field(
+            gt=0, le=3_600, description="a request that takes longer is answered with 503, or 408 if its body is slow"
+        ),
     ] = 20.0
     http_requests_per_second: Annotated[
-        float, Field(ge=0, description="of one caller to one process; more are answered with 429; 0: as many as come")
+        float,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="of one caller to one process; more are answered with 429; 0: as many as come",
+        ),
     ] = 200.0
     api_auth: Annotated[
         Literal["on", "off"], Field(description="`off` lets everybody call the API and do everything")
@@ -120,9 +130,9 @@ class Settings(BaseSettings):
     claim_rows: Annotated[
         int, Field(ge=1, le=50_000, description="outbox rows said in one Kafka transaction, per lane")
     ] = 2_000
-    claim_bytes: Annotated[int, Field(ge=1, description="bytes of events said in one Kafka transaction, per lane")] = (
-        4_000_000
-    )
+    claim_bytes: Annotated[
+        int, Field(ge=1, le=500_000_000, description="bytes of events said in one Kafka transaction, per lane")
+    ] = 4_000_000
     # Above 50 MB other clients' limits begin, such as the 100 MB that a consumer takes by default.
     event_bytes_max: Annotated[
         int,
@@ -134,11 +144,11 @@ class Settings(BaseSettings):
     ] = 900_000
     # Two seconds of work. A worker that is far behind has all of it in memory: 25 MB with these, 80 MB with 64,000 kB.
     prefetch_messages: Annotated[
-        int, Field(ge=100, description="records of each partition fetched ahead of the handlers")
+        int, Field(ge=100, le=10_000_000, description="records of each partition fetched ahead of the handlers")
     ] = 20_000
-    prefetch_kilobytes: Annotated[int, Field(ge=1_000, description="size of records fetched ahead of the handlers")] = (
-        16_000
-    )
+    prefetch_kilobytes: Annotated[
+        int, Field(ge=1_000, le=2_000_000, description="size of records fetched ahead of the handlers")
+    ] = 16_000
 
     transaction_timeout_ms: Annotated[
         int,
@@ -160,32 +170,36 @@ class Settings(BaseSettings):
     leave_on_stop: Annotated[bool, Field(description="leave the group on SIGTERM, so that partitions move at once")] = (
         False
     )
-    grace_seconds: Annotated[float, Field(gt=0, description="time to finish after SIGTERM")] = 15.0
+    grace_seconds: Annotated[float, Field(gt=0, le=86_400, description="time to finish after SIGTERM")] = 15.0
 
-    retry_seconds_max: Annotated[float, Field(gt=0, description="longest pause between two attempts of a `Retry`")] = (
-        30.0
-    )
+    retry_seconds_max: Annotated[
+        float, Field(gt=0, le=86_400, description="longest pause between two attempts of a `Retry`")
+    ] = 30.0
     retry_attempts_max: Annotated[
-        int, Field(ge=0, description="set a record aside after so many `Retry`; 0: never")
+        int, Field(ge=0, le=1_000_000, description="set a record aside after so many `Retry`; 0: never")
     ] = 0
-    set_aside_per_minute_max: Annotated[int, Field(ge=1, description="more dead letters than this stop the worker")] = (
-        1_000
-    )
-    recoveries_per_minute_max: Annotated[int, Field(ge=1, description="more recoveries than this end the process")] = 20
+    set_aside_per_minute_max: Annotated[
+        int, Field(ge=1, le=1_000_000, description="more dead letters than this stop the worker")
+    ] = 1_000
+    recoveries_per_minute_max: Annotated[
+        int, Field(ge=1, le=1_000_000, description="more recoveries than this end the process")
+    ] = 20
 
-    inbox_retention_hours: Annotated[float, Field(gt=0, description="a repeated event is recognised for so long")] = (
-        168.0
-    )
+    inbox_retention_hours: Annotated[
+        float, Field(gt=0, le=876_000, description="a repeated event is recognised for so long")
+    ] = 168.0
     idempotency_retention_hours: Annotated[
-        float, Field(gt=0, description="an Idempotency-Key is remembered for so long")
+        float, Field(gt=0, le=876_000, description="an Idempotency-Key is remembered for so long")
     ] = 24.0
     dead_letter_keep_hours: Annotated[
-        float, Field(gt=0, description="a dead letter that was re-driven or dismissed is kept for so long")
+        float, Field(gt=0, le=876_000, description="a dead letter that was re-driven or dismissed is kept for so long")
     ] = 2_160.0
-    audit_keep_hours: Annotated[float, Field(gt=0, description="`audit` knows for so long what was said")] = 168.0
-    outbox_rows_max: Annotated[int, Field(ge=1, description="the API answers 503 while more events than this wait")] = (
-        1_000_000
-    )
+    audit_keep_hours: Annotated[
+        float, Field(gt=0, le=876_000, description="`audit` knows for so long what was said")
+    ] = 168.0
+    outbox_rows_max: Annotated[
+        int, Field(ge=1, le=1_000_000_000_000, description="the API answers 503 while more events than this wait")
+    ] = 1_000_000
 
     @classmethod
     def settings_customise_sources(
@@ -351,6 +365,21 @@ def _misspelt(kind: type[Settings]) -> Iterator[str]:
             yield f"{name}: there is no such setting; {meant[0]} is one"
 
 
+def _refuse_unreadable(file: Path) -> None:
+    if file.is_dir():
+        raise Refused(f"{file}: is a folder; settings are in a file of this name, or in the environment")
+    try:
+        text = file.read_text("utf-8")
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise Refused(f"{file}: cannot be read: {error.strerror}") from None
+    except UnicodeDecodeError:
+        text = "\0"
+    if "\0" in text:
+        raise Refused(f"{file}: is no text in UTF-8; save it as UTF-8")
+
+
 @overload
 def load() -> Settings: ...
 @overload
@@ -359,6 +388,8 @@ def load(kind: type[Settings] = Settings) -> Settings:
     """Read the settings; those of `kind` if a service has its own besides. Raises `Refused` with one line for each
     variable that is wrong, or that looks like one of ours and is none: its setting would silently have its default.
     """
+    for file in map(Path, ENV_FILES):
+        _refuse_unreadable(file)
     if misspelt := list(_misspelt(kind)):
         raise _wrong(misspelt)
     try:

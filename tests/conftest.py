@@ -1,10 +1,13 @@
 """The servers that tests share. Whoever needs neither does not wait for them."""
 
+import os
 from collections.abc import Iterator
 
 import pytest
 
 from dev.servers import Postgres, Servers, running
+
+os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whoever runs them may have a proxy
 
 
 @pytest.fixture(scope="session")

@@ -29,7 +29,8 @@ class Client:
 
     def __init__(self, connections: int, counts: Counter[str], headers: Mapping[str, str] | None = None) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        self._http = httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits, headers=headers)
+        # No proxy of the surroundings: what is asked is on this machine.
+        self._http = httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits, headers=headers, trust_env=False)
         self._counts = counts
 
     async def close(self) -> None:

@@ -10,12 +10,18 @@ from dev.servers.prepare import ROOT
 from dev.servers.process import ServerError
 
 
+def _port(word: str) -> int:
+    if not word.isdecimal() or not 0 < int(word[:6]) < 65_536:
+        raise argparse.ArgumentTypeError(f"{word[:20]} is no port; one is a number from 1 to 65535")
+    return int(word)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.servers", description="Kafka and PostgreSQL in the background")
     parser.add_argument("command", choices=("up", "down", "fetch", "serve"), help="fetch: download only")
     parser.add_argument("--root", type=Path, default=ROOT, help="where .env.local is written; default: the repository")
-    parser.add_argument("--kafka-port", type=int, help="default: any free one")
-    parser.add_argument("--postgres-port", type=int, help="default: any free one")
+    parser.add_argument("--kafka-port", type=_port, help="default: any free one")
+    parser.add_argument("--postgres-port", type=_port, help="default: any free one")
     given = parser.parse_args()
     try:
         if given.command == "up":
@@ -28,6 +34,8 @@ def main() -> None:
             kafka_jars()
     except ServerError as error:
         sys.exit(str(error))
+    except OSError as error:  # a folder that is not ours, a disk that is full
+        sys.exit(f"The servers cannot work here: {error.strerror}: {error.filename}")
 
 
 if __name__ == "__main__":

@@ -37,7 +37,12 @@ def kafka_jars(report: Say = say, *, lock: Path = LOCK, root: Path | None = None
     missing = [path for path in wanted if not (root / path).exists()]
     if missing:
         report(f"Downloading Kafka, {len(missing)} jars (once; kept in {root}) ...")
-        root.mkdir(parents=True, exist_ok=True)
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ServerError(
+                f"Kafka cannot be kept in {root}: {error.strerror}; set XDG_CACHE_HOME to a folder that can be written"
+            ) from None
         # Downloaded beside the cache and moved into it when checked: a download that is cut off leaves nothing there.
         with tempfile.TemporaryDirectory(dir=root, prefix=".download-") as temporary:
             context = _context(Path(temporary))

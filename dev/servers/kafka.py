@@ -62,7 +62,8 @@ JAVA_OPTIONS = (
     "--sun-misc-unsafe-memory-access=allow",  # Kafka's business
 )
 
-PROPERTIES = "server.properties"
+PROPERTIES, LOG4J = "server.properties", "log4j2.xml"
+LOCALE = "C.UTF-8"  # in which Java reads the names of files; without one it knows only ASCII
 FORMAT = ("kafka.tools.StorageTool", "format", "--ignore-formatted")
 STARTED = "Kafka Server started"
 START_SECONDS_MAX = 90.0  # 3 s on two idle cores
@@ -288,15 +289,16 @@ def _format(
         "node.id": str(quorum.node),
         "controller.quorum.voters": quorum.voters,
         "controller.listener.names": "CONTROLLER",
-        "log.dirs": str(directory / "data"),
+        # Relative to the directory in which each process runs: the file knows no name with a comma, and hardly others.
+        "log.dirs": "data",
         **settings,
     }
-    properties = directory / PROPERTIES
-    properties.write_text("".join(f"{name}={value}\n" for name, value in written.items()))
+    (directory / PROPERTIES).write_text("".join(f"{name}={value}\n" for name, value in written.items()))
     formatted = subprocess.run(
         # The id in one word: it may begin with a hyphen.
-        [*java, *FORMAT, f"--cluster-id={quorum.cluster}", "-c", properties],
-        env=environment(),
+        [*java, *FORMAT, f"--cluster-id={quorum.cluster}", "-c", PROPERTIES],
+        cwd=directory,
+        env=environment(LC_ALL=LOCALE),
         capture_output=True,
         text=True,
         timeout=FORMAT_SECONDS_MAX,
@@ -307,16 +309,17 @@ def _format(
 
 
 def _launch(name: str, java: Sequence[str | Path], directory: Path) -> Process:
-    log4j = Path(__file__).with_name("log4j2.xml")
+    shutil.copyfile(Path(__file__).with_name(LOG4J), directory / LOG4J)
     return Process(
         name,
         [
             *(*java, f"-Djava.io.tmpdir={directory}"),  # where the compressors unpack themselves
-            *(f"-Dlog4j2.configurationFile={log4j}", "kafka.Kafka", directory / PROPERTIES),
+            # By their names alone: log4j would take the path for a URI, or for several.
+            *(f"-Dlog4j2.configurationFile={LOG4J}", "kafka.Kafka", PROPERTIES),
         ],
         directory=directory,
         log=directory / "kafka.log",
-        env=environment(),
+        env=environment(LC_ALL=LOCALE),
     )
 
 

@@ -23,7 +23,13 @@ PORT_ATTEMPTS = 3  # a port that was free a moment ago is taken once in a blue m
 
 def cache() -> Path:
     """Give the directory for what is downloaded once."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "exactly-once"
+    try:
+        place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    except RuntimeError:  # a user without HOME and without an entry in /etc/passwd
+        raise ServerError("there is no home for what is downloaded; set XDG_CACHE_HOME to a folder") from None
+    if os.pathsep in str(place):  # nothing escapes it in Java's class path
+        raise ServerError(f"{place} has a {os.pathsep} in its name; set XDG_CACHE_HOME to a folder without")
+    return place / "exactly-once"
 
 
 def run_directory() -> Path:
@@ -34,7 +40,7 @@ def run_directory() -> Path:
     for parent in map(Path, filter(None, (os.environ.get("TMPDIR"), "/var/tmp", "/tmp"))):
         if not os.access(parent, os.W_OK | os.X_OK) or (account() and not reachable(parent / "any")):
             continue
-        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent))
+        directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent.absolute()))
         if account():
             directory.chmod(0o711)  # the way to the data of `nobody`
         return directory

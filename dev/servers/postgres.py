@@ -17,6 +17,7 @@ from psycopg import sql
 
 from dev.servers import places, unprivileged
 from dev.servers.process import POLL_SECONDS, Process, Say, ServerError, environment, say
+from shared.surroundings import forget_libpq_variables
 
 # Everything else has PostgreSQL's own default: above all fsync, synchronous_commit and full_page_writes are on.
 SETTINGS = {
@@ -30,6 +31,7 @@ SETTINGS = {
 INIT_SECONDS_MAX = 60.0  # 0.7 s on an idle machine
 START_SECONDS_MAX = 60.0  # 0.1 s, and what replaying the log after a kill takes
 STOP_SECONDS_MAX = 30.0
+READY = "database system is ready to accept connections"
 CONNECT_SECONDS_MAX = 2
 
 # What a client may be told to do: end transactions orderly, or end at once and replay the log when started again.
@@ -73,6 +75,7 @@ class Postgres:
         """Start the server; after `kill`, with the same data and port. Returns when it answers."""
         if self.running:
             return
+        forget_libpq_variables()  # they would lead our own clients elsewhere
         if self.directory:
             self._run()
             return
@@ -142,8 +145,16 @@ class Postgres:
         try:
             with psycopg.connect(self.dsn(), connect_timeout=CONNECT_SECONDS_MAX) as connection:
                 return connection.execute("SELECT 1").fetchone() == (1,)
-        except psycopg.OperationalError:
+        except psycopg.OperationalError as error:
+            # Once it listens, only a machine that is too busy is a reason to ask again.
+            if READY in self._process_output() and not isinstance(error, psycopg.errors.ConnectionTimeout):
+                raise ServerError(
+                    f"PostgreSQL is up, and does not let us in: {' '.join(str(error).split())}"
+                ) from error
             return False
+
+    def _process_output(self) -> str:
+        return self._process.output() if self._process else ""
 
     def create_database(self, name: str, *, template: str = "template1") -> None:
         """Make the database `name`, as a copy of `template`."""

@@ -17,6 +17,7 @@ from confluent_kafka.cimpl import NewTopic
 from dev.servers.postgres import create_database
 from dev.servers.process import Say, ServerError, say
 from shared.settings import Settings
+from shared.surroundings import forget_libpq_variables
 
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS_MAX = 120.0  # migrations of an empty database take about a second
@@ -32,6 +33,7 @@ def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = 
 
     In `database_url`, `{service}` stands for the name of each service, as in the services' own setting.
     """
+    forget_libpq_variables()
     names = service_names() if services is None else list(services)
     for name in names:
         with suppress(psycopg.errors.DuplicateDatabase):

@@ -34,8 +34,11 @@ def reachable(path: Path) -> bool:
 
 
 def open_to_all(directory: Path) -> bool:
-    """Tell whether everybody may enter `directory` and read what is in it."""
-    return reachable(directory) and directory.stat().st_mode & 0o005 == 0o005
+    """Tell whether everybody may enter `directory` and read all that is in it: an umask may have closed any of it."""
+    return reachable(directory) and all(
+        path.stat().st_mode & 0o005 >= (0o005 if path.is_dir() else 0o004)
+        for path in (directory, *directory.rglob("*"))
+    )
 
 
 def programs(account: Account | None, directory: Path) -> Path:
@@ -45,11 +48,13 @@ def programs(account: Account | None, directory: Path) -> Path:
     assert spec.origin
     package = Path(spec.origin).parent
     found = package / "pginstall18" / "bin"
-    if account is None or open_to_all(found):
+    libraries = package.with_name(f"{package.name}.libs")  # found by their place beside the package; not on macOS
+    if account is None or (open_to_all(found.parent) and (not libraries.exists() or open_to_all(libraries))):
         return found
     copied = directory / "programs"
     _copy(found.parent, copied / package.name / found.parent.name)
-    libraries = package.with_name(f"{package.name}.libs")  # found by their place beside the package; not on macOS
+    for folder in (copied, copied / package.name):
+        folder.chmod(0o755)  # whatever the umask is
     if libraries.exists():
         _copy(libraries, copied / libraries.name)
     return copied / package.name / found.parent.name / found.name

@@ -13,6 +13,7 @@ from fastapi import APIRouter, FastAPI
 
 from shared import logs
 from shared.http.call import Calling, Parts, Route
+from shared.http.places import Places
 from shared.http.rate import Rate
 from shared.http.tokens import Callers
 from shared.settings import Settings
@@ -43,7 +44,7 @@ def test_a_line_names_the_request_its_key_and_its_trace(settings: Settings, caps
     app = FastAPI()
     app.include_router(router)
     nothing = cast("Any", None)
-    app.state.parts = Parts(nothing, nothing, nothing, Callers(settings, "things"), Rate(0))
+    app.state.parts = Parts(nothing, nothing, nothing, Callers(settings, "things"), Rate(0), Places(9))
     logs.configure(settings, service="things")
 
     async def ask() -> None:

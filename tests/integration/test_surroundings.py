@@ -8,6 +8,7 @@ import psycopg
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
+from structlog.testing import CapturingLogger
 
 from dev.servers import Servers
 from dev.servers.places import free_port
@@ -119,9 +120,9 @@ def test_what_cannot_be_set_is_refused_by_name(settings: Settings, name: str, va
         alter(settings, f"ALTER DATABASE {{}} RESET {name}")
 
 
-def test_no_variable_of_libpq_reaches_a_connection(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_no_variable_of_libpq_reaches_a_connection(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = CapturingLogger()
+    monkeypatch.setattr(surroundings, "log", log)
     wrong = {
         **dict.fromkeys(("PGSSLMODE", "PGGSSENCMODE", "PGCHANNELBINDING"), "require"),
         "PGOPTIONS": "-c nothing=1",
@@ -139,8 +140,9 @@ def test_no_variable_of_libpq_reaches_a_connection(
 
     database.refuse_unsafe(engine)
     engine.dispose()
-    said = capsys.readouterr()
-    assert all(name in said.out + said.err for name in wrong)
+    (call,) = log.calls
+    assert call.args == ("libpq_variables_ignored",)
+    assert call.kwargs["names"] == sorted(wrong)
 
 
 @pytest.mark.parametrize("alive", ["first", "last"])

@@ -7,6 +7,7 @@ import random
 import signal
 import threading
 import time
+import uuid
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -21,6 +22,7 @@ from dev.silence import silence
 from shared.command import EXIT_AGAIN
 from shared.errors import Unavailable
 from tests.faults.history import Anomaly, anomalies
+from tests.faults.names import Names
 from tests.faults.outside import Said
 from tests.faults.stage import Stage, Worker
 from tests.waiting import POLL_SECONDS, until
@@ -42,6 +44,15 @@ class Play:
         self, servers: Servers | ClusterServers, logs: Path, seed: int, *, workers: int, settings: dict[str, Any]
     ) -> None:
         self.random = random.Random(seed)
+        self.names: Names | None = None
+        """What the workers know of the brokers' names, where these have names."""
+        if isinstance(servers, ClusterServers):
+            self.names = Names(logs / f"hosts-{uuid.uuid4().hex[:8]}", servers.kafka.names)
+            settings = {
+                **settings,
+                "kafka_bootstrap_servers": servers.kafka.named_bootstrap,
+                "build": self.names.build(),
+            }
         self.stage = Stage(servers, logs, partitions=workers, **settings)
         self.faults: Counter[str] = Counter()
         self.blows: list[float] = []

@@ -6,15 +6,15 @@ has broken is whole again when it returns, so that what is left must find its wa
 
 import random
 import time
-from collections.abc import Callable, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
 import psycopg
 
-from dev.servers import Cluster, ClusterServers, Servers
+from dev.servers import Cluster, ClusterServers, Kafka, Servers
 from tests.faults.play import Play
 from tests.faults.stage import TIMEOUTS
 
@@ -272,6 +272,24 @@ def _brokers(storm: Storm) -> Cluster:
     return storm.servers.kafka
 
 
+@contextmanager
+def _gone(storm: Storm, broker: Kafka) -> Iterator[None]:
+    """Kill a broker for the length of the block; its name goes with it, as that of a container or a pod does."""
+    cluster = _brokers(storm)
+    name = cluster.names[cluster.brokers.index(broker)]
+    for play in storm.plays:
+        if play.names:
+            play.names.forget(name)
+    broker.kill()
+    storm.hit("broker SIGKILL")
+    yield
+    for play in storm.plays:
+        if play.names:
+            play.names.know(*cluster.names)
+    broker.start()
+    cluster.until_whole()
+
+
 def brokers_killed(storm: Storm) -> None:
     """One broker after the other is killed and comes back: leaders, the group's coordinator and that of the
     transactions move, also in the middle of a commit.
@@ -280,11 +298,8 @@ def brokers_killed(storm: Storm) -> None:
     storm.random.shuffle(brokers)
     for broker in brokers:
         storm.passes(storm.random.uniform(0.5, 3.0))
-        broker.kill()
-        storm.hit("broker SIGKILL")
-        storm.passes(storm.random.uniform(2.0, 6.0))
-        broker.start()
-        _brokers(storm).until_whole()
+        with _gone(storm, broker):
+            storm.passes(storm.random.uniform(2.0, 6.0))
 
 
 def brokers_frozen(storm: Storm) -> None:
@@ -306,14 +321,11 @@ def brokers_and_workers(storm: Storm) -> None:
     """A broker dies, and while its work moves, workers die too."""
     for broker in storm.random.sample(_brokers(storm).brokers, 2):
         storm.passes(storm.random.uniform(0.5, 2.0))
-        broker.kill()
-        storm.hit("broker SIGKILL")
-        for play in storm.plays:
-            play.passes(storm.random.uniform(0.0, 0.5))
-            play.kill(play.random.choice(play.standing()))
-        storm.passes(storm.random.uniform(2.0, 4.0))
-        broker.start()
-        _brokers(storm).until_whole()
+        with _gone(storm, broker):
+            for play in storm.plays:
+                play.passes(storm.random.uniform(0.0, 0.5))
+                play.kill(play.random.choice(play.standing()))
+            storm.passes(storm.random.uniform(2.0, 4.0))
 
 
 def idle(storm: Storm) -> None:
@@ -357,11 +369,25 @@ SCENARIOS = (
     Scenario("postgres-killed", "PostgreSQL is killed", "what was acknowledged is there", postgres_killed, BROKEN, 4),
     Scenario("postgres-restarted", "PostgreSQL is restarted", SOUND, postgres_restarted, BROKEN, 4),
     Scenario("kafka-killed", "the only broker is killed", SOUND, kafka_killed, BROKEN, 4),
-    Scenario("brokers-killed", "each of three brokers is killed", SOUND, brokers_killed, CLUSTER, 4, settings=COPIES),
+    Scenario(
+        "brokers-killed",
+        "each of three brokers is killed, and its name is gone",
+        SOUND,
+        brokers_killed,
+        CLUSTER,
+        4,
+        settings=COPIES,
+    ),
     Scenario(
         "brokers-frozen", "each of three brokers stands still", SOUND, brokers_frozen, CLUSTER, 4, settings=COPIES
     ),
     Scenario(
-        "brokers-and-workers", "brokers and workers are killed", SOUND, brokers_and_workers, CLUSTER, 4, settings=COPIES
+        "brokers-and-workers",
+        "brokers, with their names, and workers are killed",
+        SOUND,
+        brokers_and_workers,
+        CLUSTER,
+        4,
+        settings=COPIES,
     ),
 )

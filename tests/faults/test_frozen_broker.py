@@ -1,4 +1,4 @@
-"""A broker stands still for longer than every session, as a machine does that pauses: its workers find back by themselves.
+"""A broker stands still for longer than every session, as a machine does that pauses: its workers find back alone.
 
 Their clients join again while it wakes, some of them twice, and then fence themselves.
 """

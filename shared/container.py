@@ -20,8 +20,9 @@ from shared.worker import Worker
 
 API_CONNECTIONS = 10
 """Connections of an API process, and requests that it works on at the same time."""
-WORKER_CONNECTIONS = 3
-"""One holds the slot and runs the batches, one is for housekeeping, one for checks."""
+WORKER_CONNECTIONS = 5
+"""At most, each its own so that none waits for another: the slot and its batches, housekeeping, the observer, the watch
+over topics, and what is asked before a stop."""
 
 
 def lazily(target: str, *given: Any, **arguments: Any) -> Any:

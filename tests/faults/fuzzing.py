@@ -18,6 +18,7 @@ from dev.hostile.records import record
 from dev.servers import running
 from tests.integration.strangers import FIRST, Counts, Worker, good, target, worker
 from tests.integration.tallies import Tallies
+from tests.waiting import until
 
 HONEST = 10
 """One of so many."""
@@ -48,7 +49,11 @@ def main() -> int:
         began = time.monotonic()
         honest = _send(tallies, random.Random(seed), options.records)
         ended = _wait(at_work, options.records, began)
-        counts = at_work.counts() if not ended else Counts(0, 0, 0, 0)
+        counts = Counts(0, 0, 0, 0)
+        if not ended:
+            # A batch is counted after its commit.
+            until(lambda: sum(at_work.counts()) >= options.records, "all are counted")
+            counts = at_work.counts()
         print(f"in {time.monotonic() - began:.0f} s", flush=True)
         return _report(tallies, counts, honest, options.records, ended=ended)
 

@@ -47,6 +47,7 @@ def test_records_of_every_shape_end_no_worker_and_hold_up_nobody(tallies: Tallie
     with worker(tallies, tmp_path / "log", set_aside_per_minute_max=100_000) as at_work:
         send(tallies, *records)
         until(at_work.done, "everything is handled", 100)
+        until(lambda: sum(at_work.counts()) >= len(records), "the last batch is counted: that comes after its commit")
         counts = at_work.counts()
 
     assert len(hostile) == EACH * len(SHAPES)

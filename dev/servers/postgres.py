@@ -142,12 +142,13 @@ class Postgres:
         self._process.until(self._answers, "it answered", START_SECONDS_MAX)
 
     def _answers(self) -> bool:
+        listens = READY in self._process_output()  # before it is asked: it says so a moment after it refused
         try:
             with psycopg.connect(self.dsn(), connect_timeout=CONNECT_SECONDS_MAX) as connection:
                 return connection.execute("SELECT 1").fetchone() == (1,)
         except psycopg.OperationalError as error:
             # Once it listens, only a machine that is too busy is a reason to ask again.
-            if READY in self._process_output() and not isinstance(error, psycopg.errors.ConnectionTimeout):
+            if listens and not isinstance(error, psycopg.errors.ConnectionTimeout):
                 raise ServerError(
                     f"PostgreSQL is up, and does not let us in: {' '.join(str(error).split())}"
                 ) from error

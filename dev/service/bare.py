@@ -107,8 +107,9 @@ def readme(text: str, head: str) -> str:
 
 
 def unlinked(page: str) -> str:
-    """Give a page without its rows about what is gone, and without links to it."""
+    """Give a page without its rows about what is gone, links to it, and commands of it."""
     page = re.sub(r"(?m)^\|.*\]\(\.\./tests/e2e\).*\n", "", page)
+    page = re.sub(r"`make (demo[^`]*)`", r"`\1` of the template", page)
     return re.sub(r"\[([^\]]*)\]\((benchmarks|one-more-event|services|your-first-service)\.md[^)]*\)", r"\1", page)
 
 

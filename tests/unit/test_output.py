@@ -9,10 +9,12 @@ from pathlib import Path
 
 import pytest
 
+from dev.servers import service_names
 from shared.operating import output
 from shared.operating.letters import readable
 
 ROOT = Path(__file__).parents[2]
+SERVICE = service_names()[0]
 HOSTILE = "a\x1b[31m\x00\x07\r\nb\u202ec\ud800\x9b\u2028\u200bé漢😀"
 SERVERLESS = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "DATABASE_URL": "postgresql://x@127.0.0.1:1/x"}
 
@@ -64,17 +66,18 @@ def run_into_a_closed_pipe(*command: str, close: str = "stdout") -> tuple[int, s
 
 @pytest.mark.parametrize("line", ["token shop orders:read", "--help", "positions --help"])
 def test_a_closed_pipe_is_no_trouble(line: str) -> None:
-    assert run_into_a_closed_pipe("-m", "services.order", *line.split()) == (0, "")
+    assert run_into_a_closed_pipe("-m", f"services.{SERVICE}", *line.split()) == (0, "")
 
 
 def test_a_closed_pipe_for_errors_is_none_either() -> None:
-    code, told = run_into_a_closed_pipe("-m", "services.order", "dead-letters", "list", close="stderr")
+    code, told = run_into_a_closed_pipe("-m", f"services.{SERVICE}", "dead-letters", "list", close="stderr")
     assert (code, told) == (75, "")
 
 
 def test_the_work_goes_on_when_nobody_reads_on() -> None:
     """A re-drive of many letters must not end in the middle because of `| head -1`."""
     code = """
+from dev.servers import service_names
 from shared.operating import output
 import sys
 for n in range(1000):

@@ -20,6 +20,7 @@ from shared.handling import Service
 from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
 from shared.positions import judge_reach
 from shared.settings import Settings
+from shared.waits import MAIN_LOOP
 
 MISSING = -1001
 """librdkafka's OFFSET_INVALID: nothing was committed."""
@@ -72,6 +73,14 @@ SET_UP = {
 FATAL = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)
 
 
+def max_poll_ms(settings: Settings) -> int:
+    """The longest that a member may be without a poll; so long, too, the group waits for it when it deals anew. Above
+    the watchdog's budget of a cycle, so that this never decides first; the client wants no less than the session's
+    timeout.
+    """
+    return max(MAX_POLL_MS, 2 * settings.transaction_timeout_ms, settings.session_timeout_ms)
+
+
 def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
     """Give the client's settings for the worker in `slot`."""
     topics = ",".join((*service.hears, service.lane_topic))
@@ -90,9 +99,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         # H alone says where to read; an offset that does not exist is an error and never a guess.
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
-        # Above the watchdog's budget of a cycle, so that this never decides first; the client wants no less than the
-        # session's timeout.
-        "max.poll.interval.ms": max(MAX_POLL_MS, 2 * settings.transaction_timeout_ms, settings.session_timeout_ms),
+        "max.poll.interval.ms": max_poll_ms(settings),
         "queued.min.messages": settings.prefetch_messages,
         "queued.max.messages.kbytes": settings.prefetch_kilobytes,
         # What is on its way takes memory too; and what cannot be received must not be asked for.
@@ -263,7 +270,8 @@ class GroupMember:
 
     def beginning(self, source: Input) -> int:
         try:
-            low, _ = self._consumer.get_watermark_offsets(TopicPartition(*source), REQUEST_SECONDS)
+            with MAIN_LOOP.waiting(f"the first offset of {source}", REQUEST_SECONDS):
+                low, _ = self._consumer.get_watermark_offsets(TopicPartition(*source), REQUEST_SECONDS)
         except KafkaException as error:
             raise KafkaUnavailable(f"first offset of {source}: {error.args[0]}") from error
         return int(low)
@@ -315,7 +323,10 @@ def committed_offsets(
     if not asked:
         return {}
     try:
-        answer = consumer.committed(asked, seconds)
+        with MAIN_LOOP.waiting(
+            f"the committed offsets of {len(asked)} partitions, which no transaction may hold", seconds
+        ):
+            answer = consumer.committed(asked, seconds)
     except KafkaException as error:
         # In read_committed the broker answers only after pending transactions are settled; it may take their whole
         # timeout.

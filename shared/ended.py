@@ -18,6 +18,7 @@ from shared.errors import KafkaUnavailable
 from shared.handling import Service
 from shared.ports import Input
 from shared.settings import Settings
+from shared.waits import MAIN_LOOP, Wait
 
 ENDED_SECONDS = 5.0
 """How long one renewal waits for transactions to end, at most. Those of workers take milliseconds; that of a frozen one
@@ -45,9 +46,11 @@ def see_ended(settings: Settings, service: Service, seconds: float = ENDED_SECON
         admin = AdminClient(access)
         spoken = (*service.speaks_on, service.dead_letter_topic)
         found = _partitions(admin, (*spoken, *service.hears, service.lane_topic), deadline)
-        _see_records(admin, [TopicPartition(topic, n) for topic in spoken for n in found[topic]], deadline)
+        with MAIN_LOOP.waiting("how far the topics go that we speak on", _left(deadline)) as wait:
+            _see_records(admin, [TopicPartition(topic, n) for topic in spoken for n in found[topic]], deadline, wait)
         inputs = [Input(topic, n) for topic in service.hears for n in found[topic]]
-        _see_offsets(member, service.lane_topic, inputs, found[service.lane_topic], deadline)
+        with MAIN_LOOP.waiting("the committed offsets of our group, which no transaction may hold", _left(deadline)):
+            _see_offsets(member, service.lane_topic, inputs, found[service.lane_topic], deadline)
     except (KafkaException, TimeoutError) as error:
         denied = not_permitted(error.args[0]) if isinstance(error, KafkaException) else None
         raise denied or KafkaUnavailable(f"offsets of the topics we speak on: {error!r}") from error
@@ -72,13 +75,14 @@ def _partitions(admin: AdminClient, topics: Iterable[str], deadline: float) -> d
     return found
 
 
-def _see_records(admin: AdminClient, spoken: Sequence[TopicPartition], deadline: float) -> None:
+def _see_records(admin: AdminClient, spoken: Sequence[TopicPartition], deadline: float, wait: Wait) -> None:
     ends = _ends(admin, spoken, IsolationLevel.READ_UNCOMMITTED, deadline)
     while waiting := [
         p for p, end in _ends(admin, spoken, IsolationLevel.READ_COMMITTED, deadline).items() if end < ends[p]
     ]:
         if time.monotonic() > deadline:
             raise KafkaUnavailable(", ".join(sorted(waiting)))
+        wait.what = f"transactions to end that are open in {', '.join(sorted(waiting))}"
         time.sleep(LOOK_AGAIN_SECONDS)
 
 

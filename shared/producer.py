@@ -21,6 +21,7 @@ from shared.handling import Service
 from shared.outbox import KEY_BYTES_MAX
 from shared.ports import REPORTED, Committed, Input, OutboxRow
 from shared.settings import Settings
+from shared.waits import MAIN_LOOP
 
 GENERATION = frozenset(
     {
@@ -138,6 +139,15 @@ class TransactionalProducer:
             old.purge(in_queue=True, in_flight=True, blocking=False)
             del old
         # This and what follows fit into what the watchdog gives to a recovery: three transaction timeouts.
+        with MAIN_LOOP.waiting("Kafka to end what our predecessor left open (init_transactions)", self._budget):
+            producer = self._initialised()
+        # The broker says that ours has ended before `init_transactions` returns. It is not always so.
+        see_ended(self._settings, self._service, self._budget / 2)
+        producer.poll(0)  # what the log has about its beginning is over
+        self._producer = producer
+        self._suspect = self._refused = None
+
+    def _initialised(self) -> Producer:
         began, patience = time.monotonic(), INIT_SECONDS
         while True:
             producer = self._make(self._configuration, logger=self._logger)
@@ -156,11 +166,7 @@ class TransactionalProducer:
                 if time.monotonic() - began > 0.75 * self._budget:
                     raise KafkaUnavailable(f"init_transactions: {reason.name()}: {reason.str()}") from error
                 patience = min(2 * patience, SLICE_SECONDS)
-        # The broker says that ours has ended before `init_transactions` returns. It is not always so.
-        see_ended(self._settings, self._service, self._budget / 2)
-        producer.poll(0)  # what the log has about its beginning is over
-        self._producer = producer
-        self._suspect = self._refused = None
+        return producer
 
     def begin(self) -> None:
         self.confirm()
@@ -267,7 +273,8 @@ class TransactionalProducer:
             raise KafkaInDoubt("there is no producer")
         began = time.monotonic()
         try:
-            yield self._producer
+            with MAIN_LOOP.waiting(f"Kafka's answer to {call}", self._budget):
+                yield self._producer
         except KafkaException as error:
             self._check()
             raise _meaning(call, error.args[0]) from error

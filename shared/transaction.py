@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
 from shared import database_errors, dead_letters, inbox, outbox, positions, slots
+from shared.database import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
 from shared.errors import (
     DatabaseInDoubt,
     DatabaseUnavailable,
@@ -25,6 +26,7 @@ from shared.logs import log
 from shared.outbox import Outbox
 from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position
 from shared.session import Session
+from shared.waits import MAIN_LOOP
 
 # Classes of SQLSTATE that say something about the server and nothing about the data: connection, transaction state,
 # rollback (serialization, deadlock), resources, object not available (locks), operator intervention, system error.
@@ -85,7 +87,7 @@ class PostgresTransaction:
         self._connection: Connection = session.connection()
 
     def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
-        with _sorted_errors():
+        with _sorted_errors(), MAIN_LOOP.waiting("the locks of its inputs' positions", LOCK_TIMEOUT_MS / 1_000):
             return positions.lock(self._connection, inputs)
 
     def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
@@ -126,7 +128,7 @@ class PostgresTransaction:
             positions.advance(self._connection, moved)
 
     def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
-        with _sorted_errors():
+        with _sorted_errors(), MAIN_LOOP.waiting("the locks of its lanes' claims", LOCK_TIMEOUT_MS / 1_000):
             return outbox.lock_claims(self._connection, lanes)
 
     def forget(self, lanes: Collection[int]) -> None:
@@ -252,8 +254,9 @@ class WorkerDatabase:
         if self._connection is None and not connect:
             raise SlotInDoubt
         try:
-            connection = self._connected()
-            with connection.begin():
+            with MAIN_LOOP.waiting("a session of PostgreSQL", CONNECT_SECONDS + slots.TERMINATE_MS / 1_000):
+                connection = self._connected()
+            with MAIN_LOOP.waiting("an answer of PostgreSQL", STATEMENT_TIMEOUT_MS / 1_000), connection.begin():
                 yield connection
         except DBAPIError as error:
             if error.connection_invalidated:

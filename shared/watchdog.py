@@ -9,6 +9,7 @@ import threading
 import time
 
 from shared.telemetry import log
+from shared.waits import MAIN_LOOP
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: start me again."""
@@ -39,6 +40,7 @@ class Watchdog:
         while True:
             before = time.monotonic()
             time.sleep(TICK_SECONDS)
+            MAIN_LOOP.tell()
             self._left -= min(time.monotonic() - before, 2 * TICK_SECONDS)
             if self._left < 0:
                 log.critical(

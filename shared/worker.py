@@ -15,6 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 
 from shared import failures, outages, telemetry
 from shared.budgets import CLIENTS_SECONDS, CLOSE_SECONDS, cycle_seconds, recovery_seconds
+from shared.consumer import max_poll_ms
 from shared.cycle import Cycle, Limits, Progress
 from shared.errors import (
     Brake,
@@ -40,6 +41,7 @@ from shared.slots import SETTLE_SECONDS
 from shared.telemetry import log
 from shared.topic_watch import TopicWatch
 from shared.transaction import WorkerDatabase
+from shared.waits import MAIN_LOOP, Wait
 from shared.watchdog import Watchdog
 
 WAIT_MIN, WAIT_MAX = 0.005, 0.1
@@ -112,6 +114,7 @@ class Worker:
         self._watchdog = Watchdog()
         self._stopping = threading.Event()
         self._ready = False
+        self._share: Wait | None = None
         self._enter("starting")
         self._budget = cycle_seconds(settings)
         self._recoveries: deque[float] = deque()
@@ -125,11 +128,14 @@ class Worker:
         """Whether this worker works, or stands by to work; and what it does."""
         if self._ready and (silence := self._observer.silence()):  # the main loop may wait for it, and tell nothing
             return False, silence
-        return self._ready, "; ".join(filter(None, (self._state, self._observer.held_back())))
+        return self._ready, "; ".join(filter(None, (self._state, MAIN_LOOP.words(), self._observer.held_back())))
 
     def _enter(self, state: str, detail: str = "") -> None:
         """Be in a state, in all that shows it. What a worker owns is known while it works, and only then."""
         self._state = f"{state}: {detail}" if detail else state
+        if self._share is not None:
+            MAIN_LOOP.end(self._share)
+            self._share = None
         telemetry.STATE.show({(name,): float(name == state) for name in telemetry.STATES})
         if state != "working":
             self._observer.own(())
@@ -295,9 +301,11 @@ class Worker:
                 self._prove(found)
             try:
                 if in_doubt:
-                    self._watchdog.allow("recovery", recovery_seconds(self._settings))
+                    seconds = recovery_seconds(self._settings)
+                    self._watchdog.allow("recovery", seconds)
                     self._enter("recovering")
-                    cycle.recover()
+                    with MAIN_LOOP.waiting("the servers, one after the other, to tell where it stands", seconds):
+                        cycle.recover()
                     outages.KAFKA.answered("worker")
                     in_doubt = False
                 self._watchdog.allow("cycle", self._budget)
@@ -408,8 +416,7 @@ class Worker:
             self._ready = False
             self._enter("waiting", silence)
         elif not assigned:
-            self._ready = False
-            self._enter("waiting", "the group has not given this worker a share yet")
+            self._wait_for_share()
         else:
             self._ready = not parked
             self._observer.own(owned.inputs)
@@ -417,6 +424,13 @@ class Worker:
             self._enter("working", f"{detail}, {len(parked)} parked" if parked else detail)
             telemetry.PARKED.set(len(parked))
             telemetry.LANES.set(len(owned.lanes))
+
+    def _wait_for_share(self) -> None:
+        self._ready = False
+        share, self._share = self._share, None  # it is the same wait as at the last look
+        self._enter("waiting", "the group has not given this worker a share yet")
+        what = "its group, which waits for members that do not answer"
+        self._share = share or MAIN_LOOP.begin(what, max_poll_ms(self._settings) / 1_000)
 
     def _note(self, cycle: Cycle, progress: Progress, seconds: float) -> None:
         """Keep the metrics, release parked inputs in time, and brake when too much is set aside."""
@@ -494,7 +508,8 @@ def _close(kafka: KafkaClient) -> None:
     """Close clients that are replaced. Closing may never return (librdkafka); they are in nobody's way."""
     closing = threading.Thread(target=kafka.close, name="closing", daemon=True)
     closing.start()
-    closing.join(CLOSE_SECONDS)
+    with MAIN_LOOP.waiting("the old Kafka clients to close", CLOSE_SECONDS):
+        closing.join(CLOSE_SECONDS)
     if closing.is_alive() and sum(thread.name == "closing" for thread in threading.enumerate()) > CLOSING_MAX:
         raise TooManyRecoveries("the Kafka clients cannot be closed")
 

@@ -2,14 +2,16 @@
 
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from confluent_kafka import Consumer, Producer, TopicPartition
 
 from shared.ended import see_ended
 from shared.errors import KafkaUnavailable
+from shared.waits import MAIN_LOOP
 from tests.faults.stage import Stage
-from tests.waiting import SECONDS_MAX
+from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture
@@ -27,8 +29,12 @@ def test_records_that_are_in_a_transaction_are_waited_for(stage: Stage, other: P
     other.produce(stage.kit.told.topic, b"open", partition=1)
     assert other.flush(SECONDS_MAX) == 0
 
-    with pytest.raises(KafkaUnavailable, match=re.escape(f"{stage.kit.told.topic}[1]: a transaction is open")):
-        see_ended(stage.settings, stage.kit.service)
+    awaited = f"for transactions to end that are open in {stage.kit.told.topic}[1], until "
+    with ThreadPoolExecutor() as beside:
+        said = beside.submit(until, lambda: awaited in MAIN_LOOP.words(), "it says for what it waits")
+        with pytest.raises(KafkaUnavailable, match=re.escape(f"{stage.kit.told.topic}[1]: a transaction is open")):
+            see_ended(stage.settings, stage.kit.service)
+        said.result()
 
     other.abort_transaction(SECONDS_MAX)
     see_ended(stage.settings, stage.kit.service)

@@ -1,12 +1,15 @@
 """What a worker does with a reason to stop: it believes nothing that the servers do not say twice, and to others."""
 
+import re
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 from sqlalchemy.exc import OperationalError
 
+from shared import waits
 from shared import worker as worker_module
 from shared.errors import (
     Brake,
@@ -60,7 +63,11 @@ class Member:
     def __init__(self, scene: "Scene") -> None:
         self._scene = scene
         self.closed = self.left = False
-        self.assigned = True
+
+    @property
+    def assigned(self) -> bool:
+        """Whether the group has given it a share."""
+        return self._scene.assigned
 
     def poll(self, _records: int, _seconds: float) -> Polled:
         """Raise the next error, or find nothing."""
@@ -76,6 +83,7 @@ class Member:
 
     def renew(self) -> None:
         """A new producer."""
+        assert self._scene.may_renew.wait(10)
 
     def read_from(self, _positions: object, _lanes: object) -> None:
         """Fetch nothing."""
@@ -163,6 +171,9 @@ class Scene:
         self.raises: list[Exception] = []
         self.stands: Callable[[], Sequence[Stop]] = list
         self.asked = 0
+        self.assigned = True
+        self.may_renew = threading.Event()
+        self.may_renew.set()
         self.polls = 0
         self.idle = threading.Event()
         self.members: list[Member] = []
@@ -380,3 +391,38 @@ def test_what_led_to_too_many_recoveries_is_told_not_only_the_last_of_them(scene
     assert isinstance(scene.ended[0], TooManyRecoveries)
     assert "1 times: delivery: INVALID_TIMESTAMP" in str(scene.ended[0])
     assert "20 times: send_offsets" in str(scene.ended[0])
+
+
+@pytest.fixture
+def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the log says of waits, which are long at once."""
+    lines: list[str] = []
+    monkeypatch.setattr(waits, "TOLD_SECONDS", 0.0)
+    log = SimpleNamespace(warning=lambda event, detail: lines.append(f"{event}: {detail}"))
+    monkeypatch.setattr(waits, "log", log)
+    return lines
+
+
+def test_a_recovery_that_takes_long_says_for_what_it_waits_and_until_when(scene: Scene, said: list[str]) -> None:
+    scene.may_renew.clear()
+    scene.start()
+    scene.until("recovering; it has been waiting 0 s for the servers")
+    assert re.search(r"until \d\d:\d\d:\d\d UTC at the latest", scene.worker.ready()[1])
+    until(lambda: said, "the log says it too", seconds=10)
+    scene.may_renew.set()
+    scene.until("working")
+    assert "for the servers" not in scene.worker.ready()[1]
+    assert len([line for line in said if "for the servers" in line]) == 1
+
+
+def test_who_waits_for_a_share_says_until_when(scene: Scene, said: list[str]) -> None:
+    scene.assigned = False
+    scene.start()
+    scene.until("given this worker a share yet; it has been waiting 0 s for its group")
+    until(lambda: said, "the log says it too", seconds=10)
+    polls = scene.polls
+    until(lambda: scene.polls > polls + 20, "it looks again", seconds=10)
+    scene.assigned = True
+    scene.until("working")
+    assert "for its group" not in scene.worker.ready()[1]
+    assert len([line for line in said if "for its group" in line]) == 1

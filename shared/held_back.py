@@ -3,11 +3,13 @@ further than its first record until it ends.
 """
 
 import time
+from collections.abc import Collection
 from contextlib import closing
 from datetime import UTC, datetime
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, TopicPartition
 
+from shared.open_transactions import ENDED, Holder, holders, plain
 from shared.ports import Input
 from shared.settings import Settings
 
@@ -16,9 +18,6 @@ HELD_SECONDS = 10.0
 
 READ_SECONDS = 4.0
 
-HEADER_MAX = 100
-"""Characters of what a stranger wrote."""
-
 
 class Held:
     """One input, held back at an offset."""
@@ -26,17 +25,18 @@ class Held:
     def __init__(self, source: Input, offset: int) -> None:
         self.source = source
         self.offset = offset
-        self.told = False
+        self.asked = self.told = False
         self._began = time.monotonic()
         self._since = datetime.now(UTC)
-        self._by = "somebody"
+        self.holder = Holder()
+        self._first = "unknown"
 
     def seconds(self) -> float:
         """How long it has been seen."""
         return time.monotonic() - self._began
 
-    def ask(self, settings: Settings, group: str) -> None:
-        """Find out whose transaction it is, as far as a client can: its first record is at the offset."""
+    def read(self, settings: Settings, group: str) -> None:
+        """Read the first record of the transaction, which is at the offset, if a client can."""
         reader = Consumer(
             {
                 **settings.kafka(),
@@ -58,21 +58,25 @@ class Held:
         kind, milliseconds = found.timestamp()
         if kind != TIMESTAMP_NOT_AVAILABLE:
             self._since = datetime.fromtimestamp(milliseconds / 1_000, UTC)
-        source, event, identity = (_plain(headers.get(name)) for name in ("ce_source", "ce_type", "ce_id"))
-        self._by = f"{source}, with {event} {identity} as its first record" if source else "somebody without ce_source"
+        source, event, identity = (plain(headers.get(name)) for name in ("ce_source", "ce_type", "ce_id"))
+        self._first = f"{event} {identity} of {source}" if source else "one without ce_source"
 
     def __str__(self) -> str:
         topic, partition = self.source
+        since = (self.holder.began if self.holder.state not in ENDED else None) or self._since
         tool = f"kafka-transactions.sh describe-producers --topic {topic} --partition {partition}"
+        find = "" if self.holder.transactional_id else f"`{tool}` names its producer, "
         return (
-            f"{self.source} is held back at offset {self.offset} since {self._since:%Y-%m-%d %H:%M:%S} UTC by an open "
-            f"transaction of {self._by}; `{tool}` names its producer, and docs/operating.md, 'A transaction that does "
-            "not end', says how to end it"
+            f"{self.source} is held back at offset {self.offset} since {since:%Y-%m-%d %H:%M:%S} UTC by {self.holder}; "
+            f"its first record: {self._first}; {find}docs/operating.md, 'A transaction that does not end', says how to "
+            "end it"
         )
 
 
-def _plain(value: bytes | str | None) -> str:
-    """Give a header as text that a terminal and a log may be shown."""
-    raw = value if isinstance(value, bytes) else (value or "").encode(errors="replace")
-    words = raw[:HEADER_MAX].decode("ascii", "backslashreplace")
-    return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in words)
+def ask(settings: Settings, group: str, held: Collection[Held]) -> None:
+    """Find out whose transactions they are, as far as anybody tells. It takes some seconds if nobody answers."""
+    found = holders(settings, f"{group}-held-back", {one.source: one.offset for one in held})
+    for one in held:
+        one.holder = found[one.source]
+        one.read(settings, group)
+        one.asked = True

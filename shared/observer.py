@@ -14,7 +14,7 @@ from sqlalchemy.exc import OperationalError, SQLAlchemyError
 
 from shared import backlog, dead_letters, logs, outages, telemetry
 from shared.handling import Service
-from shared.held_back import HELD_SECONDS, Held
+from shared.held_back import HELD_SECONDS, Held, ask
 from shared.logs import log
 from shared.ports import Input
 from shared.settings import Settings
@@ -45,6 +45,7 @@ class Observer:
         self._ends: dict[Input, int] = {}
         self._handled: dict[Input, int] = {}
         self._held: dict[Input, Held] = {}
+        self._asking: threading.Thread | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
 
@@ -156,15 +157,41 @@ class Observer:
             if gone.told:
                 log.warning("held_back_ended", source=str(source), offset=gone.offset, seconds=round(gone.seconds()))
         for source, offset in stable.items():
-            found = self._held.setdefault(source, Held(source, offset))
-            if not found.told and found.seconds() > HELD_SECONDS:
-                found.ask(self._settings, self._service.name)
+            self._held.setdefault(source, Held(source, offset))
+        self._ask_who_holds()
+        self._tell_who_holds()
+
+    def _ask_who_holds(self) -> None:
+        """Ask on a thread of its own: brokers that do not answer must not keep the next look waiting."""
+        due = [found for found in self._held.values() if not found.asked and found.seconds() > HELD_SECONDS]
+        if due and (self._asking is None or not self._asking.is_alive()):
+            arguments = (self._settings, self._service.name, due)
+            self._asking = threading.Thread(target=ask, args=arguments, name="held back", daemon=True)
+            self._asking.start()
+
+    def _tell_who_holds(self) -> None:
+        for source, found in self._held.items():
+            if found.asked and not found.told:
                 found.told = True
-                log.warning("held_back", source=str(source), offset=offset, detail=str(found))
+                log.warning(
+                    "held_back",
+                    source=str(source),
+                    offset=found.offset,
+                    transactional_id=found.holder.transactional_id or None,
+                    producer_id=found.holder.producer_id,
+                    detail=str(found),
+                )
         telemetry.HELD.show(
             {
                 (source.topic, str(source.partition)): self._held[source].seconds() if source in self._held else 0.0
                 for source in self._ends
+            }
+        )
+        telemetry.HOLDERS.show(
+            {
+                (source.topic, str(source.partition), found.holder.transactional_id or "unknown"): 1.0
+                for source, found in self._held.items()
+                if found.told
             }
         )
 

@@ -38,6 +38,11 @@ HELD = Known(
     "How long an open transaction of somebody holds an input back; 0: none does; absent while it is not known",
     ("topic", "partition"),
 )
+HOLDERS = Known(
+    "records_held_back_holder",
+    "1 for each input that is held back for more than ten seconds: by the transaction of that transactional id",
+    ("topic", "partition", "transactional_id"),
+)
 CYCLE = Histogram(
     "cycle_seconds",
     "One cycle that had something to do",

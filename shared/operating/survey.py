@@ -12,7 +12,7 @@ from sqlalchemy import Connection, text
 from shared import outbox, positions
 from shared.errors import KafkaWentBack, Stop
 from shared.handling import Service
-from shared.held_back import Held
+from shared.held_back import Held, ask
 from shared.operating.group import Group, Span
 from shared.operating.rules import Desk
 from shared.ports import Claim, Committed, Input, Position
@@ -150,7 +150,7 @@ def held_back(desk: Desk, group: Group, states: Iterable[InputState]) -> dict[In
     for source, offset in open_at.items():
         if source in spans and spans[source].stable == offset < spans[source].high:
             found[source] = Held(source, offset)
-            found[source].ask(desk.settings, desk.service.name)
+    ask(desk.settings, desk.service.name, found.values())
     return found
 
 

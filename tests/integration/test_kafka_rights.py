@@ -13,6 +13,7 @@ from pathlib import Path
 import httpx
 import psycopg
 import pytest
+from confluent_kafka import Producer
 
 from dev.servers import Servers
 from dev.servers.locked import Grant, LockedKafka
@@ -255,3 +256,35 @@ def test_an_operator_needs_the_rights_of_the_table(stopped: Place, line: str, gr
     assert (code, "docs/deploying.md" in said) == (1, True), said
     code, said = stopped.operate(line, **lanes)
     assert code == 0, said
+
+
+@pytest.mark.timeout(4 * SECONDS_MAX)
+def test_who_may_not_see_a_strangers_transactional_id_is_told_so(stopped: Place) -> None:
+    """Without the optional right its producer is told, and what is missing; with it, its transactional id."""
+    stranger = Producer(
+        {
+            "bootstrap.servers": stopped.kafka.bootstrap,
+            "transactional.id": f"stranger-{stopped.mark}",
+            "transaction.timeout.ms": 240_000,
+            "log_level": 0,
+        }
+    )
+    stranger.init_transactions(SECONDS_MAX)
+    stranger.begin_transaction()
+    stranger.produce("order.events", b"{}", partition=0)
+    assert stranger.flush(SECONDS_MAX) == 0
+    user, right = stopped.user("inventory", OPERATOR), Grant("transactional_id", "*", "describe")
+
+    code, said = stopped.operate("positions show", LOG_LEVEL="debug")
+    assert code == 0, said
+    assert re.search(r"of producer \d+, epoch 0, whose transactional id is unknown \(DESCRIBE on the trans", said), said
+
+    stopped.kafka.grant(user, [right])
+    try:
+        code, said = stopped.operate("positions show", LOG_LEVEL="debug")
+    finally:
+        stopped.kafka.revoke(user, right)
+        stranger.abort_transaction(SECONDS_MAX)
+    assert code == 0, said
+    assert f"by transactional id stranger-{stopped.mark} (producer " in said
+    assert PASSWORD not in said

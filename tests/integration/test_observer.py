@@ -161,9 +161,13 @@ def test_whoever_consumes_says_who_holds_it_back(
         status, detail = worker.ready()
         assert status == 200, "it is no fault of this worker"
         assert f"{topic}[0] is held back at offset {end} since 20" in detail
-        assert r"by an open transaction of stranger\x1b[2J, with Asked.v1 the-first as its first record" in detail
+        assert f"UTC by transactional id {stage.name}-x (producer " in detail
+        assert "; Ongoing, with a timeout of 90 s)" in detail
+        assert r"its first record: Asked.v1 the-first of stranger\x1b[2J" in detail
         threshold = 31 if PROMTOOL else 10
         until(lambda: max(values(worker, "records_held_back_seconds")) > threshold, "so does a metric")
+        named = f'records_held_back_holder{{partition="0",topic="{topic}",transactional_id="{stage.name}-x"}} 1.0'
+        assert named in shown(worker)
         assert fires(worker, tmp_path) in (None, {"HeldBack", "LagGrows"})
         assert sorted(values(worker, "records_lag")) == [0.0, 1.0], "what is held back waits as well"
         built = trail.build(stage.name, stage.settings)
@@ -172,14 +176,15 @@ def test_whoever_consumes_says_who_holds_it_back(
         built.engine().dispose()
         (asked,) = [i for i in json.loads(capsys.readouterr().out)["inputs"] if i["source"] == f"{topic}[0]"]
         assert (asked["lag"], asked["verdict"]) == (1, f"held back at {end}"), "as the metric says"
-        assert "an open transaction of stranger" in asked["held_back"]
+        assert f"by transactional id {stage.name}-x (producer " in asked["held_back"]
         (told,) = events(worker, "held_back")
-        assert told["offset"] == end
+        assert (told["offset"], told["transactional_id"]) == (end, f"{stage.name}-x")
 
         stranger.abort_transaction(30)
         until(lambda: events(worker, "held_back_ended"), "its end is told")
         until(lambda: worker.ready()[1] == "working: 2 inputs, 2 lanes\n", "and forgotten")
         until(lambda: values(worker, "records_lag") == [0.0, 0.0], "nothing waits")
+        assert not values(worker, "records_held_back_holder")
         stage.stop()
 
 

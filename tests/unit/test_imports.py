@@ -8,7 +8,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
-UNWANTED = {"alembic", "fastapi", "mako", "starlette", "uvicorn"}
+UNWANTED = {"alembic", "fastapi", "kafka", "mako", "starlette", "uvicorn"}
 """A client of its own, for another system, a service may need; these it does not."""
 
 

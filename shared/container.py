@@ -23,6 +23,8 @@ API_CONNECTIONS = 10
 WORKER_CONNECTIONS = 5
 """At most, each its own so that none waits for another: the slot and its batches, housekeeping, the observer, the watch
 over topics, and what is asked before a stop."""
+ASIDE_CONNECTIONS = 2
+"""Opened only to cancel a statement of a handler that is too slow, and to note at which record a process ends."""
 
 
 def lazily(target: str, *given: Any, **arguments: Any) -> Any:
@@ -56,6 +58,12 @@ class ServiceContainer(containers.DeclarativeContainer):
         service=service.provided.name,
         pool_size=providers.Object(WORKER_CONNECTIONS),
     )
+    aside_engine = providers.Singleton(
+        database.connect,
+        settings=settings,
+        service=service.provided.name,
+        pool_size=providers.Object(ASIDE_CONNECTIONS),
+    )
     outbox = providers.Singleton(Outbox, service=service, event_bytes_max=settings.provided.event_bytes_max)
     requests = providers.Singleton(database.Requests, engine=engine, outbox=outbox)
 
@@ -69,10 +77,12 @@ class ServiceContainer(containers.DeclarativeContainer):
     worker_database = providers.Singleton(
         WorkerDatabase,
         engine=worker_engine,
+        aside=aside_engine,
         service=service,
         says=outbox,
         slots_max=settings.provided.worker_slots,
         claim_bytes=settings.provided.claim_bytes,
+        handler_seconds_max=settings.provided.handler_seconds,
     )
     housekeeping = providers.Singleton(Housekeeping, engine=worker_engine, settings=settings)
     observer = providers.Singleton(Observer, engine=worker_engine, settings=settings, service=service)

@@ -79,6 +79,7 @@ class Progress:
     handled: int = 0
     duplicates: int = 0
     skipped: int = 0
+    handled_types: frozenset[str] = frozenset()
     set_aside: list[Letter] = field(default_factory=list)
     said: int = 0
     idle: bool = False
@@ -113,6 +114,8 @@ class Cycle:
         # Lanes whose claim Kafka refused for its content are said alone, in ever smaller claims. This outlives a
         # recovery: it is about the rows.
         self._claim_limits: dict[int, int] = {}
+        self.adoptions = 0
+        """How often a share was taken over; each time all is forgotten, also what `beware` told."""
         self._forget()
 
     def _forget(self) -> None:
@@ -144,6 +147,14 @@ class Cycle:
     def waits_for(self, source: Input) -> tuple[Record, Exception]:
         """The record at which a parked `source` waits, and why."""
         return self._intake.waits_for(source)
+
+    def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
+        """Know that `ends` processes ended in a row at a record: it is tried alone, or set aside for `error`."""
+        self._intake.beware(source, offset, ends, error)
+
+    def pace(self, records: int) -> None:
+        """Let batches not grow much beyond `records`: they took long."""
+        self._intake.pace(records)
 
     def unpark(self, source: Input) -> None:
         """Try again the record at which `source` waits."""
@@ -253,6 +264,7 @@ class Cycle:
             moved[record.input] = max(record.offset + 1, positions[record.input].next_offset)
         transaction.advance(moved)  # 2.5
         progress.handled = len(deliveries)
+        progress.handled_types = frozenset(delivery.envelope.type for delivery in deliveries)
         progress.duplicates = len(batch) - len(fresh) + len(opened) - len(deliveries)
         progress.skipped = len(fresh) - len(opened) - len(letters)
         progress.set_aside = letters
@@ -353,6 +365,7 @@ class Cycle:
             if changed is None:
                 self._kafka.read_from(self._seen, self._owned.lanes)  # R4
                 self._adopted = True
+                self.adoptions += 1
                 return
             self._owned = changed
         raise GenerationLost("the group does not come to rest")

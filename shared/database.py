@@ -32,9 +32,10 @@ def connect(settings: Settings, service: str, pool_size: int) -> Engine:
     """Make the engine of `service`; it opens no connection yet."""
     surroundings.forget_libpq_variables()
     options = {
-        "idle_in_transaction_session_timeout": IDLE_IN_TRANSACTION_MS,
+        # A handler that asks nothing leaves its session idle.
+        "idle_in_transaction_session_timeout": max(IDLE_IN_TRANSACTION_MS, int(settings.handler_seconds * 2_000)),
         "lock_timeout": LOCK_TIMEOUT_MS,
-        "statement_timeout": STATEMENT_TIMEOUT_MS,
+        "statement_timeout": max(STATEMENT_TIMEOUT_MS, int(settings.handler_seconds * 2_000)),
         # Notices a client that died while its statement waits; without it the statement would go on to its end.
         "client_connection_check_interval": 1_000,
         "tcp_keepalives_idle": 5,

@@ -6,6 +6,7 @@
     │   └── Malformed          raised by the decoder: the record is not one of ours
     ├── Unavailable            back off, go on
     │   ├── DatabaseUnavailable PostgreSQL cannot do the work now; what was begun is rolled back
+    │   ├── ServiceBroken      no record can be the reason: code, schema or surroundings; its input waits
     │   └── KafkaUnavailable   no broker answers, or the committed offsets are not stable yet
     ├── RecoveryNeeded         the outcome of a commit is in doubt: recover, then go on
     │   ├── KafkaInDoubt       a transactional call did not plainly succeed
@@ -31,6 +32,8 @@
     ├── Refused                the process must not start like this; names the setting and the mend
     │   └── NotLetIn           Kafka does not let us in any more; believed when another client is not let in either
     ├── NotDone                an operator's command was not carried out; says why, and what to do
+    ├── HandlerTooSlow         a record alone took longer than HANDLER_SECONDS_MAX: set aside when it does so twice
+    ├── HandlerStuck           the watchdog ended processes at a record: tried alone, then set aside
     ├── HandlingFailed         inside the cycle only: handling a batch failed, at one record or somewhere
     ├── SessionMisused         a programming error: a handler asked its session for what would break the transaction
     └── NotOwned               a programming error: an event was said for an aggregate that is not locked
@@ -70,6 +73,13 @@ class KafkaUnavailable(Unavailable):
 
 class DatabaseUnavailable(Unavailable):
     """PostgreSQL could not do the work now. Nothing was committed; it is tried again after a pause."""
+
+
+class ServiceBroken(Unavailable):
+    """The service's code, its schema or its surroundings are broken; no record can be the reason."""
+
+    frames = ""
+    """Where it came up."""
 
 
 class RecoveryNeeded(ExactlyOnceError):
@@ -190,6 +200,17 @@ class HandlingFailed(ExactlyOnceError):
 
 class SessionMisused(ExactlyOnceError):
     """The session was asked for something that it does not do for a handler or a request."""
+
+
+class HandlerTooSlow(ExactlyOnceError):
+    """The handlers took longer than HANDLER_SECONDS_MAX."""
+
+
+class HandlerStuck(ExactlyOnceError):
+    """The watchdog ended processes at this record."""
+
+    frames = ""
+    """Where the last one was stuck."""
 
 
 class NotOwned(ExactlyOnceError):

@@ -13,6 +13,7 @@ from pathlib import Path
 from traceback import walk_stack, walk_tb
 from types import FrameType
 
+from shared.errors import ServiceBroken
 from shared.ports import Record
 from shared.telemetry import log
 
@@ -154,4 +155,5 @@ def log_set_aside(error: Exception, record: Record) -> None:
 
 def log_retry(error: Exception, record: Record, attempts: int, seconds: float) -> None:
     """Log that an input waits at `record`."""
-    log.warning("retry_later", attempts=attempts, seconds=round(seconds, 2), **facts(record), **told(error))
+    tell = log.error if isinstance(error, ServiceBroken) else log.warning
+    tell("retry_later", attempts=attempts, seconds=round(seconds, 2), **facts(record), **told(error))

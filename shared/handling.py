@@ -14,6 +14,7 @@ import msgspec
 from sqlalchemy import inspect as mapping
 
 from shared import log_context
+from shared.deadline import Deadline
 from shared.errors import HandlingFailed, Malformed, Retry
 from shared.events import Event, envelope
 from shared.ports import Delivery, Opened, Record
@@ -113,7 +114,10 @@ class Service:
 class Handlers:
     """Opens records and runs the handlers of a batch."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, deadline: Deadline | None = None) -> None:
+        self.deadline = deadline or Deadline()
+        self.at: tuple[Record, str] | None = None
+        """What is being handled, and by which handler."""
         self._routes: dict[type[Event], list[Route]] = {}
         self._decoders: dict[tuple[str, str], dict[int, msgspec.json.Decoder[Event]]] = {}
         for route in service.routes:
@@ -164,17 +168,30 @@ class Handlers:
     def _run_one(
         self, delivery: Delivery, session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
     ) -> None:
+        def handle(route: Route) -> None:
+            collect(delivery, _said(route, delivery.event, session))
+
         try:
             for route in self._routes[type(delivery.event)]:
-                collect(delivery, _said(route, delivery.event, session))
+                self.at = delivery.record, getattr(route.handler, "__qualname__", repr(route.handler))
+                self.deadline.call(handle, route)
+        except SystemExit as end:
+            error = RuntimeError(f"the handler called sys.exit({end.code!r})")
+            raise HandlingFailed(delivery.record) from error.with_traceback(end.__traceback__)
         except Exception as error:
             # A flush that failed may have failed for what the record before has changed.
             raise HandlingFailed(delivery.record if session.is_active else None) from error
+        finally:
+            self.at = None
 
     def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
         """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in
         key order.
         """
+
+        def keys(read: Read, delivery: Delivery) -> list[object]:
+            return list(read.keys(delivery.event, session))
+
         record: Record | None = None
         stage = 0
         try:
@@ -185,7 +202,7 @@ class Handlers:
                     for route in self._routes[type(delivery.event)]:
                         if stage < len(route.reads):
                             read = route.reads[stage]
-                            wanted.setdefault(read.model, set()).update(read.keys(delivery.event, session))
+                            wanted.setdefault(read.model, set()).update(self.deadline.call(keys, read, delivery))
                 record = None
                 if not wanted:
                     return

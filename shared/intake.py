@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 
-from shared.errors import HandlingFailed, Reject, Retry
+from shared.errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken
 from shared.ports import Input, Polled, Record
 
 STRIKES = 2
@@ -27,12 +27,16 @@ class Intake:
         self._waiting: dict[Input, deque[Record]] = {source: deque() for source in sorted(inputs)}
         self._ends: dict[Input, int] = {}
         self._limit = records_max
+        self._ceiling = records_max
+        """How far the limit may grow: not far since a batch was too slow, and a little more with each that is not."""
         self._parked: dict[Input, tuple[Record, Exception]] = {}
         """Inputs that wait after a `Retry`, the record they wait at, and why."""
         self._attempts: dict[Input, tuple[int, int]] = {}
         """Offset of the last `Retry` of an input, and how many there were in a row at it."""
         self._strikes: dict[tuple[Input, int], int] = {}
         self._doomed: dict[tuple[Input, int], Exception] = {}
+        self._alone: set[tuple[Input, int]] = set()
+        """Records that are tried alone: a process ended at them."""
 
     def room(self) -> int:
         """How many more records fit; records of parked inputs do not count, or one input would hold up all."""
@@ -58,7 +62,25 @@ class Intake:
             for record in records
             if source not in self._parked or record.offset < self._parked[source][0].offset
         )
-        return list(islice(ready, self._limit))
+        if not self._alone:
+            return list(islice(ready, self._limit))
+        batch: list[Record] = []
+        for record in islice(ready, self._limit):
+            if (record.input, record.offset) in self._alone:
+                return batch or [record]
+            batch.append(record)
+        return batch
+
+    def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
+        """Know that `ends` processes ended in a row at a record, and why."""
+        if ends >= STRIKES:
+            self._doomed[source, offset] = error
+        else:
+            self._alone.add((source, offset))
+
+    def pace(self, records: int) -> None:
+        """Let batches not grow much beyond `records`, which took long."""
+        self._ceiling = max(1, min(self._ceiling, records))
 
     def ended(self, positions: Mapping[Input, int]) -> dict[Input, int]:
         """Give the ends of inputs that were read to their end and whose H is below it: only control markers lie
@@ -72,8 +94,11 @@ class Intake:
             self._waiting[record.input].popleft()
             self._strikes.pop((record.input, record.offset), None)
             self._doomed.pop((record.input, record.offset), None)
+            self._alone.discard((record.input, record.offset))
         if batch:
-            self._limit = min(self._records_max, self._limit * 2)
+            if len(batch) >= self._ceiling:
+                self._ceiling = min(self._records_max, self._ceiling + max(1, self._ceiling // 8))
+            self._limit = min(self._ceiling, self._limit * 2)
 
     def doom(self, record: Record) -> Exception | None:
         """Why `record` is to be set aside, if it is."""
@@ -101,13 +126,17 @@ class Intake:
         culprit = failure.record if failure.record is not None else batch[0] if len(batch) == 1 else None
         if not batch:
             raise cause
+        if isinstance(cause, HandlerTooSlow) and len(batch) > 1:
+            done = batch.index(culprit) if isinstance(culprit, Record) else len(batch)
+            self._limit = self._ceiling = max(1, done // 2)
+            return cause, None
         if not isinstance(culprit, Record):
             self._limit = max(1, len(batch) // 2)
             return cause, None
         identity = (culprit.input, culprit.offset)
         if identity in self._doomed:
             raise cause
-        if isinstance(cause, Retry):
+        if isinstance(cause, Retry | ServiceBroken):
             self._park(culprit, cause)
         elif isinstance(cause, Reject):
             self._doomed[identity] = cause
@@ -119,11 +148,11 @@ class Intake:
                 self._doomed[identity] = cause
         return cause, culprit
 
-    def _park(self, record: Record, error: Retry) -> None:
+    def _park(self, record: Record, error: Retry | ServiceBroken) -> None:
         offset, attempts = self._attempts.get(record.input, (record.offset, 0))
         attempts = attempts + 1 if offset == record.offset else 1
         self._attempts[record.input] = (record.offset, attempts)
-        if self._retries_max and attempts > self._retries_max:
+        if self._retries_max and attempts > self._retries_max and isinstance(error, Retry):
             self._doomed[record.input, record.offset] = error
         else:
             self._parked[record.input] = record, error

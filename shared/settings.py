@@ -170,6 +170,15 @@ class Settings(BaseSettings):
     leave_on_stop: Annotated[bool, Field(description="leave the group on SIGTERM, so that partitions move at once")] = (
         False
     )
+    handler_seconds_max: Annotated[
+        float,
+        Field(
+            gt=0,
+            le=900,
+            description="the handlers of a batch may take so long, at most TRANSACTION_TIMEOUT_MS; a slower batch is "
+            "made smaller, a record that takes longer alone is set aside",
+        ),
+    ] = 5.0
     grace_seconds: Annotated[float, Field(gt=0, le=86_400, description="time to finish after SIGTERM")] = 15.0
 
     retry_seconds_max: Annotated[
@@ -181,6 +190,15 @@ class Settings(BaseSettings):
     set_aside_per_minute_max: Annotated[
         int, Field(ge=1, le=1_000_000, description="more dead letters than this stop the worker")
     ] = 1_000
+    equal_failures_max: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="so many events of a type that fail alike, of different keys and in a row, stop the worker; "
+            "0: never",
+        ),
+    ] = 10
     recoveries_per_minute_max: Annotated[
         int, Field(ge=1, le=1_000_000, description="more recoveries than this end the process")
     ] = 20
@@ -251,6 +269,11 @@ class Settings(BaseSettings):
         if (self.kafka_ssl_certificate_location is None) != (self.kafka_ssl_key_location is None):
             raise ValueError("KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: one needs the other")
         return self
+
+    @property
+    def handler_seconds(self) -> float:
+        """The budget of handlers: within that of the watchdog, which is one and a half transaction timeouts."""
+        return min(self.handler_seconds_max, self.transaction_timeout_ms / 1_000)
 
     def kafka(self) -> dict[str, Any]:
         """Give what every Kafka client is told: where the brokers are, and who we are. It holds the password."""

@@ -7,24 +7,27 @@ from logging import DEBUG
 
 from psycopg import Connection as PsycopgConnection
 from psycopg.errors import Diagnostic
-from sqlalchemy import Connection, Engine
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from shared import database_errors, dead_letters, inbox, outbox, positions, slots
+from shared import blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck
 from shared.database import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
+from shared.deadline import Deadline
 from shared.errors import (
     DatabaseInDoubt,
     DatabaseUnavailable,
     ExactlyOnceError,
     HandlingFailed,
+    ServiceBroken,
     SlotInDoubt,
     SlotLost,
 )
 from shared.events import Event
+from shared.failures import frames
 from shared.handling import Handlers, Service
 from shared.logs import log
 from shared.outbox import Outbox
-from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position
+from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position, Record
 from shared.session import Session
 from shared.waits import MAIN_LOOP
 
@@ -60,6 +63,11 @@ def _sorted_errors() -> Iterator[None]:
         meaning = unavailable(cause)
         if meaning is not None:
             raise meaning from error
+        record = error.record if isinstance(error, HandlingFailed) else None
+        if cause is not None and blame.is_service(cause):
+            broken = ServiceBroken(blame.why(cause))
+            broken.frames = frames(cause)
+            raise HandlingFailed(record) from broken
         if isinstance(error, ExactlyOnceError):
             raise
         raise HandlingFailed(None) from error
@@ -109,7 +117,9 @@ class PostgresTransaction:
                 counts[identity] += 1
                 self._outbox.collect(self._session, event, event_id, delivery.envelope.traceparent)
 
-        with _sorted_errors():
+        deadline = self._handlers.deadline
+        deadline.renew()
+        with _sorted_errors(), deadline:
             self._handlers.run(deliveries, self._session, collect)
 
     def set_aside(self, letters: Sequence[Letter]) -> None:
@@ -117,7 +127,7 @@ class PostgresTransaction:
             dead_letters.set_aside(self._session, self._service, self._outbox, letters)
 
     def say(self) -> None:
-        with _sorted_errors():
+        with _sorted_errors(), self._handlers.deadline:
             try:
                 self._outbox.write(self._session)
             except Exception as error:
@@ -166,16 +176,35 @@ class PostgresTransaction:
             self._session.close()
 
 
+_CANCEL = text("""
+    SELECT wait_event_type = 'Lock' AS locked, pg_cancel_backend(pid) FROM pg_stat_activity
+    WHERE pid = :pid AND state = 'active'
+""")
+
+
 class WorkerDatabase:
     """The one database session of a worker. Implements `shared.ports.Database`.
 
     The session that holds the slot also runs the batches, so losing it makes the next COMMIT fail by itself.
     """
 
-    def __init__(self, engine: Engine, service: Service, says: Outbox, slots_max: int, claim_bytes: int) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        aside: Engine,
+        service: Service,
+        says: Outbox,
+        *,
+        slots_max: int,
+        claim_bytes: int,
+        handler_seconds_max: float,
+    ) -> None:
         self._engine = engine
+        self._aside = aside
+        """For what cannot wait for the session: it is at work."""
         self._service = service
-        self._handlers = Handlers(service)
+        self.deadline = Deadline(handler_seconds_max, self._cancel)
+        self._handlers = Handlers(service, self.deadline)
         self._outbox = says
         self._slots_max = slots_max
         self._claim_bytes = claim_bytes
@@ -236,6 +265,28 @@ class WorkerDatabase:
     def unsaid(self, lanes: Collection[int]) -> bool:
         with self._transient() as connection:
             return outbox.unsaid(connection, lanes)
+
+    @property
+    def at(self) -> tuple[Record, str] | None:
+        """The record that is being handled, and its handler."""
+        return self._handlers.at
+
+    def stuck(self) -> Mapping[Input, stuck.Stuck]:
+        """Give the records at which processes ended. Raises what `positions` raises."""
+        with self._transient() as connection:
+            return stuck.read(connection)
+
+    def note_stuck(self, record: Record, detail: str, traceback: str) -> None:
+        """Note that this process is about to end at `record`, on a session of its own. Raises `DBAPIError`."""
+        with self._aside.begin() as connection:
+            stuck.note(connection, record, detail, traceback)
+
+    def _cancel(self) -> bool:
+        """Cancel the statement that the session is at; whether it waited for a lock. Never raises."""
+        with suppress(SQLAlchemyError), self._aside.begin() as connection:
+            found = connection.execute(_CANCEL, {"pid": self._backend.pid if self._backend else None}).one_or_none()
+            return found is not None and bool(found.locked)
+        return False
 
     def close(self) -> None:
         """End the session, and give the slot back with it."""

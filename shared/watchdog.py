@@ -7,6 +7,7 @@ that ends leaves everything as a crash does, and a crash is what the protocol is
 import os
 import threading
 import time
+from collections.abc import Callable
 
 from shared.telemetry import log
 from shared.waits import MAIN_LOOP
@@ -16,13 +17,18 @@ EXIT_CODE = 75
 
 TICK_SECONDS = 0.2
 
+LAST_WORDS_SECONDS = 5.0
+"""For noting what was in hand; a database that does not answer must not keep a process that is stuck."""
+
 
 class Watchdog:
     """Counts down while the process runs. Time in which the whole process was frozen does not count: on waking it shall
     recover, not die.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, last_words: Callable[[str], dict[str, object]] = lambda _: {}) -> None:
+        self._last_words = last_words
+        """Gives what else is to be logged; it may take `LAST_WORDS_SECONDS`."""
         self._left = float("inf")
         self._what = ""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
@@ -36,6 +42,13 @@ class Watchdog:
         """Watch nothing until the next `allow`."""
         self._left = float("inf")
 
+    def _speak(self) -> dict[str, object]:
+        words: dict[str, object] = {}
+        speaking = threading.Thread(target=lambda: words.update(self._last_words(self._what)), daemon=True)
+        speaking.start()
+        speaking.join(LAST_WORDS_SECONDS)
+        return dict(words)
+
     def _watch(self) -> None:
         while True:
             before = time.monotonic()
@@ -43,9 +56,11 @@ class Watchdog:
             MAIN_LOOP.tell()
             self._left -= min(time.monotonic() - before, 2 * TICK_SECONDS)
             if self._left < 0:
+                words = self._speak()
                 log.critical(
                     "watchdog",
                     what=self._what,
+                    **words,
                     note="the budget is used up; the process ends and shall be started again",
                 )
                 os._exit(EXIT_CODE)

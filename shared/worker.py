@@ -5,18 +5,22 @@ Everything that has to do with clocks, threads and signals is here and not in `s
 
 import random
 import signal
+import sys
 import threading
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from types import FrameType
 
 from sqlalchemy.exc import SQLAlchemyError
 
 from shared import failures, outages, telemetry
+from shared.blame import EqualFailures
 from shared.budgets import CLIENTS_SECONDS, CLOSE_SECONDS, cycle_seconds, recovery_seconds
 from shared.consumer import max_poll_ms
 from shared.cycle import Cycle, Limits, Progress
+from shared.deadline import in_database
 from shared.errors import (
     Brake,
     ContentStuck,
@@ -111,7 +115,7 @@ class Worker:
         self._connect = connect
         self._housekeeping = housekeeping
         self._observer = observer
-        self._watchdog = Watchdog()
+        self._watchdog = Watchdog(last_words=self._last_words)
         self._stopping = threading.Event()
         self._ready = False
         self._share: Wait | None = None
@@ -121,6 +125,7 @@ class Worker:
         self._causes: deque[str] = deque(maxlen=CAUSES_KEPT)
         self._fences: deque[float] = deque()
         self._set_aside: deque[float] = deque()
+        self._equal_failures = EqualFailures(settings.equal_failures_max, program(service.name))
         self._due: dict[object, float] = {}
         self._random = random.Random()  # noqa: S311 - it spreads attempts in time
 
@@ -146,6 +151,7 @@ class Worker:
         """Work until SIGTERM or SIGINT. Raises `Refused` or `Exit` if the process must end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
+        self._database.deadline.install()
         live = self._begin
         try:
             while not self._stopping.is_set():
@@ -193,6 +199,18 @@ class Worker:
                 self._prove(stop)
             else:
                 return
+
+    def _last_words(self, what: str) -> dict[str, object]:
+        """Say where the main thread is stuck and with which record, and note that for the next process."""
+        frame = sys._current_frames().get(threading.main_thread().ident or 0)
+        where = failures.stack(frame) if frame is not None else ""
+        if self._database.at is None:
+            return {"traceback": where}
+        record, handler = self._database.at
+        if what == "cycle" and frame is not None and not in_database(frame):
+            with suppress(SQLAlchemyError):
+                self._database.note_stuck(record, f"{handler} did not come back within {self._budget:g} s", where)
+        return {"handler": handler, **failures.facts(record), "traceback": where}
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
         if self._stopping.is_set():
@@ -294,7 +312,7 @@ class Worker:
     def _run_cycles(self, kafka: KafkaClient, watch: TopicWatch) -> None:
         limits = Limits(self._settings.batch_records, self._settings.claim_rows, self._settings.retry_attempts_max)
         cycle = Cycle(self._service.name, kafka, self._database, Handlers(self._service).open, limits)
-        in_doubt, wait, pause, reported = True, WAIT_MIN, PAUSE_MIN, 0.0
+        in_doubt, wait, pause, reported, adoptions = True, WAIT_MIN, PAUSE_MIN, 0.0, 0
         answered = time.monotonic()
         while not self._stopping.is_set():
             if found := watch.take():
@@ -309,6 +327,7 @@ class Worker:
                     outages.KAFKA.answered("worker")
                     in_doubt = False
                 self._watchdog.allow("cycle", self._budget)
+                adoptions = self._warn(cycle, adoptions)
                 began = time.monotonic()
                 report = began - reported >= REPORT_SECONDS
                 progress = cycle.run(wait, report=report)
@@ -352,6 +371,13 @@ class Worker:
         log.warning("waiting", error=type(why).__name__, detail=str(why)[:DETAIL_MAX])
         self._watchdog.rest()
         self._stopping.wait(seconds * self._random.uniform(0.5, 1.0))
+
+    def _warn(self, cycle: Cycle, adoptions: int) -> int:
+        """Tell the cycle at which records processes ended, if it has taken over a share since the last time."""
+        if cycle.adoptions != adoptions:
+            for source, stuck in self._database.stuck().items():
+                cycle.beware(source, stuck.offset, stuck.ends, stuck.error)
+        return cycle.adoptions
 
     def _prove(self, doubt: Stop | NotLetIn) -> None:
         """Raise what there is to stop for when all servers are asked again, by clients of their own and after a pause.
@@ -451,6 +477,8 @@ class Worker:
             return
         telemetry.CYCLE.observe(seconds)
         _tell(progress, seconds)
+        if progress.failed is None and progress.received and seconds > self._settings.handler_seconds / 2:
+            cycle.pace(progress.received)
         telemetry.RECEIVED.inc(progress.received)
         telemetry.HANDLED.inc(progress.handled)
         telemetry.DUPLICATES.inc(progress.duplicates)
@@ -462,6 +490,7 @@ class Worker:
         for letter in progress.set_aside:
             telemetry.SET_ASIDE.inc()
             failures.log_set_aside(letter.error, letter.record)
+        self._equal_failures.note(progress.handled_types, progress.set_aside)
         if _within_minute(self._set_aside, len(progress.set_aside)) > self._settings.set_aside_per_minute_max:
             last = ": ".join(failures.describe(progress.set_aside[-1].error))[: failures.LOGGED_MAX]
             raise Brake(

@@ -6,6 +6,7 @@ often, and the steps on the topic must be 1, 2, 3, ... for each key: a gap is an
 said twice, and any other order is an order that the database did not decide.
 """
 
+import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -130,6 +131,16 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
         raise Retry(f"{DOWN} exists")
     while event.wish == "wait" and session.connection().scalar(text(AT_GATE), {"name": GATE}):
         time.sleep(0.02)
+    if event.wish == "table":
+        session.execute(text("SELECT FROM not_migrated_yet"))
+    if event.wish == "nap":
+        time.sleep(0.1)
+    if event.wish == "sql":
+        session.execute(text("SELECT pg_sleep(60)"))
+    if event.wish == "hang":
+        # As a call into C that a signal does not interrupt: other threads take the signal, this one goes on waiting.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
     if event.wish == "NUL":
         session.add(Effect(key="\x00", number=event.number))
     session.add(Effect(key=event.trail, number=event.number))

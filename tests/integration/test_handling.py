@@ -1,5 +1,6 @@
 """Records that cannot be handled, of every kind that a topic can hold, between others that can."""
 
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -9,7 +10,7 @@ import pytest
 
 from dev.servers import Servers
 from dev.servers.places import free_port
-from tests.faults.stage import Stage, headers
+from tests.faults.stage import RUNTIME, Stage, Worker, headers
 from tests.faults.trail import DOWN
 
 
@@ -19,6 +20,17 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
     with Stage(servers, tmp_path, partitions=1) as stage:
         yield stage
         stage.show()
+
+
+def rolled_back(worker: Worker) -> float:
+    """How often a worker has tried a batch in vain; its log folds lines that repeat themselves."""
+    address = f"http://127.0.0.1:{worker.order.settings.metrics_port}/metrics"
+    try:
+        with urllib.request.urlopen(address, timeout=5) as answer:
+            lines = answer.read().decode().splitlines()
+    except OSError:  # it is just starting
+        return 0
+    return sum(float(line.split()[1]) for line in lines if line.startswith("batches_failed_total "))
 
 
 class Poison(NamedTuple):
@@ -160,7 +172,7 @@ def test_a_dependency_that_is_down_parks_its_input_and_loses_nothing(servers: Se
         stage.ask(other)
         handled = len(waiting) + 2 * len(other)
         stage.until(lambda: stage.one("SELECT count(*) FROM effect") == handled, "the other input goes on")
-        stage.until(lambda: worker.log().count("retry_later") >= 3, "it is tried again and again")
+        stage.until(lambda: rolled_back(worker) >= 3, "it is tried again and again")
         assert stage.one("SELECT count(*) FROM effect") == handled
         assert worker.ready()[0] == 503
         told = next(line for line in worker.log().splitlines() if "retry_later" in line)
@@ -172,6 +184,35 @@ def test_a_dependency_that_is_down_parks_its_input_and_loses_nothing(servers: Se
         stage.until(lambda: worker.ready()[0] == 200, "the worker is ready again")
         stage.stop()
         assert stage.problems() == []
+
+
+def test_a_table_that_is_missing_waits_and_goes_on_when_it_is_there(servers: Servers, tmp_path: Path) -> None:
+    """It is no record's fault: a wrong deploy makes no dead letters."""
+    with Stage(servers, tmp_path, retry_seconds_max=0.5) as stage:
+        stage.ask(stage.keys[:1], wish="table")
+        stage.ask()
+        worker = stage.worker(metrics_port=free_port(), retry_attempts_max=1)
+        stage.until(lambda: rolled_back(worker) >= 3, "it is tried again and again")
+        assert worker.ready()[0] == 503
+        assert "UndefinedTable" in worker.log()
+        assert "trail.py:" in worker.log()
+
+        stage.connection.execute("CREATE TABLE not_migrated_yet ()")
+        stage.connection.execute(f"GRANT SELECT ON not_migrated_yet TO {RUNTIME}".encode())
+        stage.until_drained()
+        stage.stop()
+        assert stage.one("SELECT count(*) FROM dead_letter") == 0
+        assert stage.problems() == []
+
+
+def test_equal_defects_of_different_keys_stop_the_worker_at_once(servers: Servers, tmp_path: Path) -> None:
+    with Stage(servers, tmp_path, equal_failures_max=3) as stage:
+        stage.ask(stage.keys, wish="defect", poison=True)
+        worker = stage.worker(metrics_port=free_port())
+        stage.until(lambda: "stopped: Brake" in worker.ready()[1], "the worker brakes")
+        assert "EQUAL_FAILURES_MAX = 3: Unlucky: number" in worker.ready()[1]
+        assert stage.one("SELECT count(*) FROM dead_letter") == 3
+        stage.stop()
 
 
 def test_too_much_poison_stops_the_worker_with_the_reason(servers: Servers, tmp_path: Path) -> None:

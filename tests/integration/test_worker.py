@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from dev.servers import Servers, service_names
@@ -18,6 +19,9 @@ from tests.faults.stage import Stage, admin
 from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[2]
+WAITS_FOR_LOCK = """
+    SELECT query_start FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 SERVICE = service_names()[0]
 """Any will do."""
 
@@ -62,14 +66,62 @@ def test_another_signal_ends_it_at_once_and_loses_nothing(stage: Stage, number: 
     assert stage.problems() == []
 
 
-def test_a_handler_that_does_not_come_back_is_ended_by_the_watchdog(stage: Stage) -> None:
-    """Its budget is one and a half transaction timeouts. The supervisor starts the worker anew."""
+def test_a_handler_that_is_too_slow_ends_no_process_and_holds_up_nobody(stage: Stage) -> None:
+    """A batch is made smaller; a record alone is set aside, be it slow in Python or in PostgreSQL."""
+    worker = stage.worker(handler_seconds_max=1.0)
     with stage.gate_closed():
-        worker = stage.worker()
-        stage.ask(stage.keys[:1], wish="wait")
-        stage.until(lambda: worker.restarts == 1, f"it ends with {EXIT_AGAIN}")
-        assert "what=cycle" in worker.log()
+        stage.ask(wish="nap")
+        stage.ask(stage.keys[:1], wish="wait", poison=True)
+        stage.ask(stage.keys[1:2], wish="sql", poison=True)
+        for _ in range(5):
+            stage.ask(wish="nap")
+        stage.until_drained()
+    letters = stage.connection.execute("SELECT error, detail, traceback FROM dead_letter").fetchall()
+    assert [letter[:2] for letter in letters] == [("HandlerTooSlow", "not done within HANDLER_SECONDS_MAX = 1")] * 2
+    assert all("tests/faults/trail.py:" in traceback for _, _, traceback in letters)
+    assert worker.restarts == 0
+    assert worker.log().count("cause=") <= 1  # the assignment at the start; the session with the slot is never lost
+    stage.stop()
+    assert stage.problems() == []
+
+
+def test_a_handler_that_waits_for_somebody_elses_lock_is_not_blamed(stage: Stage) -> None:
+    worker = stage.worker(handler_seconds_max=1.0)
+    stage.ask()
     stage.until_drained()
+    with psycopg.connect(stage.servers.postgres.dsn(stage.name)) as other:
+        other.execute("SELECT FROM trail FOR UPDATE")
+        stage.ask()
+        began: set[object] = set()
+
+        def thrice() -> bool:
+            began.update(row[0] for row in stage.connection.execute(WAITS_FOR_LOCK))
+            return len(began) >= 3
+
+        stage.until(thrice, "it waits again and again")
+        assert "waited for a lock" in worker.log()
+    stage.until_drained()
+    stage.stop()
+    assert stage.one("SELECT count(*) FROM dead_letter") == 0
+    assert stage.problems() == []
+
+
+def test_a_handler_that_nothing_interrupts_ends_two_processes_and_not_the_third(stage: Stage) -> None:
+    """The watchdog ends them after one and a half transaction timeouts; the supervisor starts the worker anew."""
+    stage.ask()
+    stage.ask(stage.keys[:1], wish="hang", poison=True)
+    stage.ask()
+    worker = stage.worker()
+    stage.until_drained()
+    assert worker.restarts == 2
+    (error, detail, traceback), *more = stage.connection.execute("SELECT error, detail, traceback FROM dead_letter")
+    assert (error, more) == ("HandlerStuck", [])
+    assert detail.startswith("the watchdog ended 2 processes at it: ")
+    assert "in handle: time.sleep(60)" in traceback
+    told = next(line for line in worker.log().splitlines() if "what=cycle" in line)
+    for words in (f"key={stage.keys[0]}", "offset=", "handler=", "time.sleep(60)"):
+        assert words in told
+    assert stage.one("SELECT count(*) FROM stuck_record") in (0, 1)  # it is forgotten at the next start
     stage.stop()
     assert stage.problems() == []
 

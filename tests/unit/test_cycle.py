@@ -11,6 +11,8 @@ import pytest
 from shared.errors import (
     DatabaseUnavailable,
     GenerationLost,
+    HandlerStuck,
+    HandlerTooSlow,
     HandlingFailed,
     KafkaInDoubt,
     RecoveryNeeded,
@@ -270,6 +272,73 @@ def test_retry_gives_up_only_if_it_is_told_to(world: World) -> None:
     worker.settle()
     assert [letter.record.value for letter in world.tables.letters] == [b"ant"]
     assert world.tables.handled == ["axe"]
+
+
+def too_slow(*words: str, records: int) -> object:
+    """A handler that is too slow for some words, and for more than so many `records` in one batch."""
+    done: list[str] = []
+
+    def handle(word: str) -> Iterable[str]:
+        done.append(word)
+        if word in words or len(done) > records:
+            done.clear()
+            raise HandlerTooSlow(word)
+        return (word,)
+
+    return handle
+
+
+def test_a_batch_that_is_too_slow_is_made_smaller_and_loses_nothing(world: World) -> None:
+    worker = world.worker().started()
+    sizes: list[int] = []
+    began: list[str] = []
+
+    def handle(word: str) -> Iterable[str]:
+        if len(began) >= 10:
+            began.clear()
+            raise HandlerTooSlow
+        began.append(word)
+        return (word,)
+
+    world.handle = handle
+    world.hear(A, *[f"a{n}" for n in range(100)])
+    failed = 0
+    for _ in range(100):
+        began.clear()
+        progress = worker.run()
+        sizes.append(progress.handled)
+        failed += progress.failed is not None
+    assert world.tables.handled == [f"a{n}" for n in range(100)]
+    assert world.tables.letters == []
+    assert failed < sum(size > 0 for size in sizes) / 2, sizes
+
+
+def test_a_record_that_is_too_slow_alone_is_set_aside(world: World) -> None:
+    world.handle = too_slow("ant", records=100)  # type: ignore[assignment]
+    worker = world.worker().started()
+    world.hear(A, "apple", "ant", "axe")
+    worker.settle()
+    assert world.tables.handled == ["apple", "axe"]
+    assert [type(letter.error) for letter in world.tables.letters] == [HandlerTooSlow]
+
+
+def test_a_record_at_which_a_process_ended_is_tried_alone(world: World) -> None:
+    worker = world.worker().started()
+    world.hear(A, "apple", "ant", "axe", "arm")
+    worker.cycle.beware(A, 1, 1, HandlerStuck())
+    assert [progress.handled for progress in worker.settle()[:3]] == [1, 1, 2]
+    assert world.tables.letters == []
+
+
+def test_a_record_at_which_two_processes_ended_is_set_aside(world: World) -> None:
+    asked, world.handle = failing("ant")  # type: ignore[assignment]
+    worker = world.worker().started()
+    world.hear(A, "apple", "ant", "axe")
+    worker.cycle.beware(A, 1, 2, HandlerStuck())
+    worker.settle()
+    assert world.tables.handled == ["apple", "axe"]
+    assert [type(letter.error) for letter in world.tables.letters] == [HandlerStuck]
+    assert "ant" not in asked
 
 
 def test_an_unknown_version_is_kept_until_somebody_knows_it(world: World) -> None:

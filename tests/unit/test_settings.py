@@ -161,6 +161,13 @@ def test_the_password_is_not_said() -> None:
     assert "swordfish" not in str(settings.model_dump())
 
 
+def test_a_handler_has_less_time_than_the_watchdog_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HANDLER_SECONDS_MAX", "60")
+    assert load().handler_seconds == load().transaction_timeout_ms / 1_000
+    monkeypatch.setenv("HANDLER_SECONDS_MAX", "2.5")
+    assert load().handler_seconds == 2.5
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValueError, match="frozen"):
         load().partitions = 8

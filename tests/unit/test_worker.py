@@ -106,6 +106,12 @@ class Held:
     """A database port without rows."""
 
     slot = 3
+    at = None
+    deadline = SimpleNamespace(install=lambda: None)
+
+    def stuck(self) -> dict[Any, Any]:
+        """No process ended at a record."""
+        return {}
 
     def __init__(self) -> None:
         self.lost = False

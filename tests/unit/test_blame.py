@@ -1,0 +1,122 @@
+"""Whose fault a failure is, and when many of them stop the worker."""
+
+import ast
+import errno
+import math
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg import errors
+from sqlalchemy.exc import DBAPIError
+
+from shared import blame
+from shared.blame import EqualFailures
+from shared.errors import Brake, HandlerTooSlow, Malformed, Reject
+from shared.events import Envelope
+from shared.ports import Input, Letter, Record
+
+
+def refused(kind: type[psycopg.Error]) -> DBAPIError:
+    return DBAPIError("a statement", None, kind())
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.InsufficientPrivilege),
+        *(errors.InvalidCatalogName, errors.InvalidSchemaName, errors.InvalidAuthorizationSpecification),
+        *(errors.ConfigFileError, errors.InternalError_, errors.FeatureNotSupported, errors.SyntaxError),
+    ],
+)
+def test_what_the_schema_lacks_is_no_fault_of_a_record(kind: type[psycopg.Error]) -> None:
+    assert blame.is_service(refused(kind))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        *(errors.NumericValueOutOfRange, errors.UntranslatableCharacter, errors.UniqueViolation, errors.CheckViolation),
+        *(errors.ProgramLimitExceeded, errors.RaiseException, errors.IndeterminateDatatype, errors.DatatypeMismatch),
+    ],
+)
+def test_what_a_value_can_bring_about_may_be_its_fault(kind: type[psycopg.Error]) -> None:
+    assert not blame.is_service(refused(kind))
+
+
+def raised(act: Callable[[], Any]) -> Exception:
+    try:
+        act()
+    except Exception as error:  # noqa: BLE001 - any
+        return error
+    raise AssertionError
+
+
+def _unbound() -> None:
+    exec("def f():\n    if 0:\n        found = 1\n    return found\nf()")
+
+
+@pytest.mark.parametrize(
+    ("act", "service"),
+    [
+        (lambda: __import__("no_such_module_of_ours"), True),
+        (lambda: eval("no_such_name"), True),
+        (lambda: math.no_such_function, True),  # type: ignore[attr-defined]
+        (lambda: "text".no_such_method, False),  # type: ignore[attr-defined]
+        (_unbound, False),
+        (lambda: ast.literal_eval("{"), False),
+        (lambda: dict[str, int]()["key"], False),
+    ],
+    ids=["import", "name", "attribute of a module", "attribute of a value", "unbound", "text of a record", "key"],
+)
+def test_of_python_errors(act: Callable[[], Any], service: bool) -> None:
+    assert blame.is_service(raised(act)) is service
+
+
+def test_of_the_surroundings() -> None:
+    assert blame.is_service(OSError(errno.ENOSPC, "no space"))
+    assert blame.is_service(ConnectionRefusedError())
+    assert not blame.is_service(FileNotFoundError())
+
+
+def letter(key: str, error: Exception, kind: str = "Asked") -> Letter:
+    record = Record(Input("asked", 0), 0, key.encode(), b"", ())
+    return Letter(record, 0, Envelope("id", "test", kind, 1, "", key, b""), error)
+
+
+def defect() -> Exception:
+    return raised(lambda: dict[str, int]()["key"])
+
+
+def test_equal_failures_of_different_keys_brake() -> None:
+    equal = EqualFailures(3, "python -m services.x")
+    equal.note((), [letter("a", defect()), letter("a", defect()), letter("b", defect())])
+    with pytest.raises(Brake, match=r"EQUAL_FAILURES_MAX = 3: KeyError: 'key', at tests/unit/test_blame.py"):
+        equal.note((), [letter("c", defect())])
+
+
+def test_slow_ones_too() -> None:
+    equal = EqualFailures(2, "")
+    with pytest.raises(Brake):
+        equal.note((), [letter("a", HandlerTooSlow()), letter("b", HandlerTooSlow())])
+
+
+@pytest.mark.parametrize(
+    "error", [Reject("no"), Malformed("no"), refused(errors.NumericValueOutOfRange), refused(errors.CheckViolation)]
+)
+def test_what_is_decided_for_a_record_brakes_nobody(error: Exception) -> None:
+    """Else whoever may write to a topic could stop a service with ten records."""
+    EqualFailures(2, "").note((), [letter(str(n), error) for n in range(100)])
+
+
+def test_one_that_is_handled_between_begins_anew() -> None:
+    equal = EqualFailures(2, "")
+    for n in range(10):
+        equal.note(("Asked",), [letter(str(n), defect())])
+        equal.note((), [letter(str(n), raised(lambda: 1 / 0))])
+    equal.note((), [letter("1", defect(), "Other")])
+
+
+def test_it_can_be_turned_off() -> None:
+    EqualFailures(0, "").note((), [letter(str(n), defect()) for n in range(100)])

@@ -1,7 +1,10 @@
-"""What was accepted: a decision about a lane explains what the audit finds from before it, and hides nothing.
+"""What was accepted: a decision explains what the audit finds because of it, and hides nothing.
 
 After a restored backup the topics have events that this database never decided. Whoever decides about the lane accepts
 that. The events stay lost to this service, so they stay in the audit, with the number of the decision.
+
+Whoever rewinds an input accepts that what was said about its records is said again. The id of such an event names its
+record, so it can be told which of them a rewind explains.
 """
 
 import math
@@ -13,8 +16,12 @@ from sqlalchemy import Connection, text
 
 _DECISIONS = text("""
     SELECT id, CAST(extract(epoch FROM decided_at) AS float8) AS time, command, source, before, after FROM decision
-    WHERE command = 'lanes resize' OR (command LIKE 'positions %' AND source LIKE 'lane-%') ORDER BY id
+    WHERE command IN ('lanes resize', 'positions rewind') OR (command LIKE 'positions %' AND source LIKE 'lane-%')
+    ORDER BY id
 """)
+
+_CAUSED = re.compile(r".+?:(?P<source>.+-\d+)\.(?P<epoch>\d+)\.(?P<offset>\d+)\.[^.]+\.\d+")
+"""What `dead_letters.cause_id` makes: the id of what is said about a record."""
 
 SAME_TRANSACTION_SECONDS = 60.0
 """What `skip` counts as said it writes down shortly before the decision itself; with 50,000 rows it took a second."""
@@ -32,15 +39,30 @@ class Decision(NamedTuple):
     after: int
 
 
+class Rewind(NamedTuple):
+    """A decision that takes an input back over records that were handled."""
+
+    id: int
+    time: float
+    first: int
+    end: int
+    """The records from `first` up to `end`, not included, may have been handled before."""
+    epoch: int | None
+    """None of a decision that an older release made."""
+
+
 class Accepted:
-    """The decisions about lanes, in their order."""
+    """The decisions that explain something, in their order."""
 
     def __init__(self, connection: Connection) -> None:
         with connection.begin():
             rows: list[Any] = list(connection.execute(_DECISIONS))
         self._by_lane: dict[int, list[Decision]] = {}
         self._resized = max((row.time for row in rows if row.command == "lanes resize"), default=-math.inf)
+        self._rewinds: dict[str, list[Rewind]] = {}
         for row in rows:
+            if rewind := _rewind(row):
+                self._rewinds.setdefault(_source(row.source), []).append(rewind)
             found = re.fullmatch(r"lane-(\d+)", row.source)
             if found and "position" in row.after:
                 made = Decision(row.id, row.time, row.command, row.before.get("position"), row.after["position"])
@@ -75,6 +97,39 @@ class Accepted:
             and made.after == position
             and abs(made.time - claimed) < SAME_TRANSACTION_SECONDS
         )
+
+    @property
+    def rewound(self) -> bool:
+        """Whether any repetition can be explained."""
+        return bool(self._rewinds)
+
+    def again(self, event_id: str, nth: int, said: float) -> int | None:
+        """The decision that explains why an event is said for the `nth` time (from 2 on), at `said` or later: each
+        rewind over its record explains one repetition, which comes after it.
+        """
+        found = _CAUSED.fullmatch(event_id)
+        if found is None:
+            return None
+        offset, epoch = int(found["offset"]), int(found["epoch"])
+        explain = [
+            made.id
+            for made in self._rewinds.get(found["source"], ())
+            if made.first <= offset < made.end and made.epoch in (None, epoch) and made.time <= said
+        ]
+        return explain[nth - 2] if nth - 2 < len(explain) else None
+
+
+def _source(written: str) -> str:
+    """Write the input `topic[0]` as ids do: `topic-0`."""
+    return re.sub(r"\[(\d+)\]$", r"-\1", written)
+
+
+def _rewind(row: Any) -> Rewind | None:
+    # One that raises the epoch explains none: what is said then has new ids. One of a lane is about no record.
+    if row.command != "positions rewind" or "H" not in row.after or "epoch" in row.after:
+        return None
+    end = max(row.before.get("H") or 0, row.before.get("committed") or 0)
+    return Rewind(row.id, row.time, row.after["H"], end, row.before.get("epoch"))
 
 
 def _first(numbers: Iterable[int]) -> int | None:

@@ -40,7 +40,7 @@ from shared.operating.audit_claims import Known
 from shared.operating.audit_report import EVERYTHING, EXAMPLES, Finding, Report, moment
 from shared.operating.audit_topics import Listening
 from shared.operating.group import Group
-from shared.operating.ledger import INDEX_BITS, Ledger
+from shared.operating.ledger import INDEX_BITS, Again, Ledger
 from shared.operating.output import age
 from shared.operating.rules import Desk
 from shared.ports import Input
@@ -112,6 +112,9 @@ class _Audit:
             now: datetime = connection.execute(_NOW).scalar_one()
         self._report = Report(desk.service.name, now)
         self._recreated: set[str] = set()
+        self._batch: int | None = None
+        """The last claim whose ids were read."""
+        self._ids: list[str] = []
 
     def run(self, most: int) -> Report:
         began = time.monotonic()
@@ -206,9 +209,9 @@ class _Audit:
 
         for again in ledger.twice():
             told = f"it is at {where(again.first_part, again.first_offset)} too"
-            report.add(
-                Finding("twice", told, where(again.part, again.offset), event_id=again.event_id, place=again.place)
-            )
+            found = Finding("twice", told, where(again.part, again.offset), again.event_id, place=again.place)
+            found.accepted_by = self._explained(again)
+            report.add(found)
         bounds = self._bounds(heard)
         for missing in ledger.never():
             if not missing.sure:
@@ -236,6 +239,19 @@ class _Audit:
             later = ledger.batch(late.later)
             told = f"it comes after an event of lane-{later.lane}, position {later.position}, that was decided later"
             report.add(Finding("order", told, where(late.part, late.offset), place=late.place))
+
+    def _explained(self, again: Again) -> int | None:
+        """Give the rewind of an input that explains a repetition."""
+        if not self._accepted.rewound:
+            return None
+        if again.place is None:
+            return self._accepted.again(again.event_id or "", again.nth, _decided(again.time or ""))
+        batch = self._ledger.batch(again.place)
+        if self._batch != batch.id:  # what is said twice is mostly said twice one after the other
+            self._batch, self._ids = batch.id, audit_claims.event_ids(self._connection, batch.lane, batch.id)
+        index = again.place & ((1 << INDEX_BITS) - 1)
+        event_id = self._ids[index] if index < len(self._ids) else ""
+        return self._accepted.again(event_id, again.nth, batch.claimed_at)
 
     def _bounds(self, heard: Listening) -> dict[str, dict[str, float]]:
         """For each topic, up to when what was claimed for it cannot be judged, and why."""

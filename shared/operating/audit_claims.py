@@ -39,6 +39,7 @@ _PAGE = text("""
     WHERE before < :events ORDER BY id
 """)
 
+_EVENTS = text("SELECT event_ids FROM said WHERE lane = :lane AND id = :id")
 _EVENT = text("SELECT event_ids[CAST(:nth AS int)] FROM said WHERE lane = :lane AND id = :id")
 
 
@@ -132,3 +133,9 @@ def event_id(connection: Connection, lane: int, batch: int, index: int) -> str |
     with connection.begin():
         found = connection.execute(_EVENT, {"nth": index + 1, "lane": lane, "id": batch}).scalar_one_or_none()
     return None if found is None else str(found)
+
+
+def event_ids(connection: Connection, lane: int, batch: int) -> list[str]:
+    """Give the ids of a claim's events; none if it was forgotten meanwhile."""
+    with connection.begin():
+        return connection.execute(_EVENTS, {"lane": lane, "id": batch}).scalar_one_or_none() or []

@@ -62,6 +62,8 @@ def plan(here: Alone, choice: Choice, state: InputState, to: int | None) -> Plan
         connection.execute(_SET, {**parameters, "raise": int(state.beyond_the_end)})
 
     before: dict[str, Any] = {"H": old, "committed": committed}
+    if state.position is not None:
+        before["epoch"] = state.position.epoch  # `audit` tells by it what a rewind explains
     after: dict[str, Any] = {"H": h, "committed": h if lowered else committed}
     if state.beyond_the_end:
         after["epoch"] = state.position.epoch + 1 if state.position else 0

@@ -36,8 +36,8 @@ _SETTLE = """
     CREATE TABLE twice AS SELECT hash FROM record GROUP BY hash HAVING count(*) > 1;
 """
 _TWICE = """
-    SELECT part, at, place, id, first_part, first_at FROM (
-        SELECT part, at, place, id, row_number() OVER same AS nth,
+    SELECT part, at, place, id, time, nth, first_part, first_at FROM (
+        SELECT part, at, place, id, time, row_number() OVER same AS nth,
                first_value(part) OVER same AS first_part, first_value(at) OVER same AS first_at
         FROM record WHERE hash IN (SELECT hash FROM twice) WINDOW same AS (PARTITION BY hash ORDER BY part, at)
     ) WHERE nth > 1 ORDER BY part, at
@@ -105,7 +105,10 @@ class Again(NamedTuple):
     place: int | None
     """None if nobody knows the event."""
     event_id: str | None
-    """Given if nobody knows the event."""
+    """Given, with the time, if nobody knows the event."""
+    time: str | None
+    nth: int
+    """2 for the first repetition."""
     first_part: int
     first_offset: int
 

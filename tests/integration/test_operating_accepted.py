@@ -80,3 +80,37 @@ def test_all_of_them_are_named_when_asked_for(tallies: Tallies, capsys: pytest.C
 
     assert len(lost(audit(tallies, capsys))) == 20
     assert len(lost(audit(tallies, capsys, "audit --json --all"))) == 27
+
+
+def test_what_a_rewind_explains_is_said_again(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
+    """One repetition for each rewind over the record; what anybody says besides is found as ever."""
+    with Tallies(servers) as tallies:
+        tallies.ask(1, 2, 3)
+        tallies.work()
+        restore = tallies.copy()
+        tallies.ask(4, 5)
+        tallies.work()
+        restore()
+        assert tallies.run("positions rewind --source inputs --yes") == 0
+        assert tallies.run("positions adopt --source lanes --yes") == 0
+        tallies.work()
+        number = next(made["id"] for made in tallies.decisions() if made["command"] == "positions rewind")
+        ids = dict(tallies.heard())
+
+        decided = audit(tallies, capsys)
+
+        assert (decided.code, decided.counts, decided.accepted) == (0, {}, {"twice": 2})
+        assert {(f["event_id"], f["accepted_by"]) for f in decided.facts["findings"]} == {
+            (ids[4], number),
+            (ids[5], number),
+        }
+        assert tallies.run("audit") == 0
+        assert f"accepted by decision {number}" in capsys.readouterr().out
+        # Also when their claims are forgotten: the records tell when they were decided.
+        tallies.sql("UPDATE said SET event_ids = '{}', events = 0 WHERE %s = ANY(event_ids)", ids[4])
+        assert audit(tallies, capsys).accepted["twice"] == 2
+
+        produce(tallies, ours(tallies, ids[4]), key="k")  # a third time
+        produce(tallies, ours(tallies, ids[1]), key="k")  # handled before what was rewound
+        later = audit(tallies, capsys)
+        assert (later.code, later.counts["twice"], later.accepted["twice"]) == (1, 2, 2)

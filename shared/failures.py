@@ -51,7 +51,7 @@ def describe(error: BaseException) -> tuple[str, str]:
     name = type(error).__name__[:ERROR_MAX]
     try:
         words = str(error)
-    except Exception as worse:  # noqa: BLE001 - an error of a handler may hold anything
+    except BaseException as worse:  # noqa: BLE001 - an error of a handler may hold anything
         words = f"it cannot be said: {type(worse).__name__}"
     return name, _storable(words[:DETAIL_MAX])[:DETAIL_MAX].strip() or f"{name} without a message"
 

@@ -17,6 +17,7 @@ from shared import log_context
 from shared.deadline import Deadline
 from shared.errors import HandlingFailed, Malformed, Retry
 from shared.events import Event, envelope
+from shared.failures import describe
 from shared.ports import Delivery, Opened, Record
 from shared.session import Session
 
@@ -175,12 +176,11 @@ class Handlers:
             for route in self._routes[type(delivery.event)]:
                 self.at = delivery.record, getattr(route.handler, "__qualname__", repr(route.handler))
                 self.deadline.call(handle, route)
-        except SystemExit as end:
-            error = RuntimeError(f"the handler called sys.exit({end.code!r})")
-            raise HandlingFailed(delivery.record) from error.with_traceback(end.__traceback__)
-        except Exception as error:
+        except KeyboardInterrupt:  # of the person at the terminal; a worker has its own answer to that signal
+            raise
+        except BaseException as error:  # noqa: BLE001 - what one record brings about must not end the process
             # A flush that failed may have failed for what the record before has changed.
-            raise HandlingFailed(delivery.record if session.is_active else None) from error
+            raise HandlingFailed(delivery.record if session.is_active else None) from _exception(error)
         finally:
             self.at = None
 
@@ -209,8 +209,17 @@ class Handlers:
                 for model in sorted(wanted, key=lambda model: model.__name__):
                     session.lock_all(model, wanted[model])
                 stage += 1
-        except Exception as error:
-            raise HandlingFailed(record) from error
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            raise HandlingFailed(record) from _exception(error)
+
+
+def _exception(error: BaseException) -> Exception:
+    """Give `error` as one that a record may fail for: `sys.exit`, a panic of an extension in Rust, a cancelled task."""
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(": ".join(describe(error))).with_traceback(error.__traceback__)
 
 
 def _said(route: Route, event: Event, session: Session) -> Iterable[Event]:

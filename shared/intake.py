@@ -12,6 +12,11 @@ from itertools import islice
 from shared.errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken
 from shared.ports import Input, Polled, Record
 
+BATCH_BYTES = 50_000_000
+"""Bytes of the values of one batch, but for its first record. A compressed record of 3 KB may unpack to 100 MB, and a
+transaction that stores some of these takes longer than the watchdog allows.
+"""
+
 STRIKES = 2
 """A record is poison when it failed alone so often, each time in a fresh transaction."""
 
@@ -62,12 +67,14 @@ class Intake:
             for record in records
             if source not in self._parked or record.offset < self._parked[source][0].offset
         )
-        if not self._alone:
-            return list(islice(ready, self._limit))
         batch: list[Record] = []
+        size = 0
         for record in islice(ready, self._limit):
             if (record.input, record.offset) in self._alone:
                 return batch or [record]
+            size += len(record.value or b"")
+            if batch and size > BATCH_BYTES:
+                break
             batch.append(record)
         return batch
 

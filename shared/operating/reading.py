@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
+from shared.consumer import RECEIVE_BYTES_MAX
 from shared.errors import KafkaUnavailable
 from shared.operating.rules import Desk
 from shared.ports import Input
@@ -118,5 +119,6 @@ def _configuration(desk: Desk) -> dict[str, Any]:
         # At its default of 1 s a consumer stands still for that long whenever its queue has been full.
         "fetch.queue.backoff.ms": 5,
         "queued.max.messages.kbytes": 16_000,
+        "receive.message.max.bytes": RECEIVE_BYTES_MAX,
         "log_level": 0,
     }

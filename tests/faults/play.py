@@ -50,7 +50,7 @@ class Play:
             self.names = Names(logs / f"hosts-{uuid.uuid4().hex[:8]}", servers.kafka.names)
             settings = {
                 **settings,
-                "kafka_bootstrap_servers": servers.kafka.named_bootstrap,
+                "names": servers.kafka.named_bootstrap,
                 "build": self.names.build(),
             }
         self.stage = Stage(servers, logs, partitions=workers, **settings)

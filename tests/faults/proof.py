@@ -31,8 +31,9 @@ REPORT = ROOT / "docs" / "proof.md"
 BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->\n", "<!-- end of figures -->"
 
 PROTOCOL = (
-    *("bulk", "consumer", "cycle", "database", "dead_letters", "ended", "events", "handling", "inbox", "intake"),
-    *("kafka", "outbox", "ports", "positions", "producer", "session", "slots", "transaction", "watchdog", "worker"),
+    *("blame", "bulk", "consumer", "cycle", "database", "dead_letters", "deadline", "ended", "events", "flushing"),
+    *("handling", "held", "inbox", "intake", "kafka", "outbox", "ports", "positions", "producer", "session", "slots"),
+    *("stuck", "transaction", "watchdog", "worker"),
 )
 """The modules of `shared` whose change makes an earlier proof a proof of something else."""
 

@@ -198,9 +198,11 @@ class Stage:
         logs: Path,
         *,
         partitions: int = PARTITIONS,
+        names: str = "",
         build: Callable[[str, Settings], ServiceContainer] = trail.build,
         **settings: object,
     ) -> None:
+        """`names` are addresses of the brokers that the workers alone can resolve."""
         self.servers = servers
         self._build = build
         self.name = f"trail-{uuid.uuid4().hex[:12]}"
@@ -209,7 +211,7 @@ class Stage:
         self.kit = trail.make(self.name)
         self.settings: Settings = StageSettings.model_validate(
             {
-                "kafka_bootstrap_servers": servers.kafka.bootstrap,
+                "kafka_bootstrap_servers": names or servers.kafka.bootstrap,
                 "database_url": self.dsn,
                 "partitions": partitions,
                 **TIMEOUTS,
@@ -225,13 +227,13 @@ class Stage:
         self._partitions = partitions
         self._numbers = iter(range(1, 1_000_000))
         # Two keys for each partition.
-        names = [f"key-{n}" for n in range(100 * partitions)]
-        self.keys = [key for p in range(partitions) for key in [k for k in names if partition(k, partitions) == p][:2]]
+        keys = [f"key-{n}" for n in range(100 * partitions)]
+        self.keys = [key for p in range(partitions) for key in [k for k in keys if partition(k, partitions) == p][:2]]
         make_template(servers, partitions)
         servers.postgres.create_database(self.name, template=f"{TEMPLATE}_{partitions}")
         self.connection = self._connect()
-        # Not by what the workers are told: it may be names that only they know.
-        ours = self.settings.model_copy(update={"kafka_bootstrap_servers": servers.kafka.bootstrap})
+        # Workers may be told names that only they can resolve; what else they are told is how one is let in.
+        ours = self.settings.model_copy(update={"kafka_bootstrap_servers": servers.kafka.bootstrap} if names else {})
         start.create_topics(ours, self.kit.service)
         self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
         self.outbox = Outbox(self.kit.service, self.settings.event_bytes_max)

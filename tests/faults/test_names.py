@@ -47,7 +47,7 @@ def test_a_broker_that_vanishes_with_its_name_while_lanes_move(cluster: ClusterS
         tmp_path,
         partitions=PARTITIONS,
         replication_factor=3,
-        kafka_bootstrap_servers=cluster.kafka.named_bootstrap,
+        names=cluster.kafka.named_bootstrap,
         build=names.build(),
     ) as stage:
         stays, leaves = stage.worker(metrics_port=free_port()), stage.worker()

@@ -5,10 +5,13 @@ from functools import partial
 from typing import Any
 
 import pytest
+from sqlalchemy import create_engine
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared.events import Event
-from shared.handling import Read, on
+from shared.errors import HandlingFailed
+from shared.events import Envelope, Event
+from shared.handling import Handlers, Read, Service, on
+from shared.ports import Delivery, Input, Record
 from shared.session import Session
 
 
@@ -106,3 +109,39 @@ def test_what_is_no_event_and_no_table_is_refused() -> None:
         Read(Base, lambda event, session: ())
     with pytest.raises(TypeError, match=r"no Read\(Model, keys\)"):
         on(Happened, good, Thing)  # type: ignore[arg-type]
+
+
+class Panic(BaseException):
+    """As extensions in Rust raise it."""
+
+
+class Unspeakable(BaseException):
+    """Its words end the process."""
+
+    def __str__(self) -> str:
+        raise SystemExit(9)
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), Panic("it broke"), GeneratorExit(), Unspeakable()], ids=repr)
+@pytest.mark.parametrize("where", ["handler", "read"])
+def test_nothing_that_a_record_brings_about_ends_the_process(error: BaseException, where: str) -> None:
+    def broken(event: Happened, session: Session) -> Iterable[Event]:
+        raise error
+
+    def keys(event: Happened, session: Session) -> Iterable[str]:
+        raise error
+
+    route = on(Happened, broken) if where == "handler" else on(Happened, good, Read(Thing, keys))
+    made = Handlers(Service(name="broken", says=(), routes=(route,)))
+    record = Record(Input("events", 0), 7, b"key", b"{}", None)
+    envelope = Envelope(id="1", source="s", type="Happened", version=1, time="", key="key", data=b"{}")
+
+    with pytest.raises(HandlingFailed) as failed:
+        made.run(
+            [Delivery(record, envelope, Happened(), 0)],
+            Session(create_engine("postgresql+psycopg://nowhere")),
+            lambda *_: None,
+        )
+    assert failed.value.record == record
+    assert isinstance(failed.value.__cause__, Exception)
+    assert type(error).__name__ in str(failed.value.__cause__)

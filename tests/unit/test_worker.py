@@ -229,6 +229,7 @@ class Scene:
         """Ask it to end, as SIGTERM does."""
         self.worker._stopping.set()
         self._thread.join(10)
+        self.worker._watchdog.rest()  # it watches until the process ends, and this one is the tests' own
         assert not self._thread.is_alive()
 
     def until(self, word: str) -> None:

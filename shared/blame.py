@@ -18,12 +18,13 @@ either: alone it is a dead letter, and many equal ones in a row stop the worker 
 import errno
 import socket
 from collections.abc import Collection, Sequence
+from traceback import walk_tb
 from types import ModuleType
 
 from sqlalchemy.exc import DBAPIError
 
 from shared.errors import Brake, Reject, Retry
-from shared.failures import describe, frames, place
+from shared.failures import CAUSES_MAX, describe, frames, place
 from shared.ports import Letter
 
 SERVICE = frozenset({"0A", "26", "28", "3D", "3F", "42", "72", "F0", "HV", "XX"})
@@ -41,6 +42,9 @@ NOT_NULL = "23502"
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM})
 """A machine without room says nothing about a record."""
 
+DEBUGGERS = frozenset({"bdb", "pdb"})
+"""Modules of the standard library; other debuggers are built on them."""
+
 
 def is_service(error: BaseException | None) -> bool:
     """Whether no record can be the reason of `error`."""
@@ -56,6 +60,20 @@ def is_service(error: BaseException | None) -> bool:
     if isinstance(error, OSError) and error.errno in FULL:
         return True
     return isinstance(error, ImportError | ConnectionError | socket.gaierror)
+
+
+def is_debuggers(error: BaseException | None) -> bool:
+    """Whether somebody has left the debugger, and `error`, or what it came from, is how the debugger ends what runs:
+    BdbQuit, or in newer versions a SystemExit.
+    """
+    for _ in range(CAUSES_MAX):
+        if error is None:
+            return False
+        modules = [frame.f_globals.get("__name__") for frame, _ in walk_tb(error.__traceback__)]
+        if DEBUGGERS.intersection(modules[-1:]):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def why(error: BaseException) -> str:

@@ -41,6 +41,9 @@ MAX_POLL_MS = 120_000
 that waits for a server, or for a transaction to end, lets others take over.
 """
 
+MAX_POLL_DEBUGGING_MS = 86_400_000
+"""A day, the most that the client takes: for whoever stands at a breakpoint."""
+
 NAMELESS = "\ufffd"
 """Stands for the name of a header that is no text."""
 
@@ -78,6 +81,8 @@ def max_poll_ms(settings: Settings) -> int:
     the watchdog's budget of a cycle, so that this never decides first; the client wants no less than the session's
     timeout.
     """
+    if settings.debug_no_timeouts:
+        return MAX_POLL_DEBUGGING_MS
     return max(MAX_POLL_MS, 2 * settings.transaction_timeout_ms, settings.session_timeout_ms)
 
 

@@ -57,6 +57,7 @@ class ServiceContainer(containers.DeclarativeContainer):
         settings=settings,
         service=service.provided.name,
         pool_size=providers.Object(WORKER_CONNECTIONS),
+        debugging=settings.provided.debug_no_timeouts,
     )
     aside_engine = providers.Singleton(
         database.connect,

@@ -20,6 +20,8 @@ IDLE_IN_TRANSACTION_MS = 10_000
 # The longest wait for another worker's row lock; above the pause of a frozen worker it would never be reached.
 LOCK_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 30_000
+# A day, for whoever stands at a breakpoint. Not 0: a session without a limit is refused (`refuse_unsafe`).
+DEBUGGING_MS = 86_400_000
 # A server that cannot be reached must be noticed well within the watchdog's budget, on both sides.
 TCP_TIMEOUT_MS = 8_000
 CONNECT_SECONDS = 5
@@ -28,14 +30,15 @@ POOLER_ROUNDS = 3
 """A pooler that takes turns among two sessions shows it in the second round."""
 
 
-def connect(settings: Settings, service: str, pool_size: int) -> Engine:
-    """Make the engine of `service`; it opens no connection yet."""
+def connect(settings: Settings, service: str, pool_size: int, *, debugging: bool = False) -> Engine:
+    """Make the engine of `service`; it opens no connection yet. While `debugging`, a transaction may stand still."""
     surroundings.forget_libpq_variables()
+    handlers_ms = DEBUGGING_MS if debugging else int(settings.handler_seconds * 2_000)
     options = {
         # A handler that asks nothing leaves its session idle.
-        "idle_in_transaction_session_timeout": max(IDLE_IN_TRANSACTION_MS, int(settings.handler_seconds * 2_000)),
+        "idle_in_transaction_session_timeout": max(IDLE_IN_TRANSACTION_MS, handlers_ms),
         "lock_timeout": LOCK_TIMEOUT_MS,
-        "statement_timeout": max(STATEMENT_TIMEOUT_MS, int(settings.handler_seconds * 2_000)),
+        "statement_timeout": max(STATEMENT_TIMEOUT_MS, handlers_ms),
         # Notices a client that died while its statement waits; without it the statement would go on to its end.
         "client_connection_check_interval": 1_000,
         "tcp_keepalives_idle": 5,

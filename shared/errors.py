@@ -26,6 +26,7 @@
     │   ├── ContentStuck       Kafka refuses one outbox row for what it contains
     │   └── Brake              too many records are set aside
     ├── Exit                   end the process; its supervisor starts it anew
+    │   ├── DebuggerQuit       a developer has left the debugger in a handler
     │   ├── SlotLost           another process may hold this worker's slot
     │   ├── Fenced             this worker's clients are fenced: new ones, if its slot is its own; else the end
     │   └── TooManyRecoveries  recovery does not help
@@ -163,6 +164,10 @@ class Brake(Stop):
 
 class Exit(ExactlyOnceError):
     """The process must end and be started anew."""
+
+
+class DebuggerQuit(Exit):
+    """The debugger was left inside a handler: the batch is rolled back, and nothing is counted against its records."""
 
 
 class SlotLost(Exit):

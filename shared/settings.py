@@ -179,6 +179,13 @@ class Settings(BaseSettings):
             "made smaller, a record that takes longer alone is set aside",
         ),
     ] = 5.0
+    debug_no_timeouts: Annotated[
+        bool,
+        Field(
+            description="for a breakpoint in a worker: no watchdog, no budget of handlers, no end of idle sessions; "
+            "such a worker is never ready"
+        ),
+    ] = False
     grace_seconds: Annotated[float, Field(gt=0, le=86_400, description="time to finish after SIGTERM")] = 15.0
 
     retry_seconds_max: Annotated[
@@ -266,6 +273,8 @@ class Settings(BaseSettings):
             raise ValueError(
                 f"KAFKA_SSL_CA_LOCATION: not used with KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}"
             )
+        if self.debug_no_timeouts and self.database_pooler:
+            raise ValueError("DEBUG_NO_TIMEOUTS: behind a pooler the role has the timeouts; debug without a pooler")
         if (self.kafka_ssl_certificate_location is None) != (self.kafka_ssl_key_location is None):
             raise ValueError("KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: one needs the other")
         return self

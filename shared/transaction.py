@@ -16,6 +16,7 @@ from shared.deadline import Deadline
 from shared.errors import (
     DatabaseInDoubt,
     DatabaseUnavailable,
+    DebuggerQuit,
     ExactlyOnceError,
     HandlingFailed,
     ServiceBroken,
@@ -60,6 +61,8 @@ def _sorted_errors() -> Iterator[None]:
         yield
     except Exception as error:
         cause = error.__cause__ if isinstance(error, HandlingFailed) else error
+        if blame.is_debuggers(cause):
+            raise DebuggerQuit from error
         meaning = unavailable(cause)
         if meaning is not None:
             raise meaning from error

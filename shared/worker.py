@@ -115,7 +115,7 @@ class Worker:
         self._connect = connect
         self._housekeeping = housekeeping
         self._observer = observer
-        self._watchdog = Watchdog(last_words=self._last_words)
+        self._watchdog = Watchdog(last_words=self._last_words, off=settings.debug_no_timeouts)
         self._stopping = threading.Event()
         self._ready = False
         self._share: Wait | None = None
@@ -131,6 +131,8 @@ class Worker:
 
     def ready(self) -> tuple[bool, str]:
         """Whether this worker works, or stands by to work; and what it does."""
+        if self._settings.debug_no_timeouts:
+            return False, f"debugging (DEBUG_NO_TIMEOUTS): {self._state}"
         if self._ready and (silence := self._observer.silence()):  # the main loop may wait for it, and tell nothing
             return False, silence
         return self._ready, "; ".join(filter(None, (self._state, MAIN_LOOP.words(), self._observer.held_back())))
@@ -151,7 +153,14 @@ class Worker:
         """Work until SIGTERM or SIGINT. Raises `Refused` or `Exit` if the process must end."""
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._on_signal)
-        self._database.deadline.install()
+        if self._settings.debug_no_timeouts:
+            log.warning(
+                "debugging",
+                note="DEBUG_NO_TIMEOUTS: no watchdog, no budget of handlers, no end of idle sessions. This worker "
+                "holds its locks for as long as a breakpoint stands, and is never ready. Not for production",
+            )
+        else:
+            self._database.deadline.install()
         live = self._begin
         try:
             while not self._stopping.is_set():

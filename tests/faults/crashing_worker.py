@@ -175,6 +175,8 @@ class Order:
     """Set when the plan was carried out: whoever is started again after it has none."""
     build: Callable[[str, Settings], ServiceContainer] = trail.build
     """Puts the service together in the new process."""
+    keyboard: Path | None = None
+    """A pipe that a debugger reads from; what it writes is in the log."""
 
 
 def main(order: Order) -> None:
@@ -182,6 +184,8 @@ def main(order: Order) -> None:
     _die_with_parent()
     with order.log.open("ab") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())
+    if order.keyboard is not None:
+        sys.stdin, sys.stdout = order.keyboard.open(), sys.stderr
     container = order.build(order.service, order.settings)
     fate = Fate(order)
 

@@ -219,6 +219,8 @@ class Stage:
             }
         )
         self.workers: list[Worker] = []
+        self.keyboard: Path | None = None
+        """Where the debuggers of workers started from now on read."""
         self.asked: dict[str, list[int]] = defaultdict(list)
         self.requested: dict[str, list[int]] = defaultdict(list)
         self.in_doubt: dict[str, list[int]] = defaultdict(list)
@@ -279,7 +281,8 @@ class Stage:
         chosen = self.settings.model_copy(update=settings)
         log = self._logs / f"{self.name}-{len(self.workers)}.log"
         log.touch()
-        worker = Worker(Order(self.name, chosen, log, plan, processes.Event(), processes.Event(), self._build))
+        armed, happened = processes.Event(), processes.Event()
+        worker = Worker(Order(self.name, chosen, log, plan, armed, happened, self._build, self.keyboard))
         self.workers.append(worker)
         return worker
 

@@ -131,6 +131,8 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
         raise Retry(f"{DOWN} exists")
     while event.wish == "wait" and session.connection().scalar(text(AT_GATE), {"name": GATE}):
         time.sleep(0.02)
+    if event.wish == "breakpoint":
+        breakpoint()
     if event.wish == "table":
         session.execute(text("SELECT FROM not_migrated_yet"))
     if event.wish == "nap":

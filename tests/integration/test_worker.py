@@ -15,6 +15,7 @@ import pytest
 from dev.servers import Servers, service_names
 from dev.servers.places import free_port
 from shared.command import EXIT_AGAIN, EXIT_REFUSED
+from shared.database import IDLE_IN_TRANSACTION_MS
 from tests.faults.stage import Stage, admin
 from tests.waiting import SECONDS_MAX
 
@@ -102,6 +103,44 @@ def test_a_handler_that_waits_for_somebody_elses_lock_is_not_blamed(stage: Stage
         assert "waited for a lock" in worker.log()
     stage.until_drained()
     stage.stop()
+    assert stage.one("SELECT count(*) FROM dead_letter") == 0
+    assert stage.problems() == []
+
+
+def test_a_breakpoint_may_stand_for_as_long_as_it_takes_and_to_quit_it_counts_for_nothing(
+    stage: Stage, tmp_path: Path
+) -> None:
+    """It stands longer than the budgets of handler and watchdog, and than PostgreSQL leaves a transaction idle."""
+    stage.keyboard = tmp_path / "keyboard"
+    os.mkfifo(stage.keyboard)
+    with stage.keyboard.open("r+b", buffering=0) as keyboard:
+        worker = stage.worker(debug_no_timeouts=True, handler_seconds_max=1.0, metrics_port=free_port())
+
+        def asks(times: int) -> None:
+            stage.until(lambda: worker.log().count("(Pdb)") == times, "the debugger asks")
+
+        stage.ask(stage.keys[:1], wish="breakpoint")
+        asks(1)
+        began = time.monotonic()
+        stage.until(lambda: time.monotonic() > began + IDLE_IN_TRANSACTION_MS / 1_000 + 1, "it stands for long")
+        status, words = worker.ready()
+        assert (status, "DEBUG_NO_TIMEOUTS" in words) == (503, True)
+        assert "Not for production" in worker.log()
+        keyboard.write(b"c\n")
+        stage.until_drained()
+        assert worker.log().count("cause=") <= 1  # the assignment at the start; no session was lost
+        assert worker.restarts == 0
+
+        stage.ask(stage.keys[:1], wish="breakpoint")
+        asks(2)
+        keyboard.write(b"q\n")
+        asks(3)
+        assert worker.restarts == 1
+        assert "The debugger was left" in worker.log()
+        keyboard.write(b"c\n")
+        stage.until_drained()
+    stage.stop()
+    assert "batch_failed" not in worker.log()
     assert stage.one("SELECT count(*) FROM dead_letter") == 0
     assert stage.problems() == []
 

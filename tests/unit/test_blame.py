@@ -2,7 +2,10 @@
 
 import ast
 import errno
+import io
 import math
+import pdb
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +19,36 @@ from shared.blame import EqualFailures
 from shared.errors import Brake, HandlerTooSlow, Malformed, Reject
 from shared.events import Envelope
 from shared.ports import Input, Letter, Record
+
+
+def quit_the_debugger(how: str) -> None:
+    """Stop at a breakpoint, and leave it by a command."""
+    debugger = pdb.Pdb(stdin=io.StringIO(f"{how}\n"), stdout=io.StringIO(), nosigint=True)
+    debugger.use_rawinput = False
+    debugger.set_trace()
+    raise KeyError("the line after it")  # a newer debugger stops in the line of `set_trace`, an older one here
+
+
+def caught(call: Callable[[], object]) -> BaseException:
+    with pytest.raises(BaseException) as found:  # noqa: PT011
+        call()
+    return found.value
+
+
+@pytest.mark.parametrize(("how", "left"), [("quit", True), ("", True), ("continue", False)])
+def test_who_quits_the_debugger_blames_no_record(how: str, left: bool) -> None:
+    def wraps_it() -> None:
+        try:
+            quit_the_debugger(how)
+        except Exception as error:
+            raise Reject("the handler catches everything") from error
+
+    traced = sys.gettrace()  # of a measurement of coverage
+    try:
+        assert blame.is_debuggers(caught(lambda: quit_the_debugger(how))) is left
+        assert blame.is_debuggers(caught(wraps_it)) is left
+    finally:
+        sys.settrace(traced)
 
 
 def refused(kind: type[psycopg.Error]) -> DBAPIError:

@@ -215,6 +215,15 @@ def test_a_secret_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPa
         load()
 
 
+def test_a_breakpoint_behind_a_pooler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There the role has the timeouts, and would end the session all the same."""
+    monkeypatch.setenv("DEBUG_NO_TIMEOUTS", "true")
+    assert load().debug_no_timeouts
+    monkeypatch.setenv("DATABASE_POOLER", "true")
+    with pytest.raises(Refused, match="DEBUG_NO_TIMEOUTS: behind a pooler"):
+        load()
+
+
 @pytest.mark.parametrize("url", ["postgresql://me:fish@host:port/x", "postgresql://me:fish@host:99999999999999999x/y"])
 def test_a_url_that_cannot_be_read_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DATABASE_URL", url)

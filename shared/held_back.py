@@ -3,7 +3,7 @@ further than its first record until it ends.
 """
 
 import time
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import closing
 from datetime import UTC, datetime
 
@@ -58,8 +58,7 @@ class Held:
         kind, milliseconds = found.timestamp()
         if kind != TIMESTAMP_NOT_AVAILABLE:
             self._since = datetime.fromtimestamp(milliseconds / 1_000, UTC)
-        source, event, identity = (plain(headers.get(name)) for name in ("ce_source", "ce_type", "ce_id"))
-        self._first = f"{event} {identity} of {source}" if source else "one without ce_source"
+        self._first = described(headers)
 
     def __str__(self) -> str:
         topic, partition = self.source
@@ -69,8 +68,15 @@ class Held:
         return (
             f"{self.source} is held back at offset {self.offset} since {since:%Y-%m-%d %H:%M:%S} UTC by {self.holder}; "
             f"its first record: {self._first}; {find}docs/operating.md, 'A transaction that does not end', says how to "
-            "end it"
+            "end it, also in a topic of somebody else"
         )
+
+
+def described(headers: Mapping[str, bytes | str | None]) -> str:
+    """Name an event by its headers, of which a stranger's may have any."""
+    source, event, identity = (plain(headers.get(name)) for name in ("ce_source", "ce_type", "ce_id"))
+    named = f"{event or 'an event without ce_type'} {identity or '(without ce_id)'}"
+    return f"{named} of {source}" if source else "one without ce_source"
 
 
 def ask(settings: Settings, group: str, held: Collection[Held]) -> None:

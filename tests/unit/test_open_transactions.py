@@ -9,7 +9,7 @@ import pytest
 
 from dev.servers.places import free_port
 from shared import open_transactions
-from shared.held_back import Held
+from shared.held_back import Held, described
 from shared.open_transactions import Holder, configuration, holders
 from shared.ports import Input
 from shared.settings import Settings
@@ -79,3 +79,16 @@ def test_a_transaction_that_has_ended_elsewhere_is_told_from_one_that_is_open() 
     held.holder.state = "CompleteAbort"
     assert "since 2026-01-02 03:04:05" not in str(held), "its producer may have begun another one then"
     assert "CompleteAbort: it has ended, and its end was never written here" in str(held)
+
+
+@pytest.mark.parametrize(
+    ("headers", "words"),
+    [
+        ({"ce_source": b"shop", "ce_type": b"Placed.v1", "ce_id": b"17"}, "Placed.v1 17 of shop"),
+        ({"ce_source": b"shop", "ce_type": b"Placed.v1"}, "Placed.v1 (without ce_id) of shop"),
+        ({"ce_source": b"shop", "ce_type": None, "ce_id": b""}, "an event without ce_type (without ce_id) of shop"),
+        ({"ce_type": b"Placed.v1"}, "one without ce_source"),
+    ],
+)
+def test_the_first_record_is_named_by_what_it_has(headers: dict[str, bytes | None], words: str) -> None:
+    assert described(headers) == words

@@ -22,10 +22,9 @@ def show(desk: Desk, *, json: bool) -> bool:
             wrong = start.judge_topics(connection, desk.settings, service, seen)
         found = survey.inputs(connection, group, service)
         held = survey.held_back(desk, group, found)
-        inputs = [
-            _input(state, _stop(wrong, state.source.topic) or state.disagreement(service.name), held.get(state.source))
-            for state in found
-        ]
+        stops = {s.source: _stop(wrong, s.source.topic) or s.disagreement(service.name) for s in found}
+        waits_at = survey.waiting_inputs(connection, [s for s in found if stops[s.source] is None])
+        inputs = [_input(s, stops[s.source], held.get(s.source), waits=s.source in waits_at) for s in found]
         states = survey.lanes(connection, group, service)
         waits = survey.waiting(connection, states)
         lanes = [
@@ -33,6 +32,8 @@ def show(desk: Desk, *, json: bool) -> bool:
             for state in states
         ]
         members = group.members()
+    for source in inputs:
+        source["waits"] = _why(source, members) if source["waits"] else None
     topics = [{"source": name, "verdict": type(stop).__name__, "detail": str(stop)} for name, stop in wrong.items()]
     if json:
         as_json({"topics": topics, "inputs": inputs, "lanes": lanes, "members": members})
@@ -73,12 +74,30 @@ def _print(
     for wrong in dict.fromkeys(found["detail"] for found in (*topics, *inputs, *lanes) if found["detail"]):
         say()
         say(wrong)
-    for held in (found["held_back"] for found in inputs if found["held_back"]):
+    for told in (found[what] for what in ("waits", "held_back") for found in inputs if found[what]):
         say()
-        say(held)
+        say(told)
 
 
-def _input(state: InputState, stop: Stop | None, held: Held | None) -> dict[str, Any]:
+def _why(source: Mapping[str, Any], members: list[str]) -> str:
+    """Tell why an input waits, as far as it can be seen from here: what a worker has in its memory cannot."""
+    where = f"{source['source']} waits at {source['H']}"
+    if not members:
+        return f"{where}: no worker is a member of the group"
+    return (
+        f"{where}: nothing was handled for {survey.STANDING_SECONDS:.0f} s. A worker may be busy with it, or its "
+        "handler raises Retry: the worker's /health/ready, and `retry_later` in its log, say why"
+    )
+
+
+def _input(state: InputState, stop: Stop | None, held: Held | None, *, waits: bool) -> dict[str, Any]:
+    # Of a log that went back, or of another one, there is no lag.
+    of_this_log = not isinstance(stop, OtherCluster) and not state.beyond_the_end
+    verdict = _verdict(state, stop)
+    if held and stop is None:
+        verdict["verdict"] = f"held back at {held.offset}"
+    elif waits and state.position:
+        verdict["verdict"] = f"waits at {state.position.next_offset}"
     return {
         "source": str(state.source),
         "H": state.position.next_offset if state.position else None,
@@ -86,9 +105,9 @@ def _input(state: InputState, stop: Stop | None, held: Held | None) -> dict[str,
         "committed": state.committed.offset if state.committed else None,
         "first": state.span.low if state.span else None,
         "end": state.span.high if state.span else None,
-        "lag": state.lag,
-        **_verdict(state, stop),
-        **({"verdict": f"held back at {held.offset}"} if held and stop is None else {}),
+        "lag": state.lag if of_this_log else None,
+        **verdict,
+        "waits": waits,
         "held_back": None if held is None else str(held),
     }
 

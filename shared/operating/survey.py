@@ -21,6 +21,8 @@ from shared.positions import Verdict, judge_input, judge_lane
 STANDING_SECONDS = 1.0
 """Transactions of those who are well take some milliseconds."""
 
+LOOK_AGAIN_SECONDS = 0.05
+
 ROUNDS_MAX = 5
 """How often a disagreement is read again; a worker moves a position once in some milliseconds."""
 
@@ -137,6 +139,24 @@ def see_inputs(connection: Connection, group: Group, sources: Collection[Input])
         rows = positions.read(connection, sources)
     spans = group.spans(sources)
     return [InputState(i, rows.get(i), committed.get(i), spans.get(i)) for i in sorted(sources)]
+
+
+def waiting_inputs(connection: Connection, states: Iterable[InputState]) -> set[Input]:
+    """Find the inputs in which a record can be read and H stays before it for a while. It takes no longer than they
+    take to move.
+    """
+    still = {
+        state.source: state.position
+        for state in states
+        if state.position is not None and state.span is not None and state.position.next_offset < state.span.stable
+    }
+    deadline = time.monotonic() + STANDING_SECONDS
+    while still and time.monotonic() < deadline:
+        time.sleep(LOOK_AGAIN_SECONDS)
+        with connection.begin():
+            rows = positions.read(connection, still)
+        still = {source: position for source, position in still.items() if rows.get(source) == position}
+    return set(still)
 
 
 def held_back(desk: Desk, group: Group, states: Iterable[InputState]) -> dict[Input, Held]:

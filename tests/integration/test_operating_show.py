@@ -43,7 +43,8 @@ def test_at_rest(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
 
     (source,) = found["inputs"]
     facts = ("H", "epoch", "committed", "first", "end", "lag", "verdict", "detail")
-    assert [source[name] for name in facts] == [2, 0, 2, 0, 3, 1, "the two systems agree", None]
+    assert [source[name] for name in facts] == [2, 0, 2, 0, 3, 1, "waits at 2", None]
+    assert source["waits"] == f"{tallies.source} waits at 2: no worker is a member of the group"
     (lane,) = found["lanes"]
     assert (lane["P"], lane["P_claim"]) == (lane["batch"], lane["claim"]) == tallies.lane()[:2]
     assert (lane["unsaid"], lane["oldest_seconds"]) == (0, None)

@@ -32,6 +32,8 @@ def test_a_topic_that_is_heard(tallies: Tallies, capsys: pytest.CaptureFixture[s
     assert tallies.run("positions show") == 1
     shown = capsys.readouterr().out
     assert "KafkaWentBack" not in shown
+    (row,) = [line.split() for line in shown.splitlines() if line.startswith(tallies.source)]
+    assert row[1:] == ["3", "0", "-", "0", "2", "-", "OtherCluster"], "there is no lag in another log"
     assert f"positions adopt --source {tallies.asked.topic}`" in shown.splitlines()[-1]
     (found,) = diagnosis.diagnose(
         create_engine(tallies.settings.dsn(tallies.name), poolclass=NullPool), tallies.settings, tallies.service

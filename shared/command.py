@@ -1,8 +1,9 @@
 """The command line of a service: `python -m services.<name> <command>`.
 
 Commands that run for long end with the codes of sysexits.h, for their supervisors. Those of an operator end with 0 if
-what was asked for is done, 1 if not, 2 if the words were wrong, and 75 if a server was away or just starting: try
-again. `audit` ends with 1 if it has found something, so it has the codes of sysexits.h too if it could not look.
+what was asked for is done, 1 if not, 2 if the words were wrong, 74 if it is done and the answer could not be written,
+and 75 if a server was away or just starting: try again. `audit` ends with 1 if it has found something, so it has the
+codes of sysexits.h too if it could not look.
 """
 
 import argparse
@@ -11,7 +12,7 @@ from typing import Any, NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
-from shared import logs, start, telemetry
+from shared import database_errors, logs, start, telemetry
 from shared.access import no_connection
 from shared.container import lazily
 from shared.errors import ExactlyOnceError, Exit, Refused, SlotInDoubt, Unavailable
@@ -23,8 +24,11 @@ EXIT_REFUSED = 78
 """EX_CONFIG of sysexits.h: something must be mended before it makes sense to start again."""
 EXIT_AGAIN = 75
 """EX_TEMPFAIL: start me again."""
+EXIT_NOT_WRITTEN = 74
+"""EX_IOERR: it was done, and the answer could not be written."""
 EXIT_NOT_DONE = 1
 AGAIN = ". A server is away, or just starting: try again"
+AGAIN_UNLOCKED = ". Try again when that session has ended its transaction"
 
 
 def api(container: Any, _arguments: argparse.Namespace) -> None:
@@ -255,7 +259,8 @@ def _failed(name: str, arguments: argparse.Namespace, error: Exception) -> int:
         telemetry.log.critical("exit", error=type(error).__name__, detail=str(error))
         return EXIT_AGAIN
     passing = isinstance(error, (Unavailable, SlotInDoubt))
-    output.note(f"{name} {typed}: {detail}{AGAIN if passing else ''}")
+    again = AGAIN_UNLOCKED if f"SQLSTATE {database_errors.LOCKED}" in detail else AGAIN
+    output.note(f"{name} {typed}: {detail}{again if passing else ''}")
     return EXIT_AGAIN if passing or arguments.judges else EXIT_NOT_DONE
 
 
@@ -269,4 +274,4 @@ def main(container_class: type[Any]) -> NoReturn:
     except BrokenPipeError:  # somebody has read enough of a log
         code = EXIT_NOT_DONE
     output.end_quietly()
-    sys.exit(code)
+    sys.exit(EXIT_NOT_WRITTEN if output.lost() and not code else code)

@@ -32,11 +32,15 @@ QUOTING = frozenset({"42601", "42P22", "42846"})
 FREE_WORDS = frozenset({"00", "01", "02", "P0", "38", "39"})
 """What a function or a trigger says in its own words, which may be anything."""
 
+LOCKED = "55P03"
+"""A lock was not had in time."""
+
 OURS = "canceling wait for synchronous replication"
 """A warning of the server itself that has the SQLSTATE of any other."""
 
 _QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)  # greedy: a value may have quotes in it
 _PLACE = re.compile(r"^PL/\w+ function ([\w.\"]+)\(.*?\) (line \d+)", re.MULTILINE)
+_RELATION = re.compile(r'^while .*? in relation "([^"]+)"', re.MULTILINE)
 _LITERAL = re.compile(r"[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1\$|'.*\Z", re.DOTALL)
 
 
@@ -59,7 +63,15 @@ def words(diagnostic: Diagnostic) -> str:
             facts.append(f"{kind} {name}")
     if place := _PLACE.search(diagnostic.context or ""):
         facts.append(f"in {place[1]}, {place[2]}")
-    return f"{message} ({', '.join(facts)})"
+    told = f"{message} ({', '.join(facts)})"
+    if state == LOCKED:
+        found = _RELATION.search(diagnostic.context or "")
+        what = f"a row of {found[1]}" if found else "what it waits for"
+        told += (
+            f". PostgreSQL is there; {what} is locked by another session: see pg_stat_activity and pg_blocking_pids(), "
+            "and docs/operating.md, 'A lock that is not given back'"
+        )
+    return told
 
 
 def _rewrite(context: ExceptionContext) -> None:

@@ -2,7 +2,8 @@
 
 Whatever a record holds, its text does nothing to a terminal: what is not printable is written as an escape - control
 characters, line ends, the marks that turn the direction of writing, lone surrogates - and so is what the terminal's
-encoding has not got. Whoever closes the pipe has read enough: the command goes on to its end, and says nothing more.
+encoding has not got. Whoever closes the pipe has read enough: the command goes on to its end, and says nothing more. So
+it does when the answer cannot be written, to a full disk for example, and this is said on standard error.
 """
 
 import json
@@ -10,6 +11,9 @@ import os
 import sys
 from collections.abc import Sequence
 from typing import TextIO
+
+_lost: list[TextIO] = []
+"""The streams that could not be written to the end."""
 
 
 def say(line: str = "") -> None:
@@ -56,6 +60,13 @@ def end_quietly() -> None:
                 stream.flush()
             except (BrokenPipeError, ValueError):
                 _silence(stream)
+            except OSError as error:
+                _lose(stream, error)
+
+
+def lost() -> bool:
+    """Whether some of the answer could not be written, and it is not that nobody reads it."""
+    return bool(_lost)
 
 
 def age(seconds: float | None) -> str | None:
@@ -77,6 +88,15 @@ def _write(stream: TextIO | None, text: str, end: str = "\n") -> None:
         stream.flush()
     except BrokenPipeError:
         _silence(stream)
+    except OSError as error:
+        _lose(stream, error)
+
+
+def _lose(stream: TextIO, error: OSError) -> None:
+    _silence(stream)
+    _lost.append(stream)
+    if stream is not sys.stderr:
+        note(f"the answer cannot be written: {error.strerror}; what was to be done goes on")
 
 
 def _silence(stream: TextIO) -> None:

@@ -76,12 +76,17 @@ def _see(desk: Desk, connection: Connection, source: Input) -> tuple[Position, i
     """Give H and the end of what can be read. Raises `NotDone` where something else must be decided first."""
     with Group(desk.settings, desk.service) as group:
         refuse_other(Alone(desk, group, connection), source.topic)
+        topic = group.topics([source.topic]).get(source.topic)
+        if topic is None:
+            raise NotDone(f"Kafka has no topic {source.topic}")
+        if source.partition >= topic.partitions:
+            raise NotDone(f"{source.topic} has no partition {source.partition}: its last is {topic.partitions - 1}")
         (state,) = survey.see_inputs(connection, group, [source])
     stop = state.disagreement(desk.service.name)
     if stop is not None:
         raise NotDone(f"first this must be decided: {stop}")
     if state.position is None or state.span is None:
-        raise NotDone(f"{source}: no worker has begun with it, or it does not exist")
+        raise NotDone(f"{source}: no worker has begun with it")
     return state.position, state.span.stable
 
 

@@ -64,6 +64,9 @@ def redrive(desk: Desk, numbers: Sequence[int], *, every: bool, dismissed: bool)
         say(f"{number}: {outcome.value}{': ' if detail else ''}{detail}")
     if not results:
         say("no dead letter waits")
+    elif every:
+        done = sum(result.good for result in results)
+        say(f"{len(results):,} dead letters: {done:,} done, {len(results) - done:,} not done")
     return all(result.good for result in results)
 
 

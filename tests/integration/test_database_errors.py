@@ -211,3 +211,27 @@ def test_a_dead_letter_its_notice_its_commands_and_the_log_have_no_value(
     assert notices
     assert all("small" in one for one in told if one and one != capsys_out.err), told
     assert BARE not in "".join(told)
+
+
+@pytest.mark.parametrize("held", ["SELECT FROM dead_letter FOR UPDATE", "LOCK TABLE dead_letter"])
+def test_a_lock_of_another_session_is_no_outage(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, held: str
+) -> None:
+    if not tallies.sql("SELECT id FROM dead_letter"):
+        tallies.ask(1, key=CANARY)
+        tallies.produce(b"no event")
+        tallies.work()
+    monkeypatch.setattr("shared.database.LOCK_TIMEOUT_MS", 200)
+    capsys.readouterr()
+    with tallies.held(held):
+        row = held.startswith("SELECT")
+        line = "dead-letters redrive 1" if row else "dead-letters list"
+        code = tallies.run(line)
+    captured = capsys.readouterr()
+    told = captured.out + captured.err
+    what = "a row of dead_letter" if row else "what it waits for"
+    assert f"55P03). PostgreSQL is there; {what} is locked by another session: see pg_stat_activity and " in told
+    assert "A server is away" not in told
+    assert (code, told.endswith("Try again when that session has ended its transaction\n")) == (
+        (1, False) if row else (75, True)
+    )

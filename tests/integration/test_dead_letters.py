@@ -131,6 +131,7 @@ def test_a_letter_that_fails_again_stays_with_its_new_error(
     out = capsys.readouterr().out
     assert "1: re-driven" in out
     assert "2: failed: Reject: reject 2" in out
+    assert out.endswith("2 dead letters: 1 done, 1 not done\n")
     assert tallies.effects() == [1]
     assert letters(tallies) == [(1, "RuntimeError", True), (2, "Reject", False)]
     assert tallies.sql("SELECT count(*) FROM inbox WHERE event_id = 'asked-2'") == [0]

@@ -133,3 +133,19 @@ def test_nothing_waits(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> 
     assert "no record waits from offset 5 on" in capsys.readouterr().err
     assert tallies.run("positions set-aside --source lane-0 --reason x") == 1
     assert "is no input" in capsys.readouterr().err
+    assert tallies.run(f"positions set-aside --source {tallies.asked.topic}[9] --reason x") == 1
+    assert f"{tallies.asked.topic} has no partition 9: its last is 0" in capsys.readouterr().err
+
+
+def test_positions_show_claims_nothing_of_what_only_a_worker_knows(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    with worker(tallies, tmp_path / "log"):
+        until(lambda: "retry_later" in (tmp_path / "log").read_text(), "it has met the record")
+        assert tallies.run("positions show") == 0, "there is nothing to decide"
+
+    lines = capsys.readouterr().out.splitlines()
+    (row,) = [line for line in lines if line.startswith(f"{tallies.source}  ")]
+    assert row.endswith("  waits at 1")
+    assert lines[-1].startswith(f"{tallies.source} waits at 1: nothing was handled for 1 s. A worker may be busy")
+    assert "`retry_later` in its log" in lines[-1]

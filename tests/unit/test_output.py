@@ -93,3 +93,23 @@ def test_a_process_without_standard_streams(monkeypatch: pytest.MonkeyPatch) -> 
     output.say("x")
     output.note("x")
     output.end_quietly()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="a device of Linux")
+@pytest.mark.parametrize("line", ["token shop orders:read", "--help"])
+def test_an_answer_that_cannot_be_written_is_said_in_a_sentence(line: str) -> None:
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", f"services.{SERVICE}", *line.split()],
+            cwd=ROOT,
+            env={"PATH": os.environ["PATH"], "PYTHONPATH": str(ROOT), **SERVERLESS},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+    assert (done.returncode, done.stderr) == (
+        74,
+        "the answer cannot be written: No space left on device; what was to be done goes on\n",
+    )

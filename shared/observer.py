@@ -1,16 +1,17 @@
-"""What is true whether the worker works or not, seen from beside it: how far behind the service is, whether Kafka
-answers, and who holds its topics back. A thread with a client of its own, which is in no group and changes nothing.
+"""What is true whether the worker works or not, seen from beside it: how far behind the service is, whether its servers
+answer, and who holds its topics back. A thread with a client of its own, which is in no group and changes nothing.
 """
 
 import threading
 import time
 from collections.abc import Collection
+from contextlib import suppress
 
 from confluent_kafka import IsolationLevel, KafkaError, KafkaException, TopicCollection, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from sqlalchemy import Engine, text
-from sqlalchemy.exc import OperationalError, SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from shared import backlog, dead_letters, logs, outages, telemetry
 from shared.handling import Service
@@ -23,12 +24,52 @@ LOOK_SECONDS = 3.0
 """How often it looks. Each look asks Kafka three questions and PostgreSQL two, which take milliseconds."""
 
 ANSWER_SECONDS = 4.0
-"""For one question to Kafka."""
+"""For one question to Kafka; and so long a look waits for what PostgreSQL says."""
 
 SILENT_SECONDS = 10.0
-"""A Kafka that has given no answer for so long is away: two looks, and time for a busy machine."""
+"""A server that has given no answer for so long is away: two looks, and time for a busy machine."""
 
 _HANDLED = text("SELECT topic, partition, next_offset FROM position WHERE topic = ANY(:topics)")
+
+
+class Answers:
+    """Since when a server gives no answer, counted from the first question that has none: while nobody asks, it is not
+    silent.
+    """
+
+    def __init__(self, server: str, outage: outages.Outage) -> None:
+        self._server = server
+        self._outage = outage
+        self._asked: float | None = None
+        self.error = ""
+        """What the client says of the last question."""
+
+    def ask(self) -> None:
+        """Begin to ask; the first question without an answer counts."""
+        if self._asked is None:
+            self._asked = time.monotonic()
+
+    def heard(self) -> None:
+        """Note an answer to somebody, or to a part of the question: the rest of it counts from now on."""
+        if self._asked is not None:
+            self._asked = time.monotonic()
+        self.error = ""
+        self._outage.answered("observer")
+
+    def end(self) -> None:
+        """Note that all was answered."""
+        self._asked = None
+        self.heard()
+
+    def silence(self) -> str:
+        """Say since when there is no answer; empty while there is."""
+        asked = self._asked
+        seconds = time.monotonic() - asked if asked is not None else 0.0
+        if seconds <= SILENT_SECONDS:
+            return ""
+        words = f"{self._server} has not answered for {seconds:.0f} s"
+        self._outage.missed("observer", f"{words}; {self.error}" if self.error else words, for_seconds=seconds)
+        return words
 
 
 class Observer:
@@ -39,20 +80,20 @@ class Observer:
         self._settings = settings
         self._service = service
         self._admin: AdminClient | None = None
-        self._answered = time.monotonic()
-        self._error = ""
+        self._kafka = Answers("Kafka", outages.KAFKA)
+        self._database = Answers("PostgreSQL", outages.DATABASE)
         self._owned: frozenset[Input] = frozenset()
         self._ends: dict[Input, int] = {}
         self._handled: dict[Input, int] = {}
         self._held: dict[Input, Held] = {}
         self._asking: threading.Thread | None = None
+        self._reading: threading.Thread | None = None
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
 
     def start(self) -> None:
         """Begin, if it has not begun yet."""
         if self._thread.ident is None:
-            self.heard()
             self._thread.start()
 
     def stop(self) -> None:
@@ -67,17 +108,11 @@ class Observer:
 
     def heard(self) -> None:
         """Note that Kafka has just answered this process."""
-        self._answered, self._error = time.monotonic(), ""
-        outages.KAFKA.answered("observer")
+        self._kafka.heard()
 
     def silence(self) -> str:
-        """Say since when Kafka gives no answer; empty while it does."""
-        seconds = time.monotonic() - self._answered
-        if seconds <= SILENT_SECONDS:
-            return ""
-        words = f"Kafka has not answered for {seconds:.0f} s"
-        outages.KAFKA.missed("observer", f"{words}; {self._error}" if self._error else words, for_seconds=seconds)
-        return words
+        """Say which server gives no answer, and since when; empty while both do."""
+        return "; ".join(filter(None, (self._kafka.silence(), self._database.silence())))
 
     def held_back(self) -> str:
         """Say which of the inputs owned are held back, and by whom; empty if none is."""
@@ -93,37 +128,41 @@ class Observer:
                 self.look()
             except Exception:  # noqa: BLE001 - whatever it is, the next look may do
                 log.exception("observer_failed")
-                self._admin = None
             self._stopping.wait(LOOK_SECONDS)
 
     def look(self) -> None:
         """Look once. Kafka comes first: what is handled meanwhile must not count as lag."""
         self._see_kafka()
         self._show()
-        self._see_database()
+        self._read_database()
+        self.silence()  # for the log, though nobody asks for health
         self._show()
 
     # ---- Kafka
 
     def _see_kafka(self) -> None:
         self._ends = {}
+        admin, self._admin = self._admin, None
+        self._kafka.ask()
         try:
-            if self._admin is None:
-                self._admin = AdminClient(
+            if admin is None:
+                admin = AdminClient(
                     {**self._settings.kafka(), "client.id": f"{self._service.name}-observer"},
                     logger=logs.of_client(f"{self._service.name}.observer"),
                 )
-            self._admin.poll(0)  # serves the log
-            inputs = self._inputs(self._admin)
-            self.heard()
-            stable = self._offsets(self._admin, inputs, IsolationLevel.READ_COMMITTED)
-            self._ends = self._offsets(self._admin, inputs, IsolationLevel.READ_UNCOMMITTED)
+            admin.poll(0)  # serves the log
+            inputs = self._inputs(admin)
+            self._kafka.end()
+            self._kafka.ask()
+            stable = self._offsets(admin, inputs, IsolationLevel.READ_COMMITTED)
+            self._ends = self._offsets(admin, inputs, IsolationLevel.READ_UNCOMMITTED)
         except (KafkaException, TimeoutError) as error:
-            # Another one next time: an old client may know leaders only that are gone.
-            self._admin = None
-            self._error = str(error)
-            self.silence()
+            self._kafka.error = str(error)
             return
+        if self._ends or not inputs:
+            self._kafka.end()
+        if len(stable) == len(self._ends) == len(inputs):
+            self._admin = admin  # else another one next time: an old client may know leaders only that are gone
         # The ends are read last: what a transaction wrote and ended meanwhile is seen as held back, at one look.
         self._see_held({source: at for source, at in stable.items() if at < self._ends.get(source, at)})
 
@@ -144,10 +183,8 @@ class Observer:
         found = {}
         answers = admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
         for p, answer in answers.items():
-            try:
+            with suppress(KafkaException, TimeoutError):
                 found[Input(p.topic, p.partition)] = int(answer.result(2 * ANSWER_SECONDS).offset)
-            except (KafkaException, TimeoutError):
-                self._admin = None
         # When a leader does not answer, the client gives a negative offset instead of an error.
         return {source: offset for source, offset in found.items() if offset >= 0}
 
@@ -197,23 +234,36 @@ class Observer:
 
     # ---- PostgreSQL
 
+    def _read_database(self) -> None:
+        """Read on a thread of its own: a server that hangs keeps it for ever, and must not hide what Kafka says."""
+        if self._reading is not None and self._reading.is_alive():
+            return
+        self._reading = threading.Thread(target=self._see_database, name="observer of PostgreSQL", daemon=True)
+        self._database.ask()
+        self._reading.start()
+        self._reading.join(ANSWER_SECONDS)
+
     def _see_database(self) -> None:
         try:
             with self._engine.connect() as connection:
-                outages.DATABASE.answered("observer")
+                self._database.heard()
                 with connection.begin():
                     rows = connection.execute(_HANDLED, {"topics": list(self._service.hears)}).all()
                 self._handled = {Input(topic, partition): offset for topic, partition, offset in rows}
                 with connection.begin():
                     backlog.look(connection)
                     dead_letters.look(connection)
+            self._database.end()
         except SQLAlchemyError as error:
             # H stays as it was last: nobody moves it while the database is away, or the table locked.
             backlog.ROWS.forget()
             backlog.OLDEST.forget()
             dead_letters.WAITING.forget()
             dead_letters.OLDEST.forget()
-            if isinstance(error, OperationalError) and getattr(error.orig, "sqlstate", None) is None:
+            if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) is not None:
+                self._database.end()
+            elif isinstance(error, OperationalError):
+                self._database.error = str(error.orig)
                 outages.DATABASE.missed("observer", str(error.orig))
             log.warning("observer_waits", error=type(error).__name__, detail=str(error))
 

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from logging import DEBUG
 
 from psycopg import Connection as PsycopgConnection
@@ -30,7 +30,7 @@ from shared.logs import log
 from shared.outbox import Outbox
 from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position, Record
 from shared.session import Session
-from shared.waits import MAIN_LOOP
+from shared.waits import MAIN_LOOP, Wait
 
 # Classes of SQLSTATE that say something about the server and nothing about the data: connection, transaction state,
 # rollback (serialization, deadlock), resources, object not available (locks), operator intervention, system error.
@@ -76,6 +76,16 @@ def _sorted_errors() -> Iterator[None]:
         raise HandlingFailed(None) from error
 
 
+def _waiting() -> AbstractContextManager[Wait]:
+    return MAIN_LOOP.waiting("an answer of PostgreSQL", STATEMENT_TIMEOUT_MS / 1_000)
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    with _sorted_errors(), _waiting():
+        yield
+
+
 class PostgresTransaction:
     """One transaction. Implements `shared.ports.Transaction`."""
 
@@ -102,7 +112,7 @@ class PostgresTransaction:
             return positions.lock(self._connection, inputs)
 
     def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        with _sorted_errors():
+        with _answered():
             return inbox.receive(self._connection, ids)
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
@@ -126,7 +136,7 @@ class PostgresTransaction:
             self._handlers.run(deliveries, self._session, collect)
 
     def set_aside(self, letters: Sequence[Letter]) -> None:
-        with _sorted_errors():
+        with _answered():
             dead_letters.set_aside(self._session, self._service, self._outbox, letters)
 
     def say(self) -> None:
@@ -137,7 +147,7 @@ class PostgresTransaction:
                 raise HandlingFailed(None) from error
 
     def advance(self, moved: Mapping[Input, int]) -> None:
-        with _sorted_errors():
+        with _answered():
             positions.advance(self._connection, moved)
 
     def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
@@ -145,25 +155,26 @@ class PostgresTransaction:
             return outbox.lock_claims(self._connection, lanes)
 
     def forget(self, lanes: Collection[int]) -> None:
-        with _sorted_errors():
+        with _answered():
             outbox.forget(self._connection, lanes)
 
     def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
-        with _sorted_errors():
+        with _answered():
             return outbox.claim(self._connection, limits, self._claim_bytes)
 
     def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
-        with _sorted_errors():
+        with _answered():
             return outbox.claim_less(self._connection, limits)
 
     def claimed(self, lanes: Collection[int]) -> list[OutboxRow]:
-        with _sorted_errors():
+        with _answered():
             return outbox.claimed(self._connection, lanes)
 
     def commit(self) -> None:
         self._warnings.clear()
         try:
-            self._session.commit()
+            with _waiting():
+                self._session.commit()
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DatabaseInDoubt(f"the reply to COMMIT was lost: {error.orig}") from error
@@ -175,7 +186,7 @@ class PostgresTransaction:
             raise DatabaseInDoubt(f"COMMIT came back with a warning: {self._warnings[0]}")
 
     def rollback(self) -> None:
-        with suppress(DBAPIError):  # if the session is lost, the transaction is lost with it
+        with suppress(DBAPIError), _waiting():  # if the session is lost, the transaction is lost with it
             self._session.close()
 
 
@@ -310,7 +321,7 @@ class WorkerDatabase:
         try:
             with MAIN_LOOP.waiting("a session of PostgreSQL", CONNECT_SECONDS + slots.TERMINATE_MS / 1_000):
                 connection = self._connected()
-            with MAIN_LOOP.waiting("an answer of PostgreSQL", STATEMENT_TIMEOUT_MS / 1_000), connection.begin():
+            with _waiting(), connection.begin():
                 yield connection
         except DBAPIError as error:
             if error.connection_invalidated:

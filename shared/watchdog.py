@@ -57,10 +57,12 @@ class Watchdog:
             MAIN_LOOP.tell()
             self._left -= min(time.monotonic() - before, 2 * TICK_SECONDS)
             if self._left < 0:
+                waits = {"detail": waited} if (waited := MAIN_LOOP.words()) else {}
                 words = self._speak()
                 log.critical(
                     "watchdog",
                     what=self._what,
+                    **waits,
                     **words,
                     note="the budget is used up; the process ends and shall be started again",
                 )

@@ -133,9 +133,11 @@ class Worker:
         """Whether this worker works, or stands by to work; and what it does."""
         if self._settings.debug_no_timeouts:
             return False, f"debugging (DEBUG_NO_TIMEOUTS): {self._state}"
-        if self._ready and (silence := self._observer.silence()):  # the main loop may wait for it, and tell nothing
+        silence = self._observer.silence()
+        if self._ready and silence:  # the main loop may wait for it, and tell nothing
             return False, silence
-        return self._ready, "; ".join(filter(None, (self._state, MAIN_LOOP.words(), self._observer.held_back())))
+        cause = "" if self._state.startswith("waiting") else silence
+        return self._ready, "; ".join(filter(None, (self._state, cause, MAIN_LOOP.words(), self._observer.held_back())))
 
     def _enter(self, state: str, detail: str = "") -> None:
         """Be in a state, in all that shows it. What a worker owns is known while it works, and only then."""

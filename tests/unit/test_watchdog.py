@@ -15,9 +15,9 @@ threading.Event().wait(float(sys.argv[2]))
 """
 
 
-def start(budget: str, work: str) -> subprocess.Popen[str]:
+def start(budget: str, work: str, program: str = PROGRAM) -> subprocess.Popen[str]:
     child = subprocess.Popen(
-        [sys.executable, "-c", PROGRAM, budget, work], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-c", program, budget, work], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
     assert child.stdout is not None
     assert child.stdout.readline() == "watched\n"
@@ -52,3 +52,13 @@ def test_frozen_time_does_not_count() -> None:
     child.communicate(timeout=30)
 
     assert child.returncode == 0
+
+
+def test_the_last_line_says_what_the_main_loop_waited_for() -> None:
+    waiting = "from shared import waits; waits.TOLD_SECONDS = 0.0; waits.MAIN_LOOP.begin('an answer of PostgreSQL', 30)"
+    child = start("0.5", "60", f"{waiting}\n{PROGRAM}")
+
+    output, error = child.communicate(timeout=30)
+
+    (last,) = [line for line in (output + error).splitlines() if "watchdog" in line]
+    assert "for an answer of PostgreSQL, until" in last

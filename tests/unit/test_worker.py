@@ -433,3 +433,13 @@ def test_who_waits_for_a_share_says_until_when(scene: Scene, said: list[str]) ->
     scene.until("working")
     assert "for its group" not in scene.worker.ready()[1]
     assert len([line for line in said if "for its group" in line]) == 1
+
+
+def test_a_recovery_says_which_server_is_silent(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.may_renew.clear()
+    scene.start()
+    scene.until("recovering")
+    monkeypatch.setattr(Seeing, "silence", lambda _: "Kafka has not answered for 11 s")
+    assert scene.worker.ready()[1].startswith("recovering; Kafka has not answered for 11 s")
+    monkeypatch.undo()
+    scene.may_renew.set()

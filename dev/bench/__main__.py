@@ -1,9 +1,12 @@
 """`python -m dev.bench`: measure, and print a table."""
 
 import argparse
+import logging
 import sys
 import time
 from collections.abc import Callable, Iterator
+
+import structlog
 
 from dev.bench import latency, machine, million, relay, report, restart, throughput
 from dev.bench.inventory import BenchError
@@ -23,6 +26,11 @@ BY_DEFAULT = [name for name in SECTIONS if name != "million"]
 
 def main() -> None:
     given = _arguments()
+    # As a worker writes by default, and beside the figures: some of what is measured runs in this process.
+    structlog.configure(
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )
     figures: list[report.Figure] = []
     facts: dict[str, str] = {}
     for name in given.sections or BY_DEFAULT:

@@ -15,15 +15,23 @@ PROMTOOL = shutil.which("promtool")
 ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
 LABELS = 'service="s",process="worker",instance="w"'
 """What prometheus.yml puts on every metric."""
+_METRIC = re.compile(r"^(\w+)(?:{(.*)})? ([^\s#].*)$", re.MULTILINE)
 
 
-def firing(page: str, place: Path) -> set[str]:
-    """Name the alerts that fire. Labels of the process are put on each metric, as a scrape does."""
+def firing(page: str, place: Path, before: str = "") -> set[str]:
+    """Name the alerts that fire. Labels of the process are put on each metric, as a scrape does. A counter that is on
+    the page `before` has that value until some minutes before the end. A value may be a series of its own, in
+    promtool's words.
+    """
     assert PROMTOOL is not None
+    earlier = {(name, labels): value for name, labels, value in _METRIC.findall(before) if name.endswith("_total")}
     series = [{"series": f"up{{{LABELS}}}", "values": f"{int(bool(page))}x80"}]
-    for name, labels, value in re.findall(r"^(\w+)(?:{(.*)})? (\S+)$", page, re.MULTILINE):
+    for name, labels, value in _METRIC.findall(page):
         both = f"{labels},{LABELS}" if labels else LABELS
-        series.append({"series": f"{name}{{{both}}}", "values": f"{float(value)}x80"})
+        values = value if "x" in value else f"{float(value)}x80"
+        if first := earlier.get((name, labels)):
+            values = f"{float(first)}x49 {float(value)}x30"
+        series.append({"series": f"{name}{{{both}}}", "values": values})
     wanted = [{"eval_time": "15m", "alertname": alert, "exp_alerts": []} for alert in ALERTS]
     tests = [{"interval": "15s", "input_series": series, "alert_rule_test": wanted}]
     file = place / "rules.json"

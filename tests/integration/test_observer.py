@@ -61,9 +61,9 @@ def outages(worker: Worker) -> list[str]:
     return [str(line["event"]) for line in lines(worker) if line["event"] in {"kafka_unavailable", "kafka_available"}]
 
 
-def fires(worker: Worker, place: Path) -> set[str] | None:
-    """The alerts that fire at what the worker shows now; None without promtool."""
-    return firing(shown(worker), place) if PROMTOOL else None
+def fires(worker: Worker, place: Path, before: str = "") -> set[str] | None:
+    """The alerts that fire at what the worker shows now, and has shown `before`; None without promtool."""
+    return firing(shown(worker), place, before) if PROMTOOL else None
 
 
 @contextmanager
@@ -194,3 +194,13 @@ def test_a_parked_input_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
         stage.ask(stage.keys[:1], wish="retry")
         until(lambda: values(worker, "inputs_parked") == [1.0], "an input is parked")
         assert {"Parked"} <= (fires(worker, tmp_path) or {"Parked"})
+
+
+def test_a_handler_that_fails_for_most_records_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
+    with at_work(stage) as worker:
+        before = shown(worker)
+        assert fires(worker, tmp_path, before) in (None, set())
+        stage.ask(list(stage.keys) * 2, wish="defect")
+        until(lambda: values(worker, "records_set_aside_total") == [8.0], "they are set aside")
+        until(lambda: values(worker, "dead_letters_waiting") == [8.0], "and wait")
+        assert fires(worker, tmp_path, before) in (None, {"RecordsSetAside", "DeadLettersWait"})

@@ -19,6 +19,10 @@ inputs_parked 0.0
 records_lag{topic="t",partition="0"} 0.0
 records_held_back_seconds{topic="t",partition="0"} 0.0
 outbox_oldest_seconds 0.0
+events_handled_total 1000.0
+records_set_aside_total 1.0
+recoveries_total{cause="Unknown"} 1.0
+process_start_time_seconds 1790000000.0
 """
 
 
@@ -46,9 +50,9 @@ def test_the_page_names_every_alert() -> None:
 
 def replaced(line: str) -> str:
     """The healthy page with one line changed, or without the metric of that name."""
-    name, _, value = line.rpartition(" ")
-    if not name:
-        return "\n".join(found for found in HEALTHY.splitlines() if not found.startswith(value))
+    name, _, _ = line.partition(" ")
+    if name == line:
+        return "\n".join(found for found in HEALTHY.splitlines() if not found.startswith(name))
     found = re.sub(rf"^{re.escape(name)} .*$", line, HEALTHY, flags=re.MULTILINE)
     return found if found != HEALTHY else f"{HEALTHY}{line}\n"
 
@@ -57,19 +61,37 @@ def replaced(line: str) -> str:
 @pytest.mark.parametrize(
     ("page", "alerts"),
     [
-        (HEALTHY, set()),
-        ("", {"MetricsAbsent"}),
-        (replaced("records_lag"), {"LagUnknown"}),
-        (replaced('records_lag{topic="t",partition="0"} 3'), {"LagGrows"}),
-        (replaced('records_held_back_seconds{topic="t",partition="0"} 31'), {"HeldBack"}),
-        (replaced("outbox_oldest_seconds 31"), {"OldestUnpublishedRow"}),
-        (replaced("inputs_parked 1"), {"Parked"}),
-        (replaced("dead_letters_waiting 1"), {"DeadLettersWait"}),
-        (replaced('worker_state{state="working"} 0'), {"NobodyWorks"}),
-        (replaced('worker_state{state="stopped"} 1'), {"WorkerStopped"}),
-        (replaced('worker_state{state="waiting"} 1'), {"WorkerWaits"}),
+        pytest.param(HEALTHY, set(), id="none"),
+        pytest.param("", {"MetricsAbsent", "NobodyWorks"}, id="down"),
+        pytest.param(replaced("worker_state"), {"MetricsAbsent", "NobodyWorks"}, id="no state"),
+        pytest.param(replaced("records_lag"), {"LagUnknown"}, id="no lag"),
+        pytest.param(replaced('records_lag{topic="t",partition="0"} 3'), {"LagGrows"}, id="lag"),
+        pytest.param(replaced('records_held_back_seconds{topic="t",partition="0"} 31'), {"HeldBack"}, id="held back"),
+        pytest.param(replaced("outbox_oldest_seconds 31"), {"OldestUnpublishedRow"}, id="outbox"),
+        pytest.param(replaced("inputs_parked 1"), {"Parked"}, id="parked"),
+        pytest.param(replaced("inputs_parked 0x40 1x3 0x0 1x3 0x0 1x3 0x0 1x30"), {"Parked"}, id="tried meanwhile"),
+        pytest.param(replaced("dead_letters_waiting 1"), {"DeadLettersWait"}, id="dead letters"),
+        pytest.param(replaced("records_set_aside_total 5"), {"RecordsSetAside"}, id="most are set aside"),
+        pytest.param(
+            replaced("records_set_aside_total 5").replace("handled_total 1000", "handled_total 1050"),
+            set(),
+            id="few are set aside",
+        ),
+        pytest.param(replaced('worker_state{state="working"} 0'), {"NobodyWorks"}, id="nobody works"),
+        pytest.param(replaced('worker_state{state="stopped"} 1'), {"WorkerStopped"}, id="stopped"),
+        pytest.param(replaced('worker_state{state="waiting"} 1'), {"WorkerWaits"}, id="waiting"),
+        pytest.param(replaced('worker_state{state="recovering"} 1'), {"WorkerWaits"}, id="recovering"),
+        pytest.param(replaced('worker_state{state="recovering"} 0x50 1x4 0x30'), set(), id="recovered"),
+        pytest.param(
+            replaced('worker_state{state="waiting"} ' + "1x0 0x0 " * 40)
+            + '\nworker_state{state="recovering"} '
+            + "0x0 1x0 " * 40,
+            {"WorkerWaits"},
+            id="waits and recovers by turns",
+        ),
+        pytest.param(replaced('recoveries_total{cause="Unknown"} 14'), {"WorkerRecovers"}, id="recoveries"),
+        pytest.param(replaced("process_start_time_seconds 1x45 2x2 3x2 4x40"), {"ProcessRestarts"}, id="restarts"),
     ],
-    ids=lambda value: "" if isinstance(value, str) else "+".join(sorted(value)) or "none",
 )
 def test_each_rule_fires_at_its_own_trouble_and_at_no_other(page: str, alerts: set[str], tmp_path: Path) -> None:
-    assert firing(page, tmp_path) == alerts
+    assert firing(page, tmp_path, HEALTHY) == alerts

@@ -1,5 +1,6 @@
 """Folding of repeated log lines: the first of a kind is written, the rest are counted, and the count is written once a
-minute. A server that is away must not fill a disk, nor hide what else is said.
+minute, or soon after the last of them, with its time. A server that is away must not fill a disk, nor hide what else is
+said.
 """
 
 import re
@@ -8,6 +9,7 @@ import time
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 import structlog
@@ -15,17 +17,29 @@ import structlog
 SECONDS = 60.0
 """How long the lines of a kind are counted before their count is written."""
 
+QUIET_SECONDS = 10.0
+"""A kind that has had no line for so long is written before its minute is over: it may be over itself."""
+
+LOOK_SECONDS = 2.0
+"""How often it is looked which counts are to be written."""
+
 KINDS_MAX = 500
 """Kinds that are remembered; the one that was seen first makes room, with its count."""
 
 LEVELS = frozenset({"warning", "error"})
 """What is less is asked for by a level; what is more tells the end of the work, and is repeated on purpose."""
 
-MEASURES = frozenset({"seconds", "timestamp", "exception", "exc_info", "stack_info", "traceback", "repeated"})
+MEASURES = frozenset({"seconds", "timestamp", "exception", "exc_info", "stack_info", "traceback", "repeated", "last"})
 """Facts that differ from one repetition to the next."""
+
+OVER = re.compile(r"\w+_(available|ended)|resumed")
+"""Lines that say that something is over: all counts are written before them, and before what is critical."""
 
 WORDS = frozenset({"event", "detail", "error", "client"})
 """Facts in which numbers do not make another kind: ports, milliseconds, counts."""
+
+SET_ANEW = frozenset({"event", "level", "timestamp", "repeated", "last"})
+"""Facts of a repetition that the line with the count has of its own."""
 
 _NUMBER = re.compile(r"\d+")
 _FLUSHED = "_flushed"
@@ -37,7 +51,13 @@ Line = dict[str, Any]
 class _Kind:
     began: float
     repeated: int = 0
+    seen: float = 0.0
     last: Line | None = None
+    at: str = ""
+    """When the last one was: ISO 8601, UTC."""
+
+    def is_over(self, now: float) -> bool:
+        return now - self.began >= SECONDS or (self.repeated > 0 and now - self.seen >= QUIET_SECONDS)
 
 
 class Folding:
@@ -50,7 +70,11 @@ class Folding:
 
     def __call__(self, _logger: object, _method: str, line: Any) -> Any:
         """Let a line pass, or count it and raise `DropEvent`."""
-        if line.pop(_FLUSHED, False) or line.get("level") not in LEVELS:
+        if line.pop(_FLUSHED, False):
+            return line
+        if line.get("level") == "critical" or OVER.fullmatch(str(line.get("event"))):
+            self.flush(everything=True)
+        if line.get("level") not in LEVELS:
             return line
         key = tuple(sorted((name, _text(name, value)) for name, value in line.items() if name not in MEASURES))
         now = self._clock()
@@ -58,6 +82,7 @@ class Folding:
             kind = self._kinds.get(key)
             if kind is not None and now - kind.began < SECONDS:
                 kind.repeated += 1
+                kind.seen, kind.at = now, datetime.now(UTC).isoformat()
                 kind.last = {name: value for name, value in line.items() if name != "exc_info"}
                 raise structlog.DropEvent
             self._kinds.pop(key, None)
@@ -70,10 +95,10 @@ class Folding:
         return line
 
     def flush(self, *, everything: bool = False) -> None:
-        """Write the counts of all kinds whose minute is over, or of all that there are."""
+        """Write the counts of all kinds whose minute is over or that are quiet, or of all that there are."""
         now = self._clock()
         with self._turn:
-            over = [key for key, kind in self._kinds.items() if everything or now - kind.began >= SECONDS]
+            over = [key for key, kind in self._kinds.items() if everything or kind.is_over(now)]
             kinds = [self._kinds.pop(key) for key in over]
         for kind in kinds:
             _write(kind)
@@ -83,7 +108,7 @@ class Folding:
 
         def run() -> None:
             while True:
-                time.sleep(SECONDS / 10)
+                time.sleep(LOOK_SECONDS)
                 self.flush()
 
         threading.Thread(target=run, name="log folding", daemon=True).start()
@@ -95,6 +120,6 @@ def _text(name: str, value: object) -> str:
 
 def _write(kind: _Kind) -> None:
     if kind.repeated and kind.last is not None and structlog.is_configured():
-        facts = {name: value for name, value in kind.last.items() if name not in {"event", "level", "timestamp"}}
-        log = structlog.get_logger().bind(**facts, repeated=kind.repeated, **{_FLUSHED: True})
+        facts = {name: value for name, value in kind.last.items() if name not in SET_ANEW}
+        log = structlog.get_logger().bind(**facts, repeated=kind.repeated, last=kind.at, **{_FLUSHED: True})
         getattr(log, kind.last["level"])(kind.last["event"])

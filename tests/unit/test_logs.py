@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -113,6 +114,53 @@ def test_what_repeats_itself_is_counted_whatever_its_numbers(reset: None, capsys
     assert read() == [], "a count is written once"
 
 
+def test_a_count_says_when_it_was_the_last_time_and_comes_soon_after(
+    reset: None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    clock = Clock()
+    made, read = written(capsys, clock)
+    log = structlog.get_logger()
+    log.warning("waiting", detail="no answer")
+    before = datetime.now(UTC)
+    log.warning("waiting", detail="no answer")
+    after = datetime.now(UTC)
+    read()
+
+    clock.now = folding.QUIET_SECONDS - 1
+    made.flush()
+    assert read() == [], "it may go on"
+    clock.now = folding.QUIET_SECONDS
+    made.flush()
+    (line,) = read()
+    assert line["repeated"] == 1
+    assert before <= datetime.fromisoformat(line["last"]) <= after
+
+
+@pytest.mark.parametrize(
+    ("level", "event"),
+    [
+        ("warning", "kafka_available"),
+        ("warning", "held_back_ended"),
+        ("info", "worker_ended"),
+        ("info", "resumed"),
+        ("critical", "watchdog"),
+    ],
+)
+def test_counts_come_before_the_line_that_says_that_it_is_over(
+    reset: None, capsys: pytest.CaptureFixture[str], level: str, event: str
+) -> None:
+    _, read = written(capsys, Clock())
+    log = structlog.get_logger()
+    for _ in range(3):
+        log.warning("waiting", detail="no answer")
+    log.info("looked")
+    getattr(log, level)(event)
+    log.warning("waiting", detail="no answer")
+
+    told = [(line["event"], line.get("repeated")) for line in read()]
+    assert told == [("waiting", None), ("looked", None), ("waiting", 2), (event, None), ("waiting", None)]
+
+
 def test_the_next_line_of_a_kind_brings_the_count(reset: None, capsys: pytest.CaptureFixture[str]) -> None:
     clock = Clock()
     _, read = written(capsys, clock)
@@ -150,12 +198,13 @@ def test_many_kinds_take_little_memory_and_no_count_is_lost(reset: None, capsys:
 
 
 FAILING = """
-import sys, threading, warnings
+import atexit, sys, threading, warnings
 from shared import logs
 from shared.settings import Settings
 told = {"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x", "log_format": "json"}
 logs.configure(Settings.model_validate(told), service="order")
 logs.catch_all()
+atexit.register(lambda: [logs.log.warning("late") for _ in range(3)])
 class Bad:
     def __del__(self):
         raise ValueError("in del")
@@ -184,8 +233,10 @@ def test_what_python_writes_by_itself_is_in_our_form_and_counts_are_written_at_t
         ("unraisable", "", None),
         ("uncaught", "in thread", None),
         ("again", None, None),
-        ("uncaught", "at the end", None),
         ("again", None, 2),
+        ("uncaught", "at the end", None),
+        ("late", None, None),
+        ("late", None, 2),
     ]
 
 

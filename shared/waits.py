@@ -52,8 +52,12 @@ class Waits:
         return wait
 
     def end(self, wait: Wait) -> None:
-        """End what `begin` gave, and what began within it."""
-        self._now = wait.within
+        """End what `begin` gave, and what began within it. What has ended with a wait around it has ended."""
+        inner = self._now
+        while inner is not None and inner is not wait:
+            inner = inner.within
+        if inner is not None:
+            self._now = wait.within
 
     def words(self) -> str:
         """Say for what it has been waiting long, as exactly as possible, and until when; empty if it has not."""

@@ -17,7 +17,7 @@ from dev.servers import Servers
 from dev.servers.places import free_port
 from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
 from shared.kafka import KafkaClient
-from shared.ports import Committed, Input, OutboxRow
+from shared.ports import REPORTED, Committed, Input, OutboxRow
 from shared.producer import TransactionalProducer
 from tests.faults import trail
 from tests.faults.stage import Stage, admin
@@ -98,7 +98,7 @@ def test_offsets_are_committed_with_the_rows_and_carry_the_claim(stage: Stage, k
     kafka.flush()
     kafka.send_offsets({source: 4}, {0: Committed(7, "a claim"), 1: Committed(0, "")}, member)
     kafka.commit()
-    expected = {source: Committed(4, ""), 0: Committed(7, "a claim"), 1: Committed(0, "")}
+    expected = {source: Committed(4, REPORTED), 0: Committed(7, "a claim"), 1: Committed(0, "")}
     assert kafka.committed([source, Input(source.topic, 0)], (0, 1)) == expected
     assert said(stage) == ["one"]
 

@@ -2,6 +2,7 @@
 statements than it must.
 """
 
+import logging
 import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
@@ -192,12 +193,14 @@ def test_a_handler_that_gives_no_list_of_events_fails(batch: Batch, how: str, wh
 
 
 def test_at_debug_a_batch_is_told_with_the_ids_of_its_events(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(transaction, "log", structlog.get_logger())  # the module's own keeps the level of another test
+    lines = structlog.testing.LogCapture()
+    level = structlog.make_filtering_bound_logger(logging.DEBUG)  # the module's own keeps the level of another test
+    monkeypatch.setattr(transaction, "log", structlog.wrap_logger(None, [lines], level))
     deliveries = [
         Delivery(Record(Input("asked", 0), n, None, None, None), Envelope(f"id-{n}", "", "", 1, "", "", b""), one, 0)
         for n, one in enumerate([Asked(number=1), Asked(number=2)])
     ]
-    with Session(engine) as session, structlog.testing.capture_logs() as lines:
+    with Session(engine) as session:
         PostgresTransaction(
             session,
             service=SERVICE,
@@ -206,4 +209,4 @@ def test_at_debug_a_batch_is_told_with_the_ids_of_its_events(engine: Engine, mon
             claim_bytes=0,
             warnings=[],
         ).handle(deliveries)
-    assert {"event": "handling", "log_level": "debug", "events": 2, "ids": ["id-0", "id-1"]} in lines
+    assert {"event": "handling", "log_level": "debug", "events": 2, "ids": ["id-0", "id-1"]} in lines.entries

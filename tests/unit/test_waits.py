@@ -67,6 +67,17 @@ def test_what_is_told_is_the_innermost_that_is_long(said: list[str]) -> None:
     assert "for a slow answer" in said[1]
 
 
+def test_a_wait_that_ends_after_the_one_around_it_brings_nothing_back() -> None:
+    clock = Clock()
+    here = Waits(clock)
+    around = here.begin("a recovery", 30)
+    within = here.begin("an answer", 30)
+    here.end(around)
+    here.end(within)
+    clock.now += TOLD_SECONDS
+    assert not here.words()
+
+
 def test_a_new_producer_says_that_it_waits_for_the_transaction_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(waits, "TOLD_SECONDS", 0.0)
     monkeypatch.setattr(producer, "see_ended", lambda *_: None)

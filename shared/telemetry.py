@@ -1,9 +1,12 @@
 """Metrics; and the small HTTP server of a worker that shows its health and its metrics."""
 
 import math
+import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -50,11 +53,19 @@ CYCLE = Histogram(
 )
 
 
+CLIENTS_MAX = 32
+"""Open connections at the port of health and metrics; one or two are wanted at a time."""
+CLIENT_SECONDS = 10.0
+"""For a request and its answer together, however its bytes come: they are a few thousand."""
+CLIENT_SILENT_SECONDS = 5.0
+ACCEPT_AGAIN_SECONDS = 0.1
+
+
 def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> ThreadingHTTPServer:
-    """Answer /health/live, /health/ready and /metrics on a thread of its own."""
+    """Answer /health/live, /health/ready and /metrics on a thread of its own. Raises OSError."""
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 5  # seconds; a client that does not speak must not hold a thread
+        timeout = CLIENT_SILENT_SECONDS
 
         def do_GET(self) -> None:
             if self.path == "/metrics":
@@ -77,14 +88,63 @@ def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> Thread
         def log_message(self, format: str, *args: object) -> None:
             """A probe every second is no news."""
 
-    class Server(ThreadingHTTPServer):
-        daemon_threads = True
-
-        def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - http.server's own
-            # Whoever asked has hung up, or says nothing: that is no error of ours, and no news.
-            if not isinstance(sys.exc_info()[1], OSError):
-                log.error("health_failed", client=str(client_address[0]), exc_info=True)
-
-    server = Server((host, port), Handler)
+    server = _Server((host, port), Handler)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
     return server
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each client, of whom there are never many: a slow one must cost a worker neither its threads nor the
+    files that it needs for Kafka and PostgreSQL, and must not keep a health check waiting.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128  # with the usual 5, a check waits a second for its turn among many
+
+    def __init__(self, *given: Any) -> None:
+        self._open: dict[socket.socket, float] = {}
+        """Since when, by the monotonic clock; the oldest first."""
+        self._lock = threading.Lock()
+        super().__init__(*given)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        try:
+            return super().get_request()
+        except OSError:  # no file is left, and the selector tells at once that somebody still waits
+            time.sleep(ACCEPT_AGAIN_SECONDS)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a client on a thread; of too many, the one that is here longest is hung up on."""
+        with self._lock:
+            self._open[request] = time.monotonic()
+            crowded = next(iter(self._open)) if len(self._open) > CLIENTS_MAX else None
+        if crowded is not None:
+            self._hang_up(crowded)
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Hang up on clients who take too long; called twice a second."""
+        too_old = time.monotonic() - CLIENT_SECONDS
+        with self._lock:
+            late = [client for client, since in self._open.items() if since < too_old]
+        for client in late:
+            self._hang_up(client)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def _hang_up(self, client: socket.socket) -> None:
+        with self._lock:
+            self._open.pop(client, None)
+        with suppress(OSError):  # it has ended by itself
+            client.shutdown(socket.SHUT_RDWR)  # its thread notices, and closes it
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - http.server's own
+        """Say nothing of who has hung up, or says nothing: that is no error of ours, and no news."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            log.error("health_failed", client=str(client_address[0]), exc_info=True)

@@ -8,21 +8,24 @@ from typing import Any
 import uvicorn
 
 from shared.errors import Refused
+from shared.http import connections
 from shared.settings import Settings
 from shared.telemetry import log
-
-KEEP_ALIVE_SECONDS = 30
 
 
 def serve(application: Any, settings: Settings) -> None:
     """Run the API on HTTP_HOST and HTTP_PORT; on SIGTERM finish what is under way, within GRACE_SECONDS. Raises
     `Refused` for an address that cannot be listened on.
     """
+    limits = connections.limits(settings.http_request_seconds_max)
     config = uvicorn.Config(
         application,
+        http=connections.limited(limits),
+        ws="none",
+        backlog=limits.backlog,
         log_config=None,
         access_log=False,
-        timeout_keep_alive=KEEP_ALIVE_SECONDS,
+        timeout_keep_alive=int(connections.IDLE_SECONDS),
         timeout_graceful_shutdown=int(settings.grace_seconds),
         server_header=False,
     )

@@ -6,16 +6,22 @@ import re
 import socket
 import struct
 import threading
+from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 import structlog
+from dependency_injector import containers, providers
 from prometheus_client import generate_latest
 
-from shared import backlog, telemetry  # noqa: F401 (backlog has metrics of its own)
-from shared.http import guard, rate  # noqa: F401 (so have these)
+from shared import backlog, command, telemetry  # noqa: F401 (backlog has metrics of its own)
+from shared.container import ServiceContainer
+from shared.handling import Service
+from shared.http import connections, guard, places, rate  # noqa: F401 (so have these)
 from shared.settings import Settings
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -90,3 +96,86 @@ def test_a_scraper_that_hangs_up_is_no_news(capsys: pytest.CaptureFixture[str]) 
         server.shutdown()
         server.server_close()
     assert capsys.readouterr() == ("", "")
+
+
+@pytest.fixture
+def health() -> Iterator[Any]:
+    server = telemetry.serve("127.0.0.1", 0, lambda: (True, "working"))
+    yield server
+    server.shutdown()
+    server.server_close()
+
+
+def answers(port: int) -> bool:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as check:
+        check.sendall(b"GET /health/ready HTTP/1.0\r\n\r\n")
+        return check.makefile("rb").read().endswith(b"\r\n\r\nworking\n")
+
+
+def handling() -> int:
+    return sum("process_request_thread" in thread.name for thread in threading.enumerate())
+
+
+def test_silent_clients_keep_no_health_check_waiting_and_hold_few_threads(
+    monkeypatch: pytest.MonkeyPatch, health: Any
+) -> None:
+    """They would take the files that the worker needs for its servers."""
+    monkeypatch.setattr(telemetry, "CLIENT_SECONDS", 300.0)
+    monkeypatch.setattr(health.RequestHandlerClass, "timeout", 300.0)
+    with ExitStack() as stack:
+        for _ in range(300):
+            stack.enter_context(socket.create_connection(("127.0.0.1", health.server_port), timeout=10))
+
+        assert all(answers(health.server_port) for _ in range(10))
+
+        until(lambda: handling() <= telemetry.CLIENTS_MAX, "the others are hung up on")
+
+
+@pytest.mark.parametrize(("first", "then"), [(b"", b"G"), (b"GET / HTTP/1.1\r\n", b"X"), (b"GET / HTTP/1.1\r\n", b"")])
+def test_a_client_that_drips_is_hung_up_on(
+    health: Any, monkeypatch: pytest.MonkeyPatch, first: bytes, then: bytes
+) -> None:
+    monkeypatch.setattr(telemetry, "CLIENT_SECONDS", 0.5)
+    until(lambda: handling() == 0, "those of the test before have ended")
+    with socket.create_connection(("127.0.0.1", health.server_port)) as slow:
+        slow.sendall(first)
+        until(lambda: handling() == 1, "it is served")
+
+        def gone() -> bool:
+            with suppress(OSError):
+                slow.sendall(then)
+            return handling() == 0
+
+        until(gone, "it is hung up on")
+
+
+@containers.copy(ServiceContainer)
+class LonelyContainer(ServiceContainer):
+    service = providers.Object(Service(name="lonely", routes=(), says=()))
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid", "x" * 300])
+def test_a_port_of_metrics_that_cannot_be_listened_on_ends_a_worker_with_78(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str
+) -> None:
+    """Before it asks any server."""
+    monkeypatch.chdir(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        given = {
+            "KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1",
+            "DATABASE_URL": "postgresql://nobody@127.0.0.1:1/nothing",
+            "HTTP_HOST": host,
+            "METRICS_PORT": str(port),
+        }
+        for name, value in given.items():
+            monkeypatch.setenv(name, value)
+        try:
+            code = command.run(LonelyContainer(), ["worker"])
+        finally:
+            structlog.reset_defaults()
+            logging.getLogger().handlers.clear()
+    said = capsys.readouterr().err
+    assert code == 78
+    assert f"HTTP_HOST, METRICS_PORT: cannot listen on {host[:100]}:{port}: " in said
+    assert "Traceback" not in said

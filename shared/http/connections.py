@@ -1,0 +1,127 @@
+"""Connections that keep the API waiting: each state of one has a limit, and of too many the longest waiting is closed.
+
+uvicorn limits how long a connection may idle between two requests, and nothing else: neither silence before the first
+byte, nor a head or a body that comes byte by byte, nor a client that does not read its answer
+(https://uvicorn.dev/settings/#timeouts). Whoever holds open as many connections as the process may have files makes it
+deaf. The limits are of whole states, not of pauses: a byte now and then does not prolong one.
+"""
+
+import asyncio
+import resource
+from dataclasses import dataclass
+from typing import Literal
+
+from prometheus_client import Counter
+from uvicorn.protocols.http.h11_impl import H11Protocol
+
+CLOSED = Counter("http_connections_closed_total", "Connections that kept the API waiting, and were closed", ["reason"])
+
+HEAD_SECONDS = 20.0
+"""From the connection, or the first byte after an answer, to the end of a request's head. It is a packet or two; a
+network that loses some of them needs seconds. Apache gives as long."""
+
+IDLE_SECONDS = 30.0
+"""Between an answer and the next request; an answer must have been read within it too."""
+
+GRACE_SECONDS = 5.0
+"""An answer that was given up, or a connection that is being closed, has so long to reach the client."""
+
+CONNECTIONS_MAX = 1_000
+"""Twice as many as may be in flight: who is refused must be told so."""
+
+BACKLOG_MAX = 1_000
+"""Connections that the kernel keeps until they are accepted; asyncio accepts so many before it looks at one."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What the connections of a process may do."""
+
+    connections: int
+    backlog: int
+    work_seconds: float
+    """From the end of a request's head to the end of its answer."""
+    head_seconds: float = HEAD_SECONDS
+    idle_seconds: float = IDLE_SECONDS
+
+
+def limits(request_seconds_max: float) -> Limits:
+    """Give the limits of this process: half of the files that it may open are for connections, and a quarter for those
+    that were accepted before others were closed; the rest is for the database, libraries and the log.
+    """
+    files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if files == resource.RLIM_INFINITY:
+        files = 4 * CONNECTIONS_MAX
+    return Limits(
+        connections=min(CONNECTIONS_MAX, files // 2),
+        backlog=min(BACKLOG_MAX, files // 4),
+        work_seconds=request_seconds_max + GRACE_SECONDS,
+    )
+
+
+class Connection(H11Protocol):
+    """One connection. `limited` makes the class that uvicorn is given."""
+
+    limits: Limits
+    since = 0.0
+    """When its present state began, by the loop's clock."""
+    _state: Literal["asking", "working", "idle"] = "asking"
+    _deadline: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Wait for a request; make room for it."""
+        super().connection_made(transport)
+        self._enter("asking", self.limits.head_seconds)
+        if len(self.connections) > self.limits.connections:
+            waiting = [one for one in self.connections if isinstance(one, Connection) and one.waits_for_client()]
+            min(waiting, key=lambda one: one.since).drop("crowded")
+
+    def waits_for_client(self) -> bool:
+        """Say whether nothing is being done for this one: there is no complete request, or its answer is given."""
+        return self._state != "working" or self.cycle.more_body
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes; the first ones after an answer begin another request."""
+        if self._state == "idle":
+            self._enter("asking", self.limits.head_seconds)
+        super().data_received(data)
+
+    def handle_events(self) -> None:
+        """Look at what came; the end of a head begins an answer."""
+        before = self.cycle
+        super().handle_events()
+        if self.cycle is not before:
+            self._enter("working", self.limits.work_seconds)
+
+    def on_response_complete(self) -> None:
+        """Wait for the next request. It may be here already: some clients do not wait for answers."""
+        self._enter("idle", self.limits.idle_seconds)
+        super().on_response_complete()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """End."""
+        self._stop_waiting()
+        super().connection_lost(exc)
+
+    def drop(self, reason: str) -> None:
+        """Close without waiting: an answer that nobody reads would never be sent."""
+        CLOSED.labels(reason).inc()
+        self._stop_waiting()
+        self.connections.discard(self)  # at once: several may come before the loop tells that it is lost
+        self.transport.abort()
+
+    def _enter(self, state: Literal["asking", "working", "idle"], seconds: float) -> None:
+        self._stop_waiting()
+        self._state = state
+        self.since = self.loop.time()
+        self._deadline = self.loop.call_later(seconds, self.drop, "slow")
+
+    def _stop_waiting(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+
+def limited(given: Limits) -> type[asyncio.Protocol]:
+    """Give the protocol for uvicorn's `http`."""
+    return type("LimitedConnection", (Connection,), {"limits": given})

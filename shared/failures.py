@@ -4,14 +4,18 @@ Where it happened is told by frames, those of the service first and the innermos
 value of any variable: a value is somebody's data. It goes into logs, and into the dead letters beside the words.
 """
 
+import inspect
 import linecache
+import sys
 import sysconfig
 from collections import deque
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from json import dumps
 from pathlib import Path
 from traceback import walk_stack, walk_tb
 from types import FrameType
+from typing import Any
 
 from shared.errors import ServiceBroken
 from shared.ports import Record
@@ -37,6 +41,9 @@ LINE_MAX = 160
 
 KEY_MAX = 200
 """Characters of a record's key, type or id in a log line."""
+
+_PLACES = "_places_of_service"
+"""The attribute of an error that has what `add_places` was given."""
 
 _LIBRARY = Path(__file__).parent
 _ROOT = _LIBRARY.parent
@@ -72,9 +79,38 @@ def frames(error: BaseException) -> str:
         seen.add(id(following))
         name = type(following).__name__[:ERROR_MAX]
         parts.append(f"caused by {name}" if parts else name)
+        parts += [f"  {added}" for added in _added(following)]
         parts += _lines(walk_tb(following.__traceback__))
         following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
     return _storable("\n".join(parts))
+
+
+def add_places(error: BaseException, places: Iterable[str]) -> None:
+    """Let the frames of `error` tell these too, first of all: a flush writes for handlers that have come back, and
+    fails in frames of libraries only.
+    """
+    with suppress(AttributeError, TypeError):  # of an exception without a `__dict__`
+        vars(error)[_PLACES] = (*_added(error), *places)[:FRAMES_MAX]
+
+
+def _added(error: BaseException) -> tuple[str, ...]:
+    found = getattr(error, _PLACES, ())
+    return found if isinstance(found, tuple) else ()
+
+
+def of_function(function: Any) -> str:
+    """Name where a function is."""
+    inner = inspect.unwrap(getattr(function, "func", function))  # of a partial
+    code = getattr(inner, "__code__", None)
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
+    return f"{_short(code.co_filename)}:{code.co_firstlineno} in {name}" if code is not None else str(name)
+
+
+def of_class(kind: type) -> str:
+    """Name where a class is."""
+    return (
+        f"{_short(getattr(sys.modules.get(kind.__module__), '__file__', None) or kind.__module__)}, {kind.__qualname__}"
+    )
 
 
 def stack(frame: FrameType) -> str:
@@ -85,6 +121,8 @@ def stack(frame: FrameType) -> str:
 def place(error: BaseException) -> str:
     """Name the innermost place of the service in `error`, or the innermost of all if it never came to the service."""
     own, others = _split(walk_tb(error.__traceback__))
+    if not own and (added := _added(error)):
+        return added[0]
     found = own or others
     return _place(found[-1]) if found else ""
 
@@ -112,9 +150,12 @@ def _lines(walked: Iterable[tuple[FrameType, int]]) -> list[str]:
 
 def _place(at: tuple[FrameType, int]) -> str:
     frame, line = at
-    path = Path(frame.f_code.co_filename)
-    short = path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else Path(*path.parts[-3:])
-    return f"{short}:{line} in {frame.f_code.co_qualname}"
+    return f"{_short(frame.f_code.co_filename)}:{line} in {frame.f_code.co_qualname}"
+
+
+def _short(name: str) -> Path:
+    path = Path(name)
+    return path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else Path(*path.parts[-3:])
 
 
 def facts(record: Record) -> dict[str, object]:

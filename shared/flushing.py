@@ -10,6 +10,7 @@ order; one of their foreign keys has to be DEFERRABLE INITIALLY DEFERRED, which 
 
 # mypy: allow-untyped-calls
 
+import re
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from typing import Any, NamedTuple
@@ -21,6 +22,8 @@ from sqlalchemy.orm import Session as OrmSession
 # There is no public way to add to the order of a flush. That this one does is shown by `test_flushing.py`.
 from sqlalchemy.orm.unitofwork import UOWTransaction, _DeleteAll, _DeleteState, _SaveUpdateAll, _SaveUpdateState
 from sqlalchemy.schema import ForeignKeyConstraint
+
+from shared.failures import of_class
 
 
 class Reference(NamedTuple):
@@ -34,10 +37,28 @@ class Reference(NamedTuple):
     """Attributes of the parent."""
 
 
+WRITES = "writes"
+"""What a session's `info` has of the last flush: the hierarchies of classes whose rows it writes."""
+
+_TABLES = re.compile(r'\b(?:INTO|UPDATE|FROM|JOIN)\s+(?:"?\w+"?\.)?"?(\w+)')
+
+
+def written(session: OrmSession, error: Exception) -> list[str]:
+    """Say of which classes the rows are that the last flush was writing when it failed: those in the statement that
+    failed, or all if that tells none.
+    """
+    mappers = [m for base in session.info.get(WRITES, ()) for m in base.self_and_descendants]
+    named = {name.lower() for name in _TABLES.findall(getattr(error, "statement", None) or "")}
+    found = [m for m in mappers if {t.name.lower() for t in m.tables} & named] or mappers
+    return sorted(f"{of_class(m.class_)}, table {m.local_table}: rows of it were being written" for m in found)
+
+
 def order(session: OrmSession, flush: UOWTransaction, _instances: object) -> None:
     """Tell a flush what the foreign keys of its tables ask for: SQLAlchemy's event `before_flush`."""
     states = {*session._new, *session._deleted, *session._dirty_states}
-    references = _references(frozenset(state.manager.mapper.base_mapper for state in states))
+    hierarchies = frozenset(state.manager.mapper.base_mapper for state in states)
+    session.info[WRITES] = hierarchies  # a flush that fails forgets them
+    references = _references(hierarchies)
     for child, parent, _, _ in references:
         flush.dependencies.add((_SaveUpdateAll(flush, parent), _SaveUpdateAll(flush, child)))
         flush.dependencies.add((_DeleteAll(flush, child), _DeleteAll(flush, parent)))

@@ -5,6 +5,7 @@ and writes through the session.
 """
 
 import inspect
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from shared import log_context
 from shared.deadline import Deadline
 from shared.errors import HandlingFailed, Malformed, Retry
 from shared.events import Event, envelope
-from shared.failures import describe
+from shared.failures import describe, of_function
 from shared.ports import Delivery, Opened, Record
 from shared.session import Session
 
@@ -165,6 +166,15 @@ class Handlers:
             for delivery in deliveries:
                 with log_context.bound(partial(log_context.of_delivery, delivery)):
                     self._run_one(delivery, session, collect)
+
+    def places(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """Say which handlers a batch has, and for which of its events: for a failure that shows none of their lines."""
+        counts = Counter(type(delivery.event) for delivery in deliveries)
+        return [
+            f"{of_function(route.handler)}: handles {kind.__name__}.v{kind.version}, {count} in this batch"
+            for kind, count in counts.most_common()
+            for route in self._routes[kind]
+        ]
 
     def _run_one(
         self, delivery: Delivery, session: Session, collect: Callable[[Delivery, Iterable[Event]], None]

@@ -8,12 +8,12 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, Row, TextClause, event, inspect
-from sqlalchemy.exc import CircularDependencyError
+from sqlalchemy.exc import CircularDependencyError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, ORMExecuteState, SessionTransaction
 from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.orm.attributes import instance_state
 
-from shared import flushing, held
+from shared import failures, flushing, held
 from shared.errors import SessionMisused
 from shared.held import Held
 from shared.lending import lent, refuse, refuse_ending
@@ -111,6 +111,9 @@ class Session(OrmSession):
                 "rows of this transaction refer to each other in a circle, so none can be written first; make one of "
                 "their foreign keys DEFERRABLE INITIALLY DEFERRED, or set it in a second flush"
             ) from error
+        except SQLAlchemyError as error:
+            failures.add_places(error, flushing.written(self, error))
+            raise
 
     def merge(self, instance: Any, *, load: bool = True, options: Any = None) -> Any:
         """Copy `instance` onto the row with its primary key, which is locked first; or add it as a new one."""

@@ -24,7 +24,7 @@ from shared.errors import (
     SlotLost,
 )
 from shared.events import Event
-from shared.failures import frames
+from shared.failures import add_places, frames
 from shared.handling import Handlers, Service
 from shared.logs import log
 from shared.outbox import Outbox
@@ -106,6 +106,7 @@ class PostgresTransaction:
         self._claim_bytes = claim_bytes
         self._warnings = warnings
         self._connection: Connection = session.connection()
+        self._deliveries: Sequence[Delivery] = ()
 
     def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
         with _sorted_errors(), MAIN_LOOP.waiting("the locks of its inputs' positions", LOCK_TIMEOUT_MS / 1_000):
@@ -132,7 +133,8 @@ class PostgresTransaction:
 
         deadline = self._handlers.deadline
         deadline.renew()
-        with _sorted_errors(), deadline:
+        self._deliveries = deliveries
+        with _sorted_errors(), deadline, self._placed():
             self._handlers.run(deliveries, self._session, collect)
 
     def set_aside(self, letters: Sequence[Letter]) -> None:
@@ -142,9 +144,23 @@ class PostgresTransaction:
     def say(self) -> None:
         with _sorted_errors(), self._handlers.deadline:
             try:
-                self._outbox.write(self._session)
+                with self._placed():
+                    self._outbox.write(self._session)
             except Exception as error:
                 raise HandlingFailed(None) from error
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Let a failure of no record in particular name the handlers of the batch."""
+        try:
+            yield
+        except HandlingFailed as error:
+            if error.record is None and error.__cause__ is not None:
+                add_places(error.__cause__, self._handlers.places(self._deliveries))
+            raise
+        except Exception as error:
+            add_places(error, self._handlers.places(self._deliveries))
+            raise
 
     def advance(self, moved: Mapping[Input, int]) -> None:
         with _answered():
@@ -173,7 +189,7 @@ class PostgresTransaction:
     def commit(self) -> None:
         self._warnings.clear()
         try:
-            with _waiting():
+            with _waiting(), self._placed():
                 self._session.commit()
         except DBAPIError as error:
             if error.connection_invalidated:

@@ -1,5 +1,6 @@
 """Records that cannot be handled, of every kind that a topic can hold, between others that can."""
 
+import re
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
@@ -187,8 +188,9 @@ def test_a_dependency_that_is_down_parks_its_input_and_loses_nothing(servers: Se
 
 
 def test_a_table_that_is_missing_waits_and_goes_on_when_it_is_there(servers: Servers, tmp_path: Path) -> None:
-    """It is no record's fault: a wrong deploy makes no dead letters."""
+    """It is no record's fault: a wrong deploy makes no dead letters. What fails in the flush names the service too."""
     with Stage(servers, tmp_path, retry_seconds_max=0.5) as stage:
+        stage.connection.execute("ALTER TABLE effect RENAME COLUMN number TO renamed")
         stage.ask(stage.keys[:1], wish="table")
         stage.ask()
         worker = stage.worker(metrics_port=free_port(), retry_attempts_max=1)
@@ -196,7 +198,14 @@ def test_a_table_that_is_missing_waits_and_goes_on_when_it_is_there(servers: Ser
         assert worker.ready()[0] == 503
         assert "UndefinedTable" in worker.log()
         assert "trail.py:" in worker.log()
+        stage.until(lambda: "UndefinedColumn" in worker.log(), "other inputs fail when their rows are written")
+        for place in (
+            r"tests/faults/trail\.py, Effect, table effect: ",
+            r"trail\.py:\d+ in \S+: handles Asked\.v1, 1 ",
+        ):
+            assert re.search(place, worker.log())
 
+        stage.connection.execute("ALTER TABLE effect RENAME COLUMN renamed TO number")
         stage.connection.execute("CREATE TABLE not_migrated_yet ()")
         stage.connection.execute(f"GRANT SELECT ON not_migrated_yet TO {RUNTIME}".encode())
         stage.until_drained()

@@ -1,13 +1,16 @@
 """What cannot be a handler is refused where it is declared, with a sentence: at the import of the service."""
 
+import re
 from collections.abc import AsyncIterator, Iterable
 from functools import partial
 from typing import Any
 
 import pytest
 from sqlalchemy import create_engine
+from sqlalchemy.exc import OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from shared import failures
 from shared.errors import HandlingFailed
 from shared.events import Envelope, Event
 from shared.handling import Handlers, Read, Service, on
@@ -25,8 +28,19 @@ class Thing(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
 
 
+class Other(Base):
+    __tablename__ = "other"
+
+    id: Mapped[str] = mapped_column(primary_key=True)
+
+
 class Happened(Event, frozen=True, kw_only=True):
     topic = "events"
+
+
+RECORD = Record(Input("events", 0), 7, b"key", b"{}", None)
+ENVELOPE = Envelope(id="1", source="s", type="Happened", version=1, time="", key="key", data=b"{}")
+DELIVERY = Delivery(RECORD, ENVELOPE, Happened(), 0)
 
 
 def good(event: Happened, session: Session) -> Iterable[Event]:
@@ -133,15 +147,38 @@ def test_nothing_that_a_record_brings_about_ends_the_process(error: BaseExceptio
 
     route = on(Happened, broken) if where == "handler" else on(Happened, good, Read(Thing, keys))
     made = Handlers(Service(name="broken", says=(), routes=(route,)))
-    record = Record(Input("events", 0), 7, b"key", b"{}", None)
-    envelope = Envelope(id="1", source="s", type="Happened", version=1, time="", key="key", data=b"{}")
 
     with pytest.raises(HandlingFailed) as failed:
-        made.run(
-            [Delivery(record, envelope, Happened(), 0)],
-            Session(create_engine("postgresql+psycopg://nowhere")),
-            lambda *_: None,
-        )
-    assert failed.value.record == record
+        made.run([DELIVERY], Session(create_engine("postgresql+psycopg://nowhere")), lambda *_: None)
+    assert failed.value.record == RECORD
     assert isinstance(failed.value.__cause__, Exception)
     assert type(error).__name__ in str(failed.value.__cause__)
+
+
+def test_a_flush_that_fails_names_the_classes_whose_rows_it_writes() -> None:
+    """It may fail long after the handler that changed them has come back."""
+    session = Session(create_engine("sqlite://"))
+    session.add(Other(id="1"))
+    session.add(Thing(id="canary-4711"))
+
+    with pytest.raises(OperationalError) as failed:  # neither has a table
+        session.flush()
+
+    told = failures.frames(failed.value)
+    assert told.splitlines()[1] == "  tests/unit/test_handling.py, Other, table other: rows of it were being written"
+    assert failures.place(failed.value.with_traceback(None)).startswith("tests/unit/test_handling.py, Other, table")
+    assert "Thing" not in told, "that is not what failed"
+    assert "canary" not in told
+
+
+def test_the_handlers_of_a_batch_are_named_with_what_they_handle() -> None:
+    routes = (on(Happened, good), on(Happened, partial(with_more, more="")), on(Happened, Callable()))
+    made = Handlers(Service(name="named", says=(), routes=routes))
+
+    places = made.places([DELIVERY] * 3)
+
+    assert [re.sub(r":\d+", ":n", place) for place in places] == [
+        "tests/unit/test_handling.py:n in good: handles Happened.v1, 3 in this batch",
+        "tests/unit/test_handling.py:n in with_more: handles Happened.v1, 3 in this batch",
+        "Callable: handles Happened.v1, 3 in this batch",
+    ]

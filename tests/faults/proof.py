@@ -31,9 +31,10 @@ REPORT = ROOT / "docs" / "proof.md"
 BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->\n", "<!-- end of figures -->"
 
 PROTOCOL = (
-    *("blame", "bulk", "consumer", "cycle", "database", "dead_letters", "deadline", "ended", "events", "flushing"),
-    *("handling", "held", "inbox", "intake", "kafka", "outbox", "ports", "positions", "producer", "session", "slots"),
-    *("stuck", "transaction", "watchdog", "worker"),
+    *("backoff", "blame", "bulk", "closing", "consumer", "cycle", "database", "dead_letters", "deadline", "ended"),
+    *("events", "flushing", "handling", "held", "inbox", "intake", "kafka", "last_words", "main_loop", "minute"),
+    *("outbox", "ports", "positions", "producer", "recoveries", "reporting", "retries", "session", "slots", "standby"),
+    *("stops", "stuck", "transaction", "watchdog", "worker"),
 )
 """The modules of `shared` whose change makes an earlier proof a proof of something else."""
 

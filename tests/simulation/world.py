@@ -224,7 +224,7 @@ class Process:
             self._back.release()
 
     def _work(self) -> None:
-        """What `shared.worker` does."""
+        """What `shared.main_loop` does."""
         while (slot := self._connection.take_slot()) is None:
             self.idle = True
             self.wait(1)

@@ -156,7 +156,7 @@ def insert(tables: Tables, lane: int, word: str) -> None:
 
 
 class Worker:
-    """A cycle, and somebody who calls it as `shared.worker` does."""
+    """A cycle, and somebody who calls it as `shared.main_loop` does."""
 
     def __init__(self, world: World, limits: Limits) -> None:
         self.world = world

@@ -75,7 +75,7 @@ def test_what_a_message_names_can_be_typed(where: str, line: str) -> None:
 
 def test_there_are_such_messages() -> None:
     files = {where for where, _ in named()}
-    assert files >= {"cycle.py", "worker.py", "start.py", "migrating.py", "positions.py", "lanes.py", "visible.py"}
+    assert files >= {"cycle.py", "reporting.py", "start.py", "migrating.py", "positions.py", "lanes.py", "visible.py"}
 
 
 def test_no_message_names_a_command_in_another_way() -> None:

@@ -8,7 +8,7 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from shared import log_context, logs, worker
+from shared import log_context, logs, reporting
 from shared.cycle import Progress
 from shared.errors import HandlingFailed
 from shared.events import Envelope, Event
@@ -139,7 +139,7 @@ def test_at_debug_the_library_tells_each_batch(
 ) -> None:
     for level in ("info", "debug"):
         configured(level)
-        monkeypatch.setattr(worker, "log", structlog.get_logger())  # the module's own keeps its first level
-        worker._tell(Progress(received=5, handled=3, duplicates=1, skipped=1, said=2), 0.25)
+        monkeypatch.setattr(reporting, "log", structlog.get_logger())  # the module's own keeps its first level
+        reporting._tell(Progress(received=5, handled=3, duplicates=1, skipped=1, said=2), 0.25)
     (line,) = [line for line in lines(capsys) if line["event"] == "batch"]
     assert (line["received"], line["handled"], line["said"], line["seconds"]) == (5, 3, 2, 0.25)

@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from shared import worker
-from shared.settings import Settings
+from shared import backoff, standby
 
 
 class Database:
@@ -33,25 +32,14 @@ class Log:
 
 def test_a_clock_of_the_server_that_was_set_back_keeps_no_worker_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     log = Log()
-    monkeypatch.setattr(worker, "log", log)
-    monkeypatch.setattr(worker, "SETTLE_SECONDS", 0.05)
-    monkeypatch.setattr(worker, "Watchdog", SimpleNamespace)
-    settings = Settings.model_validate({"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x"})
-    observer = SimpleNamespace(own=lambda _: None, silence=lambda: "")
-    nothing: Any = SimpleNamespace(name="order")
-    made = worker.Worker(
-        settings=settings,
-        service=nothing,
-        database=Database(),  # type: ignore[arg-type]
-        check=lambda: None,
-        look_at_topics=nothing,
-        stands=nothing,
-        connect=nothing,
-        housekeeping=nothing,
-        observer=observer,  # type: ignore[arg-type]
-    )
+    monkeypatch.setattr(standby, "log", log)
+    monkeypatch.setattr(standby, "SETTLE_SECONDS", 0.05)
+    stopping = threading.Event()
+    health: Any = SimpleNamespace(enter=lambda *_: None)
+    waiting = backoff.Backoff(health, SimpleNamespace(), stopping)  # type: ignore[arg-type]
+    made = standby.Standby(Database(), 1, health, waiting, stopping)  # type: ignore[arg-type]
     taken: list[bool] = []
-    taking = threading.Thread(target=lambda: taken.append(made._take_slot()), daemon=True)
+    taking = threading.Thread(target=lambda: taken.append(made.take_slot()), daemon=True)
     taking.start()
     taking.join(20)
 

@@ -11,7 +11,6 @@ from collections.abc import Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar, overload
-from urllib.parse import quote
 
 from dotenv import dotenv_values
 from pydantic import Field, FilePath, SecretStr, ValidationError, field_validator, model_validator
@@ -23,14 +22,17 @@ from pydantic_settings import (
     PydanticBaseSettingsSource,
     SettingsConfigDict,
 )
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
 
+from shared import setting_files
+from shared.database_url import sqlalchemy_url
 from shared.errors import Refused
 
 ENV_FILES = (".env", ".env.local")
 ALIKE = 0.9
 """How much of two names must be the same for one to be a slip of the other; one letter of ten may differ."""
+
+OF_ONE_LINE = {"database_url", "migration_database_url", "kafka_sasl_password", "kafka_ssl_key_password"}
+"""Secrets that have no line breaks; others may, such as a service's own key in PEM."""
 
 OF_OTHERS = {"API_TOKEN"}
 """Docker compose has its own in the same `.env`: the token of whoever calls, for whoever calls by hand."""
@@ -258,6 +260,17 @@ class Settings(BaseSettings):
                 )
         return ",".join(addresses)
 
+    @field_validator("kafka_ssl_ca_location", "kafka_ssl_certificate_location", "kafka_ssl_key_location")
+    @classmethod
+    def _pem(cls, given: Path | None) -> Path | None:
+        """Refuse what the client could not read, or would read without end."""
+        try:
+            if given is not None:
+                setting_files.whole(given)
+        except (Refused, OSError) as error:
+            raise ValueError(f"{_short(str(given))} {error}") from None
+        return given
+
     @model_validator(mode="after")
     def _complete(self) -> Self:
         if self.kafka_security_protocol.startswith("SASL"):
@@ -304,53 +317,13 @@ class Settings(BaseSettings):
 
     def dsn(self, service: str) -> str:
         """Give the URL of the database of `service` in SQLAlchemy's form; it holds the password."""
-        return _dsn("DATABASE_URL", self.database_url, service)
+        return sqlalchemy_url("DATABASE_URL", self.database_url.get_secret_value(), service)
 
     def migration_dsn(self, service: str) -> str:
         """Give the URL for whoever changes the schema."""
         if not self.migration_database_url:
             return self.dsn(service)
-        return _dsn("MIGRATION_DATABASE_URL", self.migration_database_url, service)
-
-
-_HOST = re.compile(r"([^:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
-
-
-def _dsn(name: str, secret: SecretStr, service: str) -> str:
-    url = secret.get_secret_value().replace("{service}", service)
-    scheme, separator, rest = url.partition("://")
-    if not separator or scheme not in ("postgresql+psycopg", "postgresql", "postgres"):
-        raise Refused(f"{name}: must be a libpq URL that begins with postgresql://")
-    url = f"postgresql+psycopg://{_several_hosts(rest)}"
-    try:
-        make_url(url)
-    except (ArgumentError, ValueError):
-        # Without the reason: it would repeat the URL, and with it the password.
-        raise Refused(
-            f"{name}: cannot be read as a URL; in a user or a password, @ is written as %40 and / as %2F"
-        ) from None
-    return url
-
-
-def _several_hosts(rest: str) -> str:
-    """Write libpq's form of several hosts, `one:5432,two:5432`, as SQLAlchemy has it; of them the one is used that can
-    be written, unless the URL says something else.
-    """
-    place, slash, tail = rest.partition("/")
-    user, at, hosts = place.rpartition("@")
-    if "," not in hosts:
-        return rest
-    # [::1]:5432 has colons of its own.
-    pairs = [_HOST.fullmatch(host) for host in hosts.split(",")]
-    if not all(pairs):
-        return rest
-    names, ports = zip(*((pair[1].strip("[]"), pair[2] or "5432") for pair in pairs if pair), strict=True)
-    path, _, query = tail.partition("?")
-    more = [query] if query else []
-    if "target_session_attrs=" not in query:
-        more.append("target_session_attrs=read-write")
-    more = [f"host={quote(','.join(names))}", f"port={','.join(ports)}", *more]
-    return f"{user}{at}{slash}{path}?{'&'.join(more)}"
+        return sqlalchemy_url("MIGRATION_DATABASE_URL", self.migration_database_url.get_secret_value(), service)
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
@@ -369,10 +342,14 @@ class _SecretFiles(PydanticBaseSettingsSource):
         if not path:
             return None, field_name, False
         try:
-            return Path(path).read_text().strip(), field_name, False
-        except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
-            raise Refused(f"{field_name.upper()}_FILE: {path} cannot be read: {reason}") from None
+            secret = setting_files.text(Path(path)).strip()
+        except FileNotFoundError as error:
+            raise Refused(f"{field_name.upper()}_FILE: {path} cannot be read: {error.strerror}") from None
+        except Refused as error:
+            raise Refused(f"{field_name.upper()}_FILE: {path} {error}") from None
+        if field_name in OF_ONE_LINE and len(secret.splitlines()) > 1:
+            raise Refused(f"{field_name.upper()}_FILE: {path} has several lines; the secret alone is needed, in one")
+        return secret, field_name, False
 
     def __call__(self) -> dict[str, Any]:
         """Give the secrets that are in files."""
@@ -388,28 +365,17 @@ def _wrong(lines: Sequence[str]) -> Refused:
     return Refused("wrong settings (see .env.example):\n  " + "\n  ".join(lines))
 
 
+def _known(kind: type[Settings]) -> set[str]:
+    secrets = [name for name, field in kind.model_fields.items() if field.annotation is SecretStr]
+    return OF_OTHERS | {name.upper() for name in kind.model_fields} | {f"{name.upper()}_FILE" for name in secrets}
+
+
 def _misspelt(kind: type[Settings]) -> Iterator[str]:
-    known = OF_OTHERS | {name.upper() for name in kind.model_fields}
-    known |= {f"{name.upper()}_FILE" for name, field in kind.model_fields.items() if field.annotation is SecretStr}
+    known = _known(kind)
     files = [dotenv_values(file) for file in ENV_FILES if Path(file).is_file()]
     for name in sorted(set(os.environ).union(*files)):
         if name.upper() not in known and (meant := get_close_matches(name.upper(), known, 1, ALIKE)):
             yield f"{name}: there is no such setting; {meant[0]} is one"
-
-
-def _refuse_unreadable(file: Path) -> None:
-    if file.is_dir():
-        raise Refused(f"{file}: is a folder; settings are in a file of this name, or in the environment")
-    try:
-        text = file.read_text("utf-8")
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise Refused(f"{file}: cannot be read: {error.strerror}") from None
-    except UnicodeDecodeError:
-        text = "\0"
-    if "\0" in text:
-        raise Refused(f"{file}: is no text in UTF-8; save it as UTF-8")
 
 
 @overload
@@ -421,7 +387,7 @@ def load(kind: type[Settings] = Settings) -> Settings:
     variable that is wrong, or that looks like one of ours and is none: its setting would silently have its default.
     """
     for file in map(Path, ENV_FILES):
-        _refuse_unreadable(file)
+        setting_files.refuse_dotenv(file, _known(kind))
     if misspelt := list(_misspelt(kind)):
         raise _wrong(misspelt)
     try:

@@ -1,6 +1,7 @@
 """Both ends of every number are borne by whoever is told of it, and what is one beyond is refused by name."""
 
 import math
+import os
 import socket
 from pathlib import Path
 from typing import Any
@@ -96,11 +97,11 @@ def test_a_file_that_holds_no_settings_is_refused(name: str, content: bytes | No
 
 
 def test_a_file_that_nobody_may_read_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> str:  # root may read everything
+    def refuse(*_: object) -> int:  # root may read everything
         raise PermissionError(13, "Permission denied")
 
     Path(".env").touch()
-    monkeypatch.setattr(Path, "read_text", refuse)
+    monkeypatch.setattr(os, "open", refuse)
 
     with pytest.raises(Refused, match=r"^\.env: cannot be read: Permission denied"):
         load()

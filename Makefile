@@ -77,9 +77,16 @@ alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; wh
 	fi; \
 	PATH=$$path $(RUN) -m pytest tests/unit/test_alerts.py tests/integration/test_observer.py $(ARGS)
 
-test: check  ## all checks and all tests, against a real Kafka and a real PostgreSQL (ARGS= goes to pytest)
+# Tests wait more than they compute: on two cores, three processes side by side. The storms of tests/e2e take all there is.
+BESIDE ?= 3
+report = $(if $(JUNIT),--junitxml=$(JUNIT)/$(1).xml)
+
+test: check  ## all checks and all tests, against a real Kafka and a real PostgreSQL (ARGS= goes to pytest; JUNIT= a folder)
 	@$(RUN) -m dev.servers fetch  # here rather than in the first test: it can be seen, and no test waits for it
-	$(RUN) -m pytest $(ARGS)
+	@result=0; \
+	$(RUN) -m pytest --ignore=tests/e2e --numprocesses=$(BESIDE) $(call report,tests) $(ARGS) || result=$$?; \
+	$(if $(wildcard tests/e2e),$(RUN) -m pytest tests/e2e $(call report,e2e) $(ARGS) || result=$$?;) \
+	exit $$result
 
 check: $(READY)  ## lint, format, types and import contracts; changes nothing
 	$(VENV)/bin/ruff check $(LINTED)

@@ -30,15 +30,15 @@ def run(folder: Path, report: str, *more: str) -> int:
 
 def findings(folder: Path) -> str:
     """What the closing lines say."""
-    words = [sys.executable, str(FINDINGS), str(folder / "1.xml"), str(folder / "2.xml")]
+    words = [sys.executable, str(FINDINGS), str(folder / "first"), str(folder / "second")]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
 
 def test_what_fails_and_then_passes_is_told_with_its_log(tmp_path: Path) -> None:
     (tmp_path / "test_flaky.py").write_text(FLAKY)
 
-    assert run(tmp_path, "1.xml") == 1
-    assert run(tmp_path, "2.xml", "--last-failed") == 0
+    assert run(tmp_path, "first/tests.xml") == 1
+    assert run(tmp_path, "second/tests.xml", "--last-failed") == 0
 
     told = findings(tmp_path)
     assert told.startswith("Findings: 1 test failed")
@@ -52,5 +52,5 @@ def test_nothing_is_told_where_nothing_failed(tmp_path: Path) -> None:
     (tmp_path / "test_flaky.py").write_text(FLAKY)
     (tmp_path / "ran").touch()
 
-    assert run(tmp_path, "1.xml") == 0
+    assert run(tmp_path, "first/tests.xml") == 0
     assert findings(tmp_path) == ""

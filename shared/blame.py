@@ -3,7 +3,10 @@
 What cannot be the record's fault is never a dead letter: the input waits, and goes on by itself when it is mended. Of
 SQLSTATE's classes (https://www.postgresql.org/docs/current/errcodes-appendix.html):
 
-    08 25 40 53 55 57 58    the server cannot now: the whole worker waits (`shared.transaction`)
+    08 40, of 25 53 55 57   the server cannot now: the whole worker waits (`shared.transaction`)
+    58, others of these     either: a query that takes too long, too much memory or too large a temporary file, a page
+                            that cannot be read. The record is tried alone, while its input waits in between; it is the
+                            record's when others of its type are handled meanwhile (`shared.intake`)
     0A 26 28 3D 3F 42 72    the statement, the role, the schema: the same for every record, so its input waits
     F0 HV XX                the server's configuration, a foreign server's, an internal error: the same
     42804 42846 42725       of class 42, but they follow from the type of a value, which may differ from
@@ -33,6 +36,19 @@ SERVICE = frozenset({"0A", "26", "28", "3D", "3F", "42", "72", "F0", "HV", "XX"}
 BY_VALUE = frozenset({"42804", "42846", "42725", "42P08", "42P18"})
 """Of these classes, and yet a value may bring them about."""
 
+INFRASTRUCTURE = frozenset({"08", "25", "40", "53", "55", "57", "58"})
+"""Classes that say something about the server and, mostly, nothing about the data: connection, transaction state,
+rollback (serialization, deadlock), resources, object not available (locks), operator intervention, system error.
+"""
+
+IN_FAILED_TRANSACTION = "25P02"
+"""Not infrastructure: a handler caught a database error and went on."""
+
+SURROUNDINGS = frozenset({"08", "40", "25006", "25P03", "25P04", "53100", "53300", "55P03"})
+"""Of these, what no record can bring about: read-only, ended for being idle or late, disk full, too many connections,
+somebody's lock. Of class 57 only a cancelled statement, 57014, may be for a record.
+"""
+
 RECORD = frozenset({"22", "23", "54"})
 """Classes that are about values: many of them in a row may be many bad records."""
 
@@ -46,10 +62,29 @@ DEBUGGERS = frozenset({"bdb", "pdb"})
 """Modules of the standard library; other debuggers are built on them."""
 
 
+def state_of(error: BaseException | None) -> str:
+    """Give the SQLSTATE of `error`; empty if it has none."""
+    return (getattr(error.orig, "sqlstate", None) or "") if isinstance(error, DBAPIError) else ""
+
+
+def is_infrastructure(error: BaseException | None) -> bool:
+    """Whether PostgreSQL says in `error` that it cannot do something now."""
+    state = state_of(error)
+    return state[:2] in INFRASTRUCTURE and state != IN_FAILED_TRANSACTION
+
+
+def may_be_either(error: BaseException | None) -> bool:
+    """Whether `error`, of a handler's statement, may be for the record or for the surroundings."""
+    state = state_of(error)
+    if not is_infrastructure(error) or state in SURROUNDINGS or state[:2] in SURROUNDINGS:
+        return False
+    return state[:2] != "57" or state == "57014"
+
+
 def is_service(error: BaseException | None) -> bool:
     """Whether no record can be the reason of `error`."""
     if isinstance(error, DBAPIError):
-        state = getattr(error.orig, "sqlstate", None) or ""
+        state = state_of(error)
         return state[:2] in SERVICE and state not in BY_VALUE
     if isinstance(error, NameError):  # a local variable that was not set yet may hang on the record
         return not isinstance(error, UnboundLocalError)
@@ -88,7 +123,7 @@ def _counts(error: BaseException) -> bool:
     """
     if isinstance(error, Reject | Retry):
         return False
-    state = (getattr(error.orig, "sqlstate", None) or "") if isinstance(error, DBAPIError) else ""
+    state = state_of(error)
     return state[:2] not in RECORD or state == NOT_NULL
 
 

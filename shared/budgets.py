@@ -29,6 +29,13 @@ def recovery_seconds(settings: Settings) -> float:
     return RECOVERY * settings.transaction_timeout_ms / 1_000
 
 
+def calm_seconds(settings: Settings) -> float:
+    """How long a process lives before it tries a record again at which others were killed alone: longer than a handler
+    takes, so that who kills processes at any moment seldom meets the same record.
+    """
+    return 2 * settings.handler_seconds
+
+
 def unready_seconds(settings: Settings) -> float:
     """The longest that a worker is unready that recovers within its budgets, once its servers answer: it has waited in
     vain with its old clients, replaces them, hangs in a cycle until the watchdog ends it, starts again, is taken back

@@ -35,7 +35,16 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.errors import ContentRefused, ContentStuck, GenerationLost, HandlingFailed, Malformed, RecoveryNeeded
+from shared.attempts import Attempt
+from shared.errors import (
+    ContentRefused,
+    ContentStuck,
+    GenerationLost,
+    HandlingFailed,
+    Malformed,
+    ProcessEnded,
+    RecoveryNeeded,
+)
 from shared.intake import Intake
 from shared.ports import (
     NOTHING,
@@ -152,6 +161,10 @@ class Cycle:
         """Know that `ends` processes ended in a row at a record: it is tried alone, or set aside for `error`."""
         self._intake.beware(source, offset, ends, error)
 
+    def suspect(self, source: Input, attempt: Attempt) -> None:
+        """Know what a process that was killed had in its hands of `source`."""
+        self._intake.suspect(source, attempt)
+
     def pace(self, records: int) -> None:
         """Let batches not grow much beyond `records`: they took long."""
         self._intake.pace(records)
@@ -176,6 +189,8 @@ class Cycle:
             return Progress(idle=True)
 
         progress = Progress(received=len(batch))
+        if self._intake.watched(batch):
+            self._database.attempt(batch)
         transaction = self._database.begin()  # 2
         try:
             moved = self._handle(transaction, batch, ended, progress)
@@ -278,7 +293,8 @@ class Cycle:
             doom = self._intake.doom(record)
             opened = None
             try:
-                opened = self._open(record)
+                # To read it may be what ends the process.
+                opened = None if isinstance(doom, ProcessEnded) else self._open(record)
             except Malformed as error:
                 doom = doom or error
             except Exception as error:  # a `Retry`, or anything that a record of others can bring about

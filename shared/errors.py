@@ -6,6 +6,7 @@
     │   └── Malformed          raised by the decoder: the record is not one of ours
     ├── Unavailable            back off, go on
     │   ├── DatabaseUnavailable PostgreSQL cannot do the work now; what was begun is rolled back
+    │   ├── Undecided          PostgreSQL failed a handler, for its record or for its surroundings: tried alone
     │   ├── ServiceBroken      no record can be the reason: code, schema or surroundings; its input waits
     │   └── KafkaUnavailable   no broker answers, or the committed offsets are not stable yet
     ├── RecoveryNeeded         the outcome of a commit is in doubt: recover, then go on
@@ -35,6 +36,7 @@
     ├── NotDone                an operator's command was not carried out; says why, and what to do
     ├── HandlerTooSlow         a record alone took longer than HANDLER_SECONDS_MAX: set aside when it does so twice
     ├── HandlerStuck           the watchdog ended processes at a record: tried alone, then set aside
+    ├── ProcessEnded           processes were killed or crashed at a record alone: it waits, then it is set aside
     ├── HandlingFailed         inside the cycle only: handling a batch failed, at one record or somewhere
     ├── SessionMisused         a programming error: a handler asked its session for what would break the transaction
     └── NotOwned               a programming error: an event was said for an aggregate that is not locked
@@ -74,6 +76,13 @@ class KafkaUnavailable(Unavailable):
 
 class DatabaseUnavailable(Unavailable):
     """PostgreSQL could not do the work now. Nothing was committed; it is tried again after a pause."""
+
+
+class Undecided(Unavailable):
+    """PostgreSQL failed a handler for what may be its record or the surroundings."""
+
+    frames = ""
+    """Where it came up."""
 
 
 class ServiceBroken(Unavailable):
@@ -216,6 +225,10 @@ class HandlerStuck(ExactlyOnceError):
 
     frames = ""
     """Where the last one was stuck."""
+
+
+class ProcessEnded(ExactlyOnceError):
+    """Processes were killed or crashed while they handled this record alone."""
 
 
 class NotOwned(ExactlyOnceError):

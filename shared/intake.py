@@ -7,9 +7,11 @@ the next batch, in that batch's transaction.
 
 from collections import deque
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 
-from shared.errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken
+from shared.attempts import ENDS, ENDS_BY_CHANCE, Attempt
+from shared.errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken, Undecided
 from shared.ports import Input, Polled, Record
 
 BATCH_BYTES = 50_000_000
@@ -19,6 +21,26 @@ transaction that stores some of these takes longer than the watchdog allows.
 
 STRIKES = 2
 """A record is poison when it failed alone so often, each time in a fresh transaction."""
+
+
+UNDECIDED_STRIKES = 4
+"""So often fails, alone, what may be the record's or the surroundings', before it is the record's."""
+
+
+@dataclass
+class _Trial:
+    """Of a record whose failure may be its own or the surroundings'."""
+
+    kind: tuple[str, bytes | None]
+    failures: int = 0
+    """Alone, and others of its kind handled before each but the first."""
+    others_handled: bool = False
+    """Since the last of them."""
+
+
+def _kind(record: Record) -> tuple[str, bytes | None]:
+    """Its topic and, as it stands there, its type."""
+    return record.input.topic, dict(record.headers or ()).get("ce_type")
 
 
 class Intake:
@@ -39,9 +61,19 @@ class Intake:
         self._attempts: dict[Input, tuple[int, int]] = {}
         """Offset of the last `Retry` of an input, and how many there were in a row at it."""
         self._strikes: dict[tuple[Input, int], int] = {}
+        self._undecided: dict[tuple[Input, int], _Trial] = {}
+        """Records that failed alone for themselves or for their surroundings."""
         self._doomed: dict[tuple[Input, int], Exception] = {}
         self._alone: set[tuple[Input, int]] = set()
         """Records that are tried alone: a process ended at them."""
+        self._alone_to: dict[Input, int] = {}
+        """The last of several records that are tried alone: a process ended at one of them."""
+        self._suspects: dict[tuple[Input, int], Exception] = {}
+        """Records at which their input waits before it tries them alone: processes ended at them alone."""
+        self._unwatched = dict.fromkeys(self._waiting, records_max)
+        """How many more records of an input a process may have had in its hands that was killed before this began."""
+        self._watched_to: dict[Input, int] = {}
+        """The last of those that came."""
 
     def room(self) -> int:
         """How many more records fit; records of parked inputs do not count, or one input would hold up all."""
@@ -57,6 +89,13 @@ class Intake:
         for record in polled.records:
             if record.input in self._waiting:
                 self._waiting[record.input].append(record)
+                if self._unwatched[record.input]:
+                    self._unwatched[record.input] -= 1
+                    self._watched_to[record.input] = record.offset
+                if suspected := self._suspects.pop((record.input, record.offset), None):
+                    self._park(record, suspected)
+        # What comes after the end was not there when this began.
+        self._unwatched.update(dict.fromkeys(polled.ends, 0))
         self._ends.update({source: end for source, end in polled.ends.items() if source in self._waiting})
 
     def batch(self) -> list[Record]:
@@ -70,7 +109,7 @@ class Intake:
         batch: list[Record] = []
         size = 0
         for record in islice(ready, self._limit):
-            if (record.input, record.offset) in self._alone:
+            if self._is_alone(record):
                 return batch or [record]
             size += len(record.value or b"")
             if batch and size > BATCH_BYTES:
@@ -78,8 +117,29 @@ class Intake:
             batch.append(record)
         return batch
 
+    def _is_alone(self, record: Record) -> bool:
+        if not self._alone and not self._alone_to:
+            return False
+        return (record.input, record.offset) in self._alone or record.offset <= self._alone_to.get(record.input, -1)
+
+    def watched(self, batch: Sequence[Record]) -> bool:
+        """Whether a process may have been killed at one of these records before."""
+        return any(record.offset <= self._watched_to.get(record.input, -1) for record in batch)
+
+    def suspect(self, source: Input, attempt: Attempt) -> None:
+        """Know what a process that was killed had in its hands of `source`: several records, or one alone."""
+        if not attempt.ends:
+            self._alone_to[source] = attempt.last
+        elif attempt.ends >= ENDS:
+            self._doomed[source, attempt.offset] = attempt.error
+        else:
+            self._alone.add((source, attempt.offset))
+            if attempt.ends > ENDS_BY_CHANCE:
+                self._suspects[source, attempt.offset] = attempt.error
+
     def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
-        """Know that `ends` processes ended in a row at a record, and why."""
+        """Know that `ends` processes ended in a row at a record, and why: better than `suspect` does."""
+        self._suspects.pop((source, offset), None)
         if ends >= STRIKES:
             self._doomed[source, offset] = error
         else:
@@ -97,11 +157,16 @@ class Intake:
 
     def handled(self, batch: Sequence[Record]) -> None:
         """Let go of a batch that is committed."""
+        if self._undecided:
+            kinds = {_kind(record) for record in batch if self.doom(record) is None}
+            for trial in self._undecided.values():
+                trial.others_handled |= trial.kind in kinds
         for record in batch:
             self._waiting[record.input].popleft()
             self._strikes.pop((record.input, record.offset), None)
             self._doomed.pop((record.input, record.offset), None)
             self._alone.discard((record.input, record.offset))
+            self._undecided.pop((record.input, record.offset), None)
         if batch:
             if len(batch) >= self._ceiling:
                 self._ceiling = min(self._records_max, self._ceiling + max(1, self._ceiling // 8))
@@ -145,6 +210,8 @@ class Intake:
             raise cause
         if isinstance(cause, Retry | ServiceBroken):
             self._park(culprit, cause)
+        elif isinstance(cause, Undecided) and len(batch) == 1:
+            self._try_again(culprit, cause)
         elif isinstance(cause, Reject):
             self._doomed[identity] = cause
         elif len(batch) > 1:
@@ -155,7 +222,17 @@ class Intake:
                 self._doomed[identity] = cause
         return cause, culprit
 
-    def _park(self, record: Record, error: Retry | ServiceBroken) -> None:
+    def _try_again(self, record: Record, error: Undecided) -> None:
+        """Let `record` wait, or doom it: if, between any two of its failures alone, others of its type were handled."""
+        trial = self._undecided.setdefault((record.input, record.offset), _Trial(_kind(record)))
+        trial.failures = trial.failures + 1 if trial.others_handled else max(trial.failures, 1)
+        trial.others_handled = False
+        if trial.failures >= UNDECIDED_STRIKES:
+            self._doomed[record.input, record.offset] = error
+        else:
+            self._park(record, error)
+
+    def _park(self, record: Record, error: Exception) -> None:
         offset, attempts = self._attempts.get(record.input, (record.offset, 0))
         attempts = attempts + 1 if offset == record.offset else 1
         self._attempts[record.input] = (record.offset, attempts)

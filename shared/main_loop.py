@@ -5,7 +5,7 @@ import time
 
 from shared import outages
 from shared.backoff import Backoff
-from shared.budgets import CLIENTS_SECONDS, cycle_seconds, recovery_seconds
+from shared.budgets import CLIENTS_SECONDS, calm_seconds, cycle_seconds, recovery_seconds
 from shared.consumer import max_poll_ms
 from shared.cycle import Cycle, Limits, Progress
 from shared.errors import Fenced, KafkaUnavailable, NotLetIn, RecoveryNeeded, Stop, Unavailable, Unproven
@@ -63,7 +63,7 @@ class MainLoop:
         self._stopping = stopping
         self._budget = cycle_seconds(settings)
         self._recoveries = Recoveries(settings.recoveries_per_minute_max, service.name)
-        self._retries = Retries(settings.retry_seconds_max)
+        self._retries = Retries(settings.retry_seconds_max, calm_seconds(settings))
         self._reporting = Reporting(settings, service.name)
 
     def run(self, kafka: KafkaClient, watch: TopicWatch) -> None:
@@ -123,6 +123,8 @@ class MainLoop:
     def _warn(self, cycle: Cycle, adoptions: int) -> int:
         """Tell the cycle at which records processes ended, if it has taken over a share since the last time."""
         if cycle.adoptions != adoptions:
+            for source, attempt in self._database.attempts().items():
+                cycle.suspect(source, attempt)
             for source, stuck in self._database.stuck().items():
                 cycle.beware(source, stuck.offset, stuck.ends, stuck.error)
         return cycle.adoptions

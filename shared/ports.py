@@ -229,6 +229,12 @@ class Database(Protocol):
         """Make sure that the slot's lock is still held, taking it again on a new connection. Raises `SlotLost`."""
         ...
 
+    def attempt(self, records: Sequence[Record]) -> None:
+        """Note, in a transaction of its own, that `records` are about to be handled: for the next process, should this
+        one be killed. The note goes away with `Transaction.advance`, and with `rollback`.
+        """
+        ...
+
     def begin(self) -> Transaction:
         """Begin a transaction, READ COMMITTED."""
         ...

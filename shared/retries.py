@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable
 
 from shared.cycle import Cycle
+from shared.errors import ProcessEnded
 from shared.failures import log_retry
 from shared.ports import Input
 
@@ -17,8 +18,12 @@ DOUBLINGS_MAX = 16
 class Retries:
     """The parked inputs of one worker."""
 
-    def __init__(self, seconds_max: float, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, seconds_max: float, calm_seconds: float = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
         self._seconds_max = seconds_max
+        self._calm_seconds = calm_seconds
+        """How long this process lives before it tries a record at which others were killed."""
         self._clock = clock
         self._due: dict[Input, float] = {}
         self._random = random.Random()  # noqa: S311 - it spreads attempts in time
@@ -30,8 +35,10 @@ class Retries:
             if source not in self._due:
                 longest = min(PAUSE_SECONDS * 2 ** min(attempts, DOUBLINGS_MAX), self._seconds_max)
                 pause = longest * self._random.uniform(0.5, 1.0)
-                self._due[source] = now + pause
                 record, error = cycle.waits_for(source)
+                if isinstance(error, ProcessEnded):
+                    pause = self._calm_seconds
+                self._due[source] = now + pause
                 log_retry(error, record, attempts, pause)
             elif self._due[source] <= now:
                 del self._due[source]

@@ -21,6 +21,7 @@ _LIBRARY = {
     "said": "SELECT, INSERT, DELETE",
     "dead_letter": _ALL,
     "stuck_record": _ALL,
+    "attempt": _ALL,
     "idempotency_key": _ALL,
     "decision": "SELECT, INSERT",
 }

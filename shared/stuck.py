@@ -5,7 +5,7 @@ There is at most one of each input. It is written by a process that is about to 
 done with the record meanwhile is told by H.
 """
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
@@ -37,6 +37,8 @@ _FORGET = text("""
         AND position.next_offset > stuck_record."offset"
 """)
 
+_FORGET_INPUT = text("DELETE FROM stuck_record WHERE topic = :topic AND partition = :partition")
+
 _READ = text('SELECT topic, partition, "offset", ends, detail, traceback FROM stuck_record')
 
 
@@ -44,6 +46,12 @@ def note(connection: Connection, record: Record, detail: str, traceback: str) ->
     """Note that this process ends at `record`."""
     place = {"topic": record.input.topic, "partition": record.input.partition, "offset": record.offset}
     connection.execute(_NOTE, {**place, "detail": detail, "traceback": traceback})
+
+
+def forget(connection: Connection, inputs: Collection[Input]) -> None:
+    """Forget the records of `inputs`."""
+    for source in inputs:
+        connection.execute(_FORGET_INPUT, {"topic": source.topic, "partition": source.partition})
 
 
 def read(connection: Connection) -> Mapping[Input, Stuck]:

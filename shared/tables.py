@@ -165,6 +165,18 @@ stuck_record = Table(
     PrimaryKeyConstraint("topic", "partition"),
 )
 
+attempt = Table(
+    "attempt",
+    metadata,
+    Column("topic", Text),
+    Column("partition", Integer),
+    Column("offset", BigInteger, nullable=False, comment="the first record of the batch that is under way"),
+    Column("last", BigInteger, nullable=False, comment="the last one"),
+    Column("ends", Integer, nullable=False, comment="processes in a row that began with it alone; 0: not alone"),
+    _now("begun_at"),
+    PrimaryKeyConstraint("topic", "partition"),
+)
+
 idempotency_key = Table(
     "idempotency_key",
     metadata,

@@ -1,7 +1,7 @@
 """The Postgres port: the one session of a worker, which holds its slot, and the transaction of a cycle."""
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from logging import DEBUG
 
@@ -10,7 +10,7 @@ from psycopg.errors import Diagnostic
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from shared import blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck
+from shared import attempts, blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck
 from shared.database import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
 from shared.deadline import Deadline
 from shared.errors import (
@@ -22,6 +22,7 @@ from shared.errors import (
     ServiceBroken,
     SlotInDoubt,
     SlotLost,
+    Undecided,
 )
 from shared.events import Event
 from shared.failures import add_places, frames
@@ -32,22 +33,14 @@ from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position, Re
 from shared.session import Session
 from shared.waits import MAIN_LOOP, Wait
 
-# Classes of SQLSTATE that say something about the server and nothing about the data: connection, transaction state,
-# rollback (serialization, deadlock), resources, object not available (locks), operator intervention, system error.
-# https://www.postgresql.org/docs/current/errcodes-appendix.html
-INFRASTRUCTURE = frozenset({"08", "25", "40", "53", "55", "57", "58"})
-IN_FAILED_TRANSACTION = "25P02"
-"""Not infrastructure: a handler caught a database error and went on."""
-
 
 def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoubt | None:
     """Give what to raise if `error` is about the server and not about the data, else None."""
     if not isinstance(error, DBAPIError):
         return None
-    state = getattr(error.orig, "sqlstate", None)
     if error.connection_invalidated:
         return SlotInDoubt(f"the database session was lost: {error.orig}")
-    if state is not None and state[:2] in INFRASTRUCTURE and state != IN_FAILED_TRANSACTION:
+    if blame.is_infrastructure(error):
         return DatabaseUnavailable(f"PostgreSQL: {error.orig}")
     return None
 
@@ -64,9 +57,17 @@ def _sorted_errors() -> Iterator[None]:
         if blame.is_debuggers(cause):
             raise DebuggerQuit from error
         meaning = unavailable(cause)
+        record = error.record if isinstance(error, HandlingFailed) else None
+        if (
+            isinstance(meaning, DatabaseUnavailable)
+            and isinstance(error, HandlingFailed)
+            and blame.may_be_either(cause)
+        ):
+            undecided = Undecided(str(meaning))
+            undecided.frames = frames(cause or error)
+            raise HandlingFailed(record) from undecided
         if meaning is not None:
             raise meaning from error
-        record = error.record if isinstance(error, HandlingFailed) else None
         if cause is not None and blame.is_service(cause):
             broken = ServiceBroken(blame.why(cause))
             broken.frames = frames(cause)
@@ -98,8 +99,14 @@ class PostgresTransaction:
         says: Outbox,
         claim_bytes: int,
         warnings: list[str],
+        attempted: set[Input] | None = None,
+        outlived: Callable[[], None] = lambda: None,
     ) -> None:
         self._session = session
+        self._attempted = attempted if attempted is not None else set()
+        self._outlived = outlived
+        self._handled = False
+        """Whether what was attempted is handled when this is committed."""
         self._service = service
         self._handlers = handlers
         self._outbox = says
@@ -165,6 +172,9 @@ class PostgresTransaction:
     def advance(self, moved: Mapping[Input, int]) -> None:
         with _answered():
             positions.advance(self._connection, moved)
+            if self._attempted:
+                attempts.forget(self._connection, self._attempted)
+                self._handled = True
 
     def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
         with _sorted_errors(), MAIN_LOOP.waiting("the locks of its lanes' claims", LOCK_TIMEOUT_MS / 1_000):
@@ -194,9 +204,13 @@ class PostgresTransaction:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DatabaseInDoubt(f"the reply to COMMIT was lost: {error.orig}") from error
+            if blame.may_be_either(error):  # of a trigger that waits for the COMMIT
+                raise HandlingFailed(None) from Undecided(f"PostgreSQL: {error.orig}")
             raise unavailable(error) or HandlingFailed(None) from error
         finally:
             self._session.close()
+        if self._handled:
+            self._attempted.clear()
         if self._warnings:
             # "canceling wait for synchronous replication": committed here, perhaps not where the next primary will be.
             raise DatabaseInDoubt(f"COMMIT came back with a warning: {self._warnings[0]}")
@@ -204,6 +218,7 @@ class PostgresTransaction:
     def rollback(self) -> None:
         with suppress(DBAPIError), _waiting():  # if the session is lost, the transaction is lost with it
             self._session.close()
+        self._outlived()
 
 
 _CANCEL = text("""
@@ -242,6 +257,8 @@ class WorkerDatabase:
         self._connection: Connection | None = None
         self._backend: slots.Backend | None = None
         self._warnings: list[str] = []
+        self._attempted: set[Input] = set()
+        """Inputs of which a note stands that this process is about to handle their next records."""
 
     @property
     def slot(self) -> int | None:
@@ -278,6 +295,8 @@ class WorkerDatabase:
                 says=self._outbox,
                 claim_bytes=self._claim_bytes,
                 warnings=self._warnings,
+                attempted=self._attempted,
+                outlived=self._outlived,
             )
 
     def positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
@@ -305,6 +324,33 @@ class WorkerDatabase:
         """Give the records at which processes ended. Raises what `positions` raises."""
         with self._transient() as connection:
             return stuck.read(connection)
+
+    def attempt(self, records: Sequence[Record]) -> None:
+        outlived = frozenset(self._attempted)
+        self._attempted.update(record.input for record in records)  # first, for the answer may be lost
+        with self._transient() as connection:
+            attempts.forget(connection, outlived)
+            attempts.begin(connection, records)
+
+    def attempts(self) -> Mapping[Input, attempts.Attempt]:
+        """Give what processes that were killed had in their hands. Raises what `positions` raises."""
+        with self._transient() as connection:
+            attempts.forget(connection, self._attempted)
+            found = attempts.read(connection)
+        self._attempted.clear()
+        return found
+
+    def _outlived(self) -> None:
+        """Take back what was noted, for this process has outlived it; if not now, before more is noted or read. A
+        session that was lost has not: its record may be the reason.
+        """
+        if self._connection is None or self._connection.invalidated:
+            self._attempted.clear()
+        if self._attempted:
+            with suppress(ExactlyOnceError, SQLAlchemyError):
+                with self._transient() as connection:
+                    attempts.forget(connection, self._attempted)
+                self._attempted.clear()
 
     def note_stuck(self, record: Record, detail: str, traceback: str) -> None:
         """Note that this process is about to end at `record`, on a session of its own. Raises `DBAPIError`."""

@@ -1,7 +1,7 @@
 """The library's tables, third release: what failed is remembered with the place where it failed, and may be
 dismissed.
 
-Old code goes on as before on this schema: it knows neither the columns nor the table, and writes neither. Frozen with
+Old code goes on as before on this schema: it knows neither the columns nor the tables, and writes none. Frozen with
 the release, like `r0001`.
 """
 
@@ -10,8 +10,8 @@ from alembic import op
 
 
 def upgrade() -> None:
-    """Add to the dead letters where the handler failed and whether they are dismissed; and a table of records that
-    ended a process.
+    """Add to the dead letters where the handler failed and whether they are dismissed; and tables of records
+    that ended a process, and of what a process is about to try.
     """
     op.add_column(
         "dead_letter", sa.Column("traceback", sa.Text, comment="frames, those of the service first; no values")
@@ -40,5 +40,17 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text, nullable=False),
         sa.Column("traceback", sa.Text, nullable=False, comment="where the last one was stuck"),
         sa.Column("ended_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
+        sa.PrimaryKeyConstraint("topic", "partition"),
+    )
+    op.create_table(
+        "attempt",
+        sa.Column("topic", sa.Text, nullable=False),
+        sa.Column("partition", sa.Integer, nullable=False),
+        sa.Column("offset", sa.BigInteger, nullable=False, comment="the first record of the batch that is under way"),
+        sa.Column("last", sa.BigInteger, nullable=False, comment="the last one"),
+        sa.Column(
+            "ends", sa.Integer, nullable=False, comment="processes in a row that began with it alone; 0: not alone"
+        ),
+        sa.Column("begun_at", sa.DateTime(timezone=True), nullable=False, server_default=sa.text("clock_timestamp()")),
         sa.PrimaryKeyConstraint("topic", "partition"),
     )

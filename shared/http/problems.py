@@ -17,7 +17,7 @@ from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
 from shared import outages
-from shared.transaction import INFRASTRUCTURE
+from shared.blame import INFRASTRUCTURE
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2

@@ -1,11 +1,11 @@
 """What a decision means for an input: a new H, and a committed offset that is not above it."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shared import positions
+from shared import attempts, positions, stuck
 from shared.errors import NotDone
 from shared.operating.rules import Alone, Choice, Plan
 from shared.operating.survey import InputState
@@ -60,6 +60,7 @@ def plan(here: Alone, choice: Choice, state: InputState, to: int | None) -> Plan
             raise NotDone(f"{source} was changed meanwhile; look again")
         parameters = {"topic": source.topic, "partition": source.partition, "h": h}
         connection.execute(_SET, {**parameters, "raise": int(state.beyond_the_end)})
+        _forget_ends(connection, [source])
 
     before: dict[str, Any] = {"H": old, "committed": committed}
     if state.position is not None:
@@ -118,6 +119,13 @@ def begin_at(connection: Connection, moves: Mapping[Input, int]) -> None:
     """Set H to the new beginnings, under a new epoch: offsets are used again, and ids are made of them."""
     for source, h in moves.items():
         connection.execute(_BEGIN, {"topic": source.topic, "partition": source.partition, "h": h})
+    _forget_ends(connection, moves)
+
+
+def _forget_ends(connection: Connection, inputs: Collection[Input]) -> None:
+    """Forget at which records processes ended: after a decision, an offset may stand for another record."""
+    attempts.forget(connection, inputs)
+    stuck.forget(connection, inputs)
 
 
 def lower(here: Alone, moves: Mapping[Input, int]) -> None:

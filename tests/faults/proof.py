@@ -31,8 +31,8 @@ REPORT = ROOT / "docs" / "proof.md"
 BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->\n", "<!-- end of figures -->"
 
 PROTOCOL = (
-    *("backoff", "blame", "bulk", "closing", "consumer", "cycle", "database", "dead_letters", "deadline", "ended"),
-    *("events", "flushing", "handling", "held", "inbox", "intake", "kafka", "last_words", "main_loop", "minute"),
+    *("attempts", "backoff", "blame", "bulk", "closing", "consumer", "cycle", "database", "dead_letters", "deadline"),
+    *("ended", "events", "flushing", "handling", "held", "inbox", "intake", "kafka", "last_words", "main_loop", "minute"),
     *("outbox", "ports", "positions", "producer", "recoveries", "reporting", "retries", "session", "slots", "standby"),
     *("stops", "stuck", "transaction", "watchdog", "worker"),
 )

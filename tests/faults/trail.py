@@ -6,6 +6,7 @@ often, and the steps on the topic must be 1, 2, 3, ... for each key: a gap is an
 said twice, and any other order is an order that the database did not decide.
 """
 
+import ctypes
 import signal
 import time
 from collections.abc import Iterable
@@ -135,19 +136,31 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
         breakpoint()
     if event.wish == "table":
         session.execute(text("SELECT FROM not_migrated_yet"))
-    if event.wish == "nap":
-        time.sleep(0.1)
-    if event.wish == "sql":
-        session.execute(text("SELECT pg_sleep(60)"))
-    if event.wish == "hang":
-        # As a call into C that a signal does not interrupt: other threads take the signal, this one goes on waiting.
-        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
-        time.sleep(60)
+    _strain(event.wish, session)
     if event.wish == "NUL":
         session.add(Effect(key="\x00", number=event.number))
     session.add(Effect(key=event.trail, number=event.number))
     size = int(event.wish.removeprefix("say ")) if event.wish.startswith("say ") else 0
     return (step(session, kit, event.trail, event.number, padding="x" * size),)
+
+
+def _strain(wish: str, session: Session) -> None:
+    """Take long, or bring down what the handler runs in."""
+    if wish == "nap":
+        time.sleep(0.1)
+    if wish == "sql":
+        session.execute(text("SELECT pg_sleep(60)"))
+    if wish == "hang":
+        # As a call into C that a signal does not interrupt: other threads take the signal, this one goes on waiting.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGALRM})
+        time.sleep(60)
+    if wish == "cancelled":
+        session.execute(text("SET LOCAL statement_timeout = 50"))
+        session.execute(text("SELECT pg_sleep(60)"))
+    if wish == "backend":  # as a statement at which the server's process crashes
+        session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+    if wish == "crash":
+        ctypes.string_at(0)  # a segfault, as in an extension
 
 
 def make(name: str) -> Kit:

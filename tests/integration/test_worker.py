@@ -6,7 +6,8 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 
 import psycopg
@@ -14,8 +15,10 @@ import pytest
 
 from dev.servers import Servers, service_names
 from dev.servers.places import free_port
+from shared.attempts import ENDS
 from shared.command import EXIT_AGAIN, EXIT_REFUSED
 from shared.database import IDLE_IN_TRANSACTION_MS
+from shared.intake import UNDECIDED_STRIKES
 from tests.faults.stage import Stage, admin
 from tests.waiting import SECONDS_MAX
 
@@ -162,6 +165,87 @@ def test_a_handler_that_nothing_interrupts_ends_two_processes_and_not_the_third(
         assert words in told
     assert stage.one("SELECT count(*) FROM stuck_record") in (0, 1)  # it is forgotten at the next start
     stage.stop()
+    assert stage.problems() == []
+
+
+def test_a_record_that_kills_its_process_is_set_aside_in_the_end(stage: Stage) -> None:
+    """It leaves no time for last words, as the kernel's OOM killer does."""
+    for _ in range(5):
+        stage.ask()
+    stage.ask(stage.keys[:1], wish="crash", poison=True)
+    for _ in range(5):
+        stage.ask()
+    worker = stage.worker(handler_seconds_max=0.5)
+    ends: list[int | None] = []
+
+    def rested() -> bool:
+        if not worker.running:
+            ends.append(worker.exitcode)
+            worker.again()
+        return stage.drained()
+
+    stage.until(rested, "it is handled but for the one")
+    assert set(ends) == {-signal.SIGSEGV}
+    assert ENDS < len(ends) <= ENDS + 3, "once or more in a batch, then alone"
+    (error, detail), *more = stage.connection.execute("SELECT error, detail FROM dead_letter")
+    assert (error, more) == ("ProcessEnded", [])
+    assert detail.startswith(f"{ENDS} times in a row, of {ENDS}, a process was killed, ran out of memory or crashed")
+    assert "retry_later" in worker.log()
+    assert stage.one("SELECT count(*) FROM attempt") == 0
+    stage.stop()
+    assert stage.problems() == []
+
+
+def test_a_record_that_ends_the_servers_process_each_time_is_set_aside_too(stage: Stage) -> None:
+    for _ in range(3):
+        stage.ask()
+    stage.ask(stage.keys[:1], wish="backend", poison=True)
+    stage.ask()
+    worker = stage.worker(handler_seconds_max=0.5)
+    stage.until_drained()
+    assert worker.restarts == 0
+    assert stage.connection.execute("SELECT error FROM dead_letter").fetchall() == [("ProcessEnded",)]
+    stage.stop()
+    assert stage.problems() == []
+
+
+def test_a_statement_that_is_cancelled_for_one_record_only_is_that_records_fault(stage: Stage) -> None:
+    """By statement_timeout, say. The others of its type are handled meanwhile, those behind it after it."""
+    stage.ask(stage.keys[:1], wish="cancelled", poison=True)
+    worker = stage.worker()
+
+    def set_aside() -> bool:
+        stage.ask(stage.keys[2:3])  # of the other partition
+        return stage.one("SELECT count(*) FROM dead_letter") == 1
+
+    stage.ask(stage.keys[:2])
+    stage.until(set_aside, "it is set aside")
+    stage.until_drained()
+    assert worker.log().count("retry_later") >= UNDECIDED_STRIKES - 1
+    (error, detail) = stage.connection.execute("SELECT error, detail FROM dead_letter").fetchone() or ("", "")
+    assert error == "Undecided"
+    assert "statement timeout (SQLSTATE 57014)" in detail
+    stage.stop()
+    assert stage.problems() == []
+
+
+def _at_it(stage: Stage, log: Callable[[], str], waits: int) -> bool:
+    return stage.at_gate() or log().count("retry_later") > waits
+
+
+def test_processes_that_are_killed_at_a_good_record_blame_it_for_nothing(stage: Stage) -> None:
+    """However often, and wherever they are, as long as one of them gets to its end."""
+    with stage.gate_closed():
+        stage.ask(stage.keys[:1], wish="wait")
+        worker = stage.worker(handler_seconds_max=2.0)
+        for _ in range(ENDS + 3):
+            waits = worker.log().count("retry_later")
+            stage.until(partial(_at_it, stage, worker.log, waits), "it is at it, or waits for it")
+            worker.send(signal.SIGKILL)
+            worker.again()
+    stage.until_drained()
+    stage.stop()
+    assert stage.one("SELECT count(*) FROM dead_letter") == 0
     assert stage.problems() == []
 
 

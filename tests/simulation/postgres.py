@@ -20,7 +20,7 @@ from shared.errors import (
     SlotInDoubt,
     SlotLost,
 )
-from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position
+from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position, Record
 from tests.simulation.client import At, lane_of
 from tests.simulation.faults import Fault
 
@@ -216,6 +216,9 @@ class Connection:
         return {
             lane: Claim(c.position, c.claim_id, len(c.ids)) for lane, c in self.server.claims.items() if lane in lanes
         }
+
+    def attempt(self, records: Sequence[Record]) -> None:
+        """It changes nothing that the protocol knows of; what goes wrong here does at `begin` as well."""
 
     def unsaid(self, lanes: Collection[int]) -> bool:
         self._ask("database.unsaid")

@@ -11,7 +11,16 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from shared.cycle import Cycle, Limits, Progress
-from shared.errors import ContentRefused, GenerationLost, HandlingFailed, Malformed, Reject, Retry, Unavailable
+from shared.errors import (
+    ContentRefused,
+    GenerationLost,
+    HandlingFailed,
+    Malformed,
+    Reject,
+    Retry,
+    Unavailable,
+    Undecided,
+)
 from shared.events import Envelope, Event
 from shared.ports import (
     Assignment,
@@ -72,6 +81,8 @@ class World:
         self.said: list[str] = []
         self.fetched = 0
         self.calls: list[str] = []
+        self.attempts: list[list[int]] = []
+        """Offsets that were noted before they were handled."""
         self.generation = 0
         self.member = True
         self.lane = 0
@@ -326,6 +337,9 @@ class FakeDatabase:
         found: dict[int, Claim] = self._world.call("database.claims", lambda: _claims(self._world.tables, lanes))
         return found
 
+    def attempt(self, records: Sequence[Record]) -> None:
+        self._world.attempts.append([record.offset for record in records])
+
     def unsaid(self, lanes: Collection[int]) -> bool:
         return any(lane in lanes for lane, _ in self._world.tables.outbox.values())
 
@@ -362,6 +376,8 @@ class FakeTransaction:
                 assert isinstance(delivery.event, Word)
                 try:
                     self._collected += self._world.handle(delivery.event.word)
+                except Undecided as error:
+                    raise HandlingFailed(delivery.record) from error
                 except Unavailable:
                     raise
                 except Exception as error:

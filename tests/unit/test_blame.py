@@ -19,6 +19,7 @@ from shared.blame import EqualFailures
 from shared.errors import Brake, HandlerTooSlow, Malformed, Reject
 from shared.events import Envelope
 from shared.ports import Input, Letter, Record
+from shared.transaction import unavailable
 
 
 def quit_the_debugger(how: str) -> None:
@@ -76,6 +77,38 @@ def test_what_the_schema_lacks_is_no_fault_of_a_record(kind: type[psycopg.Error]
 )
 def test_what_a_value_can_bring_about_may_be_its_fault(kind: type[psycopg.Error]) -> None:
     assert not blame.is_service(refused(kind))
+
+
+WAITS, EITHER, SERVICE, RECORD = "the worker waits", "tried alone", "its input waits", "the record's"
+
+VERDICTS = {
+    **dict.fromkeys(["08", "25006", "25P03", "25P04", "40", "53100", "53300", "55P03", "57"], WAITS),
+    **dict.fromkeys(["25", "53", "55", "57014", "58"], EITHER),
+    **dict.fromkeys(["0A", "26", "28", "3D", "3F", "42", "72", "F0", "HV", "XX"], SERVICE),
+    # The first line: values. The second: what a function of one's own says, or a trigger. The others: what only a
+    # handler's own SQL can bring about, on its way with this record.
+    **dict.fromkeys(["21", "22", "23", "44", "54", "42804", "42846", "42725", "42P08", "42P18"], RECORD),
+    **dict.fromkeys(["P0", "02", "20", "09", "27", "38", "39"], RECORD),
+    **dict.fromkeys(["25P02", "03", "0B", "0F", "0L", "0P", "0Z", "10", "24", "2B", "2D", "2F", "34", "3B"], RECORD),
+}
+"""Of each class of SQLSTATE, and of codes that differ from their class."""
+
+CODES = {
+    kind.sqlstate: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, psycopg.Error)
+}
+
+
+def verdict(error: DBAPIError) -> str:
+    if blame.may_be_either(error):
+        return EITHER
+    if unavailable(error) is not None:
+        return WAITS
+    return SERVICE if blame.is_service(error) else RECORD
+
+
+@pytest.mark.parametrize("code", sorted(code for code in CODES if code))
+def test_every_sqlstate_is_somebodys(code: str) -> None:
+    assert verdict(refused(CODES[code])) == VERDICTS.get(code, VERDICTS.get(code[:2]))
 
 
 def raised(act: Callable[[], Any]) -> Exception:

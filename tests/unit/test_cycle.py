@@ -8,6 +8,7 @@ from collections.abc import Iterable
 
 import pytest
 
+from shared.attempts import ENDS, Attempt
 from shared.errors import (
     DatabaseUnavailable,
     GenerationLost,
@@ -15,12 +16,14 @@ from shared.errors import (
     HandlerTooSlow,
     HandlingFailed,
     KafkaInDoubt,
+    ProcessEnded,
     RecoveryNeeded,
     Reject,
     Retry,
+    Undecided,
 )
-from shared.intake import Intake
-from shared.ports import NOTHING, Polled, Record
+from shared.intake import UNDECIDED_STRIKES, Intake
+from shared.ports import NOTHING, Input, Polled, Record
 from tests.unit.cycle_world import A, B, World, count
 
 
@@ -272,6 +275,62 @@ def test_retry_gives_up_only_if_it_is_told_to(world: World) -> None:
     worker.settle()
     assert [letter.record.value for letter in world.tables.letters] == [b"ant"]
     assert world.tables.handled == ["axe"]
+
+
+def test_what_a_predecessor_may_have_had_in_its_hands_is_noted_before_and_nothing_else(world: World) -> None:
+    world.hear(A, "apple", "ant")
+    worker = world.worker().started()
+    assert world.attempts == [[0, 1]]
+    world.hear(A, "axe")
+    worker.settle()
+    assert world.attempts == [[0, 1]]
+
+
+def test_a_record_at_which_processes_were_killed_is_set_aside_unread(world: World) -> None:
+    """To read it may be what kills."""
+    worker = world.worker()
+    worker.recover()
+    worker.run()
+    worker.cycle.suspect(A, Attempt(0, 0, ENDS, ProcessEnded()))
+    world.hear(A, "ant", "axe")
+    worker.settle()
+    (letter,) = world.tables.letters
+    assert (letter.record.offset, letter.envelope, type(letter.error)) == (0, None, ProcessEnded)
+    assert world.tables.handled == ["axe"]
+
+
+def test_what_fails_while_others_of_its_type_are_handled_is_the_records(world: World) -> None:
+    """A statement that is cancelled for its time, say: of one record, or of all."""
+    _, world.handle = failing("ant", error=Undecided)  # type: ignore[assignment]
+    beside = Input(A.topic, 1)
+    world.records[beside], world.first[beside] = [], 0
+    world.assign(A, beside)
+    worker = world.worker().started()
+    world.hear(A, "apple", "ant", "axe")
+    for turn in range(UNDECIDED_STRIKES - 1):
+        world.hear(beside, f"bee@{turn}")
+        worker.settle()
+        assert (list(worker.cycle.parked()), world.tables.letters) == ([A], [])
+        worker.cycle.unpark(A)
+    worker.settle()
+    assert [letter.record.value for letter in world.tables.letters] == [b"ant"]
+    assert (world.at(A), worker.cycle.parked()) == (3, {})
+
+
+def test_what_fails_while_nothing_else_succeeds_waits(world: World) -> None:
+    _, world.handle = failing("ant", "bee", error=Undecided)  # type: ignore[assignment]
+    worker = world.worker().started()
+    world.hear(A, "ant", "axe")
+    world.hear(B, "bee", "bug")
+    for _ in range(5 * UNDECIDED_STRIKES):
+        worker.settle()
+        assert set(worker.cycle.parked()) == {A, B}
+        worker.cycle.unpark(A)
+        worker.cycle.unpark(B)
+    world.handle = lambda word: (word,)
+    worker.settle()
+    assert world.tables.handled == ["ant", "axe", "bee", "bug"]
+    assert world.tables.letters == []
 
 
 def too_slow(*words: str, records: int) -> object:

@@ -1,5 +1,7 @@
 """What the next batch holds."""
 
+from shared.attempts import ENDS, Attempt
+from shared.errors import HandlerStuck, ProcessEnded
 from shared.intake import BATCH_BYTES, Intake
 from shared.ports import Input, Polled, Record
 
@@ -28,3 +30,75 @@ def test_a_record_above_the_bound_is_handled_alone() -> None:
     assert offsets(made) == [0]
     made.handled(made.batch())
     assert offsets(made) == [1]
+
+
+# ---- what a process that was killed had in its hands
+
+
+def heard(*offsets: int, ends: dict[Input, int] | None = None) -> Polled:
+    return Polled([Record(SOURCE, offset, b"key", b"", None) for offset in offsets], ends or {}, None, "member")
+
+
+def attempt(offset: int, last: int, ends: int) -> Attempt:
+    return Attempt(offset, last, ends, ProcessEnded())
+
+
+def handled(made: Intake) -> list[int]:
+    batch = made.batch()
+    made.handled(batch)
+    return [record.offset for record in batch]
+
+
+def test_only_what_may_have_been_in_the_hands_of_a_predecessor_is_watched() -> None:
+    made = Intake([SOURCE], records_max=3, retries_max=0)
+    made.add(heard(0, 1, 2, 3))
+    assert [made.watched([record]) for record in made.batch()] == [True, True, True]
+    handled(made)
+    assert [made.watched([record]) for record in made.batch()] == [False]
+
+
+def test_what_comes_after_the_end_is_not_watched() -> None:
+    made = Intake([SOURCE], records_max=3, retries_max=0)
+    made.add(heard(0, ends={SOURCE: 1}))
+    assert made.watched(made.batch())
+    handled(made)
+    made.add(heard(1))
+    assert not made.watched(made.batch())
+
+
+def test_a_batch_at_which_a_process_was_killed_is_tried_record_by_record() -> None:
+    made = Intake([SOURCE], records_max=100, retries_max=0)
+    made.suspect(SOURCE, attempt(0, 2, 0))
+    made.add(heard(0, 1, 2, 3, 4))
+    assert [handled(made) for _ in range(4)] == [[0], [1], [2], [3, 4]]
+
+
+def test_a_record_at_which_processes_were_killed_waits_and_is_tried_alone() -> None:
+    made = Intake([SOURCE], records_max=100, retries_max=0)
+    made.suspect(SOURCE, attempt(1, 1, ENDS - 1))
+    made.add(heard(0, 1, 2))
+    assert (handled(made), handled(made), list(made.parked())) == ([0], [], [SOURCE])
+    made.unpark(SOURCE)
+    assert (handled(made), handled(made), made.parked()) == ([1], [2], {})
+
+
+def test_a_record_at_which_one_process_was_killed_is_tried_alone_and_at_once() -> None:
+    made = Intake([SOURCE], records_max=100, retries_max=0)
+    made.suspect(SOURCE, attempt(0, 0, 1))
+    made.add(heard(0, 1))
+    assert (handled(made), handled(made), made.parked()) == ([0], [1], {})
+
+
+def test_a_record_at_which_enough_processes_were_killed_is_set_aside() -> None:
+    made = Intake([SOURCE], records_max=100, retries_max=0)
+    made.suspect(SOURCE, attempt(0, 0, ENDS))
+    made.add(heard(0, 1))
+    assert [type(made.doom(record)) for record in made.batch()] == [ProcessEnded, type(None)]
+
+
+def test_what_the_watchdog_has_told_needs_no_pause() -> None:
+    made = Intake([SOURCE], records_max=100, retries_max=0)
+    made.suspect(SOURCE, attempt(0, 0, ENDS - 1))
+    made.beware(SOURCE, 0, 1, HandlerStuck())
+    made.add(heard(0, 1))
+    assert (handled(made), handled(made)) == ([0], [1])

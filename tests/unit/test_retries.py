@@ -37,7 +37,7 @@ def cycle(parked: dict[Input, int]) -> Any:
 
 def test_each_pause_is_longer_up_to_the_setting(pauses: list[float]) -> None:
     clock = Clock()
-    made = retries.Retries(3.0, clock)
+    made = retries.Retries(3.0, clock=clock)
     for attempts in range(1, 40):
         parked = {SOURCE: attempts}
         made.release(cycle(parked))
@@ -54,7 +54,7 @@ def test_each_pause_is_longer_up_to_the_setting(pauses: list[float]) -> None:
 
 def test_an_input_that_was_given_away_meanwhile_starts_anew(pauses: list[float]) -> None:
     clock = Clock()
-    made = retries.Retries(60.0, clock)
+    made = retries.Retries(60.0, clock=clock)
     made.release(cycle({SOURCE: 9, OTHER: 1}))
     made.release(cycle({OTHER: 1}))
     clock.now += 100

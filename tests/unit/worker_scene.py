@@ -69,6 +69,8 @@ class Held:
         """No process ended at a record."""
         return {}
 
+    attempts = stuck
+
     def __init__(self) -> None:
         self.lost = False
         self.closed = 0

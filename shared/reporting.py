@@ -1,13 +1,19 @@
 """What a cycle did, told in metrics and log; and the brakes when too much of it was to set aside."""
 
+from collections.abc import Sequence
+
 from shared import failures, telemetry
 from shared.blame import EqualFailures
 from shared.cycle import Progress
 from shared.errors import Brake
 from shared.minute import Minute
+from shared.ports import Letter
 from shared.program import program
 from shared.settings import Settings
 from shared.telemetry import log
+
+UNREAD_LOGGED_MAX = 100
+"""A minute: who writes junk must not fill a disk. Each of the records is kept, as a dead letter."""
 
 
 class Reporting:
@@ -17,6 +23,7 @@ class Reporting:
         self._set_aside_max = settings.set_aside_per_minute_max
         self._service = service
         self._set_aside = Minute()
+        self._unread = Minute()
         self._equal_failures = EqualFailures(settings.equal_failures_max, program(service))
 
     def report(self, progress: Progress, seconds: float) -> None:
@@ -25,16 +32,34 @@ class Reporting:
         _tell(progress, seconds)
         if progress.failed is not None:
             failures.log_batch(progress.failed, progress.failed_at, progress.received)
-        for letter in progress.set_aside:
+        # Only what a handler has failed for tells of the service. What never came to one, since it is no event of ours
+        # or cannot be read as one, is in the hands of whoever may write to the topic, and must stop nobody.
+        failed = [letter for letter in progress.set_aside if letter.envelope is not None]
+        for letter in failed:
             failures.log_set_aside(letter.error, letter.record)
-        self._equal_failures.note(progress.handled_types, progress.set_aside)
-        if self._set_aside.count(len(progress.set_aside)) > self._set_aside_max:
-            last = ": ".join(failures.describe(progress.set_aside[-1].error))[: failures.LOGGED_MAX]
+        self._log_unread([letter for letter in progress.set_aside if letter.envelope is None])
+        self._equal_failures.note(progress.handled_types, failed)
+        if self._set_aside.count(len(failed)) > self._set_aside_max:
+            last = ": ".join(failures.describe(failed[-1].error))[: failures.LOGGED_MAX]
             raise Brake(
-                f"more than SET_ASIDE_PER_MINUTE_MAX = {self._set_aside_max} records were set "
-                f"aside in a minute; the last one for {last}. Mend the handler or the producer, then restart; re-drive "
-                f"with `{program(self._service)} dead-letters redrive --all`"
+                f"more than SET_ASIDE_PER_MINUTE_MAX = {self._set_aside_max} events for which a handler failed were "
+                f"set aside in a minute; the last one for {last}. Mend the handler or the producer, then restart; "
+                f"re-drive with `{program(self._service)} dead-letters redrive --all`"
             )
+
+    def _log_unread(self, letters: Sequence[Letter]) -> None:
+        """Log each record that came to no handler, up to so many a minute; of more, that there are more."""
+        for letter in letters:
+            telemetry.UNREAD.inc()
+            if self._unread.count() <= UNREAD_LOGGED_MAX:
+                failures.log_set_aside(letter.error, letter.record)
+            else:  # the same line each time, which is counted and not repeated
+                log.warning(
+                    "set_aside_unread",
+                    topic=letter.record.input.topic,
+                    note=f"more than {UNREAD_LOGGED_MAX} records a minute that are no events of ours; each is a dead "
+                    f"letter: `{program(self._service)} dead-letters list --topic {letter.record.input.topic}`",
+                )
 
 
 def _count(progress: Progress, seconds: float) -> None:

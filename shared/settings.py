@@ -197,7 +197,7 @@ class Settings(BaseSettings):
         int, Field(ge=0, le=1_000_000, description="set a record aside after so many `Retry`; 0: never")
     ] = 0
     set_aside_per_minute_max: Annotated[
-        int, Field(ge=1, le=1_000_000, description="more dead letters than this stop the worker")
+        int, Field(ge=1, le=1_000_000, description="more dead letters of failed handlers than this stop the worker")
     ] = 1_000
     equal_failures_max: Annotated[
         int,

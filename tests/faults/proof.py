@@ -32,9 +32,9 @@ BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->
 
 PROTOCOL = (
     *("attempts", "backoff", "blame", "bulk", "closing", "consumer", "cycle", "database", "dead_letters", "deadline"),
-    *("ended", "events", "flushing", "handling", "held", "inbox", "intake", "kafka", "last_words", "main_loop", "minute"),
-    *("outbox", "ports", "positions", "producer", "recoveries", "reporting", "retries", "session", "slots", "standby"),
-    *("stops", "stuck", "transaction", "watchdog", "worker"),
+    *("ended", "events", "flushing", "handling", "held", "inbox", "intake", "kafka", "last_words", "main_loop"),
+    *("minute", "outbox", "ports", "positions", "producer", "recoveries", "reporting", "retries", "session", "slots"),
+    *("standby", "stops", "stuck", "transaction", "watchdog", "worker"),
 )
 """The modules of `shared` whose change makes an earlier proof a proof of something else."""
 

@@ -2,32 +2,17 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 
 import pytest
 
-from dev.servers.places import free_port, run_directory
+from dev.servers.places import free_port
 from tests.dev.tree import ROOT, Tree
 
 PAGE = (ROOT / "docs/your-first-service.md").read_text()
 BLOCKS = re.findall(r"^```(sh|diff|text)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 SECONDS_MAX = 400
-
-
-@pytest.fixture
-def tree() -> Iterator[Tree]:
-    # Not pytest's: PostgreSQL may run as `nobody`, who has to reach its programs in the environment of the tree.
-    directory = run_directory()
-    try:
-        tree = Tree(directory / "exactly-once")
-        tree.without_own_services()
-        yield tree
-        tree.make("servers-down")
-    finally:
-        shutil.rmtree(directory)
 
 
 def run(tree: Tree, script: str) -> str:

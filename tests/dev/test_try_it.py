@@ -2,33 +2,18 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from dev.servers.places import free_port, run_directory
+from dev.servers.places import free_port
 from dev.servers.process import environment
 from tests.dev.tree import Tree
 
 ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 240
-
-
-@pytest.fixture
-def tree() -> Iterator[Tree]:
-    # Not pytest's: PostgreSQL may run as `nobody`, who has to reach its programs in the environment of the tree.
-    directory = run_directory()
-    try:
-        tree = Tree(directory / "exactly-once")
-        tree.without_own_services()
-        yield tree
-        tree.make("servers-down")
-    finally:
-        shutil.rmtree(directory)
 
 
 def pasted() -> str:

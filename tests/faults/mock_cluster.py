@@ -1,8 +1,8 @@
 """librdkafka's own mock cluster: brokers in this process that answer whatever error a test asks for.
 
-It is part of the library that the confluent-kafka wheel carries, and reached by ctypes, since the binding does not show
-it. Its brokers speak the protocol but keep no promise: they do not isolate transactions and two producers with one
-transactional.id may both commit. So it can tell how the *client* takes an error, and nothing about the guarantee.
+It is part of the library that the confluent-kafka wheel carries. Its brokers speak the protocol but keep no promise:
+they do not isolate transactions and two producers with one transactional.id may both commit. So it can tell how the
+*client* takes an error, and nothing about the guarantee.
 
 Source of all names and numbers: librdkafka's src/rdkafka_mock.h.
 """
@@ -10,40 +10,26 @@ Source of all names and numbers: librdkafka's src/rdkafka_mock.h.
 import ctypes
 from enum import IntEnum
 from types import TracebackType
-from typing import Any, Self
+from typing import Self
 
-from confluent_kafka import cimpl
+from dev.librdkafka import INT, POINTER, SIZE, TEXT, destroy, function, producer
 
-_lib = ctypes.CDLL(cimpl.__file__)
-"""A lookup in the binding finds the symbols of the librdkafka that it was linked with, wherever the wheel has it."""
+_i16 = ctypes.c_int16
+_broker = (POINTER, ctypes.c_int32)
 
-_c, _p, _i, _i16, _n = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_int16, ctypes.c_size_t
-_broker = (_p, ctypes.c_int32)
-
-
-def _function(name: str, result: Any, *arguments: Any) -> Any:
-    found = getattr(_lib, f"rd_kafka_{name}")
-    found.restype, found.argtypes = result, arguments
-    return found
-
-
-_conf_new = _function("conf_new", _p)
-_conf_set = _function("conf_set", _i, _p, _c, _c, _c, _n)
-_new = _function("new", _p, _i, _p, _c, _n)
-_destroy = _function("destroy", None, _p)
-_cluster_new = _function("mock_cluster_new", _p, _p, _i)
-_cluster_destroy = _function("mock_cluster_destroy", None, _p)
-_bootstraps = _function("mock_cluster_bootstraps", _c, _p)
-_rebalance_delay = _function("mock_group_initial_rebalance_delay_ms", None, _p, ctypes.c_int32)
-_topic_create = _function("mock_topic_create", _i, _p, _c, _i, _i)
-_push = _function("mock_push_request_errors_array", None, _p, _i16, _n, ctypes.POINTER(_i))
-_clear = _function("mock_clear_request_errors", None, _p, _i16)
-_push_rtts = _function("mock_broker_push_request_error_rtts", _i, *_broker, _i16, _n)  # and pairs of error, rtt
-_stack_count = _function("mock_broker_error_stack_cnt", _i, *_broker, _i16, ctypes.POINTER(_n))
-_set_down = _function("mock_broker_set_down", _i, *_broker)
-_set_up = _function("mock_broker_set_up", _i, *_broker)
-_leader_set = _function("mock_partition_set_leader", _i, _p, _c, ctypes.c_int32, ctypes.c_int32)
-_coordinator_set = _function("mock_coordinator_set", _i, _p, _c, _c, ctypes.c_int32)
+_cluster_new = function("mock_cluster_new", POINTER, POINTER, INT)
+_cluster_destroy = function("mock_cluster_destroy", None, POINTER)
+_bootstraps = function("mock_cluster_bootstraps", TEXT, POINTER)
+_rebalance_delay = function("mock_group_initial_rebalance_delay_ms", None, POINTER, ctypes.c_int32)
+_topic_create = function("mock_topic_create", INT, POINTER, TEXT, INT, INT)
+_push = function("mock_push_request_errors_array", None, POINTER, _i16, SIZE, ctypes.POINTER(INT))
+_clear = function("mock_clear_request_errors", None, POINTER, _i16)
+_push_rtts = function("mock_broker_push_request_error_rtts", INT, *_broker, _i16, SIZE)  # and pairs of error, rtt
+_stack_count = function("mock_broker_error_stack_cnt", INT, *_broker, _i16, ctypes.POINTER(SIZE))
+_set_down = function("mock_broker_set_down", INT, *_broker)
+_set_up = function("mock_broker_set_up", INT, *_broker)
+_leader_set = function("mock_partition_set_leader", INT, POINTER, TEXT, ctypes.c_int32, ctypes.c_int32)
+_coordinator_set = function("mock_coordinator_set", INT, POINTER, TEXT, TEXT, ctypes.c_int32)
 
 ENDLESS = 100_000
 """So many requests of one kind no client sends in a test."""
@@ -67,11 +53,7 @@ class MockCluster:
     """Brokers with the ids 1, 2, ...; they live until the context ends."""
 
     def __init__(self, brokers: int = 1) -> None:
-        problem = ctypes.create_string_buffer(512)
-        settings = _conf_new()
-        _succeed(_conf_set(settings, b"log_level", b"0", problem, len(problem)))  # it has no broker to talk to itself
-        self._client = _new(0, settings, problem, len(problem))  # 0: a producer; the cluster runs in its name
-        assert self._client, problem.value.decode()
+        self._client = producer({"log_level": "0"})  # it has no broker to talk to itself
         self._cluster = _cluster_new(self._client, brokers)
         self.bootstrap: str = _bootstraps(self._cluster).decode()
         _rebalance_delay(self._cluster, 0)
@@ -83,7 +65,7 @@ class MockCluster:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         _cluster_destroy(self._cluster)
-        _destroy(self._client)
+        destroy(self._client)
 
     def create_topic(self, name: str, partitions: int) -> None:
         """Create a topic; broker 1 leads it."""
@@ -97,17 +79,17 @@ class MockCluster:
         An error of the client's own, _TRANSPORT, cuts the connection instead. From then on `answer_always` has no
         effect for this broker and kind.
         """
-        _succeed(_push_rtts(self._cluster, broker, api, 1, _i(error), _i(rtt_ms)))
+        _succeed(_push_rtts(self._cluster, broker, api, 1, INT(error), INT(rtt_ms)))
 
     def unused(self, api: Api, *, broker: int = 1) -> int:
         """How many of these answers were not given yet."""
-        count = _n()
+        count = SIZE()
         _succeed(_stack_count(self._cluster, broker, api, ctypes.byref(count)))
         return count.value
 
     def answer_always(self, api: Api, error: int) -> None:
         """Let every broker answer every request of a kind with `error`, until `heal`."""
-        _push(self._cluster, api, ENDLESS, (_i * ENDLESS)(*[error] * ENDLESS))
+        _push(self._cluster, api, ENDLESS, (INT * ENDLESS)(*[error] * ENDLESS))
 
     def heal(self, api: Api) -> None:
         """End `answer_always`."""

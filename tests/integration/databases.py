@@ -4,7 +4,10 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+from sqlalchemy import Engine, MetaData, create_engine
+
 from dev.servers import Postgres
+from shared import bulk
 from shared.migrating import migrate
 from shared.settings import Settings
 
@@ -43,3 +46,21 @@ def migrated(postgres: Postgres, *services: str) -> Iterator[Settings]:
     finally:
         for service in services:
             postgres.drop_database(service + suffix)
+
+
+@contextmanager
+def created(postgres: Postgres, name: str, *metadata: MetaData) -> Iterator[Engine]:
+    """Make a database with the tables of `metadata`, for whoever flushes as a handler does; it is gone when the block
+    ends.
+    """
+    database = f"{name}_{uuid.uuid4().hex[:12]}"
+    postgres.create_database(database)
+    engine = create_engine(postgres.dsn(database))
+    bulk.install(engine)
+    for tables in metadata:
+        tables.create_all(engine)
+    try:
+        yield engine
+    finally:
+        engine.dispose()
+        postgres.drop_database(database)

@@ -3,19 +3,18 @@
 The models here have no relationships, unless a test says so: only the tables know who refers to whom.
 """
 
-import uuid
 from collections.abc import Iterator
 from itertools import permutations
 from typing import Any
 
 import pytest
-from sqlalchemy import ARRAY, Engine, ForeignKey, ForeignKeyConstraint, Text, create_engine, func, select, text
+from sqlalchemy import ARRAY, Engine, ForeignKey, ForeignKeyConstraint, Text, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from dev.servers import Postgres
-from shared import bulk
 from shared.errors import SessionMisused
 from shared.session import Session
+from tests.integration import databases
 
 PAIRS = list(permutations(("Alpha", "Box", "Lab", "Zeta"), 2))
 
@@ -149,14 +148,8 @@ def pair(child_name: str, parent_name: str) -> tuple[type[DeclarativeBase], Any,
 
 @pytest.fixture(scope="module")
 def engine(postgres: Postgres) -> Iterator[Engine]:
-    name = f"flushing_{uuid.uuid4().hex[:12]}"
-    postgres.create_database(name)
-    engine = create_engine(postgres.dsn(name))
-    bulk.install(engine)
-    Base.metadata.create_all(engine)
-    yield engine
-    engine.dispose()
-    postgres.drop_database(name)
+    with databases.created(postgres, "flushing", Base.metadata) as engine:
+        yield engine
 
 
 @pytest.fixture

@@ -4,20 +4,19 @@ Each gets a session as a handler has it: lent, in a transaction, with row `a` an
 """
 
 import re
-import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from sqlalchemy import Engine, ForeignKey, Text, create_engine, delete, event, func, insert, select, text, update
+from sqlalchemy import Engine, ForeignKey, Text, delete, event, func, insert, select, text, update
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from dev.servers import Postgres
-from shared import bulk
 from shared.errors import SessionMisused
 from shared.session import Session
+from tests.integration import databases
 
 PAGE = (Path(__file__).parents[2] / "docs" / "session.md").read_text()
 LINES = [line.split(" | ")[0].removeprefix("| ") for line in re.findall(r"^\| `.*", PAGE, re.MULTILINE)]
@@ -53,14 +52,8 @@ class Area(Base):
 
 @pytest.fixture(scope="module")
 def engine(postgres: Postgres) -> Iterator[Engine]:
-    name = f"session_{uuid.uuid4().hex[:12]}"
-    postgres.create_database(name)
-    engine = create_engine(postgres.dsn(name))
-    bulk.install(engine)
-    Base.metadata.create_all(engine)
-    yield engine
-    engine.dispose()
-    postgres.drop_database(name)
+    with databases.created(postgres, "session", Base.metadata) as engine:
+        yield engine
 
 
 class Case(NamedTuple):

@@ -3,17 +3,16 @@ statements than it must.
 """
 
 import logging
-import uuid
 from collections.abc import Iterable, Iterator
 from typing import Any, ClassVar
 
 import pytest
 import structlog
-from sqlalchemy import Engine, Text, create_engine, event, func, select, text
+from sqlalchemy import Engine, Text, event, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dev.servers import Postgres
-from shared import bulk, tables, transaction
+from shared import tables, transaction
 from shared.errors import HandlingFailed, NotOwned, Reject, SessionMisused
 from shared.events import Envelope, Event, key_of
 from shared.handling import Handlers, Read, Service, on
@@ -21,6 +20,7 @@ from shared.outbox import Outbox
 from shared.ports import Delivery, Input, Record
 from shared.session import Session
 from shared.transaction import PostgresTransaction
+from tests.integration import databases
 
 
 class Base(DeclarativeBase):
@@ -100,17 +100,10 @@ SERVICE = Service(
 
 @pytest.fixture(scope="module")
 def engine(postgres: Postgres) -> Iterator[Engine]:
-    name = f"batches_{uuid.uuid4().hex[:12]}"
-    postgres.create_database(name)
-    engine = create_engine(postgres.dsn(name))
-    bulk.install(engine)
-    Base.metadata.create_all(engine)
-    tables.metadata.create_all(engine)
-    with engine.begin() as connection:
-        connection.execute(text("INSERT INTO lane (lane) VALUES (0)"))
-    yield engine
-    engine.dispose()
-    postgres.drop_database(name)
+    with databases.created(postgres, "batches", Base.metadata, tables.metadata) as engine:
+        with engine.begin() as connection:
+            connection.execute(text("INSERT INTO lane (lane) VALUES (0)"))
+        yield engine
 
 
 class Batch:

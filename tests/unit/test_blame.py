@@ -5,6 +5,7 @@ import errno
 import io
 import math
 import pdb
+import socket
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -19,6 +20,7 @@ from shared.blame import EqualFailures
 from shared.errors import Brake, HandlerTooSlow, Malformed, Reject
 from shared.events import Envelope
 from shared.ports import Input, Letter, Record
+from shared.settings import Settings
 from shared.transaction import unavailable
 
 
@@ -56,16 +58,21 @@ def refused(kind: type[psycopg.Error]) -> DBAPIError:
     return DBAPIError("a statement", None, kind())
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        *(errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.InsufficientPrivilege),
-        *(errors.InvalidCatalogName, errors.InvalidSchemaName, errors.InvalidAuthorizationSpecification),
-        *(errors.ConfigFileError, errors.InternalError_, errors.FeatureNotSupported, errors.SyntaxError),
-    ],
+OF_THE_SERVICE = (
+    *(errors.UndefinedTable, errors.UndefinedColumn, errors.UndefinedFunction, errors.InsufficientPrivilege),
+    *(errors.InvalidCatalogName, errors.InvalidSchemaName, errors.InvalidAuthorizationSpecification),
+    *(errors.ConfigFileError, errors.InternalError_, errors.FeatureNotSupported, errors.SyntaxError),
+    *(errors.InvalidSqlStatementName, errors.SnapshotTooOld, errors.FdwError),
 )
+
+
+@pytest.mark.parametrize("kind", OF_THE_SERVICE)
 def test_what_the_schema_lacks_is_no_fault_of_a_record(kind: type[psycopg.Error]) -> None:
     assert blame.is_service(refused(kind))
+
+
+def test_each_class_was_tried() -> None:
+    assert {(kind.sqlstate or "")[:2] for kind in OF_THE_SERVICE} == blame.SERVICE
 
 
 @pytest.mark.parametrize(
@@ -140,8 +147,14 @@ def test_of_python_errors(act: Callable[[], Any], service: bool) -> None:
     assert blame.is_service(raised(act)) is service
 
 
+def test_of_a_module_that_cannot_be_read() -> None:
+    assert blame.is_service(raised(lambda: compile("def", "services/new/module.py", "exec")))
+    assert not blame.is_service(raised(lambda: compile("def", "<string>", "exec")))
+
+
 def test_of_the_surroundings() -> None:
     assert blame.is_service(OSError(errno.ENOSPC, "no space"))
+    assert blame.is_service(socket.gaierror(socket.EAI_NONAME, "no such name"))
     assert blame.is_service(ConnectionRefusedError())
     assert not blame.is_service(FileNotFoundError())
 
@@ -162,10 +175,15 @@ def test_equal_failures_of_different_keys_brake() -> None:
         equal.note((), [letter("c", defect())])
 
 
-def test_slow_ones_too() -> None:
+@pytest.mark.parametrize("error", [HandlerTooSlow(), refused(errors.NotNullViolation)])
+def test_slow_ones_too_and_what_a_new_column_does_to_old_code(error: Exception) -> None:
     equal = EqualFailures(2, "")
     with pytest.raises(Brake):
-        equal.note((), [letter("a", HandlerTooSlow()), letter("b", HandlerTooSlow())])
+        equal.note((), [letter("a", error), letter("b", error)])
+
+
+def test_ten_are_enough() -> None:
+    assert Settings.model_fields["equal_failures_max"].default == 10
 
 
 @pytest.mark.parametrize(

@@ -369,7 +369,7 @@ def test_a_batch_that_is_too_slow_is_made_smaller_and_loses_nothing(world: World
         failed += progress.failed is not None
     assert world.tables.handled == [f"a{n}" for n in range(100)]
     assert world.tables.letters == []
-    assert failed < sum(size > 0 for size in sizes) / 2, sizes
+    assert 3 * failed < sum(size > 0 for size in sizes), "what was too much is not forgotten with the next batch"
 
 
 def test_a_record_that_is_too_slow_alone_is_set_aside(world: World) -> None:

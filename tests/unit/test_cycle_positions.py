@@ -2,9 +2,9 @@
 
 import pytest
 
-from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing, Stop
+from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost, Stop
 from shared.ports import REPORTED, Claim, Committed, Input, Position
-from shared.positions import Verdict, judge_input, judge_lane
+from shared.positions import Verdict, judge_input, judge_lane, judge_reach
 
 SOURCE = Input("order.events", 2)
 
@@ -59,6 +59,38 @@ def test_a_position_that_is_missing_may_never_have_been_ours() -> None:
     with pytest.raises(PositionMissing) as ours:
         judge_input("shop", SOURCE, Committed(8, REPORTED), None)
     assert "another consumer" not in str(ours.value)
+
+
+@pytest.mark.parametrize(
+    ("said", "kind", "words"),
+    [
+        (Committed(5, "x"), DatabaseWentBack, "the database is an older state, or somebody set this offset"),
+        (Committed(1, "x"), KafkaWentBack, "Kafka lost a commit, or somebody set this offset of the group back"),
+        (None, PositionMissing, "it expired or was deleted"),
+    ],
+)
+def test_of_a_lane_each_cause_is_named_and_what_loses_nothing_comes_first(
+    said: Committed | None, kind: type[Stop], words: str
+) -> None:
+    with pytest.raises(kind, match=words) as stop:
+        judge_lane("shop", 3, said, Claim(3, "y", rows=1), said_read_last=True)
+    message = str(stop.value)
+    adopt, rewind, skip = (message.index(f"positions {choice}") for choice in ("adopt", "rewind", "skip"))
+    assert adopt < min(rewind, skip)
+
+
+@pytest.mark.parametrize(
+    ("position", "kind", "words"),
+    [
+        (2, RecordsLost, "retention, or somebody with a tool, removed records"),
+        (10, KafkaWentBack, "by an unclean election or a restored broker"),
+    ],
+)
+def test_what_a_topic_lacks_is_told_with_each_cause(position: int, kind: type[Stop], words: str) -> None:
+    with pytest.raises(kind, match=words):
+        judge_reach("shop", SOURCE, position, 3, 9)
+    for within in (3, 9):
+        judge_reach("shop", SOURCE, within, 3, 9)
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,17 @@
 """What the next batch holds."""
 
+import pytest
+
 from shared.attempts import ENDS, Attempt
-from shared.errors import HandlerStuck, ProcessEnded
+from shared.errors import HandlerStuck, HandlingFailed, ProcessEnded, Retry, ServiceBroken
 from shared.intake import BATCH_BYTES, Intake
 from shared.ports import Input, Polled, Record
 
 SOURCE = Input("told", 0)
 
 
-def intake(*sizes: int) -> Intake:
-    made = Intake([SOURCE], records_max=100, retries_max=0)
+def intake(*sizes: int, retries: int = 0) -> Intake:
+    made = Intake([SOURCE], records_max=100, retries_max=retries)
     records = [Record(SOURCE, offset, b"key", b"x" * size, None) for offset, size in enumerate(sizes)]
     made.add(Polled(records, {}, None, "member"))
     return made
@@ -102,3 +104,29 @@ def test_what_the_watchdog_has_told_needs_no_pause() -> None:
     made.beware(SOURCE, 0, 1, HandlerStuck())
     made.add(heard(0, 1))
     assert (handled(made), handled(made)) == ([0], [1])
+
+
+def test_batches_that_took_long_grow_no_more_but_a_little_at_a_time() -> None:
+    made = intake(*[1] * 90)
+    made.pace(20)
+    made.handled(made.batch()[:10])
+    assert len(made.batch()) == 20
+    made.handled(made.batch())
+    assert len(made.batch()) == 22
+
+
+@pytest.mark.parametrize(("error", "given_up"), [(ServiceBroken("no table"), False), (Retry("closed"), True)])
+def test_what_no_record_can_be_the_reason_of_waits_for_ever(error: Exception, given_up: bool) -> None:
+    made = intake(1, 1, retries=3)
+    for _ in range(10):
+        made.unpark(SOURCE)
+        (record, _) = made.batch()
+        failure = HandlingFailed(record)
+        failure.__cause__ = error
+        made.failed(failure, [record])
+        if made.doom(record):
+            break
+
+    assert (made.doom(record) is not None) is given_up
+    assert bool(made.parked()) is not given_up
+    assert given_up or made.waits_for(SOURCE) == (record, error)

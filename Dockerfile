@@ -33,7 +33,8 @@ EXPOSE 8000
 # A worker finishes its batch and an API its requests; give them GRACE_SECONDS, and as much again to close.
 STOPSIGNAL SIGTERM
 # It bears what a worker may take to recover (shared/budgets.py; a test compares them).
-# -S leaves out site-packages: an interpreter that starts every few seconds should be a small one.
+# -S leaves out site-packages: an interpreter that starts every few seconds should be a small one. No proxy of the
+# surroundings is asked for it: Docker gives the variables of its own configuration to every container.
 HEALTHCHECK --interval=15s --timeout=10s --retries=9 --start-period=180s --start-interval=2s CMD ["python", "-I", "-S", "-c", \
-    "from urllib.request import urlopen; urlopen('http://127.0.0.1:8000/health/ready', timeout=9)"]
+    "from urllib.request import ProxyHandler, build_opener; build_opener(ProxyHandler({})).open('http://127.0.0.1:8000/health/ready', timeout=9)"]
 ENTRYPOINT ["python", "-m"]

@@ -13,6 +13,8 @@ from dev.demo import chaos, client, market
 from dev.demo.load import Load
 from dev.demo.market import Deposit, Order, Receipt
 from dev.silence import quantile, silence
+from dev.system import System
+from shared import telemetry
 
 WORKERS = [f"{service} worker {number}" for service in ("order", "inventory", "payment") for number in (1, 2)]
 APIS = ["order api", "inventory api", "payment api"]
@@ -155,6 +157,27 @@ def test_customers_insist_until_they_are_answered_and_know_every_order() -> None
     assert load.counts["cancelled"] == len(load.book.cancelled) > 0 < load.counts["too late to cancel"]
     put_in = [step for step in (*planned.opening, *planned.steps) if isinstance(step, Receipt)]
     assert load.book.received == sum((Counter({step.sku: step.quantity}) for step in put_in), Counter())
+
+
+def test_nobody_asks_this_machine_through_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(client, "REQUEST_SECONDS", 0.5)
+    for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    for name in ("NO_PROXY", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+
+    def api(method: str, path: str, key: str) -> Answer:
+        return 201, {}, {"id": key}
+
+    assert customers(api, market.plan("a", 3, 5, 0.1)).problems == []
+    asked = System.__new__(System)
+    server = telemetry.serve("127.0.0.1", 0, lambda: (True, "ready"))
+    try:
+        asked._ports = {"order api": server.server_port}
+        assert asked.is_ready("order api")
+    finally:
+        server.shutdown()
+        server.server_close()
 
 
 def test_customers_find_out_that_one_request_was_carried_out_twice() -> None:

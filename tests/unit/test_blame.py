@@ -198,6 +198,12 @@ def test_one_that_is_handled_between_begins_anew() -> None:
     equal = EqualFailures(2, "")
     for n in range(10):
         equal.note(("Asked",), [letter(str(n), defect())])
+
+
+def test_another_failure_or_another_type_begins_anew() -> None:
+    equal = EqualFailures(2, "")
+    for n in range(10):
+        equal.note((), [letter(str(n), defect())])
         equal.note((), [letter(str(n), raised(lambda: 1 / 0))])
     equal.note((), [letter("1", defect(), "Other")])
 

@@ -1,10 +1,15 @@
 """A health check bears what the code allows itself: a worker that recovers within its budgets is not ill."""
 
+import json
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from shared import telemetry
 from shared.budgets import unready_seconds
 from shared.settings import Settings
 from tests.faults.stage import StageSettings
@@ -23,6 +28,29 @@ def test_the_image_calls_no_worker_ill_that_recovers_within_its_budgets() -> Non
     # The first of the probes that must all fail may come at the very moment in which the worker becomes unready.
     assert (int(told["retries"]) - 1) * int(told["interval"]) >= unready_seconds(settings())
     assert int(told["start-period"]) >= unready_seconds(settings())
+
+
+@pytest.mark.parametrize(("ready", "code"), [(True, 0), (False, 1)])
+def test_the_image_asks_itself_and_no_proxy(ready: bool, code: int) -> None:
+    text = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    (words,) = re.findall(r"^HEALTHCHECK .*? CMD (\[.*\])$", text, re.MULTILINE)
+    server = telemetry.serve("127.0.0.1", 0, lambda: (ready, "so it is"))
+    try:
+        _, *options, script = json.loads(words)
+        assert "127.0.0.1:8000" in script
+        done = subprocess.run(
+            (sys.executable, *options, script.replace("127.0.0.1:8000", f"127.0.0.1:{server.server_port}")),
+            env={"PATH": os.environ["PATH"], "http_proxy": "http://127.0.0.1:9"},
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+        )
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert done.returncode == code, done.stderr
+    assert ("503" in done.stderr) is (not ready)
 
 
 @pytest.mark.parametrize("name", sorted(path.name for path in (ROOT / "compose").glob("*.yml")))

@@ -1,10 +1,12 @@
 """A test that fails and then passes is a finding: the closing lines of `.ci/run` tell of it, with its log."""
 
+import re
 import subprocess
 import sys
 from pathlib import Path
 
-FINDINGS = Path(__file__).parents[2] / ".ci" / "findings"
+ROOT = Path(__file__).parents[2]
+FINDINGS = ROOT / ".ci" / "findings"
 
 FLAKY = """
 import logging, pathlib
@@ -46,6 +48,17 @@ def test_what_fails_and_then_passes_is_told_with_its_log(tmp_path: Path) -> None
     assert "a reason" in told
     assert "the broker was late" in told
     assert "test_that_passes" not in told
+
+
+def test_each_python_that_is_promised_is_tried() -> None:
+    """Without a hole between the oldest that `pip` lets in and the one that runs this."""
+    (told,) = re.findall(r"^promised=\((.*)\)$", (FINDINGS.parent / "pythons").read_text(), re.MULTILINE)
+    versions = [int(version.removeprefix("3.")) for version in told.split()]
+    (oldest,) = re.findall(r'^requires-python = ">=3\.(\d+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)
+
+    assert versions == list(range(int(oldest), versions[-1] + 1))
+    assert versions[-1] >= max(14, sys.version_info.minor)
+    assert ".ci/pythons" in (FINDINGS.parent / "run").read_text()
 
 
 def test_nothing_is_told_where_nothing_failed(tmp_path: Path) -> None:

@@ -118,9 +118,9 @@ def test_batches_that_took_long_grow_no_more_but_a_little_at_a_time() -> None:
 @pytest.mark.parametrize(("error", "given_up"), [(ServiceBroken("no table"), False), (Retry("closed"), True)])
 def test_what_no_record_can_be_the_reason_of_waits_for_ever(error: Exception, given_up: bool) -> None:
     made = intake(1, 1, retries=3)
+    record = made.batch()[0]
     for _ in range(10):
         made.unpark(SOURCE)
-        (record, _) = made.batch()
         failure = HandlingFailed(record)
         failure.__cause__ = error
         made.failed(failure, [record])

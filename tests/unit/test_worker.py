@@ -2,11 +2,14 @@
 
 import re
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
 from shared import main_loop, waits
+from shared.cycle import Progress
 from shared.errors import Fenced, KafkaUnavailable, SlotLost
+from shared.ports import NOTHING
 from tests.unit.worker_scene import Scene, Seeing
 from tests.waiting import until
 
@@ -85,3 +88,17 @@ def test_a_recovery_says_which_server_is_silent(scene: Scene, monkeypatch: pytes
     assert scene.worker.ready()[1].startswith("recovering; Kafka has not answered for 11 s")
     monkeypatch.undo()
     scene.may_renew.set()
+
+
+@pytest.mark.parametrize(("part", "failed", "paced"), [(0.6, None, [50]), (0.4, None, []), (0.6, KeyError("x"), [])])
+def test_a_batch_that_took_half_of_the_budget_is_as_large_as_they_get(
+    scene: Scene, part: float, failed: Exception | None, paced: list[int]
+) -> None:
+    scene.start()
+    scene.end()
+    loop = scene.worker._main_loop
+    found: list[int] = []
+    cycle: Any = SimpleNamespace(owned=NOTHING, parked=dict, pace=found.append)
+    progress = Progress(received=50, handled=50, failed=failed)
+    loop._after(cycle, progress, part * loop._settings.handler_seconds, assigned=True)
+    assert found == paced

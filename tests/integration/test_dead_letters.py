@@ -137,10 +137,12 @@ def test_a_letter_that_fails_again_stays_with_its_new_error(
     assert tallies.sql("SELECT count(*) FROM inbox WHERE event_id = 'asked-2'") == [0]
 
     mend(tallies)
-    tallies.sql("UPDATE dead_letter SET error = 'Other' WHERE id = 2")
+    tallies.sql("UPDATE dead_letter SET error = 'Other', traceback = 'elsewhere' WHERE id = 2")
     break_down(tallies, "reject")
     assert tallies.run("dead-letters redrive 2") == 1
     assert letters(tallies)[1] == (2, "Reject", False)
+    (traceback,) = tallies.sql("SELECT traceback FROM dead_letter WHERE id = 2")
+    assert traceback.startswith("Reject\n  tests/integration/tally.py:"), "where it failed now"
     mend(tallies)
     assert tallies.run("dead-letters redrive 2") == 0
     tallies.work()

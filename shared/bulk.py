@@ -23,7 +23,7 @@ from psycopg.types.array import ListBinaryDumper
 from psycopg.types.json import Jsonb
 from sqlalchemy import Dialect, Engine, Enum, String, TypeDecorator, event
 from sqlalchemy.sql.compiler import SQLCompiler
-from sqlalchemy.types import TypeEngine
+from sqlalchemy.types import NullType, TypeEngine
 
 KINDS = (str, int, float, Decimal, bytes, date, UUID, Jsonb, Binary)
 """What may be in an array; whoever stores something else is served by the driver."""
@@ -87,6 +87,8 @@ def _form(compiled: SQLCompiler, statement: str) -> _Form | None:
     found = _INSERT.fullmatch(statement) or _UPDATE.fullmatch(statement)
     names = tuple(dict.fromkeys(_NAME.findall(statement)))
     if found is None or compiled.effective_returning or not compiled.binds.keys() >= set(names):
+        return None
+    if any(isinstance(compiled.binds[name].type, NullType) for name in names):  # of a `text`, which names no types
         return None
     words = [_word(compiled.binds[name].type, compiled.dialect) for name in names]
     arrays = ", ".join(f"%({name})s::{word}[]" for name, word in zip(names, words, strict=True))

@@ -24,6 +24,7 @@ from sqlalchemy import (
     func,
     insert,
     select,
+    text,
     update,
 )
 from sqlalchemy.dialects.postgresql import JSONB
@@ -32,7 +33,7 @@ from sqlalchemy.exc import DataError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.orm.exc import StaleDataError
 
-from dev.servers import Servers
+from dev.servers import Postgres
 from shared import bulk
 from shared.session import Session
 
@@ -96,15 +97,15 @@ class Numbered(Base):
 
 
 @pytest.fixture(scope="module")
-def engine(servers: Servers) -> Iterator[Engine]:
+def engine(postgres: Postgres) -> Iterator[Engine]:
     name = f"bulk_{uuid.uuid4().hex[:12]}"
-    servers.postgres.create_database(name)
-    engine = create_engine(servers.postgres.dsn(name).replace("postgresql:", "postgresql+psycopg:"))
+    postgres.create_database(name)
+    engine = create_engine(postgres.dsn(name).replace("postgresql:", "postgresql+psycopg:"))
     bulk.install(engine)
     Base.metadata.create_all(engine)
     yield engine
     engine.dispose()
-    servers.postgres.drop_database(name)
+    postgres.drop_database(name)
 
 
 @pytest.fixture
@@ -254,6 +255,21 @@ def test_what_is_more_than_values_is_left_to_the_driver(engine: Engine, driver: 
         )
         assert connection.execute(select(Thing.number).where(Thing.id == key)).scalar_one() == 11
     assert len(driver) == 3
+
+
+@pytest.mark.parametrize(
+    "change",
+    ["INSERT INTO thing (id, number) VALUES (:id, :number)", "UPDATE thing SET number=:number WHERE thing.id = :id"],
+)
+def test_a_text_says_nothing_of_types_and_is_left_to_the_driver(engine: Engine, driver: list[str], change: str) -> None:
+    ids = [str(uuid.uuid4()) for _ in range(2)]
+    with engine.begin() as connection:
+        if change.startswith("UPDATE"):
+            connection.execute(insert(Thing), [{"id": id_, "number": 0} for id_ in ids])
+        connection.execute(text(change), [{"id": ids[0], "number": 1}, {"id": ids[1], "number": 2}])
+        found = connection.execute(select(Thing.number).where(Thing.id.in_(ids)).order_by(Thing.number)).scalars().all()
+    assert found == [1, 2]
+    assert len(driver) == 1
 
 
 def test_a_batch_is_one_statement(engine: Engine) -> None:

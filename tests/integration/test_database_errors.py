@@ -10,7 +10,7 @@ import psycopg
 import pytest
 import structlog
 from sqlalchemy import Enum, Integer, bindparam, select, text
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import IntegrityError, SQLAlchemyError
 from sqlalchemy.types import TypeDecorator
 
 from dev.servers import Servers
@@ -155,7 +155,7 @@ def test_a_value_that_the_driver_cannot_read_is_not_told(engine: Any) -> None:
 
 def test_many_rows_in_one_statement_are_not_told(engine: Any) -> None:
     insert = text("INSERT INTO shelf (id, must) VALUES (:id, :id)")
-    with engine.connect() as connection, pytest.raises(SQLAlchemyError) as caught:
+    with engine.connect() as connection, pytest.raises(IntegrityError, match="shelf_pkey") as caught:
         connection.execute(insert, [{"id": "one"}, {"id": CANARY}])
     assert BARE not in written(caught.value)
 

@@ -130,6 +130,12 @@ def test_another_cluster(servers: Servers, breakable_servers: Servers, capsys: p
         tallies.ask(3, 4)
 
         stop(tallies, OtherCluster, "KAFKA_BOOTSTRAP_SERVERS leads to")
+        capsys.readouterr()
+        assert tallies.run("positions show") == 1
+        shown = capsys.readouterr().out
+        assert "KAFKA_BOOTSTRAP_SERVERS leads to" in shown
+        assert "OtherCluster" in shown
+        assert "PositionMissing" not in shown, "nothing is judged by what another cluster says"
         # The lane must not be compared with what another cluster does not know.
         assert tallies.run("positions rewind --source lane-0 --yes") == 1
         assert "the positions are of cluster" in capsys.readouterr().err

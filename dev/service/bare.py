@@ -40,7 +40,7 @@ GONE = (
     *("tests/integration/api/conftest.py", "tests/integration/test_persistence.py"),
     *(
         f"tests/integration/api/test_{name}.py"
-        for name in ("idempotency", "operating", "orders", "problems", "serving")
+        for name in ("idempotency", "operating", "orders", "places", "problems", "serving")
     ),
     *("tests/integration/api/test_access.py", "tests/integration/api/test_stock_and_accounts.py"),
     # What the library does about rights and secrets, shown on services of the demo.

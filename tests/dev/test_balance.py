@@ -11,6 +11,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
+from unittest.mock import MagicMock, Mock
 
 import psycopg
 import pytest
@@ -23,6 +24,7 @@ from dev.balance.records import Heard, listen
 from dev.balance.rules import SERVICES
 from dev.balance.topics import STRANGER, Topics
 from dev.servers import Servers
+from tests.dev import world as world_module
 from tests.dev.damages import DAMAGES, EVENTS, GOOD, behind, beyond, gone
 from tests.dev.world import PARTITIONS, PRICE, SECONDS, World
 from tests.waiting import until
@@ -70,6 +72,26 @@ def knows_offsets(reader: Consumer) -> bool:
 def world(migrated: Servers) -> Iterator[World]:
     with closing(World(migrated)) as world:
         yield world
+
+
+def test_a_world_that_cannot_be_made_leaves_no_connection_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[MagicMock] = []
+
+    def connect(*_: object, **__: object) -> MagicMock:
+        connection = MagicMock()
+        connection.close.return_value = None
+        connection.__exit__.side_effect = lambda *_: connection.close()
+        connection.__enter__.return_value = connection
+        made.append(connection)
+        return connection
+
+    monkeypatch.setattr(psycopg, "connect", connect)
+    monkeypatch.setattr(world_module, "Topics", Mock(side_effect=RuntimeError("Kafka is away")))
+
+    with pytest.raises(RuntimeError, match="Kafka is away"):
+        World(MagicMock())
+
+    assert [one.close.call_count for one in made] == [1] * (1 + len(SERVICES))
 
 
 # Planted in tests of their own: they need something that goes on while the sheet is made.

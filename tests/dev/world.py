@@ -7,6 +7,7 @@ import json
 import time
 import zlib
 from collections.abc import Iterable
+from contextlib import ExitStack
 from itertools import count
 from typing import Any
 
@@ -45,17 +46,25 @@ class World:
                 admin.execute(statement.format(sql.Identifier(name), sql.Identifier(service)))
                 self.dsns[service] = servers.postgres.dsn(name)
         self.heard = dict(HEARS)
-        self.connections = {service: psycopg.connect(dsn, autocommit=True) for service, dsn in self.dsns.items()}
-        self.topics = Topics(servers.kafka.bootstrap)
-        self._empty_topics(*TOPICS, *(f"{service}.outbox" for service in SERVICES))
-        self.producer = Producer({"bootstrap.servers": servers.kafka.bootstrap, "linger.ms": 0, "log_level": 0})
-        self.outcomes = {outcome: self.order(*outcome) for outcome in sorted(AGREED)}
-        self.rest()
+        self.connections: dict[str, psycopg.Connection] = {}
+        with ExitStack() as stack:
+            self._open = stack
+            for service in self.dsns:
+                self._connect(service)
+            self.topics = Topics(servers.kafka.bootstrap)
+            self._empty_topics(*TOPICS, *(f"{service}.outbox" for service in SERVICES))
+            self.producer = Producer({"bootstrap.servers": servers.kafka.bootstrap, "linger.ms": 0, "log_level": 0})
+            self.outcomes = {outcome: self.order(*outcome) for outcome in sorted(AGREED)}
+            self.rest()
+            self._open = stack.pop_all()
 
     def close(self) -> None:
-        self.producer.flush(SECONDS)
-        for connection in self.connections.values():
-            connection.close()
+        with self._open:
+            self.producer.flush(SECONDS)
+
+    def _connect(self, service: str) -> None:
+        connection = psycopg.connect(self.dsns[service], autocommit=True)
+        self.connections[service] = self._open.enter_context(connection)
 
     def _empty_topics(self, *wanted: str) -> None:
         admin = AdminClient({"bootstrap.servers": self._servers.kafka.bootstrap, "log_level": 0})
@@ -186,7 +195,7 @@ class World:
             statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
             admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
         self.dsns[service] = self._servers.postgres.dsn(name)
-        self.connections[service] = psycopg.connect(self.dsns[service], autocommit=True)
+        self._connect(service)
         self.heard[service] = (hears,)
         topics = (f"{service}.events", f"{service}.outbox")
         self._empty_topics(*topics)

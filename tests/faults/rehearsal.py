@@ -116,15 +116,15 @@ class Rehearsal:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self._workers:
-            worker.stopped = True
-            worker.send(signal.SIGKILL)
-        for worker in self._workers:
-            worker.ended()
-            worker.process.close()
-        if error is not None:
-            error.add_note("\n".join(f"--- {worker.order.log.name}\n{worker.log()}" for worker in self._workers))
-        self.connection.close()
+        with self.connection:
+            for worker in self._workers:
+                worker.stopped = True
+                worker.send(signal.SIGKILL)
+            for worker in self._workers:
+                worker.ended()
+                worker.process.close()
+            if error is not None:
+                error.add_note("\n".join(f"--- {worker.order.log.name}\n{worker.log()}" for worker in self._workers))
         self._servers.postgres.drop_database(self.name)
         outside.admin(self._servers.kafka.bootstrap).delete_topics(start.needed(self.service))  # nobody waits for it
         for event, topic in self._topics.items():

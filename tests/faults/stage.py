@@ -13,7 +13,7 @@ import uuid
 import zlib
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
@@ -231,15 +231,19 @@ class Stage:
         # Two keys for each partition.
         keys = [f"key-{n}" for n in range(100 * partitions)]
         self.keys = [key for p in range(partitions) for key in [k for k in keys if partition(k, partitions) == p][:2]]
-        make_template(servers, partitions)
-        servers.postgres.create_database(self.name, template=f"{TEMPLATE}_{partitions}")
-        self.connection = self._connect()
-        # Workers may be told names that only they can resolve; what else they are told is how one is let in.
-        ours = self.settings.model_copy(update={"kafka_bootstrap_servers": servers.kafka.bootstrap} if names else {})
-        start.create_topics(ours, self.kit.service)
         self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
         self.outbox = Outbox(self.kit.service, self.settings.event_bytes_max)
         self.requests = Requests(self._engine, self.outbox)
+        # Workers may be told names that only they can resolve; what else they are told is how one is let in.
+        ours = self.settings.model_copy(update={"kafka_bootstrap_servers": servers.kafka.bootstrap} if names else {})
+        make_template(servers, partitions)
+        with ExitStack() as stack:  # what fails here must leave nothing open: it would be found in another test
+            servers.postgres.create_database(self.name, template=f"{TEMPLATE}_{partitions}")
+            stack.callback(servers.postgres.drop_database, self.name)
+            self.connection = self._connect()
+            stack.callback(self._disconnect)
+            start.create_topics(ours, self.kit.service)
+            self._open = stack.pop_all()
 
     @property
     def bootstrap(self) -> str:
@@ -251,18 +255,16 @@ class Stage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        for worker in self.workers:
-            worker.stopped = True
-            worker.send(signal.SIGKILL)
-        for worker in self.workers:
-            worker.ended()
-        if error is not None:
-            error.add_note(f"{self.name}:\n{self.logged()}")
-        for worker in self.workers:
-            worker.process.close()
-        self._engine.dispose()
-        self.connection.close()
-        self.servers.postgres.drop_database(self.name)
+        with self._open:
+            for worker in self.workers:
+                worker.stopped = True
+                worker.send(signal.SIGKILL)
+            for worker in self.workers:
+                worker.ended()
+            if error is not None:
+                error.add_note(f"{self.name}:\n{self.logged()}")
+            for worker in self.workers:
+                worker.process.close()
         # Nobody waits for it: it only keeps a long run from collecting thousands of partitions.
         admin(self.servers).delete_topics(start.needed(self.kit.service))
 
@@ -270,6 +272,9 @@ class Stage:
         """Open the connection for the books anew: the server was away."""
         self.connection.close()
         self.connection = self._connect()
+
+    def _disconnect(self) -> None:
+        self.connection.close()  # the one of the end, not that of the beginning
 
     def _connect(self) -> psycopg.Connection:
         return psycopg.connect(self.servers.postgres.dsn(self.name), autocommit=True)

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 from prometheus_client import REGISTRY
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 from dev.servers import Servers
 from shared import dead_letters
@@ -31,10 +31,9 @@ def waiting(tallies: Tallies) -> list[int]:
 
 
 def gauges(tallies: Tallies) -> tuple[float | None, float | None]:
-    engine = create_engine(tallies.settings.dsn(tallies.name))
+    engine = create_engine(tallies.settings.dsn(tallies.name), poolclass=NullPool)
     with engine.connect() as connection:
         dead_letters.look(connection)
-    engine.dispose()
     count, oldest = (REGISTRY.get_sample_value(f"dead_letter{n}") for n in ("s_waiting", "_oldest_seconds"))
     return count, oldest
 
@@ -107,9 +106,8 @@ def test_a_dismissed_letter_is_re_driven_only_by_name(tallies: Tallies, capsys: 
 def test_what_is_done_goes_after_its_time_and_what_waits_never(tallies: Tallies) -> None:
     assert tallies.run("dead-letters dismiss 1 --reason junk --yes") == 0
     assert tallies.run("dead-letters redrive 2") == 0
-    engine = create_engine(tallies.settings.dsn(tallies.name))
+    engine = create_engine(tallies.settings.dsn(tallies.name), poolclass=NullPool)
     with engine.begin() as connection:
         assert dead_letters.prune(connection, 3_600, 100) == 0
         assert dead_letters.prune(connection, 0, 100) == 2
-    engine.dispose()
     assert waiting(tallies) == [3, 4, 5]

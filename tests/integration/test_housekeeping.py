@@ -6,7 +6,7 @@ from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from sqlalchemy import Engine, create_engine
+from sqlalchemy import Engine, NullPool, create_engine
 
 from dev.servers import Servers
 from shared import housekeeping
@@ -57,7 +57,7 @@ def test_a_database_that_is_away_does_not_end_the_thread(stage: Stage, monkeypat
     monkeypatch.setattr(housekeeping, "log", log)
     monkeypatch.setattr(housekeeping, "PRUNE_SECONDS", 0.05)
     url = stage.settings.dsn(stage.name)
-    engine = create_engine(url)
+    engine = create_engine(url, poolclass=NullPool)
     keeper = Housekeeping(engine, stage.settings)
     stage.connection.execute("ALTER TABLE inbox RENAME TO elsewhere")
     keeper.start()
@@ -66,4 +66,3 @@ def test_a_database_that_is_away_does_not_end_the_thread(stage: Stage, monkeypat
     stage.until(lambda: stage.one("SELECT count(*) FROM inbox") == 11, "it goes on")
     keeper.stop()
     keeper._thread.join(10)
-    engine.dispose()

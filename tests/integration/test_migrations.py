@@ -11,7 +11,7 @@ import psycopg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
-from sqlalchemy import MetaData, create_engine
+from sqlalchemy import MetaData, NullPool, create_engine
 
 from dev.servers import Servers
 from shared import migrating, tables
@@ -78,20 +78,18 @@ def test_the_migrated_schema_is_that_of_the_models(service: str, empty: Database
     migrated, created = empty(), empty()
     migrate(migrated, service)
     base = importlib.import_module(f"services.{service}.models").Base
-    engine = create_engine(created.dsn(service))
+    engine = create_engine(created.dsn(service), poolclass=NullPool)
     tables.metadata.create_all(engine)
     base.metadata.create_all(engine)
-    engine.dispose()
     assert catalog(migrated, service) == catalog(created, service)
 
-    engine = create_engine(migrated.dsn(service))
+    engine = create_engine(migrated.dsn(service), poolclass=NullPool)
     with engine.connect() as connection:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         together = MetaData()
         for table in [*tables.metadata.tables.values(), *base.metadata.tables.values()]:
             table.to_metadata(together)
         assert compare_metadata(context, together) == []
-    engine.dispose()
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -128,20 +126,18 @@ def test_several_may_migrate_at_once(empty: Databases) -> None:
 
 
 def test_a_process_refuses_an_empty_database(empty: Databases) -> None:
-    engine = create_engine(empty().dsn(SERVICE))
+    engine = create_engine(empty().dsn(SERVICE), poolclass=NullPool)
     with pytest.raises(Refused, match="run `python -m services"):
         refuse_behind(engine, SERVICE)
-    engine.dispose()
 
 
 def test_a_process_refuses_a_database_without_lanes(empty: Databases) -> None:
     settings = empty()
     migrate(settings, SERVICE)
     query(settings, SERVICE, "DELETE FROM lane")
-    engine = create_engine(settings.dsn(SERVICE))
+    engine = create_engine(settings.dsn(SERVICE), poolclass=NullPool)
     with pytest.raises(Refused, match="no lanes"):
         refuse_behind(engine, SERVICE)
-    engine.dispose()
 
 
 @pytest.fixture
@@ -166,7 +162,7 @@ def add(history_folder: Path, number: int, phase: str) -> None:
 def test_a_start_needs_the_last_pre_migration_and_no_post_one(empty: Databases, longer: Path) -> None:
     settings = empty()
     migrate(settings, SERVICE)
-    engine = create_engine(settings.dsn(SERVICE))
+    engine = create_engine(settings.dsn(SERVICE), poolclass=NullPool)
 
     add(longer, 3, "post")
     refuse_behind(engine, SERVICE)
@@ -182,7 +178,6 @@ def test_a_start_needs_the_last_pre_migration_and_no_post_one(empty: Databases, 
     assert applied == [f"{SERVICE}: applied 0003_post_more", f"{SERVICE}: applied 0004_pre_more"]
     refuse_behind(engine, SERVICE)
     assert migrate(settings, SERVICE) == [f"{SERVICE}: applied 0005_post_more"]
-    engine.dispose()
 
 
 def test_old_code_accepts_a_newer_database(empty: Databases, longer: Path) -> None:
@@ -190,9 +185,8 @@ def test_old_code_accepts_a_newer_database(empty: Databases, longer: Path) -> No
     add(longer, 3, "pre")
     migrate(settings, SERVICE)
     (longer / "0003_pre_more.py").unlink()
-    engine = create_engine(settings.dsn(SERVICE))
+    engine = create_engine(settings.dsn(SERVICE), poolclass=NullPool)
     refuse_behind(engine, SERVICE)
-    engine.dispose()
     assert migrate(settings, SERVICE) == [
         f"{SERVICE}: the database is at 0003, newer than this code (0002); nothing to do"
     ]

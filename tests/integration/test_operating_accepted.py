@@ -5,7 +5,7 @@ found when the lanes are decided, under the number of the decision.
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 from dev.servers import Servers
 from shared import claims
@@ -66,10 +66,9 @@ def test_it_stays_found_with_its_keys(tallies: Tallies, capsys: pytest.CaptureFi
 
 
 def test_also_on_a_lane_whose_claims_were_pruned(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    engine = create_engine(tallies.settings.migration_dsn(tallies.name))
+    engine = create_engine(tallies.settings.migration_dsn(tallies.name), poolclass=NullPool)
     with engine.begin() as connection:
         claims.prune(connection, 0, 1_000)
-    engine.dispose()
 
     assert audit(tallies, capsys).counts["unknown"] == 12
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from confluent_kafka import TopicPartition
-from sqlalchemy import create_engine
+from sqlalchemy import NullPool, create_engine
 
 from dev.servers import Servers
 from shared import command
@@ -230,7 +230,7 @@ def test_while_workers_are_busy_and_one_is_killed(busy: Stage, capsys: pytest.Ca
 
     feeding = threading.Thread(target=feed)
     feeding.start()
-    engine = create_engine(busy.settings.dsn(busy.name))
+    engine = create_engine(busy.settings.dsn(busy.name), poolclass=NullPool)
     desk = Desk(busy.settings, busy.kit.service, engine, busy.outbox)
 
     def watch() -> None:
@@ -259,7 +259,6 @@ def test_while_workers_are_busy_and_one_is_killed(busy: Stage, capsys: pytest.Ca
     finally:
         going.set()
         feeding.join()
-        engine.dispose()
     said = len(busy.read(busy.kit.told.topic))
     printed = capsys.readouterr().out
     assert f"{said:,} records of ours among {said:,}, " in printed

@@ -6,7 +6,7 @@ from collections import defaultdict
 from collections.abc import Iterator
 
 import pytest
-from sqlalchemy import create_engine, text
+from sqlalchemy import NullPool, create_engine, text
 
 from dev.servers import Servers
 from shared.errors import LanesDiffer
@@ -58,7 +58,7 @@ def test_resize_keeps_the_order_of_every_key(tallies: Tallies, die: str) -> None
 
 def test_requests_go_on_while_lanes_are_resized(tallies: Tallies) -> None:
     """A request that has read the old number of lanes is waited for; one that comes later reads the new one."""
-    engine = create_engine(tallies.settings.dsn(tallies.name))
+    engine = create_engine(tallies.settings.dsn(tallies.name), poolclass=NullPool)
     resized: list[int] = []
     tallies.request(1, key=KEYS[0])
     tallies.settings = tallies.settings.model_copy(update={"partitions": 7})
@@ -79,7 +79,6 @@ def test_requests_go_on_while_lanes_are_resized(tallies: Tallies) -> None:
         until(lambda: tallies.sql(waits) == [2], "a later request waits for the command")
     resizing.join(30)
     later.join(30)
-    engine.dispose()
 
     assert resized == [0]
     assert tallies.sql("SELECT array_agg(lane ORDER BY id) FROM outbox") == [[lane_hash(k) % 7 for k in KEYS[:3]]]

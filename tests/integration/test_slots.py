@@ -56,12 +56,11 @@ def test_the_lowest_free_slot_is_taken(stage: Stage, engine: Engine) -> None:
 
 
 def test_slots_of_two_services_in_one_server_do_not_meet(stage: Stage, engine: Engine, servers: Servers) -> None:
-    other = psycopg.connect(servers.postgres.dsn())
-    other.execute("SELECT pg_advisory_lock(%s, 0)", (slots.LOCK_CLASS,))
-    with engine.connect() as connection:
-        assert slots.take_any(connection, 1) == 0
-        assert slots.is_mine(connection, 0)
-    other.close()
+    with psycopg.connect(servers.postgres.dsn()) as other:
+        other.execute("SELECT pg_advisory_lock(%s, 0)", (slots.LOCK_CLASS,))
+        with engine.connect() as connection:
+            assert slots.take_any(connection, 1) == 0
+            assert slots.is_mine(connection, 0)
 
 
 def test_an_old_session_of_ours_is_ended_and_no_other(stage: Stage, engine: Engine) -> None:

@@ -44,8 +44,8 @@ class Running:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.end(signal.SIGKILL)
-        self._connection.close()
+        with self._connection:
+            self.end(signal.SIGKILL)
         self._servers.postgres.drop_database(self._database)
 
     def command(self, root: Path, *words: str) -> None:

@@ -13,6 +13,7 @@ import uvicorn
 from dependency_injector import providers
 
 from shared.settings import Settings
+from tests.waiting import until
 
 START_SECONDS_MAX = 20.0
 
@@ -63,4 +64,6 @@ def served(container_class: type[Any], settings: Settings) -> Iterator[Api]:
     finally:
         server.should_exit = True
         thread.join(START_SECONDS_MAX)
+        # A request that was given up goes on in its thread. What comes back to a pool that was given up stays open.
+        until(lambda: container.engine().pool.checkedout() == 0, "every connection is given back")
         container.engine().dispose()

@@ -1,5 +1,6 @@
 """Who may call an API, what for, how often and for how long."""
 
+import gc
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,7 @@ from services.order.container import OrderContainer
 from shared.errors import Refused
 from shared.http import tokens
 from shared.settings import Settings
-from tests.integration.api.serving import Api
+from tests.integration.api.serving import Api, served
 from tests.integration.api.test_problems import problem
 
 ORDER = {"account": "ada", "lines": [{"sku": "tea", "quantity": 1}]}
@@ -141,3 +142,18 @@ def test_a_request_that_takes_too_long_is_answered_and_may_be_repeated(
     again = orders.post(f"/orders/{placed}/cancel", headers=key)
     assert (again.status_code, again.json()["state"]) == (200, "CANCELLED")
     assert api.sql("SELECT count(*) FROM outbox WHERE key = %s", placed) == [(2,)]
+
+
+def test_a_request_that_was_given_up_has_ended_when_its_api_has(settings: Settings, orders: Api, name: str) -> None:
+    """Its connection would come back to a pool that nobody closes, and be found open in another test, long after."""
+    placed = orders.post("/orders", json=ORDER).json()["id"]
+    before = open_connections()
+    hasty = settings.model_copy(update={"http_request_seconds_max": 0.2})
+    with orders.locked("orders", placed):
+        with served(OrderContainer, hasty) as api:
+            assert api.post(f"/orders/{placed}/cancel").status_code == 503
+        assert len(open_connections() - before) == 1, "the one that holds the lock"
+
+
+def open_connections() -> set[int]:
+    return {id(one) for one in gc.get_objects() if isinstance(one, psycopg.Connection) and not one.closed}

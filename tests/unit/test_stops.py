@@ -22,7 +22,7 @@ from shared.errors import (
     Stop,
 )
 from tests.unit.worker_scene import Scene
-from tests.waiting import until
+from tests.waiting import SECONDS_MAX, until
 
 POSITIONS = (DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost, OtherCluster, LanesDiffer)
 NO_ANSWER: tuple[Exception, ...] = (
@@ -57,7 +57,7 @@ def test_nobody_stops_while_nobody_can_prove_it(scene: Scene, doubt: type[Stop],
     scene.raises = [doubt("the client says so"), doubt("and again")]
     scene.stands = fails(no_answer)
     scene.start()
-    assert scene.idle.wait(10), "it goes on"
+    assert scene.idle.wait(SECONDS_MAX), "it goes on"
     assert scene.asked == 2
     assert not scene.members[0].left
     scene.end()
@@ -75,7 +75,7 @@ def test_nobody_stops_at_the_start_either(scene: Scene, no_answer: Exception) ->
     scene.check = check
     scene.stands = fails(no_answer)
     scene.start()
-    assert scene.idle.wait(10), "it goes on"
+    assert scene.idle.wait(SECONDS_MAX), "it goes on"
 
 
 def test_what_the_servers_say_is_what_it_stops_for_and_goes_on_from(scene: Scene) -> None:
@@ -93,7 +93,7 @@ def test_what_the_servers_say_is_what_it_stops_for_and_goes_on_from(scene: Scene
     scene.until("stopped: OtherCluster")
 
     scene.stands = list
-    assert scene.idle.wait(10), "it goes on by itself"
+    assert scene.idle.wait(SECONDS_MAX), "it goes on by itself"
     assert len(scene.members) == 2
     scene.until("working")
 
@@ -122,7 +122,7 @@ def test_a_row_that_kafka_refuses_needs_no_other_proof(scene: Scene) -> None:
     scene.start()
     scene.until("stopped: ContentStuck")
     scene.stands = list
-    assert scene.idle.wait(10), "the row is gone"
+    assert scene.idle.wait(SECONDS_MAX), "the row is gone"
 
 
 def test_who_is_not_let_in_ends_when_others_are_not_either(scene: Scene) -> None:
@@ -134,6 +134,6 @@ def test_who_is_not_let_in_ends_when_others_are_not_either(scene: Scene) -> None
 
     scene.stands = stands
     scene.start()
-    until(lambda: scene.ended, "it ends", seconds=10)
+    until(lambda: scene.ended, "it ends")
     assert isinstance(scene.ended[0], Refused)
     assert scene.polls == 2

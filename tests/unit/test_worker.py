@@ -11,13 +11,13 @@ from shared.cycle import Progress
 from shared.errors import Fenced, KafkaUnavailable, SlotLost
 from shared.ports import NOTHING
 from tests.unit.worker_scene import Scene, Seeing
-from tests.waiting import until
+from tests.waiting import SECONDS_MAX, until
 
 
 def test_a_fenced_worker_whose_slot_is_its_own_goes_on_with_new_clients(scene: Scene) -> None:
     scene.raises = [Fenced("FENCED_INSTANCE_ID")]
     scene.start()
-    assert scene.idle.wait(10), "it goes on"
+    assert scene.idle.wait(SECONDS_MAX), "it goes on"
     assert [member.closed for member in scene.members] == [True, False]
 
 
@@ -32,7 +32,7 @@ def test_a_fenced_worker_whose_slot_is_taken_ends(scene: Scene) -> None:
 
     scene.database.hold_slot = hold  # type: ignore[method-assign]
     scene.start()
-    until(lambda: scene.ended, "it ends", seconds=10)
+    until(lambda: scene.ended, "it ends")
     assert isinstance(scene.ended[0], SlotLost)
     assert len(scene.members) == 1, "the one who has the slot is not disturbed"
 
@@ -41,7 +41,7 @@ def test_clients_that_get_no_answer_for_long_are_replaced(scene: Scene, monkeypa
     monkeypatch.setattr(main_loop, "CLIENTS_SECONDS", 0.0)
     scene.raises = [KafkaUnavailable("_UNKNOWN_PARTITION")]
     scene.start()
-    assert scene.idle.wait(10), "it goes on"
+    assert scene.idle.wait(SECONDS_MAX), "it goes on"
     assert len(scene.members) == 2
 
 
@@ -58,9 +58,9 @@ def said(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_a_recovery_that_takes_long_says_for_what_it_waits_and_until_when(scene: Scene, said: list[str]) -> None:
     scene.may_renew.clear()
     scene.start()
-    scene.until("recovering; it has been waiting 0 s for the servers")
+    scene.until(r"recovering; it has been waiting \d+ s for the servers")
     assert re.search(r"until \d\d:\d\d:\d\d UTC at the latest", scene.worker.ready()[1])
-    until(lambda: said, "the log says it too", seconds=10)
+    until(lambda: said, "the log says it too")
     scene.may_renew.set()
     scene.until("working")
     assert "for the servers" not in scene.worker.ready()[1]
@@ -70,10 +70,10 @@ def test_a_recovery_that_takes_long_says_for_what_it_waits_and_until_when(scene:
 def test_who_waits_for_a_share_says_until_when(scene: Scene, said: list[str]) -> None:
     scene.assigned = False
     scene.start()
-    scene.until("given this worker a share yet; it has been waiting 0 s for its group")
-    until(lambda: said, "the log says it too", seconds=10)
+    scene.until(r"given this worker a share yet; it has been waiting \d+ s for its group")
+    until(lambda: said, "the log says it too")
     polls = scene.polls
-    until(lambda: scene.polls > polls + 20, "it looks again", seconds=10)
+    until(lambda: scene.polls > polls + 20, "it looks again")
     scene.assigned = True
     scene.until("working")
     assert "for its group" not in scene.worker.ready()[1]

@@ -1,5 +1,6 @@
 """A worker with no servers, for its unit tests: its Kafka and its database say what a test wants."""
 
+import re
 import threading
 from collections.abc import Callable, Sequence
 from types import SimpleNamespace
@@ -10,7 +11,7 @@ from shared.ports import NOTHING, Polled
 from shared.worker import Worker
 from tests.faults.stage import StageSettings
 from tests.integration.tally import service
-from tests.waiting import until
+from tests.waiting import SECONDS_MAX, until
 
 
 class Member:
@@ -39,7 +40,7 @@ class Member:
 
     def renew(self) -> None:
         """A new producer."""
-        assert self._scene.may_renew.wait(10)
+        assert self._scene.may_renew.wait(SECONDS_MAX)
 
     def read_from(self, _positions: object, _lanes: object) -> None:
         """Fetch nothing."""
@@ -185,11 +186,12 @@ class Scene:
 
     def end(self) -> None:
         """Ask it to end, as SIGTERM does."""
+        self.may_renew.set()  # a test that failed may have left it waiting
         self.worker._stopping.set()
-        self._thread.join(10)
+        self._thread.join(SECONDS_MAX)
         self.worker._watchdog.rest()  # it watches until the process ends, and this one is the tests' own
         assert not self._thread.is_alive()
 
-    def until(self, word: str) -> None:
-        """Wait until its health says so."""
-        until(lambda: word in self.worker.ready()[1], word, seconds=10)
+    def until(self, words: str) -> None:
+        """Wait until its health says so; `words` is a pattern."""
+        until(lambda: re.search(words, self.worker.ready()[1]), words)

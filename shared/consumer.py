@@ -9,17 +9,20 @@ import operator
 import time
 from collections.abc import Collection, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from shared import logs
+from shared import batch_header, logs
 from shared.access import denial, not_permitted
 from shared.errors import Fenced, KafkaUnavailable, NotLetIn, Refused, Unproven
 from shared.handling import Service
 from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
 from shared.positions import judge_reach
 from shared.settings import Settings
+from shared.unreadable import CODES as UNREADABLE_CODES
+from shared.unreadable import Unreadable
 from shared.waits import MAIN_LOOP
 
 MISSING = -1001
@@ -145,6 +148,7 @@ class GroupMember:
         """When the group last gave a share, or took it away; None before the first."""
         self._rebalancing = False
         self._reading: set[Input] = set()
+        self._unreadable = Unreadable(service.name, partial(batch_header.read, settings, f"{service.name}-{slot}"))
         self._incremental = settings.group_protocol == "consumer"
         self._consumer.subscribe(
             [*service.hears, service.lane_topic],
@@ -217,6 +221,7 @@ class GroupMember:
         self._reading = set(positions)
         if inputs:
             self._consumer.resume(inputs)  # a pause survives revoke and assign
+            self.pause(self._unreadable.held(self._reading))
         if held:
             self._consumer.pause(held)
 
@@ -225,6 +230,8 @@ class GroupMember:
     def poll(self, records: int, seconds: float) -> Polled:
         found: list[Record] = []
         ends: dict[Input, int] = {}
+        if (due := self._unreadable.due()) is not None:
+            raise Unproven(f"{due} could not be read, and is tried again")
         try:
             first = self._consumer.poll(seconds)
             messages = [] if first is None else [first]
@@ -256,6 +263,10 @@ class GroupMember:
         fatal = _fatal(error, source.topic)
         if fatal is not None:
             raise fatal
+        if source in self._reading and error.code() in UNREADABLE_CODES:
+            words = self._unreadable.note(source, offset, error)
+            logs.log.error("unreadable", source=str(source), offset=offset, code=error.name(), detail=words)
+            raise Unproven(words)
         logs.log.warning("consumer_error", source=str(source), code=error.name(), detail=error.str())
         if source not in self._reading:
             return
@@ -289,7 +300,12 @@ class GroupMember:
         self._consumer.pause([TopicPartition(*source) for source in inputs])
 
     def resume(self, inputs: Collection[Input]) -> None:
-        self._consumer.resume([TopicPartition(*source) for source in inputs])
+        self._consumer.resume([TopicPartition(*source) for source in inputs if source not in self._unreadable])
+
+    @property
+    def unreadable(self) -> str:
+        """Which inputs cannot be read on, and what to do about it; empty if all can."""
+        return self._unreadable.words()
 
     def leave(self) -> None:
         """Leave the group now; also a static member's partitions move at once. Not so under KIP-848, where only the

@@ -43,7 +43,7 @@ class Health:
             telemetry.LANES.forget()
             telemetry.PARKED.forget()
 
-    def working(self, cycle: Cycle, *, assigned: bool, share_seconds: float) -> None:
+    def working(self, cycle: Cycle, *, assigned: bool, share_seconds: float, unreadable: str = "") -> None:
         """Enter what follows from a cycle. Whoever owns nothing works only if the group has given him nothing to do; it
         answers within `share_seconds`.
         """
@@ -55,7 +55,8 @@ class Health:
         else:
             self._observer.own(owned.inputs)
             detail = f"{len(owned.inputs)} inputs, {len(owned.lanes)} lanes"
-            self.enter("working", f"{detail}, {len(parked)} parked" if parked else detail, ready=not parked)
+            detail = "; ".join(filter(None, (f"{detail}, {len(parked)} parked" if parked else detail, unreadable)))
+            self.enter("working", detail, ready=not parked and not unreadable)
             telemetry.PARKED.set(len(parked))
             telemetry.LANES.set(len(owned.lanes))
 

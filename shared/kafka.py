@@ -30,6 +30,11 @@ class KafkaClient:
         """Whether the group has given this worker its share, be it an empty one."""
         return self._member.assigned
 
+    @property
+    def unreadable(self) -> str:
+        """Which inputs cannot be read on, and what to do about it; empty if all can."""
+        return self._member.unreadable
+
     def close(self) -> None:
         """Close both clients."""
         for half in self._halves:

@@ -94,7 +94,7 @@ class MainLoop:
                 wait = min(2 * wait, WAIT_MAX) if progress.idle else WAIT_MIN
                 self._backoff.succeeded()
                 answered = time.monotonic()
-                self._after(cycle, progress, answered - began, assigned=kafka.assigned)
+                self._after(cycle, progress, answered - began, assigned=kafka.assigned, unreadable=kafka.unreadable)
             except (Stop, NotLetIn) as doubt:
                 in_doubt = True
                 self._stops.prove(doubt)
@@ -129,11 +129,16 @@ class MainLoop:
                 cycle.beware(source, stuck.offset, stuck.ends, stuck.error)
         return cycle.adoptions
 
-    def _after(self, cycle: Cycle, progress: Progress, seconds: float, *, assigned: bool) -> None:
+    def _after(self, cycle: Cycle, progress: Progress, seconds: float, *, assigned: bool, unreadable: str = "") -> None:
         """Show what a cycle did that took so many seconds, and what follows from it. Raises `Brake`."""
         if progress.received or progress.said:
             self._observer.heard()
-        self._health.working(cycle, assigned=assigned, share_seconds=max_poll_ms(self._settings) / 1_000)
+        self._health.working(
+            cycle,
+            assigned=assigned,
+            share_seconds=max_poll_ms(self._settings) / 1_000,
+            unreadable=unreadable,
+        )
         self._retries.release(cycle)
         if progress.idle:
             return

@@ -64,7 +64,7 @@ def holders(settings: Settings, client_id: str, held: Mapping[Input, int]) -> di
     deadline = time.monotonic() + ALL_SECONDS
     found = {source: Holder() for source in held}
     try:
-        with _admin(settings, client_id) as admin:
+        with client(settings, client_id) as admin:
             for source, holder in found.items():
                 try:
                     _ask(admin, source, held[source], holder, deadline)
@@ -96,7 +96,7 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 
 @contextmanager
-def _admin(settings: Settings, client_id: str) -> Iterator[Any]:
+def client(settings: Settings, client_id: str) -> Iterator[Any]:
     """Make a client for this block. Raises what kafka-python raises."""
     # At level debug it would write its configuration, with the password; and what fails is told in our own words.
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)

@@ -141,7 +141,8 @@ class Settings(BaseSettings):
         Field(
             ge=1024,
             le=50_000_000,
-            description="a larger event never enters the outbox; topics need max.message.bytes of 10,000 more",
+            description="a larger event never enters the outbox; topics need max.message.bytes of 10,000 more; "
+            "`topics` makes new ones so",
         ),
     ] = 900_000
     # Two seconds of work. A worker that is far behind has all of it in memory: 25 MB with these, 80 MB with 64,000 kB.

@@ -80,6 +80,13 @@ def whose(service: Service, missing: Collection[str]) -> str:
     return "; ".join(told)
 
 
+ENVELOPE_BYTES = 10_000
+"""Key, headers and the batch around an event."""
+
+MESSAGE_BYTES_DEFAULT = 1_048_588
+"""Kafka's own message.max.bytes, that of a topic without a limit of its own."""
+
+
 def create_topics(settings: Settings, service: Service, *, heard: bool = True) -> list[str]:
     """Create the topics that are missing, those of others that are `heard` too, and wait until a broker knows them.
 
@@ -89,7 +96,10 @@ def create_topics(settings: Settings, service: Service, *, heard: bool = True) -
     wanted = needed(service) if heard else own(service)
     missing = [name for name, found in describe(client, settings, wanted).items() if found is None]
     replicas = settings.replication_factor or BROKERS_DEFAULT
-    new = [NewTopic(name, num_partitions=settings.partitions, replication_factor=replicas) for name in missing]
+    new = [
+        NewTopic(name, settings.partitions, replicas, config=_limits(settings) if name in service.speaks_on else {})
+        for name in missing
+    ]
     for name, future in client.create_topics(new, request_timeout=ADMIN_SECONDS).items() if new else ():
         try:
             future.result(ADMIN_SECONDS + 5)
@@ -106,6 +116,12 @@ def create_topics(settings: Settings, service: Service, *, heard: bool = True) -
             )
         time.sleep(LOOK_AGAIN_SECONDS)
     return missing
+
+
+def _limits(settings: Settings) -> dict[str, str]:
+    """What a topic must let pass that this service publishes on; nothing if it is no more than what topics do."""
+    needs = settings.event_bytes_max + ENVELOPE_BYTES
+    return {"max.message.bytes": str(needs)} if needs > MESSAGE_BYTES_DEFAULT else {}
 
 
 def missing(settings: Settings, service: Service) -> list[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared import start
+from shared import batch_header, start
 from shared.errors import OtherCluster, Stop
 from shared.held_back import Held
 from shared.operating import survey
@@ -11,6 +11,10 @@ from shared.operating.group import Group
 from shared.operating.output import age, as_json, columns, say
 from shared.operating.rules import Desk
 from shared.operating.survey import InputState, LaneState, Waiting
+from shared.ports import Input
+
+BATCHES_MAX = 5
+"""Inputs of which the next batch is looked at; each takes some tenths of a second."""
 
 
 def show(desk: Desk, *, json: bool) -> bool:
@@ -32,8 +36,11 @@ def show(desk: Desk, *, json: bool) -> bool:
             for state in states
         ]
         members = group.members()
+    standing = [source for source in inputs if source["waits"]]
     for source in inputs:
         source["waits"] = _why(source, members) if source["waits"] else None
+    for source in standing[:BATCHES_MAX] if members else ():
+        source["waits"] += _batch(desk, source)
     topics = [{"source": name, "verdict": type(stop).__name__, "detail": str(stop)} for name, stop in wrong.items()]
     if json:
         as_json({"topics": topics, "inputs": inputs, "lanes": lanes, "members": members})
@@ -87,6 +94,22 @@ def _why(source: Mapping[str, Any], members: list[str]) -> str:
     return (
         f"{where}: nothing was handled for {survey.STANDING_SECONDS:.0f} s. A worker may be busy with it, or its "
         "handler raises Retry: the worker's /health/ready, and `retry_later` in its log, say why"
+    )
+
+
+def _batch(desk: Desk, source: Mapping[str, Any]) -> str:
+    """Tell how far the batch goes at which an input stands: it may be one that no worker can unpack."""
+    topic, _, partition = str(source["source"]).rstrip("]").rpartition("[")
+    try:
+        header = batch_header.read(desk.settings, desk.service.name, Input(topic, int(partition)), source["H"])
+    except Exception:  # noqa: BLE001 - of kafka-python; without it less is told
+        return ""
+    if header is None:
+        return ""
+    skip = desk.command(f"positions skip --source '{source['source']}' --to {header.last + 1}")
+    return (
+        f". The next batch there goes to {header.last} ({header.size} bytes, {header.codec}). If no worker can read it "
+        f"(`unreadable` in its log), or is killed for its memory each time, {skip} passes over all that is in it"
     )
 
 

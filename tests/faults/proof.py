@@ -34,7 +34,7 @@ PROTOCOL = (
     *("attempts", "backoff", "blame", "bulk", "closing", "consumer", "cycle", "database", "dead_letters", "deadline"),
     *("ended", "events", "flushing", "handling", "held", "inbox", "intake", "kafka", "last_words", "main_loop"),
     *("minute", "outbox", "ports", "positions", "producer", "recoveries", "reporting", "retries", "session", "slots"),
-    *("standby", "stops", "stuck", "transaction", "watchdog", "worker"),
+    *("standby", "stops", "stuck", "transaction", "unreadable", "watchdog", "worker"),
 )
 """The modules of `shared` whose change makes an earlier proof a proof of something else."""
 

@@ -1,9 +1,12 @@
 """Whatever a record holds, it takes effect, is skipped, or is set aside; and what is said about it has its bounds."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from random import Random
+from unittest import mock
 
 import psycopg
 import pytest
@@ -14,7 +17,13 @@ from psycopg import sql
 from dev.hostile.raw import Raw, RawProducer
 from dev.hostile.records import SHAPES, every_shape
 from dev.servers import Servers
+from dev.servers.places import free_port
 from dev.servers.postgres import Postgres
+from shared import command, consumer, telemetry
+from shared.container import ServiceContainer
+from shared.settings import Settings
+from tests.faults import trail
+from tests.faults.stage import Stage
 from tests.integration.strangers import FIRST, good, target, worker
 from tests.integration.tallies import Tallies
 from tests.waiting import until
@@ -142,6 +151,58 @@ def test_a_batch_that_is_large_when_it_is_unpacked_holds_up_nobody(tallies: Tall
 
     assert honest(tallies) == [2]
     assert tallies.sql("SELECT length(value) FROM dead_letter") == [1_000_000]
+
+
+def takes_little(name: str, settings: Settings) -> ServiceContainer:
+    """A worker that takes a batch of a tenth of what ours take, so that the test need not be a glutton."""
+    consumer.RECEIVE_BYTES_MAX = 2_000_000
+    return trail.build(name, settings)
+
+
+def run(stage: Stage, line: str) -> int:
+    """Run a command of the service, in this process; give its exit code."""
+    built = trail.build(stage.name, stage.settings)
+    try:
+        with mock.patch.object(telemetry, "configure"):
+            return command.run(built, shlex.split(line))
+    finally:
+        built.engine().dispose()
+
+
+def test_a_batch_that_cannot_be_unpacked_is_named_with_the_command_that_passes_over_it(
+    servers: Servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The others go on, and so does this one when it was decided."""
+    with Stage(servers, tmp_path, build=takes_little) as stage:
+        worker = stage.worker(metrics_port=free_port())
+        stage.ask()
+        stage.until_drained()
+        bomb = Raw(stage.kit.asked.topic, b"key", b"\0" * 3_000_000, partition=0)
+        with RawProducer(stage.bootstrap, {"compression.type": "zstd", "message.max.bytes": "10000000"}) as producer:
+            producer.send(bomb)
+            producer.flush()
+        before = len(stage.asked[stage.keys[2]])
+        stage.ask()
+        stage.until(lambda: re.search("working: .*cannot be read from offset", worker.ready()[1]), "it says so")
+        key = stage.keys[2]
+        asked = stage.asked[key][before:]
+        handled = "SELECT count(*) FROM effect WHERE key = %s AND number = ANY(%s)"
+        stage.until(lambda: stage.one(handled, key, asked) == len(asked), "the other input goes on")
+        status, words = worker.ready()
+        assert status == 503
+        (command_line,) = re.findall(r"`[^`]*? (positions skip [^`]*)`", words)
+        assert command_line in worker.log()
+
+        assert run(stage, "positions show") == 0
+        assert command_line in capsys.readouterr().out
+        stage.dismiss(worker)
+        assert run(stage, f"{command_line} --yes") == 0
+
+        worker = stage.worker(metrics_port=free_port())
+        stage.until_drained()
+        stage.until(lambda: worker.ready()[0] == 200, "it is ready")
+        stage.stop()
+        assert stage.problems() == []
 
 
 def create_in_latin1(postgres: Postgres, name: str) -> None:

@@ -3,6 +3,8 @@
 import uuid
 
 import pytest
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from shared import access, start
@@ -10,6 +12,7 @@ from shared.errors import Refused
 from shared.settings import Settings
 from tests.faults.mock_cluster import MockCluster
 from tests.integration.tally import service
+from tests.waiting import SECONDS_MAX
 
 
 def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Servers) -> None:
@@ -42,6 +45,25 @@ def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> 
 
     found = start.describe(access.admin(settings), settings, created)
     assert {len(p.replicas) for d in found.values() if d is not None for p in d.partitions} == {1}
+
+
+def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers: Servers) -> None:
+    """Not so one that is only heard: how much that takes is decided by those who publish there."""
+    settings = Settings.model_validate(
+        {
+            "kafka_bootstrap_servers": servers.kafka.bootstrap,
+            "database_url": servers.postgres.dsn("nowhere"),
+            "event_bytes_max": 5_000_000,
+        }
+    )
+    made, asked, told = service(f"start-{uuid.uuid4().hex[:12]}")
+    start.create_topics(settings, made)
+
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in (asked.topic, told.topic)]
+    client = access.admin(settings)  # kept: one that is gone never answers
+    found = client.describe_configs(resources)
+    limits = [int(found[resource].result(SECONDS_MAX)["max.message.bytes"].value) for resource in resources]
+    assert limits == [1_048_588, 5_010_000]
 
 
 def test_an_old_broker_is_refused(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:

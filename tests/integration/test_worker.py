@@ -159,7 +159,7 @@ def test_a_handler_that_nothing_interrupts_ends_two_processes_and_not_the_third(
     (error, detail, traceback), *more = stage.connection.execute("SELECT error, detail, traceback FROM dead_letter")
     assert (error, more) == ("HandlerStuck", [])
     assert detail.startswith("the watchdog ended 2 processes at it: ")
-    assert "in handle: time.sleep(60)" in traceback
+    assert "in _strain: time.sleep(60)" in traceback
     told = next(line for line in worker.log().splitlines() if "what=cycle" in line)
     for words in (f"key={stage.keys[0]}", "offset=", "handler=", "time.sleep(60)"):
         assert words in told

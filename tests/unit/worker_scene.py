@@ -21,6 +21,8 @@ class Member:
         self._scene = scene
         self.closed = self.left = False
 
+    unreadable = ""
+
     @property
     def assigned(self) -> bool:
         """Whether the group has given it a share."""

@@ -14,8 +14,8 @@ from psycopg.errors import OperationalError as PsycopgOperationalError
 from sqlalchemy import Connection, Engine
 from sqlalchemy.exc import DBAPIError
 
-from shared.errors import DatabaseUnavailable, KafkaUnavailable, Refused
-from shared.settings import Settings
+from .errors import DatabaseUnavailable, KafkaUnavailable, Refused
+from .settings import Settings
 
 RIGHTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "READ on {topic} if the service hears it, WRITE if it speaks on it",

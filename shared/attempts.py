@@ -17,8 +17,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared.errors import ProcessEnded
-from shared.ports import Input, Record
+from .errors import ProcessEnded
+from .ports import Input, Record
 
 ENDS = 4
 """So many processes in a row ended at a record, alone, before it is set aside."""

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared.gauges import Known
+from .gauges import Known
 
 ROWS = Known("outbox_rows_at_most", "Upper bound of the events that wait to be said; absent while it is not known")
 OLDEST = Known(

@@ -3,12 +3,12 @@
 import random
 import threading
 
-from shared import outages
-from shared.errors import KafkaUnavailable, Unavailable
-from shared.failures import LOGGED_MAX
-from shared.health import Health
-from shared.telemetry import log
-from shared.watchdog import Watchdog
+from . import outages
+from .errors import KafkaUnavailable, Unavailable
+from .failures import LOGGED_MAX
+from .health import Health
+from .telemetry import log
+from .watchdog import Watchdog
 
 PAUSE_MIN, PAUSE_MAX = 0.1, 2.0
 """Seconds between two attempts while a server is not available."""

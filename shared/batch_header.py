@@ -7,9 +7,9 @@ batch. The form is that of magic 2, https://kafka.apache.org/documentation/#reco
 import struct
 from typing import Any, NamedTuple
 
-from shared.open_transactions import ANSWER_MS, client
-from shared.ports import Input
-from shared.settings import Settings
+from .open_transactions import ANSWER_MS, client
+from .ports import Input
+from .settings import Settings
 
 _HEAD = struct.Struct(">qiibIhi")
 """Base offset, length, leader epoch, magic, CRC, attributes, last offset delta."""

@@ -26,9 +26,9 @@ from types import ModuleType
 
 from sqlalchemy.exc import DBAPIError
 
-from shared.errors import Brake, Reject, Retry
-from shared.failures import CAUSES_MAX, describe, frames, place
-from shared.ports import Letter
+from .errors import Brake, Reject, Retry
+from .failures import CAUSES_MAX, describe, frames, place
+from .ports import Letter
 
 SERVICE = frozenset({"0A", "26", "28", "3D", "3F", "42", "72", "F0", "HV", "XX"})
 """Classes of SQLSTATE that are the same for every record."""

@@ -1,6 +1,6 @@
 """How long a worker may take for what, and what follows for whoever watches it from outside."""
 
-from shared.settings import Settings
+from .settings import Settings
 
 CYCLE, RECOVERY = 1.5, 3.0
 """In transaction timeouts; then the watchdog ends the process. A cycle has one Kafka transaction in it; a recovery asks

@@ -2,10 +2,10 @@
 
 import threading
 
-from shared.budgets import CLOSE_SECONDS
-from shared.errors import TooManyRecoveries
-from shared.kafka import KafkaClient
-from shared.waits import MAIN_LOOP
+from .budgets import CLOSE_SECONDS
+from .errors import TooManyRecoveries
+from .kafka import KafkaClient
+from .waits import MAIN_LOOP
 
 CLOSING_MAX = 3
 """So many replaced clients may still be closing."""

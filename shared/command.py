@@ -12,13 +12,13 @@ from typing import Any, NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
-from shared import database_errors, logs, start, telemetry
-from shared.access import no_connection
-from shared.container import lazily
-from shared.errors import ExactlyOnceError, Exit, Refused, SlotInDoubt, Unavailable
-from shared.operating import output
-from shared.program import program
-from shared.transaction import unavailable
+from . import database_errors, logs, start, telemetry
+from .access import no_connection
+from .container import lazily
+from .errors import ExactlyOnceError, Exit, Refused, SlotInDoubt, Unavailable
+from .operating import output
+from .program import program
+from .transaction import unavailable
 
 EXIT_REFUSED = 78
 """EX_CONFIG of sysexits.h: something must be mended before it makes sense to start again."""
@@ -34,7 +34,7 @@ AGAIN_UNLOCKED = ". Try again when that session has ended its transaction"
 def api(container: Any, _arguments: argparse.Namespace) -> None:
     """Serve the HTTP API."""
     start.check_database(container.engine(), container.service())
-    lazily("shared.http.serving:serve", application=container.application(), settings=container.settings())
+    lazily(".http.serving:serve", application=container.application(), settings=container.settings())
 
 
 def worker(container: Any, _arguments: argparse.Namespace) -> None:
@@ -54,7 +54,7 @@ def worker(container: Any, _arguments: argparse.Namespace) -> None:
 def migrate(container: Any, arguments: argparse.Namespace) -> None:
     """Bring the service's database to the newest schema."""
     lazily(
-        "shared.migrating:migrate",
+        ".migrating:migrate",
         settings=container.settings(),
         service=container.service().name,
         before_rollout=arguments.before_rollout,
@@ -74,7 +74,7 @@ def topics(container: Any, arguments: argparse.Namespace) -> None:
 
 def token(_container: Any, arguments: argparse.Namespace) -> None:
     """Invent a token for a caller of the API: print it, and its entry in API_TOKENS, which does not betray it."""
-    secret, entry = lazily("shared.http.tokens:make", name=arguments.name, scopes=arguments.scopes)
+    secret, entry = lazily(".http.tokens:make", name=arguments.name, scopes=arguments.scopes)
     output.say(f"the token, for the caller: {secret}")
     output.say(f"its entry in API_TOKENS:   {entry}")
 
@@ -99,7 +99,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_outbox(commands)
     _add_lanes(commands)
     _add_decisions(commands)
-    audited = _add(commands, "audit", "shared.operating.audit:audit", "compare what was decided with what was said")
+    audited = _add(commands, "audit", ".operating.audit:audit", "compare what was decided with what was said")
     audited.add_argument("--json", action="store_true")
     audited.add_argument("--all", dest="everything", action="store_true", help="name every finding, not the first 20")
     audited.set_defaults(judges=True)
@@ -109,7 +109,7 @@ def parser(service: str) -> argparse.ArgumentParser:
 def _add_positions(commands: Any) -> None:
     made = commands.add_parser("positions", help="what was handled and said; decide where the two systems disagree")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    _add(choices, "show", "shared.operating.status:show", "show every position and what it means").add_argument(
+    _add(choices, "show", ".operating.status:show", "show every position and what it means").add_argument(
         "--json", action="store_true"
     )
     for choice, meaning in (
@@ -117,7 +117,7 @@ def _add_positions(commands: Any) -> None:
         ("rewind", "rather twice than not at all"),
         ("skip", "rather not at all than twice"),
     ):
-        added = _add(choices, choice, "shared.operating.decisions:decide", meaning)
+        added = _add(choices, choice, ".operating.decisions:decide", meaning)
         added.set_defaults(given={"choice": choice})
         added.add_argument(
             "--source",
@@ -129,7 +129,7 @@ def _add_positions(commands: Any) -> None:
         added.add_argument("--to", type=int, metavar="OFFSET", help="of an input: the next offset to handle")
         added.add_argument("--yes", action="store_true", help="do not ask")
     meaning = "make a dead letter of the record that an input waits at"
-    parked = _add(choices, "set-aside", "shared.operating.parked:set_aside", meaning)
+    parked = _add(choices, "set-aside", ".operating.parked:set_aside", meaning)
     parked.add_argument("--source", required=True, help="'<topic>[<partition>]'")
     parked.add_argument("--offset", type=int, help="the record that you mean; without it you are asked")
     parked.add_argument("--reason", required=True, help="kept with the decision")
@@ -139,7 +139,7 @@ def _add_positions(commands: Any) -> None:
 def _add_dead_letters(commands: Any) -> None:
     made = commands.add_parser("dead-letters", help="records that were set aside")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    listed = _add(choices, "list", "shared.operating.letters:show_all", "list those that wait")
+    listed = _add(choices, "list", ".operating.letters:show_all", "list those that wait")
     which = listed.add_mutually_exclusive_group()
     for state, meaning in (("redriven", "those that were handled"), ("dismissed", "those that never shall be")):
         which.add_argument(f"--{state}", dest="state", action="store_const", const=state, help=meaning)
@@ -149,15 +149,15 @@ def _add_dead_letters(commands: Any) -> None:
     listed.add_argument("--error", help="only those that were set aside for an error of this name")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
     listed.add_argument("--json", action="store_true")
-    shown = _add(choices, "show", "shared.operating.letters:show", "show one with its headers and its value")
+    shown = _add(choices, "show", ".operating.letters:show", "show one with its headers and its value")
     shown.add_argument("number", type=_natural, metavar="ID")
     shown.add_argument("--json", action="store_true")
-    driven = _add(choices, "redrive", "shared.operating.redrive:redrive", "handle again, exactly once")
+    driven = _add(choices, "redrive", ".operating.redrive:redrive", "handle again, exactly once")
     chosen = driven.add_mutually_exclusive_group(required=True)
     chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
     driven.add_argument("--dismissed", action="store_true", help="also an ID that was dismissed")
-    gone = _add(choices, "dismiss", "shared.operating.dismissing:dismiss", "decide that some shall never be handled")
+    gone = _add(choices, "dismiss", ".operating.dismissing:dismiss", "decide that some shall never be handled")
     gone.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     gone.add_argument("--topic", help="instead of ID: all that wait from this topic")
     gone.add_argument("--error", help="instead of ID: all that wait with an error of this name")
@@ -169,12 +169,10 @@ def _add_dead_letters(commands: Any) -> None:
 def _add_outbox(commands: Any) -> None:
     made = commands.add_parser("outbox", help="events that wait to be said")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    shown = _add(choices, "show", "shared.operating.unsaid:show", "list the oldest, or show one")
+    shown = _add(choices, "show", ".operating.unsaid:show", "list the oldest, or show one")
     shown.add_argument("event_id", nargs="?", metavar="EVENT_ID")
     shown.add_argument("--json", action="store_true")
-    moved = _add(
-        choices, "set-aside", "shared.operating.unsaid:set_aside", "move one that Kafka refuses to the dead letters"
-    )
+    moved = _add(choices, "set-aside", ".operating.unsaid:set_aside", "move one that Kafka refuses to the dead letters")
     moved.add_argument("event_id", metavar="EVENT_ID")
     moved.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -182,16 +180,16 @@ def _add_outbox(commands: Any) -> None:
 def _add_lanes(commands: Any) -> None:
     made = commands.add_parser("lanes", help="the shares of the outbox")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    drained = _add(choices, "drain", "shared.operating.lanes:drain", "wait until everything is said")
+    drained = _add(choices, "drain", ".operating.lanes:drain", "wait until everything is said")
     drained.add_argument("--seconds", type=float, default=300.0, help="at most so long (300)")
-    resized = _add(choices, "resize", "shared.operating.lanes:resize", "make as many lanes as PARTITIONS says")
+    resized = _add(choices, "resize", ".operating.lanes:resize", "make as many lanes as PARTITIONS says")
     resized.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_decisions(commands: Any) -> None:
     made = commands.add_parser("decisions", help="what operators have decided")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    listed = _add(choices, "list", "shared.operating.decision_list:show", "list the newest, with what was before")
+    listed = _add(choices, "list", ".operating.decision_list:show", "list the newest, with what was before")
     listed.add_argument("--source", help="only those about this source, like lane-0")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
     listed.add_argument("--json", action="store_true")
@@ -212,7 +210,7 @@ def _natural(word: str) -> int:
 
 def _operate(container: Any, arguments: argparse.Namespace) -> object:
     desk = lazily(
-        "shared.operating.rules:Desk",
+        ".operating.rules:Desk",
         settings=container.settings(),
         service=container.service(),
         engine=container.engine(),

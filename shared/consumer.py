@@ -14,16 +14,16 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 
-from shared import batch_header, logs
-from shared.access import denial, not_permitted
-from shared.errors import Fenced, KafkaUnavailable, NotLetIn, Refused, Unproven
-from shared.handling import Service
-from shared.ports import NOTHING, Assignment, Committed, Input, Polled, Record
-from shared.positions import judge_reach
-from shared.settings import Settings
-from shared.unreadable import CODES as UNREADABLE_CODES
-from shared.unreadable import Unreadable
-from shared.waits import MAIN_LOOP
+from . import batch_header, logs
+from .access import denial, not_permitted
+from .errors import Fenced, KafkaUnavailable, NotLetIn, Refused, Unproven
+from .handling import Service
+from .ports import NOTHING, Assignment, Committed, Input, Polled, Record
+from .positions import judge_reach
+from .settings import Settings
+from .unreadable import CODES as UNREADABLE_CODES
+from .unreadable import Unreadable
+from .waits import MAIN_LOOP
 
 MISSING = -1001
 """librdkafka's OFFSET_INVALID: nothing was committed."""

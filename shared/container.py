@@ -7,16 +7,16 @@ from typing import Any
 
 from dependency_injector import containers, providers
 
-from shared import database, settings, start
-from shared.consumer import GroupMember
-from shared.handling import Service
-from shared.housekeeping import Housekeeping
-from shared.kafka import KafkaClient
-from shared.observer import Observer
-from shared.outbox import Outbox
-from shared.producer import TransactionalProducer
-from shared.transaction import WorkerDatabase
-from shared.worker import Worker
+from . import database, settings, start
+from .consumer import GroupMember
+from .handling import Service
+from .housekeeping import Housekeeping
+from .kafka import KafkaClient
+from .observer import Observer
+from .outbox import Outbox
+from .producer import TransactionalProducer
+from .transaction import WorkerDatabase
+from .worker import Worker
 
 API_CONNECTIONS = 10
 """Connections of an API process, and requests that it works on at the same time."""
@@ -27,10 +27,17 @@ ASIDE_CONNECTIONS = 2
 """Opened only to cancel a statement of a handler that is too slow, and to note at which record a process ends."""
 
 
+def resolve(target: str) -> Any:
+    """Import the module of `module:name`, and give what has that name there. A module that begins with a dot is one of
+    this library, whatever its package is called.
+    """
+    module, _, name = target.partition(":")
+    return getattr(import_module(module, __package__), name)
+
+
 def lazily(target: str, *given: Any, **arguments: Any) -> Any:
     """Import `module:name` only now, and call it: a worker imports neither FastAPI nor alembic."""
-    module, _, name = target.partition(":")
-    return getattr(import_module(module), name)(*given, **arguments)
+    return resolve(target)(*given, **arguments)
 
 
 def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
@@ -90,7 +97,7 @@ class ServiceContainer(containers.DeclarativeContainer):
     check = providers.Callable(_check, engine=worker_engine, settings=settings, service=service)
     look_at_topics = providers.Callable(start.look_at_topics, engine=worker_engine, settings=settings, service=service)
     stands = providers.Callable(
-        lazily, "shared.operating.diagnosis:stands", engine=worker_engine, settings=settings, service=service
+        lazily, ".operating.diagnosis:stands", engine=worker_engine, settings=settings, service=service
     )
     worker = providers.Singleton(
         Worker,

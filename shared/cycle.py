@@ -35,8 +35,8 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.attempts import Attempt
-from shared.errors import (
+from .attempts import Attempt
+from .errors import (
     ContentRefused,
     ContentStuck,
     GenerationLost,
@@ -45,8 +45,8 @@ from shared.errors import (
     ProcessEnded,
     RecoveryNeeded,
 )
-from shared.intake import Intake
-from shared.ports import (
+from .intake import Intake
+from .ports import (
     NOTHING,
     Assignment,
     Claim,
@@ -62,8 +62,8 @@ from shared.ports import (
     Record,
     Transaction,
 )
-from shared.positions import Verdict, judge_input, judge_lane
-from shared.program import program
+from .positions import Verdict, judge_input, judge_lane
+from .program import program
 
 ADOPTIONS_MAX = 20
 """How often an adoption may begin anew because the group changed under it; more means that the group does not rest."""

@@ -6,11 +6,11 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
-from shared import access, bulk, database_errors, outages, surroundings
-from shared.errors import Refused
-from shared.outbox import Outbox
-from shared.session import Session
-from shared.settings import Settings
+from . import access, bulk, database_errors, outages, surroundings
+from .errors import Refused
+from .outbox import Outbox
+from .session import Session
+from .settings import Settings
 
 POSTGRES_MIN = 160000
 """PostgreSQL 16, the oldest that CI runs on."""

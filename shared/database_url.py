@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 from sqlalchemy import make_url
 from sqlalchemy.exc import ArgumentError
 
-from shared.errors import Refused
+from .errors import Refused
 
 _HOST = re.compile(r"([^:\[\]]+|\[[0-9A-Fa-f:.]+\])(?::([0-9]{1,5}))?")
 

@@ -15,13 +15,13 @@ import msgspec
 from sqlalchemy import Connection, text
 from sqlalchemy.exc import DataError
 
-from shared.events import Event
-from shared.failures import DETAIL_MAX, describe, frames
-from shared.gauges import Known
-from shared.handling import Service
-from shared.outbox import KEY_BYTES_MAX, Outbox, Said
-from shared.ports import Input, Letter, Record
-from shared.session import Session
+from .events import Event
+from .failures import DETAIL_MAX, describe, frames
+from .gauges import Known
+from .handling import Service
+from .outbox import KEY_BYTES_MAX, Outbox, Said
+from .ports import Input, Letter, Record
+from .session import Session
 
 WAITING = Known(
     "dead_letters_waiting", "Dead letters neither re-driven nor dismissed, counted up to 100,000; absent if not known"

@@ -16,7 +16,7 @@ from typing import ParamSpec, TypeVar
 
 from sqlalchemy.exc import DBAPIError
 
-from shared.errors import DatabaseUnavailable, HandlerTooSlow, HandlingFailed
+from .errors import DatabaseUnavailable, HandlerTooSlow, HandlingFailed
 
 TICK_SECONDS = 0.3
 """How often the time is looked at. Of a pause of the whole process two of these count, as with the watchdog: a process

@@ -12,13 +12,13 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaException, TopicParti
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from shared.access import not_permitted
-from shared.consumer import committed_offsets
-from shared.errors import KafkaUnavailable
-from shared.handling import Service
-from shared.ports import Input
-from shared.settings import Settings
-from shared.waits import MAIN_LOOP, Wait
+from .access import not_permitted
+from .consumer import committed_offsets
+from .errors import KafkaUnavailable
+from .handling import Service
+from .ports import Input
+from .settings import Settings
+from .waits import MAIN_LOOP, Wait
 
 ENDED_SECONDS = 5.0
 """How long one renewal waits for transactions to end, at most. Those of workers take milliseconds; that of a frozen one

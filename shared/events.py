@@ -12,7 +12,7 @@ from typing import ClassVar
 
 import msgspec
 
-from shared.errors import Malformed
+from .errors import Malformed
 
 SPEC_VERSION = "1.0"
 CONTENT_TYPE = "application/json"

@@ -17,9 +17,9 @@ from traceback import walk_stack, walk_tb
 from types import FrameType
 from typing import Any
 
-from shared.errors import ServiceBroken
-from shared.ports import Record
-from shared.telemetry import log
+from .errors import ServiceBroken
+from .ports import Record
+from .telemetry import log
 
 DETAIL_MAX = 2_000
 """Characters of an error that are kept; enough for the message and the place."""

@@ -23,7 +23,7 @@ from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.orm.unitofwork import UOWTransaction, _DeleteAll, _DeleteState, _SaveUpdateAll, _SaveUpdateState
 from sqlalchemy.schema import ForeignKeyConstraint
 
-from shared.failures import of_class
+from .failures import of_class
 
 
 class Reference(NamedTuple):

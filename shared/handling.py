@@ -14,13 +14,13 @@ from typing import Any, TypeVar
 import msgspec
 from sqlalchemy import inspect as mapping
 
-from shared import log_context
-from shared.deadline import Deadline
-from shared.errors import HandlingFailed, Malformed, Retry
-from shared.events import Event, envelope
-from shared.failures import describe, of_function
-from shared.ports import Delivery, Opened, Record
-from shared.session import Session
+from . import log_context
+from .deadline import Deadline
+from .errors import HandlingFailed, Malformed, Retry
+from .events import Event, envelope
+from .failures import describe, of_function
+from .ports import Delivery, Opened, Record
+from .session import Session
 
 Heard = TypeVar("Heard", bound=Event)
 Handler = Callable[[Heard, Session], Iterable[Event]]

@@ -1,9 +1,9 @@
 """What a worker says of itself in its health and its metrics: its state, whether it is ready, what it waits for."""
 
-from shared import telemetry
-from shared.cycle import Cycle
-from shared.observer import Observer
-from shared.waits import MAIN_LOOP, Wait
+from . import telemetry
+from .cycle import Cycle
+from .observer import Observer
+from .waits import MAIN_LOOP, Wait
 
 
 class Health:

@@ -13,8 +13,8 @@ from sqlalchemy import ARRAY, Alias, Join, Select, Table, any_, bindparam, func,
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.selectable import ForUpdateArg
 
-from shared.errors import SessionMisused
-from shared.events import key_of
+from .errors import SessionMisused
+from .events import key_of
 
 
 class Key(NamedTuple):

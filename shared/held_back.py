@@ -9,9 +9,9 @@ from datetime import UTC, datetime
 
 from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, TopicPartition
 
-from shared.open_transactions import ENDED, Holder, holders, plain
-from shared.ports import Input
-from shared.settings import Settings
+from .open_transactions import ENDED, Holder, holders, plain
+from .ports import Input
+from .settings import Settings
 
 HELD_SECONDS = 10.0
 """Transactions are open all the time, for milliseconds. One that is open for so long is told."""

@@ -5,10 +5,10 @@ import threading
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import claims, dead_letters, inbox
-from shared.settings import Settings
-from shared.slots import LOCK_CLASS
-from shared.telemetry import log
+from . import claims, dead_letters, inbox
+from .settings import Settings
+from .slots import LOCK_CLASS
+from .telemetry import log
 
 PRUNE_SECONDS = 30.0
 """Between two prunings."""

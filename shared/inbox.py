@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from sqlalchemy import Connection, text
 
-from shared.bulk import Array
+from .bulk import Array
 
 _RECEIVE = text("""
     INSERT INTO inbox (source, event_id)

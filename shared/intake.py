@@ -10,9 +10,9 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from shared.attempts import ENDS, ENDS_BY_CHANCE, Attempt
-from shared.errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken, Undecided
-from shared.ports import Input, Polled, Record
+from .attempts import ENDS, ENDS_BY_CHANCE, Attempt
+from .errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken, Undecided
+from .ports import Input, Polled, Record
 
 BATCH_BYTES = 50_000_000
 """Bytes of the values of one batch, but for its first record. A compressed record of 3 KB may unpack to 100 MB, and a

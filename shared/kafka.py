@@ -1,7 +1,7 @@
 """The Kafka port: a group member and a transactional producer of one slot, on one thread."""
 
-from shared.consumer import GroupMember
-from shared.producer import TransactionalProducer
+from .consumer import GroupMember
+from .producer import TransactionalProducer
 
 
 class KafkaClient:

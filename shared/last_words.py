@@ -6,9 +6,9 @@ from contextlib import suppress
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import failures
-from shared.deadline import in_database
-from shared.transaction import WorkerDatabase
+from . import failures
+from .deadline import in_database
+from .transaction import WorkerDatabase
 
 
 def last_words(database: WorkerDatabase, budget: float, what: str) -> dict[str, object]:

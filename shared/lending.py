@@ -9,7 +9,7 @@ from typing import Any, NoReturn, cast
 
 from sqlalchemy import Connection, TextClause
 
-from shared.errors import SessionMisused
+from .errors import SessionMisused
 
 _ENDING = re.compile(
     r"(?:^|;)\s*(?:COMMIT|ROLLBACK|ABORT)\b|^\s*(?:BEGIN|START|END|SAVEPOINT|RELEASE|PREPARE\s+TRANSACTION)\b", re.I

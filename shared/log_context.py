@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextvars import ContextVar
 from typing import Any
 
-from shared.ports import Delivery
+from .ports import Delivery
 
 VALUE_MAX = 200
 """Characters of a key or an id; whoever chose them may have chosen more."""

@@ -12,10 +12,10 @@ from typing import Any
 
 import structlog
 
-from shared import log_context
-from shared.folding import Folding
-from shared.program import PACKAGE
-from shared.settings import Settings
+from . import log_context
+from .folding import Folding
+from .program import PACKAGE
+from .settings import Settings
 
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 

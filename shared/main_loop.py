@@ -3,25 +3,25 @@
 import threading
 import time
 
-from shared import outages
-from shared.backoff import Backoff
-from shared.budgets import CLIENTS_SECONDS, calm_seconds, cycle_seconds, recovery_seconds
-from shared.consumer import max_poll_ms
-from shared.cycle import Cycle, Limits, Progress
-from shared.errors import Fenced, KafkaUnavailable, NotLetIn, RecoveryNeeded, Stop, Unavailable, Unproven
-from shared.handling import Handlers, Service
-from shared.health import Health
-from shared.kafka import KafkaClient
-from shared.observer import Observer
-from shared.recoveries import Recoveries
-from shared.reporting import Reporting
-from shared.retries import Retries
-from shared.settings import Settings
-from shared.stops import Stops
-from shared.topic_watch import TopicWatch
-from shared.transaction import WorkerDatabase
-from shared.waits import MAIN_LOOP
-from shared.watchdog import Watchdog
+from . import outages
+from .backoff import Backoff
+from .budgets import CLIENTS_SECONDS, calm_seconds, cycle_seconds, recovery_seconds
+from .consumer import max_poll_ms
+from .cycle import Cycle, Limits, Progress
+from .errors import Fenced, KafkaUnavailable, NotLetIn, RecoveryNeeded, Stop, Unavailable, Unproven
+from .handling import Handlers, Service
+from .health import Health
+from .kafka import KafkaClient
+from .observer import Observer
+from .recoveries import Recoveries
+from .reporting import Reporting
+from .retries import Retries
+from .settings import Settings
+from .stops import Stops
+from .topic_watch import TopicWatch
+from .transaction import WorkerDatabase
+from .waits import MAIN_LOOP
+from .watchdog import Watchdog
 
 WAIT_MIN, WAIT_MAX = 0.005, 0.1
 """Seconds that an idle worker waits for records before it looks into the outbox again: short after work, longer the

@@ -16,11 +16,11 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, NullPool, create_engine, inspect, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
-from shared import access, database_errors, roles, surroundings
-from shared.errors import Refused
-from shared.program import program
-from shared.settings import Settings
-from shared.telemetry import log
+from . import access, database_errors, roles, surroundings
+from .errors import Refused
+from .program import program
+from .settings import Settings
+from .telemetry import log
 
 MIGRATIONS = Path(__file__).parent.parent / "migrations"
 

@@ -13,12 +13,12 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
-from shared import backlog, dead_letters, logs, outages, telemetry
-from shared.handling import Service
-from shared.held_back import HELD_SECONDS, Held, ask
-from shared.logs import log
-from shared.ports import Input
-from shared.settings import Settings
+from . import backlog, dead_letters, logs, outages, telemetry
+from .handling import Service
+from .held_back import HELD_SECONDS, Held, ask
+from .logs import log
+from .ports import Input
+from .settings import Settings
 
 LOOK_SECONDS = 3.0
 """How often it looks. Each look asks Kafka three questions and PostgreSQL two, which take milliseconds."""

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
-from shared.ports import Input
-from shared.settings import Settings
+from .ports import Input
+from .settings import Settings
 
 ANSWER_MS = 3_000
 """For one answer, or one connection; a broker gives it within milliseconds."""

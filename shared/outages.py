@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
-from shared.logs import log
+from .logs import log
 
 DETAIL_MAX = 1_000
 """Characters of what an error says; a database error repeats whole statements."""

@@ -12,13 +12,13 @@ import msgspec
 from sqlalchemy import Connection, text
 from uuid_utils import uuid7
 
-from shared import claims
-from shared.bulk import Array
-from shared.errors import NotOwned, Reject
-from shared.events import Event
-from shared.handling import Service
-from shared.ports import Claim, OutboxRow
-from shared.session import Session
+from . import claims
+from .bulk import Array
+from .errors import NotOwned, Reject
+from .events import Event
+from .handling import Service
+from .ports import Claim, OutboxRow
+from .session import Session
 
 KEY_BYTES_MAX = 4_000
 """The key comes on top of the event, and has to fit beside it. An index of PostgreSQL takes 2,700 bytes."""

@@ -9,7 +9,7 @@ runs the production cycle on it. `shared.consumer` and `shared.producer` are Kaf
 from collections.abc import Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
-from shared.events import Envelope, Event
+from .events import Envelope, Event
 
 
 class Input(NamedTuple):

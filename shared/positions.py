@@ -9,9 +9,9 @@ from enum import Enum
 
 from sqlalchemy import Connection, text
 
-from shared.errors import DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost
-from shared.ports import REPORTED, Claim, Committed, Input, Position
-from shared.program import program
+from .errors import DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost
+from .ports import REPORTED, Claim, Committed, Input, Position
+from .program import program
 
 _SELECT = """
     SELECT position.topic, position.partition, next_offset, epoch

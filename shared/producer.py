@@ -13,15 +13,15 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
-from shared.access import RIGHTS, not_permitted
-from shared.ended import see_ended
-from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
-from shared.events import CONTENT_TYPE, SPEC_VERSION
-from shared.handling import Service
-from shared.outbox import KEY_BYTES_MAX
-from shared.ports import REPORTED, Committed, Input, OutboxRow
-from shared.settings import Settings
-from shared.waits import MAIN_LOOP
+from .access import RIGHTS, not_permitted
+from .ended import see_ended
+from .errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
+from .events import CONTENT_TYPE, SPEC_VERSION
+from .handling import Service
+from .outbox import KEY_BYTES_MAX
+from .ports import REPORTED, Committed, Input, OutboxRow
+from .settings import Settings
+from .waits import MAIN_LOOP
 
 GENERATION = frozenset(
     {

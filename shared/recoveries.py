@@ -2,11 +2,11 @@
 
 from collections import Counter, deque
 
-from shared import telemetry
-from shared.errors import Fenced, RecoveryNeeded, TooManyRecoveries
-from shared.failures import LOGGED_MAX
-from shared.minute import Minute
-from shared.telemetry import log
+from . import telemetry
+from .errors import Fenced, RecoveryNeeded, TooManyRecoveries
+from .failures import LOGGED_MAX
+from .minute import Minute
+from .telemetry import log
 
 FENCED_PER_MINUTE_MAX = 5
 """A frozen broker that wakes may let a worker's client fence itself, once; more often there is somebody else."""

@@ -2,15 +2,15 @@
 
 from collections.abc import Sequence
 
-from shared import failures, telemetry
-from shared.blame import EqualFailures
-from shared.cycle import Progress
-from shared.errors import Brake
-from shared.minute import Minute
-from shared.ports import Letter
-from shared.program import program
-from shared.settings import Settings
-from shared.telemetry import log
+from . import failures, telemetry
+from .blame import EqualFailures
+from .cycle import Progress
+from .errors import Brake
+from .minute import Minute
+from .ports import Letter
+from .program import program
+from .settings import Settings
+from .telemetry import log
 
 UNREAD_LOGGED_MAX = 100
 """A minute: who writes junk must not fill a disk. Each of the records is kept, as a dead letter."""

@@ -4,10 +4,10 @@ import random
 import time
 from collections.abc import Callable
 
-from shared.cycle import Cycle
-from shared.errors import ProcessEnded
-from shared.failures import log_retry
-from shared.ports import Input
+from .cycle import Cycle
+from .errors import ProcessEnded
+from .failures import log_retry
+from .ports import Input
 
 PAUSE_SECONDS = 0.1
 """Doubled for each attempt, the first one included."""

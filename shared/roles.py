@@ -6,8 +6,8 @@ there. The runtime role owns nothing, so no statement of it can change a table, 
 
 from sqlalchemy import Connection, Engine, text
 
-from shared.errors import Refused
-from shared.program import program
+from .errors import Refused
+from .program import program
 
 _ALL = "SELECT, INSERT, UPDATE, DELETE"
 _LIBRARY = {

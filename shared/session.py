@@ -13,10 +13,10 @@ from sqlalchemy.orm import DeclarativeBase, ORMExecuteState, SessionTransaction
 from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.orm.attributes import instance_state
 
-from shared import failures, flushing, held
-from shared.errors import SessionMisused
-from shared.held import Held
-from shared.lending import lent, refuse, refuse_ending
+from . import failures, flushing, held
+from .errors import SessionMisused
+from .held import Held
+from .lending import lent, refuse, refuse_ending
 
 Model = TypeVar("Model", bound=DeclarativeBase)
 

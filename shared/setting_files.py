@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dotenv.parser import Binding, parse_stream
 
-from shared.errors import Refused
+from .errors import Refused
 
 BYTES_MAX = 1_000_000
 """No file with settings or a secret is so long; a bundle of all CAs of the world has a quarter of it."""

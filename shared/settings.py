@@ -23,9 +23,9 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from shared import setting_files
-from shared.database_url import sqlalchemy_url
-from shared.errors import Refused
+from . import setting_files
+from .database_url import sqlalchemy_url
+from .errors import Refused
 
 ENV_FILES = (".env", ".env.local")
 ALIKE = 0.9

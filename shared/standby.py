@@ -3,13 +3,13 @@
 import threading
 import time
 
-from shared import outages
-from shared.backoff import Backoff
-from shared.errors import Unavailable
-from shared.health import Health
-from shared.slots import SETTLE_SECONDS
-from shared.telemetry import log
-from shared.transaction import WorkerDatabase
+from . import outages
+from .backoff import Backoff
+from .errors import Unavailable
+from .health import Health
+from .slots import SETTLE_SECONDS
+from .telemetry import log
+from .transaction import WorkerDatabase
 
 STANDBY_SECONDS = 1.0
 """How often a worker without a slot asks for one."""

@@ -11,15 +11,15 @@ from confluent_kafka.admin._topic import TopicDescription
 from confluent_kafka.cimpl import NewTopic
 from sqlalchemy import Connection, Engine, text
 
-from shared.access import admin, not_permitted
-from shared.database import refuse_unsafe
-from shared.errors import KafkaUnavailable, LanesDiffer, OtherCluster, Refused, Stop
-from shared.handling import Service
-from shared.migrating import refuse_behind
-from shared.program import program
-from shared.roles import refuse_without_rights
-from shared.settings import Settings
-from shared.telemetry import log
+from .access import admin, not_permitted
+from .database import refuse_unsafe
+from .errors import KafkaUnavailable, LanesDiffer, OtherCluster, Refused, Stop
+from .handling import Service
+from .migrating import refuse_behind
+from .program import program
+from .roles import refuse_without_rights
+from .settings import Settings
+from .telemetry import log
 
 LIBRDKAFKA_MIN = 0x021000FF
 """2.16.0: older ones lose offsets or assignments in ways that are listed in docs/decision-table.md."""

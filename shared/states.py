@@ -10,7 +10,7 @@ from typing import NamedTuple, Protocol
 
 from prometheus_client import Counter
 
-from shared.errors import Reject
+from .errors import Reject
 
 IGNORED = Counter(
     "events_ignored_total", "Events that meant nothing in the state that they found", ["machine", "state", "event"]

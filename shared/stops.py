@@ -11,13 +11,13 @@ from collections.abc import Callable, Sequence
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared.backoff import Backoff
-from shared.errors import Brake, ContentStuck, NotDone, NotLetIn, Refused, Stop, Unavailable, Unproven
-from shared.failures import LOGGED_MAX
-from shared.health import Health
-from shared.observer import Observer
-from shared.telemetry import log
-from shared.watchdog import Watchdog
+from .backoff import Backoff
+from .errors import Brake, ContentStuck, NotDone, NotLetIn, Refused, Stop, Unavailable, Unproven
+from .failures import LOGGED_MAX
+from .health import Health
+from .observer import Observer
+from .telemetry import log
+from .watchdog import Watchdog
 
 CONFIRM_SECONDS = 1.0
 """Before a worker stops, all servers are asked once more; so long after the first answer, another may have come up."""

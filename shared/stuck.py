@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared.errors import HandlerStuck
-from shared.ports import Input, Record
+from .errors import HandlerStuck
+from .ports import Input, Record
 
 
 class Stuck(NamedTuple):

@@ -8,8 +8,8 @@ from collections.abc import Mapping
 from psycopg import pq
 from sqlalchemy import Connection, text
 
-from shared.errors import DatabaseUnavailable, Refused
-from shared.telemetry import log
+from .errors import DatabaseUnavailable, Refused
+from .telemetry import log
 
 SESSION = {
     # How values are written and read; the driver knows these forms only.

@@ -12,8 +12,8 @@ from typing import Any
 
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
 
-from shared.gauges import Known
-from shared.logs import configure, log
+from .gauges import Known
+from .logs import configure, log
 
 __all__ = ["configure", "log"]
 

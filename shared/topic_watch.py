@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared.errors import Refused, Stop, Unavailable
-from shared.telemetry import log
+from .errors import Refused, Stop, Unavailable
+from .telemetry import log
 
 LOOK_SECONDS = 25.0
 """Between two looks: one question to one broker, and three rows of PostgreSQL. So it is known within half a minute."""

@@ -10,10 +10,10 @@ from psycopg.errors import Diagnostic
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from shared import attempts, blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck
-from shared.database import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
-from shared.deadline import Deadline
-from shared.errors import (
+from . import attempts, blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck
+from .database import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
+from .deadline import Deadline
+from .errors import (
     DatabaseInDoubt,
     DatabaseUnavailable,
     DebuggerQuit,
@@ -24,14 +24,14 @@ from shared.errors import (
     SlotLost,
     Undecided,
 )
-from shared.events import Event
-from shared.failures import add_places, frames
-from shared.handling import Handlers, Service
-from shared.logs import log
-from shared.outbox import Outbox
-from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position, Record
-from shared.session import Session
-from shared.waits import MAIN_LOOP, Wait
+from .events import Event
+from .failures import add_places, frames
+from .handling import Handlers, Service
+from .logs import log
+from .outbox import Outbox
+from .ports import Claim, Delivery, Input, Letter, OutboxRow, Position, Record
+from .session import Session
+from .waits import MAIN_LOOP, Wait
 
 
 def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoubt | None:

@@ -9,10 +9,10 @@ from collections.abc import Callable, Collection
 
 from confluent_kafka import KafkaError
 
-from shared.batch_header import Header
-from shared.ports import Input
-from shared.program import program
-from shared.waits import MAIN_LOOP
+from .batch_header import Header
+from .ports import Input
+from .program import program
+from .waits import MAIN_LOOP
 
 CODES = {
     KafkaError._BAD_COMPRESSION: "it is damaged, or larger when it is unpacked than this client takes",

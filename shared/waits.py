@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from shared.logs import log
+from .logs import log
 
 TOLD_SECONDS = 3.0
 """Waits are shorter while all is well. One that takes so long is told."""

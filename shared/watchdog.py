@@ -9,8 +9,8 @@ import threading
 import time
 from collections.abc import Callable
 
-from shared.telemetry import log
-from shared.waits import MAIN_LOOP
+from .telemetry import log
+from .waits import MAIN_LOOP
 
 EXIT_CODE = 75
 """EX_TEMPFAIL of sysexits.h: start me again."""

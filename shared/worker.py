@@ -10,24 +10,24 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
 
-from shared.backoff import Backoff
-from shared.budgets import cycle_seconds
-from shared.closing import close
-from shared.errors import Fenced, NotLetIn, Stop
-from shared.handling import Service
-from shared.health import Health
-from shared.housekeeping import Housekeeping
-from shared.kafka import KafkaClient
-from shared.last_words import last_words
-from shared.main_loop import MainLoop, WornOut
-from shared.observer import Observer
-from shared.settings import Settings
-from shared.standby import Standby
-from shared.stops import Stops
-from shared.telemetry import log
-from shared.topic_watch import TopicWatch
-from shared.transaction import WorkerDatabase
-from shared.watchdog import Watchdog
+from .backoff import Backoff
+from .budgets import cycle_seconds
+from .closing import close
+from .errors import Fenced, NotLetIn, Stop
+from .handling import Service
+from .health import Health
+from .housekeeping import Housekeeping
+from .kafka import KafkaClient
+from .last_words import last_words
+from .main_loop import MainLoop, WornOut
+from .observer import Observer
+from .settings import Settings
+from .standby import Standby
+from .stops import Stops
+from .telemetry import log
+from .topic_watch import TopicWatch
+from .transaction import WorkerDatabase
+from .watchdog import Watchdog
 
 
 class Worker:

@@ -13,7 +13,7 @@ class InventoryContainer(ServiceContainer):
     service = providers.Object(SERVICE)
     application = providers.Singleton(
         lazily,
-        "shared.http.api:make_application",
+        ".http.api:make_application",
         routes="services.inventory.api:router",
         service=service,
         settings=ServiceContainer.settings,

@@ -13,7 +13,7 @@ class OrderContainer(ServiceContainer):
     service = providers.Object(SERVICE)
     application = providers.Singleton(
         lazily,
-        "shared.http.api:make_application",
+        ".http.api:make_application",
         routes="services.order.api:router",
         service=service,
         settings=ServiceContainer.settings,

@@ -13,21 +13,21 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import SQLAlchemyError
 
-from shared import outages
-from shared.backlog import Backlog, Waiting, look
-from shared.database import Requests
-from shared.errors import Refused
-from shared.handling import Service
-from shared.http import pages, problems
-from shared.http.call import KEY_PARAMETER, Parts, Route
-from shared.http.guard import Guard
-from shared.http.places import Places
-from shared.http.problems import busy, documented
-from shared.http.rate import Rate
-from shared.http.tokens import Callers
-from shared.migrating import behind, refuse_behind
-from shared.outbox import Outbox
-from shared.settings import Settings
+from .. import outages
+from ..backlog import Backlog, Waiting, look
+from ..database import Requests
+from ..errors import Refused
+from ..handling import Service
+from ..migrating import behind, refuse_behind
+from ..outbox import Outbox
+from ..settings import Settings
+from . import pages, problems
+from .call import KEY_PARAMETER, Parts, Route
+from .guard import Guard
+from .places import Places
+from .problems import busy, documented
+from .rate import Rate
+from .tokens import Callers
 
 DEFAULT_ANSWERS = (401, 403, 408, 413, 422, 429, 500, 503)
 """Every endpoint may give these."""

@@ -16,19 +16,19 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from starlette.requests import ClientDisconnect
 
-from shared import log_context
-from shared.backlog import Backlog
-from shared.database import Requests
-from shared.errors import Reject
-from shared.events import Event
-from shared.http import idempotency
-from shared.http.idempotency import Asked, Kept, KeyReused
-from shared.http.places import Places, resource
-from shared.http.problems import MEDIA_TYPE, NOT_JSON, RETRY_SECONDS, Problem, busy
-from shared.http.rate import Rate
-from shared.http.tokens import Callers
-from shared.outbox import Outbox
-from shared.session import Session
+from .. import log_context
+from ..backlog import Backlog
+from ..database import Requests
+from ..errors import Reject
+from ..events import Event
+from ..outbox import Outbox
+from ..session import Session
+from . import idempotency
+from .idempotency import Asked, Kept, KeyReused
+from .places import Places, resource
+from .problems import MEDIA_TYPE, NOT_JSON, RETRY_SECONDS, Problem, busy
+from .rate import Rate
+from .tokens import Callers
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")

@@ -9,7 +9,7 @@ from prometheus_client import Counter, Gauge, Histogram
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shared.http.problems import Problem, busy, defect, repeat, shortened
+from .problems import Problem, busy, defect, repeat, shortened
 
 SECONDS = Histogram("http_request_seconds", "Time to answer", ["method", "route", "status"])
 IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that wait or are at work")

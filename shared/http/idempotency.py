@@ -10,7 +10,7 @@ from typing import NamedTuple
 import msgspec
 from sqlalchemy import Connection, text
 
-from shared.errors import ExactlyOnceError
+from ..errors import ExactlyOnceError
 
 
 class KeyReused(ExactlyOnceError):

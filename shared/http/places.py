@@ -14,7 +14,7 @@ from anyio import CapacityLimiter
 from fastapi import Request
 from prometheus_client import Counter
 
-from shared.http.problems import busy
+from .problems import busy
 
 CROWDED = Counter("http_requests_crowded_total", "Requests refused because too many waited for the same resource")
 

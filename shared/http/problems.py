@@ -16,8 +16,8 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from shared import outages
-from shared.blame import INFRASTRUCTURE
+from .. import outages
+from ..blame import INFRASTRUCTURE
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from prometheus_client import Counter
 
-from shared.http.problems import Problem
+from .problems import Problem
 
 LIMITED = Counter("http_requests_limited_total", "Requests refused because their caller asked too often")
 

@@ -7,10 +7,10 @@ from typing import Any
 
 import uvicorn
 
-from shared.errors import Refused
-from shared.http import connections
-from shared.settings import Settings
-from shared.telemetry import log
+from ..errors import Refused
+from ..settings import Settings
+from ..telemetry import log
+from . import connections
 
 
 def serve(application: Any, settings: Settings) -> None:

@@ -14,10 +14,10 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from shared.errors import Refused
-from shared.http.problems import Problem
-from shared.program import program
-from shared.settings import Settings
+from ..errors import Refused
+from ..program import program
+from ..settings import Settings
+from .problems import Problem
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 _SCOPE = re.compile(r"[a-z0-9_-]+:(read|write)")

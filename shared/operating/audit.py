@@ -33,18 +33,18 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from sqlalchemy import Connection, text
 
-from shared.errors import NotDone, Refused
-from shared.operating import audit_claims, audit_topics, survey
-from shared.operating.accepted import Accepted
-from shared.operating.audit_claims import Known
-from shared.operating.audit_report import EVERYTHING, EXAMPLES, Finding, Report, moment
-from shared.operating.audit_topics import Listening
-from shared.operating.group import Group
-from shared.operating.ledger import INDEX_BITS, Again, Ledger
-from shared.operating.output import age
-from shared.operating.rules import Desk
-from shared.ports import Input
-from shared.start import needed
+from ..errors import NotDone, Refused
+from ..ports import Input
+from ..start import needed
+from . import audit_claims, audit_topics, survey
+from .accepted import Accepted
+from .audit_claims import Known
+from .audit_report import EVERYTHING, EXAMPLES, Finding, Report, moment
+from .audit_topics import Listening
+from .group import Group
+from .ledger import INDEX_BITS, Again, Ledger
+from .output import age
+from .rules import Desk
 
 UNSAID_SECONDS = 60.0
 """Longer than any timeout (their defaults) after which another worker goes on with a lane."""

@@ -7,9 +7,9 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared.operating.accepted import Accepted
-from shared.operating.ledger import Batch, Ledger
-from shared.ports import Committed
+from ..ports import Committed
+from .accepted import Accepted
+from .ledger import Batch, Ledger
 
 LANES_MAX = 1_000
 """The most that PARTITIONS may be; a lane that is gone may have left claims behind."""

@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 
-from shared.operating.output import age, as_json, columns, say
+from .output import age, as_json, columns, say
 
 EXAMPLES = 20
 """Findings of each kind that are named; all are counted."""

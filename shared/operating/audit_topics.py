@@ -7,14 +7,14 @@ from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from shared.consumer import headers as headers_of
-from shared.errors import KafkaUnavailable
-from shared.operating.group import CLEANUP_SECONDS, Group, Span
-from shared.operating.ledger import Heard, Ledger, identity
-from shared.operating.reading import Reading, times
-from shared.operating.rules import Desk
-from shared.operating.visible import CLOCKS_SECONDS
-from shared.ports import Input
+from ..consumer import headers as headers_of
+from ..errors import KafkaUnavailable
+from ..ports import Input
+from .group import CLEANUP_SECONDS, Group, Span
+from .ledger import Heard, Ledger, identity
+from .reading import Reading, times
+from .rules import Desk
+from .visible import CLOCKS_SECONDS
 
 WORD_MAX = 256
 """Characters of a key and of a type that are told."""

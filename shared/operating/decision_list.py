@@ -4,8 +4,8 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shared.operating.output import as_json, columns, say
-from shared.operating.rules import Desk
+from .output import as_json, columns, say
+from .rules import Desk
 
 _LIST = text("""
     SELECT id, decided_at, command, source, before, after FROM decision

@@ -10,11 +10,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shared.errors import NotDone
-from shared.operating import input_decisions, lane_decisions, rules, survey
-from shared.operating.output import say
-from shared.operating.rules import Alone, Choice, Desk, Plan
-from shared.ports import Input
+from ..errors import NotDone
+from ..ports import Input
+from . import input_decisions, lane_decisions, rules, survey
+from .output import say
+from .rules import Alone, Choice, Desk, Plan
 
 _CLUSTER = text("SELECT cluster_id FROM cluster")
 _SET_CLUSTER = text("UPDATE cluster SET cluster_id = :id")

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 
 from sqlalchemy import Engine, text
 
-from shared import positions, start
-from shared.errors import ContentStuck, KafkaWentBack, NotLetIn, Stop
-from shared.handling import Service
-from shared.operating import survey
-from shared.operating.group import Group
-from shared.settings import Settings
+from .. import positions, start
+from ..errors import ContentStuck, KafkaWentBack, NotLetIn, Stop
+from ..handling import Service
+from ..settings import Settings
+from . import survey
+from .group import Group
 
 _ROW = text("SELECT EXISTS (SELECT FROM outbox WHERE event_id = :event_id)")
 

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from sqlalchemy import text
 
-from shared.errors import NotDone
-from shared.operating import rules
-from shared.operating.output import say
-from shared.operating.rules import Desk
+from ..errors import NotDone
+from . import rules
+from .output import say
+from .rules import Desk
 
 IDS_MAX = 1_000
 """Ids of dead letters that a decision remembers; with more, their number has to do. Each letter knows its decision."""

@@ -20,12 +20,12 @@ from confluent_kafka import (
 from confluent_kafka.admin._listoffsets import OffsetSpec
 from confluent_kafka.cimpl import NewPartitions
 
-from shared import access, start
-from shared.consumer import committed_offsets
-from shared.errors import KafkaUnavailable, NotDone
-from shared.handling import Service
-from shared.ports import Committed, Input
-from shared.settings import Settings
+from .. import access, start
+from ..consumer import committed_offsets
+from ..errors import KafkaUnavailable, NotDone
+from ..handling import Service
+from ..ports import Committed, Input
+from ..settings import Settings
 
 POLL_SECONDS = 0.2
 

@@ -5,11 +5,11 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shared import attempts, positions, stuck
-from shared.errors import NotDone
-from shared.operating.rules import Alone, Choice, Plan
-from shared.operating.survey import InputState
-from shared.ports import Input
+from .. import attempts, positions, stuck
+from ..errors import NotDone
+from ..ports import Input
+from .rules import Alone, Choice, Plan
+from .survey import InputState
 
 # A row that is made anew has the epoch of its topic, so that it gives the ids that it would have given.
 _SET = text("""

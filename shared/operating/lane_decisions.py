@@ -5,12 +5,12 @@ from uuid import UUID
 
 from sqlalchemy import Connection, text
 
-from shared import claims, outbox
-from shared.errors import NotDone
-from shared.operating import visible
-from shared.operating.rules import Alone, Choice, Plan
-from shared.operating.survey import LaneState
-from shared.ports import Committed
+from .. import claims, outbox
+from ..errors import NotDone
+from ..ports import Committed
+from . import visible
+from .rules import Alone, Choice, Plan
+from .survey import LaneState
 
 IDS_MAX = 1_000
 """Ids of deleted rows that a decision remembers; with more, their number has to do."""

@@ -9,16 +9,16 @@ import time
 
 from sqlalchemy import Connection, text
 
-from shared import claims
-from shared.errors import NotDone
-from shared.operating import rules, survey
-from shared.operating.group import Group, wait_until
-from shared.operating.lane_decisions import at, set_claim
-from shared.operating.output import age, say
-from shared.operating.rules import Desk
-from shared.operating.survey import LaneState
-from shared.outbox import lane_hash
-from shared.start import needed
+from .. import claims
+from ..errors import NotDone
+from ..outbox import lane_hash
+from ..start import needed
+from . import rules, survey
+from .group import Group, wait_until
+from .lane_decisions import at, set_claim
+from .output import age, say
+from .rules import Desk
+from .survey import LaneState
 
 PROGRESS_SECONDS = 2.0
 

@@ -3,11 +3,11 @@
 from json import dumps, loads
 from typing import Any
 
-from shared import dead_letters
-from shared.dead_letters import State, Stored
-from shared.errors import NotDone
-from shared.operating.output import as_json, columns, printable, say
-from shared.operating.rules import Desk
+from .. import dead_letters
+from ..dead_letters import State, Stored
+from ..errors import NotDone
+from .output import as_json, columns, printable, say
+from .rules import Desk
 
 CELL = 60
 """Characters of an error in a list."""

@@ -12,18 +12,18 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection
 
-from shared import dead_letters, events, positions
-from shared.consumer import headers
-from shared.errors import KafkaUnavailable, Malformed, NotDone, Retry
-from shared.events import Envelope
-from shared.operating import rules, survey
-from shared.operating.decisions import refuse_other
-from shared.operating.group import Group
-from shared.operating.output import say
-from shared.operating.reading import Reading
-from shared.operating.rules import Alone, Desk
-from shared.ports import Input, Letter, Position, Record
-from shared.session import Session
+from .. import dead_letters, events, positions
+from ..consumer import headers
+from ..errors import KafkaUnavailable, Malformed, NotDone, Retry
+from ..events import Envelope
+from ..ports import Input, Letter, Position, Record
+from ..session import Session
+from . import rules, survey
+from .decisions import refuse_other
+from .group import Group
+from .output import say
+from .reading import Reading
+from .rules import Alone, Desk
 
 AHEAD = 10_000
 """Records behind it that are searched for its key: some seconds of reading."""

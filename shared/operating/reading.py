@@ -7,10 +7,10 @@ from typing import Any, Literal
 
 from confluent_kafka import Consumer, KafkaError, Message, TopicPartition
 
-from shared.consumer import RECEIVE_BYTES_MAX
-from shared.errors import KafkaUnavailable
-from shared.operating.rules import Desk
-from shared.ports import Input
+from ..consumer import RECEIVE_BYTES_MAX
+from ..errors import KafkaUnavailable
+from ..ports import Input
+from .rules import Desk
 
 PORTION = 5_000
 """Messages that are taken at once: a few MB."""

@@ -11,17 +11,17 @@ from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
-from shared import dead_letters
-from shared.dead_letters import Stored
-from shared.errors import HandlingFailed, NotDone, RecoveryNeeded, Reject, Retry, Unavailable
-from shared.failures import describe
-from shared.handling import Handlers
-from shared.operating import unsaid
-from shared.operating.output import say
-from shared.operating.rules import Desk
-from shared.ports import Delivery
-from shared.session import Session
-from shared.transaction import PostgresTransaction, unavailable
+from .. import dead_letters
+from ..dead_letters import Stored
+from ..errors import HandlingFailed, NotDone, RecoveryNeeded, Reject, Retry, Unavailable
+from ..failures import describe
+from ..handling import Handlers
+from ..ports import Delivery
+from ..session import Session
+from ..transaction import PostgresTransaction, unavailable
+from . import unsaid
+from .output import say
+from .rules import Desk
 
 ATTEMPTS = 3
 """A worker may hold a lock for a moment, or insert the same row first; more often than that is no coincidence."""

@@ -15,15 +15,15 @@ from typing import Any, Literal
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
 
-from shared.database import refuse_transaction_pooler
-from shared.errors import NotDone
-from shared.handling import Service
-from shared.operating.group import Group, wait_until
-from shared.operating.output import ask, note
-from shared.outbox import Outbox
-from shared.program import program
-from shared.settings import Settings
-from shared.slots import LOCK_CLASS
+from ..database import refuse_transaction_pooler
+from ..errors import NotDone
+from ..handling import Service
+from ..outbox import Outbox
+from ..program import program
+from ..settings import Settings
+from ..slots import LOCK_CLASS
+from .group import Group, wait_until
+from .output import ask, note
 
 Choice = Literal["adopt", "rewind", "skip"]
 

@@ -3,15 +3,15 @@
 from collections.abc import Mapping
 from typing import Any
 
-from shared import batch_header, start
-from shared.errors import OtherCluster, Stop
-from shared.held_back import Held
-from shared.operating import survey
-from shared.operating.group import Group
-from shared.operating.output import age, as_json, columns, say
-from shared.operating.rules import Desk
-from shared.operating.survey import InputState, LaneState, Waiting
-from shared.ports import Input
+from .. import batch_header, start
+from ..errors import OtherCluster, Stop
+from ..held_back import Held
+from ..ports import Input
+from . import survey
+from .group import Group
+from .output import age, as_json, columns, say
+from .rules import Desk
+from .survey import InputState, LaneState, Waiting
 
 BATCHES_MAX = 5
 """Inputs of which the next batch is looked at; each takes some tenths of a second."""

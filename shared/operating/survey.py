@@ -9,14 +9,14 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
-from shared import outbox, positions
-from shared.errors import KafkaWentBack, Stop
-from shared.handling import Service
-from shared.held_back import Held, ask
-from shared.operating.group import Group, Span
-from shared.operating.rules import Desk
-from shared.ports import Claim, Committed, Input, Position
-from shared.positions import Verdict, judge_input, judge_lane
+from .. import outbox, positions
+from ..errors import KafkaWentBack, Stop
+from ..handling import Service
+from ..held_back import Held, ask
+from ..ports import Claim, Committed, Input, Position
+from ..positions import Verdict, judge_input, judge_lane
+from .group import Group, Span
+from .rules import Desk
 
 STANDING_SECONDS = 1.0
 """Transactions of those who are well take some milliseconds."""

@@ -4,15 +4,15 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
-from shared import claims, dead_letters, outbox
-from shared.dead_letters import Stored
-from shared.errors import ContentRefused, NotDone
-from shared.events import CONTENT_TYPE, SPEC_VERSION, Envelope
-from shared.operating import rules, survey
-from shared.operating.output import as_json, columns, say
-from shared.operating.rules import Alone, Desk
-from shared.ports import Input, Letter, Record
-from shared.session import Session
+from .. import claims, dead_letters, outbox
+from ..dead_letters import Stored
+from ..errors import ContentRefused, NotDone
+from ..events import CONTENT_TYPE, SPEC_VERSION, Envelope
+from ..ports import Input, Letter, Record
+from ..session import Session
+from . import rules, survey
+from .output import as_json, columns, say
+from .rules import Alone, Desk
 
 ROWS = 50
 """Rows that `outbox show` lists, the oldest of the whole outbox."""

@@ -11,12 +11,12 @@ from typing import Any
 
 from sqlalchemy import text
 
-from shared.consumer import headers as headers_of
-from shared.errors import NotDone
-from shared.operating.group import CLEANUP_SECONDS
-from shared.operating.reading import Reading
-from shared.operating.rules import Alone, Desk
-from shared.ports import Input
+from ..consumer import headers as headers_of
+from ..errors import NotDone
+from ..ports import Input
+from .group import CLEANUP_SECONDS
+from .reading import Reading
+from .rules import Alone, Desk
 
 CLOCKS_SECONDS = 3_600
 """Rows carry the time of the database, records that of a worker or a broker: so far may their clocks be apart."""

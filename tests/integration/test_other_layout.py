@@ -5,7 +5,9 @@ import re
 import shlex
 import subprocess
 import sys
+import uuid
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 
@@ -18,11 +20,31 @@ SECONDS_MAX = 100
 EXIT_REFUSED = 78
 
 
+class Layout(NamedTuple):
+    """Names of packages."""
+
+    top: str
+    library: str
+    services: str
+
+    def say(self, text: str) -> str:
+        """Say with these names what the page says with its own."""
+        for theirs, ours in (("acme.eventing", self.library), ("acme.apps", self.services), ("acme", self.top)):
+            text = text.replace(theirs, ours).replace(theirs.replace(".", "/"), ours.replace(".", "/"))
+        return text
+
+
+@pytest.fixture(params=[("acme", "acme.eventing", "acme.apps"), ("backend", "backend.exactly_once", "backend")])
+def layout(request: pytest.FixtureRequest) -> Layout:
+    """That of the page; and one with the services beside the library, and other names."""
+    return Layout(*request.param)
+
+
 @pytest.fixture
-def repository(tmp_path: Path) -> Path:
+def repository(tmp_path: Path, layout: Layout) -> Path:
     """Somebody's repository, after the commands of the page."""
     subprocess.run(
-        ["bash", "-c", f"set -e -o pipefail\n{COPY}"],
+        ["bash", "-c", f"set -e -o pipefail\n{layout.say(COPY)}"],
         cwd=tmp_path,
         env=environment(TEMPLATE=str(ROOT)),
         check=True,
@@ -40,12 +62,58 @@ def run(repository: Path, command: str, **env: str) -> subprocess.CompletedProce
     )
 
 
-def test_a_service_works_there_and_its_messages_name_what_is_typed_there(repository: Path, servers: Servers) -> None:
-    name = f"other_layout_{os.getpid()}"
+IMPORT_ALL = """
+import importlib, pkgutil
+import acme.eventing as library
+names = [found.name for found in pkgutil.walk_packages(library.__path__, f"{library.__name__}.")]
+for name in names:
+    importlib.import_module(name)
+print(len(names))
+"""
+
+ASK_API = """
+from starlette.testclient import TestClient
+from acme.apps.payment.container import PaymentContainer
+with TestClient(PaymentContainer().application()) as client:
+    print(client.put("/accounts/ada", json={"currency": "EUR"}).status_code)
+    deposit = {"amount": 10000, "currency": "EUR"}
+    print(client.post("/accounts/ada/deposits", json=deposit, headers={"Idempotency-Key": "layout-1"}).status_code)
+    print(client.get("/accounts/ada").json())
+"""
+
+FOLLOW_COMMANDS = """
+import argparse
+from acme.eventing import command
+from acme.eventing.container import resolve
+targets, waiting = [], [command.parser("payment")]
+while waiting:
+    parser = waiting.pop()
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            waiting += action.choices.values()
+    if target := parser.get_default("target"):
+        targets.append(resolve(target))
+print(len(targets))
+"""
+
+
+def answer(repository: Path, program: str, **env: str) -> str:
+    """Run a program there; give what it prints."""
+    (repository / "asking.py").write_text(program)
+    done = run(repository, "python asking.py", PYTHONPATH=".", **env)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_a_service_works_there_and_its_messages_name_what_is_typed_there(
+    repository: Path, layout: Layout, servers: Servers
+) -> None:
+    name = f"other_layout_{uuid.uuid4().hex[:12]}"
     servers.postgres.create_database(name)
     env = {"KAFKA_BOOTSTRAP_SERVERS": servers.kafka.bootstrap, "DATABASE_URL": servers.postgres.dsn(name)}
-    module = "python -m acme.apps.payment"
-    assert [line.rpartition(" ")[0].removesuffix(" positions") for line in COMMANDS.splitlines()] == [module] * 3
+    module = layout.say("python -m acme.apps.payment")
+    commands = [line.rpartition(" ")[0].removesuffix(" positions") for line in layout.say(COMMANDS).splitlines()]
+    assert commands == [module] * 3
     try:
         refused = run(repository, f"{module} worker", **env)
         assert refused.returncode == EXIT_REFUSED, refused.stderr
@@ -58,6 +126,9 @@ def test_a_service_works_there_and_its_messages_name_what_is_typed_there(reposit
         assert "payment.outbox" in shown.stdout + shown.stderr or "lane" in shown.stdout + shown.stderr
         assert "Traceback" not in shown.stderr
         assert "services.payment" not in shown.stdout + shown.stderr
+
+        told = answer(repository, layout.say(ASK_API), API_AUTH="off", **env)
+        assert "10000" in told.splitlines()[-1], told
     finally:
         servers.postgres.drop_database(name)
 
@@ -73,15 +144,13 @@ def test_nothing_is_left_of_the_old_names(repository: Path) -> None:
     assert found == []
 
 
-def test_every_command_of_an_operator_leads_somewhere_there(repository: Path) -> None:
+def test_the_library_is_copied_as_it_is_and_all_of_it_can_be_imported(repository: Path, layout: Layout) -> None:
+    copy = repository / layout.library.replace(".", "/")
+    modules = sorted(path.relative_to(ROOT / "shared") for path in (ROOT / "shared").rglob("*.py"))
+    assert [path for path in modules if (copy / path).read_bytes() != (ROOT / "shared" / path).read_bytes()] == []
+    assert int(answer(repository, layout.say(IMPORT_ALL))) == len(modules) - 1
+
+
+def test_every_command_of_an_operator_leads_somewhere_there(repository: Path, layout: Layout) -> None:
     """Their modules are named by strings."""
-    done = run(
-        repository,
-        'python -c "import ast, importlib, pathlib; '
-        "tree = ast.parse(pathlib.Path('acme/eventing/command.py').read_text()); "
-        "found = [n.value for n in ast.walk(tree) if isinstance(n, ast.Constant) and isinstance(n.value, str) "
-        "and n.value.startswith('acme.eventing.') and ':' in n.value]; "
-        "[getattr(importlib.import_module(t.split(':')[0]), t.split(':')[1]) for t in found]; print(len(found))\"",
-    )
-    assert done.returncode == 0, done.stderr
-    assert int(done.stdout) > 10
+    assert int(answer(repository, layout.say(FOLLOW_COMMANDS))) > 10

@@ -52,6 +52,7 @@ def parts(mutant: Mutant) -> Parts:
     patched: Any = ModuleType(mutant.module)
     sys.modules["patched"] = patched  # dataclasses look for the module of their class
     patched.__name__ = "patched"
+    patched.__package__ = original.__package__  # from there its imports are relative
     exec(compile(source.replace(mutant.old, mutant.new), mutant.name, "exec"), vars(patched))
     if mutant.module == CYCLE:
         return Parts(cycle=patched.Cycle)

@@ -2,7 +2,6 @@
 
 import argparse
 import ast
-import importlib
 import inspect
 import io
 import re
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shared import command
+from shared.container import resolve
 from shared.errors import NotDone, Stop
 from shared.operating import rules
 from shared.operating.rules import Desk
@@ -154,8 +154,7 @@ def test_the_commands() -> None:
 @pytest.mark.parametrize("words", sorted(words for words, made in COMMANDS.items() if made.get_default("operator")))
 def test_a_command_gives_its_target_all_that_it_needs(words: str) -> None:
     made = COMMANDS[words]
-    module, _, name = made.get_default("target").partition(":")
-    target = inspect.signature(getattr(importlib.import_module(module), name))
+    target = inspect.signature(resolve(made.get_default("target")))
     given = {action.dest for action in made._actions if action.dest != "help"} | set(made.get_default("given"))
 
     assert given | {"desk"} == set(target.parameters)

@@ -1,5 +1,9 @@
-"""A worker starts again after every kill, so it imports nothing that only an API or a migration needs."""
+"""A worker starts again after every kill, so it imports nothing that only an API or a migration needs. The library does
+not know its own name.
+"""
 
+import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -25,3 +29,24 @@ def test_a_worker_imports_no_web_framework_and_no_migrations(service: str) -> No
         f"a worker of {service} imports {sorted(imported & UNWANTED)} at its start: import that inside the function "
         f"that needs it, or in api.py"
     )
+
+
+LIBRARY = sorted((ROOT / "shared").rglob("*.py"))
+
+
+@pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT / "shared")))
+def test_the_library_names_itself_nowhere(path: Path) -> None:
+    """So it works as any package, in any folder. What a docstring or a comment says is for readers."""
+    tree = ast.parse(path.read_text())
+    said = {
+        id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
+    }
+    found = []
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            found += [f"import {alias.name}" for alias in node.names if re.match(r"shared\b", alias.name)]
+        elif isinstance(node, ast.ImportFrom) and not node.level and re.match(r"shared\b", node.module or ""):
+            found.append(f"from {node.module} import ...")
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+            found += [f'"{node.value}"'] if re.match(r"shared(\.|$)", node.value) else []
+    assert found == [], "import it relatively (`from .errors import ...`), and begin a target of `lazily` with a dot"

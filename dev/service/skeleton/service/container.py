@@ -13,7 +13,7 @@ class SkeletonContainer(ServiceContainer):
     service = providers.Object(SERVICE)
     application = providers.Singleton(
         lazily,
-        "shared.http.api:make_application",
+        ".http.api:make_application",
         routes="dev.service.skeleton.service.api:router",
         service=service,
         settings=ServiceContainer.settings,

@@ -4,7 +4,8 @@ After a restored backup the topics have events that this database never decided.
 that. The events stay lost to this service, so they stay in the audit, with the number of the decision.
 
 Whoever rewinds an input accepts that what was said about its records is said again. The id of such an event names its
-record, so it can be told which of them a rewind explains.
+record, so it can be told which of them a rewind explains. Whoever rewinds a lane accepts the same of the rows that wait
+in it, and the decision remembers these.
 """
 
 import math
@@ -60,6 +61,8 @@ class Accepted:
         self._by_lane: dict[int, list[Decision]] = {}
         self._resized = max((row.time for row in rows if row.command == "lanes resize"), default=-math.inf)
         self._rewinds: dict[str, list[Rewind]] = {}
+        self._waited: dict[str, tuple[str, list[int]]] = {}
+        """The key of each event that waited in a lane when that was decided, and the decisions that say it again."""
         for row in rows:
             if rewind := _rewind(row):
                 self._rewinds.setdefault(_source(row.source), []).append(rewind)
@@ -67,6 +70,8 @@ class Accepted:
             if found and "position" in row.after:
                 made = Decision(row.id, row.time, row.command, row.before.get("position"), row.after["position"])
                 self._by_lane.setdefault(int(found[1]), []).append(made)
+                for event_id, key in row.after.get("may be said twice", ()):
+                    self._waited.setdefault(event_id, (key, []))[1].append(row.id)
 
     def born_empty(self, lane: int) -> bool:
         """Whether nothing was ever claimed by `lane` before position 1, as far as decisions tell."""
@@ -101,21 +106,25 @@ class Accepted:
     @property
     def rewound(self) -> bool:
         """Whether any repetition can be explained."""
-        return bool(self._rewinds)
+        return bool(self._rewinds or self._waited)
+
+    def key(self, event_id: str) -> str | None:
+        """The key of an event that waited in a lane when that was decided."""
+        return self._waited[event_id][0] if event_id in self._waited else None
 
     def again(self, event_id: str, nth: int, said: float) -> int | None:
         """The decision that explains why an event is said for the `nth` time (from 2 on), at `said` or later: each
-        rewind over its record explains one repetition, which comes after it.
+        rewind over its record explains one repetition, which comes after it; and each of the lane in which it waited.
         """
-        found = _CAUSED.fullmatch(event_id)
-        if found is None:
-            return None
-        offset, epoch = int(found["offset"]), int(found["epoch"])
-        explain = [
-            made.id
-            for made in self._rewinds.get(found["source"], ())
-            if made.first <= offset < made.end and made.epoch in (None, epoch) and made.time <= said
-        ]
+        explain = list(self._waited[event_id][1]) if event_id in self._waited else []
+        if found := _CAUSED.fullmatch(event_id):
+            offset, epoch = int(found["offset"]), int(found["epoch"])
+            explain += [
+                made.id
+                for made in self._rewinds.get(found["source"], ())
+                if made.first <= offset < made.end and made.epoch in (None, epoch) and made.time <= said
+            ]
+        explain.sort()
         return explain[nth - 2] if nth - 2 < len(explain) else None
 
 

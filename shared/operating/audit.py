@@ -210,7 +210,7 @@ class _Audit:
         for again in ledger.twice():
             told = f"it is at {where(again.first_part, again.first_offset)} too"
             found = Finding("twice", told, where(again.part, again.offset), again.event_id, place=again.place)
-            found.accepted_by = self._explained(again)
+            self._explain(found, again)
             report.add(found)
         bounds = self._bounds(heard)
         for missing in ledger.never():
@@ -240,18 +240,19 @@ class _Audit:
             told = f"it comes after an event of lane-{later.lane}, position {later.position}, that was decided later"
             report.add(Finding("order", told, where(late.part, late.offset), place=late.place))
 
-    def _explained(self, again: Again) -> int | None:
-        """Give the rewind of an input that explains a repetition."""
+    def _explain(self, found: Finding, again: Again) -> None:
+        """Name the rewind that explains a repetition."""
         if not self._accepted.rewound:
-            return None
+            return
         if again.place is None:
-            return self._accepted.again(again.event_id or "", again.nth, _decided(again.time or ""))
-        batch = self._ledger.batch(again.place)
-        if self._batch != batch.id:  # what is said twice is mostly said twice one after the other
-            self._batch, self._ids = batch.id, audit_claims.event_ids(self._connection, batch.lane, batch.id)
-        index = again.place & ((1 << INDEX_BITS) - 1)
-        event_id = self._ids[index] if index < len(self._ids) else ""
-        return self._accepted.again(event_id, again.nth, batch.claimed_at)
+            event_id, said = again.event_id or "", _decided(again.time or "")
+        else:
+            batch = self._ledger.batch(again.place)
+            if self._batch != batch.id:  # what is said twice is mostly said twice one after the other
+                self._batch, self._ids = batch.id, audit_claims.event_ids(self._connection, batch.lane, batch.id)
+            index = again.place & ((1 << INDEX_BITS) - 1)
+            event_id, said = self._ids[index] if index < len(self._ids) else "", batch.claimed_at
+        found.accepted_by, found.key = self._accepted.again(event_id, again.nth, said), self._accepted.key(event_id)
 
     def _bounds(self, heard: Listening) -> dict[str, dict[str, float]]:
         """For each topic, up to when what was claimed for it cannot be judged, and why."""

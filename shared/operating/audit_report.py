@@ -34,7 +34,9 @@ class Finding:
     """A record, `topic[partition]@offset`; a partition; or a topic."""
     event_id: str | None = None
     key: str | None = None
-    """Known of a record that nobody knows; the database remembers the ids of events, not their keys."""
+    """Known of a record that nobody knows, and of what a decision about a lane remembers; else the database remembers
+    the ids of events, not their keys.
+    """
     event_type: str | None = None
     lane: int | None = None
     position: int | None = None

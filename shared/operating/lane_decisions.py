@@ -15,10 +15,14 @@ from .survey import LaneState
 IDS_MAX = 1_000
 """Ids of deleted rows that a decision remembers; with more, their number has to do."""
 
+REPEATS_MAX = 20_000
+"""Rows that a decision remembers because they may be said twice, 2 MB; the audit cannot explain more repetitions."""
+
 _CLAIMED = "SELECT unnest(row_ids) FROM lane WHERE lane = :lane"
 _NONE = "SELECT 0 WHERE false"
 
 _CHOSEN = "SELECT event_id FROM outbox WHERE lane = :lane AND id IN ({}) ORDER BY id"
+_KEPT = "SELECT event_id, key FROM outbox WHERE lane = :lane AND id NOT IN ({}) ORDER BY id LIMIT :most"
 _DELETE = "DELETE FROM outbox WHERE lane = :lane AND id IN ({})"
 _COUNT = text("SELECT count(*) FROM outbox WHERE lane = :lane")
 
@@ -40,6 +44,10 @@ def plan(here: Alone, choice: Choice, state: LaneState) -> Plan | None:
     with here.connection.begin():
         gone = list(here.connection.execute(text(_CHOSEN.format(chosen)), {"lane": lane}).scalars())
         rows = here.connection.execute(_COUNT, {"lane": lane}).scalar_one()
+        remembers: dict[str, Any] = {"event_ids": gone[:IDS_MAX]}
+        if choice != "adopt":  # which leaves nothing that a topic has
+            kept = here.connection.execute(text(_KEPT.format(chosen)), {"lane": lane, "most": REPEATS_MAX})
+            remembers["may be said twice"] = [list(row) for row in kept]
     claimed = claim.rows if claim else 0
 
     def carry_out(connection: Connection) -> None:
@@ -69,7 +77,7 @@ def plan(here: Alone, choice: Choice, state: LaneState) -> Plan | None:
         "skip": f"{len(gone)} claimed rows count as said; if Kafka has not got them, nobody will ever hear of them",
         "adopt": f"{len(gone)} rows were found in the topics and count as said; the others are said",
     }[choice]
-    return Plan(f"lane-{lane}", before, after, means, carry_out, remembers={"event_ids": gone[:IDS_MAX]})
+    return Plan(f"lane-{lane}", before, after, means, carry_out, remembers=remembers)
 
 
 def at(state: LaneState) -> Committed:

@@ -113,3 +113,38 @@ def test_what_a_rewind_explains_is_said_again(servers: Servers, capsys: pytest.C
         produce(tallies, ours(tallies, ids[1]), key="k")  # handled before what was rewound
         later = audit(tallies, capsys)
         assert (later.code, later.counts["twice"], later.accepted["twice"]) == (1, 2, 2)
+
+
+@pytest.mark.parametrize("choice", ["rewind", "skip"])
+def test_what_waited_in_a_lane_that_was_rewound_is_said_again(
+    servers: Servers, capsys: pytest.CaptureFixture[str], choice: str
+) -> None:
+    """`skip` counts as said only what is claimed, so it says again what waits behind that."""
+    with Tallies(servers) as tallies:
+        tallies.request(1)
+        tallies.work()
+        tallies.request(2, 3, key="x")
+        restore = tallies.copy()
+        tallies.work()
+        restore()
+        assert tallies.run(f"positions {choice} --source lanes --yes") == 0
+        tallies.request(4)
+        tallies.work()
+        (number,) = [made["id"] for made in tallies.decisions()]
+        ids = dict(tallies.heard())
+
+        decided = audit(tallies, capsys)
+
+        assert (decided.code, decided.counts, decided.accepted) == (0, {}, {"twice": 2})
+        assert [(f["event_id"], f["key"], f["accepted_by"]) for f in decided.facts["findings"]] == [
+            (ids[2], "x", number),
+            (ids[3], "x", number),
+        ]
+        assert tallies.run("positions show") == 0
+        # Also when their claims are forgotten; but no third time, and none of what was decided later.
+        tallies.sql("UPDATE said SET event_ids = '{}', events = 0 WHERE %s = ANY(event_ids)", ids[2])
+        assert audit(tallies, capsys).accepted["twice"] == 2
+        produce(tallies, ours(tallies, ids[2]), key="x")
+        produce(tallies, ours(tallies, ids[4]), key="k")
+        later = audit(tallies, capsys)
+        assert (later.code, later.counts["twice"], later.accepted["twice"]) == (1, 2, 2)

@@ -60,3 +60,17 @@ def test_a_new_epoch_repeats_nothing() -> None:
     made = accepted(BEYOND)
     assert not made.rewound
     assert made.again(identity(12, epoch=1), 2, 150.0) is None
+
+
+def test_a_lane_that_is_decided_explains_what_waited_in_it_once() -> None:
+    waited = {
+        "source": "lane-1",
+        "before": {"position": 1},
+        "after": {"position": 2, "may be said twice": [["a", "key-a"], [identity(12), "key-12"]]},
+    }
+    made = accepted(waited, RESTORED)
+    assert made.rewound
+    assert (made.key("a"), made.key("b")) == ("key-a", None)
+    assert [made.again("a", nth, 0.0) for nth in (2, 3)] == [1, None]
+    assert made.again("b", 2, 900.0) is None
+    assert [made.again(identity(12), nth, 250.0) for nth in (2, 3, 4)] == [1, 2, None]

@@ -5,9 +5,11 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
+import structlog
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from dev.servers import Postgres, Servers, running
+from shared.logs import log
 
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whoever runs them may have a proxy
 
@@ -25,6 +27,18 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """Tests of a module share its fixtures, so that it is never split."""
     return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _logs_as_before() -> Iterator[None]:
+    """A test may choose a form and a level of the log, for itself; the library's logger keeps what it first met."""
+    before = structlog.get_config() if structlog.is_configured() else None
+    vars(log).pop("bind", None)
+    yield
+    structlog.reset_defaults()
+    if before is not None:
+        structlog.configure(**before)
+    vars(log).pop("bind", None)
 
 
 @pytest.fixture(scope="session")

@@ -6,11 +6,19 @@ from contextlib import closing
 from functools import cache
 from typing import Any, NamedTuple, cast
 
-from confluent_kafka import Consumer, IsolationLevel, KafkaError, TopicPartition
+from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException, TopicPartition
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
 from tests.waiting import SECONDS_MAX
+
+ELECTING = (
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
+    KafkaError.NOT_LEADER_FOR_PARTITION,
+    KafkaError.LEADER_NOT_AVAILABLE,
+)
+"""Who leads a partition is just being decided, or not known to all yet."""
 
 
 class Said(NamedTuple):
@@ -96,10 +104,17 @@ def ends(bootstrap: str, topic: str, partitions: int, isolation: IsolationLevel)
     """The end of each partition: the last stable offset for READ_COMMITTED, else the high watermark."""
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(topic, p): latest for p in range(partitions)}
-    # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
-    client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
-    answers = client.list_offsets(asked, isolation_level=isolation)
-    return {p.partition: answer.result(SECONDS_MAX).offset for p, answer in answers.items()}
+    deadline = time.monotonic() + SECONDS_MAX
+    while True:
+        # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
+        client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        answers = client.list_offsets(asked, isolation_level=isolation)
+        try:
+            return {p.partition: answer.result(SECONDS_MAX).offset for p, answer in answers.items()}
+        except KafkaException as error:
+            # A broker that was frozen, or has just started, learns the epochs after those who ask it.
+            if error.args[0].code() not in ELECTING or time.monotonic() > deadline:
+                raise
 
 
 def committed(bootstrap: str, group: str, topic: str, partitions: int) -> dict[int, tuple[int, str]]:

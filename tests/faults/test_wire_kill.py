@@ -22,7 +22,10 @@ from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Part, Wire, commit_of
 from tests.waiting import SECONDS_MAX, until
 
-ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordinator", "startup", "p", "PS"})
+OBSERVED = "SELECT topic, partition, next_offset FROM position WHERE topic = ANY($1)"
+"""Asked for beside the main loop, by the observer."""
+
+ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordinator", "startup", "p", "PS", OBSERVED})
 """Sent by timers and by new connections, whenever they like, or when a statement is prepared because it came often
 (Parse and Sync alone); they change nothing.
 """

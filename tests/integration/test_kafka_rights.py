@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import uuid
@@ -209,7 +210,8 @@ def stopped(place: Place) -> Place:
     with place.running("inventory", "worker") as worker:
         until(lambda: place.operate("positions show")[0] == 0, "every position is there", 2 * SECONDS_MAX)
         worker.terminate()
-        assert worker.wait(SECONDS_MAX) == 0
+        # Every position may be there from an earlier test; then this worker may not be so far that it can end in order.
+        assert worker.wait(SECONDS_MAX) in (0, -signal.SIGTERM)
     return place
 
 

@@ -65,7 +65,7 @@ class Intake:
         """Records that failed alone for themselves or for their surroundings."""
         self._doomed: dict[tuple[Input, int], Exception] = {}
         self._alone: set[tuple[Input, int]] = set()
-        """Records that are tried alone: a process ended at them."""
+        """Records that are tried, or set aside, alone: a process ended at them."""
         self._alone_to: dict[Input, int] = {}
         """The last of several records that are tried alone: a process ended at one of them."""
         self._suspects: dict[tuple[Input, int], Exception] = {}
@@ -130,20 +130,20 @@ class Intake:
         """Know what a process that was killed had in its hands of `source`: several records, or one alone."""
         if not attempt.ends:
             self._alone_to[source] = attempt.last
-        elif attempt.ends >= ENDS:
+            return
+        # It is set aside alone too: what comes after it may end the process before that is committed.
+        self._alone.add((source, attempt.offset))
+        if attempt.ends >= ENDS:
             self._doomed[source, attempt.offset] = attempt.error
-        else:
-            self._alone.add((source, attempt.offset))
-            if attempt.ends > ENDS_BY_CHANCE:
-                self._suspects[source, attempt.offset] = attempt.error
+        elif attempt.ends > ENDS_BY_CHANCE:
+            self._suspects[source, attempt.offset] = attempt.error
 
     def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
         """Know that `ends` processes ended in a row at a record, and why: better than `suspect` does."""
         self._suspects.pop((source, offset), None)
+        self._alone.add((source, offset))
         if ends >= STRIKES:
             self._doomed[source, offset] = error
-        else:
-            self._alone.add((source, offset))
 
     def pace(self, records: int) -> None:
         """Let batches not grow much beyond `records`, which took long."""

@@ -4,7 +4,7 @@ import pytest
 
 from shared.attempts import ENDS, Attempt
 from shared.errors import HandlerStuck, HandlingFailed, ProcessEnded, Retry, ServiceBroken
-from shared.intake import BATCH_BYTES, Intake
+from shared.intake import BATCH_BYTES, STRIKES, Intake
 from shared.ports import Input, Polled, Record
 
 SOURCE = Input("told", 0)
@@ -95,7 +95,17 @@ def test_a_record_at_which_enough_processes_were_killed_is_set_aside() -> None:
     made = Intake([SOURCE], records_max=100, retries_max=0)
     made.suspect(SOURCE, attempt(0, 0, ENDS))
     made.add(heard(0, 1))
-    assert [type(made.doom(record)) for record in made.batch()] == [ProcessEnded, type(None)]
+    assert [type(made.doom(record)) for record in made.batch()] == [ProcessEnded]
+
+
+def test_what_is_set_aside_for_the_ends_of_processes_is_so_alone() -> None:
+    """Or a second such record behind it ends the process before that is committed, again and again."""
+    killed, hung = (Intake([SOURCE], records_max=100, retries_max=0) for _ in range(2))
+    killed.suspect(SOURCE, attempt(0, 0, ENDS))
+    hung.beware(SOURCE, 0, STRIKES, HandlerStuck())
+    for made in (killed, hung):
+        made.add(heard(0, 1, 2))
+        assert (handled(made), handled(made)) == ([0], [1, 2])
 
 
 def test_what_the_watchdog_has_told_needs_no_pause() -> None:

@@ -221,7 +221,7 @@ class GroupMember:
         self._reading = set(positions)
         if inputs:
             self._consumer.resume(inputs)  # a pause survives revoke and assign
-            self.pause(self._unreadable.held(self._reading))
+            self.pause(self._unreadable.held(positions))
         if held:
             self._consumer.pause(held)
 
@@ -264,9 +264,12 @@ class GroupMember:
         if fatal is not None:
             raise fatal
         if source in self._reading and error.code() in UNREADABLE_CODES:
-            words = self._unreadable.note(source, offset, error)
-            logs.log.error("unreadable", source=str(source), offset=offset, code=error.name(), detail=words)
-            raise Unproven(words)
+            # No recovery: it would let go of what was fetched before this, and not fetch it again.
+            if source not in self._unreadable:
+                words = self._unreadable.note(source, offset, error)
+                logs.log.error("unreadable", source=str(source), offset=offset, code=error.name(), detail=words)
+                self.pause([source])
+            return
         logs.log.warning("consumer_error", source=str(source), code=error.name(), detail=error.str())
         if source not in self._reading:
             return

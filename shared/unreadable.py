@@ -5,7 +5,7 @@ only an operator can decide that, since nobody has seen what the batch holds.
 """
 
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Mapping
 
 from confluent_kafka import KafkaError
 
@@ -47,7 +47,7 @@ class Unreadable:
         self._service = service
         self._look = look
         self._clock = clock
-        self._rows: dict[Input, tuple[str, float]] = {}
+        self._rows: dict[Input, tuple[str, float, int]] = {}
 
     def note(self, source: Input, offset: int, error: KafkaError) -> str:
         """Note that `source` cannot be read from `offset` on, until it is due again; give the words for it."""
@@ -67,19 +67,25 @@ class Unreadable:
             f"{error.str()}). The other inputs go on; it is tried again every {AGAIN_SECONDS:g} s. To pass over that "
             f"batch, stop the workers, then `{program(self._service)} positions skip --source '{source}' --to {to}`"
         )
-        self._rows[source] = words, self._clock() + AGAIN_SECONDS
+        self._rows[source] = words, self._clock() + AGAIN_SECONDS, offset
         return words
 
-    def held(self, inputs: Collection[Input]) -> set[Input]:
-        """Give those of `inputs`, which are now owned, that are not to be fetched; forget all others."""
+    def held(self, positions: Mapping[Input, int]) -> set[Input]:
+        """Give those of the inputs that are now owned that are not to be fetched; forget all others, also those with
+        something to read before what cannot be read.
+        """
         now = self._clock()
-        self._rows = {s: row for s, row in self._rows.items() if s in inputs and row[1] > now}
+        self._rows = {
+            source: (words, again, offset)
+            for source, (words, again, offset) in self._rows.items()
+            if source in positions and again > now and positions[source] >= offset
+        }
         return set(self._rows)
 
     def due(self) -> Input | None:
         """Give an input that is to be tried again, once."""
         now = self._clock()
-        found = next((source for source, (_, again) in self._rows.items() if again <= now), None)
+        found = next((source for source, (_, again, _) in self._rows.items() if again <= now), None)
         if found is not None:
             del self._rows[found]
         return found
@@ -89,4 +95,4 @@ class Unreadable:
 
     def words(self) -> str:
         """What cannot be read; empty if there is nothing."""
-        return "; ".join(words for words, _ in self._rows.values())
+        return "; ".join(words for words, *_ in self._rows.values())

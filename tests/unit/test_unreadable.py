@@ -1,10 +1,13 @@
 """What is said of an input that cannot be read on, and how long it is left alone."""
 
+from typing import Any
+
 import pytest
-from confluent_kafka import KafkaError
+from confluent_kafka import KafkaError, TopicPartition
 
 from shared.batch_header import Header
-from shared.ports import Input
+from shared.consumer import GroupMember
+from shared.ports import NOTHING, Input
 from shared.unreadable import AGAIN_SECONDS, CODES, Unreadable
 
 SOURCE = Input("asked", 1)
@@ -41,8 +44,82 @@ def test_it_is_left_alone_for_a_while_and_forgotten_with_its_owner() -> None:
     clock = Clock()
     made = Unreadable("tally", lambda _source, _offset: None, clock)
     made.note(SOURCE, 18, KafkaError(KafkaError._BAD_COMPRESSION))
-    assert (made.held({SOURCE}), made.due(), SOURCE in made) == ({SOURCE}, None, True)
+    assert (made.held({SOURCE: 18}), made.due(), SOURCE in made) == ({SOURCE}, None, True)
     clock.now = AGAIN_SECONDS
-    assert (made.due(), made.due(), made.held({SOURCE}), made.words()) == (SOURCE, None, set(), "")
+    assert (made.due(), made.due(), made.held({SOURCE: 18}), made.words()) == (SOURCE, None, set(), "")
     made.note(SOURCE, 18, KafkaError(KafkaError._BAD_COMPRESSION))
-    assert (made.held(()), SOURCE in made) == (set(), False)
+    assert (made.held({}), SOURCE in made) == (set(), False)
+
+
+def test_what_lies_before_it_is_fetched_again_after_a_recovery() -> None:
+    made = Unreadable("tally", lambda _source, _offset: None)
+    made.note(SOURCE, 18, KafkaError(KafkaError._BAD_COMPRESSION))
+    assert (made.held({SOURCE: 17}), SOURCE in made) == (set(), False)
+
+
+class Message:
+    """A record, or what the client says instead of one."""
+
+    def __init__(self, offset: int, error: int | None = None) -> None:
+        self._offset = offset
+        self._error = None if error is None else KafkaError(error)
+
+    def topic(self) -> str:
+        """Of the source."""
+        return SOURCE.topic
+
+    def partition(self) -> int:
+        """Of the source."""
+        return SOURCE.partition
+
+    def offset(self) -> int:
+        """Where it stands."""
+        return self._offset
+
+    def error(self) -> KafkaError | None:
+        """None for a record."""
+        return self._error
+
+    def key(self) -> bytes:
+        """No matter which."""
+        return b""
+
+    value = headers = key
+
+
+class Client:
+    """A consumer that has fetched two records and the batch behind them, which it cannot read."""
+
+    def __init__(self) -> None:
+        bad = KafkaError._BAD_COMPRESSION
+        self._fetched = [Message(16), Message(17), Message(18, bad), Message(18, bad)]
+        self.paused: list[Input] = []
+
+    def poll(self, _seconds: float) -> Message:
+        """Give the next."""
+        return self._fetched.pop(0)
+
+    def consume(self, _most: int, _seconds: float) -> list[Message]:
+        """Give the rest."""
+        return self._fetched
+
+    def pause(self, partitions: list[TopicPartition]) -> None:
+        """Fetch no more of them."""
+        self.paused += [Input(p.topic, p.partition) for p in partitions]
+
+    def memberid(self) -> str:
+        """Of nobody."""
+        return ""
+
+
+def test_what_was_fetched_before_it_is_handled() -> None:
+    """Or the command that passes over the batch would pass over these too, which nobody can read again."""
+    member = GroupMember.__new__(GroupMember)
+    made: Any = member
+    looked: list[int] = []
+    made._unreadable = Unreadable("tally", lambda _source, offset: looked.append(offset))
+    made._reading, made._consumer, made._owned, made._changed = {SOURCE}, Client(), NOTHING, False
+    polled = member.poll(10, 0)
+    assert [record.offset for record in polled.records] == [16, 17]
+    assert (made._consumer.paused, looked) == ([SOURCE], [18])
+    assert "cannot be read from offset 18 on" in member.unreadable

@@ -264,9 +264,10 @@ class Broker:
             forgotten[1]()
 
     def quiet(self) -> bool:
-        """Whether nothing is open or on its way any more."""
+        """Whether nothing is open or on its way any more, and nothing belongs to a member that is dead."""
         return (
             not self._late
+            and all(self.heard[member] >= self.round - 1 for member in self.members.values())
             and not self.is_open()
             and all(p.began is None and not p.hung for p in self.producers.values())
         )

@@ -39,6 +39,11 @@ ASKED: tuple[Step, ...] = (
 
 MIXED: tuple[Step, ...] = tuple(step for pair in zip(HEARD, ASKED, strict=True) for step in pair)
 
+FATAL: tuple[Step, ...] = (
+    Hear("#a", "e1"),  # ends the process that handles it
+    Hear("a", "e2"),  # innocent, and in a batch with it
+)
+
 SCENARIOS = {
     "brief": Scenario((HEARD[0], *ASKED[-2:])),
     "events": Scenario(HEARD),
@@ -47,6 +52,8 @@ SCENARIOS = {
     "handover": Scenario((*ASKED[3:5], *ASKED[:1], ASKED[5], *ASKED[-2:]), processes=2, slots=2),
     "standby": Scenario(MIXED, processes=2),
     "version-2": Scenario(MIXED, version=2),
+    "fatal": Scenario(FATAL),
+    "fatal-to-two": Scenario((Hear("%a", "e1"),), processes=2, slots=2),
 }
 
 

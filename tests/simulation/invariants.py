@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
+from shared.attempts import ENDS
 from shared.ports import OutboxRow
 from tests.simulation.broker import Broker
 from tests.simulation.client import lane_of
@@ -24,6 +25,10 @@ def at_any_time(broker: Broker, server: Postgres) -> None:
     names = {row.event_id for row in said}
     if twice := _twice(server.effects) + _twice(server.letters):
         raise Violated(f"took effect twice: {twice}")
+    if both := server.handled & set(server.letters):
+        raise Violated(f"took effect and was set aside: {sorted(both)}")
+    if few := [place for place in server.ended if server.ends.most[place] < ENDS]:
+        raise Violated(f"set aside though fewer processes ended at it: {few}")
     if twice := _twice(row.event_id for row in said):
         raise Violated(f"said twice: {twice}")
     if lost := server.deleted - names:

@@ -5,8 +5,9 @@
 writes the table: each mutant, and the scenario, fault and call at which it was found out. What survives is played in
 every scenario with every fault, which takes minutes.
 
-A mutant is a patch of a line or two: of the production cycle, or of the port or the server that keeps the other half of
-the contract. Its text must occur exactly once in the module, so no patch outlives the line that it is about.
+A mutant is a patch of a line or two: of the production cycle or its intake, or of the port or the server that keeps the
+other half of the contract. Its text must occur exactly once in the module, so no patch outlives the line that it is
+about.
 """
 
 import importlib
@@ -16,16 +17,21 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-from tests.simulation.exploring import SCENARIOS, explore
+from tests.simulation.exploring import SCENARIOS, explore, read
 from tests.simulation.faults import Fault
 from tests.simulation.world import Parts
 
-CYCLE, CLIENT, BROKER, SERVER = (
+CYCLE, INTAKE, CLIENT, BROKER, SERVER = (
     "shared.cycle",
+    "shared.intake",
     "tests.simulation.client",
     "tests.simulation.broker",
     "tests.simulation.postgres",
 )
+
+
+BLOCKED = "1/1/1 +r1a a=e1 " + " ".join(f"+r{n}c !r{n}c" for n in range(2, 12)) + " !r1a"
+"""A request holds the aggregate of an event for so long that its handler gives up again and again."""
 
 
 class Mutant(NamedTuple):
@@ -36,24 +42,36 @@ class Mutant(NamedTuple):
     old: str
     new: str
     scenario: str = "events"
-    """Where it is found out..."""
+    """Where it is found out, by its name or written..."""
     fault: Fault = Fault.NONE
     """... and by which fault."""
     survives: str | None = None
     """Why nothing can be seen of it in this world."""
 
 
-def parts(mutant: Mutant) -> Parts:
-    """Give the parts of a simulation, one of them patched."""
-    original = importlib.import_module(mutant.module)
+def _patched(module: str, mutant: Mutant | None = None) -> Any:
+    """Load `module` once more, patched as `mutant` says."""
+    original = importlib.import_module(module)
     assert original.__file__ is not None
     source = Path(original.__file__).read_text()
-    assert source.count(mutant.old) == 1, f"{mutant.name}: its text occurs {source.count(mutant.old)} times"
-    patched: Any = ModuleType(mutant.module)
+    if mutant is not None:
+        assert source.count(mutant.old) == 1, f"{mutant.name}: its text occurs {source.count(mutant.old)} times"
+        source = source.replace(mutant.old, mutant.new)
+    patched: Any = ModuleType(module)
     sys.modules["patched"] = patched  # dataclasses look for the module of their class
     patched.__name__ = "patched"
     patched.__package__ = original.__package__  # from there its imports are relative
-    exec(compile(source.replace(mutant.old, mutant.new), mutant.name, "exec"), vars(patched))
+    exec(compile(source, mutant.name if mutant else module, "exec"), vars(patched))
+    return patched
+
+
+def parts(mutant: Mutant) -> Parts:
+    """Give the parts of a simulation, one of them patched."""
+    patched = _patched(mutant.module, mutant)
+    if mutant.module == INTAKE:
+        cycle = _patched(CYCLE)
+        cycle.Intake = patched.Intake
+        return Parts(cycle=cycle.Cycle)
     if mutant.module == CYCLE:
         return Parts(cycle=patched.Cycle)
     if mutant.module == CLIENT:
@@ -65,7 +83,7 @@ def parts(mutant: Mutant) -> Parts:
 
 def killed(mutant: Mutant, name: str, fault: Fault | None) -> str | None:
     """Play a scenario with `fault`, or each fault, at every call; tell how the mutant was found out."""
-    for plan, run in explore(SCENARIOS[name], 1, parts(mutant), fault):
+    for plan, run in explore(read(name), 1, parts(mutant), fault):
         if run.violation:
             where = [f"{fault.value} at {run.points[at].call}" for at, fault in plan.items()] or ["no fault"]
             found = re.sub(r"[\[(:].*", "", run.violation.removeprefix("Violated: "))
@@ -431,6 +449,133 @@ MUTANTS = (
         scenario="standby",
         fault=Fault.SLEEP,
         survives="Kafka fences the member and the epoch of the slot too; the slot saves them from meeting",
+    ),
+    # ---- records that end what handles them
+    Mutant(
+        "nothing is noted before it is handled",
+        CYCLE,
+        "            self._database.attempt(batch)\n",
+        "            pass\n",
+        scenario="fatal",
+    ),
+    Mutant(
+        "the note goes before the COMMIT",
+        SERVER,
+        "        self._changes.forgotten |= self._connection.attempted\n",
+        "        self._server.forget_notes(self._connection.attempted)\n",
+        scenario="fatal-to-two",
+    ),
+    Mutant(
+        "the note stays when H moves past it",
+        SERVER,
+        "        self.forget_notes(changes.forgotten)\n",
+        "",
+        scenario="fatal",
+        survives="who reads the notes forgets those below H; and a record below H is dropped, whatever is noted of it",
+    ),
+    Mutant(
+        "notes below H are believed",
+        SERVER,
+        "if self.server.positions[s] > note.last])",
+        "if note.last < 0])",
+        scenario="fatal",
+        survives="as above: one of the three would do; a decision that lowers H forgets the notes of its input",
+    ),
+    Mutant(
+        "an attempt counts though the process outlived it",
+        SERVER,
+        """        if self.session is None or not self.session.alive:
+            self.attempted.clear()
+        if self.attempted and""",
+        """        self.attempted.clear()
+        if self.attempted and""",
+        scenario=BLOCKED,
+        fault=Fault.EXPEL,
+    ),
+    Mutant(
+        "an attempt does not count if only the session ended",
+        SERVER,
+        """        if self.session is None or not self.session.alive:
+            self.attempted.clear()
+        if self.attempted and""",
+        "        if self.attempted and",
+        scenario="fatal-to-two",
+    ),
+    Mutant(
+        "an end in company counts as one alone",
+        SERVER,
+        "            ends = int(len(records) == 1)\n",
+        "            ends = 1\n",
+        scenario="fatal",
+    ),
+    Mutant(
+        "what was in company is not tried alone",
+        INTAKE,
+        "            self._alone_to[source] = attempt.last\n",
+        "            pass\n",
+        scenario="fatal",
+    ),
+    Mutant(
+        "all that was in company is set aside",
+        INTAKE,
+        "            self._alone_to[source] = attempt.last\n",
+        "            self._doomed |= {(source, at): attempt.error for at in range(attempt.offset, attempt.last + 1)}\n",
+        scenario="fatal",
+    ),
+    Mutant(
+        "a record is set aside after fewer ends",
+        INTAKE,
+        "        if attempt.ends >= ENDS:\n",
+        "        if attempt.ends >= ENDS - 1:\n",
+        scenario="fatal",
+    ),
+    Mutant(
+        "a record is set aside together with those behind it",
+        INTAKE,
+        """        self._alone.add((source, attempt.offset))
+        if attempt.ends >= ENDS:
+""",
+        """        if attempt.ends < ENDS:
+            self._alone.add((source, attempt.offset))
+        if attempt.ends >= ENDS:
+""",
+        scenario="1/1/1 #a=e1 #a=e2",
+    ),
+    Mutant(
+        "what is set aside is handled too",
+        CYCLE,
+        "                opened = None if isinstance(doom, ProcessEnded) else self._open(record)\n",
+        """                opened = self._open(record)
+                if doom and opened:
+                    deliveries.append(Delivery(record, opened.envelope, opened.event, epochs[record.input]))
+""",
+        scenario="fatal",
+    ),
+    Mutant(
+        "a record below H is set aside",
+        CYCLE,
+        "if record.offset >= positions[record.input].next_offset]",
+        "if record.offset >= positions[record.input].next_offset or self._intake.doom(record)]",
+        scenario="fatal-to-two",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "a record is set aside without the lock of its position",
+        CYCLE,
+        "        positions = transaction.lock_positions(sources)  # 2.1\n",
+        """        doomed = bool(batch) and all(self._intake.doom(record) for record in batch)
+        positions = self._database.positions(sources) if doomed else transaction.lock_positions(sources)
+""",
+        scenario="fatal-to-two",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "a record is set aside, and H stays",
+        CYCLE,
+        "        for record in batch:\n            moved[",
+        "        for record in (r for r in batch if not self._intake.doom(r)):\n            moved[",
+        scenario="fatal",
+        fault=Fault.DIE,
     ),
 )
 

@@ -2,26 +2,30 @@
 
 Modelled: READ COMMITTED (a statement sees what is committed when it runs, and the transaction's own changes); locks of
 positions, claims, inbox ids and aggregates, with a lock timeout; ids that are given before the commit; a COMMIT whose
-reply is lost, or that arrives late; slots, held by a session.
+reply is lost, or that arrives late; slots, held by a session; notes of what is about to be handled; records that end
+whatever handles them.
 
 Left out: failover and restore, constraints and data that a handler may violate, serialization failures other than as
-an error at any call, deadlock detection (the lock timeout ends them).
+an error at any call, deadlock detection (the lock timeout ends them), locks of the notes.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
+from shared.attempts import Attempt
 from shared.errors import (
     DatabaseInDoubt,
     DatabaseUnavailable,
     HandlingFailed,
+    ProcessEnded,
     Retry,
     SlotInDoubt,
     SlotLost,
 )
 from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position, Record
 from tests.simulation.client import At, lane_of
+from tests.simulation.ends import Ends, Place
 from tests.simulation.faults import Fault
 
 LOCK_ROUNDS = 3
@@ -39,6 +43,14 @@ class Claimed(NamedTuple):
     ids: tuple[int, ...]
 
 
+class Note(NamedTuple):
+    """A row of table `attempt`."""
+
+    offset: int
+    last: int
+    ends: int
+
+
 @dataclass
 class Changes:
     """What a transaction has changed so far."""
@@ -46,7 +58,10 @@ class Changes:
     positions: dict[Input, int] = field(default_factory=dict)
     inbox: set[tuple[str, str]] = field(default_factory=set)
     effects: list[str] = field(default_factory=list)
+    handled: set[str] = field(default_factory=set)
     letters: list[str] = field(default_factory=list)
+    ended: set[Place] = field(default_factory=set)
+    forgotten: set[Input] = field(default_factory=set)
     outbox: dict[int, OutboxRow] = field(default_factory=dict)
     deleted: set[int] = field(default_factory=set)
     claims: dict[int, Claimed] = field(default_factory=dict)
@@ -68,7 +83,13 @@ class Postgres:
         self.positions: dict[Input, int] = {}
         self.inbox: set[tuple[str, str]] = set()
         self.effects: list[str] = []
+        self.handled: set[str] = set()
+        """Records that had an effect, named as in `letters`."""
         self.letters: list[str] = []
+        self.ended: set[Place] = set()
+        """Records that were set aside because processes ended at them."""
+        self.notes: dict[Input, Note] = {}
+        self.ends = Ends()
         self.outbox: dict[int, OutboxRow] = {}
         self.claims = {lane: Claimed(0, "", ()) for lane in range(lanes)}
         self.decided: list[OutboxRow] = []
@@ -100,7 +121,10 @@ class Postgres:
         self.positions |= changes.positions
         self.inbox |= changes.inbox
         self.effects += changes.effects
+        self.handled |= changes.handled
         self.letters += changes.letters
+        self.ended |= changes.ended
+        self.forget_notes(changes.forgotten)
         self.decided += [changes.outbox[row_id] for row_id in sorted(changes.outbox)]
         self.deleted |= {self.outbox[row_id].event_id for row_id in changes.deleted if row_id in self.outbox}
         self.outbox |= changes.outbox
@@ -108,6 +132,22 @@ class Postgres:
         self.claims |= changes.claims
         self.rollback(session)
         self._changed()
+
+    def note(self, records: Sequence[Record]) -> None:
+        """Do what `shared.attempts.begin` does."""
+        spans: dict[Input, list[int]] = {}
+        for record in records:
+            spans.setdefault(record.input, []).append(record.offset)
+        for source, offsets in spans.items():
+            ends = int(len(records) == 1)
+            known = self.notes.get(source)
+            if ends and known is not None and known.ends and known.offset == offsets[0]:
+                ends = known.ends + 1
+            self.notes[source] = Note(offsets[0], offsets[-1], ends)
+
+    def forget_notes(self, inputs: Collection[Input]) -> None:
+        """Do what `shared.attempts.forget` does."""
+        self.notes = {source: note for source, note in self.notes.items() if source not in inputs}
 
     def rollback(self, session: Session) -> None:
         """ROLLBACK."""
@@ -134,15 +174,20 @@ class Connection:
         wait: Callable[[int], None],
         later: Callable[[Callable[[], None]], None],
         rule: Callable[[str], None],
+        *,
+        die: Callable[[], NoReturn],
     ) -> None:
         self.server = server
         self.at = at
+        self.die = die
         self._later = later
         self.wait = wait
         self.rule = rule
         self.session: Session | None = Session()
         self._old: Session | None = None
         self._slot: int | None = None
+        self.attempted: set[Input] = set()
+        """Inputs of which a note stands, as `shared.transaction` knows them."""
 
     def take_slot(self) -> int | None:
         """Take the lowest free slot."""
@@ -162,12 +207,14 @@ class Connection:
     def lose(self) -> None:
         """Lose the session."""
         session, self.session = self.session, None
+        self.server.ends.ended(self)
         if session is not None:
             self.server.end(session)
 
     def lose_late(self) -> None:
         """Lose the connection with a COMMIT on its way: the session lives on until the server has got it."""
         session, self.session = self.session, None
+        self.server.ends.ended(self)
         assert session is not None
         self._old = session
 
@@ -218,7 +265,35 @@ class Connection:
         }
 
     def attempt(self, records: Sequence[Record]) -> None:
-        """It changes nothing that the protocol knows of; what goes wrong here does at `begin` as well."""
+        outlived = frozenset(self.attempted)
+        self.attempted |= {record.input for record in records}
+        fault = self._ask("database.attempt", Fault.LOSE)
+        self.server.ends.outlived(self)
+        self.server.forget_notes(outlived)
+        self.server.note(records)
+        self.server.ends.begun(self, records)
+        if fault is Fault.LOSE:
+            self.lose()
+            raise DatabaseUnavailable
+
+    def attempts(self) -> dict[Input, Attempt]:
+        """What `shared.transaction.WorkerDatabase` gives; the main loop asks after each adoption."""
+        self._ask("database.attempts")
+        self.server.ends.outlived(self)
+        self.server.forget_notes(self.attempted)
+        self.attempted.clear()
+        self.server.forget_notes([s for s, note in self.server.notes.items() if self.server.positions[s] > note.last])
+        return {source: Attempt(*note, ProcessEnded()) for source, note in self.server.notes.items()}
+
+    def outlive(self) -> None:
+        """Take back what was noted, if the session lives: otherwise its record may be the reason."""
+        if self.session is None or not self.session.alive:
+            self.attempted.clear()
+        if self.attempted and self.at("database.outlive", Fault.REFUSE) is not Fault.REFUSE:
+            self.rule("a process outlives an attempt")
+            self.server.ends.outlived(self)
+            self.server.forget_notes(self.attempted)
+            self.attempted.clear()
 
     def unsaid(self, lanes: Collection[int]) -> bool:
         self._ask("database.unsaid")
@@ -246,6 +321,8 @@ class PostgresTransaction:
         self._session = session
         self._changes = changes
         self._collected: list[OutboxRow] = []
+        self._crashes = False
+        """Whether the server's process crashes at the COMMIT."""
 
     def _at(self, call: str, *more: Fault) -> Fault:
         fault = self._connection.at(f"transaction.{call}", Fault.REFUSE, Fault.CUT, *more)
@@ -307,14 +384,20 @@ class PostgresTransaction:
             self._server.failed += [first] if fault is Fault.POISON else []
             raise HandlingFailed(deliveries[0].record) from (Retry() if fault is Fault.RETRY else ValueError())
         for delivery in deliveries:
-            envelope = delivery.envelope
+            envelope, word = delivery.envelope, (delivery.record.value or b"").decode()
+            if word.startswith("#"):
+                self._connection.rule("a record ends its process")
+                self._connection.die()
+            self._crashes |= word.startswith("%")
             self._lock(("aggregate", envelope.key))
             self._changes.effects.append(envelope.id)
+            self._changes.handled.add(name_of(delivery.record))
             self._collected.append(row_of(envelope.key, f"about {envelope.id}"))
 
     def set_aside(self, letters: Sequence[Letter]) -> None:
         self._at("set_aside")
-        self._changes.letters += [f"{letter.record.input}@{letter.record.offset}" for letter in letters]
+        self._changes.letters += [name_of(letter.record) for letter in letters]
+        self._changes.ended |= {letter.record[:2] for letter in letters if isinstance(letter.error, ProcessEnded)}
 
     def say(self) -> None:
         self._at("say")
@@ -325,6 +408,7 @@ class PostgresTransaction:
         for source, offset in positions.items():
             self._lock(source)
             self._changes.positions[source] = max(offset, self._position(source) or 0)
+        self._changes.forgotten |= self._connection.attempted
 
     def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
         self._at("lock_claims")
@@ -370,12 +454,18 @@ class PostgresTransaction:
         fault = self._at("commit", Fault.LOSE, Fault.LATE, Fault.DIE_LATE)
         if not self._session.alive:
             raise DatabaseInDoubt
+        if self._crashes:
+            self._connection.rule("a record ends its session")
+            self._connection.lose()
+            raise DatabaseInDoubt
         if fault is Fault.REFUSE:
             raise DatabaseUnavailable
         if fault is Fault.LATE:
             self._connection.lose_late()
             raise DatabaseInDoubt
+        forgotten = self._changes.forgotten
         self._server.commit(self._session)
+        self._connection.attempted -= forgotten
         if fault is Fault.LOSE:
             self._connection.lose()
             raise DatabaseInDoubt
@@ -383,6 +473,14 @@ class PostgresTransaction:
     def rollback(self) -> None:
         if self._connection.session is self._session:
             self._server.rollback(self._session)
+        if not self._session.alive:
+            self._server.ends.ended(self._connection)
+        self._connection.outlive()
+
+
+def name_of(record: Record) -> str:
+    """The name of a record."""
+    return f"{record.input}@{record.offset}"
 
 
 def row_of(key: str, event_id: str) -> OutboxRow:

@@ -42,6 +42,9 @@ RULES = {
     "a request waits for an aggregate",
     "the inbox drops an event",
     "a claim is made smaller",
+    "a record ends its process",
+    "a record ends its session",
+    "a process outlives an attempt",
 }
 """Of the model. One that never applies would let a hole pass in silence."""
 

@@ -18,8 +18,8 @@ from tests.simulation.world import Choose, Close, Hear, Open, Parts, Scenario, S
 EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "500"))
 SEED = int(os.environ.get("SIMULATION_SEED", "1"))
 
-WORDS = ("a", "b", "ab", "ba", "-a", "?b", "twin")
-"""What is heard; a twin comes with the id of the event before it."""
+WORDS = ("a", "b", "ab", "ba", "-a", "?b", "#a", "%b", "twin")
+"""What is heard; a twin comes with the id of the event before it, # and % end what handles them."""
 
 
 @st.composite

@@ -9,7 +9,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, NoReturn
 
 from shared.cycle import Cycle, Limits
 from shared.errors import Exit, Malformed, RecoveryNeeded, Stop, Unavailable
@@ -17,6 +17,7 @@ from shared.events import Envelope, Event
 from shared.ports import Input, Opened, Record
 from tests.simulation.broker import Broker
 from tests.simulation.client import LATE_ROUNDS, Client, lane_of
+from tests.simulation.ends import Place
 from tests.simulation.faults import ALWAYS, STALLS, Died, Fault, Violated
 from tests.simulation.invariants import at_any_time, at_rest
 from tests.simulation.postgres import IDLE_ROUNDS, Changes, Connection, Postgres, Session, row_of
@@ -29,6 +30,12 @@ START_ROUNDS = 4
 
 REST_ROUNDS = 100
 """So long after the last fault and the end of the script everything must rest: several times the longest timeout."""
+
+FATAL = "#%"
+"""What a word begins with that ends the process which handles it, or the session at its COMMIT."""
+
+FATAL_ROUNDS = 30
+"""So long a fatal word may keep the processes busy, besides."""
 
 REPORT_EVERY = 3
 """Rounds between two reports of H."""
@@ -146,7 +153,9 @@ class Process:
         if self._thread is None:
             self._dead, self.idle = False, False
             parts, world = self._world.parts, self._world
-            self._connection = parts.connection(world.server, self.at, self.wait, world.later, world.rule)
+            self._connection = parts.connection(
+                world.server, self.at, self.wait, world.later, world.rule, die=lambda: self._die(Fault.DIE)
+            )
             self._thread = threading.Thread(target=self._live, daemon=True)
             self._thread.start()
         self._turn.release()
@@ -195,7 +204,7 @@ class Process:
             self._world.broker.expel(self._client.slot, self._client.member)
         return fault
 
-    def _die(self, fault: Fault) -> None:
+    def _die(self, fault: Fault) -> NoReturn:
         if fault is Fault.DIE_LATE and self._connection.session is not None and self._connection.session.changes:
             self._connection.lose_late()
         elif fault is Fault.DIE_LATE and self._client is not None:
@@ -230,12 +239,16 @@ class Process:
             self.wait(1)
         client = self._client = self._world.parts.client(self._world.broker, slot, self.at)
         cycle = self._world.parts.cycle("words", client, self._connection, open_record, Limits(2, 2))
-        in_doubt = True
+        in_doubt, adoptions = True, 0
         while True:
             try:
                 if in_doubt:
                     cycle.recover()
                     in_doubt = False
+                if cycle.adoptions != adoptions:
+                    for source, attempt in self._connection.attempts().items():
+                        cycle.suspect(source, attempt)
+                    adoptions = cycle.adoptions
                 progress = cycle.run(0, report=self._world.broker.round % REPORT_EVERY == 0)
                 self.idle = progress.idle and not cycle.parked()
                 for source in cycle.parked():
@@ -256,7 +269,7 @@ class World:
         self.broker = parts.broker(2, scenario.version, self.rule, self._changed)
         self.server = parts.server(2, scenario.slots, self.rule, self._changed)
         self._script = list(scenario.script)
-        self.heard: list[Hear] = []
+        self.heard: dict[Place, Hear] = {}
         self._requests: dict[str, Session] = {}
         self._choose = choose
         self._disturbed = 0
@@ -293,7 +306,8 @@ class World:
     def _play(self) -> None:
         rests = 0
         while rests <= REPORT_EVERY:
-            if self.broker.round > self._disturbed + REST_ROUNDS:
+            fatal = sum(hear.word[0] in FATAL for hear in self.heard.values())
+            if self.broker.round > self._disturbed + REST_ROUNDS + fatal * FATAL_ROUNDS:
                 raise Violated("the system does not come to rest")
             for process in self._processes:
                 process.heartbeat()
@@ -321,8 +335,9 @@ class World:
     def _happens(self, step: Step) -> bool:
         """Do a step of the script; False if it has to wait for a lock."""
         if isinstance(step, Hear):
-            self.heard.append(step)
-            log = self.broker.inputs[Input("heard", lane_of(step.word.strip("-?")[0]))]
+            source = Input("heard", lane_of(step.word.strip("-?" + FATAL)[0]))
+            log = self.broker.inputs[source]
+            self.heard[source, len(log.entries)] = step
             log.hear((step.word.strip("-"), step.event_id), committed=not step.word.startswith("-"))
         elif isinstance(step, Close):
             self.server.commit(self._requests[step.name])
@@ -336,8 +351,9 @@ class World:
         return True
 
     def _expected(self) -> Mapping[str, int]:
-        """Every effect there should be."""
-        return {hear.event_id: 1 for hear in self.heard if hear.word[0] not in "-?"}
+        """Every effect there should be; none of an event at whose records processes ended."""
+        ended = self.server.ended
+        return {h.event_id: 1 for place, h in self.heard.items() if h.word[0] not in "-?" and place not in ended}
 
     def _changed(self) -> None:
         at_any_time(self.broker, self.server)

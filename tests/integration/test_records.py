@@ -172,17 +172,16 @@ def run(stage: Stage, line: str) -> int:
 def test_a_batch_that_cannot_be_unpacked_is_named_with_the_command_that_passes_over_it(
     servers: Servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The others go on, and so does this one when it was decided."""
+    """The others go on, and so does this one when it was decided. What is fetched together with it is handled first."""
     with Stage(servers, tmp_path, build=takes_little) as stage:
-        worker = stage.worker(metrics_port=free_port())
         stage.ask()
-        stage.until_drained()
         bomb = Raw(stage.kit.asked.topic, b"key", b"\0" * 3_000_000, partition=0)
         with RawProducer(stage.bootstrap, {"compression.type": "zstd", "message.max.bytes": "10000000"}) as producer:
             producer.send(bomb)
             producer.flush()
         before = len(stage.asked[stage.keys[2]])
         stage.ask()
+        worker = stage.worker(metrics_port=free_port())
         stage.until(lambda: re.search("working: .*cannot be read from offset", worker.ready()[1]), "it says so")
         key = stage.keys[2]
         asked = stage.asked[key][before:]

@@ -38,7 +38,7 @@ def show(desk: Desk, *, json: bool) -> bool:
         members = group.members()
     standing = [source for source in inputs if source["waits"]]
     for source in inputs:
-        source["waits"] = _why(source, members) if source["waits"] else None
+        source["waits"] = _why(desk, source, members) if source["waits"] else None
     for source in standing[:BATCHES_MAX] if members else ():
         source["waits"] += _batch(desk, source)
     topics = [{"source": name, "verdict": type(stop).__name__, "detail": str(stop)} for name, stop in wrong.items()]
@@ -86,14 +86,16 @@ def _print(
         say(told)
 
 
-def _why(source: Mapping[str, Any], members: list[str]) -> str:
+def _why(desk: Desk, source: Mapping[str, Any], members: list[str]) -> str:
     """Tell why an input waits, as far as it can be seen from here: what a worker has in its memory cannot."""
     where = f"{source['source']} waits at {source['H']}"
     if not members:
         return f"{where}: no worker is a member of the group"
+    aside = desk.command(f"positions set-aside --source '{source['source']}' --offset {source['H']} --reason ...")
     return (
-        f"{where}: nothing was handled for {survey.STANDING_SECONDS:.0f} s. A worker may be busy with it, or its "
-        "handler raises Retry: the worker's /health/ready, and `retry_later` in its log, say why"
+        f"{where}: nothing was handled in the {survey.STANDING_SECONDS:.0f} s for which this command looked. A worker "
+        "may be busy with it, or its handler raises Retry: `retry_later` in the worker's log says why. If that record "
+        f"shall wait no longer, {aside} makes a dead letter of it, and loses nothing"
     )
 
 
@@ -108,8 +110,8 @@ def _batch(desk: Desk, source: Mapping[str, Any]) -> str:
         return ""
     skip = desk.command(f"positions skip --source '{source['source']}' --to {header.last + 1}")
     return (
-        f". The next batch there goes to {header.last} ({header.size} bytes, {header.codec}). If no worker can read it "
-        f"(`unreadable` in its log), or is killed for its memory each time, {skip} passes over all that is in it"
+        f". The next batch there goes to {header.last} ({header.size} bytes, {header.codec}). Only if no worker can "
+        f"read it (`unreadable` in its log), or each is killed for its memory: {skip} passes over all that is in it"
     )
 
 

@@ -147,5 +147,6 @@ def test_positions_show_claims_nothing_of_what_only_a_worker_knows(
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line for line in lines if line.startswith(f"{tallies.source}  ")]
     assert row.endswith("  waits at 1")
-    assert lines[-1].startswith(f"{tallies.source} waits at 1: nothing was handled for 1 s. A worker may be busy")
-    assert "`retry_later` in its log" in lines[-1]
+    assert lines[-1].startswith(f"{tallies.source} waits at 1: nothing was handled in the 1 s for which this command")
+    assert "`retry_later` in the worker's log" in lines[-1]
+    assert f"positions set-aside --source '{tallies.source}' --offset 1 " in lines[-1]

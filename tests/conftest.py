@@ -10,6 +10,7 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from dev.servers import Postgres, Servers, running
 from shared.logs import log
+from shared.waits import MAIN_LOOP
 
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whoever runs them may have a proxy
 
@@ -27,6 +28,12 @@ class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
     """Tests of a module share its fixtures, so that it is never split."""
     return ByFile(config, log)
+
+
+@pytest.fixture(autouse=True)
+def _no_waits_of_before() -> None:
+    """A call that a test lets hang, in a thread of its own, never ends to be waited for."""
+    vars(MAIN_LOOP)["_now"] = None
 
 
 @pytest.fixture(autouse=True)

@@ -46,15 +46,16 @@ class Limits:
 
 
 def limits(request_seconds_max: float) -> Limits:
-    """Give the limits of this process: half of the files that it may open are for connections, and a quarter for those
-    that were accepted before others were closed; the rest is for the database, libraries and the log.
+    """Give the limits of this process: a third of the files that it may open are for connections, and twice a fifth for
+    those that were accepted before others were closed, which takes the loop two turns; the rest is for the database,
+    libraries and the log.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
         files = 4 * CONNECTIONS_MAX
     return Limits(
-        connections=min(CONNECTIONS_MAX, files // 2),
-        backlog=min(BACKLOG_MAX, files // 4),
+        connections=min(CONNECTIONS_MAX, files // 3),
+        backlog=min(BACKLOG_MAX, files // 5),
         work_seconds=request_seconds_max + GRACE_SECONDS,
     )
 

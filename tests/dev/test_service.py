@@ -136,12 +136,12 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     assert tree.status() == ""
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_new_services_pass_every_check(tree: Tree) -> None:
     tree.make("check")
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree) -> None:
     """Among them: requests are answered once, and workers are killed at three calls, and the books balance."""
     told = tree.pytest("tests/unit/services", "tests/unit/test_container.py", "tests/unit/test_imports.py", "-vv")
@@ -159,7 +159,7 @@ def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree)
         assert f"schema_is_that_of_the_models[{name}]" in told
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_service_that_is_heard_is_not_removed(tree: Tree) -> None:
     before = tree.status()
     told = tree.make("service-remove", f"NAME={SHORT}", fails=True)
@@ -167,7 +167,7 @@ def test_a_service_that_is_heard_is_not_removed(tree: Tree) -> None:
     assert tree.status() == before
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1_200)
 def test_a_service_that_was_changed_is_not_removed_before_git_has_it(tree: Tree) -> None:
     file = tree.root / "services" / LONG / "handlers.py"
     made = file.read_text()

@@ -39,7 +39,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"{options.records:,} records; the same again: SEED={seed}", flush=True)
-    bounds = {"set_aside_per_minute_max": 10**9, "retry_attempts_max": 1, "retry_seconds_max": 0.05}
+    bounds = {"set_aside_per_minute_max": 10**6, "retry_attempts_max": 1, "retry_seconds_max": 0.05}
     with (
         running() as servers,
         Tallies(servers, partitions=PARTITIONS, **bounds) as tallies,

@@ -36,11 +36,11 @@ def show(desk: Desk, *, json: bool) -> bool:
             for state in states
         ]
         members = group.members()
-    standing = [source for source in inputs if source["waits"]]
-    for source in inputs:
-        source["waits"] = _why(desk, source, members) if source["waits"] else None
-    for source in standing[:BATCHES_MAX] if members else ():
-        source["waits"] += _batch(desk, source)
+    standing = [(state.source, row) for state, row in zip(found, inputs, strict=True) if row["waits"]]
+    for row in inputs:
+        row["waits"] = _why(desk, row, members) if row["waits"] else None
+    for source, row in standing[:BATCHES_MAX] if members else ():
+        row["waits"] += _batch(desk, source, row["H"])
     topics = [{"source": name, "verdict": type(stop).__name__, "detail": str(stop)} for name, stop in wrong.items()]
     if json:
         as_json({"topics": topics, "inputs": inputs, "lanes": lanes, "members": members})
@@ -99,16 +99,15 @@ def _why(desk: Desk, source: Mapping[str, Any], members: list[str]) -> str:
     )
 
 
-def _batch(desk: Desk, source: Mapping[str, Any]) -> str:
+def _batch(desk: Desk, source: Input, offset: int) -> str:
     """Tell how far the batch goes at which an input stands: it may be one that no worker can unpack."""
-    topic, _, partition = str(source["source"]).rstrip("]").rpartition("[")
     try:
-        header = batch_header.read(desk.settings, desk.service.name, Input(topic, int(partition)), source["H"])
+        header = batch_header.read(desk.settings, desk.service.name, source, offset)
     except Exception:  # noqa: BLE001 - of kafka-python; without it less is told
         return ""
     if header is None:
         return ""
-    skip = desk.command(f"positions skip --source '{source['source']}' --to {header.last + 1}")
+    skip = desk.command(f"positions skip --source '{source}' --to {header.last + 1}")
     return (
         f". The next batch there goes to {header.last} ({header.size} bytes, {header.codec}). Only if no worker can "
         f"read it (`unreadable` in its log), or each is killed for its memory: {skip} passes over all that is in it"

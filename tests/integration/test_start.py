@@ -15,13 +15,17 @@ from tests.integration.tally import service
 from tests.waiting import SECONDS_MAX
 
 
+def settings_of(servers: Servers, **more: object) -> Settings:
+    """Those of a service whose database nobody looks at."""
+    given = {"kafka_bootstrap_servers": servers.kafka.bootstrap, "database_url": servers.postgres.dsn("nowhere")}
+    return Settings.model_validate({**given, **more})
+
+
 def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Servers) -> None:
     """A broker learns of a new topic a little later than the controller that creates it: much later, while it is busy
     deleting others.
     """
-    settings = Settings.model_validate(
-        {"kafka_bootstrap_servers": servers.kafka.bootstrap, "database_url": servers.postgres.dsn("nowhere")}
-    )
+    settings = settings_of(servers)
     client = access.admin(settings)
     for _ in range(10):
         made, _asked, _told = service(f"start-{uuid.uuid4().hex[:12]}")
@@ -32,13 +36,7 @@ def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Ser
 
 
 def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> None:
-    settings = Settings.model_validate(
-        {
-            "kafka_bootstrap_servers": servers.kafka.bootstrap,
-            "database_url": servers.postgres.dsn("nowhere"),
-            "replication_factor": 0,
-        }
-    )
+    settings = settings_of(servers, replication_factor=0)
     made, _asked, _told = service(f"start-{uuid.uuid4().hex[:12]}")
 
     created = start.create_topics(settings, made)
@@ -49,13 +47,7 @@ def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> 
 
 def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers: Servers) -> None:
     """Not so one that is only heard: how much that takes is decided by those who publish there."""
-    settings = Settings.model_validate(
-        {
-            "kafka_bootstrap_servers": servers.kafka.bootstrap,
-            "database_url": servers.postgres.dsn("nowhere"),
-            "event_bytes_max": 5_000_000,
-        }
-    )
+    settings = settings_of(servers, event_bytes_max=5_000_000)
     made, asked, told = service(f"start-{uuid.uuid4().hex[:12]}")
     start.create_topics(settings, made)
 

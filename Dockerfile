@@ -30,9 +30,9 @@ ENV PATH=/app/.venv/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
 RUN python -m compileall -q shared services migrations
 USER 10001
 EXPOSE 8000
-# A worker finishes its batch and an API its requests; give them GRACE_SECONDS, and as much again to close.
+# A worker finishes its batch and an API its requests; give them SHUTDOWN_GRACE_SECONDS, and as much again to close.
 STOPSIGNAL SIGTERM
-# It bears what a worker may take to recover (shared/budgets.py; a test compares them).
+# It bears what a worker may take to recover (shared/worker/budgets.py; a test compares them).
 # -S leaves out site-packages: an interpreter that starts every few seconds should be a small one. No proxy of the
 # surroundings is asked for it: Docker gives the variables of its own configuration to every container.
 HEALTHCHECK --interval=15s --timeout=10s --retries=9 --start-period=180s --start-interval=2s CMD ["python", "-I", "-S", "-c", \

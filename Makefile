@@ -66,7 +66,7 @@ pooler-test: $(READY)  ## tests behind PgBouncer; where it is not installed, Deb
 		(cd "$$place" && apt-get download --quiet pgbouncer $$needed && for package in *.deb; do dpkg -x "$$package" .; done); \
 		path=$$path:$$place/usr/sbin libraries=$$(echo "$$place"/usr/lib/*-linux-gnu*); \
 	fi; \
-	PATH=$$path LD_LIBRARY_PATH=$$libraries $(RUN) -m pytest tests/integration/test_pooler.py $(ARGS)
+	PATH=$$path LD_LIBRARY_PATH=$$libraries $(RUN) -m pytest tests/integration/postgres/test_pooler.py $(ARGS)
 
 alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; where promtool is not installed, Debian's is downloaded
 	@set -e; path=$$PATH; \
@@ -75,7 +75,7 @@ alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; wh
 		(cd "$$place" && apt-get download --quiet prometheus && for package in *.deb; do dpkg -x "$$package" .; done); \
 		path=$$path:$$place/usr/bin; \
 	fi; \
-	PATH=$$path $(RUN) -m pytest tests/unit/test_alerts.py tests/integration/test_observer.py $(ARGS)
+	PATH=$$path $(RUN) -m pytest tests/unit/repository/test_alerts.py tests/integration/worker/test_observer.py $(ARGS)
 
 # Tests wait more than they compute: on two cores, three processes side by side. The storms of tests/e2e take all there is.
 # pytest ends with 5 where ARGS chooses no test.
@@ -123,8 +123,8 @@ servers: $(READY)  ## start Kafka and PostgreSQL in the background, with topics 
 servers-down: $(READY)  ## stop them and remove their data
 	@$(RUN) -m dev.servers down
 
-service: $(READY)  ## a new service: NAME=shipping FROM=inventory, whose first event it hears (HEARS= for another one)
-	@$(RUN) -m dev.service new "$(NAME)" --from "$(FROM)" $(call option,HEARS,hears)
+service: $(READY)  ## a new service: NAME=shipping FROM=inventory, whose first event it consumes (CONSUMES= for another one)
+	$(if $(HEARS),$(error HEARS is now called CONSUMES))@$(RUN) -m dev.service new "$(NAME)" --from "$(FROM)" $(call option,CONSUMES,consumes)
 
 service-remove: $(READY)  ## take a service away again: NAME= (FORCE=1 also if git has not got it)
 	@$(RUN) -m dev.service remove "$(NAME)" $(if $(FORCE),--force)

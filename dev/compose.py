@@ -20,7 +20,7 @@ from typing import Self
 
 from dev.balance import Balance
 from dev.docker import Containers, Docker, Server
-from dev.servers import Say, say, service_names
+from dev.servers import Echo, echo, service_names
 from dev.servers.places import HOST, free_port
 
 # The image is built, a dozen containers and the servers start: about a minute on two cores, more where packages have to
@@ -45,11 +45,11 @@ class Pair:
 class ComposeSystem:
     """Every service of this repository in containers: one API and two workers each."""
 
-    def __init__(self, project: str, *, cluster: bool = False, logs: Path | None = None, report: Say = say) -> None:
+    def __init__(self, project: str, *, cluster: bool = False, logs: Path | None = None, report: Echo = echo) -> None:
         """`logs` is a folder for the output of all containers, written when the block ends."""
         self.services = tuple(service_names())
         self._logs = logs
-        self._say = report
+        self._report = report
         variables = ["KAFKA_PORT", "KAFKA_PORT_2", "KAFKA_PORT_3", "POSTGRES_PORT", *map(_port, self.services)]
         self._ports = {variable: free_port() for variable in variables}
         self._secrets = {name: secrets.token_hex(32) for name in SECRETS}
@@ -69,7 +69,7 @@ class ComposeSystem:
             stack.callback(self._down)
             if self._logs is not None:
                 stack.callback(self._keep_logs, self._logs)
-            self._say("Building the image, and starting all containers ...")
+            self._report("Building the image, and starting all containers ...")
             self.docker.compose("up", "--build", "--wait", "--quiet-pull", seconds=UP_SECONDS)
             self._stack = stack.pop_all()
         return self
@@ -90,12 +90,12 @@ class ComposeSystem:
         return f"{HOST}:{self._ports['KAFKA_PORT']}"
 
     def dsn(self, service: str) -> str:
-        """Give the libpq URL of the database of `service`, for its owner."""
+        """Return the libpq URL of the database of `service`, for its owner."""
         password = self._secrets["MIGRATION_PASSWORD"]
         return f"postgresql://{service}_owner:{password}@{HOST}:{self._ports['POSTGRES_PORT']}/{service}"
 
     def url(self, service: str) -> str:
-        """Give the base URL of the API of `service`."""
+        """Return the base URL of the API of `service`."""
         return f"http://{HOST}:{self._ports[_port(service)]}"
 
     @property

@@ -66,12 +66,12 @@ class Docker:
             raise ServerError(f"`docker {' '.join(words)}` took longer than {seconds:.0f} s") from None
 
     def container(self, name: str) -> str:
-        """Give the container of `order api`, `order worker 2` or `postgres`."""
+        """Return the container of `order api`, `order worker 2` or `postgres`."""
         service, number = (name, "1") if not name[-1:].isdigit() or " " not in name else name.rsplit(" ", 1)
         return f"{self.project}-{service.replace(' ', '-')}-{number}"
 
     def inspect(self, name: str) -> dict[str, Any]:
-        """Give what docker knows about a container."""
+        """Return what docker knows about a container."""
         found: list[dict[str, Any]] = json.loads(self.docker("inspect", self.container(name)))
         return found[0]
 

@@ -32,7 +32,7 @@ def shown(value: object) -> str:
 
 
 def own(service: str) -> dict[str, FieldInfo]:
-    """Give the settings that a service has besides those of all: they are in a subclass, in its `settings.py`."""
+    """Return the settings that a service has besides those of all: they are in a subclass, in its `settings.py`."""
     if not (PLACE.parent / "services" / service / "settings.py").exists():
         return {}
     found = vars(import_module(f"services.{service}.settings")).values()
@@ -51,7 +51,7 @@ def _lines(fields: Mapping[str, FieldInfo]) -> Iterator[str]:
 
 
 def text() -> str:
-    """Give the file."""
+    """Return the file."""
     lines = [
         "# The settings of a process. Copy to .env, or set environment variables; made by: python -m dev.env_example",
         "# A secret (DATABASE_URL, a password) may be in a file: DATABASE_URL_FILE is then its path.",

@@ -21,7 +21,7 @@ _PRODUCER = 0
 
 
 def function(name: str, result: Any, *arguments: Any) -> Any:
-    """Give `rd_kafka_<name>`, with the types of its result and arguments; more arguments may follow."""
+    """Return `rd_kafka_<name>`, with the types of its result and arguments; more arguments may follow."""
     found = getattr(_lib, f"rd_kafka_{name}")
     found.restype, found.argtypes = result, arguments
     return found

@@ -88,7 +88,7 @@ def send(process: "subprocess.Popen[bytes]", signal_number: signal.Signals) -> b
 
 
 def end(processes: Sequence["subprocess.Popen[bytes]"], grace_seconds: float) -> list[int]:
-    """Ask all `processes` to end with SIGTERM, kill what remains after `grace_seconds`, and give the exit codes."""
+    """Ask all `processes` to end with SIGTERM, kill what remains after `grace_seconds`, and return the exit codes."""
     for process in processes:
         send(process, signal.SIGTERM)
         send(process, signal.SIGCONT)  # a stopped process would keep SIGTERM waiting for ever

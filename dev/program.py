@@ -20,7 +20,7 @@ QUICK_EXITS_MAX = 20
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, and the name by which it is spoken of."""
+    """What to run, and the name by which it is known by."""
 
     name: str
     command: Sequence[str | Path]

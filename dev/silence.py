@@ -1,4 +1,4 @@
-"""How long nothing was heard after somebody was struck."""
+"""How long a topic was silent after a process was struck."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence
@@ -8,11 +8,11 @@ REACTION_SECONDS = 1.0
 
 
 def silence(arrivals: Mapping[tuple[str, int], Sequence[float]], topic: str, at: float) -> float | None:
-    """Give the longest silence of any partition of `topic` that a blow at `at` can have caused, by `arrivals`: when
+    """Return the longest silence of any partition of `topic` that a blow at `at` can have caused, by `arrivals`: when
     records of each topic and partition could be read.
 
     A silence counts if it begins at the blow or within `REACTION_SECONDS` after it, however long it lasts. None if some
-    partition was never heard again, because no more orders came.
+    partition stayed silent, because no more orders came.
     """
     longest = 0.0
     for partition, times in arrivals.items():
@@ -30,5 +30,5 @@ def silence(arrivals: Mapping[tuple[str, int], Sequence[float]], topic: str, at:
 
 
 def quantile(values: Sequence[float], share: float) -> float:
-    """Give the value that `share` of all values do not exceed; 0 if there are none."""
+    """Return the value that `share` of all values do not exceed; 0 if there are none."""
     return sorted(values)[min(len(values) - 1, int(share * len(values)))] if values else 0.0

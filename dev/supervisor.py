@@ -131,7 +131,7 @@ class Supervisor:
         return Counter(f"{e.name}: {e.cause}" for e in self.exits if not e.ordered)
 
     def pid(self, name: str) -> int | None:
-        """Give the process id of a program; None while it does not run."""
+        """Return the process id of a program; None while it does not run."""
         return self._do(lambda: child.process.pid if (child := self._children[name]).running else None)
 
     def check(self) -> None:
@@ -141,11 +141,11 @@ class Supervisor:
             raise GaveUp(f"{ended}. Its log ends:\n{self.tail(name)}")
 
     def log(self, name: str) -> Path:
-        """Give the file with everything a program wrote, over all its starts."""
+        """Return the file with everything a program wrote, over all its starts."""
         return self._do(lambda: self._children[name].log)
 
     def tail(self, name: str, lines: int = LOG_LINES_SHOWN) -> str:
-        """Give the last lines of a program's log; reads 64 kB of it at most."""
+        """Return the last lines of a program's log; reads 64 kB of it at most."""
         log = self.log(name)
         with log.open("rb") as file:
             file.seek(max(0, log.stat().st_size - 65_536))
@@ -160,7 +160,7 @@ class Supervisor:
         return True
 
     def _do(self, order: Callable[[], Result]) -> Result:
-        """Have the thread do `order`, and give its answer."""
+        """Have the thread do `order`, and return its answer."""
         answer: Future[Result] = Future()
         self._orders.put((order, answer))
         return answer.result(ORDER_SECONDS)

@@ -25,7 +25,7 @@ import psycopg
 
 from dev.balance import Balance
 from dev.program import Program
-from dev.servers import Say, ServerError, Servers, say, service_names
+from dev.servers import Echo, ServerError, Servers, echo, service_names
 from dev.servers.places import HOST, free_port
 from dev.servers.process import environment
 from dev.supervisor import Supervisor
@@ -60,13 +60,13 @@ class System:
     """Every service of this repository: one API and some workers each."""
 
     def __init__(
-        self, servers: Servers, shape: Shape | None = None, *, logs: Path | None = None, report: Say = say
+        self, servers: Servers, shape: Shape | None = None, *, logs: Path | None = None, report: Echo = echo
     ) -> None:
         self.servers = servers
         self.services = tuple(service_names())
         self._shape = shape or Shape()
         self._given_logs = logs
-        self._say = report
+        self._report = report
         self._ports: dict[str, int] = {}
         self._stack = ExitStack()
 
@@ -101,11 +101,11 @@ class System:
         return self.servers.kafka.bootstrap
 
     def dsn(self, service: str) -> str:
-        """Give the libpq URL of the database of `service`."""
+        """Return the libpq URL of the database of `service`."""
         return self.servers.postgres.dsn(service)
 
     def url(self, service: str) -> str:
-        """Give the base URL of the API of `service`."""
+        """Return the base URL of the API of `service`."""
         return f"http://{HOST}:{self._ports[self.api(service)]}"
 
     @property
@@ -153,9 +153,9 @@ class System:
                 continue
         # Side by side: each is mostly the start of an interpreter.
         with ThreadPoolExecutor(2 * len(self.services)) as pool:
-            commands = [(service, command) for service in self.services for command in ("topics --heard", "migrate")]
+            commands = [(service, command) for service in self.services for command in ("topics --consumed", "migrate")]
             list(pool.map(lambda pair: self._run(*pair), commands))
-        self._say(f"Databases, topics and tables are in place for {', '.join(self.services)}")
+        self._report(f"Databases, topics and tables are in place for {', '.join(self.services)}")
 
     def _run(self, service: str, command: str) -> None:
         done = subprocess.run(
@@ -179,7 +179,7 @@ class System:
         self.supervisor.start(Program(name, words, env, self.logs))
 
     def _environment(self, service: str) -> dict[str, str]:
-        """Give all variables of a process. Nothing of ours is inherited, and no `.env` lies where it is started."""
+        """Return all variables of a process. Nothing of ours is inherited, and no `.env` lies where it is started."""
         return environment(
             PYTHONPATH=str(ROOT),
             PYTHONUNBUFFERED="1",
@@ -188,6 +188,6 @@ class System:
             PARTITIONS=str(self._shape.partitions),
             HTTP_HOST=HOST,
             API_AUTH="off",
-            HTTP_REQUESTS_PER_SECOND="0",  # one caller is all customers
+            HTTP_REQUESTS_PER_SECOND_MAX="0",  # one caller is all customers
             **(self._shape.settings or {}),
         )

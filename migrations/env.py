@@ -1,7 +1,11 @@
-"""Alembic's entry: runs the migrations of one service on the connection that `shared.migrating` hands over."""
+"""Alembic's entry: runs the migrations of one service on the connection of `shared.postgres.migrations`."""
 
 from alembic import context
 
-context.configure(connection=context.config.attributes["connection"], transaction_per_migration=True)
+context.configure(
+    connection=context.config.attributes["connection"],
+    version_table=context.config.attributes["version_table"],
+    transaction_per_migration=True,
+)
 with context.begin_transaction():
     context.run_migrations()

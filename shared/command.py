@@ -12,15 +12,19 @@ from typing import Any, NoReturn
 
 from sqlalchemy.exc import DBAPIError
 
-from . import database_errors, logs, start, telemetry
-from .access import no_connection
+from . import renamed
+from .configuration.program import program
 from .container import lazily
-from .errors import ExactlyOnceError, Exit, Refused, SlotInDoubt, Unavailable
-from .operating import output
-from .program import program
-from .transaction import unavailable
+from .errors import ExactlyOnceError, Exit, Misconfigured, SlotInDoubt, Unavailable
+from .kafka import topics as kafka_topics
+from .operations import output
+from .postgres import database_errors
+from .postgres.access import no_connection
+from .postgres.transaction import unavailable
+from .telemetry import logs, metrics
+from .worker import startup
 
-EXIT_REFUSED = 78
+EXIT_MISCONFIGURED = 78
 """EX_CONFIG of sysexits.h: something must be mended before it makes sense to start again."""
 EXIT_AGAIN = 75
 """EX_TEMPFAIL: start me again."""
@@ -33,28 +37,28 @@ AGAIN_UNLOCKED = ". Try again when that session has ended its transaction"
 
 def api(container: Any, _arguments: argparse.Namespace) -> None:
     """Serve the HTTP API."""
-    start.check_database(container.engine(), container.service())
+    startup.check_database(container.engine(), container.service())
     lazily(".http.serving:serve", application=container.application(), settings=container.settings())
 
 
 def worker(container: Any, _arguments: argparse.Namespace) -> None:
-    """Handle what the service hears, and say what its database has decided."""
+    """Consume events, and publish what the database has decided."""
     settings = container.settings()
     process = container.worker()
     if settings.metrics_port:
         try:
-            telemetry.serve(settings.http_host, settings.metrics_port, process.ready)
+            metrics.serve(settings.http_host, settings.metrics_port, process.ready)
         except (OSError, UnicodeError) as error:  # a name that is too long for DNS cannot be encoded
             reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
             place = f"{settings.http_host[:100]}:{settings.metrics_port}"
-            raise Refused(f"HTTP_HOST, METRICS_PORT: cannot listen on {place}: {reason}") from error
+            raise Misconfigured(f"HTTP_HOST, METRICS_PORT: cannot listen on {place}: {reason}") from error
     process.run()
 
 
 def migrate(container: Any, arguments: argparse.Namespace) -> None:
     """Bring the service's database to the newest schema."""
     lazily(
-        ".migrating:migrate",
+        ".postgres.migrations:migrate",
         settings=container.settings(),
         service=container.service().name,
         before_rollout=arguments.before_rollout,
@@ -62,21 +66,23 @@ def migrate(container: Any, arguments: argparse.Namespace) -> None:
 
 
 def topics(container: Any, arguments: argparse.Namespace) -> None:
-    """Create the topics of the service that are missing; say whose those are that it hears and that are not there."""
+    """Create the topics of the service that are missing; say whose those are that it consumes and that are not
+    there.
+    """
     settings, service = container.settings(), container.service()
-    created = start.create_topics(settings, service, heard=arguments.heard)
-    missing = start.missing(settings, service)
+    created = kafka_topics.create_topics(settings, service, consumed=arguments.consumed)
+    missing = kafka_topics.missing(settings, service)
     if created or not missing:
-        output.say(f"created {', '.join(created)}" if created else "all topics are there")
+        output.echo(f"created {', '.join(created)}" if created else "all topics are there")
     if missing:
-        output.say(f"not there yet: {', '.join(missing)}; {start.whose(service, missing)}")
+        output.echo(f"not there yet: {', '.join(missing)}; {kafka_topics.whose(service, missing)}")
 
 
 def token(_container: Any, arguments: argparse.Namespace) -> None:
     """Invent a token for a caller of the API: print it, and its entry in API_TOKENS, which does not betray it."""
     secret, entry = lazily(".http.tokens:make", name=arguments.name, scopes=arguments.scopes)
-    output.say(f"the token, for the caller: {secret}")
-    output.say(f"its entry in API_TOKENS:   {entry}")
+    output.echo(f"the token, for the caller: {secret}")
+    output.echo(f"its entry in API_TOKENS:   {entry}")
 
 
 def parser(service: str) -> argparse.ArgumentParser:
@@ -89,8 +95,10 @@ def parser(service: str) -> argparse.ArgumentParser:
         if command is migrate:
             added.add_argument("--before-rollout", action="store_true", help="leave `post` migrations for later")
         if command is topics:
-            meaning = "create those too that it hears: only where all services are yours and have the same PARTITIONS"
-            added.add_argument("--heard", action="store_true", help=meaning)
+            meaning = (
+                "create those too that it consumes: only where all services are yours and have the same PARTITIONS"
+            )
+            added.add_argument("--consumed", dest="consumed", action="store_true", help=meaning)
         if command is token:
             added.add_argument("name", metavar="NAME", help="of the caller")
             added.add_argument("scopes", metavar="SCOPE", nargs="+", help="what it may do, like orders:read")
@@ -99,17 +107,19 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_outbox(commands)
     _add_lanes(commands)
     _add_decisions(commands)
-    audited = _add(commands, "audit", ".operating.audit:audit", "compare what was decided with what was said")
+    audited = _add(commands, "audit", ".audit.audit:audit", "compare what was decided with what was published")
     audited.add_argument("--json", action="store_true")
     audited.add_argument("--all", dest="everything", action="store_true", help="name every finding, not the first 20")
-    audited.set_defaults(judges=True)
+    audited.set_defaults(compares=True)
     return made
 
 
 def _add_positions(commands: Any) -> None:
-    made = commands.add_parser("positions", help="what was handled and said; decide where the two systems disagree")
+    made = commands.add_parser(
+        "positions", help="what was handled and published; decide where the two systems disagree"
+    )
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    _add(choices, "show", ".operating.status:show", "show every position and what it means").add_argument(
+    _add(choices, "show", ".operations.status:show", "show every position and what it means").add_argument(
         "--json", action="store_true"
     )
     for choice, meaning in (
@@ -117,10 +127,10 @@ def _add_positions(commands: Any) -> None:
         ("rewind", "rather twice than not at all"),
         ("skip", "rather not at all than twice"),
     ):
-        added = _add(choices, choice, ".operating.decisions:decide", meaning)
+        added = _add(choices, choice, ".operations.decisions:decide", meaning)
         added.set_defaults(given={"choice": choice})
         added.add_argument(
-            "--source",
+            "--target",
             dest="sources",
             action="append",
             required=True,
@@ -129,8 +139,8 @@ def _add_positions(commands: Any) -> None:
         added.add_argument("--to", type=int, metavar="OFFSET", help="of an input: the next offset to handle")
         added.add_argument("--yes", action="store_true", help="do not ask")
     meaning = "make a dead letter of the record that an input waits at"
-    parked = _add(choices, "set-aside", ".operating.parked:set_aside", meaning)
-    parked.add_argument("--source", required=True, help="'<topic>[<partition>]'")
+    parked = _add(choices, "set-aside", ".operations.parked:set_aside", meaning)
+    parked.add_argument("--target", dest="source", required=True, help="'<topic>[<partition>]'")
     parked.add_argument("--offset", type=int, help="the record that you mean; without it you are asked")
     parked.add_argument("--reason", required=True, help="kept with the decision")
     parked.add_argument("--yes", action="store_true", help="do not ask")
@@ -139,7 +149,7 @@ def _add_positions(commands: Any) -> None:
 def _add_dead_letters(commands: Any) -> None:
     made = commands.add_parser("dead-letters", help="records that were set aside")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    listed = _add(choices, "list", ".operating.letters:show_all", "list those that wait")
+    listed = _add(choices, "list", ".operations.dead_letters:show_all", "list those that wait")
     which = listed.add_mutually_exclusive_group()
     for state, meaning in (("redriven", "those that were handled"), ("dismissed", "those that never shall be")):
         which.add_argument(f"--{state}", dest="state", action="store_const", const=state, help=meaning)
@@ -149,15 +159,15 @@ def _add_dead_letters(commands: Any) -> None:
     listed.add_argument("--error", help="only those that were set aside for an error of this name")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
     listed.add_argument("--json", action="store_true")
-    shown = _add(choices, "show", ".operating.letters:show", "show one with its headers and its value")
+    shown = _add(choices, "show", ".operations.dead_letters:show", "show one with its headers and its value")
     shown.add_argument("number", type=_natural, metavar="ID")
     shown.add_argument("--json", action="store_true")
-    driven = _add(choices, "redrive", ".operating.redrive:redrive", "handle again, exactly once")
+    driven = _add(choices, "redrive", ".operations.redrive:redrive", "handle again, exactly once")
     chosen = driven.add_mutually_exclusive_group(required=True)
     chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
     driven.add_argument("--dismissed", action="store_true", help="also an ID that was dismissed")
-    gone = _add(choices, "dismiss", ".operating.dismissing:dismiss", "decide that some shall never be handled")
+    gone = _add(choices, "dismiss", ".operations.dismissing:dismiss", "decide that some shall never be handled")
     gone.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     gone.add_argument("--topic", help="instead of ID: all that wait from this topic")
     gone.add_argument("--error", help="instead of ID: all that wait with an error of this name")
@@ -167,12 +177,14 @@ def _add_dead_letters(commands: Any) -> None:
 
 
 def _add_outbox(commands: Any) -> None:
-    made = commands.add_parser("outbox", help="events that wait to be said")
+    made = commands.add_parser("outbox", help="events that wait to be published")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    shown = _add(choices, "show", ".operating.unsaid:show", "list the oldest, or show one")
+    shown = _add(choices, "show", ".operations.outbox:show", "list the oldest, or show one")
     shown.add_argument("event_id", nargs="?", metavar="EVENT_ID")
     shown.add_argument("--json", action="store_true")
-    moved = _add(choices, "set-aside", ".operating.unsaid:set_aside", "move one that Kafka refuses to the dead letters")
+    moved = _add(
+        choices, "set-aside", ".operations.outbox:set_aside", "move one that Kafka refuses to the dead letters"
+    )
     moved.add_argument("event_id", metavar="EVENT_ID")
     moved.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -180,17 +192,17 @@ def _add_outbox(commands: Any) -> None:
 def _add_lanes(commands: Any) -> None:
     made = commands.add_parser("lanes", help="the shares of the outbox")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    drained = _add(choices, "drain", ".operating.lanes:drain", "wait until everything is said")
+    drained = _add(choices, "drain", ".operations.lanes:drain", "wait until everything is published")
     drained.add_argument("--seconds", type=float, default=300.0, help="at most so long (300)")
-    resized = _add(choices, "resize", ".operating.lanes:resize", "make as many lanes as PARTITIONS says")
+    resized = _add(choices, "resize", ".operations.lanes:resize", "make as many lanes as PARTITIONS says")
     resized.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_decisions(commands: Any) -> None:
     made = commands.add_parser("decisions", help="what operators have decided")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    listed = _add(choices, "list", ".operating.decision_list:show", "list the newest, with what was before")
-    listed.add_argument("--source", help="only those about this source, like lane-0")
+    listed = _add(choices, "list", ".operations.decision_list:show", "list the newest, with what was before")
+    listed.add_argument("--target", dest="source", help="only those about this target, like lane-0")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
     listed.add_argument("--json", action="store_true")
 
@@ -198,7 +210,7 @@ def _add_decisions(commands: Any) -> None:
 def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.ArgumentParser:
     """Add a command of an operator: what is parsed for it are the keyword arguments of `target`."""
     made: argparse.ArgumentParser = choices.add_parser(name, help=meaning, description=meaning)
-    made.set_defaults(run=_operate, operator=True, judges=False, target=target, given={})
+    made.set_defaults(run=_operate, operator=True, compares=False, target=target, given={})
     return made
 
 
@@ -209,24 +221,27 @@ def _natural(word: str) -> int:
 
 
 def _operate(container: Any, arguments: argparse.Namespace) -> object:
-    desk = lazily(
-        ".operating.rules:Desk",
+    context = lazily(
+        ".operations.maintenance:Context",
         settings=container.settings(),
         service=container.service(),
         engine=container.engine(),
         outbox=container.outbox(),
     )
-    ours = ("command", "choice", "run", "operator", "judges", "target", "given")
+    ours = ("command", "choice", "run", "operator", "compares", "target", "given")
     given = {name: value for name, value in vars(arguments).items() if name not in ours} | arguments.given
-    return lazily(arguments.target, desk=desk, **given)
+    return lazily(arguments.target, context=context, **given)
 
 
 def run(container: Any, words: list[str]) -> int:
-    """Run the command that `words` name; give the exit code."""
+    """Run the command that `words` name; return the exit code."""
     name = container.service().name
-    arguments = parser(name).parse_args(words)
+    known = parser(name)
+    if refusal := renamed.refusal(words):
+        known.error(refusal)
+    arguments = known.parse_args(words)
     try:
-        telemetry.configure(container.settings(), service=name, process=arguments.command)
+        metrics.configure(container.settings(), service=name, process=arguments.command)
         done = arguments.run(container, arguments)
     except DBAPIError as error:
         return _failed(name, arguments, _meaning(error) if arguments.operator else error)
@@ -236,30 +251,30 @@ def run(container: Any, words: list[str]) -> int:
 
 
 def _meaning(error: DBAPIError) -> Exception:
-    """Say what a failure of the database means, if it is not about what was asked for."""
+    """Describe what a failure of the database means, if it is not about what was asked for."""
     if error.statement is None and getattr(error.orig, "sqlstate", None) is None:
         return no_connection(error)
     return unavailable(error) or error
 
 
 def _failed(name: str, arguments: argparse.Namespace, error: Exception) -> int:
-    """Say why a command has failed; give its exit code."""
+    """Explain why a command has failed; return its exit code."""
     typed = " ".join(filter(None, (arguments.command, vars(arguments).get("choice"))))
     detail = f"PostgreSQL: {' '.join(str(error.orig).split())}" if isinstance(error, DBAPIError) else str(error)
-    if isinstance(error, Refused):
+    if isinstance(error, Misconfigured):
         if logs.in_json() and not arguments.operator:
-            logs.say_refused(name, typed, detail)
+            logs.log_misconfigured(name, typed, detail)
         else:
             for line in f"{name} {typed}: {detail}".splitlines():  # several settings may be wrong
                 output.note(line)
-        return EXIT_NOT_DONE if arguments.operator and not arguments.judges else EXIT_REFUSED
+        return EXIT_NOT_DONE if arguments.operator and not arguments.compares else EXIT_MISCONFIGURED
     if not arguments.operator:
-        telemetry.log.critical("exit", error=type(error).__name__, detail=str(error))
+        metrics.log.critical("exit", error=type(error).__name__, detail=str(error))
         return EXIT_AGAIN
     passing = isinstance(error, (Unavailable, SlotInDoubt))
     again = AGAIN_UNLOCKED if f"SQLSTATE {database_errors.LOCKED}" in detail else AGAIN
     output.note(f"{name} {typed}: {detail}{again if passing else ''}")
-    return EXIT_AGAIN if passing or arguments.judges else EXIT_NOT_DONE
+    return EXIT_AGAIN if passing or arguments.compares else EXIT_NOT_DONE
 
 
 def main(container_class: type[Any]) -> NoReturn:

@@ -7,16 +7,19 @@ from typing import Any
 
 from dependency_injector import containers, providers
 
-from . import database, settings, start
-from .consumer import GroupMember
-from .handling import Service
-from .housekeeping import Housekeeping
-from .kafka import KafkaClient
-from .observer import Observer
-from .outbox import Outbox
-from .producer import TransactionalProducer
-from .transaction import WorkerDatabase
-from .worker import Worker
+from . import settings
+from .kafka import topics
+from .kafka.client import KafkaClient
+from .kafka.consumer import GroupMember
+from .kafka.producer import TransactionalProducer
+from .postgres import engine as postgres_engine
+from .postgres.outbox import Outbox
+from .postgres.transaction import WorkerDatabase
+from .service import Service
+from .worker import startup
+from .worker.housekeeping import Housekeeping
+from .worker.observer import Observer
+from .worker.worker import Worker
 
 API_CONNECTIONS = 10
 """Connections of an API process, and requests that it works on at the same time."""
@@ -28,8 +31,8 @@ ASIDE_CONNECTIONS = 2
 
 
 def resolve(target: str) -> Any:
-    """Import the module of `module:name`, and give what has that name there. A module that begins with a dot is one of
-    this library, whatever its package is called.
+    """Import the module of `module:name`, and return what has that name there. A module that begins with a dot is one
+    of this library, whatever its package is called.
     """
     module, _, name = target.partition(":")
     return getattr(import_module(module, __package__), name)
@@ -41,10 +44,10 @@ def lazily(target: str, *given: Any, **arguments: Any) -> Any:
 
 
 def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
-    start.check_libraries()
-    start.check_database(engine, service)
-    database.refuse_transaction_pooler(engine)
-    start.check_topics(engine, settings, service)
+    topics.check_libraries()
+    startup.check_database(engine, service)
+    postgres_engine.refuse_transaction_pooler(engine)
+    startup.check_topics(engine, settings, service)
 
 
 class ServiceContainer(containers.DeclarativeContainer):
@@ -57,23 +60,26 @@ class ServiceContainer(containers.DeclarativeContainer):
     service: providers.Provider[Service] = providers.Dependency(instance_of=Service)
 
     engine = providers.Singleton(
-        database.connect, settings=settings, service=service.provided.name, pool_size=providers.Object(API_CONNECTIONS)
+        postgres_engine.connect,
+        settings=settings,
+        service=service.provided.name,
+        pool_size=providers.Object(API_CONNECTIONS),
     )
     worker_engine = providers.Singleton(
-        database.connect,
+        postgres_engine.connect,
         settings=settings,
         service=service.provided.name,
         pool_size=providers.Object(WORKER_CONNECTIONS),
         debugging=settings.provided.debug_no_timeouts,
     )
     aside_engine = providers.Singleton(
-        database.connect,
+        postgres_engine.connect,
         settings=settings,
         service=service.provided.name,
         pool_size=providers.Object(ASIDE_CONNECTIONS),
     )
     outbox = providers.Singleton(Outbox, service=service, event_bytes_max=settings.provided.event_bytes_max)
-    requests = providers.Singleton(database.Requests, engine=engine, outbox=outbox)
+    requests = providers.Singleton(postgres_engine.Requests, engine=engine, outbox=outbox)
 
     member = providers.Factory(GroupMember, settings=settings, service=service)
     producer = providers.Factory(TransactionalProducer, settings=settings, service=service)
@@ -87,7 +93,7 @@ class ServiceContainer(containers.DeclarativeContainer):
         engine=worker_engine,
         aside=aside_engine,
         service=service,
-        says=outbox,
+        outbox=outbox,
         slots_max=settings.provided.worker_slots,
         claim_bytes=settings.provided.claim_bytes,
         handler_seconds_max=settings.provided.handler_seconds,
@@ -95,9 +101,11 @@ class ServiceContainer(containers.DeclarativeContainer):
     housekeeping = providers.Singleton(Housekeeping, engine=worker_engine, settings=settings)
     observer = providers.Singleton(Observer, engine=worker_engine, settings=settings, service=service)
     check = providers.Callable(_check, engine=worker_engine, settings=settings, service=service)
-    look_at_topics = providers.Callable(start.look_at_topics, engine=worker_engine, settings=settings, service=service)
+    look_at_topics = providers.Callable(
+        startup.look_at_topics, engine=worker_engine, settings=settings, service=service
+    )
     stands = providers.Callable(
-        lazily, ".operating.diagnosis:stands", engine=worker_engine, settings=settings, service=service
+        lazily, ".operations.diagnosis:stands", engine=worker_engine, settings=settings, service=service
     )
     worker = providers.Singleton(
         Worker,

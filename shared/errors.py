@@ -15,7 +15,7 @@
     │   ├── GenerationLost     the group moved on without this worker: expected in a rebalance
     │   ├── DatabaseInDoubt    COMMIT was sent and its reply was lost
     │   ├── SlotInDoubt        the session that holds the slot is gone: take the same slot again, or exit
-    │   └── Unproven           the client said something to stop for, and the servers did not say it again
+    │   └── Unproven           the client reported something to stop for, and the servers did not report it again
     ├── Stop                   only an operator can decide, and it is proven: leave the group, stay alive and unready,
     │   │                      say what to do, and go on when it is done
     │   ├── DatabaseWentBack   Postgres is older than Kafka: restored, or failed over to a replica that lagged
@@ -25,21 +25,21 @@
     │   ├── OtherCluster       another cluster, or a topic that was deleted and created again
     │   ├── LanesDiffer        the numbers of lanes and of partitions are not the same
     │   ├── ContentStuck       Kafka refuses one outbox row for what it contains
-    │   └── Brake              too many records are set aside
+    │   └── TooManyDeadLetters too many records are set aside
     ├── Exit                   end the process; its supervisor starts it anew
     │   ├── DebuggerQuit       a developer has left the debugger in a handler
     │   ├── SlotLost           another process may hold this worker's slot
     │   ├── Fenced             this worker's clients are fenced: new ones, if its slot is its own; else the end
     │   └── TooManyRecoveries  recovery does not help
-    ├── Refused                the process must not start like this; names the setting and the mend
+    ├── Misconfigured          the process must not start like this; names the setting and the mend
     │   └── NotLetIn           Kafka does not let us in any more; believed when another client is not let in either
-    ├── NotDone                an operator's command was not carried out; says why, and what to do
+    ├── CommandFailed          an operator's command was not carried out; says why, and what to do
     ├── HandlerTooSlow         a record alone took longer than HANDLER_SECONDS_MAX: set aside when it does so twice
     ├── HandlerStuck           the watchdog ended processes at a record: tried alone, then set aside
     ├── ProcessEnded           processes were killed or crashed at a record alone: it waits, then it is set aside
     ├── HandlingFailed         inside the cycle only: handling a batch failed, at one record or somewhere
     ├── SessionMisused         a programming error: a handler asked its session for what would break the transaction
-    └── NotOwned               a programming error: an event was said for an aggregate that is not locked
+    └── NotOwned               a programming error: an event was published for an aggregate that is not locked
 
 The docstring of an error is its default message.
 """
@@ -122,7 +122,7 @@ class SlotInDoubt(RecoveryNeeded):
 
 
 class Unproven(RecoveryNeeded):
-    """The client said something that a worker would stop for, and the servers did not say it again."""
+    """The client reported something that a worker would stop for, and the servers did not report it again."""
 
     counted = False
 
@@ -167,7 +167,7 @@ class ContentStuck(Stop):
         """Of the row."""
 
 
-class Brake(Stop):
+class TooManyDeadLetters(Stop):
     """Too many records are set aside."""
 
 
@@ -191,15 +191,15 @@ class TooManyRecoveries(Exit):
     """Recovery was needed too often in a short time."""
 
 
-class Refused(ExactlyOnceError):
+class Misconfigured(ExactlyOnceError):
     """The process cannot start in this surrounding."""
 
 
-class NotLetIn(Refused):
+class NotLetIn(Misconfigured):
     """Kafka does not let this process in any more."""
 
 
-class NotDone(ExactlyOnceError):
+class CommandFailed(ExactlyOnceError):
     """The command was not carried out."""
 
 
@@ -232,4 +232,4 @@ class ProcessEnded(ExactlyOnceError):
 
 
 class NotOwned(ExactlyOnceError):
-    """An event was said for an aggregate that this session has neither locked nor created."""
+    """An event was published for an aggregate that this session has neither locked nor created."""

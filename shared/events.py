@@ -1,4 +1,4 @@
-"""What is said: events, and the envelope that carries them over Kafka.
+"""What is published: events, and the envelope that carries them over Kafka.
 
 The envelope uses the names of CloudEvents 1.0 in its Kafka binding, binary mode
 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md): the attributes are
@@ -51,7 +51,7 @@ class Envelope(msgspec.Struct, frozen=True):
     id: str
     """Made from the cause, so that handling the cause again makes the same id."""
     source: str
-    """The name of the service that says it. `source` and `id` together are unique."""
+    """The name of the service that publishes it. `source` and `id` together are unique."""
     type: str
     """The name of the event's class."""
     version: int
@@ -129,7 +129,7 @@ def _traceparent(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
 
 
 def key_of(*parts: object) -> str:
-    """Give the key of an aggregate that is found by several columns: their values, in the order of the primary key.
+    """Return the key of an aggregate that is found by several columns: their values, in the order of the primary key.
 
     `key_of("eu", 7)` is `eu:7`. No two aggregates have the same: a `:` in a value is written `%3A`.
     """

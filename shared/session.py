@@ -13,17 +13,18 @@ from sqlalchemy.orm import DeclarativeBase, ORMExecuteState, SessionTransaction
 from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.orm.attributes import instance_state
 
-from . import failures, flushing, held
 from .errors import SessionMisused
-from .held import Held
-from .lending import lent, refuse, refuse_ending
+from .orm import flushing, held
+from .orm.held import Held
+from .orm.lending import lent, refuse, refuse_ending
+from .telemetry import failures
 
 Model = TypeVar("Model", bound=DeclarativeBase)
 
 
 class Session(OrmSession):
-    """An ORM session in which an aggregate is read by locking it, and an event can be said only for an aggregate that
-    is held.
+    """An ORM session in which an aggregate is read by locking it, and an event can be published only for an aggregate
+    that is held.
 
     A row that was loaded for the whole batch is found again by `lock` without a query, also when it is known not to
     exist. Whoever asks the database anything finds what this batch has changed so far: that is written first.
@@ -42,8 +43,8 @@ class Session(OrmSession):
         """Events that wait for `Outbox.write`."""
 
     def lock(self, model: type[Model], key: Any) -> Model | None:
-        """Give the row of `model` with the primary key `key`, locked until the end of the transaction; None if there is
-        none. If the primary key has several columns, `key` is a tuple in their order.
+        """Return the row of `model` with the primary key `key`, locked until the end of the transaction; None if there
+        is none. If the primary key has several columns, `key` is a tuple in their order.
         """
         try:
             row = self._held.rows[model][key]
@@ -143,8 +144,8 @@ class Session(OrmSession):
             self._lent = False
 
     def connection(self, bind_arguments: Any = None, execution_options: Any = None) -> Connection:
-        """Give the connection; what has changed is written first. What is changed through it, the session cannot know:
-        `expire` such rows.
+        """Return the connection; what has changed is written first. What is changed through it, the session cannot
+        know: `expire` such rows.
         """
         found = super().connection(bind_arguments, execution_options)
         if not self._lent:

@@ -23,9 +23,10 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from . import setting_files
-from .database_url import sqlalchemy_url
-from .errors import Refused
+from . import renamed
+from .configuration import files as configuration_files
+from .configuration.database_url import sqlalchemy_url
+from .errors import Misconfigured
 
 ENV_FILES = (".env", ".env.local")
 ALIKE = 0.9
@@ -104,7 +105,7 @@ class Settings(BaseSettings):
             gt=0, le=3_600, description="a request that takes longer is answered with 503, or 408 if its body is slow"
         ),
     ] = 20.0
-    http_requests_per_second: Annotated[
+    http_requests_per_second_max: Annotated[
         float,
         Field(
             ge=0,
@@ -130,10 +131,10 @@ class Settings(BaseSettings):
     # With 500, an event costs a tenth more; with 2,000 hardly less, and other transactions wait longer for its rows.
     batch_records: Annotated[int, Field(ge=1, le=10_000, description="records handled in one transaction")] = 1_000
     claim_rows: Annotated[
-        int, Field(ge=1, le=50_000, description="outbox rows said in one Kafka transaction, per lane")
+        int, Field(ge=1, le=50_000, description="outbox rows published in one Kafka transaction, per lane")
     ] = 2_000
     claim_bytes: Annotated[
-        int, Field(ge=1, le=500_000_000, description="bytes of events said in one Kafka transaction, per lane")
+        int, Field(ge=1, le=500_000_000, description="bytes of events published in one Kafka transaction, per lane")
     ] = 4_000_000
     # Above 50 MB other clients' limits begin, such as the 100 MB that a consumer takes by default.
     event_bytes_max: Annotated[
@@ -146,7 +147,7 @@ class Settings(BaseSettings):
         ),
     ] = 900_000
     # Two seconds of work. A worker that is far behind has all of it in memory: 25 MB with these, 80 MB with 64,000 kB.
-    prefetch_messages: Annotated[
+    prefetch_records: Annotated[
         int, Field(ge=100, le=10_000_000, description="records of each partition fetched ahead of the handlers")
     ] = 20_000
     prefetch_kilobytes: Annotated[
@@ -170,9 +171,9 @@ class Settings(BaseSettings):
     group_protocol: Annotated[
         Literal["classic", "consumer"], Field(description="`consumer` is KIP-848, experimental here")
     ] = "classic"
-    leave_on_stop: Annotated[bool, Field(description="leave the group on SIGTERM, so that partitions move at once")] = (
-        False
-    )
+    leave_group_on_shutdown: Annotated[
+        bool, Field(description="leave the group on SIGTERM, so that partitions move at once")
+    ] = False
     handler_seconds_max: Annotated[
         float,
         Field(
@@ -189,7 +190,7 @@ class Settings(BaseSettings):
             "such a worker is never ready"
         ),
     ] = False
-    grace_seconds: Annotated[float, Field(gt=0, le=86_400, description="time to finish after SIGTERM")] = 15.0
+    shutdown_grace_seconds: Annotated[float, Field(gt=0, le=86_400, description="time to finish after SIGTERM")] = 15.0
 
     retry_seconds_max: Annotated[
         float, Field(gt=0, le=86_400, description="longest pause between two attempts of a `Retry`")
@@ -197,7 +198,7 @@ class Settings(BaseSettings):
     retry_attempts_max: Annotated[
         int, Field(ge=0, le=1_000_000, description="set a record aside after so many `Retry`; 0: never")
     ] = 0
-    set_aside_per_minute_max: Annotated[
+    dead_letters_per_minute_max: Annotated[
         int, Field(ge=1, le=1_000_000, description="more dead letters of failed handlers than this stop the worker")
     ] = 1_000
     equal_failures_max: Annotated[
@@ -219,11 +220,11 @@ class Settings(BaseSettings):
     idempotency_retention_hours: Annotated[
         float, Field(gt=0, le=876_000, description="an Idempotency-Key is remembered for so long")
     ] = 24.0
-    dead_letter_keep_hours: Annotated[
+    dead_letter_retention_hours: Annotated[
         float, Field(gt=0, le=876_000, description="a dead letter that was re-driven or dismissed is kept for so long")
     ] = 2_160.0
-    audit_keep_hours: Annotated[
-        float, Field(gt=0, le=876_000, description="`audit` knows for so long what was said")
+    audit_retention_hours: Annotated[
+        float, Field(gt=0, le=876_000, description="`audit` knows for so long what was published")
     ] = 168.0
     outbox_rows_max: Annotated[
         int, Field(ge=1, le=1_000_000_000_000, description="the API answers 503 while more events than this wait")
@@ -267,8 +268,8 @@ class Settings(BaseSettings):
         """Refuse what the client could not read, or would read without end."""
         try:
             if given is not None:
-                setting_files.whole(given)
-        except (Refused, OSError) as error:
+                configuration_files.whole(given)
+        except (Misconfigured, OSError) as error:
             raise ValueError(f"{_short(str(given))} {error}") from None
         return given
 
@@ -299,7 +300,7 @@ class Settings(BaseSettings):
         return min(self.handler_seconds_max, self.transaction_timeout_ms / 1_000)
 
     def kafka(self) -> dict[str, Any]:
-        """Give what every Kafka client is told: where the brokers are, and who we are. It holds the password."""
+        """Return what every Kafka client is told: where the brokers are, and who we are. It holds the password."""
         told: dict[str, Any] = {
             "bootstrap.servers": self.kafka_bootstrap_servers,
             "security.protocol": self.kafka_security_protocol,
@@ -317,18 +318,18 @@ class Settings(BaseSettings):
         return {name: str(value) for name, value in told.items() if value}
 
     def dsn(self, service: str) -> str:
-        """Give the URL of the database of `service` in SQLAlchemy's form; it holds the password."""
+        """Return the URL of the database of `service` in SQLAlchemy's form; it holds the password."""
         return sqlalchemy_url("DATABASE_URL", self.database_url.get_secret_value(), service)
 
     def migration_dsn(self, service: str) -> str:
-        """Give the URL for whoever changes the schema."""
+        """Return the URL for whoever changes the schema."""
         if not self.migration_database_url:
             return self.dsn(service)
         return sqlalchemy_url("MIGRATION_DATABASE_URL", self.migration_database_url.get_secret_value(), service)
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """Reads what is in files: for each secret, the path is in `<NAME>_FILE`. Raises `Refused`."""
+    """Reads what is in files: for each secret, the path is in `<NAME>_FILE`. Raises `Misconfigured`."""
 
     def __init__(self, settings_cls: type[BaseSettings], *variables: PydanticBaseSettingsSource) -> None:
         super().__init__(settings_cls)
@@ -338,22 +339,24 @@ class _SecretFiles(PydanticBaseSettingsSource):
             self._variables |= source.env_vars
 
     def get_field_value(self, field: FieldInfo, field_name: str) -> tuple[str | None, str, bool]:
-        """Give the secret `field_name`, if it is in a file."""
+        """Return the secret `field_name`, if it is in a file."""
         path = self._variables.get(f"{field_name}_file") if field.annotation is SecretStr else None
         if not path:
             return None, field_name, False
         try:
-            secret = setting_files.text(Path(path)).strip()
+            secret = configuration_files.text(Path(path)).strip()
         except FileNotFoundError as error:
-            raise Refused(f"{field_name.upper()}_FILE: {path} cannot be read: {error.strerror}") from None
-        except Refused as error:
-            raise Refused(f"{field_name.upper()}_FILE: {path} {error}") from None
+            raise Misconfigured(f"{field_name.upper()}_FILE: {path} cannot be read: {error.strerror}") from None
+        except Misconfigured as error:
+            raise Misconfigured(f"{field_name.upper()}_FILE: {path} {error}") from None
         if field_name in OF_ONE_LINE and len(secret.splitlines()) > 1:
-            raise Refused(f"{field_name.upper()}_FILE: {path} has several lines; the secret alone is needed, in one")
+            raise Misconfigured(
+                f"{field_name.upper()}_FILE: {path} has several lines; the secret alone is needed, in one"
+            )
         return secret, field_name, False
 
     def __call__(self) -> dict[str, Any]:
-        """Give the secrets that are in files."""
+        """Return the secrets that are in files."""
         fields = self.settings_cls.model_fields
         found = {name: self.get_field_value(field, name)[0] for name, field in fields.items()}
         return {name: value for name, value in found.items() if value is not None}
@@ -362,8 +365,8 @@ class _SecretFiles(PydanticBaseSettingsSource):
 Own = TypeVar("Own", bound=Settings)
 
 
-def _wrong(lines: Sequence[str]) -> Refused:
-    return Refused("wrong settings (see .env.example):\n  " + "\n  ".join(lines))
+def _wrong(lines: Sequence[str]) -> Misconfigured:
+    return Misconfigured("wrong settings (see .env.example):\n  " + "\n  ".join(lines))
 
 
 def _known(kind: type[Settings]) -> set[str]:
@@ -375,7 +378,9 @@ def _misspelt(kind: type[Settings]) -> Iterator[str]:
     known = _known(kind)
     files = [dotenv_values(file) for file in ENV_FILES if Path(file).is_file()]
     for name in sorted(set(os.environ).union(*files)):
-        if name.upper() not in known and (meant := get_close_matches(name.upper(), known, 1, ALIKE)):
+        if name.upper() in renamed.SETTINGS.keys() - known:
+            yield f"{name} is now called {renamed.SETTINGS[name.upper()]}"
+        elif name.upper() not in known and (meant := get_close_matches(name.upper(), known, 1, ALIKE)):
             yield f"{name}: there is no such setting; {meant[0]} is one"
 
 
@@ -384,11 +389,12 @@ def load() -> Settings: ...
 @overload
 def load(kind: type[Own]) -> Own: ...
 def load(kind: type[Settings] = Settings) -> Settings:
-    """Read the settings; those of `kind` if a service has its own besides. Raises `Refused` with one line for each
-    variable that is wrong, or that looks like one of ours and is none: its setting would silently have its default.
+    """Read the settings; those of `kind` if a service has its own besides. Raises `Misconfigured` with one line for
+    each variable that is wrong, or that looks like one of ours and is none: its setting would silently have its
+    default.
     """
     for file in map(Path, ENV_FILES):
-        setting_files.refuse_dotenv(file, _known(kind))
+        configuration_files.refuse_dotenv(file, _known(kind))
     if misspelt := list(_misspelt(kind)):
         raise _wrong(misspelt)
     try:

@@ -13,7 +13,9 @@ from prometheus_client import Counter
 from .errors import Reject
 
 IGNORED = Counter(
-    "events_ignored_total", "Events that meant nothing in the state that they found", ["machine", "state", "event"]
+    "exactly_once_events_ignored_total",
+    "Events that meant nothing in the state that they found",
+    ["machine", "state", "event"],
 )
 
 NONE = "(none)"

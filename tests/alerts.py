@@ -39,8 +39,8 @@ def firing(page: str, place: Path, before: str = "") -> set[str]:
     done = subprocess.run(
         (PROMTOOL, "test", "rules", file), capture_output=True, text=True, check=False, timeout=SECONDS_MAX
     )
-    said = done.stdout + done.stderr
+    output = done.stdout + done.stderr
     # Nothing is expected to fire: whatever does is a difference that promtool tells.
-    found = set(re.findall(r"alertname: ?(\w+), time", said))
-    assert (done.returncode == 0) == (not found), said
+    found = set(re.findall(r"alertname: ?(\w+), time", output))
+    assert (done.returncode == 0) == (not found), output
     return found

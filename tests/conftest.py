@@ -9,8 +9,8 @@ import structlog
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from dev.servers import Postgres, Servers, running
-from shared.logs import log
-from shared.waits import MAIN_LOOP
+from shared.telemetry.logs import log
+from shared.telemetry.waits import MAIN_LOOP
 
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whoever runs them may have a proxy
 

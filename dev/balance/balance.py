@@ -11,7 +11,7 @@ from dev.balance.databases import Databases
 from dev.balance.dossier import dossiers
 from dev.balance.drain import Pending, look, wait
 from dev.balance.outside import Outside
-from dev.balance.queries import DEAD_LETTERS, MUST_BE_EMPTY, SUMS, UNSAID
+from dev.balance.queries import DEAD_LETTERS, MUST_BE_EMPTY, SUMS, UNPUBLISHED
 from dev.balance.records import check, listen
 from dev.balance.rules import FINAL, TOPICS, Deviations, disagreement, unpaid
 from dev.balance.sheet import OFFENDERS_SHOWN, Offenders, Row, Sheet, none
@@ -56,7 +56,9 @@ class Balance:
         return sheet
 
     def drain(self, topics: Topics | None = None) -> bool:
-        """Wait until every order is final, every record handled and every event said; False if that takes too long."""
+        """Wait until every order is final, every record handled and every event published; False if that takes too
+        long.
+        """
         reader = topics or Topics(self.bootstrap)
 
         def now() -> Pending:
@@ -85,7 +87,7 @@ class _Making:
         if outside is not None:
             self._sheet.add("Stock", outside.goods())
             self._sheet.add("Money", outside.money())
-        self._said()
+        self._published()
         self._sheet.add("Other services", *others.rows(self._databases, self._topics))
         self._rest(pending)
         offenders = (offender for row in self._sheet.rows if row.of_orders and not row.ok for offender in row.offenders)
@@ -112,23 +114,23 @@ class _Making:
         self._sheet.add("Orders", none("orders on which the services disagree", wrong, of_orders=True))
         self._sheet.add("Money", none("orders that paid something else than is due", owed, of_orders=True))
 
-    def _said(self) -> None:
-        """Compare the topics with the tables: what each service has said with what it must have said."""
+    def _published(self) -> None:
+        """Compare the topics with the tables: what each service has published with what it must have published."""
         repeated, foreign, late = Offenders(), Offenders(), Deviations()
         sums: Counter[str] = Counter()
         for topic in TOPICS:
-            heard = listen(self._topics, topic)
-            expected = check(heard, self._databases.orders(), late)
-            self._sheet.add("Events", Row(f"events on {topic}", heard.events, expected))
-            repeated.extend(heard.repeated)
-            foreign.extend(heard.foreign)
-            sums += heard.amounts
+            consumed = listen(self._topics, topic)
+            expected = check(consumed, self._databases.orders(), late)
+            self._sheet.add("Events", Row(f"events on {topic}", consumed.events, expected))
+            repeated.extend(consumed.repeated)
+            foreign.extend(consumed.foreign)
+            sums += consumed.amounts
         self._sheet.add(
             "Events",
             none("events that are missing", late.missing, of_orders=True),
-            none("events said twice, as one and the same", repeated, of_orders=True),
-            none("events said twice, as two different ones", late.twice, of_orders=True),
-            none("events that nobody should have said", late.unexpected, of_orders=True),
+            none("events published twice, as one and the same", repeated, of_orders=True),
+            none("events published twice, as two different ones", late.twice, of_orders=True),
+            none("events that nobody should have published", late.unexpected, of_orders=True),
             none("orders whose events are out of order", late.out_of_order, of_orders=True),
             none("records that are no events of their service", foreign, of_orders=True),
         )
@@ -141,16 +143,16 @@ class _Making:
 
     def _rest(self, pending: Pending) -> None:
         """Count what is not at rest."""
-        lags, unsaid, claims, letters = Offenders(), Offenders(), Offenders(), Offenders()
+        lags, unpublished, claims, dead_letters = Offenders(), Offenders(), Offenders(), Offenders()
         for (service, (topic, partition)), lag in pending.lags.items():
             lags.add(f"{service} at {topic}[{partition}]: {lag}")
         for service in self._databases.services:
             own = [lane for lane in pending.lanes if lane.service == service]
-            said = [lane.number for lane in own if lane.said]
-            unsaid.extend(self._databases.offenders(service, UNSAID, said=said))
-            letters.extend(self._databases.offenders(service, DEAD_LETTERS))
+            published = [lane.number for lane in own if lane.published]
+            unpublished.extend(self._databases.offenders(service, UNPUBLISHED, published=published))
+            dead_letters.extend(self._databases.offenders(service, DEAD_LETTERS))
             for lane in own:
-                if not lane.said:
+                if not lane.published:
                     claims.add(str(lane))
         open_, late = Offenders(), Offenders()
         for topic, partition in pending.open_transactions:
@@ -161,9 +163,9 @@ class _Making:
         self._sheet.add(
             "At rest",
             Row("records not handled (lag)", pending.lag, 0, lags.first),
-            none("events not said", unsaid, of_orders=True),
+            none("events not published", unpublished, of_orders=True),
             none("claims that Kafka does not know", claims),
             none("partitions with an open transaction", open_),
-            none("dead letters", letters, of_orders=True),
+            none("dead letters", dead_letters, of_orders=True),
             none("partitions that grew while this was made", late),
         )

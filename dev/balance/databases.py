@@ -13,7 +13,7 @@ import psycopg
 from psycopg import Connection, IsolationLevel
 from psycopg.rows import dict_row
 
-from dev.balance.queries import HEARD, ORDERS, SPEAKS_ON
+from dev.balance.queries import CONSUMED, ORDERS, PUBLISHED_TOPICS
 from dev.balance.rules import SERVICES, Order
 from dev.balance.sheet import OFFENDERS_SHOWN, Offenders
 
@@ -52,29 +52,29 @@ class Databases:
         self._stack.close()
 
     def rows(self, service: str, query: str, **parameters: object) -> list[tuple[Any, ...]]:
-        """Give all rows of a query with a small answer."""
+        """Return all rows of a query with a small answer."""
         return self._connections[service].execute(query.encode(), parameters or None).fetchall()
 
     def dicts(self, service: str, query: str, **parameters: object) -> list[dict[str, Any]]:
-        """Give all rows of a query with a small answer, by name."""
+        """Return all rows of a query with a small answer, by name."""
         with self._connections[service].cursor(row_factory=dict_row) as cursor:
             return cursor.execute(query.encode(), parameters or None).fetchall()
 
-    def heard(self, service: str) -> tuple[str, ...]:
-        """Name the topics that a service hears, as far as its database knows."""
-        return tuple(name for (name,) in self.rows(service, HEARD, own=f"{service}."))
+    def consumed(self, service: str) -> tuple[str, ...]:
+        """Name the topics that a service consumes, as far as its database knows."""
+        return tuple(name for (name,) in self.rows(service, CONSUMED, own=f"{service}."))
 
-    def speaks_on(self, service: str) -> tuple[str, ...]:
-        """Name the topics on which a service has said something, whatever they are called."""
-        return tuple(name for (name,) in self.rows(service, SPEAKS_ON))
+    def published_topics(self, service: str) -> tuple[str, ...]:
+        """Name the topics on which a service has published something, whatever they are called."""
+        return tuple(name for (name,) in self.rows(service, PUBLISHED_TOPICS))
 
     def number(self, service: str, query: str) -> int:
-        """Give the one number that a query answers."""
+        """Return the one number that a query answers."""
         ((found,),) = self.rows(service, query)
         return int(found or 0)
 
     def offenders(self, service: str, query: str, **parameters: object) -> Offenders:
-        """Count what `query` finds, and give the first few; its one column is text that begins with an id."""
+        """Count what `query` finds, and return the first few; its one column is text that begins with an id."""
         counted = (
             f"WITH bad (what) AS MATERIALIZED ({query})"
             f" SELECT (SELECT count(*) FROM bad), ARRAY(SELECT what FROM bad LIMIT {OFFENDERS_SHOWN})"
@@ -83,14 +83,14 @@ class Databases:
         return Offenders(count, first)
 
     def stream(self, service: str, query: str) -> Iterator[tuple[Any, ...]]:
-        """Give the rows of a query with a large answer, a few thousand at a time."""
+        """Return the rows of a query with a large answer, a few thousand at a time."""
         connection = self._connections[service]
         with connection.cursor(name=f"stream_{service}") as cursor:
             cursor.itersize = ROWS_AT_ONCE
             yield from cursor.execute(query.encode())
 
     def orders(self) -> Iterator[Order]:
-        """Give every order that any of the three services has, in the order of the ids."""
+        """Return every order that any of the three services has, in the order of the ids."""
         streams = [self._tagged(service) for service in SERVICES]
         for order_id, found in groupby(
             heapq.merge(*streams, key=lambda tagged: tagged[0]), key=lambda tagged: tagged[0]

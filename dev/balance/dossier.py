@@ -6,7 +6,7 @@ from typing import Any
 
 from dev.balance.book import Book
 from dev.balance.databases import Databases
-from dev.balance.queries import DOSSIER, DOSSIER_INBOX, DOSSIER_LETTERS, DOSSIER_OUTBOX
+from dev.balance.queries import DOSSIER, DOSSIER_DEAD_LETTERS, DOSSIER_INBOX, DOSSIER_OUTBOX
 from dev.balance.rules import SERVICES, TOPICS
 from dev.balance.topics import Record, Topics
 
@@ -36,7 +36,7 @@ def _lines(order: str, records: Sequence[Record], databases: Databases, book: Bo
             yield f"{service:10} has handled {row['event_id']} at {_value(row['handled_at'])}"
         for row in databases.dicts(service, DOSSIER_OUTBOX, id=order):
             yield f"{service:10} outbox: {_text(row)}"
-        for row in databases.dicts(service, DOSSIER_LETTERS, id=order):
+        for row in databases.dicts(service, DOSSIER_DEAD_LETTERS, id=order):
             yield f"{service:10} dead letter: {_text(row)}"
     yield from map(str, sorted(records, key=lambda record: record.written))
 

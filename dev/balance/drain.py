@@ -8,7 +8,7 @@ import psycopg
 from confluent_kafka import KafkaException
 
 from dev.balance.databases import Databases
-from dev.balance.others import hears
+from dev.balance.others import consumed_topics
 from dev.balance.queries import LANES, OPEN_ORDERS, POSITIONS
 from dev.balance.topics import End, Partition, Topics
 
@@ -25,18 +25,18 @@ class Lane:
     position: int
     claim_id: str
     committed: tuple[int, str]
-    """P, and the claim that it was committed with."""
+    """The published position, and the claim that it was committed with."""
     rows: int
     claimed_rows: int
 
     @property
-    def said(self) -> bool:
+    def published(self) -> bool:
         """Whether Kafka has what the claim names."""
         return (self.position, self.claim_id) == self.committed
 
     @property
-    def unsaid_rows(self) -> int:
-        return self.rows - (self.claimed_rows if self.said else 0)
+    def unpublished_rows(self) -> int:
+        return self.rows - (self.claimed_rows if self.published else 0)
 
     def __str__(self) -> str:
         offset, claim_id = self.committed
@@ -60,8 +60,8 @@ class Pending:
         return sum(map(abs, self.lags.values()))
 
     @property
-    def unsaid(self) -> int:
-        return sum(lane.unsaid_rows for lane in self.lanes)
+    def unpublished(self) -> int:
+        return sum(lane.unpublished_rows for lane in self.lanes)
 
     @property
     def open_transactions(self) -> list[Partition]:
@@ -69,22 +69,23 @@ class Pending:
 
     @property
     def nothing(self) -> bool:
-        return not (self.open_orders or self.lags or self.open_transactions or self.unsaid) and all(
-            lane.said for lane in self.lanes
+        return not (self.open_orders or self.lags or self.open_transactions or self.unpublished) and all(
+            lane.published for lane in self.lanes
         )
 
     def __str__(self) -> str:
         return (
-            f"{self.open_orders:,} orders open, {self.lag:,} records to handle, {self.unsaid:,} events to say, "
+            f"{self.open_orders:,} orders open, {self.lag:,} records to handle, {self.unpublished:,} events to "
+            "publish, "
             f"{len(self.open_transactions)} open transactions"
         )
 
 
 def look(databases: Databases, topics: Topics) -> Pending:
     """See what is still on its way. Kafka's ends are read first, so a record that comes later is seen as pending."""
-    heard = {service: hears(service, databases) for service in databases.services}
+    consumed = {service: consumed_topics(service, databases) for service in databases.services}
     own = [f"{service}.{what}" for service in databases.services for what in ("events", "outbox")]
-    every = dict.fromkeys([*own, *(topic for names in heard.values() for topic in names), OFFSETS_TOPIC])
+    every = dict.fromkeys([*own, *(topic for names in consumed.values() for topic in names), OFFSETS_TOPIC])
     ends = topics.ends(topics.partitions(every))
     lags: dict[tuple[str, Partition], int] = {}
     lanes: list[Lane] = []
@@ -92,7 +93,7 @@ def look(databases: Databases, topics: Topics) -> Pending:
         rows = databases.rows(service, POSITIONS)
         positions = {(topic, partition): next_offset for topic, partition, next_offset in rows}
         for partition, end in ends.items():
-            if partition[0] in heard[service] and end.stable != positions.get(partition, 0):
+            if partition[0] in consumed[service] and end.stable != positions.get(partition, 0):
                 lags[service, partition] = end.stable - positions.get(partition, 0)
         lane_topic = topics.partitions([f"{service}.outbox"])
         committed = topics.committed(service, lane_topic) if lane_topic else {}

@@ -1,8 +1,8 @@
 """What must hold for a service for which no rules are written here: one that was copied, say.
 
-Nothing is known of its business. But it says itself, in its inbox, which events it has handled: of each type that it
-handles, it must have handled every one that can be read, and none that cannot. What it says must come once, under its
-own name, and each key in one partition.
+Nothing is known of its business. But it notes itself, in its inbox, which events it has handled: of each type that it
+handles, it must have handled every one that can be read, and none that cannot. What it publishes must come once, under
+its own name, and each key in one partition.
 """
 
 from collections import defaultdict
@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 
 from dev.balance.databases import Databases
 from dev.balance.queries import INBOX
-from dev.balance.rules import HEARS, SERVICES
+from dev.balance.rules import CONSUMED_TOPICS, SERVICES
 from dev.balance.sheet import Offenders, Row, none
 from dev.balance.topics import STRANGERS_ID, Record, Topics
 
 
-def hears(service: str, databases: Databases) -> tuple[str, ...]:
-    """Name the topics that a service hears: by the rules, or by what its database knows."""
-    return HEARS[service] if service in HEARS else databases.heard(service)
+def consumed_topics(service: str, databases: Databases) -> tuple[str, ...]:
+    """Name the topics that a service consumes: by the rules, or by what its database knows."""
+    return CONSUMED_TOPICS[service] if service in CONSUMED_TOPICS else databases.consumed(service)
 
 
 def others(databases: Databases) -> list[str]:
@@ -27,7 +27,7 @@ def others(databases: Databases) -> list[str]:
 
 @dataclass
 class Deviations:
-    """What is wrong with what other services have handled and said."""
+    """What is wrong with what other services have handled and published."""
 
     unhandled: Offenders = field(default_factory=Offenders)
     invented: Offenders = field(default_factory=Offenders)
@@ -37,34 +37,34 @@ class Deviations:
 
 
 def rows(databases: Databases, topics: Topics) -> list[Row]:
-    """Compare what each other service has handled and said with the topics; no rows if there is none."""
+    """Compare what each other service has handled and published with the topics; no rows if there is none."""
     found = Deviations()
     made = []
     for service in others(databases):
-        handled, due = _heard(service, databases, topics, found)
+        handled, due = _consumed(service, databases, topics, found)
         made.append(Row(f"events that {service} has handled", handled, due))
-        _said(service, databases, topics, found)
+        _published(service, databases, topics, found)
     if not made:
         return []
     return [
         *made,
         none("events that were handled by no other service", found.unhandled),
         none("events that were handled and cannot be read", found.invented),
-        none("events of other services said twice", found.repeated),
+        none("events of other services published twice", found.repeated),
         none("records that are no events of the other service", found.foreign),
         none("keys of other services in several partitions", found.scattered),
     ]
 
 
-def _heard(service: str, databases: Databases, topics: Topics, into: Deviations) -> tuple[int, int]:
-    """Compare the inbox with the topics; give how many events were handled, and how many must have been."""
+def _consumed(service: str, databases: Databases, topics: Topics, into: Deviations) -> tuple[int, int]:
+    """Compare the inbox with the topics; return how many events were handled, and how many must have been."""
     inbox = {
         (str(source), str(event_id))
         for source, event_id in databases.stream(service, INBOX)
         if not event_id.startswith(STRANGERS_ID)
     }
     readable: dict[tuple[str, str], Record] = {
-        (record.source, record.id): record for record in topics.read(hears(service, databases))
+        (record.source, record.id): record for record in topics.read(consumed_topics(service, databases))
     }
     types = {(record.topic, record.type) for event, record in readable.items() if event in inbox}
     due = {event for event, record in readable.items() if (record.topic, record.type) in types}
@@ -75,10 +75,10 @@ def _heard(service: str, databases: Databases, topics: Topics, into: Deviations)
     return len(inbox), len(due)
 
 
-def _said(service: str, databases: Databases, topics: Topics, into: Deviations) -> None:
+def _published(service: str, databases: Databases, topics: Topics, into: Deviations) -> None:
     ids: set[str] = set()
     partitions: defaultdict[str, set[int]] = defaultdict(set)
-    for record in topics.read({f"{service}.events", *databases.speaks_on(service)}):
+    for record in topics.read({f"{service}.events", *databases.published_topics(service)}):
         if not (record.key and record.id and record.type) or record.source != service:
             into.foreign.add(f"{record.key or '-'} {record}")
         elif record.id in ids:

@@ -19,7 +19,7 @@ class Outside:
         self._missing = dict(book.accepted)
         answers = databases.rows("order", ANSWERS, keys=list(book.unknown)) if book.unknown else []
         # A request whose client gave up may have been carried out all the same.
-        self._unheard = {json.loads(answer)["id"] for (answer,) in answers} - book.accepted.keys()
+        self._unknown_type = {json.loads(answer)["id"] for (answer,) in answers} - book.accepted.keys()
         self._orders = 0
         self._unasked = Offenders()
         self._not_cancelled = Offenders()
@@ -29,13 +29,13 @@ class Outside:
         if order.order == "-":
             return
         self._orders += 1
-        if self._missing.pop(order.id, None) is None and order.id not in self._unheard:
+        if self._missing.pop(order.id, None) is None and order.id not in self._unknown_type:
             self._unasked.add(f"{order.id} {order.order}")
         if order.id in self._book.cancelled and order.order != "CANCELLED":
             self._not_cancelled.add(f"{order.id} {order.order}")
 
     def rows(self) -> list[Row]:
-        """Give the rows of the sheet, once every order was noted."""
+        """Return the rows of the sheet, once every order was noted."""
         gone = Offenders()
         for order_id, key in self._missing.items():
             gone.add(f"{order_id} was the answer to Idempotency-Key {key}")
@@ -46,7 +46,7 @@ class Outside:
             none("cancellations accepted and not done", self._not_cancelled, of_orders=True),
         ]
         if self._book.complete:
-            placed = len(self._book.accepted) + len(self._unheard)
+            placed = len(self._book.accepted) + len(self._unknown_type)
             rows.insert(0, Row("orders placed", self._orders, placed))
             rows.append(none("orders that nobody placed", self._unasked, of_orders=True))
         return rows

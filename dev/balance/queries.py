@@ -119,31 +119,34 @@ DEPOSITED = (
 )
 
 OPEN_ORDERS = "SELECT count(*) FROM orders WHERE state NOT IN ('CONFIRMED', 'REJECTED', 'CANCELLED')"
-HEARD = """
-    SELECT name FROM topic WHERE NOT starts_with(name, %(own)s) AND name NOT IN (SELECT topic FROM said)
-    UNION SELECT topic FROM position ORDER BY 1
+CONSUMED = """
+    SELECT name FROM exactly_once_topic WHERE NOT starts_with(name, %(own)s) AND name NOT IN (SELECT topic
+        FROM exactly_once_claimed)
+    UNION SELECT topic FROM exactly_once_position ORDER BY 1
 """
-SPEAKS_ON = "SELECT DISTINCT topic FROM said ORDER BY 1"
-INBOX = "SELECT source, event_id FROM inbox"
-POSITIONS = "SELECT topic, partition, next_offset FROM position"
+PUBLISHED_TOPICS = "SELECT DISTINCT topic FROM exactly_once_claimed ORDER BY 1"
+INBOX = "SELECT source, event_id FROM exactly_once_inbox"
+POSITIONS = "SELECT topic, partition, next_offset FROM exactly_once_position"
 LANES = """
     SELECT lane.lane, lane.position, coalesce(lane.claim_id::text, ''),
            count(outbox.id), count(outbox.id) FILTER (WHERE outbox.id = ANY(lane.row_ids))
-    FROM lane LEFT JOIN outbox ON outbox.lane = lane.lane GROUP BY lane.lane
+    FROM exactly_once_lane AS lane LEFT JOIN exactly_once_outbox AS outbox ON outbox.lane = lane.lane GROUP BY lane.lane
 """
-UNSAID = """
+UNPUBLISHED = """
     SELECT format('%%s %%s %%s, lane %%s, decided %%s', key, event_type, event_id, outbox.lane, decided_at)
-    FROM outbox JOIN lane ON lane.lane = outbox.lane
-    WHERE outbox.lane <> ALL(%(said)s) OR outbox.id <> ALL(lane.row_ids)
+    FROM exactly_once_outbox AS outbox JOIN exactly_once_lane AS lane ON lane.lane = outbox.lane
+    WHERE outbox.lane <> ALL(%(published)s) OR outbox.id <> ALL(lane.row_ids)
 """
 # Those of the malicious producer are where they belong.
 DEAD_LETTERS = """
     SELECT format('%s dead letter %s from %s[%s]@%s: %s: %s', coalesce(convert_from(key, 'UTF8'), '-'), id, topic,
                   partition, "offset", error, left(detail, 200))
-    FROM dead_letter WHERE redriven_at IS NULL AND NOT headers @> '[["x-stranger"]]'
+    FROM exactly_once_dead_letter WHERE redriven_at IS NULL AND NOT headers @> '[["x-stranger"]]'
 """
-# The answers to requests whose client never heard them.
-ANSWERS = "SELECT convert_from(answer, 'UTF8') FROM idempotency_key WHERE key = ANY(%(keys)s) AND status = 201"
+# The answers to requests whose client never received them.
+ANSWERS = (
+    "SELECT convert_from(answer, 'UTF8') FROM exactly_once_idempotency_key WHERE key = ANY(%(keys)s) AND status = 201"
+)
 
 # Everything that a service has about one order.
 DOSSIER = {
@@ -157,9 +160,13 @@ DOSSIER = {
         "SELECT posting, side, account, amount, currency, posted_at FROM entry WHERE order_id = %(id)s ORDER BY 6, 1",
     ),
 }
-DOSSIER_OUTBOX = "SELECT id, lane, event_type, event_id, decided_at FROM outbox WHERE key = %(id)s ORDER BY id"
-DOSSIER_INBOX = "SELECT source, event_id, handled_at FROM inbox WHERE event_id = ANY(%(events)s) ORDER BY handled_at"
-DOSSIER_LETTERS = """
-    SELECT id, topic, partition, "offset", error, detail, set_aside_at, redriven_at FROM dead_letter
+DOSSIER_OUTBOX = (
+    "SELECT id, lane, event_type, event_id, decided_at FROM exactly_once_outbox WHERE key = %(id)s ORDER BY id"
+)
+DOSSIER_INBOX = (
+    "SELECT source, event_id, handled_at FROM exactly_once_inbox WHERE event_id = ANY(%(events)s) ORDER BY handled_at"
+)
+DOSSIER_DEAD_LETTERS = """
+    SELECT id, topic, partition, "offset", error, detail, set_aside_at, redriven_at FROM exactly_once_dead_letter
     WHERE key = convert_to(%(id)s, 'UTF8') ORDER BY id
 """

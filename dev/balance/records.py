@@ -1,10 +1,10 @@
-"""Compares each topic, read from its beginning with `read_committed`, with what its service must have said."""
+"""Compares each topic, read from its beginning with `read_committed`, with what its service must have published."""
 
 from collections import Counter, defaultdict
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from dev.balance.rules import NOTHING_FOUND, SAYS, Deviations, Found, Order, compare
+from dev.balance.rules import NOTHING_FOUND, PUBLISHES, Deviations, Found, Order, compare
 from dev.balance.sheet import Offenders
 from dev.balance.topics import Record, Topics
 
@@ -13,8 +13,8 @@ PRICED = frozenset({"OrderConfirmed", "PaymentCaptured", "PaymentRefunded"})
 
 
 @dataclass
-class Heard:
-    """What a reader of one topic has heard."""
+class Consumed:
+    """What a reader of one topic has consumed."""
 
     topic: str
     events: int = 0
@@ -26,9 +26,9 @@ class Heard:
     amounts: Counter[str] = field(default_factory=Counter)
 
 
-def listen(topics: Topics, topic: str) -> Heard:
+def listen(topics: Topics, topic: str) -> Consumed:
     """Read a topic once. Per key a few words are kept, and every id: one topic at a time fits easily."""
-    heard = Heard(topic)
+    consumed = Consumed(topic)
     service = topic.removesuffix(".events")
     ids: set[str] = set()
     types: defaultdict[str, list[str]] = defaultdict(list)
@@ -36,37 +36,39 @@ def listen(topics: Topics, topic: str) -> Heard:
     interned: dict[str, str] = {}
     for record in topics.read([topic]):
         if problem := _foreign(record, service):
-            heard.foreign.add(f"{record.key or '-'} {problem}: {record}")
+            consumed.foreign.add(f"{record.key or '-'} {problem}: {record}")
             continue
         partitions[record.key].add(record.partition)
         if record.id in ids:
-            heard.repeated.add(f"{record.key} {record}")
+            consumed.repeated.add(f"{record.key} {record}")
             continue
         ids.add(record.id)
         types[record.key].append(interned.setdefault(record.type, record.type))
-        heard.events += 1
+        consumed.events += 1
         if record.type in PRICED:
             amount = record.field("amount")
-            heard.amounts[record.type] += amount if isinstance(amount, int) else 0
-    heard.by_key = {key: Found(tuple(said), frozenset(partitions[key])) for key, said in types.items()}
-    return heard
+            consumed.amounts[record.type] += amount if isinstance(amount, int) else 0
+    consumed.by_key = {key: Found(tuple(published), frozenset(partitions[key])) for key, published in types.items()}
+    return consumed
 
 
 def _foreign(record: Record, service: str) -> str | None:
     if not (record.key and record.id and record.type):
         return "no key, no ce_id or no ce_type"
     if record.source != service:
-        return f"said by {record.source or 'nobody'}"
+        return f"published by {record.source or 'nobody'}"
     return None if record.field("order_id") == record.key else "its order_id is not its key"
 
 
-def check(heard: Heard, orders: Iterable[Order], deviations: Deviations) -> int:
-    """Compare what was heard with the state of every order; give the number of events that must have been said."""
+def check(consumed: Consumed, orders: Iterable[Order], deviations: Deviations) -> int:
+    """Compare what was consumed with the state of every order; return the number of events that must have been
+    published.
+    """
     expected = 0
-    says = SAYS[heard.topic]
-    left = heard.by_key
+    publishes = PUBLISHES[consumed.topic]
+    left = consumed.by_key
     for order in orders:
-        due = says.get(order.state(heard.topic), ())
+        due = publishes.get(order.state(consumed.topic), ())
         expected += len(due)
         compare(order.id, due, left.pop(order.id, NOTHING_FOUND), deviations)
     for key, found in left.items():  # nobody has a row of these

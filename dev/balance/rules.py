@@ -1,7 +1,8 @@
 """What must hold between the tables and the topics, written down a second time: nothing here imports a service.
 
-The state of an order's row in a service says exactly which events that service has said about it, and in which order.
-So one comparison finds what is missing, what is said twice, what nobody should have said, and what is out of order.
+The state of an order's row in a service says exactly which events that service has published about it, and in which
+order. So one comparison finds what is missing, what is published twice, what nobody should have published, and what is
+out of order.
 """
 
 from collections import Counter
@@ -12,7 +13,7 @@ from typing import NamedTuple
 from dev.balance.sheet import Offenders
 
 SERVICES = ("order", "inventory", "payment")
-HEARS: Mapping[str, tuple[str, ...]] = {
+CONSUMED_TOPICS: Mapping[str, tuple[str, ...]] = {
     "order": ("inventory.events", "payment.events"),
     "inventory": ("order.events", "payment.events"),
     "payment": ("inventory.events", "order.events"),
@@ -22,7 +23,7 @@ TOPICS = ("order.events", "inventory.events", "payment.events")
 FINAL = frozenset({"CONFIRMED", "REJECTED", "CANCELLED"})
 
 # By topic and by the state of the row: for a reservation that was sold before it was released, the state is RETURNED.
-SAYS: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+PUBLISHES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "order.events": {
         "PLACED": ("OrderPlaced",),
         "RESERVED": ("OrderPlaced",),
@@ -53,7 +54,7 @@ AGREED = frozenset(
         ("REJECTED", "REJECTED", "-"),
         ("REJECTED", "RELEASED", "DECLINED"),
         # Cancelled by the customer, at any moment.
-        ("CANCELLED", "CANCELLED", "CANCELLED"),  # ... before anybody had heard of the order
+        ("CANCELLED", "CANCELLED", "CANCELLED"),  # ... before anybody knew of the order
         ("CANCELLED", "REJECTED", "CANCELLED"),  # ... there had been no stock anyway
         ("CANCELLED", "RELEASED", "CANCELLED"),  # ... before the payment
         ("CANCELLED", "RELEASED", "DECLINED"),  # ... there had been no money anyway
@@ -78,18 +79,20 @@ class Order(NamedTuple):
     """Captured - refunded, by the ledger."""
 
     def state(self, topic: str) -> str:
-        """Give the state that decides what was said on `topic`."""
+        """Return the state that decides what was published on `topic`."""
         return {"order.events": self.order, "inventory.events": self.reservation, "payment.events": self.payment}[topic]
 
 
 def unpaid(order: Order) -> str | None:
-    """Say how the ledger contradicts the order; None if it does not: a confirmed order is paid, any other is not."""
+    """Describe how the ledger contradicts the order; None if it does not: a confirmed order is paid, any other is
+    not.
+    """
     due = max((amount for amount, _ in order.amounts), default=0) if order.order == "CONFIRMED" else 0
     return None if order.net == due else f"{order.order}, due {due}, captured - refunded {order.net}"
 
 
 def disagreement(order: Order) -> str | None:
-    """Say how the three services contradict each other; None if they do not."""
+    """Describe how the three services contradict each other; None if they do not."""
     if (order.order, order.reservation, order.payment) not in AGREED:
         return f"order {order.order}, reservation {order.reservation}, payment {order.payment}"
     if len(order.amounts) > 1:
@@ -110,11 +113,11 @@ NOTHING_FOUND = Found((), frozenset())
 
 @dataclass
 class Deviations:
-    """How a topic differs from what its service must have said: the keys, by kind."""
+    """How a topic differs from what its service must have published: the keys, by kind."""
 
     missing: Offenders = field(default_factory=Offenders)
     twice: Offenders = field(default_factory=Offenders)
-    """The same thing said again, as another event."""
+    """The same thing published again, as another event."""
     unexpected: Offenders = field(default_factory=Offenders)
     out_of_order: Offenders = field(default_factory=Offenders)
     """Also a key whose records are in more than one partition: there they have no order."""

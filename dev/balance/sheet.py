@@ -99,8 +99,8 @@ class Sheet:
         for section, rows in self.sections.items():
             table.add_row(Text(section, style="bold"))
             for row in rows:
-                verdict = Text("ok", style="green") if row.ok else Text("NOT OK", style="bold red")
-                table.add_row(f"  {row.what}", f"{row.found:,}", f"{row.expected:,}", verdict)
+                result = Text("ok", style="green") if row.ok else Text("NOT OK", style="bold red")
+                table.add_row(f"  {row.what}", f"{row.found:,}", f"{row.expected:,}", result)
         parts: list[RenderableType] = [table]
         for row in self.rows:
             if not row.ok and row.offenders:
@@ -116,7 +116,7 @@ class Sheet:
         return Group(*parts)
 
     def text(self) -> str:
-        """Give it without colour, for a log or an assertion's message."""
+        """Return it without colour, for a log or an assertion's message."""
         console = Console(width=160, no_color=True, force_terminal=False)
         with console.capture() as capture:
             console.print(self.render(), soft_wrap=True)

@@ -22,7 +22,7 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
-from shared.consumer import headers as client_headers
+from shared.kafka.consumer import headers as client_headers
 
 ANSWER_SECONDS = 10.0
 # A reader that gets nothing for so long, while the end is not reached, will get nothing any more.
@@ -64,7 +64,7 @@ class Record(NamedTuple):
     value: bytes
 
     def field(self, name: str) -> object:
-        """Give a field of the event; None if it has none, or is not JSON."""
+        """Return a field of the event; None if it has none, or is not JSON."""
         try:
             event = json.loads(self.value)
         except ValueError:
@@ -98,12 +98,12 @@ class Topics:
         """Records of the malicious producer that `read` has met."""
 
     def partitions(self, topics: Iterable[str]) -> list[Partition]:
-        """Give the partitions of `topics`; a topic that does not exist has none."""
+        """Return the partitions of `topics`; a topic that does not exist has none."""
         known = self._admin.list_topics(timeout=ANSWER_SECONDS).topics
         return [(topic, number) for topic in topics if topic in known for number in sorted(known[topic].partitions)]
 
     def ends(self, partitions: Collection[Partition]) -> dict[Partition, End]:
-        """Give the ends of `partitions`. The stable end is read first: it must not seem to be beyond the other."""
+        """Return the ends of `partitions`. The stable end is read first: it must not seem to be beyond the other."""
         stable = self._offsets(partitions, LATEST, IsolationLevel.READ_COMMITTED)
         high = self._offsets(partitions, LATEST, IsolationLevel.READ_UNCOMMITTED)
         return {partition: End(stable[partition], high[partition]) for partition in stable}
@@ -125,7 +125,7 @@ class Topics:
         return {}
 
     def committed(self, group: str, partitions: Collection[Partition]) -> dict[Partition, tuple[int, str]]:
-        """Give the group's committed offsets with their metadata; what was never committed is left out.
+        """Return the group's committed offsets with their metadata; what was never committed is left out.
 
         Asked by a consumer that joins nothing: in read_committed it gets an answer only when no transaction is pending.
         (The admin client of confluent-kafka 2.16.1 crashes the process when it has to report a timeout of this call.)

@@ -10,16 +10,16 @@ import structlog
 
 from dev.bench import latency, machine, million, relay, report, restart, throughput
 from dev.bench.inventory import BenchError
-from dev.servers import ServerError, Servers, running, say
+from dev.servers import ServerError, Servers, echo, running
 
 Measure = Callable[[Servers, argparse.Namespace], Iterator[report.Figure]]
 
 SECTIONS: dict[str, Measure] = {
-    "events": lambda servers, given: throughput.measure(servers, say, events=given.events, naive=given.naive),
-    "relay": lambda servers, given: relay.measure(servers, say, rows=given.rows),
-    "latency": lambda servers, given: latency.measure(servers, say, rates=given.rates, seconds=given.seconds),
-    "restart": lambda servers, given: restart.measure(servers, say, kills=given.kills),
-    "million": lambda servers, given: million.measure(servers, say, events=given.million),
+    "events": lambda servers, given: throughput.measure(servers, echo, events=given.events, naive=given.naive),
+    "relay": lambda servers, given: relay.measure(servers, echo, rows=given.rows),
+    "latency": lambda servers, given: latency.measure(servers, echo, rates=given.rates, seconds=given.seconds),
+    "restart": lambda servers, given: restart.measure(servers, echo, kills=given.kills),
+    "million": lambda servers, given: million.measure(servers, echo, events=given.million),
 }
 BY_DEFAULT = [name for name in SECTIONS if name != "million"]
 
@@ -41,7 +41,7 @@ def main() -> None:
                 figures += SECTIONS[name](servers, given)
         except (BenchError, ServerError) as error:
             sys.exit(f"{name}: {error}")
-        say(f"{name}: done in {time.monotonic() - began:.0f} s")
+        echo(f"{name}: done in {time.monotonic() - began:.0f} s")
     report.write(figures, facts, as_json=given.json, markdown=given.markdown)
 
 

@@ -49,7 +49,7 @@ class Inventory:
             )
 
     def database(self, name: str) -> Settings:
-        """Make the database `name`, a copy with stock and no history; give the settings of a process that uses it."""
+        """Make the database `name`, a copy with stock and no history; return the settings of a process that uses it."""
         self._servers.postgres.create_database(name, template=TEMPLATE)
         return Settings(
             _env_file=None,  # type: ignore[call-arg]
@@ -111,10 +111,10 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = SILENC
         time.sleep(POLL_SECONDS)
 
 
-def all_said(connection: "psycopg.Connection[Any]") -> bool:
-    """Whether something was said, and nothing waits to be. Cheap: it looks at the claims alone, which the last cycle
-    empties when Kafka has all rows.
+def all_published(connection: "psycopg.Connection[Any]") -> bool:
+    """Whether something was published, and nothing waits to be. Cheap: it looks at the claims alone, which the last
+    cycle empties when Kafka has all rows.
     """
-    row = connection.execute("SELECT sum(position) > 0 AND bool_and(row_ids = '{}') FROM lane").fetchone()
+    row = connection.execute("SELECT sum(position) > 0 AND bool_and(row_ids = '{}') FROM exactly_once_lane").fetchone()
     assert row is not None
     return bool(row[0])

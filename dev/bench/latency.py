@@ -21,7 +21,7 @@ from dev.bench.inventory import BenchError, wait_until
 from dev.bench.listener import Listener, header
 from dev.bench.orders import order_lines, sku
 from dev.bench.report import Figure
-from dev.servers import Say, Servers
+from dev.servers import Echo, Servers
 from dev.system import Shape, System
 
 SECTION = "latency"
@@ -53,11 +53,11 @@ class Client(threading.local):
         return json.loads(content)
 
 
-def measure(servers: Servers, report: Say, *, rates: list[int], seconds: float) -> Iterator[Figure]:
+def measure(servers: Servers, report: Echo, *, rates: list[int], seconds: float) -> Iterator[Figure]:
     """Measure each rate for `seconds`."""
     confirmed: dict[str, float] = {}
 
-    def hear(message: Message, at: float) -> None:
+    def consume(message: Message, at: float) -> None:
         if header(message, "ce_type").startswith(b"OrderConfirmed."):
             confirmed[(message.key() or b"").decode()] = at
 
@@ -65,7 +65,7 @@ def measure(servers: Servers, report: Say, *, rates: list[int], seconds: float) 
     with System(servers, Shape(workers=1), report=lambda _: None) as system:
         client = Client(system)
         _open(client)
-        with Listener(system.bootstrap, "order.events", hear):
+        with Listener(system.bootstrap, "order.events", consume):
             _place(client, rates[0], WARM_SECONDS)
             for rate in rates:
                 report(f"latency: {rate} orders per second for {seconds:.0f} s ...")
@@ -77,7 +77,7 @@ def measure(servers: Servers, report: Say, *, rates: list[int], seconds: float) 
 
 
 def _times(placed: dict[str, float], confirmed: dict[str, float]) -> list[float]:
-    """Wait until all orders are confirmed; give how long each took, the shortest first."""
+    """Wait until all orders are confirmed; return how long each took, the shortest first."""
     wait_until(lambda: confirmed.keys() >= placed.keys(), "all orders are confirmed")
     return sorted(confirmed[order] - due for order, due in placed.items())
 

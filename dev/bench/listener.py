@@ -1,4 +1,4 @@
-"""Hears a topic with `read_committed` on a thread of its own, and notes when each record could be read."""
+"""Consumes a topic with `read_committed` on a thread of its own, and notes when each record could be read."""
 
 import threading
 import time
@@ -13,10 +13,10 @@ ANSWER_SECONDS = 10.0
 
 
 class Listener:
-    """Calls `hear` with each record that comes after the block was entered, and the time of `time.monotonic`."""
+    """Calls `consume` with each record that comes after the block was entered, and the time of `time.monotonic`."""
 
-    def __init__(self, bootstrap: str, topic: str, hear: Callable[[Message, float], None]) -> None:
-        self._hear = hear
+    def __init__(self, bootstrap: str, topic: str, consume: Callable[[Message, float], None]) -> None:
+        self._consume = consume
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="listener", daemon=True)
         self._consumer = Consumer(
@@ -54,11 +54,11 @@ class Listener:
                 continue
             if message.error():
                 raise KafkaException(message.error())
-            self._hear(message, time.monotonic())
+            self._consume(message, time.monotonic())
 
 
 def header(message: Message, name: str) -> bytes:
-    """Give a header of a record; empty if it has none."""
+    """Return a header of a record; empty if it has none."""
     headers = dict(message.headers() or [])
     value = headers.get(name) or b""
     return value if isinstance(value, bytes) else value.encode()

@@ -1,4 +1,4 @@
-"""A Kafka that costs nothing: records come from a list, and what is said is dropped.
+"""A Kafka that costs nothing: records come from a list, and what is published is dropped.
 
 The production cycle runs on it, so that what is left is its work on PostgreSQL: the same statements in the same
 transactions, rows claimed and deleted.
@@ -8,11 +8,11 @@ from collections.abc import Collection, Mapping, Sequence
 from itertools import islice
 from typing import Any
 
-from shared.ports import Assignment, Committed, Input, OutboxRow, Polled, Record
+from shared.protocol.ports import Assignment, Committed, Input, OutboxRow, Polled, Record
 
 
 class MemoryKafka:
-    """Implements `shared.ports.Kafka` for one worker that owns everything."""
+    """Implements `shared.protocol.ports.Kafka` for one worker that owns everything."""
 
     def __init__(self, records: Sequence[Record], share: Assignment) -> None:
         self._waiting = iter(records)
@@ -23,7 +23,7 @@ class MemoryKafka:
     def poll(self, records: int, seconds: float) -> Polled:  # noqa: ARG002 - nothing is waited for
         assigned, self._share = self._share, None
         found = list(islice(self._waiting, records)) if self._reading else []
-        return Polled(found, {}, assigned, membership="a member")
+        return Polled(found, {}, assigned, group_metadata="a member")
 
     def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
         return {key: self._committed[key] for key in (*inputs, *lanes) if key in self._committed}
@@ -52,9 +52,9 @@ class MemoryKafka:
     def flush(self) -> None:
         """Nothing is on its way."""
 
-    def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], membership: Any) -> None:  # noqa: ARG002
-        for lane, said in lanes.items():
-            self._committed[lane] = said
+    def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:  # noqa: ARG002
+        for lane, published in lanes.items():
+            self._committed[lane] = published
 
     def commit(self) -> None:
         """Nothing is left to do."""

@@ -11,7 +11,7 @@ from confluent_kafka import Consumer, TopicPartition
 from dev.bench.inventory import PARTITIONS, BenchError, Inventory, dsn
 from dev.bench.orders import fill
 from dev.bench.report import Figure
-from dev.servers import Say, Servers
+from dev.servers import Echo, Servers
 from shared.settings import Settings
 
 SECTION = "million"
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
     """Seconds that the worker and its PostgreSQL process have worked."""
 
 
-def measure(servers: Servers, report: Say, *, events: int) -> Iterator[Figure]:
+def measure(servers: Servers, report: Echo, *, events: int) -> Iterator[Figure]:
     """Drain `events` events."""
     inventory = Inventory(servers)
     settings = inventory.database("million")
@@ -58,7 +58,7 @@ def measure(servers: Servers, report: Say, *, events: int) -> Iterator[Figure]:
 
 
 def _part(samples: list[Sample], events: int, begin: float, end: float) -> tuple[Sample, Sample]:
-    """Give the last sample before a share of the way, and the first after another."""
+    """Return the last sample before a share of the way, and the first after another."""
     first = [sample for sample in samples if sample.events <= events * begin][-1]
     last = next(sample for sample in samples if sample.events >= events * end)
     return first, last
@@ -72,7 +72,9 @@ def _drain(inventory: Inventory, settings: Settings, events: int) -> list[Sample
         moved = time.monotonic()
         while not samples or samples[-1].events < events:
             time.sleep(SAMPLE_SECONDS)
-            row = connection.execute("SELECT coalesce(sum(next_offset), 0)::bigint FROM position").fetchone()
+            row = connection.execute(
+                "SELECT coalesce(sum(next_offset), 0)::bigint FROM exactly_once_position"
+            ).fetchone()
             assert row is not None
             now = time.monotonic()
             handled = events * row[0] // offsets  # the markers of the transactions have offsets too
@@ -82,7 +84,7 @@ def _drain(inventory: Inventory, settings: Settings, events: int) -> list[Sample
                 raise BenchError(f"no progress for {SILENCE_SECONDS:.0f} s, after {samples[-1].events:,} events")
             cpu = _cpu(worker) + sum(_cpu(backend) for backend in _backends(connection))
             samples.append(Sample(now, handled, worker.memory_info().rss / 1e6, cpu))
-        found = connection.execute("SELECT count(*) FROM inbox").fetchone()
+        found = connection.execute("SELECT count(*) FROM exactly_once_inbox").fetchone()
         if found != (events,):
             raise BenchError(f"{found} events were handled, not {events}")
     return samples

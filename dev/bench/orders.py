@@ -1,4 +1,6 @@
-"""The orders that the benchmark works with: one to three lines of 200 items, said as the order service says them."""
+"""The orders that the benchmark works with: one to three lines of 200 items, published as the order service
+publishes them.
+"""
 
 import random
 import secrets
@@ -10,10 +12,10 @@ from uuid_utils import uuid7
 
 from services.order.events import Line, OrderPlaced
 from services.order.handlers import SERVICE as ORDER
-from shared.ports import OutboxRow
-from shared.producer import TransactionalProducer
+from shared.kafka.producer import TransactionalProducer
+from shared.kafka.topics import create_topics
+from shared.protocol.ports import OutboxRow
 from shared.settings import Settings
-from shared.start import create_topics
 
 ITEMS = 200
 LINES_MAX = 3
@@ -36,7 +38,7 @@ def order_lines(chance: random.Random, items: int = ITEMS) -> tuple[Line, ...]:
 
 
 def placed(count: int) -> Iterator[OutboxRow]:
-    """Give the `OrderPlaced` of `count` orders, as rows of the order service's outbox."""
+    """Return the `OrderPlaced` of `count` orders, as rows of the order service's outbox."""
     chance = random.Random(SEED)
     for _ in range(count):
         event = OrderPlaced(
@@ -55,7 +57,7 @@ def placed(count: int) -> Iterator[OutboxRow]:
 
 
 def fill(settings: Settings, count: int) -> None:
-    """Say `count` orders as the order service's worker does: its producer, and transactions of the usual size."""
+    """Publish `count` orders as the order service's worker does: its producer, and transactions of the usual size."""
     create_topics(settings, ORDER)  # a producer that finds one missing waits for it
     producer = TransactionalProducer(settings, ORDER, slot=0)
     producer.renew()

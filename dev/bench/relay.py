@@ -7,36 +7,38 @@ import psycopg
 from confluent_kafka import Producer
 from sqlalchemy import text
 
-from dev.bench.inventory import PARTITIONS, SILENCE_SECONDS, Inventory, all_said, container, dsn, wait_until
+from dev.bench.inventory import PARTITIONS, SILENCE_SECONDS, Inventory, all_published, container, dsn, wait_until
 from dev.bench.orders import placed
 from dev.bench.report import Figure
-from dev.servers import Say, Servers
+from dev.servers import Echo, Servers
 from services.inventory.events import StockReserved
 from services.inventory.handlers import SERVICE
-from shared.outbox import Said
-from shared.ports import OutboxRow
+from shared.postgres.outbox import PendingEvent
+from shared.protocol.ports import OutboxRow
 from shared.session import Session
 from shared.settings import Settings
 
 SECTION = "relay"
-CLAIMED = text("SELECT topic, key, event_id, event_type, event_version, '', data, traceparent FROM outbox ORDER BY id")
+CLAIMED = text(
+    "SELECT topic, key, event_id, event_type, event_version, '', data, traceparent FROM exactly_once_outbox ORDER BY id"
+)
 
 
-def measure(servers: Servers, report: Say, *, rows: int) -> Iterator[Figure]:
+def measure(servers: Servers, report: Echo, *, rows: int) -> Iterator[Figure]:
     """Measure both with the same events."""
     inventory = Inventory(servers)
     settings = inventory.database("relay")
     report(f"relay: one worker, an outbox of {rows:,} rows ...")
-    said, relayed = relay(inventory, settings, rows)
+    published, relayed = relay(inventory, settings, rows)
     report("relay: a raw transactional producer ...")
-    raw = produce(settings, said)
-    yield Figure(SECTION, "one worker says a full outbox", relayed, "rows/s")
+    raw = produce(settings, published)
+    yield Figure(SECTION, "one worker publishes a full outbox", relayed, "rows/s")
     yield Figure(SECTION, "raw producer, same events, transactions of the same size", raw, "rows/s")
     yield Figure(SECTION, "worker / raw producer", relayed / raw, "times", at_least=0.35)
 
 
 def relay(inventory: Inventory, settings: Settings, rows: int) -> tuple[list[OutboxRow], float]:
-    """Commit `rows` rows at once while a worker is idle; give them, and rows per second until Kafka has the last."""
+    """Commit `rows` rows at once while a worker is idle; return them, and rows per second until Kafka has the last."""
     parts = container(settings)
     outbox = parts.outbox()
     with (
@@ -46,20 +48,22 @@ def relay(inventory: Inventory, settings: Settings, rows: int) -> tuple[list[Out
     ):
         for order in placed(rows):
             event = StockReserved(order_id=order.key, account="account-1", amount=12_345, currency="EUR")
-            said = Said(event, event.topic, event.key, f"{SERVICE.name}:{order.event_id}", order.traceparent)
-            outbox.keep(session, said)
+            published = PendingEvent(
+                event, event.topic, event.key, f"{SERVICE.name}:{order.event_id}", order.traceparent
+            )
+            outbox.keep(session, published)
         outbox.write(session)
         waiting = [OutboxRow._make(row) for row in session.connection().execute(CLAIMED)]
-        ready = "SELECT count(*) = 8 FROM position"  # of two topics: the worker has adopted what it owns
+        ready = "SELECT count(*) = 8 FROM exactly_once_position"  # of two topics: the worker has adopted what it owns
         wait_until(lambda: connection.execute(ready).fetchone() == (True,), "the worker is ready")
         session.commit()
         began = time.monotonic()
-        wait_until(lambda: all_said(connection), "all rows said", seconds=60 + rows / 1_000)
+        wait_until(lambda: all_published(connection), "all rows published", seconds=60 + rows / 1_000)
         return waiting, rows / (time.monotonic() - began)
 
 
 def produce(settings: Settings, rows: Sequence[OutboxRow]) -> float:
-    """Produce `rows` as fast as the client can, in transactions as large as the worker's; give rows per second."""
+    """Produce `rows` as fast as the client can, in transactions as large as the worker's; return rows per second."""
     batch = PARTITIONS * settings.claim_rows
     producer = Producer(
         {

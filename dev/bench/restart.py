@@ -18,7 +18,7 @@ from dev.bench.inventory import PARTITIONS, STOP_SECONDS, Inventory, start_worke
 from dev.bench.listener import Listener
 from dev.bench.orders import placed
 from dev.bench.report import Figure
-from dev.servers import Say, Servers
+from dev.servers import Echo, Servers
 from dev.servers.prepare import ROOT
 from dev.servers.process import environment
 from services.inventory.handlers import SERVICE
@@ -39,7 +39,7 @@ class Arrivals:
         self._first_after: dict[int, float] = {}
         self._since = 0.0
 
-    def hear(self, message: Message, at: float) -> None:
+    def consume(self, message: Message, at: float) -> None:
         # What the killed worker had committed may be read a moment after the kill; its timestamp is before it.
         written = message.timestamp()[1] / 1_000
         if written > self._since:
@@ -58,7 +58,7 @@ class Arrivals:
         return max(self._first_after.values())
 
 
-def measure(servers: Servers, report: Say, *, kills: int) -> Iterator[Figure]:
+def measure(servers: Servers, report: Echo, *, kills: int) -> Iterator[Figure]:
     """Kill the one worker of the inventory service `kills` times while orders come in."""
     inventory = Inventory(servers)
     settings = inventory.database("restart")
@@ -68,7 +68,7 @@ def measure(servers: Servers, report: Say, *, kills: int) -> Iterator[Figure]:
     with (
         tempfile.TemporaryDirectory(prefix="exactly-once-bench-") as directory,
         _orders(settings),
-        Listener(bootstrap, "inventory.events", arrivals.hear),
+        Listener(bootstrap, "inventory.events", arrivals.consume),
     ):
         silences = sorted(_kill(settings, Path(directory) / "worker.log", arrivals, kills))
     imports = [_python(f"import {MODULE}") for _ in range(IMPORTS)]
@@ -127,7 +127,7 @@ def _orders(settings: Settings) -> Iterator[None]:
 
 
 def _python(code: str) -> float:
-    """Run a fresh interpreter; give the seconds that it takes."""
+    """Run a fresh interpreter; return the seconds that it takes."""
     began = time.monotonic()
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT, env=environment())
     return time.monotonic() - began

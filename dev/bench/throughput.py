@@ -6,23 +6,23 @@ from collections.abc import Iterator
 import psycopg
 
 from dev.bench import tutorial
-from dev.bench.inventory import PARTITIONS, Inventory, all_said, container, dsn, wait_until
+from dev.bench.inventory import PARTITIONS, Inventory, all_published, container, dsn, wait_until
 from dev.bench.memory_kafka import MemoryKafka
 from dev.bench.orders import fill, placed
 from dev.bench.report import Figure
-from dev.servers import Say, Servers
+from dev.servers import Echo, Servers
 from services.inventory.handlers import SERVICE
-from shared.cycle import Cycle, Limits
-from shared.handling import Handlers
-from shared.outbox import lane_hash
-from shared.ports import Assignment, Input, Opened, OutboxRow, Record
+from shared.postgres.handlers import Handlers
+from shared.postgres.outbox import lane_hash
+from shared.protocol.cycle import Cycle, Limits
+from shared.protocol.ports import Assignment, Input, Opened, OutboxRow, Record
 from shared.settings import Settings
 
 SECTION = "events"
 TUNED = {"retry.backoff.ms": 5}
 
 
-def measure(servers: Servers, report: Say, *, events: int, naive: int) -> Iterator[Figure]:
+def measure(servers: Servers, report: Echo, *, events: int, naive: int) -> Iterator[Figure]:
     """Measure the three on the same topic and on databases that are equal."""
     inventory = Inventory(servers)
     report(f"events: filling order.events with {events:,} orders ...")
@@ -48,12 +48,12 @@ def measure(servers: Servers, report: Say, *, events: int, naive: int) -> Iterat
 
 
 def drain(inventory: Inventory, settings: Settings, events: int) -> float:
-    """Let one worker handle everything; give events per second, its start left out."""
+    """Let one worker handle everything; return events per second, its start left out."""
     with psycopg.connect(dsn(settings), autocommit=True) as connection, inventory.worker(settings):
 
         def drained() -> bool:
             # A look at the claims is cheap, counting is not.
-            return all_said(connection) and handled(connection) == events
+            return all_published(connection) and handled(connection) == events
 
         wait_until(drained, f"{events} events handled", seconds=60 + events / 500)
         return handled_per_second(connection)
@@ -61,20 +61,20 @@ def drain(inventory: Inventory, settings: Settings, events: int) -> float:
 
 def handled(connection: "psycopg.Connection[tuple[int]]") -> int:
     """Count the events that took effect."""
-    row = connection.execute("SELECT count(*) FROM inbox").fetchone()
+    row = connection.execute("SELECT count(*) FROM exactly_once_inbox").fetchone()
     assert row is not None
     return row[0]
 
 
 def handled_per_second(connection: "psycopg.Connection[tuple[int]]") -> float:
-    """Give the rate after the first twentieth, in which caches are warmed, by the times that the inbox keeps."""
+    """Return the rate after the first twentieth, in which caches are warmed, by the times that the inbox keeps."""
     row = connection.execute("""
         SELECT count(*) FILTER (WHERE nth > warm)
                / extract(epoch FROM max(handled_at) - max(handled_at) FILTER (WHERE nth <= warm))
         FROM (
             SELECT handled_at, row_number() OVER (ORDER BY handled_at) AS nth,
                    greatest(count(*) OVER () / 20, 1) AS warm
-            FROM inbox
+            FROM exactly_once_inbox
         ) AS timed
     """).fetchone()
     assert row is not None
@@ -82,12 +82,14 @@ def handled_per_second(connection: "psycopg.Connection[tuple[int]]") -> float:
 
 
 def without_kafka(settings: Settings, events: int) -> float:
-    """Run the production cycle on records from memory; give events per second. Reading the records is not counted."""
+    """Run the production cycle on records from memory; return events per second. Reading the records is not counted."""
     handlers = Handlers(SERVICE)
     records = as_records(list(placed(events)))
     opened: dict[tuple[Input, int], Opened | None] = {record[:2]: handlers.open(record) for record in records}
     partitions = range(PARTITIONS)
-    share = Assignment(frozenset(Input(topic, n) for topic in SERVICE.hears for n in partitions), frozenset(partitions))
+    share = Assignment(
+        frozenset(Input(topic, n) for topic in SERVICE.consumed_topics for n in partitions), frozenset(partitions)
+    )
     database = container(settings).worker_database()
     database.settle_seconds()
     database.take_slot()
@@ -113,7 +115,7 @@ def without_kafka(settings: Settings, events: int) -> float:
 
 
 def as_records(rows: list[OutboxRow]) -> list[Record]:
-    """Give the records that `rows` become, partition by partition."""
+    """Return the records that `rows` become, partition by partition."""
     ends: dict[int, int] = dict.fromkeys(range(PARTITIONS), 0)
     records = []
     for row in rows:

@@ -1,7 +1,7 @@
 """The loop that tutorials show: consume one record, handle it and commit PostgreSQL, then produce and commit Kafka.
 
 The same handlers and the same client; no inbox, no outbox. A crash between the two commits loses what should have been
-said, so it is not even right; it is here to tell what batches are worth.
+published, so it is not even right; it is here to tell what batches are worth.
 """
 
 import time
@@ -14,8 +14,8 @@ from sqlalchemy import Engine
 from dev.bench.inventory import SILENCE_SECONDS, BenchError
 from services.inventory.handlers import SERVICE
 from shared.events import Event
-from shared.handling import Handlers
-from shared.ports import Delivery, Input, Record
+from shared.postgres.handlers import Handlers
+from shared.protocol.ports import Delivery, Input, Record
 from shared.session import Session
 
 WARM = 20
@@ -46,9 +46,9 @@ def rate(engine: Engine, bootstrap: str, name: str, count: int, settings: dict[s
                 message = consumer.poll(SILENCE_SECONDS)
                 if message is None or message.error():
                     raise BenchError(f"the naive loop got no record: {message and message.error()}")
-                said = _handle(handlers, session, message)
+                published = _handle(handlers, session, message)
                 producer.begin_transaction()
-                for event in said:
+                for event in published:
                     producer.produce(event.topic, msgspec.json.encode(event), event.key)
                 producer.send_offsets_to_transaction(
                     consumer.position(consumer.assignment()), consumer.consumer_group_metadata()
@@ -60,13 +60,15 @@ def rate(engine: Engine, bootstrap: str, name: str, count: int, settings: dict[s
 
 
 def _handle(handlers: Handlers, session: Session, message: Message) -> list[Event]:
-    """Run the handlers of one record in a PostgreSQL transaction; give what they say."""
+    """Run the handlers of one record in a PostgreSQL transaction; collect what the handlers return."""
     source = Input(message.topic() or "", message.partition() or 0)
     headers: Any = message.headers()
     record = Record(source, message.offset() or 0, message.key(), message.value(), headers)
     opened = handlers.open(record)
     assert opened is not None
-    said: list[Event] = []
-    handlers.run([Delivery(record, opened.envelope, opened.event, 0)], session, lambda _, events: said.extend(events))
+    published: list[Event] = []
+    handlers.run(
+        [Delivery(record, opened.envelope, opened.event, 0)], session, lambda _, events: published.extend(events)
+    )
     session.commit()
-    return said
+    return published

@@ -60,14 +60,14 @@ def main() -> int:
             keep = not sheet.balanced or bool(load.problems)
         except KeyboardInterrupt:
             keep = False
-            show.say("Stopped; everything that was started is gone")
+            show.echo("Stopped; everything that was started is gone")
             return EXIT_INTERRUPTED
         except (ServerError, NotReadyError, GaveUp) as error:
             show.console.print(str(error), style="red", markup=False, soft_wrap=True)
             return EXIT_NOT_RUN
         finally:
             if keep:
-                show.say(f"The logs of all processes are in {logs}")
+                show.echo(f"The logs of all processes are in {logs}")
             else:
                 shutil.rmtree(logs, ignore_errors=True)
     return int(keep)
@@ -93,19 +93,19 @@ def _options() -> Options:
 
 def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
     """Start everything, let it be struck, and balance the books."""
-    show.say(
+    show.echo(
         f"{options.orders:,} orders in {options.seconds:.0f} s, {options.kills} kills, {options.freezes} freezes; "
         f"repeat it with SEED={options.seed}"
     )
     with ExitStack() as stack:
         system = _start(options, show, logs, stack)
         processes = [name for service in system.services for name in (system.api(service), *system.workers(service))]
-        show.say(f"{len(processes)} processes of {len(tuple(system.services))} services are ready")
+        show.echo(f"{len(processes)} processes of {len(tuple(system.services))} services are ready")
         load = Load(system.url, market.plan("demo", options.seed, options.orders, options.seconds), system.headers)
         show.progress("customers fill the shelves and pay in")
         load.open()
         observer = stack.enter_context(Observer(system.bootstrap, system.services))
-        strikes = Chaos(system, _blows(options, system), lambda struck: show.say(_told(struck)))
+        strikes = Chaos(system, _blows(options, system), lambda struck: show.echo(_told(struck)))
         stranger = Stranger(system.bootstrap, [f"{service}.events" for service in system.services], options.seed)
         if options.hostile:
             stack.enter_context(stranger)
@@ -113,8 +113,8 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         if options.hostile:
             stranger.stop()
             load.book.strangers = stranger.counts.total() - stranger.counts["aborted"]
-            show.say(f"A malicious producer wrote {told(stranger.counts)}")
-        show.say("All orders are placed; everything drains")
+            show.echo(f"A malicious producer wrote {told(stranger.counts)}")
+        show.echo("All orders are placed; everything drains")
         sheet = replace(system.balance(), report=show.progress).sheet(load.book)
         load.book.write(logs / "book.jsonl")
         (logs / "sheet.json").write_text(json.dumps(sheet.as_dict(), indent=2))
@@ -133,10 +133,10 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
 
 def _start(options: Options, show: Show, logs: Path, stack: ExitStack) -> Stage:
     if options.compose:
-        return stack.enter_context(ComposeSystem(PROJECT, logs=logs, report=show.say))
-    servers = stack.enter_context(running(report=show.say))
-    shape = Shape(settings={"SET_ASIDE_PER_MINUTE_MAX": "1000000"} if options.hostile else None)
-    return stack.enter_context(System(servers, shape, logs=logs, report=show.say))
+        return stack.enter_context(ComposeSystem(PROJECT, logs=logs, report=show.echo))
+    servers = stack.enter_context(running(report=show.echo))
+    shape = Shape(settings={"DEAD_LETTERS_PER_MINUTE_MAX": "1000000"} if options.hostile else None)
+    return stack.enter_context(System(servers, shape, logs=logs, report=show.echo))
 
 
 def _blows(options: Options, system: Stage) -> tuple[Blow, ...]:

@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-# Longer than a request waits for its database, or for its twin.
+# Longer than a request waits for its database, or for the concurrent one.
 ANSWER_SECONDS = 10.0
 # A request is given up after this: longer than any outage that chaos makes.
 REQUEST_SECONDS = 90.0
@@ -37,7 +37,7 @@ class Client:
         await self._http.aclose()
 
     async def send(self, method: str, url: str, key: str, body: dict[str, Any] | None = None) -> httpx.Response:
-        """Give the answer, after as many attempts as it takes. Raises `UnansweredError`."""
+        """Return the answer, after as many attempts as it takes. Raises `UnansweredError`."""
         deadline, pause = time.monotonic() + REQUEST_SECONDS, PAUSE_SECONDS
         while True:
             try:
@@ -45,7 +45,7 @@ class Client:
             except httpx.TransportError as error:
                 cause = type(error).__name__
             else:
-                # 409 with Retry-After: a twin of this request is at work just now.
+                # 409 with Retry-After: a concurrent request with the same key is at work just now.
                 if answer.status_code not in NOT_NOW and "Retry-After" not in answer.headers:
                     return answer
                 cause = str(answer.status_code)

@@ -30,7 +30,7 @@ class Load:
         self._stopping = False
         self.book = Book()
         self.counts: Counter[str] = Counter()
-        """`accepted`, `twins`, `cancelled`, `too late to cancel`, `repeated` (for want of an answer)."""
+        """`accepted`, `duplicates`, `cancelled`, `too late to cancel`, `repeated` (for want of an answer)."""
         self.problems: list[str] = []
         """Answers that should not have been given."""
         self.seconds = 0.0
@@ -106,15 +106,15 @@ class Load:
                 raise TypeError(f"nobody knows how to do {step}")
 
     async def _order(self, client: Client, order: Order) -> None:
-        pauses = (0.0,) if order.twin_seconds is None else (0.0, order.twin_seconds)
-        self.counts["twins"] += len(pauses) - 1
+        pauses = (0.0,) if order.duplicate_seconds is None else (0.0, order.duplicate_seconds)
+        self.counts["duplicates"] += len(pauses) - 1
         answers = await asyncio.gather(*(self._place(client, order, pause) for pause in pauses))
         for other in answers[1:]:
             if other != answers[0]:
                 self.book.contradictions.append(f"{other} and {answers[0]} are answers to {order.key}")
 
     async def _place(self, client: Client, order: Order, pause: float) -> str | None:
-        """Place an order, and give its id; the first of two twins may cancel it."""
+        """Place an order, and return its id; the first of two equal requests may cancel it."""
         await asyncio.sleep(pause)
         body = {"account": order.account, "lines": [{"sku": sku, "quantity": n} for sku, n in order.lines]}
         answer = await client.send("POST", f"{self._url('order')}/orders", order.key, body)

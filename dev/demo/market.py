@@ -14,7 +14,7 @@ RICH = 1_000_000_000_000
 RARE_SHARE = 0.06  # wants what is (nearly) out of stock
 POOR_SHARE = 0.06  # is paid from an account that is (nearly) empty
 CANCELLED_SHARE = 0.08
-TWIN_SHARE = 0.06  # is sent twice under one Idempotency-Key
+DUPLICATE_SHARE = 0.06  # is sent twice under one Idempotency-Key
 SUPPLY_SHARE = 0.02  # of the steps: something comes in, for a rare item or for a poor account
 
 # An order takes some 50 ms from placed to confirmed when all is well: a cancellation may meet it anywhere.
@@ -37,7 +37,7 @@ class Order(Step):
     account: str
     lines: tuple[tuple[str, int], ...]
     """SKU and quantity."""
-    twin_seconds: float | None = None
+    duplicate_seconds: float | None = None
     """When the same request is sent once more."""
     cancel_seconds: float | None = None
     """When it is cancelled, after it was accepted."""
@@ -117,7 +117,7 @@ def _order(
         key,
         random_.choice(poor if random_.random() < POOR_SHARE else rich),
         tuple((sku, random_.randint(1, 3)) for sku in wanted),
-        # At once, so that the twins meet, or later, when the first has its answer.
-        random_.choice((0.0, 0.5)) if random_.random() < TWIN_SHARE else None,
+        # At once, so that the two requests meet, or later, when the first has its answer.
+        random_.choice((0.0, 0.5)) if random_.random() < DUPLICATE_SHARE else None,
         random_.uniform(0, CANCEL_SECONDS_MAX) if random_.random() < CANCELLED_SHARE else None,
     )

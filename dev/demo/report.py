@@ -12,7 +12,7 @@ from dev.demo.stage import Keeper
 from dev.silence import quantile, silence
 
 # A kill within this time of a freeze is not measured by itself: the silence would be that of both. A frozen worker of
-# any service counts, since the transaction that it has open keeps those from reading who hear it.
+# any service counts, since the transaction that it has open keeps those from reading who consume it.
 FREEZE_REACH_SECONDS = 3.0
 SERVERS = {"kill kafka": "a broker", "kill postgres": "PostgreSQL"}
 
@@ -38,7 +38,8 @@ def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor:
     counts = load.counts
     table.add_row(
         "customers",
-        f"{counts['accepted']:,} orders, {counts['twins']:,} of them sent twice; {counts['cancelled']:,} cancelled, "
+        f"{counts['accepted']:,} orders, {counts['duplicates']:,} of them sent twice; {counts['cancelled']:,} "
+        "cancelled, "
         f"{counts['too late to cancel']:,} too late; {counts['repeated']:,} requests repeated for want of an answer",
     )
     decided = sum(observer.counts[name] for name in ("OrderConfirmed", "OrderRejected", "OrderCancelled"))

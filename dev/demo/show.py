@@ -12,7 +12,7 @@ LINE_SECONDS = 5.0
 
 
 class Show:
-    """Says what happens, and what the present state is."""
+    """Shows what happens, and what the present state is."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
@@ -31,7 +31,7 @@ class Show:
         if self._status is not None:
             self._status.stop()
 
-    def say(self, message: str) -> None:
+    def echo(self, message: str) -> None:
         """Tell something that stays."""
         self.console.print(f"[dim]{self._clock()}[/dim]  {message}", soft_wrap=True)
 

@@ -76,7 +76,7 @@ class Stage(Protocol):
         """Name the worker processes of `service`."""
 
     def url(self, service: str) -> str:
-        """Give the base URL of the API of `service`."""
+        """Return the base URL of the API of `service`."""
 
     @property
     def headers(self) -> Mapping[str, str]:

@@ -1,8 +1,8 @@
-"""A malicious producer: it writes to every topic that a service hears, while orders flow.
+"""A malicious producer: it writes to every topic that a service consumes, while orders flow.
 
 It sends records of every shape (`dev.hostile`), real events once more under their own ids and under new ones, also in
-the name of the service that said them, and whatever it likes in transactions that it aborts. None of it may show in the
-balance sheet.
+the name of the service that published them, and whatever it likes in transactions that it aborts. None of it may show
+in the balance sheet.
 
 It sends no new content in a good form: nobody can tell that from an event of the service (docs/events.md), so the right
 to write is what guards a topic. For the same reason each of its records has a mark of which only the balance sheet
@@ -23,7 +23,7 @@ from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
 from dev.balance.topics import STRANGER, STRANGERS_ID
 from dev.hostile.raw import Raw, RawProducer
 from dev.hostile.records import HARMLESS, Target, record
-from shared.consumer import headers
+from shared.kafka.consumer import headers
 
 PER_SECOND = 30
 """Records; some hundred times what a broken producer would have to send to be noticed."""
@@ -163,6 +163,6 @@ class Stranger:
 
 
 def told(counts: Counter[str]) -> str:
-    """Say what it sent."""
+    """Describe what it sent."""
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(counts.items()))
     return f"{counts.total():,} records: {kinds}"

@@ -42,11 +42,11 @@ class Parts:
         ]
 
     def set(self, name: bytes, value: bytes | None) -> None:
-        """Give a header another value."""
+        """Return a header another value."""
         self.headers = [(n, value if n == name else v) for n, v in self.headers]
 
     def some(self, most: int) -> bytes:
-        """Give some random bytes."""
+        """Return some random bytes."""
         return self.random.randbytes(self.random.randint(0, most))
 
     def ours(self) -> bytes:
@@ -142,9 +142,12 @@ def _ahead(p: Parts) -> None:
     p.set(b"ce_type", (p.target.type.rpartition(".v")[0] + ".v32767").encode())
 
 
-def _unheard(p: Parts) -> None:
+def _unknown_type(p: Parts) -> None:
     p.set(
-        b"ce_type", p.random.choice((b"Nothing.v1", b"\xf0\x9f\x92\xa5.v1", b"'; DROP TABLE inbox; --.v1", b"%s%n.v1"))
+        b"ce_type",
+        p.random.choice(
+            (b"Nothing.v1", b"\xf0\x9f\x92\xa5.v1", b"'; DROP TABLE exactly_once_inbox; --.v1", b"%s%n.v1")
+        ),
     )
 
 
@@ -187,7 +190,7 @@ def _oversize(p: Parts) -> None:
 
 SHAPES: dict[Callable[[Parts], None], int] = {
     _junk: 3_000, _flipped: 3_000, _deep: 500, _number: 1_000, _text: 1_000, _no_json: 1_000, _tombstone: 300,
-    _key: 1_000, _lacks: 1_000, _twice: 1_000, _binary: 1_000, _kind: 1_000, _unheard: 2_000, _foreign: 2_000,
+    _key: 1_000, _lacks: 1_000, _twice: 1_000, _binary: 1_000, _kind: 1_000, _unknown_type: 2_000, _foreign: 2_000,
     _same: 1_000, _unstorable: 1, _extreme: 1, _many_headers: 1, _too_many_headers: 1, _oversize: 2, _ahead: 1,
 }  # fmt: skip
 """How often each is sent. The last ones cost much: those that PostgreSQL refuses make a whole batch be tried again."""

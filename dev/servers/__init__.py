@@ -12,20 +12,20 @@ from dev.servers.cluster import Cluster
 from dev.servers.kafka import Kafka
 from dev.servers.postgres import Postgres
 from dev.servers.prepare import prepare, service_names
-from dev.servers.process import Say, ServerError, say
+from dev.servers.process import Echo, ServerError, echo
 from dev.servers.together import ClusterServers, Servers, running, running_cluster
 
 __all__ = [
     "Cluster",
     "ClusterServers",
+    "Echo",
     "Kafka",
     "Postgres",
-    "Say",
     "ServerError",
     "Servers",
+    "echo",
     "prepare",
     "running",
     "running_cluster",
-    "say",
     "service_names",
 ]

@@ -13,7 +13,7 @@ import psutil
 from sqlalchemy import make_url
 
 from dev.servers.prepare import ROOT, prepare, service_names
-from dev.servers.process import ServerError, say
+from dev.servers.process import ServerError, echo
 from dev.servers.together import running
 from dev.service.entries import compose_port
 
@@ -34,13 +34,13 @@ def up(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     """Start the servers unless they run, prepare what the services need, and write `.env.local`."""
     state = _state(root)
     if state:
-        say("Kafka and PostgreSQL are up already")
+        echo("Kafka and PostgreSQL are up already")
     else:
         state = _start(root, kafka_port, postgres_port)
     _write_env(root / ENV_FILE, state["bootstrap"], state["database_url"])
     # Without the password: what is printed is seen over a shoulder, and kept in the logs of CI.
     address = make_url(state["database_url"])
-    say(
+    echo(
         f"Kafka       {state['bootstrap']}\nPostgreSQL  {address.host}:{address.port}, as {address.username}\n"
         f"written to  {ENV_FILE}, with the password"
     )
@@ -62,7 +62,7 @@ def down(root: Path) -> None:
             process.wait(DOWN_SECONDS_MAX)
         except psutil.TimeoutExpired:
             process.kill()  # the guards end the servers then
-    say("Kafka and PostgreSQL are down" if state else "Kafka and PostgreSQL were not up")
+    echo("Kafka and PostgreSQL are down" if state else "Kafka and PostgreSQL were not up")
     (root / STATE).unlink(missing_ok=True)
     env_file = root / ENV_FILE
     if env_file.exists() and env_file.read_text().startswith(ENV_HEAD):

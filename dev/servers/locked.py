@@ -30,7 +30,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from dev.servers import places
 from dev.servers.kafka import Kafka, Quorum, cluster_id
-from dev.servers.process import Say, say
+from dev.servers.process import Echo, echo
 
 ITERATIONS = 4_096  # the least that Kafka takes
 ANSWER_SECONDS = 20.0
@@ -49,7 +49,7 @@ class Grant(NamedTuple):
 class LockedKafka(Kafka):
     """A broker with its listeners for users; its certificates are in `certificates`, a directory that exists."""
 
-    def __init__(self, certificates: Path, *, report: Say = say) -> None:
+    def __init__(self, certificates: Path, *, report: Echo = echo) -> None:
         self._certificates = certificates
         self._authority = trustme.CA()
         self.authority = certificates / "ca.pem"
@@ -89,7 +89,7 @@ class LockedKafka(Kafka):
         super().__init__(port=port, settings=settings, quorum=lambda: quorum, report=report)
 
     def certificate(self, name: str) -> tuple[Path, Path]:
-        """Make a certificate for a host, or for the user of that name; give the files of it and of its key."""
+        """Make a certificate for a host, or for the user of that name; return the files of it and of its key."""
         made = self._authority.issue_cert(name, common_name=name)
         certificate, key = self._certificates / f"{name}.pem", self._certificates / f"{name}.key"
         certificate.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))

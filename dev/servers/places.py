@@ -22,7 +22,7 @@ PORT_ATTEMPTS = 3  # a port that was free a moment ago is taken once in a blue m
 
 
 def cache() -> Path:
-    """Give the directory for what is downloaded once."""
+    """Return the directory for what is downloaded once."""
     try:
         place = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     except RuntimeError:  # a user without HOME and without an entry in /etc/passwd

@@ -16,8 +16,8 @@ import psycopg
 from psycopg import sql
 
 from dev.servers import places, unprivileged
-from dev.servers.process import POLL_SECONDS, Process, Say, ServerError, environment, say
-from shared.surroundings import forget_libpq_variables
+from dev.servers.process import POLL_SECONDS, Echo, Process, ServerError, echo, environment
+from shared.postgres.session_settings import forget_libpq_variables
 
 # Everything else has PostgreSQL's own default: above all fsync, synchronous_commit and full_page_writes are on.
 SETTINGS = {
@@ -41,10 +41,10 @@ SHUTDOWN = {"fast": signal.SIGINT, "immediate": signal.SIGQUIT}
 class Postgres:
     """A server with its data in `directory`, or in a temporary one. `stop` removes the data, `kill` keeps it."""
 
-    def __init__(self, directory: Path | None = None, *, port: int | None = None, report: Say = say) -> None:
+    def __init__(self, directory: Path | None = None, *, port: int | None = None, report: Echo = echo) -> None:
         self._given_directory = directory
         self._given_port = port
-        self._say = report
+        self._report = report
         self._account = unprivileged.account()
         self._password = secrets.token_urlsafe(16)
         self._port = 0
@@ -53,7 +53,7 @@ class Postgres:
         self._process: Process | None = None
 
     def dsn(self, database: str = "postgres", role: str = "postgres") -> str:
-        """Give the libpq URL of `database`, for the superuser or another role."""
+        """Return the libpq URL of `database`, for the superuser or another role."""
         if not self._port:
             raise ServerError("PostgreSQL was never started")
         return f"postgresql://{role}:{self._password}@{places.HOST}:{self._port}/{database}"
@@ -187,7 +187,7 @@ class Postgres:
         _until(lambda: all(map(_ended, children)))
 
     def _stopped_children(self, process: Process) -> list[psutil.Process]:
-        """Stop the postmaster, so that it starts no further child, and give those that it has."""
+        """Stop the postmaster, so that it starts no further child, and return those that it has."""
         postmaster = psutil.Process(process.pid)
         process.send(signal.SIGSTOP)
         try:

@@ -15,9 +15,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from dev.servers.postgres import create_database
-from dev.servers.process import Say, ServerError, say
+from dev.servers.process import Echo, ServerError, echo
+from shared.postgres.session_settings import forget_libpq_variables
 from shared.settings import Settings
-from shared.surroundings import forget_libpq_variables
 
 ROOT = Path(__file__).parents[2]
 COMMAND_SECONDS_MAX = 120.0  # migrations of an empty database take about a second
@@ -28,7 +28,7 @@ def service_names() -> list[str]:
     return sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
 
 
-def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = None, report: Say = say) -> None:
+def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = None, report: Echo = echo) -> None:
     """Make the database of every service, then its topics and its tables. What is there already, stays.
 
     In `database_url`, `{service}` stands for the name of each service, as in the services' own setting.
@@ -48,16 +48,18 @@ def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = 
 
 
 def _create_topics_of_others(bootstrap: str, names: Sequence[str]) -> None:
-    """Create the topics that are heard here and on which no service here speaks: another team's, who would do it."""
+    """Create the topics that are consumed here and on which no service here publishes: another team's, who would do
+    it.
+    """
     invalidate_caches()  # a service may have been made a moment ago
     declared = [import_module(f"services.{name}.handlers").SERVICE for name in service_names()]
-    spoken = {topic for service in declared for topic in service.speaks_on}
-    heard = {topic for service in declared if service.name in names for topic in service.hears} - spoken
-    if not heard:
+    published = {topic for service in declared for topic in service.published_topics}
+    consumed = {topic for service in declared if service.name in names for topic in service.consumed_topics} - published
+    if not consumed:
         return
     client = AdminClient({"bootstrap.servers": bootstrap})
     partitions = Settings.model_fields["partitions"].default
-    new = [NewTopic(topic, num_partitions=partitions, replication_factor=1) for topic in sorted(heard)]
+    new = [NewTopic(topic, num_partitions=partitions, replication_factor=1) for topic in sorted(consumed)]
     for topic, future in client.create_topics(new).items():
         try:
             future.result(COMMAND_SECONDS_MAX)
@@ -68,7 +70,7 @@ def _create_topics_of_others(bootstrap: str, names: Sequence[str]) -> None:
 
 def _prepare(name: str, bootstrap: str, dsn: str) -> None:
     env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap, "DATABASE_URL": dsn}
-    for command in ("topics --heard", "migrate"):
+    for command in ("topics --consumed", "migrate"):
         words = [sys.executable, "-m", f"services.{name}", *command.split()]
         done = subprocess.run(
             words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False

@@ -18,11 +18,11 @@ SPAWN_SECONDS_MAX = 30.0  # two interpreters on a busy machine
 PORT_TAKEN = "Address already in use"  # the C library's words, in the logs of both servers
 LOG_LINES = 25  # enough for a Java stack trace's head and its cause
 
-Say = Callable[[str], None]
+Echo = Callable[[str], None]
 
 
 def environment(**more: str) -> dict[str, str]:
-    """Give the variables for a server: those without which a program may not start; the rest would configure it."""
+    """Return the variables for a server: those without which a program may not start; the rest would configure it."""
     names = ("PATH", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")
     return {name: os.environ[name] for name in names if name in os.environ} | more
 
@@ -35,7 +35,7 @@ class PortTaken(ServerError):
     """Another process listens on the port."""
 
 
-def say(message: str) -> None:
+def echo(message: str) -> None:
     """Report progress where it does not mix with what a program prints as its result."""
     print(message, file=sys.stderr, flush=True)
 
@@ -112,7 +112,7 @@ class Process:
             time.sleep(POLL_SECONDS)
 
     def output(self) -> str:
-        """Give what this run of the server has logged; an earlier run's log stands in the same file."""
+        """Return what this run of the server has logged; an earlier run's log stands in the same file."""
         with self._log.open("rb") as log:
             log.seek(self._log_begin)
             return log.read().decode(errors="replace")

@@ -11,7 +11,7 @@ from dev.servers.cluster import Cluster
 from dev.servers.kafka import Kafka
 from dev.servers.places import leave, run_directory
 from dev.servers.postgres import Postgres
-from dev.servers.process import Say, say
+from dev.servers.process import Echo, echo
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def running(
     kafka_port: int | None = None,
     postgres_port: int | None = None,
     kafka_settings: Mapping[str, str] | None = None,
-    report: Say = say,
+    report: Echo = echo,
 ) -> Iterator[Servers]:
     """Start Kafka and PostgreSQL, on free ports or those given; when the block ends, both are gone with their data."""
     directory = run_directory()
@@ -47,7 +47,9 @@ def running(
 
 
 @contextmanager
-def running_cluster(*, kafka_settings: Mapping[str, str] | None = None, report: Say = say) -> Iterator[ClusterServers]:
+def running_cluster(
+    *, kafka_settings: Mapping[str, str] | None = None, report: Echo = echo
+) -> Iterator[ClusterServers]:
     """Start three brokers and PostgreSQL; when the block ends, all are gone with their data."""
     directory = run_directory()
     kafka = Cluster(directory, settings=kafka_settings, report=report)
@@ -57,7 +59,7 @@ def running_cluster(*, kafka_settings: Mapping[str, str] | None = None, report: 
 
 
 @contextmanager
-def _up(directory: Path, kafka: Kafka | Cluster, postgres: Postgres, report: Say) -> Iterator[None]:
+def _up(directory: Path, kafka: Kafka | Cluster, postgres: Postgres, report: Echo) -> Iterator[None]:
     begin = time.monotonic()
     report("Starting Kafka and PostgreSQL ...")
     try:

@@ -21,7 +21,7 @@ class Account:
 
 
 def account() -> Account | None:
-    """Give the account for a server that refuses root; None if we are not root, so that ours will do."""
+    """Return the account for a server that refuses root; None if we are not root, so that ours will do."""
     if os.geteuid() != 0:
         return None
     nobody = pwd.getpwnam("nobody")

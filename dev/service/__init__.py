@@ -5,11 +5,12 @@ any language but Python: it is linted and type-checked where it lies, and its te
 same text with other names:
 
     skeleton, Skeleton, ...     the name of the new service, in each of its spellings (`names`)
-    SomethingHappened           an event that FROM says, with its topic, `elsewhere.events`, and the field that is its
+    SomethingHappened           an event that FROM publishes, with its topic, `elsewhere.events`, and the field that is
+    its
                                 key, `something_id`
 
-So FROM gives the new service something to hear and nothing else: what another service does is seldom what the new one
-shall do, and what all services need is in `shared/`. What each of them repeats is compared by
+So FROM gives the new service something to consume and nothing else: what another service does is seldom what the new
+one shall do, and what all services need is in `shared/`. What each of them repeats is compared by
 `tests/unit/services/test_drift.py`.
 
 `services/*/__main__.py` is the list of the services, for the tests, the servers, the demo and its balance sheet. So a

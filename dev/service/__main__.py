@@ -7,34 +7,37 @@ from dev.servers import background, service_names
 from dev.servers.prepare import ROOT
 from dev.servers.process import ServerError
 from dev.service import copying, removing
-from dev.service.copying import Heard, Refused
+from dev.service.copying import Consumed, Misconfigured
 from dev.service.entries import entries
 from dev.service.names import Spellings
+from shared import renamed
 
-EXIT_REFUSED = 1
+EXIT_MISCONFIGURED = 1
 
 
 def main() -> int:
     """Do what the command line says."""
     parser = argparse.ArgumentParser(prog="python -m dev.service", description="Make a service, or remove one.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    new = commands.add_parser("new", help="make a service that hears an event of another one")
+    new = commands.add_parser("new", help="make a service that consumes an event of another one")
     new.add_argument("name")
-    new.add_argument("--from", dest="source", required=True, help="the service that it hears")
-    new.add_argument("--hears", help="the event; the first one that the other service says, if none is given")
+    new.add_argument("--from", dest="source", required=True, help="the service that it consumes")
+    new.add_argument("--consumes", help="the event; the first one that the other service publishes, if none is given")
     remove = commands.add_parser("remove", help="take a service away again")
     remove.add_argument("name")
     remove.add_argument("--force", action="store_true", help="also if it was changed and git has not got it")
+    if refusal := renamed.refusal(sys.argv):
+        parser.error(refusal)
     given = parser.parse_args()
     try:
         if given.command == "new":
-            _tell(*copying.new(given.name, given.source, given.hears)[:2])
+            _tell(*copying.new(given.name, given.source, given.consumes)[:2])
             prepare()
         else:
             print(f"Removed {len(removing.remove(given.name, force=given.force))} files of {given.name}.")
-    except Refused as error:
+    except Misconfigured as error:
         print(f"Nothing was changed. {error}", file=sys.stderr)
-        return EXIT_REFUSED
+        return EXIT_MISCONFIGURED
     return 0
 
 
@@ -48,11 +51,11 @@ def prepare() -> None:
         print(f"The service is made; its database and topics are not. Run `make servers` again: {error}")
 
 
-def _tell(name: Spellings, heard: Heard) -> None:
+def _tell(name: Spellings, consumed: Consumed) -> None:
     (port,) = (entry.http_port for entry in entries(service_names()) if entry.service == name.snake)
     print(f"""\
-Made the service {name.snake}. It hears {heard.event} on {heard.topic}, keeps the table {name.snake}, says
-{name.title}Noted on {name.snake}.events, and answers POST /{name.path}/{{{heard.field}}}/notes.
+Made the service {name.snake}. It consumes {consumed.event} on {consumed.topic}, keeps the table {name.snake}, publishes
+{name.title}Noted on {name.snake}.events, and answers POST /{name.path}/{{{consumed.field}}}/notes.
 
     services/{name.snake}/
     migrations/{name.snake}/
@@ -66,7 +69,7 @@ Its tests pass, `make test`, `make demo` and `make up` have it already. To start
     .venv/bin/python -m services.{name.snake} worker
     HTTP_PORT={port} .venv/bin/python -m services.{name.snake} api
 
-What it is about is yours to say; begin with services/{name.snake}/events.py.""")
+What it is about is yours to decide; begin with services/{name.snake}/events.py.""")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from dev.servers import service_names
 from dev.service import copying, entries
-from dev.service.copying import ROOT, Heard, Refused, declared
+from dev.service.copying import ROOT, Consumed, Misconfigured, declared
 from dev.service.names import Spellings
 
 DEMO = ("inventory", "order", "payment")
@@ -55,16 +55,18 @@ SECTIONS = ("The way of one record", "What happens after a kill", "What you find
 
 
 def without_demo(*, force: bool = False) -> None:
-    """Remove the demo. Raises `Refused`; then nothing has changed."""
+    """Remove the demo. Raises `Misconfigured`; then nothing has changed."""
     if not force and (changed := _changed()):
-        raise Refused(f"Commit your changes first, or say FORCE=1: there is no other way back. {changed}")
+        raise Misconfigured(f"Commit your changes first, or use FORCE=1: there is no other way back. {changed}")
     mine = [name for name in service_names() if name not in DEMO]
     for name in mine:
         for route in declared(name).routes:
             if route.event.topic.partition(".")[0] in DEMO:
-                raise Refused(f"{name} hears {route.event.__name__} on {route.event.topic}; take that away first")
+                raise Misconfigured(
+                    f"{name} consumes {route.event.__name__} on {route.event.topic}; take that away first"
+                )
     if missing := [place for place in GONE if not (ROOT / place).exists()]:
-        raise Refused(f"{', '.join(missing)} cannot be found: is the demo gone already?")
+        raise Misconfigured(f"{', '.join(missing)} cannot be found: is the demo gone already?")
     if not force:
         _ask()
     pages = {
@@ -75,7 +77,7 @@ def without_demo(*, force: bool = False) -> None:
     for page in (ROOT / "docs").glob("*.md"):
         pages[f"docs/{page.name}"] = unlinked(page.read_text())
     pages = {place: text for place, text in pages.items() if place not in GONE}
-    example = {} if mine else copying.files(Spellings(EXAMPLE), Heard())
+    example = {} if mine else copying.files(Spellings(EXAMPLE), Consumed())
     lists = entries.lists(mine or [EXAMPLE])
     copying.write(example)
     entries.write({Path(place): text for place, text in pages.items()} | lists)
@@ -88,10 +90,10 @@ def without_demo(*, force: bool = False) -> None:
 
 
 def readme(text: str, head: str) -> str:
-    """Give the README of the bare template: another head, and the sections that are true of any service."""
+    """Return the README of the bare template: another head, and the sections that are true of any service."""
     sections = dict(re.findall(r"^## (.*?)\n(.*?)(?=^## |\Z)", text, re.DOTALL | re.MULTILINE))
     if missing := set(SECTIONS) - sections.keys():
-        raise Refused(f"README.md has no section {missing.pop()}")
+        raise Misconfigured(f"README.md has no section {missing.pop()}")
     kept = "".join(f"\n## {name}\n{sections[name].rstrip()}\n" for name in SECTIONS)
     kept = kept.replace("services/inventory/handlers.py │", "services/example/handlers.py   │")
     kept = kept.replace("Kafka: order.events", "Kafka: elsewhere.events").replace("inventory.events", "example.events")
@@ -107,14 +109,14 @@ def readme(text: str, head: str) -> str:
 
 
 def unlinked(page: str) -> str:
-    """Give a page without its rows about what is gone, links to it, and commands of it."""
+    """Return a page without its rows about what is gone, links to it, and commands of it."""
     page = re.sub(r"(?m)^\|.*\]\(\.\./tests/e2e\).*\n", "", page)
     page = re.sub(r"`make (demo[^`]*)`", r"`\1` of the template", page)
     return re.sub(r"\[([^\]]*)\]\((benchmarks|one-more-event|services|your-first-service)\.md[^)]*\)", r"\1", page)
 
 
 def makefile(text: str) -> str:
-    """Give the Makefile without the targets of the demo."""
+    """Return the Makefile without the targets of the demo."""
     for target in TARGETS:
         text = _without_lines(text, rf"(?m)^{target}:.*\n(?:\t.*\n)+\n")
         text = re.sub(rf"(?m)^(\.PHONY:.*?) {target}\b", r"\1", text)
@@ -124,19 +126,19 @@ def makefile(text: str) -> str:
 def _without_lines(text: str, pattern: str) -> str:
     found, count = re.subn(pattern, "", text, flags=re.MULTILINE)
     if not count:
-        raise Refused(f"nothing fits {pattern!r} any more")
+        raise Misconfigured(f"nothing fits {pattern!r} any more")
     return found
 
 
 def _ask() -> None:
-    """Ask whoever sits there. Raises `Refused` unless the answer is yes, and where nobody can answer."""
+    """Ask whoever sits there. Raises `Misconfigured` unless the answer is yes, and where nobody can answer."""
     places = [ROOT / place for place in GONE]
     files = sum(1 if place.is_file() else sum(path.is_file() for path in place.rglob("*.py")) for place in places)
     what = f"This deletes {', '.join(DEMO)} and all that is about them: {files} files"
     if not sys.stdin.isatty():
-        raise Refused(f"{what}. Nobody is there to be asked; say FORCE=1 if you mean it")
+        raise Misconfigured(f"{what}. Nobody is there to be asked; use FORCE=1 if you mean it")
     if input(f"{what}. Type yes to go on: ").strip() != "yes":
-        raise Refused("You did not say yes.")
+        raise Misconfigured("You did not confirm.")
 
 
 def _changed() -> str:
@@ -153,7 +155,7 @@ def main() -> int:
     parser.add_argument("--force", action="store_true", help="do not ask; also if something is not committed")
     try:
         without_demo(force=parser.parse_args().force)
-    except Refused as error:
+    except Misconfigured as error:
         print(f"Nothing was changed. {error}", file=sys.stderr)
         return 1
     print(

@@ -15,7 +15,7 @@ from dev.servers import service_names
 from dev.service import entries
 from dev.service.names import Spellings, WrongName, spellings
 from shared.events import Event
-from shared.handling import Service
+from shared.service import Service
 
 ROOT = Path(__file__).parents[2]
 SKELETON = Path(__file__).parent / "skeleton"
@@ -26,12 +26,12 @@ OURS = 'lint.isort.known-first-party = ["dev", "migrations", "services", "shared
 MISSING = "no service is called {name!r}; there are {services}"
 
 
-class Refused(Exception):
+class Misconfigured(Exception):
     """It cannot be done, and nothing was changed."""
 
 
-class Heard(NamedTuple):
-    """The event that a new service hears."""
+class Consumed(NamedTuple):
+    """The event that a new service consumes."""
 
     event: str = "SomethingHappened"
     topic: str = "elsewhere.events"
@@ -41,36 +41,40 @@ class Heard(NamedTuple):
 
 # Other things in the skeleton's modules have these names already.
 _TAKEN_EVENTS = frozenset({"Event", "Keyed", "Id", "Meta", "Base", "Read", "Service", "Session"})
-_TAKEN_FIELDS = frozenset({"key", "times", "topic", "version", "note", "said", "work", "call"})
+_TAKEN_FIELDS = frozenset({"key", "times", "topic", "version", "note", "published", "work", "call"})
 
 
 def declared(service: str) -> Service:
-    """Give what a service says about itself. Raises `Refused` if there is none of that name."""
+    """Return what a service publishes about itself. Raises `Misconfigured` if there is none of that name."""
     names = service_names()
     if service not in names:
-        raise Refused(MISSING.format(name=service, services=", ".join(names)))
+        raise Misconfigured(MISSING.format(name=service, services=", ".join(names)))
     found: Service = importlib.import_module(f"services.{service}.handlers").SERVICE
     return found
 
 
-def heard(source: str, event: str | None = None) -> Heard:
-    """Choose an event that the service `source` says: `event`, or the first. Raises `Refused` if it cannot be heard."""
-    says = {said.__name__: said for said in declared(source).says}
-    if event is None and says:
-        event = next(iter(says))
-    if event is None or event not in says:
-        raise Refused(f"{source} does not say {event or 'anything'}; it says {', '.join(says) or 'nothing'}")
-    return of(says[event])
+def consumed(source: str, event: str | None = None) -> Consumed:
+    """Choose an event that the service `source` publishes: `event`, or the first. Raises `Misconfigured` if it
+    cannot be consumed.
+    """
+    publishes = {published.__name__: published for published in declared(source).publishes}
+    if event is None and publishes:
+        event = next(iter(publishes))
+    if event is None or event not in publishes:
+        raise Misconfigured(
+            f"{source} does not publish {event or 'anything'}; it publishes {', '.join(publishes) or 'nothing'}"
+        )
+    return of(publishes[event])
 
 
-def of(event: type[Event]) -> Heard:
-    """Describe an event. Raises `Refused` if its key is not simply one of its fields."""
+def of(event: type[Event]) -> Consumed:
+    """Describe an event. Raises `Misconfigured` if its key is not simply one of its fields."""
     field = _key_field(event)
     if event.__name__ in _TAKEN_EVENTS or field in _TAKEN_FIELDS:
-        raise Refused(
+        raise Misconfigured(
             f"{event.__name__} and its field {field}: the skeleton uses one of these names; choose another event"
         )
-    return Heard(event.__name__, event.topic, field)
+    return Consumed(event.__name__, event.topic, field)
 
 
 def _key_field(event: type[Event]) -> str:
@@ -85,12 +89,14 @@ def _key_field(event: type[Event]) -> str:
     given = getter(Probe())
     fields = {field.encode_name: field.type for field in msgspec.inspect.type_info(event).fields}  # type: ignore[attr-defined]
     if Probe.asked != [given] or not isinstance(fields.get(given), msgspec.inspect.StrType):
-        raise Refused(f"the key of {event.__name__} is not simply one of its text fields; choose another event to hear")
+        raise Misconfigured(
+            f"the key of {event.__name__} is not simply one of its text fields; choose another event to consume"
+        )
     return str(given)
 
 
-def files(name: Spellings, event: Heard) -> dict[Path, str]:
-    """Give all files of a new service, by their path under the root."""
+def files(name: Spellings, event: Consumed) -> dict[Path, str]:
+    """Return all files of a new service, by their path under the root."""
     places: dict[Path, Path] = {
         path: Path("services") / name.snake / path.name for path in (SKELETON / "service").glob("*.py")
     }
@@ -100,7 +106,7 @@ def files(name: Spellings, event: Heard) -> dict[Path, str]:
         SKELETON / "tests" / "unit.py": Path(f"tests/unit/services/test_{name.snake}.py"),
         SKELETON / "tests" / "integration.py": Path(f"tests/integration/test_{name.snake}.py"),
     }
-    words = name.instead_of_skeleton() | dict(zip(Heard(), event, strict=True)) | {MODULE: f"services.{name.snake}"}
+    words = name.instead_of_skeleton() | dict(zip(Consumed(), event, strict=True)) | {MODULE: f"services.{name.snake}"}
     # All in one pass, since a new word may contain an old one; the longest of those that fit.
     old = re.compile("|".join(map(re.escape, sorted(words, key=len, reverse=True))))
     made = {place: old.sub(lambda found: words[found[0]], path.read_text()) for path, place in places.items()}
@@ -131,25 +137,27 @@ def _formatted(made: Mapping[Path, str]) -> dict[Path, str]:
                 check=False,
             )
             if done.returncode:
-                raise Refused(f"the new files would not be Python that ruff accepts:\n{done.stderr}{done.stdout}")
+                raise Misconfigured(f"the new files would not be Python that ruff accepts:\n{done.stderr}{done.stdout}")
         return {place: (Path(folder) / place).read_text() for place in made}
 
 
-def new(given: str, source: str, event: str | None = None) -> tuple[Spellings, Heard, list[Path]]:
-    """Make the service `given`, which hears an event of `source`; give its name, the event, and the files.
+def new(given: str, source: str, event: str | None = None) -> tuple[Spellings, Consumed, list[Path]]:
+    """Make the service `given`, which consumes an event of `source`; return its name, the event, and the files.
 
-    Raises `Refused`; then nothing has changed.
+    Raises `Misconfigured`; then nothing has changed.
     """
     try:
         name = spellings(given, service_names())
     except WrongName as error:
-        raise Refused(str(error)) from error
-    chosen = heard(source, event)
+        raise Misconfigured(str(error)) from error
+    chosen = consumed(source, event)
     if chosen.event in {name.title, f"{name.title}Noted", f"{name.title}Answer", f"{name.title}Container"}:
-        raise Refused(f"{chosen.event} would be two things in the service {name.snake}; choose another name or event")
+        raise Misconfigured(
+            f"{chosen.event} would be two things in the service {name.snake}; choose another name or event"
+        )
     made, lists = files(name, chosen), entries.lists([*service_names(), name.snake])
     if there := [place for place in made if (ROOT / place).exists()]:
-        raise Refused(f"{there[0]} is there already")
+        raise Misconfigured(f"{there[0]} is there already")
     write(made)
     entries.write(lists)
     return name, chosen, list(made)

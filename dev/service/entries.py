@@ -30,7 +30,7 @@ class Entry(NamedTuple):
 
 
 def entries(services: Sequence[str]) -> list[Entry]:
-    """Give the entry of each service."""
+    """Return the entry of each service."""
     return [Entry(name, FIRST_PORT + number) for number, name in enumerate(services)]
 
 
@@ -40,7 +40,7 @@ def compose_file(service: str) -> Path:
 
 
 def compose_port(service: str) -> int:
-    """Give the port at which docker compose publishes the API of `service`: it keeps the one that it has, and a new
+    """Return the port at which docker compose publishes the API of `service`: it keeps the one that it has, and a new
     service gets one that no other has.
     """
     taken = {
@@ -52,7 +52,7 @@ def compose_port(service: str) -> int:
 
 
 def lists(services: Sequence[str]) -> dict[Path, str]:
-    """Give the files that list the services, with exactly `services` in them."""
+    """Return the files that list the services, with exactly `services` in them."""
     made = {}
     for place, (pattern, lines) in LISTS.items():
         listed = "".join(lines.format(service) for service in sorted(services))

@@ -10,7 +10,6 @@ from pathlib import Path
 
 from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 
-from shared import tables
 from shared.settings import Settings
 
 ROOT = Path(__file__).parents[2]
@@ -58,7 +57,7 @@ class Spellings:
         return self.snake.replace("_", "-")
 
     def instead_of_skeleton(self) -> dict[str, str]:
-        """Give what stands in the skeleton's texts for the name, and what to write there."""
+        """Return what stands in the skeleton's texts for the name, and what to write there."""
         return {
             "/skeleton/": f"/{self.path}/",
             "skeleton service": f"{self.words} service",
@@ -68,7 +67,7 @@ class Spellings:
         }
 
     def generic(self, text: str) -> str:
-        """Give a text of this service as one of a service called `skeleton`, to compare it with others."""
+        """Return a text of this service as one of a service called `skeleton`, to compare it with others."""
         text = text.replace(f"{self.words} service", "skeleton service")
         text = re.sub(rf"\b{self.title}(?=[A-Z]|\b)", "Skeleton", text)
         return re.sub(rf"\b{self.snake}\b", "skeleton", text)
@@ -94,8 +93,8 @@ def spellings(given: str, taken: Collection[str]) -> Spellings:
     if name in DATABASES or name.startswith("pg_"):
         raise WrongName(f"{name!r}: PostgreSQL keeps this name for itself")
     found = Spellings(name)
-    if name in {*tables.metadata.tables, "alembic_version"}:
-        raise WrongName(f"{name!r}: the library has a table of this name in the database of every service")
+    if name.startswith("exactly_once"):
+        raise WrongName(f"{name!r}: the names of the library's own tables begin so")
     if name in RESERVED_WORDS:
         raise WrongName(f"{name!r} is a reserved word of PostgreSQL; its table would be quoted in every statement")
     if keyword.iskeyword(found.title) or found.title in _identifiers():

@@ -1,6 +1,6 @@
 """Takes a service away again, if nothing is lost by it.
 
-A service may go if nobody else hears it, and if its files can be had again: each is what `new` would write, or is in
+A service may go if nobody else consumes it, and if its files can be had again: each is what `new` would write, or is in
 git as it is. Otherwise it stays, unless that is insisted upon.
 """
 
@@ -9,25 +9,25 @@ from pathlib import Path
 
 from dev.servers import service_names
 from dev.service import copying, entries
-from dev.service.copying import ROOT, Refused, declared
+from dev.service.copying import ROOT, Misconfigured, declared
 from dev.service.names import Spellings
 
 
 def remove(given: str, *, force: bool = False) -> list[Path]:
-    """Remove a service; give the files. Raises `Refused`; then nothing has changed."""
+    """Remove a service; return the files. Raises `Misconfigured`; then nothing has changed."""
     name = given.replace("-", "_").lower()
     service = declared(name)
     for other in service_names():
         if other == name:
             continue
         for route in declared(other).routes:
-            if route.event.topic in service.speaks_on:
-                raise Refused(f"{other} hears {route.event.__name__} of {name}; take that away first")
+            if route.event.topic in service.published_topics:
+                raise Misconfigured(f"{other} consumes {route.event.__name__} of {name}; take that away first")
     places = own(name)
     if not force and (changed := _changed(name, places)):
-        raise Refused(
+        raise Misconfigured(
             f"{name} was changed since it was made, and git has not got it: {', '.join(map(str, changed))}. "
-            f"Commit it, or say FORCE=1"
+            f"Commit it, or use FORCE=1"
         )
     lists = entries.lists([other for other in service_names() if other != name])
     copying.delete(places)
@@ -36,7 +36,7 @@ def remove(given: str, *, force: bool = False) -> list[Path]:
 
 
 def own(name: str) -> list[Path]:
-    """Give all files that belong to a service alone. `__main__.py` comes first: without it the rest is no service."""
+    """Return all files that belong to a service alone. `__main__.py` comes first: without it the rest is no service."""
     found = [
         path.relative_to(ROOT)
         for folder in ("services", "migrations")
@@ -50,7 +50,7 @@ def own(name: str) -> list[Path]:
 
 
 def _changed(name: str, places: list[Path]) -> list[Path]:
-    """Give the files that would be lost."""
+    """Return the files that would be lost."""
     fresh: dict[Path, str] = {}
     routes = declared(name).routes
     if len(routes) == 1:

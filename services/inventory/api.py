@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.dialects.postgresql import insert
 
 from services.inventory.models import Stock
-from shared.http.call import Answer, Calling, Route
+from shared.http.call import ApiResponse, CurrentCall, Route
 from shared.http.problems import Problem, documented
 from shared.session import Session
 
@@ -37,7 +37,7 @@ class ReceiveStock(BaseModel):
     quantity: Annotated[int, Field(ge=1, le=1_000_000)]
 
 
-class StockAnswer(BaseModel):
+class StockResponse(BaseModel):
     """An item as it stands: received = available + reserved + sold."""
 
     sku: str
@@ -49,43 +49,43 @@ class StockAnswer(BaseModel):
     received: int
 
 
-@router.put("/stock/{sku}", responses={201: {"model": StockAnswer, "description": "Created"}, **documented(415)})
-def set_stock(sku: Sku, asked: SetStock, call: Calling, response: Response) -> StockAnswer:
+@router.put("/stock/{sku}", responses={201: {"model": StockResponse, "description": "Created"}, **documented(415)})
+def set_stock(sku: Sku, body: SetStock, call: CurrentCall, response: Response) -> StockResponse:
     """Introduce an item, or change its price."""
-    new = insert(Stock).values(sku=sku, **asked.model_dump(), available=0, reserved=0, sold=0, received=0)
+    new = insert(Stock).values(sku=sku, **body.model_dump(), available=0, reserved=0, sold=0, received=0)
     with call.transaction() as session:
         created = session.execute(new.on_conflict_do_nothing().returning(Stock.sku)).scalar_one_or_none()
         item = _lock(session, sku)
-        item.price, item.currency = asked.price, asked.currency
+        item.price, item.currency = body.price, body.currency
         response.status_code = 201 if created else 200
-        return _answer(item)
+        return _response(item)
 
 
 @router.post(
-    "/stock/{sku}/receipts", status_code=201, response_model=StockAnswer, responses=documented(400, 404, 409, 415)
+    "/stock/{sku}/receipts", status_code=201, response_model=StockResponse, responses=documented(400, 404, 409, 415)
 )
-def receive_stock(sku: Sku, asked: ReceiveStock, call: Calling) -> Response:
+def receive_stock(sku: Sku, body: ReceiveStock, call: CurrentCall) -> Response:
     """Receive items: they are available at once."""
 
-    def work(session: Session) -> Answer:
+    def work(session: Session) -> ApiResponse:
         item = _lock(session, sku)
-        if item.received + asked.quantity > RECEIVED_MAX:
+        if item.received + body.quantity > RECEIVED_MAX:
             raise Problem(409, f"no more than {RECEIVED_MAX} of {sku} can ever be received")
-        item.received += asked.quantity
-        item.available += asked.quantity
-        return Answer(201, _answer(item))
+        item.received += body.quantity
+        item.available += body.quantity
+        return ApiResponse(201, _response(item))
 
     return call.once(work)
 
 
 @router.get("/stock/{sku}", responses=documented(404))
-def get_stock(sku: Sku, call: Calling) -> StockAnswer:
-    """Give one item."""
+def get_stock(sku: Sku, call: CurrentCall) -> StockResponse:
+    """Return one item."""
     with call.transaction() as session:
         item = session.get(Stock, sku)
         if item is None:
             raise Problem(404, f"there is no item {sku}")
-        return _answer(item)
+        return _response(item)
 
 
 def _lock(session: Session, sku: str) -> Stock:
@@ -95,8 +95,8 @@ def _lock(session: Session, sku: str) -> Stock:
     return item
 
 
-def _answer(item: Stock) -> StockAnswer:
-    return StockAnswer(
+def _response(item: Stock) -> StockResponse:
+    return StockResponse(
         sku=item.sku,
         price=item.price,
         currency=item.currency,

@@ -1,5 +1,5 @@
-"""What the inventory service says, and its own view of what it hears: it imports no other service, and reads only the
-fields it needs.
+"""What the inventory service publishes, and its own view of what it consumes: it imports no other service, and reads
+only the fields it needs.
 """
 
 from typing import Annotated, ClassVar
@@ -66,7 +66,7 @@ class Line(Struct, frozen=True):
 
 
 class OrderPlaced(OrderEvent, frozen=True, kw_only=True):
-    """Heard: somebody ordered."""
+    """Consumed: somebody ordered."""
 
     topic: ClassVar[str] = "order.events"
     account: Id
@@ -74,18 +74,18 @@ class OrderPlaced(OrderEvent, frozen=True, kw_only=True):
 
 
 class OrderCancelled(OrderEvent, frozen=True, kw_only=True):
-    """Heard: the customer cancelled; whatever was taken goes back."""
+    """Consumed: the customer cancelled; whatever was taken goes back."""
 
     topic: ClassVar[str] = "order.events"
 
 
 class PaymentCaptured(OrderEvent, frozen=True, kw_only=True):
-    """Heard: the money is taken."""
+    """Consumed: the money is taken."""
 
     topic: ClassVar[str] = "payment.events"
 
 
 class PaymentDeclined(OrderEvent, frozen=True, kw_only=True):
-    """Heard: no money is taken."""
+    """Consumed: no money is taken."""
 
     topic: ClassVar[str] = "payment.events"

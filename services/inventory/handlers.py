@@ -1,7 +1,7 @@
 """What the inventory service does about each event.
 
 A reservation is sold when the payment is captured, released when it is declined, and released when the order is
-cancelled, from whatever state it then is in. An order that is cancelled before it is heard of leaves a CANCELLED row,
+cancelled, from whatever state it then is in. An order that is cancelled before it is known here leaves a CANCELLED row,
 so that the late `OrderPlaced` reserves nothing.
 """
 
@@ -21,7 +21,7 @@ from services.inventory.events import (
 )
 from services.inventory.models import Reservation, ReservationState, Stock
 from shared.events import Event
-from shared.handling import Read, Service, on
+from shared.service import Read, Service, on
 from shared.session import Session
 from shared.states import NONE, Machine, ignore, refuse, to
 
@@ -174,5 +174,5 @@ SERVICE = Service(
         on(PaymentCaptured, sell, _reservation, _items),
         on(PaymentDeclined, release, _reservation, _items),
     ),
-    says=(StockReserved, StockRejected, StockReleased, StockSold),
+    publishes=(StockReserved, StockRejected, StockReleased, StockSold),
 )

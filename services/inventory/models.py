@@ -34,7 +34,7 @@ class Stock(Base):
 
 
 class ReservationState(StrEnum):
-    """Where a reservation stands. CANCELLED: its order was cancelled before it was heard of; nothing was reserved."""
+    """Where a reservation stands. CANCELLED: its order was cancelled before it was known here; nothing was reserved."""
 
     RESERVED = "RESERVED"
     REJECTED = "REJECTED"

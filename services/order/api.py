@@ -11,7 +11,7 @@ from uuid_utils import uuid7
 from services.order import events
 from services.order.handlers import PLACED, cancel
 from services.order.models import Order, OrderLine, OrderState
-from shared.http.call import Answer, Calling, Route
+from shared.http.call import ApiResponse, CurrentCall, Route
 from shared.http.problems import Problem, documented
 from shared.session import Session
 
@@ -51,7 +51,7 @@ class PlaceOrder(BaseModel):
         return self
 
 
-class OrderAnswer(BaseModel):
+class OrderResponse(BaseModel):
     """An order as it stands."""
 
     id: str
@@ -64,51 +64,51 @@ class OrderAnswer(BaseModel):
     placed_at: datetime
 
 
-class OrdersAnswer(BaseModel):
+class OrdersResponse(BaseModel):
     """A page of orders, newest first."""
 
-    orders: list[OrderAnswer]
+    orders: list[OrderResponse]
     next: Annotated[str | None, Field(description="`after` of the next page; null: this is the last one")]
 
 
-@router.post("/orders", status_code=201, response_model=OrderAnswer, responses=documented(400, 409, 415))
-def place_order(asked: PlaceOrder, call: Calling) -> Response:
+@router.post("/orders", status_code=201, response_model=OrderResponse, responses=documented(400, 409, 415))
+def place_order(body: PlaceOrder, call: CurrentCall) -> Response:
     """Place an order. It is decided later; follow `Location`."""
 
-    def work(session: Session) -> Answer:
-        order = Order(id=str(uuid7()), account=asked.account, state=PLACED)
+    def work(session: Session) -> ApiResponse:
+        order = Order(id=str(uuid7()), account=body.account, state=PLACED)
         session.add(order)
         lines = [
             OrderLine(order_id=order.id, number=number, sku=line.sku, quantity=line.quantity)
-            for number, line in enumerate(asked.lines, 1)
+            for number, line in enumerate(body.lines, 1)
         ]
         session.add_all(lines)
-        said = tuple(events.Line(line.sku, line.quantity) for line in asked.lines)
-        call.say(session, events.OrderPlaced(order_id=order.id, account=order.account, lines=said))
+        ordered = tuple(events.Line(line.sku, line.quantity) for line in body.lines)
+        call.publish(session, events.OrderPlaced(order_id=order.id, account=order.account, lines=ordered))
         session.flush()
-        return Answer(201, _answer(order, lines), f"/orders/{order.id}")
+        return ApiResponse(201, _response(order, lines), f"/orders/{order.id}")
 
     return call.once(work)
 
 
 @router.get("/orders/{order_id}", responses=documented(404))
-def get_order(order_id: OrderId, call: Calling) -> OrderAnswer:
-    """Give one order."""
+def get_order(order_id: OrderId, call: CurrentCall) -> OrderResponse:
+    """Return one order."""
     with call.transaction() as session:
         order = session.get(Order, order_id)
         if order is None:
             raise Problem(404, f"there is no order {order_id}")
-        return _answers(session, [order])[0]
+        return _responses(session, [order])[0]
 
 
 @router.get("/orders")
 def list_orders(
-    call: Calling,
+    call: CurrentCall,
     state: OrderState | None = None,
     after: Annotated[str | None, Query(pattern=ORDER_ID, description="`next` of the page before")] = None,
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
-) -> OrdersAnswer:
-    """Give orders, newest first; orders that come meanwhile shift no page."""
+) -> OrdersResponse:
+    """Return orders, newest first; orders that come meanwhile shift no page."""
     wanted = select(Order).order_by(Order.id.desc()).limit(limit + 1)
     if state is not None:
         wanted = wanted.where(Order.state == state)
@@ -117,35 +117,35 @@ def list_orders(
     with call.transaction() as session:
         found = list(session.scalars(wanted))
         page = found[:limit]
-        return OrdersAnswer(orders=_answers(session, page), next=page[-1].id if len(found) > limit else None)
+        return OrdersResponse(orders=_responses(session, page), next=page[-1].id if len(found) > limit else None)
 
 
-@router.post("/orders/{order_id}/cancel", response_model=OrderAnswer, responses=documented(400, 404, 409))
-def cancel_order(order_id: OrderId, call: Calling) -> Response:
+@router.post("/orders/{order_id}/cancel", response_model=OrderResponse, responses=documented(400, 404, 409))
+def cancel_order(order_id: OrderId, call: CurrentCall) -> Response:
     """Cancel an order; 409 when it is confirmed or rejected already. Stock and money go back, whatever had happened."""
 
-    def work(session: Session) -> Answer:
+    def work(session: Session) -> ApiResponse:
         order = session.lock(Order, order_id)
         if order is None:
             raise Problem(404, f"there is no order {order_id}")
         for event in cancel(order):
-            call.say(session, event)
-        return Answer(200, _answers(session, [order])[0])
+            call.publish(session, event)
+        return ApiResponse(200, _responses(session, [order])[0])
 
     return call.once(work)
 
 
-def _answers(session: Session, orders: list[Order]) -> list[OrderAnswer]:
+def _responses(session: Session, orders: list[Order]) -> list[OrderResponse]:
     ids = [order.id for order in orders]
     lines: dict[str, list[OrderLine]] = {order_id: [] for order_id in ids}
     found = select(OrderLine).where(OrderLine.order_id.in_(ids)).order_by(OrderLine.order_id, OrderLine.number)
     for line in session.scalars(found):
         lines[line.order_id].append(line)
-    return [_answer(order, lines[order.id]) for order in orders]
+    return [_response(order, lines[order.id]) for order in orders]
 
 
-def _answer(order: Order, lines: list[OrderLine]) -> OrderAnswer:
-    return OrderAnswer(
+def _response(order: Order, lines: list[OrderLine]) -> OrderResponse:
+    return OrderResponse(
         id=order.id,
         account=order.account,
         state=OrderState(order.state),

@@ -1,5 +1,5 @@
-"""What the order service says, and its own view of what it hears: it imports no other service, and reads only the
-fields it needs.
+"""What the order service publishes, and its own view of what it consumes: it imports no other service, and reads only
+the fields it needs.
 """
 
 from typing import Annotated, ClassVar
@@ -65,7 +65,7 @@ class OrderCancelled(OrderEvent, frozen=True, kw_only=True):
 
 
 class StockReserved(OrderEvent, frozen=True, kw_only=True):
-    """Heard: all lines are reserved, for this amount."""
+    """Consumed: all lines are reserved, for this amount."""
 
     topic: ClassVar[str] = "inventory.events"
     amount: Money
@@ -73,14 +73,14 @@ class StockReserved(OrderEvent, frozen=True, kw_only=True):
 
 
 class StockRejected(OrderEvent, frozen=True, kw_only=True):
-    """Heard: nothing is reserved."""
+    """Consumed: nothing is reserved."""
 
     topic: ClassVar[str] = "inventory.events"
     reason: Reason
 
 
 class PaymentCaptured(OrderEvent, frozen=True, kw_only=True):
-    """Heard: the money is taken."""
+    """Consumed: the money is taken."""
 
     topic: ClassVar[str] = "payment.events"
     amount: Money
@@ -88,7 +88,7 @@ class PaymentCaptured(OrderEvent, frozen=True, kw_only=True):
 
 
 class PaymentDeclined(OrderEvent, frozen=True, kw_only=True):
-    """Heard: no money is taken."""
+    """Consumed: no money is taken."""
 
     topic: ClassVar[str] = "payment.events"
     reason: Reason

@@ -1,8 +1,8 @@
 """What the order service does about each event.
 
 The order's own row decides the saga: it is confirmed by the payment or cancelled by the customer, whichever transaction
-commits first, and never both. `OrderCancelled` is said if and only if the order is CANCELLED; the other services undo
-what they had done when they hear it.
+commits first, and never both. `OrderCancelled` is published if and only if the order is CANCELLED; the other services
+undo what they had done when they consume it.
 """
 
 from collections.abc import Iterable
@@ -19,7 +19,7 @@ from services.order.events import (
 )
 from services.order.models import Order, OrderState
 from shared.events import Event
-from shared.handling import Read, Service, on
+from shared.service import Read, Service, on
 from shared.session import Session
 from shared.states import NONE, Machine, ignore, refuse, to
 
@@ -43,8 +43,8 @@ ORDER = Machine(
             NONE: _UNKNOWN,
             PLACED: to(RESERVED),
             RESERVED: _REPEAT,
-            CONFIRMED: ignore("the payment was heard first"),
-            REJECTED: ignore("the declined payment was heard first"),
+            CONFIRMED: ignore("the payment was consumed first"),
+            REJECTED: ignore("the declined payment was consumed first"),
             CANCELLED: _UNDONE,
         },
         "StockRejected": {
@@ -131,5 +131,5 @@ SERVICE = Service(
         on(PaymentCaptured, paid, _order),
         on(PaymentDeclined, refused, _order),
     ),
-    says=(OrderPlaced, OrderConfirmed, OrderRejected, OrderCancelled),
+    publishes=(OrderPlaced, OrderConfirmed, OrderRejected, OrderCancelled),
 )

@@ -8,7 +8,7 @@ from sqlalchemy.dialects.postgresql import insert
 from uuid_utils import uuid7
 
 from services.payment.models import Account, Entry
-from shared.http.call import Answer, Calling, Route
+from shared.http.call import ApiResponse, CurrentCall, Route
 from shared.http.problems import Problem, documented
 from shared.session import Session
 
@@ -39,7 +39,7 @@ class Deposit(BaseModel):
     currency: Currency
 
 
-class AccountAnswer(BaseModel):
+class AccountResponse(BaseModel):
     """An account as it stands."""
 
     id: str
@@ -49,57 +49,57 @@ class AccountAnswer(BaseModel):
 
 @router.put(
     "/accounts/{account_id}",
-    responses={201: {"model": AccountAnswer, "description": "Created"}, **documented(409, 415)},
+    responses={201: {"model": AccountResponse, "description": "Created"}, **documented(409, 415)},
 )
-def open_account(account_id: AccountId, asked: OpenAccount, call: Calling, response: Response) -> AccountAnswer:
+def open_account(account_id: AccountId, body: OpenAccount, call: CurrentCall, response: Response) -> AccountResponse:
     """Open an account; opening it again changes nothing. 409 when it has another currency."""
-    new = insert(Account).values(id=account_id, currency=asked.currency, balance=0)
+    new = insert(Account).values(id=account_id, currency=body.currency, balance=0)
     with call.transaction() as session:
         created = session.execute(new.on_conflict_do_nothing().returning(Account.id)).scalar_one_or_none()
         account = _lock(session, account_id)
-        if account.currency != asked.currency:
+        if account.currency != body.currency:
             raise Problem(409, f"account {account_id} is in {account.currency} and stays so")
         response.status_code = 201 if created else 200
-        return _answer(account)
+        return _response(account)
 
 
 @router.post(
     "/accounts/{account_id}/deposits",
     status_code=201,
-    response_model=AccountAnswer,
+    response_model=AccountResponse,
     responses=documented(400, 404, 409, 415),
 )
-def deposit(account_id: AccountId, asked: Deposit, call: Calling) -> Response:
+def deposit(account_id: AccountId, body: Deposit, call: CurrentCall) -> Response:
     """Put money into an account; 422 when its currency is another one."""
 
-    def work(session: Session) -> Answer:
+    def work(session: Session) -> ApiResponse:
         account = _lock(session, account_id)
-        if account.currency != asked.currency:
+        if account.currency != body.currency:
             raise Problem(
-                422, f"account {account_id} is in {account.currency}, not in {asked.currency}", kind="wrong-currency"
+                422, f"account {account_id} is in {account.currency}, not in {body.currency}", kind="wrong-currency"
             )
-        if account.balance + asked.amount > BALANCE_MAX:
+        if account.balance + body.amount > BALANCE_MAX:
             raise Problem(409, f"account {account_id} cannot hold more than {BALANCE_MAX}")
-        account.balance += asked.amount
+        account.balance += body.amount
         posting = f"deposit:{uuid7()}"
         customer = Entry(
-            posting=posting, side="customer", account=account_id, amount=asked.amount, currency=asked.currency
+            posting=posting, side="customer", account=account_id, amount=body.amount, currency=body.currency
         )
-        cash = Entry(posting=posting, side="cash", amount=-asked.amount, currency=asked.currency)
+        cash = Entry(posting=posting, side="cash", amount=-body.amount, currency=body.currency)
         session.add_all((customer, cash))
-        return Answer(201, _answer(account))
+        return ApiResponse(201, _response(account))
 
     return call.once(work)
 
 
 @router.get("/accounts/{account_id}", responses=documented(404))
-def get_account(account_id: AccountId, call: Calling) -> AccountAnswer:
-    """Give one account."""
+def get_account(account_id: AccountId, call: CurrentCall) -> AccountResponse:
+    """Return one account."""
     with call.transaction() as session:
         account = session.get(Account, account_id)
         if account is None:
             raise Problem(404, f"there is no account {account_id}")
-        return _answer(account)
+        return _response(account)
 
 
 def _lock(session: Session, account_id: str) -> Account:
@@ -109,5 +109,5 @@ def _lock(session: Session, account_id: str) -> Account:
     return account
 
 
-def _answer(account: Account) -> AccountAnswer:
-    return AccountAnswer(id=account.id, currency=account.currency, balance=account.balance)
+def _response(account: Account) -> AccountResponse:
+    return AccountResponse(id=account.id, currency=account.currency, balance=account.balance)

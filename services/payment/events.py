@@ -1,5 +1,5 @@
-"""What the payment service says, and its own view of what it hears: it imports no other service, and reads only the
-fields it needs.
+"""What the payment service publishes, and its own view of what it consumes: it imports no other service, and reads only
+the fields it needs.
 """
 
 from typing import Annotated, ClassVar
@@ -53,7 +53,7 @@ class PaymentRefunded(OrderEvent, frozen=True, kw_only=True):
 
 
 class StockReserved(OrderEvent, frozen=True, kw_only=True):
-    """Heard: the stock is there; this account is to pay this amount."""
+    """Consumed: the stock is there; this account is to pay this amount."""
 
     topic: ClassVar[str] = "inventory.events"
     account: Id
@@ -62,6 +62,6 @@ class StockReserved(OrderEvent, frozen=True, kw_only=True):
 
 
 class OrderCancelled(OrderEvent, frozen=True, kw_only=True):
-    """Heard: the customer cancelled; whatever was taken goes back."""
+    """Consumed: the customer cancelled; whatever was taken goes back."""
 
     topic: ClassVar[str] = "order.events"

@@ -1,7 +1,7 @@
 """What the payment service does about each event.
 
 A payment is captured or declined when the stock is reserved, and refunded when the order is cancelled after that. An
-order that is cancelled before its stock is heard of leaves a CANCELLED row, so that the late `StockReserved` takes
+order that is cancelled before its stock is known here leaves a CANCELLED row, so that the late `StockReserved` takes
 nothing.
 """
 
@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from services.payment.events import OrderCancelled, PaymentCaptured, PaymentDeclined, PaymentRefunded, StockReserved
 from services.payment.models import Account, Entry, Payment, PaymentState
 from shared.events import Event
-from shared.handling import Read, Service, on
+from shared.service import Read, Service, on
 from shared.session import Session
 from shared.states import NONE, Machine, ignore, to
 
@@ -122,5 +122,5 @@ SERVICE = Service(
         on(StockReserved, charge, _payment, Read(Account, lambda event, _: (event.account,))),
         on(OrderCancelled, refund, _payment, Read(Account, _payer)),
     ),
-    says=(PaymentCaptured, PaymentDeclined, PaymentRefunded),
+    publishes=(PaymentCaptured, PaymentDeclined, PaymentRefunded),
 )

@@ -28,7 +28,7 @@ class Account(Base):
 
 
 class PaymentState(StrEnum):
-    """Where a payment stands. CANCELLED: its order was cancelled before its stock was heard of; nothing was taken."""
+    """Where a payment stands. CANCELLED: its order was cancelled before its stock was known here; nothing was taken."""
 
     CAPTURED = "CAPTURED"
     DECLINED = "DECLINED"

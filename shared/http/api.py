@@ -1,4 +1,4 @@
-"""The HTTP application of every service: its own routes, health, metrics, and one manner of saying no."""
+"""The HTTP application of every service: its own routes, health, metrics, and one manner of refusing."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -13,14 +13,14 @@ from pydantic import BaseModel
 from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import SQLAlchemyError
 
-from .. import outages
-from ..backlog import Backlog, Waiting, look
-from ..database import Requests
-from ..errors import Refused
-from ..handling import Service
-from ..migrating import behind, refuse_behind
-from ..outbox import Outbox
+from ..errors import Misconfigured
+from ..postgres.backlog import Backlog, Waiting, look
+from ..postgres.engine import Requests
+from ..postgres.migrations import behind, refuse_behind
+from ..postgres.outbox import Outbox
+from ..service import Service
 from ..settings import Settings
+from ..telemetry import outages
 from . import pages, problems
 from .call import KEY_PARAMETER, Parts, Route
 from .guard import Guard
@@ -29,7 +29,7 @@ from .problems import busy, documented
 from .rate import Rate
 from .tokens import Callers
 
-DEFAULT_ANSWERS = (401, 403, 408, 413, 422, 429, 500, 503)
+DEFAULT_RESPONSES = (401, 403, 408, 413, 422, 429, 500, 503)
 """Every endpoint may give these."""
 
 
@@ -45,7 +45,7 @@ class Ready(BaseModel):
     status: str = "ready"
     outbox_rows_at_most: int
     outbox_oldest_seconds: float
-    """Grows while no worker is up: requests are still accepted, and what they say waits."""
+    """Grows while no worker is up: requests are still accepted, and what they publish waits."""
     migrations_pending: list[str]
 
 
@@ -72,7 +72,7 @@ def make_application(
         outbox,
         Backlog(settings.outbox_rows_max),
         Callers(settings, service.name),
-        Rate(settings.http_requests_per_second),
+        Rate(settings.http_requests_per_second_max),
         Places(_threads(engine)),
     )
     app.add_middleware(
@@ -81,7 +81,7 @@ def make_application(
     module, _, name = routes.partition(":")
     own, operating = getattr(import_module(module), name), _operating(service, engine)
     problems.install(app, [*own.routes, *operating.routes])
-    app.include_router(own, responses=documented(*DEFAULT_ANSWERS))
+    app.include_router(own, responses=documented(*DEFAULT_RESPONSES))
     app.include_router(operating)
     pages.install(app)
     scopes = {
@@ -141,15 +141,17 @@ def _operating(service: Service, engine: Engine) -> APIRouter:
 
     @router.get("/health/live")
     async def health_live() -> Alive:
-        """Say that the process is alive. Asks nobody: a database that is down is no reason to restart this process."""
+        """Report that the process is alive. Asks nobody: a database that is down is no reason to restart this
+        process.
+        """
         return Alive()
 
     @router.get("/health/ready", responses=documented(503))
     async def health_ready() -> Ready:
-        """Say whether requests can be served, and how far behind the workers are."""
+        """Tell whether requests can be served, and how far behind the workers are."""
         try:
             return await anyio.to_thread.run_sync(ready, limiter=limiter)
-        except Refused as error:
+        except Misconfigured as error:
             raise busy(str(error)) from error
 
     @router.get("/metrics", include_in_schema=False)

@@ -1,5 +1,5 @@
-"""What an endpoint gets besides its parameters: the request's transaction, its idempotency, its trace, and a way to say
-events.
+"""What an endpoint gets besides its parameters: the request's transaction, its idempotency, its trace, and a way to
+publish events.
 """
 
 import re
@@ -16,15 +16,15 @@ from pydantic import BaseModel
 from sqlalchemy.exc import DBAPIError
 from starlette.requests import ClientDisconnect
 
-from .. import log_context
-from ..backlog import Backlog
-from ..database import Requests
 from ..errors import Reject
 from ..events import Event
-from ..outbox import Outbox
+from ..postgres.backlog import Backlog
+from ..postgres.engine import Requests
+from ..postgres.outbox import Outbox
 from ..session import Session
+from ..telemetry import log_context
 from . import idempotency
-from .idempotency import Asked, Kept, KeyReused
+from .idempotency import KeyReused, RequestKey, StoredResponse
 from .places import Places, resource
 from .problems import MEDIA_TYPE, NOT_JSON, RETRY_SECONDS, Problem, busy
 from .rate import Rate
@@ -38,14 +38,14 @@ KEY_PARAMETER = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": True,
-    "description": "New for each intent, the same for each repetition of it. The answer is kept and given again.",
+    "description": "New for each intent, the same whenever it is repeated. The answer is kept and given again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
     "example": "7d444840-9dc0-11d1-b245-5ffdce74fad2",
 }
 """How OpenAPI tells of the header; `Route` checks it before the framework looks at anything."""
 
 
-class Answer(NamedTuple):
+class ApiResponse(NamedTuple):
     """What a POST answers when it has done its work."""
 
     status: int
@@ -68,9 +68,9 @@ class Parts:
 class Call:
     """One HTTP request."""
 
-    def __init__(self, parts: Parts, asked: Asked, traceparent: str) -> None:
+    def __init__(self, parts: Parts, request_key: RequestKey, traceparent: str) -> None:
         self._parts = parts
-        self._asked = asked
+        self._request_key = request_key
         self.traceparent = traceparent
 
     @contextmanager
@@ -79,60 +79,60 @@ class Call:
         with self._parts.requests.transaction() as session:
             yield session
 
-    def say(self, session: Session, event: Event) -> None:
-        """Say `event` when the transaction commits. Refused with 503 while too many events wait: nobody seems to say
-        them.
+    def publish(self, session: Session, event: Event) -> None:
+        """Publish `event` when the transaction commits. Refused with 503 while too many events wait: no worker seems to
+        publish them.
         """
         if self._parts.backlog.full(session.connection()):
-            raise busy("too many events wait to be said; no worker keeps up")
+            raise busy("too many events wait to be published; no worker keeps up")
         self._parts.outbox.add(session, event, self.traceparent)
 
-    def once(self, work: Callable[[Session], Answer]) -> Response:
-        """Do `work` in the request's transaction, together with its answer; or give the answer of the request that this
-        one repeats.
+    def once(self, work: Callable[[Session], ApiResponse]) -> Response:
+        """Do `work` in the request's transaction, together with its answer; or return the answer of the request that
+        this one repeats.
 
         A refusal (`Problem` below 500, or `Reject`) undoes the work and is kept as the answer in a transaction of its
-        own: it has no effect that it would have to be atomic with, and if a twin got in between, the twin's answer is
-        kept already and is the one given.
+        own: it has no effect that it would have to be atomic with, and if a concurrent request got in between, its
+        answer is kept already and is the one given.
         """
         try:
             with self.transaction() as session:
-                kept = self._begin(session)
-                if kept is not None:
-                    return _replay(kept)
+                stored = self._begin(session)
+                if stored is not None:
+                    return _replay(stored)
                 answer = work(session)
                 body = answer.body.model_dump_json().encode()
-                kept = Kept(answer.status, msgspec.Raw(body), answer.location)
-                idempotency.keep(session.connection(), self._asked, kept)
+                stored = StoredResponse(answer.status, msgspec.Raw(body), answer.location)
+                idempotency.keep(session.connection(), self._request_key, stored)
         except Reject as error:
             problem = Problem(409, str(error))
         except Problem as error:
-            if error.answer.status >= 500 or isinstance(error, _NotKept):
+            if error.answer.status >= 500 or isinstance(error, _NotStored):
                 raise
             problem = error
         else:
-            return _respond(kept)
+            return _respond(stored)
         with self.transaction() as session:
-            kept = self._begin(session)
-            if kept is not None:
-                return _replay(kept)
-            kept = Kept(problem.answer.status, msgspec.Raw(problem.body()))
-            idempotency.keep(session.connection(), self._asked, kept)
+            stored = self._begin(session)
+            if stored is not None:
+                return _replay(stored)
+            stored = StoredResponse(problem.answer.status, msgspec.Raw(problem.body()))
+            idempotency.keep(session.connection(), self._request_key, stored)
         return problem.response()
 
-    def _begin(self, session: Session) -> Kept | None:
+    def _begin(self, session: Session) -> StoredResponse | None:
         try:
-            return idempotency.begin(session.connection(), self._asked)
+            return idempotency.begin(session.connection(), self._request_key)
         except KeyReused as error:
-            raise _NotKept(422, str(error), kind="idempotency-key-reused") from error
+            raise _NotStored(422, str(error), kind="idempotency-key-reused") from error
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                 raise
             detail = "a request with this Idempotency-Key is still at work"
-            raise _NotKept(409, detail, kind="idempotency-key-in-use", retry_seconds=RETRY_SECONDS) from error
+            raise _NotStored(409, detail, kind="idempotency-key-in-use", retry_seconds=RETRY_SECONDS) from error
 
 
-class _NotKept(Problem):
+class _NotStored(Problem):
     """A refusal for the key itself."""
 
 
@@ -186,7 +186,7 @@ async def _placed(request: Request, handle: Callable[[Request], Coroutine[Any, A
 
 
 def _admitted(request: Request, scope: str) -> str:
-    """Give the caller's name. Raises `Problem`."""
+    """Return the caller's name. Raises `Problem`."""
     parts: Parts = request.app.state.parts
     caller = parts.callers.identify(request)
     address = request.client.host if request.client else "unknown"
@@ -213,24 +213,26 @@ def _traceparent(request: Request) -> str:
 
 
 async def _call(request: Request) -> Call:
-    asked = Asked(
+    request_key = RequestKey(
         scope=f"{request.state.caller} {request.method} {request.url.path}",
         key=request.headers.get("idempotency-key", ""),
         body=await request.body(),
     )
-    return Call(request.app.state.parts, asked, request.state.traceparent)
+    return Call(request.app.state.parts, request_key, request.state.traceparent)
 
 
-Calling = Annotated[Call, Depends(_call)]
+CurrentCall = Annotated[Call, Depends(_call)]
 """The parameter of an endpoint that changes something."""
 
 
-def _respond(kept: Kept) -> Response:
-    headers = {} if kept.location is None else {"Location": kept.location}
-    return Response(bytes(kept.body), kept.status, headers, "application/json" if kept.status < 400 else MEDIA_TYPE)
+def _respond(stored: StoredResponse) -> Response:
+    headers = {} if stored.location is None else {"Location": stored.location}
+    return Response(
+        bytes(stored.body), stored.status, headers, "application/json" if stored.status < 400 else MEDIA_TYPE
+    )
 
 
-def _replay(kept: Kept) -> Response:
-    response = _respond(kept)
+def _replay(stored: StoredResponse) -> Response:
+    response = _respond(stored)
     response.headers["Idempotency-Replayed"] = "true"
     return response

@@ -14,7 +14,9 @@ from typing import Literal
 from prometheus_client import Counter
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
-CLOSED = Counter("http_connections_closed_total", "Connections that kept the API waiting, and were closed", ["reason"])
+CLOSED = Counter(
+    "exactly_once_http_connections_closed_total", "Connections that kept the API waiting, and were closed", ["reason"]
+)
 
 HEAD_SECONDS = 20.0
 """From the connection, or the first byte after an answer, to the end of a request's head. It is a packet or two; a
@@ -46,9 +48,9 @@ class Limits:
 
 
 def limits(request_seconds_max: float) -> Limits:
-    """Give the limits of this process: a third of the files that it may open are for connections, and twice a fifth for
-    those that were accepted before others were closed, which takes the loop two turns; the rest is for the database,
-    libraries and the log.
+    """Return the limits of this process: a third of the files that it may open are for connections, and twice a fifth
+    for those that were accepted before others were closed, which takes the loop two turns; the rest is for the
+    database, libraries and the log.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
@@ -78,7 +80,7 @@ class Connection(H11Protocol):
             min(waiting, key=lambda one: one.since).drop("crowded")
 
     def waits_for_client(self) -> bool:
-        """Say whether nothing is being done for this one: there is no complete request, or its answer is given."""
+        """Tell whether nothing is being done for this one: there is no complete request, or its answer is given."""
         return self._state != "working" or self.cycle.more_body
 
     def data_received(self, data: bytes) -> None:
@@ -124,5 +126,5 @@ class Connection(H11Protocol):
 
 
 def limited(given: Limits) -> type[asyncio.Protocol]:
-    """Give the protocol for uvicorn's `http`."""
+    """Return the protocol for uvicorn's `http`."""
     return type("LimitedConnection", (Connection,), {"limits": given})

@@ -1,4 +1,6 @@
-"""The outermost layer of the HTTP API: what a request may cost, how long it took, and what is said when it fails."""
+"""The outermost layer of the HTTP API: what a request may cost, how long it took, and what is reported when it
+fails.
+"""
 
 import asyncio
 import time
@@ -11,9 +13,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from .problems import Problem, busy, defect, repeat, shortened
 
-SECONDS = Histogram("http_request_seconds", "Time to answer", ["method", "route", "status"])
-IN_FLIGHT = Gauge("http_requests_in_flight", "Requests that wait or are at work")
-REFUSED = Counter("http_requests_refused_total", "Requests refused because too many were in flight")
+SECONDS = Histogram("exactly_once_http_request_seconds", "Time to answer", ["method", "route", "status"])
+IN_FLIGHT = Gauge("exactly_once_http_requests_in_flight", "Requests that wait or are at work")
+REFUSED = Counter("exactly_once_http_requests_refused_total", "Requests refused because too many were in flight")
 
 IN_FLIGHT_MAX = 500
 """Each waits for a thread and may hold a body; beyond this, waiting helps nobody."""
@@ -138,7 +140,7 @@ class _Request:
         await self._send(message)
 
     async def answer(self, scope: Scope, problem: Problem) -> None:
-        """Say no."""
+        """Refuse."""
         await problem.response()(scope, self._receive, self.send)
 
     async def give_up(self, scope: Scope) -> None:

@@ -1,7 +1,7 @@
 """`Idempotency-Key`: a POST that is repeated gets the first one's answer and has no second effect.
 
-The key and the answer are stored by the transaction of the effect. A twin that comes while the first is at work waits
-for it at the key's index entry, as long as `lock_timeout` allows.
+The key and the answer are stored by the transaction of the effect. A concurrent request that comes while the first is
+at work waits for it at the key's index entry, as long as `lock_timeout` allows.
 """
 
 import hashlib
@@ -17,7 +17,7 @@ class KeyReused(ExactlyOnceError):
     """This Idempotency-Key was used with another body."""
 
 
-class Asked(NamedTuple):
+class RequestKey(NamedTuple):
     """What a request asks for, as far as repeating it goes."""
 
     scope: str
@@ -26,7 +26,7 @@ class Asked(NamedTuple):
     body: bytes
 
 
-class Kept(msgspec.Struct):
+class StoredResponse(msgspec.Struct):
     """An answer that is given again, byte for byte."""
 
     status: int
@@ -35,19 +35,21 @@ class Kept(msgspec.Struct):
 
 
 _INSERT = text("""
-    INSERT INTO idempotency_key (scope, key, body_hash) VALUES (:scope, :key, :hash)
+    INSERT INTO exactly_once_idempotency_key (scope, key, body_hash) VALUES (:scope, :key, :hash)
     ON CONFLICT DO NOTHING RETURNING TRUE
 """)
 
-_FIND = text("SELECT body_hash, answer FROM idempotency_key WHERE scope = :scope AND key = :key")
+_FIND = text("SELECT body_hash, answer FROM exactly_once_idempotency_key WHERE scope = :scope AND key = :key")
 
-_KEEP = text("UPDATE idempotency_key SET status = :status, answer = :answer WHERE scope = :scope AND key = :key")
+_KEEP = text(
+    "UPDATE exactly_once_idempotency_key SET status = :status, answer = :answer WHERE scope = :scope AND key = :key"
+)
 
 
-def begin(connection: Connection, asked: Asked) -> Kept | None:
-    """Take the key; or give the answer of the request that had it. Raises `KeyReused`."""
-    names = {"scope": asked.scope, "key": asked.key}
-    body_hash = hashlib.sha256(asked.body).digest()
+def begin(connection: Connection, request_key: RequestKey) -> StoredResponse | None:
+    """Take the key; or return the answer of the request that had it. Raises `KeyReused`."""
+    names = {"scope": request_key.scope, "key": request_key.key}
+    body_hash = hashlib.sha256(request_key.body).digest()
     # Twice: an old key may be forgotten between the two statements.
     for _ in range(2):
         if connection.execute(_INSERT, {**names, "hash": body_hash}).scalar_one_or_none():
@@ -56,12 +58,18 @@ def begin(connection: Connection, asked: Asked) -> Kept | None:
         if row is not None:
             if bytes(row[0]) != body_hash:
                 raise KeyReused
-            return msgspec.json.decode(row[1], type=Kept)
-    raise LookupError(f"idempotency key {asked.key!r} comes and goes")
+            return msgspec.json.decode(row[1], type=StoredResponse)
+    raise LookupError(f"idempotency key {request_key.key!r} comes and goes")
 
 
-def keep(connection: Connection, asked: Asked, kept: Kept) -> None:
+def keep(connection: Connection, request_key: RequestKey, stored: StoredResponse) -> None:
     """Store the answer, with the effect."""
     connection.execute(
-        _KEEP, {"scope": asked.scope, "key": asked.key, "status": kept.status, "answer": msgspec.json.encode(kept)}
+        _KEEP,
+        {
+            "scope": request_key.scope,
+            "key": request_key.key,
+            "status": stored.status,
+            "answer": msgspec.json.encode(stored),
+        },
     )

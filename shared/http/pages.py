@@ -64,7 +64,7 @@ def install(app: FastAPI) -> None:
 
 
 def _guarded(page: HTMLResponse) -> HTMLResponse:
-    """Give the page with a policy that names the scripts in it by their hash."""
+    """Return the page with a policy that names the scripts in it by their hash."""
     inline = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
     hashes = [f"'sha256-{b64encode(sha256(script).digest()).decode()}'" for script in inline]
     policy = POLICY | {"script-src": " ".join(["'self'", *hashes])}

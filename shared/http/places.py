@@ -16,7 +16,9 @@ from prometheus_client import Counter
 
 from .problems import busy
 
-CROWDED = Counter("http_requests_crowded_total", "Requests refused because too many waited for the same resource")
+CROWDED = Counter(
+    "exactly_once_http_requests_crowded_total", "Requests refused because too many waited for the same resource"
+)
 
 FOR_READERS = 2
 """Places that only those take who change nothing."""

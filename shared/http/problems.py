@@ -16,8 +16,8 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from .. import outages
-from ..blame import INFRASTRUCTURE
+from ..postgres.blame import INFRASTRUCTURE
+from ..telemetry import outages
 
 MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
@@ -35,7 +35,9 @@ _log = structlog.get_logger(__name__)
 
 
 def shortened(words: str, most: int = WORDS_MAX) -> str:
-    """Give the begin of `words`, if they are long. What JSON allows and UTF-8 does not, half a pair, is spelled out."""
+    """Return the begin of `words`, if they are long. What JSON allows and UTF-8 does not, half a pair, is spelled
+    out.
+    """
     words = words if len(words) <= most else f"{words[:most]}..."
     return words.encode(errors="backslashreplace").decode()
 
@@ -47,7 +49,7 @@ class Wrong(BaseModel):
     message: str
 
 
-class ProblemAnswer(BaseModel):
+class ProblemResponse(BaseModel):
     """The body of every error answer, RFC 9457."""
 
     model_config = ConfigDict(
@@ -78,7 +80,7 @@ class Problem(Exception):
     ) -> None:
         detail = shortened(detail, DETAIL_MAX)
         super().__init__(detail)
-        self.answer = ProblemAnswer(
+        self.answer = ProblemResponse(
             type="about:blank" if kind is None else f"urn:problem:{kind}",
             title=HTTPStatus(status).phrase,
             status=status,
@@ -90,11 +92,11 @@ class Problem(Exception):
             self.headers["Retry-After"] = str(retry_seconds)
 
     def body(self) -> bytes:
-        """Give the JSON."""
+        """Return the JSON."""
         return self.answer.model_dump_json(exclude_none=True).encode()
 
     def response(self) -> Response:
-        """Give the answer as a response."""
+        """Return the answer as a response."""
         return Response(self.body(), self.answer.status, self.headers, MEDIA_TYPE)
 
 
@@ -104,7 +106,7 @@ def busy(detail: str) -> Problem:
 
 
 def repeat(method: str) -> str:
-    """Say what a caller may do whose request was not answered in the end."""
+    """Describe what a caller may do whose request was not answered in the end."""
     if method == "POST":
         return "a POST may be repeated safely with the same Idempotency-Key"
     return f"this {method} may be repeated safely" if method in {"GET", "HEAD", "PUT"} else "try again later"
@@ -116,7 +118,7 @@ def defect() -> Problem:
 
 
 def of_validation(error: RequestValidationError) -> Problem:
-    """Say where the request is wrong. The values themselves are not repeated: they may be secret, or huge."""
+    """Describe where the request is wrong. The values themselves are not repeated: they may be secret, or huge."""
     found = error.errors()
     if any(wrong["type"] == "json_invalid" for wrong in found):
         return Problem(400, NOT_JSON, kind="not-json")
@@ -130,7 +132,7 @@ def of_validation(error: RequestValidationError) -> Problem:
 
 
 def of_database(error: DBAPIError | NoFreeConnection, method: str) -> Problem:
-    """Say that the database cannot do it now. Raises `error` where it refused a statement: a defect of ours."""
+    """Report that the database cannot do it now. Raises `error` where it refused a statement: a defect of ours."""
     state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
     words = str(getattr(error, "orig", error)).strip()
     if isinstance(error, DBAPIError) and (
@@ -145,7 +147,7 @@ def of_database(error: DBAPIError | NoFreeConnection, method: str) -> Problem:
 
 
 def of_http(error: HTTPException, request: Request, routes: Sequence[BaseRoute]) -> Problem:
-    """Say what the framework says: no such path, no such method."""
+    """Describe what the framework says: no such path, no such method."""
     if error.status_code == 400:  # all that the framework refuses so is a body that it cannot read
         return Problem(400, NOT_JSON, kind="not-json")
     headers = dict(error.headers or {})
@@ -178,7 +180,7 @@ def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
 
 def documented(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Describe error answers for OpenAPI."""
-    return {status: {"model": ProblemAnswer, "description": HTTPStatus(status).phrase} for status in statuses}
+    return {status: {"model": ProblemResponse, "description": HTTPStatus(status).phrase} for status in statuses}
 
 
 def describe(operation: dict[str, Any]) -> None:

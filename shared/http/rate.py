@@ -9,7 +9,7 @@ from prometheus_client import Counter
 
 from .problems import Problem
 
-LIMITED = Counter("http_requests_limited_total", "Requests refused because their caller asked too often")
+LIMITED = Counter("exactly_once_http_requests_limited_total", "Requests refused because their caller asked too often")
 
 BURST_SECONDS = 2.0
 """What a caller may have saved up: so many seconds of its rate at once."""

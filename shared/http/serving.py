@@ -7,15 +7,15 @@ from typing import Any
 
 import uvicorn
 
-from ..errors import Refused
+from ..errors import Misconfigured
 from ..settings import Settings
-from ..telemetry import log
+from ..telemetry.metrics import log
 from . import connections
 
 
 def serve(application: Any, settings: Settings) -> None:
-    """Run the API on HTTP_HOST and HTTP_PORT; on SIGTERM finish what is under way, within GRACE_SECONDS. Raises
-    `Refused` for an address that cannot be listened on.
+    """Run the API on HTTP_HOST and HTTP_PORT; on SIGTERM finish what is under way, within SHUTDOWN_GRACE_SECONDS.
+    Raises `Misconfigured` for an address that cannot be listened on.
     """
     limits = connections.limits(settings.http_request_seconds_max)
     config = uvicorn.Config(
@@ -26,7 +26,7 @@ def serve(application: Any, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         timeout_keep_alive=int(connections.IDLE_SECONDS),
-        timeout_graceful_shutdown=int(settings.grace_seconds),
+        timeout_graceful_shutdown=int(settings.shutdown_grace_seconds),
         server_header=False,
     )
     server = uvicorn.Server(config)
@@ -47,4 +47,4 @@ def _listening(host: str, port: int) -> socket.socket:
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:  # a name that is too long for DNS cannot be encoded
         reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
-        raise Refused(f"HTTP_HOST, HTTP_PORT: cannot listen on {host[:100]}:{port}: {reason}") from error
+        raise Misconfigured(f"HTTP_HOST, HTTP_PORT: cannot listen on {host[:100]}:{port}: {reason}") from error

@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from starlette.requests import Request
 
-from ..errors import Refused
-from ..program import program
+from ..configuration.program import program
+from ..errors import Misconfigured
 from ..settings import Settings
 from .problems import Problem
 
@@ -34,7 +34,9 @@ class Token(NamedTuple):
 
 
 def make(name: str, scopes: Sequence[str]) -> tuple[str, str]:
-    """Invent a token; give it, and its entry in API_TOKENS. Raises `Refused` for a name or scope that cannot be one."""
+    """Invent a token; return it, and its entry in API_TOKENS. Raises `Misconfigured` for a name or scope that
+    cannot be one.
+    """
     token = secrets.token_urlsafe(32)
     entry = f"{name}:{','.join(scopes)}:{_digest(token).hex()}"
     parse(entry)
@@ -42,13 +44,13 @@ def make(name: str, scopes: Sequence[str]) -> tuple[str, str]:
 
 
 def parse(text: str) -> tuple[Token, ...]:
-    """Read API_TOKENS. Raises `Refused`; it does not repeat what it has read."""
+    """Read API_TOKENS. Raises `Misconfigured`; it does not repeat what it has read."""
     found = []
     for number, entry in enumerate(text.split(), 1):
         name, _, rest = entry.partition(":")
         scopes, _, digest = rest.rpartition(":")
         if not (_NAME.fullmatch(name) and _HASH.fullmatch(digest) and all(map(_SCOPE.fullmatch, scopes.split(",")))):
-            raise Refused(f"API_TOKENS: entry {number} {_FORM}")
+            raise Misconfigured(f"API_TOKENS: entry {number} {_FORM}")
         found.append(Token(name, frozenset(scopes.split(",")), bytes.fromhex(digest)))
     return tuple(found)
 
@@ -57,11 +59,11 @@ class Callers:
     """Everybody who may call this API."""
 
     def __init__(self, settings: Settings, service: str) -> None:
-        """Raises `Refused` if nobody may."""
+        """Raises `Misconfigured` if nobody may."""
         self._open = settings.api_auth == "off"
         self._tokens = parse(settings.api_tokens.get_secret_value())
         if not self._open and not self._tokens:
-            raise Refused(
+            raise Misconfigured(
                 f"API_TOKENS: nobody could call this API. Make a token with `{program(service)} token NAME "
                 "SCOPE`, or let everybody in with API_AUTH=off"
             )
@@ -84,7 +86,9 @@ class Callers:
         return found if kind.lower() == "bearer" else None
 
     def admit(self, caller: Token | None, scope: str, *, tried: bool) -> str:
-        """Give the caller's name. Raises `Problem`: 401 for somebody unknown, who has `tried`, 403 without `scope`."""
+        """Return the caller's name. Raises `Problem`: 401 for somebody unknown, who has `tried`, 403 without
+        `scope`.
+        """
         if caller is None:
             detail = "this token is not known" if tried else "this needs a token: Authorization: Bearer ..."
             challenge = 'Bearer error="invalid_token"' if tried else "Bearer"

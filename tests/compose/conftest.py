@@ -14,7 +14,7 @@ SECONDS_MAX = 1_200
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Give every test here the time that its fixtures need."""
+    """Return every test here the time that its fixtures need."""
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SECONDS_MAX))

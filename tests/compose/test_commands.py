@@ -38,7 +38,7 @@ class Copy:
         self._ports = {name: str(free_port()) for name in PORTS}
 
     def run(self, script: str) -> str:
-        """Run a script of bash, and give what it says; it must succeed."""
+        """Run a script of bash, and return its output; it must succeed."""
         for number, name in enumerate(PORTS[:3]):
             script = script.replace(f"800{number}", self._ports[name])
         hidden = {"COMPOSE_PROFILES", "MAKEFLAGS", "MAKELEVEL", *GIVEN}
@@ -69,12 +69,12 @@ def test_what_the_readme_says_of_docker_compose_is_so(copy: Copy) -> None:
     up, token, then = blocks("With docker compose")
     orders = blocks("Try it")[1]
 
-    said = copy.run("\n".join([up, token, orders, CONFIRMED, then]))
+    output = copy.run("\n".join([up, token, orders, CONFIRMED, then]))
 
-    assert '"state":"CONFIRMED"' in said
-    assert "the two systems agree" in said
-    assert "order-worker-1" in said
-    assert "inventory-worker-3" in said
+    assert '"state":"CONFIRMED"' in output
+    assert "the two systems agree" in output
+    assert "order-worker-1" in output
+    assert "inventory-worker-3" in output
     assert copy.run("docker compose ps --all --quiet") == ""
     volumes = f"docker volume ls --quiet --filter label=com.docker.compose.project={PROJECT}"
     kept = copy.run(volumes).split()
@@ -114,9 +114,9 @@ def test_passwords_are_made_once_and_nobody_else_may_read_them(copy: Copy) -> No
     [("", "single"), ("ui,observe", "single,ui,observe"), ("cluster", "cluster"), ("cluster,ui", "cluster,ui")],
 )
 def test_there_is_always_exactly_one_kafka(copy: Copy, profiles: str, given: str) -> None:
-    said = copy.run(f"make --dry-run up PROFILES={profiles}")
+    output = copy.run(f"make --dry-run up PROFILES={profiles}")
 
-    assert f"COMPOSE_PROFILES={given} docker compose" in said
+    assert f"COMPOSE_PROFILES={given} docker compose" in output
 
 
 def test_the_profiles_of_the_last_start_are_those_of_every_command_after_it(copy: Copy) -> None:
@@ -136,9 +136,9 @@ def test_the_demo_in_containers_balances(copy: Copy) -> None:
     """A worker, an API, a broker and the database die in the middle of it."""
     (copy.place / ".venv").symlink_to(ROOT / ".venv")
 
-    said = copy.run("make demo-compose ORDERS=600 SECONDS=60 KILLS=8 FREEZES=1 SEED=3")
+    output = copy.run("make demo-compose ORDERS=600 SECONDS=60 KILLS=8 FREEZES=1 SEED=3")
 
     for victim in (r"\w+ worker \d", r"\w+ api", "kafka", "postgres"):
-        assert re.search(f"killed +{victim}", said), said
-    assert "froze" in said
-    assert "It balances." in said
+        assert re.search(f"killed +{victim}", output), output
+    assert "froze" in output
+    assert "It balances." in output

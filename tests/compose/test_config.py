@@ -102,10 +102,10 @@ def test_our_processes_may_do_no_more_than_they_need(everything: dict[str, Any])
 
 def test_who_stops_has_the_time_to_finish_and_to_close(everything: dict[str, Any]) -> None:
     defaults = Settings.model_construct()  # nothing in compose sets them otherwise
-    budget = max(2 * defaults.grace_seconds, 1.5 * defaults.transaction_timeout_ms / 1_000)
+    budget = max(2 * defaults.shutdown_grace_seconds, 1.5 * defaults.transaction_timeout_ms / 1_000)
 
     for name in (f"{service}-{process}" for service in service_names() for process in OUR_PROCESSES):
-        assert not {"GRACE_SECONDS", "TRANSACTION_TIMEOUT_MS"} & set(everything[name]["environment"]), name
+        assert not {"SHUTDOWN_GRACE_SECONDS", "TRANSACTION_TIMEOUT_MS"} & set(everything[name]["environment"]), name
         assert seconds(everything[name]["stop_grace_period"]) > budget, name
 
 

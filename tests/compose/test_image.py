@@ -30,7 +30,7 @@ def test_its_size(docker: Docker, image: str, capsys: pytest.CaptureFixture[str]
     size, below = megabytes(docker, image), megabytes(docker, base)
 
     with capsys.disabled():
-        print(f"\nThe image has {size:.0f} MB, {below:.0f} of them {base}")  # noqa: T201 - it is said in every run
+        print(f"\nThe image has {size:.0f} MB, {below:.0f} of them {base}")  # noqa: T201 - it is printed in every run
     assert size - below < ABOVE_BASE_MB_MAX
 
 

@@ -100,7 +100,9 @@ def test_workers_are_added_and_share_the_lanes(system: ComposeSystem) -> None:
     workers = [f"inventory worker {number}" for number in (1, 2, 3)]
 
     def lanes() -> list[float]:
-        found = [re.search(r"^lanes_owned (\S+)$", metrics(system, name), re.MULTILINE) for name in workers]
+        found = [
+            re.search(r"^exactly_once_lanes_owned (\S+)$", metrics(system, name), re.MULTILINE) for name in workers
+        ]
         return [float(match[1]) for match in found if match]
 
     until(lambda: sum(lanes()) == 4 and min(lanes()) >= 1, "four lanes at three workers", BACK_SECONDS)

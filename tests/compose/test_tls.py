@@ -8,7 +8,7 @@ import pytest
 import trustme
 
 from dev.docker import Docker
-from shared.command import EXIT_REFUSED
+from shared.command import EXIT_MISCONFIGURED
 from tests.compose.conftest import PROJECT
 from tests.waiting import until
 
@@ -61,7 +61,7 @@ class Encrypted:
         self._docker.run("network", "rm", NAME)
 
     def run(self, *words: str, options: str, host: str = ALIAS, authority: Path | None = None) -> tuple[int, str]:
-        """Run a command of payment with these options of libpq; give its exit code and what it wrote."""
+        """Run a command of payment with these options of libpq; return its exit code and what it wrote."""
         url = f"postgresql://postgres:{PASSWORD}@{host}:5432/payment?{options}"
         done: subprocess.CompletedProcess[str] = self._docker.run(
             *("run", "--rm", "--network", NAME, "--volume", f"{authority or self.authority}:/tls/ca.pem:ro"),
@@ -87,9 +87,9 @@ def encrypted(docker: Docker, image: str, tmp_path_factory: pytest.TempPathFacto
 
 @pytest.mark.parametrize("command", [("migrate",), ("dead-letters", "list")], ids=" ".join)
 def test_a_service_works_over_tls(encrypted: Encrypted, command: tuple[str, ...]) -> None:
-    code, said = encrypted.run(*command, options=VERIFIED)
+    code, output = encrypted.run(*command, options=VERIFIED)
 
-    assert code == 0, said
+    assert code == 0, output
 
 
 @pytest.mark.parametrize(
@@ -106,10 +106,10 @@ def test_who_cannot_be_sure_of_the_server_does_not_start(
 ) -> None:
     file = {"ca": encrypted.authority, "other": encrypted.other}[authority]
 
-    code, said = encrypted.run("migrate", options=options, host=host, authority=file)
+    code, output = encrypted.run("migrate", options=options, host=host, authority=file)
 
-    assert code == EXIT_REFUSED, said
-    assert "DATABASE_URL: " in said
-    assert words in said.replace('\\"', '"'), "the log of a container is JSON"
-    assert PASSWORD not in said
-    assert "Traceback" not in said
+    assert code == EXIT_MISCONFIGURED, output
+    assert "DATABASE_URL: " in output
+    assert words in output.replace('\\"', '"'), "the log of a container is JSON"
+    assert PASSWORD not in output
+    assert "Traceback" not in output

@@ -91,19 +91,19 @@ def other_deposit(world: World) -> str:
 
 def confirmed_otherwise(world: World) -> str:
     order = world.order(*GOOD, without=["OrderConfirmed"])
-    world.say("order.events", order, "OrderConfirmed", amount=PRICE + 1)
+    world.publish("order.events", order, "OrderConfirmed", amount=PRICE + 1)
     return ""
 
 
 def captured_otherwise(world: World) -> str:
     order = world.order(*GOOD, without=["PaymentCaptured"])
-    world.say("payment.events", order, "PaymentCaptured", amount=PRICE + 1)
+    world.publish("payment.events", order, "PaymentCaptured", amount=PRICE + 1)
     return ""
 
 
 def refunded_otherwise(world: World) -> str:
     order = world.order("CANCELLED", "RETURNED", "REFUNDED", without=["PaymentRefunded"])
-    world.say("payment.events", order, "PaymentRefunded", amount=PRICE - 1)
+    world.publish("payment.events", order, "PaymentRefunded", amount=PRICE - 1)
     return ""
 
 
@@ -130,73 +130,73 @@ def missing(world: World) -> str:
     return world.order(*GOOD, without=["StockSold"])
 
 
-def said_again(world: World) -> str:
+def published_again(world: World) -> str:
     order = world.outcomes["CANCELLED", "RELEASED", "REFUNDED"]
-    world.say("payment.events", order, "PaymentRefunded")
+    world.publish("payment.events", order, "PaymentRefunded")
     return order
 
 
-def said_twice(world: World) -> str:
+def published_twice(world: World) -> str:
     order = world.outcomes["CANCELLED", "RELEASED", "REFUNDED"]
-    world.say("inventory.events", order, "StockReleased", event_id="another")
+    world.publish("inventory.events", order, "StockReleased", event_id="another")
     return order
 
 
 def unexpected(world: World) -> str:
     order = world.outcomes[GOOD]
-    world.say("order.events", order, "OrderCancelled")
+    world.publish("order.events", order, "OrderCancelled")
     return order
 
 
-def unheard_of(world: World) -> str:
-    world.say("order.events", "order-of-nobody", "OrderPlaced")
+def unknown_to_all(world: World) -> str:
+    world.publish("order.events", "order-of-nobody", "OrderPlaced")
     return "order-of-nobody"
 
 
 def wrong_order(world: World) -> str:
     order = world.order(*GOOD, without=["OrderPlaced"])
-    world.say("order.events", order, "OrderPlaced")
+    world.publish("order.events", order, "OrderPlaced")
     return order
 
 
 def split(world: World) -> str:
     order = world.order(*GOOD, without=["OrderPlaced", "OrderConfirmed"])
-    world.say("order.events", order, "OrderPlaced", partition=0)
-    world.say("order.events", order, "OrderConfirmed", partition=1)
+    world.publish("order.events", order, "OrderPlaced", partition=0)
+    world.publish("order.events", order, "OrderConfirmed", partition=1)
     return order
 
 
 def foreign(world: World) -> str:
-    world.say("order.events", "order-elsewhere", "OrderPlaced", headers={"ce_source": "elsewhere"})
+    world.publish("order.events", "order-elsewhere", "OrderPlaced", headers={"ce_source": "elsewhere"})
     return "order-elsewhere"
 
 
 def nameless(world: World) -> str:
-    world.say("payment.events", "order-nameless", "PaymentCaptured", headers={"ce_type": ""})
+    world.publish("payment.events", "order-nameless", "PaymentCaptured", headers={"ce_type": ""})
     return "order-nameless"
 
 
 def behind(world: World) -> str:
-    world.run("payment", "UPDATE position SET next_offset = next_offset - 1 WHERE topic = 'order.events'")
+    world.run("payment", "UPDATE exactly_once_position SET next_offset = next_offset - 1 WHERE topic = 'order.events'")
     return "payment"
 
 
 def beyond(world: World) -> str:
-    world.run("order", "UPDATE position SET next_offset = next_offset + 1 WHERE topic = 'payment.events'")
+    world.run("order", "UPDATE exactly_once_position SET next_offset = next_offset + 1 WHERE topic = 'payment.events'")
     return "order"
 
 
-def unsaid(world: World) -> str:
+def unpublished(world: World) -> str:
     world.run(
         "inventory",
-        "INSERT INTO outbox (lane, topic, key, event_id, event_type, event_version, data)"
+        "INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data)"
         " VALUES (1, 'inventory.events', 'order-unsaid', 'x', 'StockSold', 1, '{}')",
     )
     return "order-unsaid"
 
 
 def unknown_claim(world: World) -> str:
-    world.run("payment", "UPDATE lane SET position = 7, claim_id = gen_random_uuid() WHERE lane = 2")
+    world.run("payment", "UPDATE exactly_once_lane SET position = 7, claim_id = gen_random_uuid() WHERE lane = 2")
     return "payment.outbox[2]"
 
 
@@ -204,7 +204,7 @@ def dead_letter(world: World) -> str:
     order = world.outcomes[GOOD]
     world.run(
         "payment",
-        'INSERT INTO dead_letter (topic, partition, "offset", epoch, key, headers, error, detail)'
+        'INSERT INTO exactly_once_dead_letter (topic, partition, "offset", epoch, key, headers, error, detail)'
         " VALUES ('order.events', 0, 5, 0, convert_to(%s, 'UTF8'), '[]', 'Reject', 'poison')",
         order,
     )
@@ -238,17 +238,17 @@ DAMAGES: list[tuple[Callable[[World], str], tuple[str, ...]]] = [
     (unsold_piece, ("items with other reservations than counted",)),
     (other_receipt, ("items that received something else",)),
     (missing, ("events that are missing", EVENTS["inventory"])),
-    (said_again, ("events said twice, as one and the same",)),
-    (said_twice, ("events said twice, as two different ones", EVENTS["inventory"])),
-    (unexpected, ("events that nobody should have said", EVENTS["order"])),
-    (unheard_of, ("events that nobody should have said", EVENTS["order"])),
+    (published_again, ("events published twice, as one and the same",)),
+    (published_twice, ("events published twice, as two different ones", EVENTS["inventory"])),
+    (unexpected, ("events that nobody should have published", EVENTS["order"])),
+    (unknown_to_all, ("events that nobody should have published", EVENTS["order"])),
     (wrong_order, ("orders whose events are out of order",)),
     (split, ("orders whose events are out of order",)),
     (foreign, ("records that are no events of their service",)),
     (nameless, ("records that are no events of their service",)),
     (behind, ("records not handled (lag)",)),
     (beyond, ("records not handled (lag)",)),
-    (unsaid, ("events not said",)),
+    (unpublished, ("events not published",)),
     (unknown_claim, ("claims that Kafka does not know",)),
     (dead_letter, ("dead letters",)),
 ]  # fmt: skip

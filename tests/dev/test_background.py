@@ -52,7 +52,7 @@ def test_up_once_up_twice_and_down(command: Command, tmp_path: Path) -> None:
         assert f"{name}.events" in topics
         with psycopg.connect(url.replace("{service}", name)) as connection:
             tables = connection.execute("SELECT tablename FROM pg_tables WHERE schemaname = 'public'").fetchall()
-        assert ("outbox",) in tables
+        assert ("exactly_once_outbox",) in tables
 
     assert "are up already" in command("up")
     assert dotenv_values(tmp_path / ".env.local") == env

@@ -20,7 +20,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 
 from dev.balance import Book, balance
 from dev.balance.databases import Databases
-from dev.balance.records import Heard, listen
+from dev.balance.records import Consumed, listen
 from dev.balance.rules import SERVICES
 from dev.balance.topics import STRANGER, Topics
 from dev.servers import Servers
@@ -136,7 +136,7 @@ def test_a_record_in_an_open_transaction_is_not_there_and_the_transaction_is_see
     world.rest()
     committed, world.producer = world.producer, _transactional(world)
     world.producer.begin_transaction()
-    world.say("payment.events", order, "PaymentCaptured")
+    world.publish("payment.events", order, "PaymentCaptured")
     world.producer.flush(SECONDS)
     sheet = world.sheet()
     world.producer.commit_transaction(SECONDS)
@@ -155,7 +155,7 @@ def test_a_record_in_an_open_transaction_is_not_there_and_the_transaction_is_see
 def test_an_aborted_record_does_not_exist(world: World) -> None:
     committed, world.producer = world.producer, _transactional(world)
     world.producer.begin_transaction()
-    world.say("payment.events", world.outcomes[GOOD], "PaymentCaptured", event_id="another")
+    world.publish("payment.events", world.outcomes[GOOD], "PaymentCaptured", event_id="another")
     world.producer.flush(SECONDS)
     world.producer.abort_transaction(SECONDS)
     world.producer = committed
@@ -165,11 +165,11 @@ def test_an_aborted_record_does_not_exist(world: World) -> None:
 
 
 def test_a_record_that_comes_while_the_sheet_is_made_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def listening(topics: Topics, topic: str) -> Heard:
-        heard = listen(topics, topic)
-        world.say(topic, world.outcomes[GOOD], "OrderPlaced", event_id=f"late-{topic}")
+    def listening(topics: Topics, topic: str) -> Consumed:
+        consumed = listen(topics, topic)
+        world.publish(topic, world.outcomes[GOOD], "OrderPlaced", event_id=f"late-{topic}")
         world.producer.flush(SECONDS)
-        return heard
+        return consumed
 
     monkeypatch.setattr(balance, "listen", listening)
     sheet = world.sheet()
@@ -183,8 +183,8 @@ def test_it_waits_until_all_is_drained(world: World) -> None:
     def reject() -> None:
         world.run("order", "UPDATE orders SET state = 'REJECTED', reason = 'OUT_OF_STOCK' WHERE id = %s", order)
 
-    world.say("order.events", order, "OrderRejected")
-    world.say("inventory.events", order, "StockRejected")
+    world.publish("order.events", order, "OrderRejected")
+    world.publish("inventory.events", order, "StockRejected")
     world.rest()
     world.run(
         "inventory",
@@ -208,14 +208,14 @@ def test_it_is_made_and_fails_also_if_nothing_ever_drains(world: World) -> None:
     assert order in sheet.text()
 
 
-def test_a_client_that_never_heard_its_answer_is_no_damage(world: World) -> None:
+def test_a_client_that_never_received_its_answer_is_no_damage(world: World) -> None:
     order = world.order(*GOOD, book=False)
     world.book.received[f"item-{order}"] += 10
     world.book.deposited[f"account-{order}"] += 10 * PRICE
     world.book.unknown |= {"key-unheard", "key-never-arrived"}
     world.run(
         "order",
-        "INSERT INTO idempotency_key (scope, key, body_hash, status, answer)"
+        "INSERT INTO exactly_once_idempotency_key (scope, key, body_hash, status, answer)"
         " VALUES ('POST /orders', 'key-unheard', '', 201, convert_to(%s, 'UTF8'))",
         json.dumps({"id": order}),
     )
@@ -257,7 +257,9 @@ def test_the_command_tells_machines_too(world: World, tmp_path: Path, migrated: 
 
 @pytest.fixture
 def fourth(world: World) -> World:
-    """With a service of which the sheet has no rules: it hears one type of the inventory, and says one of its own."""
+    """With a service of which the sheet has no rules: it consumes one type of the inventory, and publishes one of
+    its own.
+    """
     world.join("shipping", "inventory.events", "payment")
     for order in world.outcomes.values():
         world.copied(order)
@@ -272,46 +274,49 @@ def test_a_service_without_rules_balances_too(fourth: World) -> None:
     assert row.found > 0
 
 
-def test_a_topic_of_another_name_is_known_as_one_that_is_said(fourth: World) -> None:
-    """By what the service itself remembers to have said; else its records would count as not handled."""
+def test_a_topic_of_another_name_is_known_as_one_that_is_published(fourth: World) -> None:
+    """By what the service itself remembers to have published; else its records would count as not handled."""
     topic = "acme.prod.parcels"
-    fourth.run("shipping", "INSERT INTO topic VALUES (%s, %s, %s)", topic, topic, PARTITIONS)
+    fourth.run("shipping", "INSERT INTO exactly_once_topic VALUES (%s, %s, %s)", topic, topic, PARTITIONS)
     fourth.run(
         "shipping",
-        "INSERT INTO said (lane, position, topic, events, event_ids) VALUES (0, 1, %s, 1, ARRAY['e-1'])",
+        "INSERT INTO exactly_once_claimed (lane, position, topic, events, event_ids) "
+        "VALUES (0, 1, %s, 1, ARRAY['e-1'])",
         topic,
     )
     with Databases(fourth.dsns) as databases:
-        assert databases.heard("shipping") == ("inventory.events",)
-        assert topic in databases.speaks_on("shipping")
+        assert databases.consumed("shipping") == ("inventory.events",)
+        assert topic in databases.published_topics("shipping")
 
 
 def scatter(world: World, order: str) -> None:
     for number in range(PARTITIONS):
-        world.say("shipping.events", order, "More", event_id=f"more-{number}", partition=number)
+        world.publish("shipping.events", order, "More", event_id=f"more-{number}", partition=number)
 
 
 def invent(world: World, order: str) -> None:
-    world.run("shipping", "INSERT INTO inbox (source, event_id) VALUES ('inventory', %s)", order)
+    world.run("shipping", "INSERT INTO exactly_once_inbox (source, event_id) VALUES ('inventory', %s)", order)
 
 
 OTHERS: dict[str, tuple[Callable[[World, str], None], set[str]]] = {
     "an event was never handled": (
-        lambda world, order: world.run("shipping", "DELETE FROM inbox WHERE event_id LIKE %s", f"%{order}%"),
+        lambda world, order: world.run(
+            "shipping", "DELETE FROM exactly_once_inbox WHERE event_id LIKE %s", f"%{order}%"
+        ),
         {"events that shipping has handled", "events that were handled by no other service"},
     ),
-    "an event was handled that nobody said": (
+    "an event was handled that nobody published": (
         lambda world, order: world.run(
-            "shipping", "INSERT INTO inbox (source, event_id) VALUES ('inventory', %s)", order
+            "shipping", "INSERT INTO exactly_once_inbox (source, event_id) VALUES ('inventory', %s)", order
         ),
         {"events that shipping has handled", "events that were handled and cannot be read"},
     ),
-    "an event was said twice": (
-        lambda world, order: world.say("shipping.events", order, "ShippingNoted"),
-        {"events of other services said twice"},
+    "an event was published twice": (
+        lambda world, order: world.publish("shipping.events", order, "ShippingNoted"),
+        {"events of other services published twice"},
     ),
-    "somebody else speaks on its topic": (
-        lambda world, order: world.say("shipping.events", order, "Odd", headers={"ce_source": "order"}),
+    "somebody else publishes on its topic": (
+        lambda world, order: world.publish("shipping.events", order, "Odd", headers={"ce_source": "order"}),
         {"records that are no events of the other service"},
     ),
     "a key is in two partitions": (
@@ -321,7 +326,7 @@ OTHERS: dict[str, tuple[Callable[[World, str], None], set[str]]] = {
     "a record was set aside": (
         lambda world, order: world.run(
             "shipping",
-            """INSERT INTO dead_letter (topic, partition, "offset", epoch, key, headers, error, detail)"""
+            """INSERT INTO exactly_once_dead_letter (topic, partition, "offset", epoch, key, headers, error, detail)"""
             " VALUES ('inventory.events', 0, 0, 0, convert_to(%s, 'UTF8'), '[]', 'Reject', '')",
             order,
         ),
@@ -330,14 +335,16 @@ OTHERS: dict[str, tuple[Callable[[World, str], None], set[str]]] = {
     "an event waits in the outbox": (
         lambda world, order: world.run(
             "shipping",
-            "INSERT INTO outbox (lane, topic, key, event_id, event_type, event_version, data)"
+            "INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data)"
             " VALUES (0, 'shipping.events', %s, 'waits', 'ShippingNoted', 1, '')",
             order,
         ),
-        {"events not said"},
+        {"events not published"},
     ),
     "a record was not read": (
-        lambda world, order: world.run("shipping", "UPDATE position SET next_offset = 0 WHERE next_offset > 0"),
+        lambda world, order: world.run(
+            "shipping", "UPDATE exactly_once_position SET next_offset = 0 WHERE next_offset > 0"
+        ),
         {"records not handled (lag)"},
     ),
 }
@@ -355,11 +362,11 @@ def test_a_damage_of_a_service_without_rules_is_seen(fourth: World, name: str) -
 def test_a_malicious_producer_is_told_apart_by_its_mark(world: World) -> None:
     """What it writes and what becomes of that are not of the services; how much of it can be read is counted."""
     order = world.outcomes[GOOD]
-    world.say("order.events", order, "OrderPlaced", headers={STRANGER: "1"})
+    world.publish("order.events", order, "OrderPlaced", headers={STRANGER: "1"})
     world.producer.produce("payment.events", b"\xff", b"\xff", headers={STRANGER: "1"})
     world.run(
         "payment",
-        """INSERT INTO dead_letter (topic, partition, "offset", epoch, key, headers, error, detail)"""
+        """INSERT INTO exactly_once_dead_letter (topic, partition, "offset", epoch, key, headers, error, detail)"""
         """ VALUES ('order.events', 0, 5, 0, '\\xff', '[["a", null], ["x-stranger", "MQ=="]]', 'Malformed', '')""",
     )
     world.rest()

@@ -14,7 +14,7 @@ from dev.demo.load import Load
 from dev.demo.market import Deposit, Order, Receipt
 from dev.silence import quantile, silence
 from dev.system import System
-from shared import telemetry
+from shared.telemetry import metrics
 
 WORKERS = [f"{service} worker {number}" for service in ("order", "inventory", "payment") for number in (1, 2)]
 APIS = ["order api", "inventory api", "payment api"]
@@ -30,7 +30,7 @@ def test_a_plan_walks_every_path_and_keeps_its_time() -> None:
     orders = [step for step in planned.steps if isinstance(step, Order)]
     assert planned.orders == len(orders) == 1_000
     assert 0 <= min(step.moment for step in planned.steps) <= max(step.moment for step in planned.steps) < 20
-    assert sum(order.twin_seconds is not None for order in orders) > 20
+    assert sum(order.duplicate_seconds is not None for order in orders) > 20
     assert sum(order.cancel_seconds is not None for order in orders) > 20
     assert sum("poor" in order.account for order in orders) > 20
     assert sum(any("rare" in sku for sku, _ in order.lines) for order in orders) > 20
@@ -59,14 +59,14 @@ def test_freezes_overlap_and_the_frozen_are_not_killed(seed: int) -> None:
 
 
 def test_a_silence_is_the_longest_of_any_partition_that_a_blow_can_have_caused() -> None:
-    heard = {
+    consumed = {
         ("order.events", 0): [9.0, 9.9, 10.1, 10.2, 12.0, 12.1],  # silent from 10.2 to 12.0
         ("order.events", 1): [9.5, 10.5, 11.2, 15.0],  # silent from 11.2 on: too late to be of this blow
         ("payment.events", 0): [9.0, 30.0],
     }
-    assert silence(heard, "order.events", 10.0) == pytest.approx(1.8)
-    assert silence(heard, "payment.events", 10.0) == pytest.approx(20.0)
-    assert silence(heard, "payment.events", 31.0) is None
+    assert silence(consumed, "order.events", 10.0) == pytest.approx(1.8)
+    assert silence(consumed, "payment.events", 10.0) == pytest.approx(20.0)
+    assert silence(consumed, "payment.events", 31.0) is None
 
 
 def test_a_quantile_is_a_value_that_was_measured() -> None:
@@ -171,7 +171,7 @@ def test_nobody_asks_this_machine_through_a_proxy(monkeypatch: pytest.MonkeyPatc
 
     assert customers(api, market.plan("a", 3, 5, 0.1)).problems == []
     asked = System.__new__(System)
-    server = telemetry.serve("127.0.0.1", 0, lambda: (True, "ready"))
+    server = metrics.serve("127.0.0.1", 0, lambda: (True, "ready"))
     try:
         asked._ports = {"order api": server.server_port}
         assert asked.is_ready("order api")
@@ -187,7 +187,7 @@ def test_customers_find_out_that_one_request_was_carried_out_twice() -> None:
         return (200 if path.endswith("/cancel") or method == "PUT" else 201), {}, {"id": f"order-{next(numbers)}"}
 
     load = customers(forgetful, market.plan("a", 3, 100, 0.1))
-    assert len(load.book.contradictions) == load.counts["twins"] > 0
+    assert len(load.book.contradictions) == load.counts["duplicates"] > 0
 
 
 def test_customers_admit_what_they_do_not_know(monkeypatch: pytest.MonkeyPatch) -> None:

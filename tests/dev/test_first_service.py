@@ -16,7 +16,7 @@ SECONDS_MAX = 400
 
 
 def run(tree: Tree, script: str) -> str:
-    """Run commands as a terminal does; give what they write."""
+    """Run commands as a terminal does; return what they write."""
     script = re.sub(r"^git clone .*$", "", script, flags=re.MULTILINE).replace("8003", str(free_port()))
     identity = {f"GIT_{who}_{what}": "me@here" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
     env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTEST"))}

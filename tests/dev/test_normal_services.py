@@ -56,34 +56,36 @@ class MayflySettings(Settings):
 
 
 def stretch_listener(root: Path) -> None:
-    """It publishes nothing, hears another team, and knows a second version of what it hears before that is said."""
+    """It publishes nothing, consumes another team, and knows a second version of what it consumes before that is
+    published.
+    """
     service = root / "services" / LISTENER
     events = (service / "events.py").read_text()
-    (heard,) = re.findall(r"class (\w+)\(Keyed.*\n    \"\"\"Heard: it is noted", events)
+    (consumed,) = re.findall(r"class (\w+)\(Keyed.*\n    \"\"\"Consumed: it is noted", events)
     (field,) = re.findall(r"    (\w+): Id", events)
     own = re.search(r"class MantisNoted.*?\n\n\n", events, re.DOTALL)
     assert own
-    events = events.replace(own[0], "").replace("What the mantis service says, and its own view", "Its own view")
+    events = events.replace(own[0], "").replace("What the mantis service publishes, and its own view", "Its own view")
     events = events.replace("\n\nclass Keyed", '\n\nELSEWHERE = {"logistics.parcels"}\n\n\nclass Keyed')
     events += '''
 
 class ParcelSent(Keyed, frozen=True, kw_only=True):
-    """Heard of another team."""
+    """Consumed from another team."""
 
     topic: ClassVar[str] = "logistics.parcels"
 '''
     (service / "events.py").write_text(events)
-    topic = re.findall(rf"class {heard}\(.*?topic: ClassVar\[str\] = (\".*?\")", events, re.DOTALL)[0]
+    topic = re.findall(rf"class {consumed}\(.*?topic: ClassVar\[str\] = (\".*?\")", events, re.DOTALL)[0]
     (service / "v2.py").write_text(
-        f'''"""The second versions of what the mantis service hears."""
+        f'''"""The second versions of what the mantis service consumes."""
 
 from typing import ClassVar
 
 from services.mantis.events import Keyed
 
 
-class {heard}(Keyed, frozen=True, kw_only=True):
-    """Heard: it is noted."""
+class {consumed}(Keyed, frozen=True, kw_only=True):
+    """Consumed: it is noted."""
 
     topic: ClassVar[str] = {topic}
     version: ClassVar[int] = 2
@@ -95,15 +97,15 @@ class {heard}(Keyed, frozen=True, kw_only=True):
 from collections.abc import Iterable
 
 from services.mantis import v2
-from services.mantis.events import Keyed, ParcelSent, {heard}
+from services.mantis.events import Keyed, ParcelSent, {consumed}
 from services.mantis.models import Mantis
 from shared.events import Event
-from shared.handling import Read, Service, on
+from shared.service import Read, Service, on
 from shared.session import Session
 
 
 def note(key: str, session: Session) -> int:
-    """Note that something was heard about the aggregate `key`."""
+    """Note that something was consumed about the aggregate `key`."""
     found = session.lock(Mantis, key)
     if found is None:
         found = Mantis({field}=key, times=0)
@@ -113,7 +115,7 @@ def note(key: str, session: Session) -> int:
 
 
 def happened(event: Keyed, session: Session) -> Iterable[Event]:
-    """Note it, and say nothing."""
+    """Note it, and publish nothing."""
     note(event.{field}, session)
     return ()
 
@@ -123,19 +125,19 @@ _mantis = Read(Mantis, lambda event, _: (event.{field},))
 SERVICE = Service(
     name="mantis",
     routes=(
-        on({heard}, happened, _mantis),
-        on(v2.{heard}, happened, _mantis),
+        on({consumed}, happened, _mantis),
+        on(v2.{consumed}, happened, _mantis),
         on(ParcelSent, happened, _mantis),
     ),
-    says=(),
+    publishes=(),
 )
 '''
     )
     change(
         service / "api.py",
-        ("        said = note(", "        times = note("),
-        ("        call.say(session, said)\n", ""),
-        ("times=said.times", "times=times"),
+        ("        published = note(", "        times = note("),
+        ("        call.publish(session, published)\n", ""),
+        ("times=published.times", "times=times"),
     )
     (root / f"tests/unit/services/test_{LISTENER}.py").write_text(
         f'''"""What the mantis service does about each event, without a server."""
@@ -163,7 +165,7 @@ import pytest
 
 from dev.servers import Servers
 from services.mantis import v2
-from services.mantis.events import ParcelSent, {heard}
+from services.mantis.events import ParcelSent, {consumed}
 from tests.faults.crashing_worker import Plan
 from tests.faults.rehearsal import Rehearsal
 
@@ -172,7 +174,7 @@ from tests.faults.rehearsal import Rehearsal
 def test_a_worker_is_killed_and_the_books_balance(servers: Servers, tmp_path: Path, after: bool) -> None:
     with Rehearsal("mantis", servers, tmp_path) as rehearsal:
         dying = rehearsal.worker(Plan("transaction.commit", after))
-        rehearsal.tell([{heard}({field}="a"), v2.{heard}({field}="a"), ParcelSent({field}="a")])
+        rehearsal.tell([{consumed}({field}="a"), v2.{consumed}({field}="a"), ParcelSent({field}="a")])
         rehearsal.until_killed(dying)
         rehearsal.worker()
         rehearsal.until_drained()

@@ -8,7 +8,7 @@ import pytest
 from dev.servers import ServerError, background, service_names
 from dev.service import copying
 from dev.service.__main__ import prepare
-from dev.service.copying import Refused, heard
+from dev.service.copying import Misconfigured, consumed
 from dev.service.names import LENGTH_MAX, Spellings, WrongName, spellings
 from tests.dev.tree import ROOT, Tree
 
@@ -59,7 +59,7 @@ def test_a_name_may_be_given_in_other_spellings(given: str) -> None:
         ("json", "standard library"),
         ("postgres", "PostgreSQL keeps"),
         ("pg_lake", "PostgreSQL keeps"),
-        ("outbox", "library has a table"),
+        ("exactly_once_outbox", "library's own tables"),
         ("user", "reserved word of PostgreSQL"),
         ("none", "two things"),
         ("event", "two things"),
@@ -67,15 +67,14 @@ def test_a_name_may_be_given_in_other_spellings(given: str) -> None:
         ("kafka", "docker compose has a KAFKA_PORT"),
         ("grafana", "docker compose has a GRAFANA_PORT"),
         ("brokers", "docker compose has a container"),
-        ("cluster", "library has a table"),
+        ("cluster", "docker compose has a container, a profile"),
         ("observe", "docker compose has a container, a profile"),
         ("worker", "WORKER_SLOTS is a setting"),
         ("base", "two things"),
         ("http", "standard library"),
         ("metrics", "METRICS_PORT is a setting of every service"),
         ("partitions", "PARTITIONS is a setting of every service"),
-        ("grace", "GRACE_SECONDS is a setting"),
-        ("position", "library has a table"),
+        ("shutdown", "SHUTDOWN_GRACE_SECONDS is a setting"),
     ],
 )
 def test_a_name_that_cannot_be_is_refused_with_a_reason(given: str, why: str) -> None:
@@ -83,15 +82,15 @@ def test_a_name_that_cannot_be_is_refused_with_a_reason(given: str, why: str) ->
         spellings(given, ("inventory", "order"))
 
 
-def test_the_first_event_that_a_service_says_is_heard_unless_another_is_named() -> None:
+def test_the_first_event_that_a_service_publishes_is_consumed_unless_another_is_named() -> None:
     (service, *_) = service_names()
-    says = [event.__name__ for event in copying.declared(service).says]
-    assert heard(service).event == says[0]
-    assert heard(service, says[-1]).event == says[-1]
-    with pytest.raises(Refused, match="does not say Nothing; it says"):
-        heard(service, "Nothing")
-    with pytest.raises(Refused, match="no service is called 'nobody'"):
-        heard("nobody")
+    publishes = [event.__name__ for event in copying.declared(service).publishes]
+    assert consumed(service).event == publishes[0]
+    assert consumed(service, publishes[-1]).event == publishes[-1]
+    with pytest.raises(Misconfigured, match="does not publish Nothing; it publishes"):
+        consumed(service, "Nothing")
+    with pytest.raises(Misconfigured, match="no service is called 'nobody'"):
+        consumed("nobody")
 
 
 def test_nothing_is_left_of_files_that_could_not_all_be_written(tmp_path: Path) -> None:
@@ -151,7 +150,7 @@ def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree)
     told = tree.pytest(
         f"tests/integration/test_{SHORT}.py",
         f"tests/integration/test_{LONG}.py",
-        "tests/integration/test_migrations.py",
+        "tests/integration/postgres/test_migrations.py",
         "-vv",
     )
     for name in (SHORT, LONG):
@@ -160,10 +159,10 @@ def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree)
 
 
 @pytest.mark.timeout(1_200)
-def test_a_service_that_is_heard_is_not_removed(tree: Tree) -> None:
+def test_a_service_that_is_consumed_is_not_removed(tree: Tree) -> None:
     before = tree.status()
     told = tree.make("service-remove", f"NAME={SHORT}", fails=True)
-    assert f"{LONG} hears MayflyNoted of {SHORT}" in told
+    assert f"{LONG} consumes MayflyNoted of {SHORT}" in told
     assert tree.status() == before
 
 

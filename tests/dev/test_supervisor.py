@@ -46,7 +46,9 @@ def pid_of(supervisor: Supervisor, name: str) -> int:
 
 
 def status(pid: int) -> str:
-    """Give the state as the kernel sees it; `gone` if it has ended, though an orphan may wait to be reaped by init."""
+    """Return the state as the kernel sees it; `gone` if it has ended, though an orphan may wait to be reaped by
+    init.
+    """
     try:
         state = str(psutil.Process(pid).status())
     except psutil.NoSuchProcess:

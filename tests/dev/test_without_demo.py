@@ -12,7 +12,7 @@ from tests.dev.tree import SECONDS_MAX, Tree
 
 
 def answered(tree: Tree, answer: str) -> str:
-    """Run `make without-demo` in a terminal, and type an answer; give what it writes."""
+    """Run `make without-demo` in a terminal, and type an answer; return what it writes."""
     ours, theirs = pty.openpty()
     os.write(ours, answer.encode())
     with os.fdopen(ours), os.fdopen(theirs) as terminal:
@@ -36,8 +36,8 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     (tree.root / "services" / "order" / "notes.txt").unlink()
 
     told = tree.make("without-demo", fails=True)
-    assert "Nobody is there to be asked; say FORCE=1" in told
-    assert "Nothing was changed. You did not say yes." in answered(tree, "no\n")
+    assert "Nobody is there to be asked; use FORCE=1" in told
+    assert "Nothing was changed. You did not confirm." in answered(tree, "no\n")
     assert tree.status() == ""
 
     assert "The demo is gone." in answered(tree, "yes\n")
@@ -73,7 +73,11 @@ def test_what_is_left_passes_its_tests(tree: Tree) -> None:
     tree.pytest("--collect-only")
     tree.pytest("tests/unit")
     told = tree.pytest(
-        *("tests/integration/test_example.py", "tests/integration/test_migrations.py", "tests/dev/test_service.py"),
+        *(
+            "tests/integration/test_example.py",
+            "tests/integration/postgres/test_migrations.py",
+            "tests/dev/test_service.py",
+        ),
         *("-k", "not new_services", "-vv"),
     )
     assert told.count("test_example.py::test_a_worker_is_killed_and_the_books_balance") == 3
@@ -83,7 +87,7 @@ def test_what_is_left_passes_its_tests(tree: Tree) -> None:
 def test_a_service_is_made_from_the_one_that_is_left(tree: Tree) -> None:
     tree.make("service", "NAME=mayfly", "FROM=example")
     tree.pytest("tests/unit/services", "tests/integration/test_mayfly.py")
-    assert "mayfly hears ExampleNoted of example" in tree.make("service-remove", "NAME=example", fails=True)
+    assert "mayfly consumes ExampleNoted of example" in tree.make("service-remove", "NAME=example", fails=True)
     tree.make("service-remove", "NAME=mayfly")
 
 

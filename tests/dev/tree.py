@@ -22,7 +22,7 @@ class Tree:
         self.commit("everything")
 
     def git(self, *words: str) -> str:
-        """Run git; give what it writes."""
+        """Run git; return what it writes."""
         identity = ("-c", "user.name=test", "-c", "user.email=test@localhost", "-c", "commit.gpgsign=false")
         return self.run("git", *identity, *words).stdout
 
@@ -62,10 +62,10 @@ class Tree:
         return done
 
     def make(self, *words: str, fails: bool = False) -> str:
-        """Run make; give what it writes."""
+        """Run make; return what it writes."""
         done = self.run("make", *words, fails=fails)
         return done.stdout + done.stderr
 
     def pytest(self, *words: str) -> str:
-        """Run tests; give what it writes."""
+        """Run tests; return what it writes."""
         return self.run(str(ROOT / ".venv/bin/python"), "-m", "pytest", "-q", "-p", "no:cacheprovider", *words).stdout

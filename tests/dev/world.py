@@ -17,7 +17,7 @@ from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-def
 from psycopg import sql
 
 from dev.balance import Balance, Book, Sheet
-from dev.balance.rules import AGREED, HEARS, SAYS, SERVICES, TOPICS
+from dev.balance.rules import AGREED, CONSUMED_TOPICS, PUBLISHES, SERVICES, TOPICS
 from dev.balance.topics import Topics
 from dev.servers import Servers
 
@@ -45,7 +45,7 @@ class World:
                 statement = sql.SQL("CREATE DATABASE {} TEMPLATE {}")
                 admin.execute(statement.format(sql.Identifier(name), sql.Identifier(service)))
                 self.dsns[service] = servers.postgres.dsn(name)
-        self.heard = dict(HEARS)
+        self.consumed = dict(CONSUMED_TOPICS)
         self.connections: dict[str, psycopg.Connection] = {}
         with ExitStack() as stack:
             self._open = stack
@@ -98,9 +98,9 @@ class World:
         self._reserve(order_id, sku, reservation, money)
         self._pay(order_id, account, payment)
         for topic, state in zip(TOPICS, (order, reservation, payment), strict=True):
-            for event_type in SAYS[topic].get(state, ()):
+            for event_type in PUBLISHES[topic].get(state, ()):
                 if event_type not in without:
-                    self.say(topic, order_id, event_type)
+                    self.publish(topic, order_id, event_type)
         if book:
             self.book.accept(f"key-{order_id}", order_id)
             self.book.received[sku] += 10
@@ -161,7 +161,7 @@ class World:
             *(posting, side, account, order_id, amount),
         )
 
-    def say(
+    def publish(
         self,
         topic: str,
         key: str,
@@ -188,7 +188,7 @@ class World:
             },
         )
 
-    def join(self, service: str, hears: str, template: str) -> None:
+    def join(self, service: str, consumes: str, template: str) -> None:
         """Add a service that no rule knows, with a database like that of `template`."""
         name = f"{service}_world_{next(_numbers)}"
         with psycopg.connect(self._servers.postgres.dsn(), autocommit=True) as admin:
@@ -196,19 +196,21 @@ class World:
             admin.execute(statement.format(sql.Identifier(name), sql.Identifier(template)))
         self.dsns[service] = self._servers.postgres.dsn(name)
         self._connect(service)
-        self.heard[service] = (hears,)
+        self.consumed[service] = (consumes,)
         topics = (f"{service}.events", f"{service}.outbox")
         self._empty_topics(*topics)
-        for topic in (hears, *topics):
-            self.run(service, "INSERT INTO topic VALUES (%s, %s, %s)", topic, topic, PARTITIONS)
+        for topic in (consumes, *topics):
+            self.run(service, "INSERT INTO exactly_once_topic VALUES (%s, %s, %s)", topic, topic, PARTITIONS)
 
     def copied(self, order_id: str) -> None:
-        """Let the service `shipping` have handled StockReserved of an order, if it was said, and have said so."""
+        """Let the service `shipping` have handled StockReserved of an order, if it was published, and have
+        published so.
+        """
         event_id = f"inventory:{order_id}.StockReserved"
         if not any(record.id == event_id for record in self.topics.read(["inventory.events"])):
             return
-        self.run("shipping", "INSERT INTO inbox (source, event_id) VALUES ('inventory', %s)", event_id)
-        self.say("shipping.events", order_id, "ShippingNoted")
+        self.run("shipping", "INSERT INTO exactly_once_inbox (source, event_id) VALUES ('inventory', %s)", event_id)
+        self.publish("shipping.events", order_id, "ShippingNoted")
 
     def rest(self) -> None:
         """Let every service have handled everything that is written."""
@@ -218,12 +220,12 @@ class World:
         while any(end.stable != end.high for end in ends.values()):  # markers follow the commit of a transaction
             assert time.monotonic() < deadline, "a transaction stays open"
             ends = self.topics.ends(self.topics.partitions(TOPICS))
-        for service, heard in self.heard.items():
+        for service, consumed in self.consumed.items():
             for (topic, partition), end in ends.items():
-                if topic in heard:
+                if topic in consumed:
                     self.run(
                         service,
-                        "INSERT INTO position (topic, partition, next_offset) VALUES (%s, %s, %s)"
+                        "INSERT INTO exactly_once_position (topic, partition, next_offset) VALUES (%s, %s, %s)"
                         " ON CONFLICT (topic, partition) DO UPDATE SET next_offset = EXCLUDED.next_offset",
                         *(topic, partition, end.stable),
                     )

@@ -15,23 +15,25 @@ from typing import Any
 from confluent_kafka import TopicPartition
 
 from shared.command import main
-from shared.kafka import KafkaClient
-from shared.ports import Committed, Input, OutboxRow
-from shared.transaction import PostgresTransaction
+from shared.kafka.client import KafkaClient
+from shared.postgres.transaction import PostgresTransaction
+from shared.protocol.ports import Committed, Input, OutboxRow
 
 DIES_AT = 30
-"""Transactions that say something; a worker makes hundreds in a run. Whoever takes its place dies there too."""
+"""Transactions that publish something; a worker makes hundreds in a run. Whoever takes its place dies there too."""
 
-_said = itertools.count(1)
+_published = itertools.count(1)
 
 
 def die_at_the_worst_moment() -> None:
-    if next(_said) == DIES_AT:
+    if next(_published) == DIES_AT:
         os.kill(os.getpid(), signal.SIGKILL)
 
 
 def commit_p_outside() -> None:
-    """P is committed after the Kafka transaction and not inside of it: a kill between the two says rows twice."""
+    """The published position is committed after the Kafka transaction and not inside of it: a kill between the two
+    publishes rows twice.
+    """
     build = KafkaClient.__init__
 
     def broken(self: KafkaClient, member: Any, producer: Any) -> None:
@@ -39,9 +41,12 @@ def commit_p_outside() -> None:
         kept: list[TopicPartition] = []
         commit = self.commit
 
-        def send_offsets(_inputs: Mapping[Input, int], lanes: Mapping[int, Committed], _membership: Any) -> None:
+        def send_offsets(_inputs: Mapping[Input, int], lanes: Mapping[int, Committed], _group_metadata: Any) -> None:
             topic = member._service.lane_topic
-            kept[:] = [TopicPartition(topic, n, said.offset, metadata=said.metadata) for n, said in lanes.items()]
+            kept[:] = [
+                TopicPartition(topic, n, published.offset, metadata=published.metadata)
+                for n, published in lanes.items()
+            ]
 
         def commit_then_p() -> None:
             commit()
@@ -55,14 +60,16 @@ def commit_p_outside() -> None:
 
 
 def delete_claimed_rows_early() -> None:
-    """Claimed rows are deleted with the claim, before P says that Kafka has them: a kill between the two loses rows."""
+    """Claimed rows are deleted with the claim, before the published position proves that Kafka has them: a kill
+    between the two loses rows.
+    """
     read = PostgresTransaction.claimed
     commit = PostgresTransaction.commit
 
     def claimed(self: PostgresTransaction, lanes: Collection[int]) -> list[OutboxRow]:
         rows = read(self, lanes)
         self.forget(list(lanes))
-        self._said_rows = bool(rows)  # type: ignore[attr-defined]
+        self._published_rows = bool(rows)  # type: ignore[attr-defined]
         return rows
 
     def commit_and_die(self: PostgresTransaction) -> None:

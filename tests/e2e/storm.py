@@ -65,15 +65,17 @@ def run(
     seconds = sum(part.seconds for part in parts)
     with ExitStack() as stack:
         show = stack.enter_context(Show())
-        servers: Servers = stack.enter_context(running(report=show.say))
-        system = stack.enter_context(System(servers, shape, report=show.say))
+        servers: Servers = stack.enter_context(running(report=show.echo))
+        system = stack.enter_context(System(servers, shape, report=show.echo))
         load = Load(system.url, market.plan("e2e", seed, orders, seconds))
         load.open()
         observer = stack.enter_context(Observer(system.bootstrap, system.services))
         workers = [worker for service in system.services for worker in system.workers(service)]
         apis = [system.api(service) for service in system.services]
         blows = sorted([*windows(seed, parts, workers, apis), *servers_struck], key=lambda blow: blow.moment)
-        strikes = Chaos(system, blows, lambda struck: show.say(f"{struck.blow.kind} {struck.blow.victim} {struck.hit}"))
+        strikes = Chaos(
+            system, blows, lambda struck: show.echo(f"{struck.blow.kind} {struck.blow.victim} {struck.hit}")
+        )
         flow(system, load, strikes, observer, show)
         sheet = replace(system.balance(), drain_seconds=drain_seconds, report=show.progress).sheet(load.book)
         show.print(sheet.render())

@@ -43,7 +43,7 @@ def test_killed_servers_come_back_and_the_system_goes_on_by_itself() -> None:
 @pytest.mark.parametrize(
     ("sabotage", "must_fail"),
     [
-        ("commit_p_outside", "events said twice, as one and the same"),
+        ("commit_p_outside", "events published twice, as one and the same"),
         ("delete_claimed_rows_early", "events that are missing"),
     ],
 )

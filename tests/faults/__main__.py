@@ -39,9 +39,9 @@ def main() -> int:
 def _show(outcome: Outcome) -> None:
     faults = ", ".join(f"{count} {fault}" for fault, count in sorted(outcome.faults.items()))
     slowest = f", slowest recovery {max(outcome.recoveries):.1f} s" if outcome.recoveries else ""
-    verdict = "ANOMALIES" if outcome.anomalies else "ok"
+    result = "ANOMALIES" if outcome.anomalies else "ok"
     print(
-        f"{verdict:9} {outcome.scenario} SEED={outcome.seed}: {outcome.events:,} events, {faults}{slowest}"
+        f"{result:9} {outcome.scenario} SEED={outcome.seed}: {outcome.events:,} events, {faults}{slowest}"
         f" ({outcome.seconds:.0f} s)",
         flush=True,
     )

@@ -15,9 +15,9 @@ class Source(Enum):
     """What the worker is doing when it dies."""
 
     EVENTS = "events"
-    """It handles events, and says what the handlers say."""
+    """It handles events, and publishes what the handlers return."""
     REQUESTS = "requests"
-    """It says what requests have put into the outbox."""
+    """It publishes what requests have put into the outbox."""
 
 
 class Company(Enum):
@@ -46,7 +46,7 @@ class Cell:
 
 HANDLING = (
     *("transaction.lock_positions", "transaction.receive", "transaction.handle", "transaction.set_aside"),
-    *("transaction.say", "transaction.advance"),
+    *("transaction.write_outbox", "transaction.advance"),
 )
 CLAIMING = (
     "transaction.lock_claims",
@@ -55,17 +55,17 @@ CLAIMING = (
     "transaction.claim",
     "transaction.claimed",
 )
-SAYING = ("kafka.begin", "kafka.produce", "kafka.flush", "kafka.send_offsets", "kafka.commit")
+PUBLISHING = ("kafka.begin", "kafka.produce", "kafka.flush", "kafka.send_offsets", "kafka.commit")
 CYCLE = {
-    Source.EVENTS: ("kafka.poll", "database.begin", *HANDLING, *CLAIMING, "transaction.commit", *SAYING),
+    Source.EVENTS: ("kafka.poll", "database.begin", *HANDLING, *CLAIMING, "transaction.commit", *PUBLISHING),
     Source.REQUESTS: (
-        *("kafka.poll", "database.unsaid", "database.begin", *CLAIMING, "transaction.commit"),
-        *SAYING,
+        *("kafka.poll", "database.unpublished", "database.begin", *CLAIMING, "transaction.commit"),
+        *PUBLISHING,
     ),
 }
-ADOPTION = ("kafka.committed", "database.positions", "database.claims", "kafka.read_from")
+RESUMING = ("kafka.committed", "database.positions", "database.claims", "kafka.read_from")
 FIRST = ("kafka.beginning", "database.start_positions", "kafka.begin", "kafka.send_offsets", "kafka.commit")
-RECOVERY = ("database.hold_slot", "kafka.renew", *ADOPTION)
+RECOVERY = ("database.hold_slot", "kafka.renew", *RESUMING)
 START = ("database.take_slot", *RECOVERY, "kafka.poll")
 SETTLED = (False, True)
 FEEDS_MAX = 4
@@ -102,7 +102,7 @@ FEEDS = {Source.EVENTS: Stage.ask, Source.REQUESTS: Stage.request}
 
 
 def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
-    """Let a worker die as the cell says, go on, and give what is wrong in the end."""
+    """Let a worker die as the cell says, go on, and return what is wrong in the end."""
     feed = FEEDS[cell.source]
     with Stage(servers, logs) as stage:
         stage.ask()
@@ -141,7 +141,7 @@ def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
 
 
 def _fed_until_it_ends(worker: Worker, feed: Callable[[], object]) -> int:
-    """Give its exit code. On a busy machine it may miss its session, and what it was fed is handled by the other; it
+    """Return its exit code. On a busy machine it may miss its session, and what it was fed is handled by the other; it
     is fed again when it is back.
     """
     for _ in range(FEEDS_MAX):

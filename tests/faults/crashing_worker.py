@@ -21,9 +21,9 @@ from dependency_injector import providers
 from shared import command
 from shared.container import ServiceContainer
 from shared.errors import DatabaseInDoubt, KafkaInDoubt
-from shared.kafka import KafkaClient
+from shared.kafka.client import KafkaClient
+from shared.postgres.transaction import WorkerDatabase
 from shared.settings import Settings
-from shared.transaction import WorkerDatabase
 from tests.faults import trail
 
 
@@ -93,7 +93,7 @@ class Fate:
         if self._plan is None:
             return
         if not self._live and (
-            (call == "kafka.poll" and result.records) or (call == "database.unsaid" and result is True)
+            (call == "kafka.poll" and result.records) or (call == "database.unpublished" and result is True)
         ):
             self._live = self._order.armed.is_set()
         if self._doubting(call) and self._plan.doubt_after:

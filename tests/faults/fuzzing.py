@@ -39,7 +39,7 @@ def main() -> int:
     options = parser.parse_args()
     seed = random.SystemRandom().randrange(10**6) if options.seed is None else options.seed
     print(f"{options.records:,} records; the same again: SEED={seed}", flush=True)
-    bounds = {"set_aside_per_minute_max": 10**6, "retry_attempts_max": 1, "retry_seconds_max": 0.05}
+    bounds = {"dead_letters_per_minute_max": 10**6, "retry_attempts_max": 1, "retry_seconds_max": 0.05}
     with (
         running() as servers,
         Tallies(servers, partitions=PARTITIONS, **bounds) as tallies,
@@ -92,16 +92,18 @@ def _wait(at_work: Worker, records: int, began: float) -> bool:
 
 def _report(tallies: Tallies, counts: Counts, honest: int, records: int, *, ended: bool) -> int:
     effects = tallies.sql("SELECT number FROM effect WHERE number >= %s AND number < %s", FIRST, FIRST + records)
-    letters = tallies.sql("SELECT count(*) FROM dead_letter")[0]
+    dead_letters = tallies.sql("SELECT count(*) FROM exactly_once_dead_letter")[0]
     with psycopg.connect(tallies.servers.postgres.dsn(tallies.name)) as connection:
-        errors = connection.execute("SELECT error, count(*) FROM dead_letter GROUP BY 1 ORDER BY 2 DESC").fetchall()
-    waiting = tallies.sql("SELECT count(*) FROM outbox")[0]
+        errors = connection.execute(
+            "SELECT error, count(*) FROM exactly_once_dead_letter GROUP BY 1 ORDER BY 2 DESC"
+        ).fetchall()
+    waiting = tallies.sql("SELECT count(*) FROM exactly_once_outbox")[0]
     figures = {
         "records": records,
         "took effect": counts.handled,
         "skipped": counts.skipped,
         "duplicates": counts.duplicates,
-        "set aside": letters,
+        "set aside": dead_letters,
         "honest": honest,
         "honest that took effect": len(effects),
         "honest that took effect twice": len(effects) - len(set(effects)),
@@ -110,10 +112,10 @@ def _report(tallies: Tallies, counts: Counts, honest: int, records: int, *, ende
     for name, figure in figures.items():
         print(f"{name:30} {figure:>12,}")
     print("set aside for:", ", ".join(f"{count:,} {error}" for error, count in errors))
-    print(f"{waiting} events wait to be said")
+    print(f"{waiting} events wait to be published")
     balanced = (
         sum(counts) == records
-        and counts.set_aside == letters
+        and counts.set_aside == dead_letters
         and sorted(effects) == list(range(FIRST, FIRST + records, HONEST))
     )
     print("It balances." if balanced and not ended else "IT DOES NOT BALANCE.")

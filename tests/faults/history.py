@@ -3,7 +3,7 @@
 The check knows nothing of the library: it compares what a client fed, what the database holds, and what readers of the
 topics saw. Its anomalies are those of Jepsen's tests of Kafka and of Elle (https://github.com/jepsen-io/kafka,
 https://github.com/jepsen-io/elle), in the words of a service. It is itself tested, by histories with each anomaly
-planted: `tests/unit/test_history.py`.
+planted: `tests/unit/faults/test_history.py`.
 """
 
 from collections import Counter, defaultdict
@@ -43,7 +43,7 @@ class Anomaly(NamedTuple):
         return f"{self.kind.value}: {self.text}"
 
 
-class Heard(NamedTuple):
+class Consumed(NamedTuple):
     """One event as a read_committed reader sees it."""
 
     partition: int
@@ -53,7 +53,7 @@ class Heard(NamedTuple):
     step: int
     """1, 2, 3, ... for each key, in the order that the database decided."""
     number: int
-    """Why it was said."""
+    """Why it was published."""
 
 
 class Trail(NamedTuple):
@@ -78,34 +78,34 @@ class History:
     """Events that ought to be set aside."""
     effects: Sequence[tuple[str, int]]
     trails: Mapping[str, Trail]
-    letters: Sequence[tuple[int, int]]
+    dead_letters: Sequence[tuple[int, int]]
     """Partition and offset of each record that was set aside, in the database."""
-    told: Sequence[Heard]
+    told: Sequence[Consumed]
     """The service's topic in the end."""
-    told_letters: Sequence[str]
+    announced_dead_letters: Sequence[str]
     """Ids of the dead letters on their topic."""
-    live: Sequence[Heard] = ()
+    live: Sequence[Consumed] = ()
     """What a reader saw that followed the topic all the time."""
     handled: Mapping[int, int] = field(default_factory=dict)
-    """H by partition, in PostgreSQL."""
+    """The next offset by partition, in PostgreSQL."""
     readable: Mapping[int, int] = field(default_factory=dict)
     """The last stable offset of the same partitions."""
-    said: Mapping[int, tuple[int, str]] = field(default_factory=dict)
-    """P of each lane and its metadata, in Kafka."""
+    published: Mapping[int, tuple[int, str]] = field(default_factory=dict)
+    """The published position of each lane and its metadata, in Kafka."""
     claims: Mapping[int, tuple[int, str]] = field(default_factory=dict)
     """Position and id of each lane's claim, in PostgreSQL."""
-    unsaid: int = 0
+    unpublished: int = 0
     """Rows in the outbox."""
     open_transactions: Sequence[str] = ()
 
 
 def anomalies(history: History) -> list[Anomaly]:
-    """Give everything that is wrong; nothing is an empty list."""
+    """Return everything that is wrong; nothing is an empty list."""
     return [
         *_effects(history),
         *_events(history),
         *_order(history),
-        *_letters(history),
+        *_dead_letters(history),
         *_live(history),
         *_offsets(history),
     ]
@@ -120,7 +120,7 @@ def _numbers(history: History, key: str) -> list[int]:
 def _effects(history: History) -> Iterator[Anomaly]:
     """What was fed, against the database."""
     effects = Counter(history.effects)
-    told = {(heard.key, heard.number) for heard in history.told}
+    told = {(consumed.key, consumed.number) for consumed in history.told}
     for key in sorted({*history.asked, *history.requested, *history.trails}):
         asked, requested = history.asked.get(key, ()), history.requested.get(key, ())
         trail = history.trails.get(key, Trail(0, (), ()))
@@ -148,21 +148,21 @@ def _effects(history: History) -> Iterator[Anomaly]:
 def _events(history: History) -> Iterator[Anomaly]:
     """The topic, against the database."""
     done = Counter((key, number) for key in history.trails for number in _numbers(history, key))
-    times = Counter((heard.key, heard.number) for heard in history.told)
+    times = Counter((consumed.key, consumed.number) for consumed in history.told)
     for key, number in sorted(done.keys() - times.keys()):
-        yield Anomaly(Kind.TORN, f"{key}: {number} took effect, and nothing was said about it")
+        yield Anomaly(Kind.TORN, f"{key}: {number} took effect, and nothing was published about it")
     for (key, number), count in sorted(times.items()):
         if (key, number) not in done:
-            yield Anomaly(Kind.ABORTED_READ, f"{key}: {number} was said, and did not take effect")
+            yield Anomaly(Kind.ABORTED_READ, f"{key}: {number} was published, and did not take effect")
         elif count > done[key, number]:
-            yield Anomaly(Kind.DUPLICATE, f"{key}: {number} was said {count} times")
-    for event_id, count in Counter(heard.event_id for heard in history.told).items():
+            yield Anomaly(Kind.DUPLICATE, f"{key}: {number} was published {count} times")
+    for event_id, count in Counter(consumed.event_id for consumed in history.told).items():
         if count > 1 and len({(h.key, h.number) for h in history.told if h.event_id == event_id}) > 1:
             yield Anomaly(Kind.DUPLICATE, f"{count} different events have the id {event_id}")
 
 
 def _order(history: History) -> Iterator[Anomaly]:
-    """The order of each key: what was asked first is handled first, and steps are said in their order."""
+    """The order of each key: what was asked first is handled first, and steps are published in their order."""
     for key, trail in sorted(history.trails.items()):
         for what, fed, done in (
             ("handled", history.asked.get(key, ()), trail.handled),
@@ -173,21 +173,21 @@ def _order(history: History) -> Iterator[Anomaly]:
                 yield Anomaly(Kind.ORDER, f"{key}: {what} {list(done)}, fed {list(fed)}")
     steps: dict[tuple[int, str], list[tuple[int, int]]] = defaultdict(list)
     partitions: dict[str, set[int]] = defaultdict(set)
-    for heard in history.told:
-        steps[heard.partition, heard.key].append((heard.offset, heard.step))
-        partitions[heard.key].add(heard.partition)
+    for consumed in history.told:
+        steps[consumed.partition, consumed.key].append((consumed.offset, consumed.step))
+        partitions[consumed.key].add(consumed.partition)
     for key, found in sorted(partitions.items()):
         if len(found) > 1:
-            yield Anomaly(Kind.ORDER, f"{key}: said on the partitions {sorted(found)}")
-    for (partition, key), said in sorted(steps.items()):
-        for (_, before), (offset, after) in pairwise(sorted(said)):
+            yield Anomaly(Kind.ORDER, f"{key}: published on the partitions {sorted(found)}")
+    for (partition, key), published in sorted(steps.items()):
+        for (_, before), (offset, after) in pairwise(sorted(published)):
             if after < before:
                 yield Anomaly(Kind.ORDER, f"{key}: step {after} at [{partition}]@{offset} comes behind step {before}")
 
 
-def _letters(history: History) -> Iterator[Anomaly]:
+def _dead_letters(history: History) -> Iterator[Anomaly]:
     wanted = len(history.rejected)
-    for where, found in (("the database", history.letters), ("the topic", history.told_letters)):
+    for where, found in (("the database", history.dead_letters), ("the topic", history.announced_dead_letters)):
         if len(set(found)) < len(found):
             yield Anomaly(Kind.DUPLICATE, f"dead letters in {where}: {len(found)} of {len(set(found))} records")
         if len(set(found)) < wanted:
@@ -200,10 +200,11 @@ def _letters(history: History) -> Iterator[Anomaly]:
 def _live(history: History) -> Iterator[Anomaly]:
     """A reader that followed the topic has seen nothing that is not there any more, and nothing twice."""
     there = set(history.told)
-    for heard in history.live:
-        if heard not in there:
+    for consumed in history.live:
+        if consumed not in there:
             yield Anomaly(
-                Kind.ABORTED_READ, f"{heard.event_id} was read at [{heard.partition}]@{heard.offset} and is gone"
+                Kind.ABORTED_READ,
+                f"{consumed.event_id} was read at [{consumed.partition}]@{consumed.offset} and is gone",
             )
     for (partition, offset), count in Counter((h.partition, h.offset) for h in history.live).items():
         if count > 1:
@@ -212,10 +213,14 @@ def _live(history: History) -> Iterator[Anomaly]:
 
 def _offsets(history: History) -> Iterator[Anomaly]:
     if history.handled != history.readable:
-        yield Anomaly(Kind.OFFSETS, f"H is {dict(history.handled)}, the topic ends at {dict(history.readable)}")
-    if history.said != history.claims:
-        yield Anomaly(Kind.OFFSETS, f"P is {dict(history.said)}, the claims are {dict(history.claims)}")
-    if history.unsaid:
-        yield Anomaly(Kind.UNREST, f"{history.unsaid} rows are still in the outbox")
+        yield Anomaly(
+            Kind.OFFSETS, f"The next offset is {dict(history.handled)}, the topic ends at {dict(history.readable)}"
+        )
+    if history.published != history.claims:
+        yield Anomaly(
+            Kind.OFFSETS, f"The published position is {dict(history.published)}, the claims are {dict(history.claims)}"
+        )
+    if history.unpublished:
+        yield Anomaly(Kind.UNREST, f"{history.unpublished} rows are still in the outbox")
     for text in history.open_transactions:
         yield Anomaly(Kind.UNREST, text)

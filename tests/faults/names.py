@@ -39,7 +39,7 @@ class Names:
         self.know(*(name for name in self._all if name not in names))
 
     def build(self) -> "partial[ServiceContainer]":
-        """Give what puts a service together in a process that knows only these names."""
+        """Return what puts a service together in a process that knows only these names."""
         return partial(build, self._path)
 
 

@@ -1,4 +1,4 @@
-"""What came of one storm, and how a scenario is played from its first event to its verdict."""
+"""What came of one storm, and how a scenario is played from its first event to its result."""
 
 import random
 import time
@@ -49,7 +49,7 @@ def play(scenario: Scenario, servers: Servers | ClusterServers, seed: int, logs:
         try:
             scenario.strike(Storm(servers, plays, dice))
             list(pool.map(Play.settle, plays))
-        except Exception as error:  # noqa: BLE001 - it is part of the verdict
+        except Exception as error:  # noqa: BLE001 - it is part of the result
             wrong.append(f"did not come to rest: {error!r}")
         for one in plays:
             found = [*one.errors, *map(str, one.anomalies())]

@@ -21,7 +21,7 @@ ELECTING = (
 """Who leads a partition is just being decided, or not known to all yet."""
 
 
-class Said(NamedTuple):
+class Published(NamedTuple):
     """One record as a read_committed reader sees it."""
 
     topic: str
@@ -54,7 +54,7 @@ def reader(bootstrap: str, group: str, **more: Any) -> Consumer:
     )
 
 
-def follow(bootstrap: str, topic: str, partitions: int, go_on: Callable[[set[int]], bool]) -> Iterator[Said]:
+def follow(bootstrap: str, topic: str, partitions: int, go_on: Callable[[set[int]], bool]) -> Iterator[Published]:
     """Read a topic from its beginning, for as long as `go_on` says so; it is told which partitions are read to their
     end. A broker that is away is waited for.
     """
@@ -69,7 +69,7 @@ def follow(bootstrap: str, topic: str, partitions: int, go_on: Callable[[set[int
             partition, problem = message.partition() or 0, message.error()
             if problem is None:
                 ended.discard(partition)
-                yield said(message)
+                yield published(message)
             elif problem.code() == KafkaError._PARTITION_EOF:
                 ended.add(partition)
             else:
@@ -79,7 +79,7 @@ def follow(bootstrap: str, topic: str, partitions: int, go_on: Callable[[set[int
 AWAY = (KafkaError._ALL_BROKERS_DOWN, KafkaError._TRANSPORT, KafkaError._RESOLVE, KafkaError._TIMED_OUT)
 
 
-def read(bootstrap: str, topic: str, partitions: int) -> list[Said]:
+def read(bootstrap: str, topic: str, partitions: int) -> list[Published]:
     """Read a topic from its beginning to its end."""
     deadline = time.monotonic() + SECONDS_MAX
 
@@ -90,14 +90,14 @@ def read(bootstrap: str, topic: str, partitions: int) -> list[Said]:
     return list(follow(bootstrap, topic, partitions, go_on))
 
 
-def said(message: Any) -> Said:
+def published(message: Any) -> Published:
     """Make a value of a record."""
     head = {name: value.decode() for name, value in cast("list[tuple[str, bytes]]", message.headers())}
     key, value = message.key(), message.value()
     assert isinstance(key, bytes)
     assert isinstance(value, bytes)
     place = (message.topic(), message.partition(), message.offset())
-    return Said(*place, key.decode(), head["ce_id"], head["ce_type"], value, head)
+    return Published(*place, key.decode(), head["ce_id"], head["ce_type"], value, head)
 
 
 def ends(bootstrap: str, topic: str, partitions: int, isolation: IsolationLevel) -> dict[int, int]:

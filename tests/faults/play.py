@@ -23,7 +23,7 @@ from shared.command import EXIT_AGAIN
 from shared.errors import Unavailable
 from tests.faults.history import Anomaly, anomalies
 from tests.faults.names import Names
-from tests.faults.outside import Said
+from tests.faults.outside import Published
 from tests.faults.stage import Stage, Worker
 from tests.waiting import POLL_SECONDS, until
 
@@ -62,7 +62,7 @@ class Play:
         self._fed_up = threading.Event()
         self._rest = threading.Event()
         self._loading = True
-        self._live: list[Said] = []
+        self._live: list[Published] = []
         self._arrivals: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
         self._stack = ExitStack()
 
@@ -146,7 +146,7 @@ class Play:
         """Stop the load, and wait until everything is at rest."""
         self._fed_up.set()
         until(lambda: not self._loading, "the load has stopped", JOIN_SECONDS)
-        self.stage.until(self.stage.drained, "everything is handled and said", DRAIN_SECONDS)
+        self.stage.until(self.stage.drained, "everything is handled and published", DRAIN_SECONDS)
         self.stage.until_read()
         self.stage.until(lambda: not self.stage.open_transactions(), "no transaction is open", DRAIN_SECONDS)
         self.stage.until(self._has_read_all, "the reader has read everything")
@@ -156,12 +156,12 @@ class Play:
         assert ended <= {0, EXIT_AGAIN, -signal.SIGTERM}, f"workers ended with {ended}"
 
     def anomalies(self) -> list[Anomaly]:
-        """Give what is wrong in the end."""
+        """Return what is wrong in the end."""
         return anomalies(self.stage.history(live=list(self._live)))
 
     @property
     def events(self) -> int:
-        """How many events were said."""
+        """How many events were published."""
         return len(self._live)
 
     def recoveries(self) -> list[float]:
@@ -175,7 +175,7 @@ class Play:
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
             act()
-        except Exception as error:  # noqa: BLE001 - it is told where the result is judged
+        except Exception as error:  # noqa: BLE001 - it is told where the result is checked
             self.errors.append(repr(error))
 
     def _load(self) -> None:
@@ -207,10 +207,12 @@ class Play:
             self.stage.requested[key].append(number)
 
     def _read(self) -> None:
-        for said in self.stage.follow(lambda: not self._closing.is_set()):
-            self._arrivals[said.topic, said.partition].append(time.monotonic())
-            self._live.append(said)
+        for published in self.stage.follow(lambda: not self._closing.is_set()):
+            self._arrivals[published.topic, published.partition].append(time.monotonic())
+            self._live.append(published)
 
     def _has_read_all(self) -> bool:
-        seen = {said.partition: said.offset for said in list(self._live)}
-        return seen == {said.partition: said.offset for said in self.stage.read(self.stage.kit.told.topic)}
+        seen = {published.partition: published.offset for published in list(self._live)}
+        return seen == {
+            published.partition: published.offset for published in self.stage.read(self.stage.kit.told.topic)
+        }

@@ -31,16 +31,25 @@ REPORT = ROOT / "docs" / "proof.md"
 BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->\n", "<!-- end of figures -->"
 
 PROTOCOL = (
-    *("attempts", "backoff", "blame", "bulk", "closing", "consumer", "cycle", "database", "dead_letters", "deadline"),
-    *("ended", "events", "flushing", "handling", "held", "inbox", "intake", "kafka", "last_words", "main_loop"),
-    *("minute", "outbox", "ports", "positions", "producer", "recoveries", "reporting", "retries", "session", "slots"),
-    *("standby", "stops", "stuck", "transaction", "unreadable", "watchdog", "worker"),
+    "events",
+    "service",
+    "session",
+    *(f"kafka/{name}" for name in ("client", "consumer", "ended_transactions", "producer", "unreadable")),
+    *(f"orm/{name}" for name in ("bulk", "flushing", "held")),
+    *(
+        f"postgres/{name}"
+        for name in ("attempts", "blame", "dead_letters", "deadline", "engine", "handlers", "inbox", "outbox")
+    ),
+    *(f"postgres/{name}" for name in ("positions", "slots", "stuck_records", "transaction")),
+    *(f"protocol/{name}" for name in ("attempts", "cycle", "intake", "ports", "verdicts")),
+    *(f"worker/{name}" for name in ("backoff", "closing", "last_words", "main_loop", "minute", "recoveries")),
+    *(f"worker/{name}" for name in ("reporting", "retries", "standby", "stops", "watchdog", "worker")),
 )
 """The modules of `shared` whose change makes an earlier proof a proof of something else."""
 
 
 def protocol() -> str:
-    """Give the hash of the protocol's code: of its syntax trees without docstrings, so that words may change."""
+    """Return the hash of the protocol's code: of its syntax trees without docstrings, so that words may change."""
     digest = hashlib.sha256()
     for name in PROTOCOL:
         tree = ast.parse((ROOT / "shared" / f"{name}.py").read_text())

@@ -30,31 +30,32 @@ from confluent_kafka import IsolationLevel
 from dependency_injector import containers, providers
 
 from dev.servers import Servers
-from shared import start
 from shared.container import ServiceContainer
-from shared.database import refuse_unsafe
 from shared.events import Event
-from shared.handling import Service
-from shared.migrating import migrate
+from shared.kafka import topics as kafka_topics
+from shared.postgres.engine import refuse_unsafe
+from shared.postgres.migrations import migrate
+from shared.service import Service
 from shared.settings import Settings
+from shared.worker import startup
 from tests.faults import outside
 from tests.faults.crashing_worker import Order, Plan
 from tests.faults.stage import TIMEOUTS, StageSettings, Worker, headers, processes, producer
 from tests.waiting import SECONDS_MAX, until
 
 PARTITIONS = 2
-Said = TypeVar("Said", bound=Event)
+Published = TypeVar("Published", bound=Event)
 
 
 def declared(service: str) -> Service:
-    """Give what the service says about itself."""
+    """Return what the service publishes about itself."""
     found: Service = importlib.import_module(f"services.{service}.handlers").SERVICE
     return found
 
 
 def events(service: Service) -> list[type[Event]]:
-    """Give all types that a service hears and says."""
-    return list(dict.fromkeys([*(route.event for route in service.routes), *service.says]))
+    """Return all types that a service consumes and publishes."""
+    return list(dict.fromkeys([*(route.event for route in service.routes), *service.publishes]))
 
 
 def build(service: str, name: str, settings: Settings) -> ServiceContainer:
@@ -74,9 +75,9 @@ def build(service: str, name: str, settings: Settings) -> ServiceContainer:
     made.settings.override(providers.Object(settings))
 
     def check() -> None:  # the history of migrations has the service's own name
-        start.check_libraries()
+        kafka_topics.check_libraries()
         refuse_unsafe(made.worker_engine())
-        start.check_topics(made.worker_engine(), settings, renamed)
+        startup.check_topics(made.worker_engine(), settings, renamed)
 
     made.check.override(providers.Callable(check))
     return made
@@ -109,7 +110,7 @@ class Rehearsal:
             }
         )
         migrate(self._settings, self._service)
-        start.create_topics(self._settings, self.service)
+        kafka_topics.create_topics(self._settings, self.service)
         self.connection = psycopg.connect(self._servers.postgres.dsn(self.name), autocommit=True)
         return self
 
@@ -126,7 +127,9 @@ class Rehearsal:
             if error is not None:
                 error.add_note("\n".join(f"--- {worker.order.log.name}\n{worker.log()}" for worker in self._workers))
         self._servers.postgres.drop_database(self.name)
-        outside.admin(self._servers.kafka.bootstrap).delete_topics(start.needed(self.service))  # nobody waits for it
+        outside.admin(self._servers.kafka.bootstrap).delete_topics(
+            kafka_topics.needed(self.service)
+        )  # nobody waits for it
         for event, topic in self._topics.items():
             event.topic = topic
 
@@ -141,7 +144,7 @@ class Rehearsal:
         return self._workers[-1]
 
     def tell(self, told: Iterable[Event]) -> None:
-        """Say what the service hears, as another service would."""
+        """Publish what the service consumes, as another service would."""
         out = producer(self._servers.kafka.bootstrap)
         for event in told:
             event_id = f"{self.name}-{len(self._told)}"
@@ -156,7 +159,7 @@ class Rehearsal:
         assert ended == -signal.SIGKILL, f"it ended with {ended} and did not come to {worker.order.plan}"
 
     def until_drained(self) -> None:
-        """Wait until everything is handled and said, and can be read."""
+        """Wait until everything is handled and published, and can be read."""
 
         def drained() -> bool:
             for worker in self._workers:
@@ -166,8 +169,8 @@ class Rehearsal:
 
         until(drained, f"{self.name} is drained")
 
-    def said(self, event: type[Said]) -> list[Said]:
-        """Give what the service has said, of one type, as a read_committed reader sees it."""
+    def published(self, event: type[Published]) -> list[Published]:
+        """Return what the service has published, of one type, as a read_committed reader sees it."""
         wanted = f"{event.__name__}.v{event.version}"
         return [
             msgspec.json.decode(record.data, type=event) for record in self._read(event.topic) if record.type == wanted
@@ -180,30 +183,32 @@ class Rehearsal:
         return [*self._pending(), *self._doubled()]
 
     def _pending(self) -> Iterator[str]:
-        handled = {event_id for (event_id,) in self.connection.execute("SELECT event_id FROM inbox")}
+        handled = {event_id for (event_id,) in self.connection.execute("SELECT event_id FROM exactly_once_inbox")}
         if missing := [event_id for event_id in self._told if event_id not in handled]:
             yield f"not handled: {missing}"
-        for table in ("outbox", "dead_letter"):
+        for table in ("exactly_once_outbox", "exactly_once_dead_letter"):
             if count := self._one(f"SELECT count(*) FROM {table}"):
                 yield f"{count} rows in {table}"
-        for topic in self.service.speaks_on:
+        for topic in self.service.published_topics:
             if self._ends(topic, IsolationLevel.READ_COMMITTED) != self._ends(topic, IsolationLevel.READ_UNCOMMITTED):
                 yield f"a transaction is open on {topic}"
-        for topic in self.service.hears:
-            rows = self.connection.execute("SELECT partition, next_offset FROM position WHERE topic = %s", (topic,))
+        for topic in self.service.consumed_topics:
+            rows = self.connection.execute(
+                "SELECT partition, next_offset FROM exactly_once_position WHERE topic = %s", (topic,)
+            )
             if dict(rows.fetchall()) != self._ends(topic, IsolationLevel.READ_COMMITTED):
                 yield f"{topic} is not read to its end"
 
     def _doubled(self) -> Iterator[str]:
-        for topic in self.service.speaks_on:
+        for topic in self.service.published_topics:
             ids = Counter(record.event_id for record in self._read(topic))
             if repeated := [event_id for event_id, count in ids.items() if count > 1]:
-                yield f"said more than once on {topic}: {repeated}"
+                yield f"published more than once on {topic}: {repeated}"
 
     def _ends(self, topic: str, isolation: IsolationLevel) -> dict[int, int]:
         return outside.ends(self._servers.kafka.bootstrap, topic, PARTITIONS, isolation)
 
-    def _read(self, topic: str) -> list[outside.Said]:
+    def _read(self, topic: str) -> list[outside.Published]:
         return outside.read(self._servers.kafka.bootstrap, topic, PARTITIONS)
 
     def _one(self, query: str) -> int:

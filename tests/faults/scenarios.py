@@ -131,7 +131,7 @@ def twins(storm: Storm) -> None:
 
 
 def comings_and_goings(storm: Storm) -> None:
-    """Workers join, leave orderly, and die: hardly a batch is said in the generation in which it was read."""
+    """Workers join, leave orderly, and die: hardly a batch is published in the generation in which it was read."""
     play = storm.play
     for _ in range(12):
         play.passes(play.random.uniform(0.1, 1.2))
@@ -159,7 +159,7 @@ def sessions_ended(storm: Storm) -> None:
 
 
 def late_commits(storm: Storm) -> None:
-    """Requests that were given low row ids commit long after higher ones were said; workers die meanwhile."""
+    """Requests that were given low row ids commit long after higher ones were published; workers die meanwhile."""
     play, stage = storm.play, storm.play.stage
     for round_ in range(4):
         with stage.open_request([f"late-{round_}-{n}" for n in range(3)]):
@@ -189,10 +189,10 @@ def contention(storm: Storm) -> None:
 
 
 def poison(storm: Storm) -> None:
-    """Events that are refused, that make the handler fail, or that say too much, among good ones; workers die."""
+    """Events that are refused, that make the handler fail, or that publish too much, among good ones; workers die."""
     play, stage = storm.play, storm.play.stage
     for number in range(10):
-        wish = play.random.choice(["reject", "defect", "NUL", "reject with NUL", "say 2000000"])
+        wish = play.random.choice(["reject", "defect", "NUL", "reject with NUL", "publish 2000000"])
         stage.ask([play.random.choice(stage.keys)], wish=wish, poison=True)
         play.hit("poison")
         play.passes(play.random.uniform(0.05, 0.6))
@@ -329,7 +329,7 @@ def brokers_and_workers(storm: Storm) -> None:
 
 
 def idle(storm: Storm) -> None:
-    """The broker forgets the producers of a service that had nothing to say for a while."""
+    """The broker forgets the producers of a service that had nothing to publish for a while."""
     play, stage = storm.play, storm.play.stage
     for _ in range(2):
         with play.resting():
@@ -340,7 +340,7 @@ def idle(storm: Storm) -> None:
 
 
 SOUND = "nothing is lost, twice, torn, or out of order"
-LEAVING: dict[str, Any] = {"leave_on_stop": True}
+LEAVING: dict[str, Any] = {"leave_group_on_shutdown": True}
 COPIES: dict[str, Any] = {"replication_factor": 3}
 BROKEN, CLUSTER, FORGETS = Arena.BREAKABLE, Arena.CLUSTER, Arena.FORGETFUL
 

@@ -35,17 +35,18 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
 from sqlalchemy import NullPool, create_engine
 
 from dev.servers import ClusterServers, Servers
-from shared import roles, start
 from shared.command import EXIT_AGAIN
 from shared.container import ServiceContainer
-from shared.database import Requests
-from shared.outbox import Outbox
+from shared.kafka import topics
+from shared.postgres import roles
+from shared.postgres.engine import Requests
+from shared.postgres.outbox import Outbox
 from shared.session import Session
 from shared.settings import Settings
 from tests.faults import crashing_worker, outside, trail
 from tests.faults.crashing_worker import Order, Plan
-from tests.faults.history import Heard, History, Trail, anomalies
-from tests.faults.outside import Said
+from tests.faults.history import Consumed, History, Trail, anomalies
+from tests.faults.outside import Published
 from tests.waiting import SECONDS_MAX, until
 
 MARKERS_SECONDS = 10.0
@@ -66,7 +67,9 @@ AT_GATE = """
 
 # Workers are forked from a process that has imported everything once: a start then costs 20 ms instead of a second.
 processes = multiprocessing.get_context("forkserver")
-processes.set_forkserver_preload([crashing_worker.__name__, "shared.consumer", "shared.producer", "psycopg"])
+processes.set_forkserver_preload(
+    [crashing_worker.__name__, "shared.kafka.consumer", "shared.kafka.producer", "psycopg"]
+)
 _one_looks = threading.Lock()
 """An exit code can be read once, and whoever starts a process looks for those of all others: a second reader would get
 255. Cells run on several threads.
@@ -163,7 +166,7 @@ class Worker:
             os.kill(self.pid, number)
 
     def ended(self, seconds: float = SECONDS_MAX) -> int:
-        """Wait for its end, and give the exit code: negative for a signal."""
+        """Wait for its end, and return the exit code: negative for a signal."""
 
         def over() -> bool:
             self.supervise()
@@ -242,7 +245,7 @@ class Stage:
             stack.callback(servers.postgres.drop_database, self.name)
             self.connection = self._connect()
             stack.callback(self._disconnect)
-            start.create_topics(ours, self.kit.service)
+            topics.create_topics(ours, self.kit.service)
             self._open = stack.pop_all()
 
     @property
@@ -266,7 +269,7 @@ class Stage:
             for worker in self.workers:
                 worker.process.close()
         # Nobody waits for it: it only keeps a long run from collecting thousands of partitions.
-        admin(self.servers).delete_topics(start.needed(self.kit.service))
+        admin(self.servers).delete_topics(topics.needed(self.kit.service))
 
     def reconnect(self) -> None:
         """Open the connection for the books anew: the server was away."""
@@ -318,7 +321,7 @@ class Stage:
         assert ended == [0] * len(ended), ended
 
     def dismiss(self, *workers: Worker) -> list[int]:
-        """End workers for good, and give their exit codes."""
+        """End workers for good, and return their exit codes."""
         for worker in workers:
             worker.stopped = True
             worker.send(signal.SIGTERM)
@@ -349,7 +352,7 @@ class Stage:
         topic = self.kit.asked.topic
         self.until(
             lambda: self.offsets(topic).items() >= self.ends(topic, IsolationLevel.READ_COMMITTED).items(),
-            "Kafka knows H",
+            "Kafka knows the next offset",
         )
 
     def until_shared(self, members: int) -> None:
@@ -376,7 +379,7 @@ class Stage:
     def produce(
         self, key: str | bytes | None, value: bytes | None, head: Sequence[tuple[str, bytes | str | None]] | None
     ) -> None:
-        """Produce any record to what the service hears; the caller flushes."""
+        """Produce any record to what the service consumes; the caller flushes."""
         to = partition(key, self._partitions) if isinstance(key, str) else 0
         producer(self.servers.kafka.bootstrap).produce(
             self.kit.asked.topic, value, key, partition=to, headers=None if head is None else list(head)
@@ -391,7 +394,7 @@ class Stage:
         assert producer(self.servers.kafka.bootstrap).flush(SECONDS_MAX) == 0
 
     def request(self, keys: Iterable[str] | None = None) -> None:
-        """Do for each key what an HTTP request does: change the aggregate and say so, in one transaction."""
+        """Do for each key what an HTTP request does: change the aggregate and publish that, in one transaction."""
         for key in self.keys if keys is None else keys:
             number = self.number()
             with self.requests.transaction() as session:
@@ -428,24 +431,24 @@ class Stage:
     # ---- the books
 
     def one(self, query: str, *arguments: object) -> int:
-        """Give the one number that a query answers."""
+        """Return the one number that a query answers."""
         row = self.connection.execute(query.encode(), arguments).fetchone()
         assert row is not None
         return int(row[0])
 
     def drained(self) -> bool:
-        """Whether everything that was fed took effect and was said."""
+        """Whether everything that was fed took effect and was published."""
         return (
             self.one("SELECT count(*) FROM effect") >= sum(map(len, self.asked.values()))
-            and self.one("SELECT count(*) FROM dead_letter") >= len(self.rejected)
-            and self.one("SELECT count(*) FROM outbox") == 0
+            and self.one("SELECT count(*) FROM exactly_once_dead_letter") >= len(self.rejected)
+            and self.one("SELECT count(*) FROM exactly_once_outbox") == 0
         )
 
     def until_drained(self) -> None:
-        """Wait until everything that was fed took effect and was said, and can be read: the answer to a commit comes
-        before its markers are in every partition.
+        """Wait until everything that was fed took effect and was published, and can be read: the answer to a commit
+        comes before its markers are in every partition.
         """
-        self.until(self.drained, "everything is handled and said")
+        self.until(self.drained, "everything is handled and published")
         self.until(lambda: not self.open_transactions(), "no transaction is open")
 
     def until_read(self) -> None:
@@ -453,11 +456,11 @@ class Stage:
         asked = self.kit.asked.topic
         self.until(lambda: self._handled() == self.ends(asked, IsolationLevel.READ_COMMITTED), "every input is read")
 
-    def read(self, topic: str) -> list[Said]:
+    def read(self, topic: str) -> list[Published]:
         """Read a topic from its beginning to its end, as a read_committed reader."""
         return outside.read(self.bootstrap, topic, self._partitions)
 
-    def follow(self, go_on: Callable[[], bool]) -> Iterator[Said]:
+    def follow(self, go_on: Callable[[], bool]) -> Iterator[Published]:
         """Read the service's topic as a subscriber does, for as long as `go_on` says so."""
         return outside.follow(self.bootstrap, self.kit.told.topic, self._partitions, lambda _: go_on())
 
@@ -466,7 +469,7 @@ class Stage:
         return outside.ends(self.bootstrap, topic, self._partitions, isolation)
 
     def committed(self) -> dict[int, tuple[int, str]]:
-        """P of each lane, with its metadata."""
+        """The published position of each lane, with its metadata."""
         return outside.committed(self.bootstrap, self.name, self.kit.service.lane_topic, self._partitions)
 
     def offsets(self, topic: str) -> dict[int, int]:
@@ -481,7 +484,7 @@ class Stage:
             until(lambda: not self.open_transactions(), "no transaction is open", MARKERS_SECONDS)
         return [str(anomaly) for anomaly in anomalies(self.history())]
 
-    def history(self, live: Iterable[Said] = ()) -> History:
+    def history(self, live: Iterable[Published] = ()) -> History:
         """Put together all that is known; `live` is what a reader saw that followed the service's topic."""
         execute = self.connection.execute
         return History(
@@ -491,23 +494,23 @@ class Stage:
             rejected=self.rejected,
             effects=execute("SELECT key, number FROM effect").fetchall(),
             trails={k: Trail(*r) for k, *r in execute("SELECT key, steps, handled, requested FROM trail")},
-            letters=execute('SELECT partition, "offset" FROM dead_letter').fetchall(),
-            told=[heard(said) for said in self.read(self.kit.told.topic)],
-            told_letters=[said.event_id for said in self.read(self.kit.service.dead_letter_topic)],
-            live=[heard(said) for said in live],
+            dead_letters=execute('SELECT partition, "offset" FROM exactly_once_dead_letter').fetchall(),
+            told=[consumed(published) for published in self.read(self.kit.told.topic)],
+            announced_dead_letters=[published.event_id for published in self.read(self.kit.service.dead_letter_topic)],
+            live=[consumed(published) for published in live],
             handled=self._handled(),
             readable=self.ends(self.kit.asked.topic, IsolationLevel.READ_COMMITTED),
-            said=self.committed(),
+            published=self.committed(),
             claims={
                 lane: (position, str(claim or ""))
-                for lane, position, claim in execute("SELECT lane, position, claim_id FROM lane")
+                for lane, position, claim in execute("SELECT lane, position, claim_id FROM exactly_once_lane")
             },
-            unsaid=self.one("SELECT count(*) FROM outbox"),
+            unpublished=self.one("SELECT count(*) FROM exactly_once_outbox"),
             open_transactions=self.open_transactions(),
         )
 
     def _handled(self) -> dict[int, int]:
-        return dict(self.connection.execute("SELECT partition, next_offset FROM position").fetchall())
+        return dict(self.connection.execute("SELECT partition, next_offset FROM exactly_once_position").fetchall())
 
     def open_transactions(self) -> list[str]:
         """Name the topics of the service that hold back their readers."""
@@ -520,10 +523,10 @@ class Stage:
         return found
 
 
-def heard(said: Said) -> Heard:
-    """Give what the history is about."""
-    event = msgspec.json.decode(said.data, type=trail.Told)
-    return Heard(said.partition, said.offset, said.event_id, said.key, event.step, event.number)
+def consumed(published: Published) -> Consumed:
+    """Return what the history is about."""
+    event = msgspec.json.decode(published.data, type=trail.Told)
+    return Consumed(published.partition, published.offset, published.event_id, published.key, event.step, event.number)
 
 
 def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, bytes | str | None]]:

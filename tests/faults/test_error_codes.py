@@ -2,7 +2,7 @@
 production producer takes it as the matrix says, within its budget, and works again afterwards.
 
 The brokers are librdkafka's own (see `mock_cluster`): they show how the client takes an error. That nothing is lost or
-said twice then is for the other tests of this folder to show, on a real Kafka.
+published twice then is for the other tests of this folder to show, on a real Kafka.
 """
 
 import multiprocessing
@@ -20,13 +20,13 @@ from typing import NamedTuple, Self
 import pytest
 from confluent_kafka import Consumer, KafkaError, TopicPartition
 
-from shared.consumer import committed_offsets
-from shared.consumer import configuration as consumer_configuration
-from shared.ended import ENDED_SECONDS
-from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable, Refused
-from shared.ports import Committed, Input, OutboxRow
-from shared.producer import CONTENT, GENERATION, REFUSED, TransactionalProducer
-from shared.watchdog import EXIT_CODE, Watchdog
+from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable, Misconfigured
+from shared.kafka.consumer import committed_offsets
+from shared.kafka.consumer import configuration as consumer_configuration
+from shared.kafka.ended_transactions import ENDED_SECONDS
+from shared.kafka.producer import CONTENT, GENERATION, REFUSED, TransactionalProducer
+from shared.protocol.ports import Committed, Input, OutboxRow
+from shared.worker.watchdog import EXIT_CODE, Watchdog
 from tests.faults import trail
 from tests.faults.mock_cluster import Api, MockCluster
 from tests.faults.stage import StageSettings
@@ -55,7 +55,7 @@ WORDS: dict[type[Exception], str] = {
     KafkaInDoubt: "doubt",
     GenerationLost: "generation",
     ContentRefused: "less",
-    Refused: "refused",
+    Misconfigured: "refused",
     KafkaUnavailable: "wait",
     Fenced: "fenced",
 }
@@ -107,7 +107,7 @@ class Seen(NamedTuple):
     unused: int
     """How many answers nobody asked for."""
     reasons: tuple[str, ...]
-    """What the producer said, for whoever reads of a failure."""
+    """What the producer published, for whoever reads of a failure."""
 
 
 class Play:
@@ -120,7 +120,12 @@ class Play:
         self._ends = ExitStack()
         self.cluster = self._ends.enter_context(MockCluster(brokers))
         service = self._kit.service
-        for topic in (*service.hears, *service.speaks_on, service.lane_topic, service.dead_letter_topic):
+        for topic in (
+            *service.consumed_topics,
+            *service.published_topics,
+            service.lane_topic,
+            service.dead_letter_topic,
+        ):
             self.cluster.create_topic(topic, 2)
         settings = StageSettings.model_validate(
             {
@@ -134,9 +139,9 @@ class Play:
         self._ends.callback(self.producer.close)
         self.member = Consumer(consumer_configuration(settings, service, slot=0) | {"log_level": 0})
         self._ends.callback(self.member.close)
-        self.member.subscribe([*service.hears, service.lane_topic], on_assign=_assign)
+        self.member.subscribe([*service.consumed_topics, service.lane_topic], on_assign=_assign)
         until(lambda: self.member.poll(0.02) or self.member.assignment(), "it owns something")
-        self.membership = self.member.consumer_group_metadata()
+        self.group_metadata = self.member.consumer_group_metadata()
 
     def __enter__(self) -> Self:
         return self
@@ -156,7 +161,7 @@ class Play:
             "begin": self.producer.begin,
             "produce": lambda: self.producer.produce([row]),
             "flush": self.producer.flush,
-            "send_offsets": lambda: self.producer.send_offsets({source: 4}, lanes, self.membership),
+            "send_offsets": lambda: self.producer.send_offsets({source: 4}, lanes, self.group_metadata),
             "commit": self.producer.commit,
             "committed": lambda: committed_offsets(self.member, lane_topic, [source], [0, 1]),
         }
@@ -172,7 +177,7 @@ class Play:
         done.result(TRANSACTION_SECONDS + SLACK_SECONDS)
 
     def run(self, fault: Callable[[], None] = lambda: None, at: str = "") -> str:
-        """Make all of `CALLS`, the fault before the call `at`; give what came of it in the word of the matrix.
+        """Make all of `CALLS`, the fault before the call `at`; return what came of it in the word of the matrix.
 
         Anything but going on must come from the call itself, or, for a suspicion, from the commit.
         """

@@ -18,7 +18,7 @@ APART = [(scenario.arena, scenario) for scenario in SCENARIOS if scenario.arena 
 
 
 def play(scenario: Scenario, servers: Servers | ClusterServers, logs: Path) -> list[str]:
-    """Play a scenario, and give what is wrong in the end."""
+    """Play a scenario, and return what is wrong in the end."""
     came_of_it = outcome.play(scenario, servers, SEED, logs)
     assert came_of_it.events
     assert came_of_it.faults

@@ -14,14 +14,14 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
-from tests.faults.cells import FEEDS, SAYING, Source
+from tests.faults.cells import FEEDS, PUBLISHING, Source
 from tests.faults.crashing_worker import Deed, Plan
 from tests.faults.stage import Stage, Worker
 
 CALLS = {
     Source.EVENTS: (
         *("kafka.poll", "database.begin", "transaction.handle", "transaction.claim", "transaction.commit"),
-        *SAYING,
+        *PUBLISHING,
     ),
     Source.REQUESTS: ("transaction.claim", "transaction.commit", "kafka.flush", "kafka.send_offsets", "kafka.commit"),
 }

@@ -13,7 +13,7 @@ from tests.faults.wire import Deed, Wire, api, commit_of
 from tests.faults.wire.rules import When
 
 MOMENTS: dict[str, When] = {
-    "COMMIT": commit_of("UPDATE lane SET position"),
+    "COMMIT": commit_of("UPDATE exactly_once_lane AS lane SET position"),
     "Produce": api("Produce"),
     "TxnOffsetCommit": api("TxnOffsetCommit"),
     "EndTxn": api("EndTxn"),

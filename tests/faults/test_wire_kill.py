@@ -28,25 +28,25 @@ ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordin
 """
 
 OBSERVED = (
-    "SELECT topic, partition, next_offset FROM position",
-    "SELECT (SELECT count(*) FROM (SELECT FROM dead_letter",
+    "SELECT topic, partition, next_offset FROM exactly_once_position",
+    "SELECT (SELECT count(*) FROM (SELECT FROM exactly_once_dead_letter",
 )
 """How the questions begin that the observer asks, beside the main loop."""
 
 ENDS = "ListOffsets"
 """Asked for by the gauge of the lag, once a second; and in a start, where it counts."""
 
-cleans = commit_of("DELETE FROM outbox")
-"""The end of a cycle's rows: they are said, and deleted."""
+cleans = commit_of("DELETE FROM exactly_once_outbox")
+"""The end of a cycle's rows: they are published, and deleted."""
 
 
 class What(Enum):
     """What the worker is doing."""
 
     EVENT = "event"
-    """One cycle, with an event to handle and to say."""
+    """One cycle, with an event to handle and to publish."""
     REQUEST = "request"
-    """One cycle, with a row to say that a request has put into the outbox."""
+    """One cycle, with a row to publish that a request has put into the outbox."""
     START = "start"
     """The start of the process, and the cycles of what waits for it."""
 
@@ -92,7 +92,7 @@ class Place:
 
 
 def counted(what: What) -> Callable[[Part], bool]:
-    """Give what tells whether a request counts, from now on."""
+    """Return what tells whether a request counts, from now on."""
     begun = False
 
     def counts(request: Part) -> bool:
@@ -105,13 +105,13 @@ def counted(what: What) -> Callable[[Part], bool]:
 
 
 def named(name: str, what: What) -> Callable[[Part], bool]:
-    """Give what tells whether a request counts and has this name."""
+    """Return what tells whether a request counts and has this name."""
     counts = counted(what)
     return lambda request: counts(request) and request.name == name
 
 
 def places(requests: Sequence[Part], what: What) -> list[Place]:
-    """Give the places of a cycle that ran to its end."""
+    """Return the places of a cycle that ran to its end."""
     counts, seen = counted(what), Counter[str]()
     found: list[Place] = []
     for n, request in enumerate(requests, 1):
@@ -124,7 +124,7 @@ def places(requests: Sequence[Part], what: What) -> list[Place]:
 
 
 def through(requests: Sequence[Part], what: What) -> bool:
-    """Whether all was handled, said and deleted with these requests."""
+    """Whether all was handled, published and deleted with these requests."""
     names = [request.name for request in requests]
     if "Produce" not in names:
         return False
@@ -148,7 +148,7 @@ class Victims:
         self._stage.until_drained()
 
     def work(self) -> list[Part]:
-        """Let it do its work to the end; give its requests."""
+        """Let it do its work to the end; return its requests."""
         begin = len(self._wire.notes)
         self._feed()
         self._stage.until_drained()

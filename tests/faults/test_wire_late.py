@@ -45,7 +45,7 @@ def end_txn_error(reply: bytes) -> int:
 
 
 def settled(stage: Stage) -> bool:
-    """Whether no transaction is open in what is said."""
+    """Whether no transaction is open in what is published."""
     topic = stage.kit.told.topic
     return stage.ends(topic, IsolationLevel.READ_COMMITTED) == stage.ends(topic, IsolationLevel.READ_UNCOMMITTED)
 
@@ -82,7 +82,7 @@ class Stock:
     def _ends(self) -> list[str]:
         return self._log.read_text().splitlines()
 
-    def said(self) -> list[int]:
+    def published(self) -> list[int]:
         """The offsets of the inputs whose copies a read_committed reader sees."""
         self._stage.until(lambda: settled(self._stage), "no transaction is open")
         inputs = {record.event_id: record.offset for record in self._stage.read(self._stage.kit.asked.topic)}
@@ -128,10 +128,10 @@ def test_the_stock_loop_loses_what_a_late_abort_aborts(stage: Stage, wire: Wire,
         stock.until_ended("aborted 0 1", "committed 0 1")
         stage.ask()
         stock.until_ended("aborted 0 1", "committed 0 1", "committed 2 3")
-    assert stock.said() == [2, 3]
+    assert stock.published() == [2, 3]
 
 
-def test_the_stock_loop_says_twice_what_a_late_commit_commits(stage: Stage, wire: Wire, stock: Stock) -> None:
+def test_the_stock_loop_publishes_twice_what_a_late_commit_commits(stage: Stage, wire: Wire, stock: Stock) -> None:
     """It is killed in the middle of a transaction, which the late commit has committed."""
     following = Next(wire)
     late = wire.on(api("EndTxn(commit)"), Deed.HOLD_AND_CUT, call=following.watch)
@@ -145,10 +145,10 @@ def test_the_stock_loop_says_twice_what_a_late_commit_commits(stage: Stage, wire
         assert end_txn_error(late.wait_answer()) == 0
     with stock.running():
         stock.until_ended("committed 0 1", "committed 2 3")
-    assert stock.said() == [0, 1, 2, 3, 2, 3]
+    assert stock.published() == [0, 1, 2, 3, 2, 3]
 
 
-def test_the_stock_loop_says_twice_what_late_offsets_take_back(stage: Stage, wire: Wire, stock: Stock) -> None:
+def test_the_stock_loop_publishes_twice_what_late_offsets_take_back(stage: Stage, wire: Wire, stock: Stock) -> None:
     """The late offsets of one transaction take the place of those of the next one, and are committed with it."""
     late = wire.on(api("TxnOffsetCommit"), Deed.HOLD_AND_CUT)
     stage.ask()
@@ -164,7 +164,7 @@ def test_the_stock_loop_says_twice_what_late_offsets_take_back(stage: Stage, wir
         stock.until_ended("committed 0 1", "committed 2 3")
     with stock.running():
         stock.until_ended("committed 0 1", "committed 2 3", "committed 2 3")
-    assert stock.said() == [0, 1, 2, 3, 2, 3]
+    assert stock.published() == [0, 1, 2, 3, 2, 3]
 
 
 # ---- ours
@@ -174,7 +174,7 @@ LOSSES = {"cut": Deed.HOLD_AND_CUT, "timeout": Deed.HOLD}
 
 
 @pytest.mark.parametrize("loss", LOSSES)
-def test_our_worker_says_once_what_a_late_commit_would_commit(stage: Stage, wire: Wire, loss: str) -> None:
+def test_our_worker_publishes_once_what_a_late_commit_would_commit(stage: Stage, wire: Wire, loss: str) -> None:
     """It replaced the suspect producer before it began the next transaction: the late commit is fenced."""
     worker = stage.worker(None, **wire.settings(stage.dsn))
     stage.ask()
@@ -201,8 +201,8 @@ def test_our_worker_says_once_what_a_late_commit_would_commit(stage: Stage, wire
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_our_worker_goes_on_where_late_offsets_would_take_it_back(stage: Stage, wire: Wire, loss: str) -> None:
-    """It is killed before it has deleted the rows of the next transaction: whoever took P for the older one would say
-    them again.
+    """It is killed before it has deleted the rows of the next transaction: whoever took the published position for the
+    older one would publish them again.
     """
     worker = stage.worker(None, **wire.settings(stage.dsn))
     stage.ask()
@@ -216,7 +216,9 @@ def test_our_worker_goes_on_where_late_offsets_would_take_it_back(stage: Stage, 
     ending.wait()
     late.release()
     late.wait_answer()
-    killed = wire.on(statement("DELETE FROM outbox"), Deed.DROP_REQUEST, call=lambda: worker.send(signal.SIGKILL))
+    killed = wire.on(
+        statement("DELETE FROM exactly_once_outbox"), Deed.DROP_REQUEST, call=lambda: worker.send(signal.SIGKILL)
+    )
     ending.release()
     killed.wait()
     assert worker.ended() == -signal.SIGKILL
@@ -228,7 +230,7 @@ def test_our_worker_goes_on_where_late_offsets_would_take_it_back(stage: Stage, 
 
 
 def test_rows_that_come_late_are_not_in_the_log(stage: Stage, wire: Wire) -> None:
-    """Their transaction was aborted by the next process, which has said them itself."""
+    """Their transaction was aborted by the next process, which has published them itself."""
     worker = stage.worker(None, **wire.settings(stage.dsn))
     stage.ask()
     stage.until_drained()

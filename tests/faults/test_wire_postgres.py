@@ -13,7 +13,7 @@ from tests.faults.cells import FEEDS, Source
 from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Wire, commit_of
 
-CLAIMS = "UPDATE lane SET position"
+CLAIMS = "UPDATE exactly_once_lane AS lane SET position"
 """The transaction of a cycle, whatever it does besides."""
 CUTS = (Deed.CUT_BEFORE, Deed.CUT_AFTER)
 HALF_OPEN = (Deed.BLACKHOLE, Deed.BLACKHOLE_AFTER)

@@ -1,9 +1,9 @@
 """The service that the tests break: small, its topics named after it, and everything it does can be counted afterwards.
 
 It keeps a trail for each key: the numbers of the events that were handled, in their order, and a count of the steps,
-each of which is said, be it a handler's or a request's. So afterwards the database shows what took effect and how
-often, and the steps on the topic must be 1, 2, 3, ... for each key: a gap is an event lost, a repetition is an event
-said twice, and any other order is an order that the database did not decide.
+each of which is published, be it a handler's or a request's. So afterwards the database shows what took effect and how
+often, and the steps on the topic must be 1, 2, 3, ... for each key: a gap is an event lost, a duplicate is an event
+published twice, and any other order is an order that the database did not decide.
 """
 
 import ctypes
@@ -19,14 +19,16 @@ from sqlalchemy import ARRAY, BigInteger, Connection, Identity, Integer, Text, t
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared import start, tables
 from shared.container import ServiceContainer
-from shared.database import refuse_unsafe
 from shared.errors import Reject, Retry
 from shared.events import Event
-from shared.handling import Read, Service, on
+from shared.kafka import topics
+from shared.postgres import tables
+from shared.postgres.engine import refuse_unsafe
+from shared.service import Read, Service, on
 from shared.session import Session
 from shared.settings import Settings
+from shared.worker import startup
 
 
 class Base(DeclarativeBase):
@@ -55,7 +57,7 @@ class Effect(Base):
 
 
 class Asked(Event, frozen=True, kw_only=True):
-    """Heard: add `number` to the trail of `trail`."""
+    """Consumed: add `number` to the trail of `trail`."""
 
     trail: Annotated[str, msgspec.Meta(min_length=1)]
     number: int
@@ -69,7 +71,7 @@ class Asked(Event, frozen=True, kw_only=True):
 
 
 class Told(Event, frozen=True, kw_only=True):
-    """Said: this is step `step` of the trail, made because of `number`."""
+    """Published: this is step `step` of the trail, made because of `number`."""
 
     trail: str
     step: int
@@ -84,7 +86,7 @@ class Told(Event, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Kit:
-    """A service, and the types of what it hears and says."""
+    """A service, and the types of what it consumes and publishes."""
 
     service: Service
     asked: type[Asked]
@@ -104,7 +106,7 @@ AT_GATE = "SELECT to_regclass(:name) AS at_gate"
 
 
 def step(session: Session, kit: Kit, key: str, number: int, *, requested: bool = False, padding: str = "") -> Told:
-    """Make one step on the trail, and give what is said about it."""
+    """Make one step on the trail, and return what is published about it."""
     if requested:
         # A handler may be making the same trail at this moment. The handler needs no such care: its batch is repeated.
         session.execute(insert(Trail).values(key=key, steps=0, handled=[], requested=[]).on_conflict_do_nothing())
@@ -140,7 +142,7 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
     if event.wish == "NUL":
         session.add(Effect(key="\x00", number=event.number))
     session.add(Effect(key=event.trail, number=event.number))
-    size = int(event.wish.removeprefix("say ")) if event.wish.startswith("say ") else 0
+    size = int(event.wish.removeprefix("publish ")) if event.wish.startswith("publish ") else 0
     return (step(session, kit, event.trail, event.number, padding="x" * size),)
 
 
@@ -179,7 +181,7 @@ def make(name: str) -> Kit:
         return handle(event, session, kit)
 
     service = Service(
-        name=name, routes=(on(Asked_, handler, Read(Trail, lambda event, _: (event.trail,))),), says=(Told_,)
+        name=name, routes=(on(Asked_, handler, Read(Trail, lambda event, _: (event.trail,))),), publishes=(Told_,)
     )
     kit = Kit(service, Asked_, Told_)
     return kit
@@ -193,7 +195,9 @@ def create_tables(connection: Connection) -> None:
 
 def seed_lanes(connection: Connection, lanes: int) -> None:
     """Make the lanes, as `migrate` does."""
-    connection.execute(text("INSERT INTO lane (lane) SELECT generate_series(0, :last)"), {"last": lanes - 1})
+    connection.execute(
+        text("INSERT INTO exactly_once_lane (lane) SELECT generate_series(0, :last)"), {"last": lanes - 1}
+    )
 
 
 def container(kit: Kit, settings: Settings) -> ServiceContainer:
@@ -210,9 +214,9 @@ def container(kit: Kit, settings: Settings) -> ServiceContainer:
     made.settings.override(providers.Object(settings))
 
     def check() -> None:
-        start.check_libraries()
+        topics.check_libraries()
         refuse_unsafe(made.worker_engine())
-        start.check_topics(made.worker_engine(), settings, kit.service)
+        startup.check_topics(made.worker_engine(), settings, kit.service)
 
     made.check.override(providers.Callable(check))
     return made

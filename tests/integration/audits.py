@@ -43,7 +43,7 @@ class Answer(NamedTuple):
 
 
 def audit(tallies: Tallies, capsys: pytest.CaptureFixture[str], line: str = "audit --json") -> Answer:
-    """Audit; the exit code agrees with what is said."""
+    """Audit; the exit code agrees with what is printed."""
     capsys.readouterr()
     code = tallies.run(line)
     captured = capsys.readouterr()
@@ -74,7 +74,7 @@ def ours(tallies: Tallies, event_id: str, decided: str | None = None) -> dict[st
 def produce(
     tallies: Tallies, headers: Mapping[str, str], *, key: str = "k", topic: str | None = None, partition: int = 0
 ) -> int:
-    """Say something in the service's name with a plain producer; give its offset."""
+    """Publish something in the service's name with a plain producer; return its offset."""
     offsets: list[int] = []
 
     def delivered(error: Any, message: Message) -> None:

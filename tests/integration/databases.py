@@ -7,8 +7,8 @@ from contextlib import contextmanager
 from sqlalchemy import Engine, MetaData, create_engine
 
 from dev.servers import Postgres
-from shared import bulk
-from shared.migrating import migrate
+from shared.orm import bulk
+from shared.postgres.migrations import migrate
 from shared.settings import Settings
 
 RUNTIME = "service_runtime"
@@ -22,7 +22,7 @@ def settings(postgres: Postgres, suffix: str, **more: object) -> Settings:
         **{  # type: ignore[arg-type]
             "database_url": postgres.dsn("{service}" + suffix),
             "api_auth": "off",
-            "http_requests_per_second": 0,
+            "http_requests_per_second_max": 0,
             **more,
         },
     )

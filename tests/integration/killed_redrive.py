@@ -10,12 +10,12 @@ import sys
 from collections.abc import Callable
 from typing import Any
 
-from shared import dead_letters
-from shared.handling import Handlers
-from shared.operating import redrive
-from shared.operating.rules import Desk
+from shared.operations import redrive
+from shared.operations.maintenance import Context
+from shared.postgres import dead_letters
+from shared.postgres.handlers import Handlers
+from shared.postgres.transaction import PostgresTransaction
 from shared.settings import Settings
-from shared.transaction import PostgresTransaction
 from tests.integration.tally import container, service
 
 
@@ -37,7 +37,7 @@ def main(name: str, settings_json: str, number: str, point: str) -> None:
     settings = Settings(**told)
     made = service(name)[0]
     built = container(made, settings)
-    redrive.one(Desk(settings, made, built.engine(), built.outbox()), Handlers(made), int(number))
+    redrive.one(Context(settings, made, built.engine(), built.outbox()), Handlers(made), int(number))
 
 
 if __name__ == "__main__":

@@ -56,7 +56,7 @@ class Worker:
     def done(self) -> bool:
         """Whether it has handled everything. Raises `AssertionError` if it has ended."""
         assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log.read_bytes()[-2_000:]!r}"
-        handled = dict(self._tallies.sql("SELECT ARRAY[partition, next_offset] FROM position"))
+        handled = dict(self._tallies.sql("SELECT ARRAY[partition, next_offset] FROM exactly_once_position"))
         return handled == ends(self._tallies)
 
     def counts(self) -> Counts:
@@ -64,7 +64,12 @@ class Worker:
         with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/metrics", timeout=10) as answer:
             text = answer.read().decode()
         found = {s.name: int(s.value) for family in text_string_to_metric_families(text) for s in family.samples}
-        names = ("events_handled", "events_duplicate", "events_skipped", "records_set_aside")
+        names = (
+            "exactly_once_events_handled",
+            "exactly_once_events_duplicate",
+            "exactly_once_events_skipped",
+            "exactly_once_records_set_aside",
+        )
         return Counts(*(found[f"{name}_total"] for name in names))
 
     def rss(self) -> int:

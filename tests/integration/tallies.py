@@ -15,9 +15,12 @@ from confluent_kafka.admin import AdminClient
 from sqlalchemy import NullPool, create_engine, text
 
 from dev.servers import Servers
-from shared import command, outbox, roles, start, tables, telemetry
+from shared import command
+from shared.kafka import topics
+from shared.postgres import outbox, roles, tables
 from shared.session import Session
 from shared.settings import Settings
+from shared.telemetry import metrics
 from tests.integration import tally_worker
 from tests.integration.tally import Base, add, container, service
 from tests.integration.tally_topics import Topics
@@ -47,9 +50,9 @@ class Tallies(Topics):
         )
         self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
         self._make_database()
-        start.create_topics(self.settings, self.service)
+        topics.create_topics(self.settings, self.service)
         self._copies: list[str] = []
-        self._quiet = mock.patch.object(telemetry, "configure")
+        self._quiet = mock.patch.object(metrics, "configure")
         # Kept: a client that is gone never answers.
         self.admin = AdminClient({"bootstrap.servers": servers.kafka.bootstrap, "log_level": 0})
         self.outbox = outbox.Outbox(self.service, self.settings.event_bytes_max)
@@ -65,13 +68,13 @@ class Tallies(Topics):
         self._quiet.stop()
         for name in (self.name, *self._copies):
             self.servers.postgres.drop_database(name)
-        for removed in self.admin.delete_topics(start.needed(self.service)).values():
+        for removed in self.admin.delete_topics(topics.needed(self.service)).values():
             removed.exception(SECONDS_MAX)
 
     # ---- the database
 
     def sql(self, statement: str, *parameters: Any) -> list[Any]:
-        """Run a statement; give the first column of what it gives."""
+        """Run a statement; return the first column of what it gives."""
         with psycopg.connect(self.servers.postgres.dsn(self.name), autocommit=True) as connection:
             found = connection.execute(cast("Any", statement), parameters)
             return [row[0] for row in found.fetchall()] if found.description else []
@@ -110,28 +113,28 @@ class Tallies(Topics):
         """Position, claim id and number of rows of a claim."""
         with psycopg.connect(self.servers.postgres.dsn(self.name)) as connection:
             row = connection.execute(
-                "SELECT position, claim_id::text, cardinality(row_ids) FROM lane WHERE lane = %s", (lane,)
+                "SELECT position, claim_id::text, cardinality(row_ids) FROM exactly_once_lane WHERE lane = %s", (lane,)
             ).fetchone()
         assert row is not None
         return row
 
     def waiting(self) -> list[int]:
         """The numbers of the rows in the outbox, in their order."""
-        rows = self.sql("SELECT data FROM outbox ORDER BY id")
+        rows = self.sql("SELECT data FROM exactly_once_outbox ORDER BY id")
         return [json.loads(data)["number"] for data in rows]
 
     def handled(self, partition: int = 0) -> tuple[int, int]:
-        """H and epoch of an input."""
+        """The next offset and epoch of an input."""
         with psycopg.connect(self.servers.postgres.dsn(self.name)) as connection:
             row = connection.execute(
-                "SELECT next_offset, epoch FROM position WHERE partition = %s", (partition,)
+                "SELECT next_offset, epoch FROM exactly_once_position WHERE partition = %s", (partition,)
             ).fetchone()
         assert row is not None
         return row
 
     def decisions(self) -> list[dict[str, Any]]:
         """The decisions that were remembered, in their order."""
-        return self.sql("SELECT to_jsonb(decision) FROM decision ORDER BY id")
+        return self.sql("SELECT to_jsonb(decision) FROM exactly_once_decision AS decision ORDER BY id")
 
     def make_database_anew(self) -> None:
         """Put an empty database with tables in the place of the one that there is."""
@@ -146,21 +149,23 @@ class Tallies(Topics):
             tables.metadata.create_all(connection)
             Base.metadata.create_all(connection)
             connection.execute(
-                text("INSERT INTO lane SELECT generate_series(0, :last)"), {"last": self.settings.partitions - 1}
+                text("INSERT INTO exactly_once_lane SELECT generate_series(0, :last)"),
+                {"last": self.settings.partitions - 1},
             )
             roles.grant(connection, RUNTIME)
 
     # ---- a worker, and an operator
 
     def work(self, *, die: str | None = None, leave: bool = True, **limits: int) -> None:
-        """Work until nothing is left to do; or die with a claim that is `unsaid`, or with one that was just `said`.
+        """Work until nothing is left to do; or die with a claim that is `unpublished`, or with one that was just
+        `published`.
 
         Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
         """
         tally_worker.work(self.service, self.settings, die=die, leave=leave, **limits)
 
     def run(self, line: str) -> int:
-        """Run a command of the service, in this process; give its exit code."""
+        """Run a command of the service, in this process; return its exit code."""
         return self.run_words(line.split())
 
     def run_words(self, words: list[str]) -> int:

@@ -1,7 +1,8 @@
 """A small service for the operator's tests: it adds up numbers by key.
 
-Every effect leaves a row of its own, and every event that is said carries its number, so that afterwards it can be told
-what was lost, and what happened twice, in the database and in the topic. As a program it is one worker of the service.
+Every effect leaves a row of its own, and every event that is published carries its number, so that afterwards it can be
+told what was lost, and what happened twice, in the database and in the topic. As a program it is one worker of the
+service.
 """
 
 import json
@@ -13,13 +14,14 @@ from dependency_injector import containers, providers
 from sqlalchemy import BigInteger, Identity, Text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared import start, telemetry
 from shared.container import ServiceContainer
 from shared.errors import Reject, Retry
 from shared.events import Event
-from shared.handling import Read, Service, on
+from shared.service import Read, Service, on
 from shared.session import Session
 from shared.settings import Settings
+from shared.telemetry import metrics
+from shared.worker import startup
 
 
 class Base(DeclarativeBase):
@@ -53,7 +55,7 @@ class Switch(Base):
 
 
 class Asked(Event, frozen=True, kw_only=True):
-    """Heard: add `number` to the tally of `tally`."""
+    """Consumed: add `number` to the tally of `tally`."""
 
     tally: str
     number: int
@@ -66,7 +68,7 @@ class Asked(Event, frozen=True, kw_only=True):
 
 
 class Told(Event, frozen=True, kw_only=True):
-    """Said: `number` was added."""
+    """Published: `number` was added."""
 
     tally: str
     number: int
@@ -80,7 +82,7 @@ class Told(Event, frozen=True, kw_only=True):
 
 
 def add(session: Session, told: type[Told], key: str, number: int, padding: str = "") -> Told:
-    """Add a number, and give what is said about it."""
+    """Add a number, and return what is published about it."""
     tally = session.lock(Tally, key)
     if tally is None:
         tally = Tally(key=key, total=0)
@@ -106,7 +108,9 @@ def service(name: str) -> tuple[Service, type[Asked], type[Told]]:
             raise {"reject": Reject, "retry": Retry, "defect": RuntimeError}[event.wish](f"{event.wish} {event.number}")
         return (add(session, Told_, event.tally, event.number),)
 
-    made = Service(name=name, routes=(on(Asked_, handle, Read(Tally, lambda event, _: (event.tally,))),), says=(Told_,))
+    made = Service(
+        name=name, routes=(on(Asked_, handle, Read(Tally, lambda event, _: (event.tally,))),), publishes=(Told_,)
+    )
     return made, Asked_, Told_
 
 
@@ -120,7 +124,7 @@ def container(made: Service, settings: Settings) -> ServiceContainer:
     built = cast("ServiceContainer", TallyContainer())
     built.settings.override(providers.Object(settings))
     # The history of migrations is not checked: this service has none.
-    built.check.override(providers.Callable(lambda: start.check_topics(built.worker_engine(), settings, made)))
+    built.check.override(providers.Callable(lambda: startup.check_topics(built.worker_engine(), settings, made)))
     return built
 
 
@@ -129,8 +133,8 @@ if __name__ == "__main__":
     told = json.loads(sys.argv[2])
     del told["database_url"]
     settings = Settings(**told)
-    telemetry.configure(settings)
+    metrics.configure(settings)
     worker = container(service(sys.argv[1])[0], settings).worker()
     if settings.metrics_port:
-        telemetry.serve("127.0.0.1", settings.metrics_port, worker.ready)
+        metrics.serve("127.0.0.1", settings.metrics_port, worker.ready)
     worker.run()

@@ -1,4 +1,4 @@
-"""The Kafka half of the small service's place: what is asked, what is heard, and what breaks."""
+"""The Kafka half of the small service's place: what is asked, what is consumed, and what breaks."""
 
 import json
 import time
@@ -11,8 +11,8 @@ from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, 
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
-from shared import start
-from shared.handling import Service
+from shared.kafka import topics
+from shared.service import Service
 from shared.settings import Settings
 from tests.integration.tally import Asked, Told
 from tests.waiting import SECONDS_MAX, until
@@ -34,7 +34,7 @@ class Topics:
         self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Give a topic more partitions."""
+        """Return a topic more partitions."""
         self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(SECONDS_MAX)
 
     @property
@@ -63,8 +63,8 @@ class Topics:
         """Delete a topic and create it again."""
         self.admin.delete_topics([topic])[topic].result(SECONDS_MAX)
         settings = self.settings.model_copy(update={"partitions": partitions or self.settings.partitions})
-        until(lambda: start.describe(self.admin, settings, [topic])[topic] is None, f"{topic} is gone")
-        start.create_topics(settings, self.service)
+        until(lambda: topics.describe(self.admin, settings, [topic])[topic] is None, f"{topic} is gone")
+        topics.create_topics(settings, self.service)
 
     def ask(self, *numbers: int, key: str = "k", wish: str = "") -> None:
         """Produce numbers to be added."""
@@ -80,14 +80,14 @@ class Topics:
         producer.produce(self.asked.topic, value, key, headers=list(event_headers))
         assert producer.flush(SECONDS_MAX) == 0
 
-    def heard(self, topic: str | None = None) -> list[tuple[int, str]]:
-        """The numbers that a read_committed reader hears, with the ids of their events, partition by partition."""
+    def consumed(self, topic: str | None = None) -> list[tuple[int, str]]:
+        """The numbers that a read_committed reader sees, with the ids of their events, partition by partition."""
         records = self.read(topic or self.told.topic)
         return [(json.loads(r.value())["number"], dict(r.headers())["ce_id"].decode()) for r in records]
 
     def numbers(self) -> Counter[int]:
-        """How often each number is heard."""
-        return Counter(number for number, _ in self.heard())
+        """How often each number is consumed."""
+        return Counter(number for number, _ in self.consumed())
 
     def read(self, topic: str) -> list[Any]:
         """Read a topic to its end."""

@@ -5,14 +5,15 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from shared import start
-from shared.cycle import Cycle, Limits
 from shared.errors import KafkaInDoubt, RecoveryNeeded, Unavailable
-from shared.handling import Handlers, Service
-from shared.kafka import KafkaClient
-from shared.operating.group import Group
+from shared.kafka.client import KafkaClient
+from shared.operations.group import Group
+from shared.postgres.handlers import Handlers
+from shared.postgres.transaction import WorkerDatabase
+from shared.protocol.cycle import Cycle, Limits
+from shared.service import Service
 from shared.settings import Settings
-from shared.transaction import WorkerDatabase
+from shared.worker import startup
 from tests.integration.tally import container
 from tests.waiting import SECONDS_MAX, until
 
@@ -22,13 +23,14 @@ class Died(BaseException):
 
 
 def work(service: Service, settings: Settings, *, die: str | None, leave: bool, **limits: int) -> None:
-    """Work until nothing is left to do; or die with a claim that is `unsaid`, or with one that was just `said`.
+    """Work until nothing is left to do; or die with a claim that is `unpublished`, or with one that was just
+    `published`.
 
     Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
     """
     built = container(service, settings)
     with closing(built.worker_engine().dispose):
-        start.check_topics(built.worker_engine(), settings, service)
+        startup.check_topics(built.worker_engine(), settings, service)
         database = built.worker_database()
         with closing(database.close):
             until(database.take_slot, "a slot is free")
@@ -56,7 +58,7 @@ def _run(service: Service, settings: Settings, kafka: Any, database: WorkerDatab
 
 
 def _settled(lanes: int, group: Group, cycle: Cycle, database: WorkerDatabase) -> bool:
-    """Whether everything is owned, handled and said; what is parked waits for ever."""
+    """Whether everything is owned, handled and published; what is parked waits for ever."""
     if len(cycle.owned.lanes) < lanes:
         return False
     ends = group.spans(cycle.owned.inputs)
@@ -66,7 +68,7 @@ def _settled(lanes: int, group: Group, cycle: Cycle, database: WorkerDatabase) -
         for source in cycle.owned.inputs
         if source not in parked and (source not in handled or handled[source].next_offset != ends[source].stable)
     ]
-    return not lag and not database.unsaid(cycle.owned.lanes)
+    return not lag and not database.unpublished(cycle.owned.lanes)
 
 
 @contextmanager
@@ -79,29 +81,29 @@ def closing(end: Callable[[], object]) -> Iterator[None]:
 
 
 class Mortal:
-    """A Kafka port that dies before it says rows, or after."""
+    """A Kafka port that dies before it publishes rows, or after."""
 
     def __init__(self, real: KafkaClient, die: str) -> None:
         self._real = real
         self._die = die
-        self._saying = False
+        self._publishing = False
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._real, name)
 
         def call(*arguments: Any) -> Any:
             if name == "produce" and arguments[0]:
-                self._saying = True
-                if self._die == "unsaid":
+                self._publishing = True
+                if self._die == "unpublished":
                     raise Died
             try:
                 return found(*arguments)
             except KafkaInDoubt as doubt:
                 if not str(doubt).startswith("committed"):  # it was slow, and did happen
-                    self._saying = False
+                    self._publishing = False
                 raise
             finally:
-                if name == "commit" and self._saying:
+                if name == "commit" and self._publishing:
                     raise Died
 
         return call

@@ -29,7 +29,9 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
         produce(made, {"ce_source": made.name, "ce_id": EVIL, "ce_type": EVIL, "ce_time": EVIL}, key=EVIL)
         reason = "jsonb_build_object('reason', %s::text)"
         made.sql(
-            f"INSERT INTO decision (command, source, before, after) VALUES (%s, 'x', '{{}}', {reason})", EVIL, EVIL
+            f"INSERT INTO exactly_once_decision (command, source, before, after) VALUES (%s, 'x', '{{}}', {reason})",
+            EVIL,
+            EVIL,
         )
         made.request(5, key=EVIL)
         yield made
@@ -41,9 +43,9 @@ LINES = (
     *(f"dead-letters show {n}{json}" for n in (1, 2) for json in ("", " --json")),
     "dead-letters redrive --all",
     "dead-letters dismiss 1 --reason {evil} --yes",
-    "positions set-aside --source {source} --offset 2 --reason {evil} --yes",
-    "positions set-aside --source {evil} --reason x",
-    "positions skip --source {evil} --yes",
+    "positions set-aside --target {source} --offset 2 --reason {evil} --yes",
+    "positions set-aside --target {evil} --reason x",
+    "positions skip --target {evil} --yes",
     "decisions list",
     "decisions list --json",
     "outbox show",
@@ -59,7 +61,7 @@ LINES = (
 
 
 def test_no_command_lets_it_out(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    (event,) = tallies.sql("SELECT event_id FROM outbox WHERE event_type = 'Told'")
+    (event,) = tallies.sql("SELECT event_id FROM exactly_once_outbox WHERE event_type = 'Told'")
     told = ""
     for line in LINES:
         capsys.readouterr()

@@ -17,7 +17,7 @@ from dev.servers.process import environment
 ROOT = Path(__file__).parents[2]
 COPY, COMMANDS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/choosing.md").read_text(), re.DOTALL)[:2]
 SECONDS_MAX = 100
-EXIT_REFUSED = 78
+EXIT_MISCONFIGURED = 78
 
 
 class Layout(NamedTuple):
@@ -27,8 +27,8 @@ class Layout(NamedTuple):
     library: str
     services: str
 
-    def say(self, text: str) -> str:
-        """Say with these names what the page says with its own."""
+    def spell(self, text: str) -> str:
+        """Spell with these names what the page spells with its own."""
         for theirs, ours in (("acme.eventing", self.library), ("acme.apps", self.services), ("acme", self.top)):
             text = text.replace(theirs, ours).replace(theirs.replace(".", "/"), ours.replace(".", "/"))
         return text
@@ -44,7 +44,7 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 def repository(tmp_path: Path, layout: Layout) -> Path:
     """Somebody's repository, after the commands of the page."""
     subprocess.run(
-        ["bash", "-c", f"set -e -o pipefail\n{layout.say(COPY)}"],
+        ["bash", "-c", f"set -e -o pipefail\n{layout.spell(COPY)}"],
         cwd=tmp_path,
         env=environment(TEMPLATE=str(ROOT)),
         check=True,
@@ -98,7 +98,7 @@ print(len(targets))
 
 
 def answer(repository: Path, program: str, **env: str) -> str:
-    """Run a program there; give what it prints."""
+    """Run a program there; return what it prints."""
     (repository / "asking.py").write_text(program)
     done = run(repository, "python asking.py", PYTHONPATH=".", **env)
     assert done.returncode == 0, done.stderr
@@ -111,12 +111,12 @@ def test_a_service_works_there_and_its_messages_name_what_is_typed_there(
     name = f"other_layout_{uuid.uuid4().hex[:12]}"
     servers.postgres.create_database(name)
     env = {"KAFKA_BOOTSTRAP_SERVERS": servers.kafka.bootstrap, "DATABASE_URL": servers.postgres.dsn(name)}
-    module = layout.say("python -m acme.apps.payment")
-    commands = [line.rpartition(" ")[0].removesuffix(" positions") for line in layout.say(COMMANDS).splitlines()]
+    module = layout.spell("python -m acme.apps.payment")
+    commands = [line.rpartition(" ")[0].removesuffix(" positions") for line in layout.spell(COMMANDS).splitlines()]
     assert commands == [module] * 3
     try:
         refused = run(repository, f"{module} worker", **env)
-        assert refused.returncode == EXIT_REFUSED, refused.stderr
+        assert refused.returncode == EXIT_MISCONFIGURED, refused.stderr
         assert f"run `{module} migrate` first" in refused.stderr
 
         migrated = run(repository, f"{module} migrate", **env)
@@ -127,7 +127,7 @@ def test_a_service_works_there_and_its_messages_name_what_is_typed_there(
         assert "Traceback" not in shown.stderr
         assert "services.payment" not in shown.stdout + shown.stderr
 
-        told = answer(repository, layout.say(ASK_API), API_AUTH="off", **env)
+        told = answer(repository, layout.spell(ASK_API), API_AUTH="off", **env)
         assert "10000" in told.splitlines()[-1], told
     finally:
         servers.postgres.drop_database(name)
@@ -148,9 +148,9 @@ def test_the_library_is_copied_as_it_is_and_all_of_it_can_be_imported(repository
     copy = repository / layout.library.replace(".", "/")
     modules = sorted(path.relative_to(ROOT / "shared") for path in (ROOT / "shared").rglob("*.py"))
     assert [path for path in modules if (copy / path).read_bytes() != (ROOT / "shared" / path).read_bytes()] == []
-    assert int(answer(repository, layout.say(IMPORT_ALL))) == len(modules) - 1
+    assert int(answer(repository, layout.spell(IMPORT_ALL))) == len(modules) - 1
 
 
 def test_every_command_of_an_operator_leads_somewhere_there(repository: Path, layout: Layout) -> None:
     """Their modules are named by strings."""
-    assert int(answer(repository, layout.say(FOLLOW_COMMANDS))) > 10
+    assert int(answer(repository, layout.spell(FOLLOW_COMMANDS))) > 10

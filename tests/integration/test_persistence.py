@@ -18,7 +18,7 @@ from services.order.models import Order
 from services.payment import events as payment_events
 from services.payment.handlers import SERVICE as PAYMENT
 from shared.events import Event
-from shared.handling import Service
+from shared.service import Service
 from shared.session import Session
 from shared.settings import Settings
 from tests.integration.databases import migrated
@@ -44,16 +44,16 @@ def order_id() -> str:
 
 
 def handle(engine: Engine, service: Service, *events: Event) -> list[str]:
-    """Handle `events` in one transaction; give the types said."""
-    said: list[Event] = []
+    """Handle `events` in one transaction; return the types published."""
+    published: list[Event] = []
     with Session(engine) as session, session.begin():
         for event in events:
             (route,) = (route for route in service.routes if route.event is type(event))
             for read in route.reads:
                 session.lock_all(read.model, read.keys(event, session))
-            said += route.handler(event, session)
-        assert all(session.holds(event.key) for event in said)
-    return [type(event).__name__ for event in said]
+            published += route.handler(event, session)
+        assert all(session.holds(event.key) for event in published)
+    return [type(event).__name__ for event in published]
 
 
 def one(engine: Engine, statement: str, **values: object) -> tuple[object, ...]:
@@ -115,7 +115,7 @@ def test_everything_may_happen_in_one_batch(engines: dict[str, Engine], order_id
     """Rows that an earlier event of the batch has made are found by a later one before anything is written."""
     sku = f"one-{order_id[:8]}"
     one(engines["inventory"], "INSERT INTO stock VALUES (:sku, 100, 'EUR', 5, 0, 0, 5) RETURNING 1", sku=sku)
-    said = handle(
+    published = handle(
         engines["inventory"],
         INVENTORY,
         inventory_events.OrderPlaced(order_id=order_id, account="ada", lines=(inventory_events.Line(sku, 5),)),
@@ -123,7 +123,7 @@ def test_everything_may_happen_in_one_batch(engines: dict[str, Engine], order_id
         inventory_events.PaymentCaptured(order_id=order_id),
         inventory_events.OrderCancelled(order_id=order_id),
     )
-    assert said == ["StockReserved", "StockRejected", "StockSold", "StockReleased"]
+    assert published == ["StockReserved", "StockRejected", "StockSold", "StockReleased"]
     assert one(engines["inventory"], "SELECT available, reserved, sold FROM stock WHERE sku = :s", s=sku) == (5, 0, 0)
 
 

@@ -1,4 +1,6 @@
-"""Whatever a record holds, it takes effect, is skipped, or is set aside; and what is said about it has its bounds."""
+"""Whatever a record holds, it takes effect, is skipped, or is set aside; and what is reported about it has its
+bounds.
+"""
 
 import json
 import re
@@ -19,9 +21,11 @@ from dev.hostile.records import SHAPES, every_shape
 from dev.servers import Servers
 from dev.servers.places import free_port
 from dev.servers.postgres import Postgres
-from shared import command, consumer, telemetry
+from shared import command
 from shared.container import ServiceContainer
+from shared.kafka import consumer
 from shared.settings import Settings
+from shared.telemetry import metrics
 from tests.faults import trail
 from tests.faults.stage import Stage
 from tests.integration.strangers import FIRST, good, target, worker
@@ -53,7 +57,7 @@ def test_records_of_every_shape_end_no_worker_and_hold_up_nobody(tallies: Tallie
     random = Random(10)
     hostile = [r for _ in range(EACH) for r in every_shape(random, target(tallies, random), 1)]
     records = [r for n, one in enumerate(hostile) for r in (one, good(tallies, FIRST + n))]
-    with worker(tallies, tmp_path / "log", set_aside_per_minute_max=100_000) as at_work:
+    with worker(tallies, tmp_path / "log", dead_letters_per_minute_max=100_000) as at_work:
         send(tallies, *records)
         until(at_work.done, "everything is handled", 100)
         until(lambda: sum(at_work.counts()) >= len(records), "the last batch is counted: that comes after its commit")
@@ -64,7 +68,7 @@ def test_records_of_every_shape_end_no_worker_and_hold_up_nobody(tallies: Tallie
     assert sum(counts) == len(records), counts
     assert min(counts) > 0, counts
     assert honest(tallies, FIRST) == list(range(FIRST, FIRST + len(hostile)))
-    assert counts.set_aside == len(tallies.sql("SELECT id FROM dead_letter"))
+    assert counts.set_aside == len(tallies.sql("SELECT id FROM exactly_once_dead_letter"))
     told = tallies.read(tallies.service.dead_letter_topic)
     assert len(told) == counts.set_aside
     assert max(len(n.value()) + len(n.key()) for n in told) < 10_000
@@ -72,7 +76,7 @@ def test_records_of_every_shape_end_no_worker_and_hold_up_nobody(tallies: Tallie
 
 
 def test_an_oversize_key_is_not_copied(tallies: Tallies) -> None:
-    """It would make the service owe an event that it can never say."""
+    """It would make the service owe an event that it can never publish."""
     tallies.sql("INSERT INTO switch VALUES ('reject')")
     wrong, right = good(tallies, 1), good(tallies, 2)
     send(
@@ -86,7 +90,7 @@ def test_an_oversize_key_is_not_copied(tallies: Tallies) -> None:
     assert (honest(tallies), tallies.numbers()) == ([2], {2: 1})
     (told,) = tallies.read(tallies.service.dead_letter_topic)
     assert told.key().decode().startswith(f"{tallies.asked.topic}[")
-    assert tallies.sql("SELECT length(key) FROM dead_letter") == [BIG]
+    assert tallies.sql("SELECT length(key) FROM exactly_once_dead_letter") == [BIG]
 
 
 def test_a_traceparent_is_copied_only_if_it_is_one(tallies: Tallies) -> None:
@@ -112,7 +116,7 @@ def test_a_key_that_does_not_fit_beside_its_event_is_refused(tallies: Tallies) -
     tallies.work()
 
     assert honest(tallies) == [1]
-    assert "the key of Told" in tallies.sql("SELECT detail FROM dead_letter")[0]
+    assert "the key of Told" in tallies.sql("SELECT detail FROM exactly_once_dead_letter")[0]
 
 
 def test_a_notice_fits_the_least_that_an_event_may_have(tallies: Tallies) -> None:
@@ -124,20 +128,22 @@ def test_a_notice_fits_the_least_that_an_event_may_have(tallies: Tallies) -> Non
 
     (told,) = tallies.read(tallies.service.dead_letter_topic)
     assert len(told.value()) <= 1_024
-    assert len(tallies.sql("SELECT detail FROM dead_letter")[0]) > 1_000
+    assert len(tallies.sql("SELECT detail FROM exactly_once_dead_letter")[0]) > 1_000
 
 
 def test_a_record_larger_than_postgresql_takes_is_kept_as_its_beginning(
     tallies: Tallies, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.dead_letters.KEPT_BYTES_MAX", 10_000)
-    monkeypatch.setattr("shared.dead_letters.CUT_BYTES", 100)
+    monkeypatch.setattr("shared.postgres.dead_letters.KEPT_BYTES_MAX", 10_000)
+    monkeypatch.setattr("shared.postgres.dead_letters.CUT_BYTES", 100)
     send(tallies, good(tallies, 1)._replace(value=b"x" * 20_000))
 
     tallies.work()
 
-    assert tallies.sql("SELECT ARRAY[length(value), jsonb_array_length(headers)] FROM dead_letter") == [[100, 0]]
-    assert "only the first 100 of the value are kept" in tallies.sql("SELECT detail FROM dead_letter")[0]
+    assert tallies.sql("SELECT ARRAY[length(value), jsonb_array_length(headers)] FROM exactly_once_dead_letter") == [
+        [100, 0]
+    ]
+    assert "only the first 100 of the value are kept" in tallies.sql("SELECT detail FROM exactly_once_dead_letter")[0]
 
 
 def test_a_batch_that_is_large_when_it_is_unpacked_holds_up_nobody(tallies: Tallies) -> None:
@@ -150,7 +156,7 @@ def test_a_batch_that_is_large_when_it_is_unpacked_holds_up_nobody(tallies: Tall
     tallies.work()
 
     assert honest(tallies) == [2]
-    assert tallies.sql("SELECT length(value) FROM dead_letter") == [1_000_000]
+    assert tallies.sql("SELECT length(value) FROM exactly_once_dead_letter") == [1_000_000]
 
 
 def takes_little(name: str, settings: Settings) -> ServiceContainer:
@@ -160,10 +166,10 @@ def takes_little(name: str, settings: Settings) -> ServiceContainer:
 
 
 def run(stage: Stage, line: str) -> int:
-    """Run a command of the service, in this process; give its exit code."""
+    """Run a command of the service, in this process; return its exit code."""
     built = trail.build(stage.name, stage.settings)
     try:
-        with mock.patch.object(telemetry, "configure"):
+        with mock.patch.object(metrics, "configure"):
             return command.run(built, shlex.split(line))
     finally:
         built.engine().dispose()
@@ -210,7 +216,9 @@ def create_in_latin1(postgres: Postgres, name: str) -> None:
         connection.execute(statement.format(sql.Identifier(name)))
 
 
-def test_a_database_in_another_encoding_stores_every_letter(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_in_another_encoding_stores_every_dead_letter(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """It has not got every character: what is told of a record is written in others then."""
     monkeypatch.setattr(Postgres, "create_database", create_in_latin1)
     with Tallies(servers) as tallies:
@@ -225,11 +233,11 @@ def test_a_database_in_another_encoding_stores_every_letter(servers: Servers, mo
         tallies.work()
 
         assert honest(tallies) == [2]
-        assert any("\\u20ac" in detail for detail in tallies.sql("SELECT detail FROM dead_letter"))
-        assert len(tallies.sql("SELECT id FROM dead_letter")) == 2
+        assert any("\\u20ac" in detail for detail in tallies.sql("SELECT detail FROM exactly_once_dead_letter"))
+        assert len(tallies.sql("SELECT id FROM exactly_once_dead_letter")) == 2
 
 
-def test_an_event_as_large_as_the_setting_says_is_said(tallies: Tallies) -> None:
+def test_an_event_as_large_as_the_setting_says_is_published(tallies: Tallies) -> None:
     most = {"max.message.bytes": "6000000"}
     entries = [ConfigEntry(n, v, incremental_operation=AlterConfigOpType.SET) for n, v in most.items()]
     resource = ConfigResource(ResourceType.TOPIC, tallies.told.topic, incremental_configs=entries)
@@ -243,18 +251,18 @@ def test_an_event_as_large_as_the_setting_says_is_said(tallies: Tallies) -> None
     assert tallies.numbers() == {1: 1}
 
 
-def test_setting_aside_what_tells_of_a_letter_tells_nothing(tallies: Tallies) -> None:
+def test_setting_aside_the_notice_of_a_dead_letter_announces_nothing(tallies: Tallies) -> None:
     """A notice that Kafka refuses would be followed by another one that it refuses, without an end."""
     send(tallies, good(tallies, 1)._replace(value=b"{"))
-    tallies.work(die="unsaid")
-    (event_id,) = tallies.sql("SELECT event_id FROM outbox")
+    tallies.work(die="unpublished")
+    (event_id,) = tallies.sql("SELECT event_id FROM exactly_once_outbox")
 
     assert tallies.run(f"outbox set-aside {event_id} --yes") == 0
 
-    assert tallies.sql("SELECT event_id FROM outbox") == []
-    assert tallies.sql("SELECT error FROM dead_letter ORDER BY id") == ["Malformed", "ContentRefused"]
-    assert tallies.run("dead-letters redrive 2") == 0  # it can be said after all
-    assert tallies.sql("SELECT event_id FROM outbox") == [event_id]
+    assert tallies.sql("SELECT event_id FROM exactly_once_outbox") == []
+    assert tallies.sql("SELECT error FROM exactly_once_dead_letter ORDER BY id") == ["Malformed", "ContentRefused"]
+    assert tallies.run("dead-letters redrive 2") == 0  # it can be published after all
+    assert tallies.sql("SELECT event_id FROM exactly_once_outbox") == [event_id]
 
 
 def test_an_older_version_is_set_aside_and_a_newer_one_waits(tallies: Tallies) -> None:
@@ -263,6 +271,6 @@ def test_an_older_version_is_set_aside_and_a_newer_one_waits(tallies: Tallies) -
         send(tallies, record._replace(headers=[*record.headers[:-1], (b"ce_type", kind)]))
         tallies.work(retries=0)
 
-    assert tallies.sql("SELECT error FROM dead_letter") == ["Malformed"]
-    assert "older" in tallies.sql("SELECT detail FROM dead_letter")[0]
+    assert tallies.sql("SELECT error FROM exactly_once_dead_letter") == ["Malformed"]
+    assert "older" in tallies.sql("SELECT detail FROM exactly_once_dead_letter")[0]
     assert tallies.handled() == (1, 0)

@@ -1,4 +1,6 @@
-"""Whatever goes wrong, no process says a secret: all that it prints and serves is searched for all that it was told."""
+"""Whatever goes wrong, no process prints a secret: all that it prints and serves is searched for all that it was
+told.
+"""
 
 import os
 import subprocess
@@ -20,7 +22,7 @@ from tests.waiting import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[2]
 DATABASE, KAFKA, KEY, MIGRATION = (f"{kind}-Se%63ret-{uuid.uuid4().hex}" for kind in ("pg", "kafka", "key", "owner"))
-"""With a letter written as %63: neither spelling may be said."""
+"""With a letter written as %63: neither spelling may be printed."""
 TOKEN, ENTRY = tokens.make("shop", ["accounts:write", "accounts:read"])
 SECRETS = [DATABASE, DATABASE.replace("%63", "c"), MIGRATION, MIGRATION.replace("%63", "c"), KAFKA, KEY, TOKEN, ENTRY]
 
@@ -74,7 +76,7 @@ class Told:
 
     @contextmanager
     def serving(self, command: str, **changes: str) -> Iterator[tuple[httpx.Client, Path]]:
-        """Run a process until it answers; give a client for it, and its log."""
+        """Run a process until it answers; return a client for it, and its log."""
         port, log = str(free_port()), self.folder / f"{uuid.uuid4().hex}.log"
         ports = {"HTTP_PORT": port, "METRICS_PORT": port}
         with (
@@ -112,10 +114,10 @@ def betrayed(text: str) -> list[str]:
 def told(servers: Servers, locked: LockedKafka, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Told]:
     made = Told(servers, locked, tmp_path_factory.mktemp("told"))
     owner = made.dsn
-    code, said = made.run("migrate", MIGRATION_DATABASE_URL=owner)
-    assert (code, betrayed(said)) == (0, []), said
-    code, said = made.run("topics --heard")
-    assert (code, betrayed(said)) == (0, []), said
+    code, output = made.run("migrate", MIGRATION_DATABASE_URL=owner)
+    assert (code, betrayed(output)) == (0, []), output
+    code, output = made.run("topics --consumed")
+    assert (code, betrayed(output)) == (0, []), output
     yield made
     servers.postgres.drop_database(made.name)
 
@@ -190,8 +192,8 @@ WRONG = [
     ids=[f"{line}: {name} {number}" for number, (lines, name, _) in enumerate(WRONG) for line in lines],
 )
 def test_a_start_that_fails_says_nothing_of_them(told: Told, line: str, name: str, value: str) -> None:
-    code, said = told.run(line, **{name: value.replace("{at}", told.at)})
+    code, output = told.run(line, **{name: value.replace("{at}", told.at)})
     assert code != 0
-    assert said
-    assert betrayed(said) == []
-    assert "Traceback" not in said
+    assert output
+    assert betrayed(output) == []
+    assert "Traceback" not in output

@@ -108,7 +108,7 @@ TRIED: dict[str, list[Callable[[Case], None]]] = {}
 
 
 def line(begins: str) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
-    """Say which line of the page a function tries."""
+    """Tell which line of the page a function tries."""
 
     def noted(function: Callable[[Case], None]) -> Callable[[Case], None]:
         TRIED.setdefault(begins, []).append(function)

@@ -12,14 +12,15 @@ from sqlalchemy import Engine, Text, event, func, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dev.servers import Postgres
-from shared import tables, transaction
 from shared.errors import HandlingFailed, NotOwned, Reject, SessionMisused
 from shared.events import Envelope, Event, key_of
-from shared.handling import Handlers, Read, Service, on
-from shared.outbox import Outbox
-from shared.ports import Delivery, Input, Record
+from shared.postgres import tables, transaction
+from shared.postgres.handlers import Handlers
+from shared.postgres.outbox import Outbox
+from shared.postgres.transaction import PostgresTransaction
+from shared.protocol.ports import Delivery, Input, Record
+from shared.service import Read, Service, on
 from shared.session import Session
-from shared.transaction import PostgresTransaction
 from tests.integration import databases
 
 
@@ -94,7 +95,7 @@ def sell(asked: Asked, session: Session) -> Iterable[Event]:
 SERVICE = Service(
     name="seats",
     routes=(on(Asked, sell, Read(Seat, lambda asked, _: [(asked.room, asked.number)])),),
-    says=(Told,),
+    publishes=(Told,),
 )
 
 
@@ -102,7 +103,7 @@ SERVICE = Service(
 def engine(postgres: Postgres) -> Iterator[Engine]:
     with databases.created(postgres, "batches", Base.metadata, tables.metadata) as engine:
         with engine.begin() as connection:
-            connection.execute(text("INSERT INTO lane (lane) VALUES (0)"))
+            connection.execute(text("INSERT INTO exactly_once_lane (lane) VALUES (0)"))
         yield engine
 
 
@@ -111,11 +112,11 @@ class Batch:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self.said: list[Any] = []
+        self.published: list[Any] = []
         self.statements: list[str] = []
 
     def handle(self, *asked: Asked) -> None:
-        """Handle them; what they say is then in `said`."""
+        """Handle them; what they publish is then in `published`."""
         outbox = Outbox(SERVICE, 1_000_000)
         deliveries = [
             Delivery(Record(Input("asked", 0), n, None, None, None), Envelope("", "", "", 1, "", "", b""), one, 0)
@@ -124,8 +125,8 @@ class Batch:
 
         def collect(delivery: Delivery, events: Iterable[Event]) -> None:
             for told in events:
-                outbox.collect(session, told, f"id-{len(self.said)}", None)
-                self.said.append(told)
+                outbox.collect(session, told, f"id-{len(self.published)}", None)
+                self.published.append(told)
 
         def note(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
             self.statements.append(statement)
@@ -146,7 +147,7 @@ def batch(engine: Engine) -> Batch:
 
 def test_a_question_sees_what_the_batch_has_written_so_far(batch: Batch) -> None:
     batch.handle(*(Asked(number=n % 3, how="count") for n in range(10)))
-    assert [told.total for told in batch.said] == list(range(1, 11))
+    assert [told.total for told in batch.published] == list(range(1, 11))
 
 
 @pytest.mark.parametrize("events", [2, 50, 500])
@@ -155,7 +156,7 @@ def test_handlers_that_ask_nothing_take_the_same_few_statements_however_many_the
 ) -> None:
     """One to read and lock, one for each table that is written, one for the outbox."""
     batch.handle(*(Asked(number=n) for n in range(events)))
-    assert len(batch.said) == events
+    assert len(batch.published) == events
     assert len(batch.statements) == 4
 
 
@@ -198,7 +199,7 @@ def test_at_debug_a_batch_is_told_with_the_ids_of_its_events(engine: Engine, mon
             session,
             service=SERVICE,
             handlers=Handlers(SERVICE),
-            says=Outbox(SERVICE, 1_000_000),
+            outbox=Outbox(SERVICE, 1_000_000),
             claim_bytes=0,
             warnings=[],
         ).handle(deliveries)

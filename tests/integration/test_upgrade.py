@@ -91,7 +91,7 @@ class Running:
         return self._connection.execute(query.encode()).fetchall()
 
     def tell(self, topic: str, key: str, event_type: str, **fields: object) -> None:
-        """Write an event to a topic that the service hears."""
+        """Write an event to a topic that the service consumes."""
         producer = Producer({"bootstrap.servers": self._servers.kafka.bootstrap, "log_level": 0})
         producer.produce(topic, json.dumps(fields), key, headers=headers(uuid.uuid4().hex, event_type))
         assert producer.flush(SECONDS_MAX) == 0
@@ -129,14 +129,19 @@ def test_the_previous_version_works_on_the_schema_of_this_one(
 ) -> None:
     root = previous if (previous / "services" / service / "__main__.py").exists() else ROOT
     with Running(service, breakable_servers, tmp_path) as running:
-        running.command(ROOT, "migrate")
-        running.command(ROOT, "topics", "--heard")
+        running.command(ROOT, "migrate", "--before-rollout")
+        running.command(ROOT, "topics", "--consumed")
         running.start(root, "worker")
         running.start(root, "api")
-        until(lambda: running.rows("SELECT 1 FROM position"), "it has its first positions")
-        (topic, *_) = (str(name) for (name,) in running.rows("SELECT DISTINCT topic FROM position ORDER BY 1"))
+        until(lambda: running.rows("SELECT 1 FROM exactly_once_position"), "it has its first positions")
+        (topic, *_) = (
+            str(name) for (name,) in running.rows("SELECT DISTINCT topic FROM exactly_once_position ORDER BY 1")
+        )
         running.tell(topic, "a", "Unheard.v1")
-        until(lambda: running.rows("SELECT 1 FROM position WHERE next_offset > 0"), "a record is read, and H committed")
+        until(
+            lambda: running.rows("SELECT 1 FROM exactly_once_position WHERE next_offset > 0"),
+            "a record is read, and the next offset committed",
+        )
         running.end(signal.SIGTERM)
 
 
@@ -145,8 +150,8 @@ PRE = '''"""A remark can be made."""
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0004"
-down_revision = "0003"
+revision = "0002"
+down_revision = "0001"
 
 
 def upgrade() -> None:
@@ -158,8 +163,8 @@ POST = '''"""A remark is made by every process now."""
 
 from alembic import op
 
-revision = "0005"
-down_revision = "0004"
+revision = "0003"
+down_revision = "0002"
 
 
 def upgrade() -> None:
@@ -167,7 +172,7 @@ def upgrade() -> None:
     op.execute("ALTER TABLE mayfly ALTER COLUMN remark DROP DEFAULT")
 '''
 
-V2 = '''"""What is heard in its second version."""
+V2 = '''"""What is consumed in its second version."""
 
 from typing import ClassVar
 
@@ -175,7 +180,7 @@ from services.mayfly import events
 
 
 class SomethingHappened(events.SomethingHappened, frozen=True, kw_only=True):
-    """Heard: with a remark."""
+    """Consumed: with a remark."""
 
     version: ClassVar[int] = 2
     remark: str
@@ -189,8 +194,8 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     for tree in (old, new):
         tree.run(sys.executable, "-c", MAKE)
     folder = new.root / "services/mayfly"
-    (new.root / "migrations/mayfly/0004_pre_remark.py").write_text(PRE)
-    (new.root / "migrations/mayfly/0005_post_remark.py").write_text(POST)
+    (new.root / "migrations/mayfly/0002_pre_remark.py").write_text(PRE)
+    (new.root / "migrations/mayfly/0003_post_remark.py").write_text(POST)
     (folder / "v2.py").write_text(V2)
     edit(
         folder / "models.py",
@@ -212,9 +217,9 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
 
 
 MAKE = """
-from dev.service.copying import Heard, files, write
+from dev.service.copying import Consumed, files, write
 from dev.service.names import Spellings
-write(files(Spellings("mayfly"), Heard()))
+write(files(Spellings("mayfly"), Consumed()))
 """
 
 
@@ -238,7 +243,7 @@ def test_a_deployment_in_the_order_of_the_page_loses_nothing_and_repeats_nothing
             until(lambda: {key for (key,) in running.rows("SELECT something_id FROM mayfly")} == set(keys), f"{keys}")
 
         running.command(old, "migrate")
-        running.command(new, "topics", "--heard")
+        running.command(new, "topics", "--consumed")
         running.start(old, "worker")
         tell("before")
         until_noted("before")
@@ -268,7 +273,7 @@ def test_a_deployment_in_the_order_of_the_page_loses_nothing_and_repeats_nothing
         until_noted(*noted, "after")
         running.end(signal.SIGTERM)
         assert running.rows("SELECT DISTINCT times FROM mayfly") == [(1,)]
-        assert running.rows("SELECT count(*) FROM dead_letter") == [(0,)]
+        assert running.rows("SELECT count(*) FROM exactly_once_dead_letter") == [(0,)]
         assert running.rows("SELECT remark, count(*) FROM mayfly GROUP BY 1 ORDER BY 1") == [("new", 3), ("none", 3)]
 
 

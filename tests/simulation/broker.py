@@ -7,7 +7,7 @@ twice sent requests; generations, static members, the range assignor; offsets th
 stable fetch.
 
 Left out: replication and loss of acknowledged data, sequence numbers, a rebalance that waits for its members (it is
-complete at once, and a member hears of it when it polls next: the harsher of the two), KIP-848, retention.
+complete at once, and a member learns of it when it polls next: the harsher of the two), KIP-848, retention.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -17,7 +17,7 @@ from functools import partial
 from typing import Any
 
 from shared.errors import GenerationLost, KafkaInDoubt, KafkaUnavailable
-from shared.ports import NOTHING, Assignment, Committed, Input
+from shared.protocol.ports import NOTHING, Assignment, Committed, Input
 
 TRANSACTION_ROUNDS = 14
 """transaction.timeout.ms: longer than the session timeout, so that a successor meets open transactions."""
@@ -55,8 +55,8 @@ class Log:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
 
-    def hear(self, value: Any, *, committed: bool) -> None:
-        """Append what another service says, in a transaction of its own."""
+    def append_record(self, value: Any, *, committed: bool) -> None:
+        """Append what another service publishes, in a transaction of its own."""
         self.entries.append(Entry(value, 0, State.OPEN))
         self.mark(0, State.COMMITTED if committed else State.ABORTED)
 
@@ -106,14 +106,14 @@ class Broker:
     """One Kafka cluster, its coordinators included."""
 
     def __init__(self, partitions: int, version: int, rule: Callable[[str], None], changed: Callable[[], None]) -> None:
-        self.inputs = {Input("heard", n): Log() for n in range(partitions)}
-        self.said = {n: Log() for n in range(partitions)}
+        self.inputs = {Input("consumed", n): Log() for n in range(partitions)}
+        self.published = {n: Log() for n in range(partitions)}
         self.offsets: dict[Input | int, Committed] = {}
         self.producers: dict[int, Producer] = {}
         self.generation = 0
         self.members: dict[int, int] = {}
         """Static member (its slot) to member id."""
-        self.heard: dict[int, int] = {}
+        self.last_heartbeat: dict[int, int] = {}
         """Member id to the round of its last heartbeat."""
         self.shares: dict[int, Assignment] = {}
         self.round = 0
@@ -127,7 +127,7 @@ class Broker:
     # ---- transactions
 
     def init(self, slot: int) -> int:
-        """InitProducerId: end what is open, and fence whoever had the id before; give the new epoch."""
+        """InitProducerId: end what is open, and fence whoever had the id before; return the new epoch."""
         producer = self.producers.setdefault(slot, Producer(1_000 + slot))
         if producer.began is not None:
             self._rule("init aborts what is open")
@@ -136,21 +136,21 @@ class Broker:
         return producer.epoch
 
     def is_open(self) -> bool:
-        """Whether any transaction is open in a topic that the service speaks on."""
-        return any(log.stable_end() < len(log.entries) for log in self.said.values())
+        """Whether any transaction is open in a topic that the service publishes on."""
+        return any(log.stable_end() < len(log.entries) for log in self.published.values())
 
     def add(self, slot: int, epoch: int, lanes: Collection[int]) -> None:
         """AddPartitionsToTxn."""
         producer = self._current(slot, epoch)
         self._open(producer)
-        producer.logs += [self.said[lane] for lane in lanes if self.said[lane] not in producer.logs]
+        producer.logs += [self.published[lane] for lane in lanes if self.published[lane] not in producer.logs]
 
     def append(self, slot: int, epoch: int, lane: int, values: Sequence[Any]) -> None:
         """Produce, verified as KIP-890 part 1 does: only into a partition of the transaction under way."""
         producer = self._current(slot, epoch)
-        if self.said[lane] not in producer.logs:
+        if self.published[lane] not in producer.logs:
             raise KafkaInDoubt("INVALID_TXN_STATE")
-        self.said[lane].entries += [Entry(value, producer.pid, State.OPEN) for value in values]
+        self.published[lane].entries += [Entry(value, producer.pid, State.OPEN) for value in values]
 
     def arrive(self, slot: int) -> None:
         """Let what was on its way arrive inside the open transaction."""
@@ -170,7 +170,7 @@ class Broker:
         producer.pending.update(offsets)
 
     def end(self, slot: int, epoch: int) -> int:
-        """EndTxn, commit; give the epoch to go on with. Clients abort by a new producer only."""
+        """EndTxn, commit; return the epoch to go on with. Clients abort by a new producer only."""
         producer = self._current(slot, epoch)
         if producer.began is None:
             if producer.outcome:
@@ -251,7 +251,7 @@ class Broker:
         for request in due:
             self._deliver(request)
         for slot, member in list(self.members.items()):
-            if self.heard[member] + SESSION_ROUNDS < self.round:
+            if self.last_heartbeat[member] + SESSION_ROUNDS < self.round:
                 self._rule("a session times out")
                 self.expel(slot, member)
         for producer in self.producers.values():
@@ -267,7 +267,7 @@ class Broker:
         """Whether nothing is open or on its way any more, and nothing belongs to a member that is dead."""
         return (
             not self._late
-            and all(self.heard[member] >= self.round - 1 for member in self.members.values())
+            and all(self.last_heartbeat[member] >= self.round - 1 for member in self.members.values())
             and not self.is_open()
             and all(p.began is None and not p.hung for p in self.producers.values())
         )
@@ -275,9 +275,9 @@ class Broker:
     # ---- the group
 
     def join(self, slot: int) -> int:
-        """Let a static member join; give its member id. One that comes back gets its share without a rebalance."""
-        member = len(self.heard)
-        self.heard[member] = self.round
+        """Let a static member join; return its member id. One that comes back gets its share without a rebalance."""
+        member = len(self.last_heartbeat)
+        self.last_heartbeat[member] = self.round
         known = slot in self.members
         self.members[slot] = member
         if known:
@@ -299,7 +299,7 @@ class Broker:
         for n in range(count) if slots else ():
             slot = slots[n * len(slots) // count]
             inputs, lanes = self.shares[slot]
-            self.shares[slot] = Assignment(inputs | {Input("heard", n)}, lanes | {n})
+            self.shares[slot] = Assignment(inputs | {Input("consumed", n)}, lanes | {n})
 
     def see_settled(self, keys: Collection[Input | int]) -> None:
         """Raise `KafkaUnavailable` while a transaction holds the offset of one of `keys`."""

@@ -1,14 +1,14 @@
 """The Kafka port of one simulated process: a group member and a transactional producer.
 
-It keeps the port's contract as `shared.consumer` and `shared.producer` do: after a call that did not plainly succeed
-it raises `KafkaInDoubt`, also if the call succeeded and a copy of its request may still be on its way.
+It keeps the port's contract as `shared.kafka.consumer` and `shared.kafka.producer` do: after a call that did not
+plainly succeed it raises `KafkaInDoubt`, also if the call succeeded and a copy of its request may still be on its way.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable
-from shared.ports import NOTHING, Committed, Input, OutboxRow, Polled, Record
+from shared.protocol.ports import NOTHING, Committed, Input, OutboxRow, Polled, Record
 from tests.simulation.broker import OFFSETS, RECORDS, Broker
 from tests.simulation.faults import Fault
 
@@ -38,7 +38,7 @@ def lane_of(key: str) -> int:
 
 
 class Client:
-    """Implements `shared.ports.Kafka`."""
+    """Implements `shared.protocol.ports.Kafka`."""
 
     def __init__(self, broker: Broker, slot: int, at: At) -> None:
         self._broker = broker
@@ -86,8 +86,8 @@ class Client:
             while len(found) < most and self._reading[source] < end:
                 offset = self._reading[source]
                 self._reading[source] += 1
-                if (heard := log.at(offset)) is not None:
-                    word, event_id = heard
+                if (consumed := log.at(offset)) is not None:
+                    word, event_id = consumed
                     found.append(Record(source, offset, b"", word.encode(), [("id", event_id.encode())]))
             if self._reading[source] == end and self._told.get(source) != end:
                 self._told[source] = ends[source] = end
@@ -126,8 +126,8 @@ class Client:
         if fault is Fault.LOSE:
             raise KafkaInDoubt
         if self._broker.is_open():
-            raise KafkaUnavailable("a transaction is open where we speak")
-        self._broker.see_settled((*self._broker.inputs, *self._broker.said))
+            raise KafkaUnavailable("a transaction is open where we publish")
+        self._broker.see_settled((*self._broker.inputs, *self._broker.published))
         self._epoch = epoch
 
     def begin(self) -> None:
@@ -160,14 +160,14 @@ class Client:
         self._send(fault, produce)
         self._broker.arrive(self.slot)
 
-    def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], membership: Any) -> None:
+    def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
         fault = self._at("kafka.send_offsets", *UNSURE)
-        if membership is None:
+        if group_metadata is None:
             raise GenerationLost
         epoch = self._known_epoch()
         offsets: dict[Input | int, Committed] = dict(lanes.items())
         offsets |= {source: Committed(offset, "") for source, offset in inputs.items()}
-        self._send(fault, lambda: self._broker.stage(self.slot, epoch, offsets, membership))
+        self._send(fault, lambda: self._broker.stage(self.slot, epoch, offsets, group_metadata))
         self._broker.arrive(self.slot)
 
     def commit(self) -> None:

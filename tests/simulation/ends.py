@@ -1,9 +1,11 @@
-"""What really became of the processes that tried a record alone: by this the notes of `shared.attempts` are judged."""
+"""What really became of the processes that tried a record alone: by this the notes of `shared.postgres.attempts`
+are checked.
+"""
 
 from collections import Counter
 from collections.abc import Sequence
 
-from shared.ports import Input, Record
+from shared.protocol.ports import Input, Record
 
 Place = tuple[Input, int]
 """An input, and an offset."""

@@ -10,23 +10,23 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from tests.simulation.faults import Fault
-from tests.simulation.world import Close, Hear, Open, Parts, Point, Run, Scenario, Step, World
+from tests.simulation.world import Arrive, Close, Open, Parts, Point, Run, Scenario, Step, World
 
 Plan = Mapping[int, Fault]
 """Choice points and the faults that happen there."""
 
-HEARD: tuple[Step, ...] = (
-    Hear("a", "e1"),
-    Hear("ab", "e2"),  # comes with the records of a, and is about b: its row is in the other lane
-    Hear("-a", "e3"),  # was taken back: nobody may see it
-    Hear("ba", "e4"),
-    Hear("?a", "e5"),  # malformed
-    Hear("a", "e1"),  # comes again, from a producer that is not exactly-once
-    Hear("a", "e6"),
-    Hear("a", "e6"),  # its twin, perhaps in the same batch
+ARRIVALS: tuple[Step, ...] = (
+    Arrive("a", "e1"),
+    Arrive("ab", "e2"),  # comes with the records of a, and is about b: its row is in the other lane
+    Arrive("-a", "e3"),  # was taken back: nobody may see it
+    Arrive("ba", "e4"),
+    Arrive("?a", "e5"),  # malformed
+    Arrive("a", "e1"),  # comes again, from a producer that is not exactly-once
+    Arrive("a", "e6"),
+    Arrive("a", "e6"),  # a duplicate, perhaps in the same batch
 )
 
-ASKED: tuple[Step, ...] = (
+REQUESTS: tuple[Step, ...] = (
     Open("r1a"),  # gets the lower row id and commits last
     Open("r2c"),
     Close("r2c"),
@@ -37,23 +37,23 @@ ASKED: tuple[Step, ...] = (
     Close("r4a"),
 )
 
-MIXED: tuple[Step, ...] = tuple(step for pair in zip(HEARD, ASKED, strict=True) for step in pair)
+MIXED: tuple[Step, ...] = tuple(step for pair in zip(ARRIVALS, REQUESTS, strict=True) for step in pair)
 
 FATAL: tuple[Step, ...] = (
-    Hear("#a", "e1"),  # ends the process that handles it
-    Hear("a", "e2"),  # innocent, and in a batch with it
+    Arrive("#a", "e1"),  # ends the process that handles it
+    Arrive("a", "e2"),  # innocent, and in a batch with it
 )
 
 SCENARIOS = {
-    "brief": Scenario((HEARD[0], *ASKED[-2:])),
-    "events": Scenario(HEARD),
-    "requests": Scenario(ASKED),
+    "brief": Scenario((ARRIVALS[0], *REQUESTS[-2:])),
+    "events": Scenario(ARRIVALS),
+    "requests": Scenario(REQUESTS),
     "two-workers": Scenario(MIXED, processes=2, slots=2),
-    "handover": Scenario((*ASKED[3:5], *ASKED[:1], ASKED[5], *ASKED[-2:]), processes=2, slots=2),
+    "handover": Scenario((*REQUESTS[3:5], *REQUESTS[:1], REQUESTS[5], *REQUESTS[-2:]), processes=2, slots=2),
     "standby": Scenario(MIXED, processes=2),
     "version-2": Scenario(MIXED, version=2),
     "fatal": Scenario(FATAL),
-    "fatal-to-two": Scenario((Hear("%a", "e1"),), processes=2, slots=2),
+    "fatal-to-two": Scenario((Arrive("%a", "e1"),), processes=2, slots=2),
 }
 
 
@@ -79,13 +79,13 @@ def explore(
 
 def written(scenario: Scenario) -> str:
     """Write a scenario so that `read` understands it."""
-    marks = {Hear: "", Open: "+", Close: "!"}
+    marks = {Arrive: "", Open: "+", Close: "!"}
     steps = (marks[type(step)] + "=".join(step) for step in scenario.script)
     return " ".join(["/".join(str(number) for number in scenario[1:]), *steps])
 
 
 def read(text: str) -> Scenario:
-    """Give a scenario by its name, or as it is written."""
+    """Return a scenario by its name, or as it is written."""
     if text in SCENARIOS:
         return SCENARIOS[text]
     numbers, *steps = text.split()
@@ -93,7 +93,7 @@ def read(text: str) -> Scenario:
     for step in steps:
         word, _, event_id = step.partition("=")
         kinds: dict[str, Step] = {"+": Open(step[1:]), "!": Close(step[1:])}
-        script.append(kinds.get(step[0]) or Hear(word, event_id))
+        script.append(kinds.get(step[0]) or Arrive(word, event_id))
     return Scenario(script, *(int(number) for number in numbers.split("/")))
 
 

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from shared.attempts import ENDS
-from shared.ports import OutboxRow
+from shared.protocol.attempts import ENDS
+from shared.protocol.ports import OutboxRow
 from tests.simulation.broker import Broker
 from tests.simulation.client import lane_of
 from tests.simulation.faults import Violated
@@ -21,49 +21,53 @@ def _of(key: str, rows: Iterable[OutboxRow]) -> list[str]:
 
 def at_any_time(broker: Broker, server: Postgres) -> None:
     """Raise `Violated` if something happened that can never be mended."""
-    said = [row for log in broker.said.values() for row in log.committed()]
-    names = {row.event_id for row in said}
-    if twice := _twice(server.effects) + _twice(server.letters):
+    published = [row for log in broker.published.values() for row in log.committed()]
+    names = {row.event_id for row in published}
+    if twice := _twice(server.effects) + _twice(server.dead_letters):
         raise Violated(f"took effect twice: {twice}")
-    if both := server.handled & set(server.letters):
+    if both := server.handled & set(server.dead_letters):
         raise Violated(f"took effect and was set aside: {sorted(both)}")
     if few := [place for place in server.ended if server.ends.most[place] < ENDS]:
         raise Violated(f"set aside though fewer processes ended at it: {few}")
-    if twice := _twice(row.event_id for row in said):
-        raise Violated(f"said twice: {twice}")
+    if twice := _twice(row.event_id for row in published):
+        raise Violated(f"published twice: {twice}")
     if lost := server.deleted - names:
-        raise Violated(f"deleted and not said: {sorted(lost)}")
+        raise Violated(f"deleted and not published: {sorted(lost)}")
     if phantoms := names - {row.event_id for row in server.decided}:
-        raise Violated(f"said and not decided: {sorted(phantoms)}")
-    for key in {row.key for row in said}:
-        spoken, decided = _of(key, broker.said[lane_of(key)].committed()), _of(key, server.decided)
-        if spoken != decided[: len(spoken)]:
-            raise Violated(f"said out of order: {key}: said {spoken}, decided {decided}")
+        raise Violated(f"published and not decided: {sorted(phantoms)}")
+    for key in {row.key for row in published}:
+        published, decided = _of(key, broker.published[lane_of(key)].committed()), _of(key, server.decided)
+        if published != decided[: len(published)]:
+            raise Violated(f"published out of order: {key}: published {published}, decided {decided}")
     for lane, claim in server.claims.items():
         position = broker.offsets[lane].offset if lane in broker.offsets else 0
         if not position <= claim.position <= position + 1:
-            raise Violated(f"P and the claim drift apart: lane {lane}: P is {position}, the claim is {claim}")
+            raise Violated(
+                f"published position and claim drift apart: lane {lane}: the published position is {position}, the "
+                f"claim is {claim}"
+            )
         claimed = {server.outbox[row_id].event_id for row_id in claim.ids}
         if claim.position > position and claimed & names:
-            raise Violated(f"seen, and P does not know: lane {lane}: {sorted(claimed & names)}")
+            raise Violated(f"seen, and no published position knows: lane {lane}: {sorted(claimed & names)}")
 
 
 def at_rest(broker: Broker, server: Postgres, effects: Mapping[str, int]) -> None:
     """Raise `Violated` if something is missing."""
     if Counter(server.effects) != effects:
         raise Violated(f"effects differ: {server.effects}, expected {sorted(effects)}")
-    said = sorted(row.event_id for log in broker.said.values() for row in log.committed())
-    if said != (decided := sorted(row.event_id for row in server.decided)):
-        raise Violated(f"not said: {sorted(set(decided) - set(said))}")
+    published = sorted(row.event_id for log in broker.published.values() for row in log.committed())
+    if published != (decided := sorted(row.event_id for row in server.decided)):
+        raise Violated(f"not published: {sorted(set(decided) - set(published))}")
     if server.outbox:
         raise Violated(f"rows stay in the outbox: {server.outbox}")
     for source, log in broker.inputs.items():
         malformed = {
             f"{source}@{offset}" for offset, entry in enumerate(log.entries) if entry.value and entry.value[0][0] == "?"
         }
-        if missing := malformed - set(server.letters):
+        if missing := malformed - set(server.dead_letters):
             raise Violated(f"not set aside: {missing}")
         if server.positions[source] != log.stable_end():
             raise Violated(
-                f"H is not at the end: {source}: H is {server.positions[source]}, the end is {log.stable_end()}"
+                f"the next offset is not at the end: {source}: the next offset is {server.positions[source]}, the "
+                f"end is {log.stable_end()}"
             )

@@ -22,8 +22,8 @@ from tests.simulation.faults import Fault
 from tests.simulation.world import Parts
 
 CYCLE, INTAKE, CLIENT, BROKER, SERVER = (
-    "shared.cycle",
-    "shared.intake",
+    "shared.protocol.cycle",
+    "shared.protocol.intake",
     "tests.simulation.client",
     "tests.simulation.broker",
     "tests.simulation.postgres",
@@ -66,7 +66,7 @@ def _patched(module: str, mutant: Mutant | None = None) -> Any:
 
 
 def parts(mutant: Mutant) -> Parts:
-    """Give the parts of a simulation, one of them patched."""
+    """Return the parts of a simulation, one of them patched."""
     patched = _patched(mutant.module, mutant)
     if mutant.module == INTAKE:
         cycle = _patched(CYCLE)
@@ -94,7 +94,7 @@ def killed(mutant: Mutant, name: str, fault: Fault | None) -> str | None:
 MUTANTS = (
     # ---- the two commits
     Mutant(
-        "P is committed outside the transaction",
+        "the published position is committed outside the transaction",
         CYCLE,
         """            self._kafka.send_offsets(inputs, lanes, membership)
             self._kafka.commit()
@@ -112,7 +112,7 @@ MUTANTS = (
         "            transaction.commit()  # 2.7\n",
         """            if claims:
                 self._seen.update(moved)
-                self._say(claims, rows, moved, polled.membership)
+                self._publish(claims, rows, moved, polled.membership)
             claims = {}
             transaction.commit()
 """,
@@ -129,7 +129,7 @@ MUTANTS = (
     ),
     # ---- Postgres
     Mutant(
-        "records below H are handled",
+        "records below the next offset are handled",
         CYCLE,
         "if record.offset >= positions[record.input].next_offset]",
         "]",
@@ -155,9 +155,9 @@ MUTANTS = (
         fault=Fault.DIE,
     ),
     Mutant(
-        "twins in one batch are both handled",
+        "duplicates in one batch are both handled",
         CYCLE,
-        "                new.discard(identity)  # a twin in the same batch is dropped too\n",
+        "                new.discard(identity)  # a duplicate in the same batch is dropped too\n",
         "",
         fault=Fault.PAUSE,
     ),
@@ -170,13 +170,13 @@ MUTANTS = (
         fault=Fault.FREEZE,
     ),
     Mutant(
-        "H can go back",
+        "the next offset can go back",
         SERVER,
         "max(offset, self._position(source) or 0)",
         "offset",
-        survives="the cycle gives no H below the locked row either; one of the two would do",
+        survives="the cycle gives no next offset below the locked row either; one of the two would do",
     ),
-    Mutant("H is not moved", CYCLE, "        transaction.advance(moved)  # 2.5\n", ""),
+    Mutant("the next offset is not moved", CYCLE, "        transaction.advance(moved)  # 2.5\n", ""),
     # ---- claims
     Mutant(
         "the claims are not locked",
@@ -204,9 +204,9 @@ MUTANTS = (
         CYCLE,
         """            if spent:
                 transaction.forget(spent)
-            unsaid |= transaction.claim(done)
+            unpublished |= transaction.claim(done)
 """,
-        """            unsaid |= transaction.claim(done)
+        """            unpublished |= transaction.claim(done)
             if spent:
                 transaction.forget(spent)
 """,
@@ -214,17 +214,17 @@ MUTANTS = (
         fault=Fault.DIE,
     ),
     Mutant(
-        "an unsaid claim is taken for said",
+        "an unpublished claim is taken for published",
         CYCLE,
-        "                unsaid[lane] = claim\n",
+        "                unpublished[lane] = claim\n",
         "                done[lane] = self._limits.rows\n",
         fault=Fault.DIE,
     ),
     Mutant(
         "lanes are claimed that somebody else owns",
         CYCLE,
-        "changed = self._judge(self._owned)",
-        "changed = self._judge(self._owned._replace(lanes=frozenset({0, 1})))",
+        "changed = self._compare(self._owned)",
+        "changed = self._compare(self._owned._replace(lanes=frozenset({0, 1})))",
         scenario="two-workers",
     ),
     Mutant(
@@ -236,18 +236,19 @@ MUTANTS = (
         fault=Fault.FREEZE,
     ),
     Mutant(
-        "only what the worker handled itself is said",
+        "only what the worker handled itself is published",
         CYCLE,
-        " and not self._unsaid():",
+        " and not self._unpublished():",
         ":",
         scenario="requests",
     ),
     Mutant(
         "claim ids are not compared",
         CYCLE,
-        "claim == (said.offset, said.metadata, claim.rows)",
-        "claim.position == said.offset",
-        survives="here Postgres never goes back; found in tests/unit/test_cycle.py: a_claim_of_the_same_number",
+        "claim == (published.offset, published.metadata, claim.rows)",
+        "claim.position == published.offset",
+        survives="here Postgres never goes back; "
+        "found in tests/unit/protocol/test_cycle.py: a_claim_of_the_same_number",
     ),
     Mutant(
         "a database that went back is not noticed",
@@ -276,7 +277,7 @@ MUTANTS = (
         fault=Fault.REFUSE,
     ),
     Mutant(
-        "a doubtful commit is said again from memory",
+        "a doubtful commit is published again from memory",
         CYCLE,
         "            self._kafka.commit()\n        except",
         """            try:
@@ -292,7 +293,7 @@ MUTANTS = (
         fault=Fault.LOSE,
     ),
     Mutant(
-        "rows that were not acknowledged are taken for said",
+        "rows that were not acknowledged are taken for published",
         CLIENT,
         "        self._send(fault, produce)\n",
         "        if fault is Fault.NONE:\n            produce()\n",
@@ -345,7 +346,7 @@ MUTANTS = (
         fault=Fault.FREEZE,
     ),
     Mutant(
-        "a P that looks too low is believed at once",
+        "a published position that looks too low is believed at once",
         CYCLE,
         "said_read_last=False",
         "said_read_last=True",
@@ -353,7 +354,7 @@ MUTANTS = (
         fault=Fault.SLEEP,
     ),
     Mutant(
-        "P is remembered when a lane comes back",
+        "the published position is remembered when a lane comes back",
         CYCLE,
         """            self._forget()
             changed = self._judge(self._owned)
@@ -363,13 +364,13 @@ MUTANTS = (
             self._forget()
             changed = self._judge(self._owned)
             if changed is None:
-                self._said |= {lane: said for lane, said in self._kept.items() if lane in self._said}
+                self._said |= {lane: published for lane, published in self._kept.items() if lane in self._said}
 """,
         scenario="two-workers",
         fault=Fault.FREEZE,
     ),
     Mutant(
-        "P = 0 is not committed before the first claim",
+        "position 0 is not committed before the first claim",
         CYCLE,
         """        self._kafka.begin()
         self._kafka.send_offsets({}, start, membership)
@@ -390,7 +391,7 @@ MUTANTS = (
     Mutant(
         "the group metadata is that of the sending, not of the batch",
         CLIENT,
-        "self._broker.stage(self.slot, epoch, offsets, membership)",
+        "self._broker.stage(self.slot, epoch, offsets, group_metadata)",
         "self._broker.stage(self.slot, epoch, offsets, (self.slot, self.member, self._broker.generation))",
         scenario="two-workers",
         fault=Fault.FREEZE,
@@ -436,7 +437,7 @@ MUTANTS = (
     Mutant(
         "nobody sees that the offsets of others are settled",
         CLIENT,
-        "        self._broker.see_settled((*self._broker.inputs, *self._broker.said))\n",
+        "        self._broker.see_settled((*self._broker.inputs, *self._broker.published))\n",
         "",
         scenario="handover",
         fault=Fault.FORGET_OFFSETS,
@@ -466,20 +467,25 @@ MUTANTS = (
         scenario="fatal-to-two",
     ),
     Mutant(
-        "the note stays when H moves past it",
+        "the note stays when the next offset moves past it",
         SERVER,
         "        self.forget_notes(changes.forgotten)\n",
         "",
         scenario="fatal",
-        survives="who reads the notes forgets those below H; and a record below H is dropped, whatever is noted of it",
+        survives=(
+            "who reads the notes forgets those below the next offset; and a record below it is dropped, "
+            "whatever is noted of it"
+        ),
     ),
     Mutant(
-        "notes below H are believed",
+        "notes below the next offset are believed",
         SERVER,
         "if self.server.positions[s] > note.last])",
         "if note.last < 0])",
         scenario="fatal",
-        survives="as above: one of the three would do; a decision that lowers H forgets the notes of its input",
+        survives=(
+            "as above: one of the three would do; a decision that lowers the next offset forgets the notes of its input"
+        ),
     ),
     Mutant(
         "an attempt counts though the process outlived it",
@@ -519,7 +525,10 @@ MUTANTS = (
         "all that was in company is set aside",
         INTAKE,
         "            self._alone_to[source] = attempt.last\n",
-        "            self._doomed |= {(source, at): attempt.error for at in range(attempt.offset, attempt.last + 1)}\n",
+        (
+            "            self._rejected |= "
+            "{(source, at): attempt.error for at in range(attempt.offset, attempt.last + 1)}\n"
+        ),
         scenario="fatal",
     ),
     Mutant(
@@ -544,18 +553,18 @@ MUTANTS = (
     Mutant(
         "what is set aside is handled too",
         CYCLE,
-        "                opened = None if isinstance(doom, ProcessEnded) else self._open(record)\n",
+        "                opened = None if isinstance(rejected, ProcessEnded) else self._open(record)\n",
         """                opened = self._open(record)
-                if doom and opened:
+                if rejected and opened:
                     deliveries.append(Delivery(record, opened.envelope, opened.event, epochs[record.input]))
 """,
         scenario="fatal",
     ),
     Mutant(
-        "a record below H is set aside",
+        "a record below the next offset is set aside",
         CYCLE,
         "if record.offset >= positions[record.input].next_offset]",
-        "if record.offset >= positions[record.input].next_offset or self._intake.doom(record)]",
+        "if record.offset >= positions[record.input].next_offset or self._intake.rejected(record)]",
         scenario="fatal-to-two",
         fault=Fault.FREEZE,
     ),
@@ -563,17 +572,17 @@ MUTANTS = (
         "a record is set aside without the lock of its position",
         CYCLE,
         "        positions = transaction.lock_positions(sources)  # 2.1\n",
-        """        doomed = bool(batch) and all(self._intake.doom(record) for record in batch)
-        positions = self._database.positions(sources) if doomed else transaction.lock_positions(sources)
+        """        rejected_only = bool(batch) and all(self._intake.rejected(record) for record in batch)
+        positions = self._database.positions(sources) if rejected_only else transaction.lock_positions(sources)
 """,
         scenario="fatal-to-two",
         fault=Fault.FREEZE,
     ),
     Mutant(
-        "a record is set aside, and H stays",
+        "a record is set aside, and the next offset stays",
         CYCLE,
         "        for record in batch:\n            moved[",
-        "        for record in (r for r in batch if not self._intake.doom(r)):\n            moved[",
+        "        for record in (r for r in batch if not self._intake.rejected(r)):\n            moved[",
         scenario="fatal",
         fault=Fault.DIE,
     ),

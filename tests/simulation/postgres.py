@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
-from shared.attempts import Attempt
 from shared.errors import (
     DatabaseInDoubt,
     DatabaseUnavailable,
@@ -23,7 +22,8 @@ from shared.errors import (
     SlotInDoubt,
     SlotLost,
 )
-from shared.ports import Claim, Delivery, Input, Letter, OutboxRow, Position, Record
+from shared.protocol.attempts import Attempt
+from shared.protocol.ports import Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
 from tests.simulation.client import At, lane_of
 from tests.simulation.ends import Ends, Place
 from tests.simulation.faults import Fault
@@ -36,7 +36,7 @@ IDLE_ROUNDS = 11
 
 
 class Claimed(NamedTuple):
-    """A row of table `lane`."""
+    """A row of table `exactly_once_lane`."""
 
     position: int
     claim_id: str
@@ -44,7 +44,7 @@ class Claimed(NamedTuple):
 
 
 class Note(NamedTuple):
-    """A row of table `attempt`."""
+    """A row of table `exactly_once_attempt`."""
 
     offset: int
     last: int
@@ -59,7 +59,7 @@ class Changes:
     inbox: set[tuple[str, str]] = field(default_factory=set)
     effects: list[str] = field(default_factory=list)
     handled: set[str] = field(default_factory=set)
-    letters: list[str] = field(default_factory=list)
+    dead_letters: list[str] = field(default_factory=list)
     ended: set[Place] = field(default_factory=set)
     forgotten: set[Input] = field(default_factory=set)
     outbox: dict[int, OutboxRow] = field(default_factory=dict)
@@ -84,8 +84,8 @@ class Postgres:
         self.inbox: set[tuple[str, str]] = set()
         self.effects: list[str] = []
         self.handled: set[str] = set()
-        """Records that had an effect, named as in `letters`."""
-        self.letters: list[str] = []
+        """Records that had an effect, named as in `dead_letters`."""
+        self.dead_letters: list[str] = []
         self.ended: set[Place] = set()
         """Records that were set aside because processes ended at them."""
         self.notes: dict[Input, Note] = {}
@@ -122,7 +122,7 @@ class Postgres:
         self.inbox |= changes.inbox
         self.effects += changes.effects
         self.handled |= changes.handled
-        self.letters += changes.letters
+        self.dead_letters += changes.dead_letters
         self.ended |= changes.ended
         self.forget_notes(changes.forgotten)
         self.decided += [changes.outbox[row_id] for row_id in sorted(changes.outbox)]
@@ -134,7 +134,7 @@ class Postgres:
         self._changed()
 
     def note(self, records: Sequence[Record]) -> None:
-        """Do what `shared.attempts.begin` does."""
+        """Do what `shared.postgres.attempts.begin` does."""
         spans: dict[Input, list[int]] = {}
         for record in records:
             spans.setdefault(record.input, []).append(record.offset)
@@ -146,7 +146,7 @@ class Postgres:
             self.notes[source] = Note(offsets[0], offsets[-1], ends)
 
     def forget_notes(self, inputs: Collection[Input]) -> None:
-        """Do what `shared.attempts.forget` does."""
+        """Do what `shared.postgres.attempts.forget` does."""
         self.notes = {source: note for source, note in self.notes.items() if source not in inputs}
 
     def rollback(self, session: Session) -> None:
@@ -165,7 +165,7 @@ class Postgres:
 
 
 class Connection:
-    """The database port of one simulated process. Implements `shared.ports.Database`."""
+    """The database port of one simulated process. Implements `shared.protocol.ports.Database`."""
 
     def __init__(
         self,
@@ -187,7 +187,7 @@ class Connection:
         self._old: Session | None = None
         self._slot: int | None = None
         self.attempted: set[Input] = set()
-        """Inputs of which a note stands, as `shared.transaction` knows them."""
+        """Inputs of which a note stands, as `shared.postgres.transaction` knows them."""
 
     def take_slot(self) -> int | None:
         """Take the lowest free slot."""
@@ -277,7 +277,7 @@ class Connection:
             raise DatabaseUnavailable
 
     def attempts(self) -> dict[Input, Attempt]:
-        """What `shared.transaction.WorkerDatabase` gives; the main loop asks after each adoption."""
+        """What `shared.postgres.transaction.WorkerDatabase` gives; the main loop asks after each adoption."""
         self._ask("database.attempts")
         self.server.ends.outlived(self)
         self.server.forget_notes(self.attempted)
@@ -295,8 +295,8 @@ class Connection:
             self.server.forget_notes(self.attempted)
             self.attempted.clear()
 
-    def unsaid(self, lanes: Collection[int]) -> bool:
-        self._ask("database.unsaid")
+    def unpublished(self, lanes: Collection[int]) -> bool:
+        self._ask("database.unpublished")
         return any(lane_of(row.key) in lanes for row in self.server.outbox.values())
 
     def _ask(self, call: str, *more: Fault) -> Fault:
@@ -313,7 +313,7 @@ class Connection:
 
 
 class PostgresTransaction:
-    """Implements `shared.ports.Transaction`."""
+    """Implements `shared.protocol.ports.Transaction`."""
 
     def __init__(self, connection: Connection, session: Session, changes: Changes) -> None:
         self._connection = connection
@@ -394,13 +394,15 @@ class PostgresTransaction:
             self._changes.handled.add(name_of(delivery.record))
             self._collected.append(row_of(envelope.key, f"about {envelope.id}"))
 
-    def set_aside(self, letters: Sequence[Letter]) -> None:
+    def set_aside(self, dead_letters: Sequence[NewDeadLetter]) -> None:
         self._at("set_aside")
-        self._changes.letters += [name_of(letter.record) for letter in letters]
-        self._changes.ended |= {letter.record[:2] for letter in letters if isinstance(letter.error, ProcessEnded)}
+        self._changes.dead_letters += [name_of(dead_letter.record) for dead_letter in dead_letters]
+        self._changes.ended |= {
+            dead_letter.record[:2] for dead_letter in dead_letters if isinstance(dead_letter.error, ProcessEnded)
+        }
 
-    def say(self) -> None:
-        self._at("say")
+    def write_outbox(self) -> None:
+        self._at("write_outbox")
         self._changes.outbox |= {self._server.next_id(): row for row in self._collected}
 
     def advance(self, positions: Mapping[Input, int]) -> None:
@@ -485,4 +487,4 @@ def name_of(record: Record) -> str:
 
 def row_of(key: str, event_id: str) -> OutboxRow:
     """A row of the outbox."""
-    return OutboxRow("said", key, event_id, "Word", 1, "", b"", None)
+    return OutboxRow("published", key, event_id, "Word", 1, "", b"", None)

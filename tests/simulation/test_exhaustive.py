@@ -76,7 +76,9 @@ def explored(name: str) -> Explored:
 @pytest.mark.timeout(120 if FAULTS == 1 else 0)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_one_fault_anywhere_breaks_nothing(name: str) -> None:
-    """Whatever happens once, wherever: each effect once, each row said once and in order, and all comes to rest."""
+    """Whatever happens once, wherever: each effect once, each row published once and in order, and all comes to
+    rest.
+    """
     found = explored(name)
     assert found.failure is None, found.failure
 

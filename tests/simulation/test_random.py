@@ -13,13 +13,13 @@ from hypothesis import strategies as st
 
 from tests.simulation.exploring import command, read, trace, written
 from tests.simulation.faults import Fault
-from tests.simulation.world import Choose, Close, Hear, Open, Parts, Scenario, Step, World
+from tests.simulation.world import Arrive, Choose, Close, Open, Parts, Scenario, Step, World
 
 EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "500"))
 SEED = int(os.environ.get("SIMULATION_SEED", "1"))
 
-WORDS = ("a", "b", "ab", "ba", "-a", "?b", "#a", "%b", "twin")
-"""What is heard; a twin comes with the id of the event before it, # and % end what handles them."""
+WORDS = ("a", "b", "ab", "ba", "-a", "?b", "#a", "%b", "duplicate")
+"""What is consumed; a duplicate comes with the id of the event before it, # and % end what handles them."""
 
 
 @st.composite
@@ -27,7 +27,7 @@ def scripts(draw: st.DrawFn) -> list[Step]:
     """Events and requests in any order; a request commits whenever it likes."""
     script: list[Step] = []
     running: list[str] = []
-    last = Hear("a", "e")
+    last = Arrive("a", "e")
     for number in range(draw(st.integers(1, 12))):
         kind = draw(st.sampled_from((*WORDS, "open", "close")))
         if kind == "open":
@@ -38,7 +38,7 @@ def scripts(draw: st.DrawFn) -> list[Step]:
         elif kind == "close" and running:
             script.append(Close(running.pop(draw(st.integers(0, len(running) - 1)))))
         elif kind != "close":
-            last = last if kind == "twin" else Hear(kind, f"e{number}")
+            last = last if kind == "duplicate" else Arrive(kind, f"e{number}")
             script.append(last)
     return [*script, *(Close(name) for name in running)]
 
@@ -70,7 +70,9 @@ def chooser(gaps: Sequence[tuple[int, Fault]]) -> Choose:
 @given(scenario=scenarios, gaps=faults)
 @pytest.mark.timeout(0 if "SIMULATION_EXAMPLES" in os.environ else 120)
 def test_many_faults_break_nothing(scenario: Scenario, gaps: list[tuple[int, Fault]]) -> None:
-    """Whatever happens, how often and to whom: each effect once, each row said once and in order, and all rests."""
+    """Whatever happens, how often and to whom: each effect once, each row published once and in order, and all
+    rests.
+    """
     run = World(scenario, Parts(), chooser(gaps)).play()
     happened = {number: point.fault for number, point in enumerate(run.points) if point.fault is not Fault.NONE}
     assert read(written(scenario)) == scenario, "the command below would play something else"

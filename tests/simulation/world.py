@@ -11,10 +11,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
 
-from shared.cycle import Cycle, Limits
 from shared.errors import Exit, Malformed, RecoveryNeeded, Stop, Unavailable
 from shared.events import Envelope, Event
-from shared.ports import Input, Opened, Record
+from shared.protocol.cycle import Cycle, Limits
+from shared.protocol.ports import Input, Opened, Record
 from tests.simulation.broker import Broker
 from tests.simulation.client import LATE_ROUNDS, Client, lane_of
 from tests.simulation.ends import Place
@@ -38,11 +38,11 @@ FATAL_ROUNDS = 30
 """So long a fatal word may keep the processes busy, besides."""
 
 REPORT_EVERY = 3
-"""Rounds between two reports of H."""
+"""Rounds between two reports of next offsets."""
 
 
-class Hear(NamedTuple):
-    """Another service says a word; one that begins with "-" it takes back: an aborted transaction."""
+class Arrive(NamedTuple):
+    """Another service publishes a word; one that begins with "-" it takes back: an aborted transaction."""
 
     word: str
     event_id: str
@@ -60,7 +60,7 @@ class Close(NamedTuple):
     name: str
 
 
-Step = Hear | Open | Close
+Step = Arrive | Open | Close
 
 
 class Scenario(NamedTuple):
@@ -95,7 +95,7 @@ class Parts(NamedTuple):
 
 
 Choose = Callable[[int, Sequence[Fault]], Fault]
-"""Gives the fault at a choice point, of those offered there."""
+"""Returns the fault at a choice point, of those offered there."""
 
 
 @dataclass
@@ -173,7 +173,7 @@ class Process:
     def heartbeat(self) -> None:
         """Tell the group that it lives; the client does so by itself, as long as the process is not frozen."""
         if self._client is not None and self._client.member is not None and self.frozen is None:
-            self._world.broker.heard[self._client.member] = self._world.broker.round
+            self._world.broker.last_heartbeat[self._client.member] = self._world.broker.round
 
     def server_side(self) -> Session | None:
         """Its database session."""
@@ -233,22 +233,22 @@ class Process:
             self._back.release()
 
     def _work(self) -> None:
-        """What `shared.main_loop` does."""
+        """What `shared.worker.main_loop` does."""
         while (slot := self._connection.take_slot()) is None:
             self.idle = True
             self.wait(1)
         client = self._client = self._world.parts.client(self._world.broker, slot, self.at)
         cycle = self._world.parts.cycle("words", client, self._connection, open_record, Limits(2, 2))
-        in_doubt, adoptions = True, 0
+        in_doubt, resumes = True, 0
         while True:
             try:
                 if in_doubt:
                     cycle.recover()
                     in_doubt = False
-                if cycle.adoptions != adoptions:
+                if cycle.resumes != resumes:
                     for source, attempt in self._connection.attempts().items():
                         cycle.suspect(source, attempt)
-                    adoptions = cycle.adoptions
+                    resumes = cycle.resumes
                 progress = cycle.run(0, report=self._world.broker.round % REPORT_EVERY == 0)
                 self.idle = progress.idle and not cycle.parked()
                 for source in cycle.parked():
@@ -269,7 +269,7 @@ class World:
         self.broker = parts.broker(2, scenario.version, self.rule, self._changed)
         self.server = parts.server(2, scenario.slots, self.rule, self._changed)
         self._script = list(scenario.script)
-        self.heard: dict[Place, Hear] = {}
+        self.consumed: dict[Place, Arrive] = {}
         self._requests: dict[str, Session] = {}
         self._choose = choose
         self._disturbed = 0
@@ -306,7 +306,7 @@ class World:
     def _play(self) -> None:
         rests = 0
         while rests <= REPORT_EVERY:
-            fatal = sum(hear.word[0] in FATAL for hear in self.heard.values())
+            fatal = sum(consume.word[0] in FATAL for consume in self.consumed.values())
             if self.broker.round > self._disturbed + REST_ROUNDS + fatal * FATAL_ROUNDS:
                 raise Violated("the system does not come to rest")
             for process in self._processes:
@@ -334,11 +334,11 @@ class World:
 
     def _happens(self, step: Step) -> bool:
         """Do a step of the script; False if it has to wait for a lock."""
-        if isinstance(step, Hear):
-            source = Input("heard", lane_of(step.word.strip("-?" + FATAL)[0]))
+        if isinstance(step, Arrive):
+            source = Input("consumed", lane_of(step.word.strip("-?" + FATAL)[0]))
             log = self.broker.inputs[source]
-            self.heard[source, len(log.entries)] = step
-            log.hear((step.word.strip("-"), step.event_id), committed=not step.word.startswith("-"))
+            self.consumed[source, len(log.entries)] = step
+            log.append_record((step.word.strip("-"), step.event_id), committed=not step.word.startswith("-"))
         elif isinstance(step, Close):
             self.server.commit(self._requests[step.name])
         else:
@@ -353,7 +353,7 @@ class World:
     def _expected(self) -> Mapping[str, int]:
         """Every effect there should be; none of an event at whose records processes ended."""
         ended = self.server.ended
-        return {h.event_id: 1 for place, h in self.heard.items() if h.word[0] not in "-?" and place not in ended}
+        return {h.event_id: 1 for place, h in self.consumed.items() if h.word[0] not in "-?" and place not in ended}
 
     def _changed(self) -> None:
         at_any_time(self.broker, self.server)

@@ -4,8 +4,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from shared import backoff, stops
-from tests.unit.worker_scene import Scene
+from shared.worker import backoff, stops
+from tests.unit.worker.worker_scene import Scene
 
 
 @pytest.fixture

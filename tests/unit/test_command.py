@@ -13,11 +13,11 @@ import pytest
 
 from shared import command
 from shared.container import resolve
-from shared.errors import NotDone, Stop
-from shared.operating import rules
-from shared.operating.rules import Desk
-from shared.ports import Claim, Committed, Input, Position
-from shared.positions import judge_input, judge_lane, judge_reach
+from shared.errors import CommandFailed, Stop
+from shared.operations import maintenance
+from shared.operations.maintenance import Context
+from shared.protocol.ports import Claim, Committed, Input, Position
+from shared.protocol.verdicts import compare_input, compare_lane, compare_reach
 
 ROOT = Path(__file__).parents[2]
 TYPED = re.compile(r"`python -m services\.\S+ ([^`]+)`")
@@ -54,7 +54,9 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def named() -> Iterator[tuple[str, str]]:
-    """The commands that the library's messages name, and where; those of `Desk.command` are given without a service."""
+    """The commands that the library's messages name, and where; those of `Context.command` are given without a
+    service.
+    """
     for name, tree in modules():
         for call in ast.walk(tree):
             if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "command":
@@ -65,7 +67,7 @@ def named() -> Iterator[tuple[str, str]]:
 
 
 # Their commands are put together elsewhere, and looked at below.
-PUT_TOGETHER = {("rules.py", "1"), ("command.py", "<command>")}
+PUT_TOGETHER = {("maintenance.py", "1"), ("command.py", "<command>")}
 
 
 @pytest.mark.parametrize(("where", "line"), sorted(set(named()) - PUT_TOGETHER))
@@ -75,7 +77,15 @@ def test_what_a_message_names_can_be_typed(where: str, line: str) -> None:
 
 def test_there_are_such_messages() -> None:
     files = {where for where, _ in named()}
-    assert files >= {"cycle.py", "reporting.py", "start.py", "migrating.py", "positions.py", "lanes.py", "visible.py"}
+    assert files >= {
+        "cycle.py",
+        "reporting.py",
+        "startup.py",
+        "migrations.py",
+        "verdicts.py",
+        "lanes.py",
+        "visible.py",
+    }
 
 
 def test_no_message_names_a_command_in_another_way() -> None:
@@ -98,27 +108,33 @@ def test_what_the_page_names_can_be_typed(line: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("judge", "choices"),
+    ("compare", "choices"),
     [
-        (lambda: judge_input("order", SOURCE, Committed(7, ""), None), ["rewind", "adopt", "skip"]),
-        (lambda: judge_input("order", SOURCE, Committed(7, ""), Position(5, 0)), ["rewind", "skip"]),
-        (lambda: judge_reach("order", SOURCE, 5, 7, 9), ["skip"]),
-        (lambda: judge_reach("order", SOURCE, 10, 7, 9), ["rewind"]),
-        (lambda: judge_lane("order", 3, Committed(7, "x"), None, said_read_last=True), ["adopt", "rewind", "skip"]),
-        (lambda: judge_lane("order", 3, None, Claim(7, "x", 1), said_read_last=True), ["adopt", "rewind", "skip"]),
+        (lambda: compare_input("order", SOURCE, Committed(7, ""), None), ["rewind", "adopt", "skip"]),
+        (lambda: compare_input("order", SOURCE, Committed(7, ""), Position(5, 0)), ["rewind", "skip"]),
+        (lambda: compare_reach("order", SOURCE, 5, 7, 9), ["skip"]),
+        (lambda: compare_reach("order", SOURCE, 10, 7, 9), ["rewind"]),
         (
-            lambda: judge_lane("order", 3, Committed(7, "y"), Claim(7, "x", 1), said_read_last=True),
+            lambda: compare_lane("order", 3, Committed(7, "x"), None, published_read_last=True),
             ["adopt", "rewind", "skip"],
         ),
         (
-            lambda: judge_lane("order", 3, Committed(5, "y"), Claim(7, "x", 1), said_read_last=True),
+            lambda: compare_lane("order", 3, None, Claim(7, "x", 1), published_read_last=True),
+            ["adopt", "rewind", "skip"],
+        ),
+        (
+            lambda: compare_lane("order", 3, Committed(7, "y"), Claim(7, "x", 1), published_read_last=True),
+            ["adopt", "rewind", "skip"],
+        ),
+        (
+            lambda: compare_lane("order", 3, Committed(5, "y"), Claim(7, "x", 1), published_read_last=True),
             ["adopt", "rewind", "skip"],
         ),
     ],
 )
-def test_a_judgement_names_the_commands_that_decide(judge: Callable[[], object], choices: list[str]) -> None:
+def test_a_comparison_names_the_commands_that_decide(compare: Callable[[], object], choices: list[str]) -> None:
     with pytest.raises(Stop) as stopped:
-        judge()
+        compare()
 
     parsed = [command.parser("order").parse_args(shlex.split(line)) for line in TYPED.findall(str(stopped.value))]
 
@@ -157,12 +173,12 @@ def test_a_command_gives_its_target_all_that_it_needs(words: str) -> None:
     target = inspect.signature(resolve(made.get_default("target")))
     given = {action.dest for action in made._actions if action.dest != "help"} | set(made.get_default("given"))
 
-    assert given | {"desk"} == set(target.parameters)
+    assert given | {"context"} == set(target.parameters)
 
 
-def test_a_command_in_a_message_is_what_desk_makes_of_it() -> None:
-    made = Desk.command(  # only the service's name is looked at
-        Desk(None, type("Named", (), {"name": "order"})(), None, None),  # type: ignore[arg-type]
+def test_a_command_in_a_message_is_what_the_context_makes_of_it() -> None:
+    made = Context.command(  # only the service's name is looked at
+        Context(None, type("Named", (), {"name": "order"})(), None, None),  # type: ignore[arg-type]
         "lanes resize",
     )
 
@@ -173,8 +189,8 @@ def test_a_command_in_a_message_is_what_desk_makes_of_it() -> None:
     "line",
     [
         "positions adopt",
-        "positions adopt --source",
-        "positions rewind --source lane-0 --to end",
+        "positions adopt --target",
+        "positions rewind --target lane-0 --to end",
         "dead-letters redrive",
         "dead-letters redrive 0",
         "dead-letters redrive 1 --all",
@@ -193,6 +209,6 @@ def test_wrong_words_end_with_two(line: str) -> None:
 
 def test_nobody_answers_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.stdin", io.StringIO())
-    with pytest.raises(NotDone, match="--yes"):
-        rules.confirm("sure?", yes=False)
-    rules.confirm("sure?", yes=True)
+    with pytest.raises(CommandFailed, match="--yes"):
+        maintenance.confirm("sure?", yes=False)
+    maintenance.confirm("sure?", yes=True)

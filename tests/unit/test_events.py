@@ -5,9 +5,9 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from shared.consumer import NAMELESS
 from shared.errors import Malformed
 from shared.events import ATTRIBUTE_MAX, OURS, envelope
+from shared.kafka.consumer import NAMELESS
 
 GOOD: dict[str, bytes | None] = {
     "ce_specversion": b"1.0",

@@ -38,7 +38,7 @@ LIBRARY = sorted((ROOT / "shared").rglob("*.py"))
 def test_the_library_names_itself_nowhere(path: Path) -> None:
     """So it works as any package, in any folder. What a docstring or a comment says is for readers."""
     tree = ast.parse(path.read_text())
-    said = {
+    documented = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)
     }
     found = []
@@ -47,6 +47,6 @@ def test_the_library_names_itself_nowhere(path: Path) -> None:
             found += [f"import {alias.name}" for alias in node.names if re.match(r"shared\b", alias.name)]
         elif isinstance(node, ast.ImportFrom) and not node.level and re.match(r"shared\b", node.module or ""):
             found.append(f"from {node.module} import ...")
-        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in said:
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documented:
             found += [f'"{node.value}"'] if re.match(r"shared(\.|$)", node.value) else []
     assert found == [], "import it relatively (`from .errors import ...`), and begin a target of `lazily` with a dot"

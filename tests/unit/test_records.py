@@ -15,12 +15,13 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from dev.hostile.records import SHAPES, Target, record
-from shared.consumer import NAMELESS
 from shared.errors import Malformed, Retry
 from shared.events import ATTRIBUTE_MAX, VERSION_MAX, Event
-from shared.failures import DETAIL_MAX, describe
-from shared.handling import Handlers, Service, on
-from shared.ports import Input, Opened, Record
+from shared.kafka.consumer import NAMELESS
+from shared.postgres.handlers import Handlers
+from shared.protocol.ports import Input, Opened, Record
+from shared.service import Service, on
+from shared.telemetry.failures import DETAIL_MAX, describe
 
 TOPIC = "things.events"
 
@@ -171,5 +172,5 @@ class Mute(Exception):
 @pytest.mark.parametrize(
     "error", [Mute(), ValueError("\x00\ud800" * 5_000_000), type("E" * 10_000, (Exception,), {})()]
 )
-def test_any_error_can_be_said(error: Exception) -> None:
+def test_any_error_can_be_printed(error: Exception) -> None:
     assert storable(*describe(error))

@@ -1,4 +1,4 @@
-"""A wrong setting stops the start and is named; a secret is never said."""
+"""A wrong setting stops the start and is named; a secret is never printed."""
 
 import os
 from pathlib import Path
@@ -11,8 +11,8 @@ from sqlalchemy import make_url
 
 from dev import env_example
 from shared.container import ServiceContainer
-from shared.errors import Refused
-from shared.handling import Service
+from shared.errors import Misconfigured
+from shared.service import Service
 from shared.settings import Settings, load
 
 
@@ -44,7 +44,7 @@ def test_the_service_has_its_own_database() -> None:
 def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
 
-    with pytest.raises(Refused, match=name):
+    with pytest.raises(Misconfigured, match=name):
         load()
 
 
@@ -62,7 +62,7 @@ def test_a_slip_in_a_name_is_named(
     else:
         monkeypatch.setenv(name, "8")
 
-    with pytest.raises(Refused, match=f"{name}: there is no such setting; {meant} is one"):
+    with pytest.raises(Misconfigured, match=f"{name}: there is no such setting; {meant} is one"):
         load()
 
 
@@ -93,7 +93,7 @@ def test_what_is_no_address_of_a_broker_is_refused_at_once(
     """The client would look for a host of that name for seconds, and then say that no broker answers."""
     monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", given)
 
-    with pytest.raises(Refused, match=f"KAFKA_BOOTSTRAP_SERVERS: {reason}"):
+    with pytest.raises(Misconfigured, match=f"KAFKA_BOOTSTRAP_SERVERS: {reason}"):
         load()
 
 
@@ -142,19 +142,19 @@ def test_a_database_may_have_several_hosts(
 def test_a_missing_value_names_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("KAFKA_BOOTSTRAP_SERVERS")
 
-    with pytest.raises(Refused, match="KAFKA_BOOTSTRAP_SERVERS"):
+    with pytest.raises(Misconfigured, match="KAFKA_BOOTSTRAP_SERVERS"):
         load()
 
 
 def test_another_kind_of_database_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "mysql://me:swordfish@127.0.0.1/order")
 
-    with pytest.raises(Refused, match="DATABASE_URL") as refusal:
+    with pytest.raises(Misconfigured, match="DATABASE_URL") as refusal:
         load().dsn("order")
     assert "swordfish" not in str(refusal.value)
 
 
-def test_the_password_is_not_said() -> None:
+def test_the_password_is_not_printed() -> None:
     settings = load()
 
     assert "swordfish" not in repr(settings)
@@ -211,7 +211,7 @@ def test_a_secret_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPa
     monkeypatch.delenv("DATABASE_URL")
     monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "none"))
 
-    with pytest.raises(Refused, match=r"DATABASE_URL_FILE: .*none cannot be read: No such file"):
+    with pytest.raises(Misconfigured, match=r"DATABASE_URL_FILE: .*none cannot be read: No such file"):
         load()
 
 
@@ -220,7 +220,7 @@ def test_a_breakpoint_behind_a_pooler_is_refused(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setenv("DEBUG_NO_TIMEOUTS", "true")
     assert load().debug_no_timeouts
     monkeypatch.setenv("DATABASE_POOLER", "true")
-    with pytest.raises(Refused, match="DEBUG_NO_TIMEOUTS: behind a pooler"):
+    with pytest.raises(Misconfigured, match="DEBUG_NO_TIMEOUTS: behind a pooler"):
         load()
 
 
@@ -228,7 +228,7 @@ def test_a_breakpoint_behind_a_pooler_is_refused(monkeypatch: pytest.MonkeyPatch
 def test_a_url_that_cannot_be_read_is_refused_without_its_password(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
     monkeypatch.setenv("DATABASE_URL", url)
 
-    with pytest.raises(Refused, match="DATABASE_URL: cannot be read as a URL") as refusal:
+    with pytest.raises(Misconfigured, match="DATABASE_URL: cannot be read as a URL") as refusal:
         load().dsn("order")
     assert "fish" not in str(refusal.value)
 
@@ -262,7 +262,7 @@ class ShippingSettings(Settings):
 
 @containers.copy(ServiceContainer)
 class ShippingContainer(ServiceContainer):
-    service = providers.Object(Service(name="shipping", routes=(), says=()))
+    service = providers.Object(Service(name="shipping", routes=(), publishes=()))
     settings_class = providers.Object(ShippingSettings)
 
 
@@ -278,11 +278,11 @@ def test_a_service_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch,
     assert load() == Settings()  # type: ignore[call-arg]  # another service does not mind them
 
     monkeypatch.setenv("SHIPPING_DAYS_MAX", "0")
-    with pytest.raises(Refused, match="SHIPPING_DAYS_MAX"):
+    with pytest.raises(Misconfigured, match="SHIPPING_DAYS_MAX"):
         load(ShippingSettings)
     monkeypatch.delenv("SHIPPING_DAYS_MAX")
     monkeypatch.setenv("SHIPPING_DAY_MAX", "3")
-    with pytest.raises(Refused, match="SHIPPING_DAY_MAX: there is no such setting; SHIPPING_DAYS_MAX is one"):
+    with pytest.raises(Misconfigured, match="SHIPPING_DAY_MAX: there is no such setting; SHIPPING_DAYS_MAX is one"):
         load(ShippingSettings)
 
 

@@ -11,9 +11,9 @@ import pytest
 from confluent_kafka import Consumer, Producer
 from pydantic.fields import FieldInfo
 
-from shared import consumer, producer
-from shared.errors import Refused
+from shared.errors import Misconfigured
 from shared.http import serving
+from shared.kafka import consumer, producer
 from shared.settings import Settings, load
 from tests.integration.tally import service
 
@@ -53,7 +53,7 @@ def test_every_number_has_two_ends_and_nothing_beyond(monkeypatch: pytest.Monkey
     step = 1 if NUMBERS[name].annotation is int else 0.001
     for wrong in (least - step, most + step, "inf", "nan", "-1", "9" * 400):
         monkeypatch.setenv(name.upper(), str(wrong))
-        with pytest.raises(Refused, match=name.upper()):
+        with pytest.raises(Misconfigured, match=name.upper()):
             load()
 
 
@@ -92,7 +92,7 @@ def test_a_file_that_holds_no_settings_is_refused(name: str, content: bytes | No
     else:
         Path(name).write_bytes(content)
 
-    with pytest.raises(Refused, match=rf"^{name}: {reason}"):
+    with pytest.raises(Misconfigured, match=rf"^{name}: {reason}"):
         load()
 
 
@@ -103,7 +103,7 @@ def test_a_file_that_nobody_may_read_is_refused(monkeypatch: pytest.MonkeyPatch)
     Path(".env").touch()
     monkeypatch.setattr(os, "open", refuse)
 
-    with pytest.raises(Refused, match=r"^\.env: cannot be read: Permission denied"):
+    with pytest.raises(Misconfigured, match=r"^\.env: cannot be read: Permission denied"):
         load()
 
 
@@ -111,5 +111,5 @@ def test_a_file_that_nobody_may_read_is_refused(monkeypatch: pytest.MonkeyPatch)
 def test_an_address_that_is_taken_or_none_is_refused(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(Refused, match=r"HTTP_HOST, HTTP_PORT: cannot listen on"):
+        with pytest.raises(Misconfigured, match=r"HTTP_HOST, HTTP_PORT: cannot listen on"):
             serving._listening(host, port)

@@ -43,7 +43,7 @@ def test_an_event_that_means_something_moves() -> None:
 def test_an_event_that_means_nothing_is_counted() -> None:
     labels = {"machine": "counted door", "state": "SHUT", "event": "Close"}
     assert machine(name="counted door").ignores(Door("SHUT"), "Close")
-    assert REGISTRY.get_sample_value("events_ignored_total", labels) == 1
+    assert REGISTRY.get_sample_value("exactly_once_events_ignored_total", labels) == 1
 
 
 def test_an_event_that_cannot_be_is_rejected_with_the_reason() -> None:

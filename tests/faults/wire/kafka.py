@@ -146,7 +146,7 @@ class Frames:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give the frames that `data` completes, their lengths included. Raises `Garbage`."""
+        """Return the frames that `data` completes, their lengths included. Raises `Garbage`."""
         self._bytes += data
         while len(self._bytes) >= 4:
             length = int.from_bytes(self._bytes[:4], signed=True)
@@ -170,7 +170,7 @@ class KafkaTalk:
     _waiting: dict[int, deque[Passage]] = field(default_factory=dict)
 
     def requests(self, data: bytes) -> Iterator[KafkaRequest]:
-        """Give the requests that `data` completes."""
+        """Return the requests that `data` completes."""
         return map(read_request, self._asked.feed(data))
 
     def sent(self, passage: Passage) -> None:
@@ -179,7 +179,7 @@ class KafkaTalk:
         self._waiting.setdefault(passage.request.correlation, deque()).append(passage)
 
     def replies(self, data: bytes) -> Iterator[tuple[bytes, Passage, bool]]:
-        """Give the replies that `data` completes, and which passage each answers; each is its whole answer."""
+        """Return the replies that `data` completes, and which passage each answers; each is its whole answer."""
         for frame in self._answered.feed(data):
             correlation = int.from_bytes(frame[4:8], signed=True)
             waiting = self._waiting.get(correlation)

@@ -32,7 +32,7 @@ class Network(Protocol):
         """Everything is lost."""
 
     def meet(self, request: Part) -> Rule | None:
-        """Give the rule that a request meets."""
+        """Return the rule that a request meets."""
 
     def note(self, link: "Link", request: Part, deed: Deed) -> None:
         """Note what becomes of a request."""
@@ -151,7 +151,7 @@ class Link:
                 self._to_client.close()
 
     def _kept(self, data: bytes) -> tuple[bytes, bool]:
-        """Give what the client gets of `data`, and whether it is cut off then."""
+        """Return what the client gets of `data`, and whether it is cut off then."""
         kept, cut = [], False
         for message, passage, whole in self._talk.replies(data):
             if passage is None:

@@ -50,7 +50,7 @@ class Messages:
         self._bytes = bytearray()
 
     def feed(self, data: bytes) -> Iterator[bytes]:
-        """Give the messages that `data` completes. Raises `Garbage`."""
+        """Return the messages that `data` completes. Raises `Garbage`."""
         self._bytes += data
         while len(self._bytes) >= (start := 0 if self.nameless else 1) + 4:
             length = int.from_bytes(self._bytes[start : start + 4], signed=True)
@@ -77,7 +77,7 @@ class PostgresTalk:
     _waiting: deque[Passage] = field(default_factory=deque)
 
     def requests(self, data: bytes) -> Iterator[PostgresRequest]:
-        """Give the requests that `data` completes. Raises `Garbage`."""
+        """Return the requests that `data` completes. Raises `Garbage`."""
         for message in self._asked.feed(data):
             if self._asked.nameless:
                 yield self._nameless(message)
@@ -132,7 +132,7 @@ class PostgresTalk:
             self._waiting.append(passage)
 
     def replies(self, data: bytes) -> Iterator[tuple[bytes, Passage | None, bool]]:
-        """Give the messages that `data` completes, which passage each answers, and whether it is the last of these.
+        """Return the messages that `data` completes, which passage each answers, and whether it is the last of these.
         None: the server speaks unasked.
         """
         for message in self._answered.feed(data):

@@ -101,17 +101,17 @@ class Wire:
             raise self._errors[0]
 
     def address(self, server: str) -> str:
-        """Give host:port of the proxy before `kafka` or `postgres`."""
+        """Return host:port of the proxy before `kafka` or `postgres`."""
         return "{}:{}".format(*self._here[server])
 
     def dsn(self, there: str) -> str:
-        """Give the libpq URL that leads through here to the database of another one."""
+        """Return the libpq URL that leads through here to the database of another one."""
         server = "@{}:{}/".format(*self._there["postgres"])
         assert server in there
         return there.replace(server, f"@{self.address('postgres')}/") + "?sslmode=disable&gssencmode=disable"
 
     def settings(self, dsn: str) -> dict[str, object]:
-        """Give the settings that lead a worker through here, to the database of `dsn`."""
+        """Return the settings that lead a worker through here, to the database of `dsn`."""
         return {"kafka_bootstrap_servers": self.address("kafka"), "database_url": SecretStr(self.dsn(dsn))}
 
     def on(

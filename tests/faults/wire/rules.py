@@ -102,7 +102,7 @@ class Rule:
         assert self.happened.wait(SECONDS_MAX), f"what shall be {self.deed.value} did not come"
 
     def wait_answer(self) -> bytes:
-        """Wait until the server has answered; give its reply."""
+        """Wait until the server has answered; return its reply."""
         assert self.answered.wait(SECONDS_MAX), f"{self.request and self.request.name} was not answered"
         return self.reply
 

@@ -11,8 +11,9 @@ from dev.servers import Servers
 from services.inventory.container import InventoryContainer
 from services.order.container import OrderContainer
 from services.payment.container import PaymentContainer
-from shared import database, telemetry
+from shared.postgres import engine
 from shared.settings import Settings
+from shared.telemetry import metrics
 from tests.integration.api.serving import Api, served
 from tests.integration.databases import migrated
 
@@ -24,8 +25,8 @@ LOCK_TIMEOUT_MS = 700
 def settings(servers: Servers) -> Iterator[Settings]:
     """Settings that lead to new databases with tables."""
     with pytest.MonkeyPatch.context() as patch, migrated(servers.postgres, "order", "inventory", "payment") as found:
-        telemetry.configure(found)  # without it, structlog would format every local of a traceback, for seconds
-        patch.setattr(database, "LOCK_TIMEOUT_MS", LOCK_TIMEOUT_MS)
+        metrics.configure(found)  # without it, structlog would format every local of a traceback, for seconds
+        patch.setattr(engine, "LOCK_TIMEOUT_MS", LOCK_TIMEOUT_MS)
         yield found
 
 

@@ -30,7 +30,7 @@ class Api(httpx.Client):
         return super().post(url, headers=headers, **more)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own; give its rows."""
+        """Run one statement in a transaction of its own; return its rows."""
         with psycopg.connect(self.dsn) as connection:
             found = connection.execute(statement.encode(), values)
             return found.fetchall() if found.description else []

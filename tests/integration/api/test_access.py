@@ -9,7 +9,7 @@ import pytest
 from dependency_injector import providers
 
 from services.order.container import OrderContainer
-from shared.errors import Refused
+from shared.errors import Misconfigured
 from shared.http import tokens
 from shared.settings import Settings
 from tests.integration.api.serving import Api, served
@@ -84,7 +84,7 @@ def test_an_idempotency_key_belongs_to_the_caller_and_not_to_the_token(guarded: 
     stranger = guarded.post("/orders", json=ORDER, **bearer(OTHER, **{"Idempotency-Key": name}))
     assert (first.status_code, replaced.status_code, stranger.status_code) == (201, 201, 201)
     assert first.json()["id"] == replaced.json()["id"] != stranger.json()["id"]
-    scopes = {scope for (scope,) in guarded.sql("SELECT scope FROM idempotency_key WHERE key = %s", name)}
+    scopes = {scope for (scope,) in guarded.sql("SELECT scope FROM exactly_once_idempotency_key WHERE key = %s", name)}
     assert scopes == {"shop POST /orders", "clerk POST /orders"}
 
 
@@ -100,7 +100,7 @@ def test_the_description_tells_what_each_operation_needs(guarded: Api) -> None:
 def test_an_api_that_nobody_could_call_does_not_start(settings: Settings) -> None:
     container = OrderContainer()
     container.settings.override(providers.Object(settings.model_copy(update={"api_auth": "on"})))
-    with pytest.raises(Refused, match=r"API_TOKENS: nobody could call this API.*services.order token NAME SCOPE"):
+    with pytest.raises(Misconfigured, match=r"API_TOKENS: nobody could call this API.*services.order token NAME SCOPE"):
         container.application()
 
 
@@ -111,7 +111,7 @@ def test_one_caller_does_not_take_the_share_of_another(
     update = {
         "api_auth": "on",
         "api_tokens": type(settings.api_tokens)(f"{READS[1]} {WRITES[1]}"),
-        "http_requests_per_second": 0.001,
+        "http_requests_per_second_max": 0.001,
     }
     api = serve(OrderContainer, settings.model_copy(update=update))
     assert api.get("/orders", **bearer(READS)).status_code == 200
@@ -141,7 +141,7 @@ def test_a_request_that_takes_too_long_is_answered_and_may_be_repeated(
     assert int(late.headers["retry-after"]) > 0
     again = orders.post(f"/orders/{placed}/cancel", headers=key)
     assert (again.status_code, again.json()["state"]) == (200, "CANCELLED")
-    assert api.sql("SELECT count(*) FROM outbox WHERE key = %s", placed) == [(2,)]
+    assert api.sql("SELECT count(*) FROM exactly_once_outbox WHERE key = %s", placed) == [(2,)]
 
 
 def test_a_request_that_was_given_up_has_ended_when_its_api_has(settings: Settings, orders: Api, name: str) -> None:

@@ -46,8 +46,10 @@ def test_a_repeated_request_gets_the_same_answer_and_has_one_effect(orders: Api,
     assert "idempotency-replayed" not in first.headers
     assert second.headers["idempotency-replayed"] == "true"
     order_id = first.json()["id"]
-    assert orders.sql("SELECT count(*) FROM outbox WHERE key = %s", order_id) == [(1,)]
-    assert orders.sql("SELECT count(*) FROM idempotency_key WHERE key = %s AND status = 201", name) == [(1,)]
+    assert orders.sql("SELECT count(*) FROM exactly_once_outbox WHERE key = %s", order_id) == [(1,)]
+    assert orders.sql("SELECT count(*) FROM exactly_once_idempotency_key WHERE key = %s AND status = 201", name) == [
+        (1,)
+    ]
 
 
 def test_a_key_stands_for_one_body(accounts: Api, account: str, name: str) -> None:
@@ -87,7 +89,7 @@ def test_one_key_is_another_for_another_path_or_another_caller(accounts: Api, ac
     stranger = {"Idempotency-Key": name, "Authorization": "Bearer someone-else"}
     assert accounts.post(f"/accounts/{account}/deposits", json=DEPOSIT, headers=stranger).status_code == 201
     assert (balance(accounts, account), balance(accounts, other)) == (1000, 500)
-    assert "someone-else" not in str(accounts.sql("SELECT scope FROM idempotency_key"))
+    assert "someone-else" not in str(accounts.sql("SELECT scope FROM exactly_once_idempotency_key"))
 
 
 def test_a_refusal_is_kept_like_any_answer(accounts: Api, name: str) -> None:
@@ -111,33 +113,35 @@ def test_a_failure_of_ours_is_not_kept_and_leaves_nothing(accounts: Api, account
     assert balance(accounts, account) == 777
 
 
-def test_twins_at_the_same_time_have_one_effect_and_one_answer(accounts: Api, account: str, name: str) -> None:
+def test_concurrent_requests_have_one_effect_and_one_answer(accounts: Api, account: str, name: str) -> None:
     barrier = threading.Barrier(8)
 
-    def twin() -> httpx.Response:
+    def duplicate() -> httpx.Response:
         barrier.wait()
         return deposit(accounts, account, name)
 
     with ThreadPoolExecutor(8) as pool:
-        answers = [future.result() for future in [pool.submit(twin) for _ in range(8)]]
+        answers = [future.result() for future in [pool.submit(duplicate) for _ in range(8)]]
     assert {answer.status_code for answer in answers} == {201}
     assert len({answer.content for answer in answers}) == 1
     assert sum("idempotency-replayed" in answer.headers for answer in answers) == 7
     assert balance(accounts, account) == 500
 
 
-def test_a_twin_does_not_wait_for_ever(accounts: Api, account: str, name: str) -> None:
-    """The first is made to stand still after it took the key: its twin is told to come later, and finds its answer
-    then.
+def test_a_concurrent_request_does_not_wait_for_ever(accounts: Api, account: str, name: str) -> None:
+    """The first is made to stand still after it took the key: the concurrent one is told to come later, and finds its
+    answer then.
     """
     scope = f"anonymous POST /accounts/{account}/deposits"
     with transaction(accounts) as connection:
-        connection.execute("INSERT INTO idempotency_key (scope, key, body_hash) VALUES (%s, %s, '')", (scope, name))
-        twin = deposit(accounts, account, name)
+        connection.execute(
+            "INSERT INTO exactly_once_idempotency_key (scope, key, body_hash) VALUES (%s, %s, '')", (scope, name)
+        )
+        duplicate = deposit(accounts, account, name)
         connection.rollback()
-    assert twin.status_code == 409
-    assert twin.json()["type"] == "urn:problem:idempotency-key-in-use"
-    assert int(twin.headers["retry-after"]) > 0
+    assert duplicate.status_code == 409
+    assert duplicate.json()["type"] == "urn:problem:idempotency-key-in-use"
+    assert int(duplicate.headers["retry-after"]) > 0
     assert deposit(accounts, account, name).status_code == 201
 
 
@@ -150,15 +154,17 @@ def test_a_row_that_stays_locked_is_no_answer_to_keep(accounts: Api, account: st
     assert deposit(accounts, account, name).status_code == 201
 
 
-def test_a_refused_twin_gets_the_answer_of_the_one_that_was_served(
+def test_a_refused_concurrent_request_gets_the_answer_of_the_one_that_was_served(
     accounts: Api, account: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between a refusal and its keeping a twin may be served: then there is one answer for both, the twin's."""
+    """Between a refusal and its keeping a concurrent request may be served: then there is one answer for both, its
+    own.
+    """
     from shared.http.call import Call  # patched in this process, where the API runs too
 
     accounts.sql("UPDATE account SET currency = 'USD' WHERE id = %s", account)
     begin: Callable[..., object] = Call._begin
-    twin: list[httpx.Response] = []
+    duplicate: list[httpx.Response] = []
     calls: list[object] = []
 
     def interrupted(self: Call, session: object) -> object:
@@ -166,11 +172,11 @@ def test_a_refused_twin_gets_the_answer_of_the_one_that_was_served(
         if len(calls) == 2:  # the refused request is about to keep its refusal
             accounts.sql("UPDATE account SET currency = 'EUR' WHERE id = %s", account)
             with Api(str(accounts.base_url), accounts.dsn) as other:
-                twin.append(deposit(other, account, name))
+                duplicate.append(deposit(other, account, name))
         return begin(self, session)
 
     monkeypatch.setattr(Call, "_begin", interrupted)
     answer = deposit(accounts, account, name)
-    assert (answer.status_code, twin[0].status_code) == (201, 201)
-    assert answer.content == twin[0].content
+    assert (answer.status_code, duplicate[0].status_code) == (201, 201)
+    assert answer.content == duplicate[0].content
     assert balance(accounts, account) == 500

@@ -1,4 +1,4 @@
-"""What an operator sees of an API process, and what it does when nobody says its events."""
+"""What an operator sees of an API process, and what it does when nobody publishes its events."""
 
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +14,7 @@ ORDER = {"account": "ada", "lines": [{"sku": "tea", "quantity": 2}]}
 
 @pytest.fixture(autouse=True)
 def _nothing_waits(orders: Api) -> None:
-    orders.sql("DELETE FROM outbox")
+    orders.sql("DELETE FROM exactly_once_outbox")
 
 
 def test_ready_tells_how_long_events_wait(orders: Api) -> None:
@@ -25,20 +25,26 @@ def test_ready_tells_how_long_events_wait(orders: Api) -> None:
     }  # fmt: skip
     for _ in range(3):
         orders.post("/orders", json=ORDER)
-    orders.sql("UPDATE outbox SET decided_at = decided_at - interval '1 hour' WHERE id = (SELECT max(id) FROM outbox)")
-    orders.sql("UPDATE outbox SET decided_at = decided_at - interval '1 hour' WHERE id = (SELECT min(id) FROM outbox)")
+    orders.sql(
+        "UPDATE exactly_once_outbox SET decided_at = decided_at - interval '1 hour' WHERE id = (SELECT max(id) "
+        "FROM exactly_once_outbox)"
+    )
+    orders.sql(
+        "UPDATE exactly_once_outbox SET decided_at = decided_at - interval '1 hour' WHERE id = (SELECT min(id) "
+        "FROM exactly_once_outbox)"
+    )
     waiting = orders.get("/health/ready").json()
     assert waiting["outbox_rows_at_most"] >= 3
     assert 3_600 <= waiting["outbox_oldest_seconds"] < 3_700
 
 
 def test_a_schema_that_lacks_a_migration_is_not_ready(orders: Api) -> None:
-    ((present,),) = orders.sql("SELECT version_num FROM alembic_version")
-    orders.sql("UPDATE alembic_version SET version_num = '0000'")
+    ((present,),) = orders.sql("SELECT version_num FROM exactly_once_schema_version")
+    orders.sql("UPDATE exactly_once_schema_version SET version_num = '0000'")
     behind = orders.get("/health/ready")
-    orders.sql("UPDATE alembic_version SET version_num = '9999'")
+    orders.sql("UPDATE exactly_once_schema_version SET version_num = '9999'")
     ahead = orders.get("/health/ready")
-    orders.sql("UPDATE alembic_version SET version_num = %s", present)
+    orders.sql("UPDATE exactly_once_schema_version SET version_num = %s", present)
     assert (behind.status_code, ahead.status_code) == (503, 200)
     assert "python -m services.order migrate" in behind.json()["detail"]
 
@@ -48,10 +54,10 @@ def test_metrics_name_the_route_and_not_the_path(orders: Api) -> None:
     orders.get(placed.headers["location"])
     orders.get("/some/where/else")
     metrics = orders.get("/metrics").text
-    assert 'http_request_seconds_count{method="POST",route="/orders",status="201"}' in metrics
-    assert 'http_request_seconds_count{method="GET",route="/orders/{order_id}",status="200"}' in metrics
-    assert 'http_request_seconds_count{method="GET",route="(none)",status="404"}' in metrics
-    assert "outbox_oldest_seconds" in metrics
+    assert 'exactly_once_http_request_seconds_count{method="POST",route="/orders",status="201"}' in metrics
+    assert 'exactly_once_http_request_seconds_count{method="GET",route="/orders/{order_id}",status="200"}' in metrics
+    assert 'exactly_once_http_request_seconds_count{method="GET",route="(none)",status="404"}' in metrics
+    assert "exactly_once_outbox_oldest_seconds" in metrics
     assert "/some/where/else" not in metrics
 
 
@@ -78,7 +84,10 @@ def test_an_event_that_is_stuck_does_not_look_like_a_thousand(
     """Ids far apart exceed the cheap bound; only rows that exist count."""
     for _ in range(5):
         orders.post("/orders", json=ORDER)
-    orders.sql("DELETE FROM outbox WHERE id NOT IN ((SELECT min(id) FROM outbox), (SELECT max(id) FROM outbox))")
+    orders.sql(
+        "DELETE FROM exactly_once_outbox WHERE id NOT IN ((SELECT min(id) FROM exactly_once_outbox), (SELECT max(id) "
+        "FROM exactly_once_outbox))"
+    )
     api = serve(OrderContainer, settings.model_copy(update={"outbox_rows_max": 2}))
     ready = api.get("/health/ready")
     assert ready.json().get("outbox_rows_at_most") == 5, ready.text

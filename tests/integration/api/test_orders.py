@@ -22,9 +22,10 @@ def place(orders: Api, account: str = "ada", **headers: str) -> str:
     return str(answer.json()["id"])
 
 
-def said(orders: Api, order_id: str) -> list[tuple[Any, ...]]:
+def published(orders: Api, order_id: str) -> list[tuple[Any, ...]]:
     return orders.sql(
-        "SELECT event_type, convert_from(data, 'UTF8'), traceparent, lane FROM outbox WHERE key = %s ORDER BY id",
+        "SELECT event_type, convert_from(data, 'UTF8'), traceparent, lane FROM exactly_once_outbox WHERE key = %s "
+        "ORDER BY id",
         order_id,
     )
 
@@ -47,26 +48,26 @@ def test_an_order_is_placed_and_found(orders: Api) -> None:
     assert orders.get(answer.headers["location"]).json() == placed
 
 
-def test_what_is_placed_is_said_in_the_same_transaction(orders: Api) -> None:
+def test_what_is_placed_is_published_in_the_same_transaction(orders: Api) -> None:
     order_id = place(orders, "bob")
-    ((kind, data, _, lane),) = said(orders, order_id)
+    ((kind, data, _, lane),) = published(orders, order_id)
     assert kind == "OrderPlaced"
     assert json.loads(data) == {"order_id": order_id, **body("bob")}
     assert orders.sql("SELECT xmin FROM orders WHERE id = %s", order_id) == orders.sql(
-        "SELECT xmin FROM outbox WHERE key = %s", order_id
+        "SELECT xmin FROM exactly_once_outbox WHERE key = %s", order_id
     )
     assert lane in range(4)
 
 
 def test_the_trace_of_the_caller_goes_on(orders: Api) -> None:
-    assert said(orders, place(orders, traceparent=TRACE))[0][2] == TRACE
+    assert published(orders, place(orders, traceparent=TRACE))[0][2] == TRACE
 
 
 @pytest.mark.parametrize(
     "given", ["", "nonsense", TRACE.upper(), TRACE.replace("4bf92f3577b34da6a3ce929d0e0e4736", "0" * 32)]
 )
 def test_a_call_without_a_usable_trace_begins_one(orders: Api, given: str) -> None:
-    traces = {said(orders, place(orders, traceparent=given))[0][2] for _ in range(2)}
+    traces = {published(orders, place(orders, traceparent=given))[0][2] for _ in range(2)}
     assert len(traces) == 2
     assert all(re.fullmatch(r"00-[0-9a-f]{32}-[0-9a-f]{16}-01", trace) for trace in traces)
 
@@ -79,7 +80,7 @@ def test_an_order_that_is_not_final_is_cancelled_once(orders: Api, state: str) -
     for _ in range(2):
         answer = orders.post(f"/orders/{order_id}/cancel")
         assert (answer.status_code, answer.json()["state"]) == (200, "CANCELLED")
-    assert [row[0] for row in said(orders, order_id)] == ["OrderPlaced", "OrderCancelled"]
+    assert [row[0] for row in published(orders, order_id)] == ["OrderPlaced", "OrderCancelled"]
 
 
 @pytest.mark.parametrize("state", ["CONFIRMED", "REJECTED"])
@@ -90,7 +91,7 @@ def test_it_can_be_too_late_to_cancel(orders: Api, state: str) -> None:
     assert answer.status_code == 409
     assert state in answer.json()["detail"]
     assert orders.get(f"/orders/{order_id}").json()["state"] == state
-    assert [row[0] for row in said(orders, order_id)] == ["OrderPlaced"]
+    assert [row[0] for row in published(orders, order_id)] == ["OrderPlaced"]
 
 
 def test_an_order_that_does_not_exist(orders: Api) -> None:

@@ -16,7 +16,7 @@ ORDER = {"account": "ada", "lines": [LINE]}
 
 
 def problem(answer: httpx.Response, status: int) -> dict[str, Any]:
-    """Check the form of a problem; give its members."""
+    """Check the form of a problem; return its members."""
     assert answer.status_code == status
     assert answer.headers["content-type"] == "application/problem+json"
     found: dict[str, Any] = answer.json()
@@ -37,7 +37,7 @@ def test_a_method_that_does_not_exist(orders: Api) -> None:
     assert "GET" in answer.headers["allow"]
 
 
-def test_a_body_that_says_it_is_too_large(orders: Api) -> None:
+def test_a_body_that_publishes_it_is_too_large(orders: Api) -> None:
     problem(orders.post("/orders", content=b" " * 1_000_001, headers={"Content-Type": "application/json"}), 413)
 
 
@@ -163,5 +163,5 @@ def test_an_answer_is_short_whatever_was_sent(
     answer = orders.post(path, content=content, headers={"Content-Type": "application/json", **headers})
     assert answer.status_code < 500
     assert len(answer.content) + len(str(answer.headers)) < 10_000
-    said = capsys.readouterr()
-    assert len(said.out + said.err) < 10_000
+    output = capsys.readouterr()
+    assert len(output.out + output.err) < 10_000

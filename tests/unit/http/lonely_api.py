@@ -10,18 +10,18 @@ from dataclasses import replace
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
 
-from shared import telemetry
 from shared.http import connections
 from shared.http.guard import Guard
 from shared.http.serving import serve
 from shared.settings import Settings
+from shared.telemetry import metrics
 
 LARGE = 20_000_000
 """Bytes of an answer that no buffer of a system takes whole."""
 
 
 def application(seconds_max: float) -> FastAPI:
-    """Give an application that reads each body."""
+    """Return an application that reads each body."""
     app = FastAPI()
     app.add_middleware(Guard, body_bytes_max=1024, seconds_max=seconds_max)
 
@@ -52,12 +52,12 @@ def main() -> None:
     """Serve until asked to stop."""
     port, files = int(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    settings = Settings.model_construct(http_port=port, grace_seconds=1.0, http_request_seconds_max=5.0)
+    settings = Settings.model_construct(http_port=port, shutdown_grace_seconds=1.0, http_request_seconds_max=5.0)
     if "quick" in sys.argv:
         quick = replace(connections.limits(0.5), work_seconds=1.0, head_seconds=0.5, idle_seconds=0.5)
         connections.limits = lambda request_seconds_max: quick
         settings = settings.model_copy(update={"http_request_seconds_max": 0.5})
-    telemetry.configure(settings)
+    metrics.configure(settings)
     serve(application(settings.http_request_seconds_max), settings)
 
 

@@ -1,4 +1,4 @@
-"""Clients that say nothing, say it slowly, or do not listen: none of them keeps an API from answering others."""
+"""Clients that send nothing, send it slowly, or do not read: none of them keeps an API from answering others."""
 
 import socket
 import sys
@@ -36,7 +36,7 @@ class Lonely:
             return False
 
     def connect(self) -> socket.socket:
-        """Open a connection, and say nothing."""
+        """Open a connection, and send nothing."""
         return socket.create_connection(("127.0.0.1", self.port), timeout=5)
 
     def connections(self) -> int:

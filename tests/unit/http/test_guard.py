@@ -38,7 +38,7 @@ async def call(app: Guard, request: Scope, *parts: bytes) -> tuple[int, dict[byt
 
 
 async def reading(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that reads its body and says yes."""
+    """An application that reads its body and answers."""
     while (await receive())["more_body"]:
         pass
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -104,7 +104,7 @@ def test_more_requests_than_it_can_hold_are_sent_away(monkeypatch: pytest.Monkey
 def test_a_method_that_nobody_knows_makes_no_new_metric() -> None:
     asyncio.run(call(Guard(reading, body_bytes_max=10, seconds_max=5), scope(method="BREW")))
     labels = {"method": "(other)", "route": "(none)", "status": "200"}
-    assert REGISTRY.get_sample_value("http_request_seconds_count", labels) == 1
+    assert REGISTRY.get_sample_value("exactly_once_http_request_seconds_count", labels) == 1
 
 
 @pytest.mark.parametrize("kind", ["lifespan", "websocket"])
@@ -122,19 +122,19 @@ def test_what_is_no_request_passes(kind: str) -> None:
 
 
 def test_what_takes_too_long_is_answered_and_says_nothing_more() -> None:
-    said: list[str] = []
+    events: list[str] = []
 
     async def slow(scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await asyncio.sleep(3600)
         finally:
-            said.append("taken back")
+            events.append("taken back")
             await reading(scope, receive, send)
 
     status, headers, _ = asyncio.run(call(Guard(slow, body_bytes_max=10, seconds_max=0.01), scope()))
     assert (status, headers[b"content-type"]) == (503, b"application/problem+json")
     assert int(headers[b"retry-after"]) > 0
-    assert said == ["taken back"]
+    assert events == ["taken back"]
 
 
 def test_a_body_that_comes_too_slowly_is_not_waited_for() -> None:
@@ -180,9 +180,9 @@ def test_a_late_request_still_counts_as_one_in_flight(monkeypatch: pytest.Monkey
             await asyncio.sleep(0)
         return [*answers, (await call(guarded, scope()))[0]]
 
-    refused_before = REGISTRY.get_sample_value("http_requests_refused_total") or 0
+    refused_before = REGISTRY.get_sample_value("exactly_once_http_requests_refused_total") or 0
     assert asyncio.run(run()) == [503, 503, 200]
-    assert REGISTRY.get_sample_value("http_requests_refused_total") == refused_before + 1
+    assert REGISTRY.get_sample_value("exactly_once_http_requests_refused_total") == refused_before + 1
 
 
 def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_has_ended() -> None:

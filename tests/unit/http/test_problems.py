@@ -4,9 +4,9 @@ import pytest
 from sqlalchemy.exc import OperationalError
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
-from shared import outages
 from shared.http import problems
-from shared.outages import Outage
+from shared.telemetry import outages
+from shared.telemetry.outages import Outage
 
 
 class Log:

@@ -11,12 +11,12 @@ import pytest
 import structlog
 from fastapi import APIRouter, FastAPI
 
-from shared import logs
-from shared.http.call import Calling, Parts, Route
+from shared.http.call import CurrentCall, Parts, Route
 from shared.http.places import Places
 from shared.http.rate import Rate
 from shared.http.tokens import Callers
 from shared.settings import Settings
+from shared.telemetry import logs
 
 TRACE = "0af7651916cd43dd8448eb211c80319c"
 
@@ -33,7 +33,7 @@ def test_a_line_names_the_request_its_key_and_its_trace(settings: Settings, caps
     router = APIRouter(route_class=Route, tags=["things"])
 
     @router.post("/things/{number}")
-    def post(number: int, call: Calling) -> str:
+    def post(number: int, call: CurrentCall) -> str:
         logging.info("in a thread of its own")  # noqa: LOG015
         return call.traceparent
 

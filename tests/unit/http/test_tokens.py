@@ -4,7 +4,7 @@ import hashlib
 
 import pytest
 
-from shared.errors import Refused
+from shared.errors import Misconfigured
 from shared.http import tokens
 
 
@@ -43,6 +43,6 @@ HASH = "0" * 64
 )
 def test_what_is_no_entry_is_refused_by_its_number_and_not_repeated(entry: str) -> None:
     good = tokens.make("good", ["orders:read"])[1]
-    with pytest.raises(Refused, match="API_TOKENS: entry 2 must be") as refusal:
+    with pytest.raises(Misconfigured, match="API_TOKENS: entry 2 must be") as refusal:
         tokens.parse(f"{good} {entry}")
     assert "the-token-itself" not in str(refusal.value)

@@ -9,14 +9,15 @@ from sqlalchemy import Engine, create_engine, text
 from sqlalchemy.orm import DeclarativeBase
 
 from dev.servers import Postgres
-from shared import bulk, tables
-from shared.handling import Service
+from shared.orm import bulk
+from shared.postgres import tables
+from shared.service import Service
 from tests.unit.services.trial import MakeTrial, Trial
 
 
 @pytest.fixture(scope="session")
 def _engine_of(postgres: Postgres) -> Iterator[Callable[[Service, type[DeclarativeBase]], Engine]]:
-    """Gives the engine of a database with the tables of a service, which is made once."""
+    """Returns the engine of a database with the tables of a service, which is made once."""
     made: dict[str, Engine] = {}
 
     def engine_of(service: Service, base: type[DeclarativeBase]) -> Engine:
@@ -28,7 +29,7 @@ def _engine_of(postgres: Postgres) -> Iterator[Callable[[Service, type[Declarati
             with engine.begin() as connection:
                 tables.metadata.create_all(connection)
                 base.metadata.create_all(connection)
-                connection.execute(text("INSERT INTO lane (lane) VALUES (0)"))
+                connection.execute(text("INSERT INTO exactly_once_lane (lane) VALUES (0)"))
         return made[service.name]
 
     yield engine_of
@@ -38,7 +39,7 @@ def _engine_of(postgres: Postgres) -> Iterator[Callable[[Service, type[Declarati
 
 @pytest.fixture
 def trial(_engine_of: Callable[[Service, type[DeclarativeBase]], Engine]) -> Iterator[MakeTrial]:
-    """Gives a trial of a service: `trial(SERVICE, Base)`."""
+    """Returns a trial of a service: `trial(SERVICE, Base)`."""
     with ExitStack() as stack:
 
         def make(service: Service, base: type[DeclarativeBase]) -> Trial:

@@ -52,12 +52,12 @@ class MemorySession(Session):
         raise SessionMisused(f"a world in memory has no session.{name}: use the fixture `trial`, a real session")
 
     def frozen(self) -> Frozen:
-        """Give all rows as values."""
+        """Return all rows as values."""
         return frozenset((type(row), tuple(sorted(values(row).items()))) for row in self._rows.values())
 
 
 def thawed(rows: Frozen) -> MemorySession:
-    """Give a session on copies of `rows`."""
+    """Return a session on copies of `rows`."""
     return MemorySession(
         model(**{name: dict(value) if isinstance(value, tuple) else value for name, value in columns})
         for model, columns in rows
@@ -65,7 +65,7 @@ def thawed(rows: Frozen) -> MemorySession:
 
 
 def values(row: DeclarativeBase) -> Mapping[str, Any]:
-    """Give the columns of a row; a JSON column as pairs, so that it can be hashed."""
+    """Return the columns of a row; a JSON column as pairs, so that it can be hashed."""
     found = {attribute.key: getattr(row, attribute.key) for attribute in inspect(type(row)).column_attrs}
     return {name: tuple(sorted(value.items())) if isinstance(value, dict) else value for name, value in found.items()}
 

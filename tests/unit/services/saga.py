@@ -20,7 +20,7 @@ from services.payment import handlers as payment
 from services.payment.models import Account, Entry, Payment
 from shared.errors import Reject
 from shared.events import Event
-from shared.handling import Service
+from shared.service import Service
 from shared.states import NONE
 from tests.unit.services.memory import Frozen, MemorySession, thawed
 
@@ -34,7 +34,7 @@ class World(NamedTuple):
     """Everything there is. Two worlds that are equal have the same futures."""
 
     rows: tuple[tuple[str, Frozen], ...]
-    said: tuple[tuple[str, str, tuple[Event, ...]], ...]
+    published: tuple[tuple[str, str, tuple[Event, ...]], ...]
     """By topic and key, in order."""
     read: frozenset[tuple[str, str, str, int]]
     """Service, topic, key: how many events it has read."""
@@ -45,16 +45,16 @@ class World(NamedTuple):
     def session(self, service: str) -> MemorySession:
         return thawed(dict(self.rows)[service])
 
-    def after(self, service: str, session: MemorySession, said: list[Event], **changes: Any) -> "World":
-        """Give the world in which `service` has committed."""
-        logs = {(topic, key): events for topic, key, events in self.said}
-        for event in said:
+    def after(self, service: str, session: MemorySession, published: list[Event], **changes: Any) -> "World":
+        """Return the world in which `service` has committed."""
+        logs = {(topic, key): events for topic, key, events in self.published}
+        for event in published:
             assert session.holds(event.key)
             logs[event.topic, event.key] = (*logs.get((event.topic, event.key), ()), event)
         rows = {**dict(self.rows), service: session.frozen()}
         return self._replace(
             rows=tuple(sorted(rows.items(), key=lambda item: item[0])),
-            said=tuple(sorted((topic, key, events) for (topic, key), events in logs.items())),
+            published=tuple(sorted((topic, key, events) for (topic, key), events in logs.items())),
             **changes,
         )
 
@@ -81,11 +81,11 @@ def start(orders: Mapping[str, Mapping[str, int]], account: str, *, may_set_asid
     placed: list[Event] = []
     for order_id, lines in orders.items():
         rows["order"].add(Order(id=order_id, account=account, state=order.PLACED))
-        said = tuple(order_events.Line(sku, quantity) for sku, quantity in lines.items())
-        placed.append(order_events.OrderPlaced(order_id=order_id, account=account, lines=said))
+        published = tuple(order_events.Line(sku, quantity) for sku, quantity in lines.items())
+        placed.append(order_events.OrderPlaced(order_id=order_id, account=account, lines=published))
     empty = World(
         rows=tuple(sorted(((name, session.frozen()) for name, session in rows.items()), key=lambda item: item[0])),
-        said=(),
+        published=(),
         read=frozenset(),
         cancellable=frozenset(orders),
         aside=frozenset(),
@@ -106,32 +106,35 @@ def _cancels(world: World) -> Iterator[tuple[World, Move | None]]:
         assert row is not None
         before = row.state
         try:
-            said = list(order.cancel(row))
+            published = list(order.cancel(row))
         except Reject:
-            said = []  # 409
+            published = []  # 409
         move = Move("order", order.CANCEL, before, row.state)
-        yield world.after("order", session, said, cancellable=world.cancellable - {order_id}), move
+        yield world.after("order", session, published, cancellable=world.cancellable - {order_id}), move
 
 
 def _deliveries(world: World) -> Iterator[tuple[World, Move | None]]:
     read = {(service, topic, key): count for service, topic, key, count in world.read}
     for name, service in SERVICES.items():
-        for topic, key, events in world.said:
+        for topic, key, events in world.published:
             before = done = read.get((name, topic, key), 0)
-            heard = None
-            while heard is None and done < len(events):  # what it does not hear, it skips: that is no move
-                heard = _heard(service, events[done])
+            consumed = None
+            while consumed is None and done < len(events):  # what it does not consume, it skips: that is no move
+                consumed = _consumed(service, events[done])
                 done += 1
-            if heard is None:
+            if consumed is None:
                 continue
             there = world._replace(read=(world.read - {(name, topic, key, before)}) | {(name, topic, key, done)})
-            yield _handle(there, name, heard)
+            yield _handle(there, name, consumed)
             if world.may_set_aside:
-                yield there._replace(aside=there.aside | {(name, heard)}, may_set_aside=there.may_set_aside - 1), None
+                yield (
+                    there._replace(aside=there.aside | {(name, consumed)}, may_set_aside=there.may_set_aside - 1),
+                    None,
+                )
 
 
-def _heard(service: Service, event: Event) -> Event | None:
-    """Give the listener's own view of an event; None if it does not hear the type."""
+def _consumed(service: Service, event: Event) -> Event | None:
+    """Return the listener's own view of an event; None if it does not consume the type."""
     for route in service.routes:
         if (route.event.topic, route.event.__name__) == (event.topic, type(event).__name__):
             return msgspec.json.decode(msgspec.json.encode(event), type=route.event)
@@ -141,15 +144,15 @@ def _heard(service: Service, event: Event) -> Event | None:
 def _handle(world: World, service: str, event: Event) -> tuple[World, Move]:
     session = world.session(service)
     before = _state(session, service, event.key)
-    said: list[Event] = []
+    published: list[Event] = []
     for route in SERVICES[service].routes:
         if route.event is type(event):
             for read in route.reads:
                 list(read.keys(event, session))  # the declared reads must not fail on any world
-            said += route.handler(event, session)
+            published += route.handler(event, session)
     after = _state(session, service, event.key)
     machine = {"order": order.ORDER, "inventory": inventory.RESERVATION, "payment": payment.PAYMENT}[service]
-    return world.after(service, session, said), Move(machine.name, type(event).__name__, before, after)
+    return world.after(service, session, published), Move(machine.name, type(event).__name__, before, after)
 
 
 def _state(session: MemorySession, service: str, key: str) -> str:
@@ -158,7 +161,9 @@ def _state(session: MemorySession, service: str, key: str) -> str:
 
 
 def explore(first: World, check: Callable[[World, bool], None]) -> tuple[int, set[Move]]:
-    """Visit every world that can be reached; `check(world, settled)` looks at each. Give their number and all moves."""
+    """Visit every world that can be reached; `check(world, settled)` looks at each. Return their number and all
+    moves.
+    """
     seen, waiting, found = {first}, [first], set[Move]()
     while waiting:
         world = waiting.pop()
@@ -174,13 +179,13 @@ def explore(first: World, check: Callable[[World, bool], None]) -> tuple[int, se
 
 
 def states(world: World, order_id: str) -> tuple[str, str, str]:
-    """Give the states of an order, its reservation and its payment."""
+    """Return the states of an order, its reservation and its payment."""
     found = [_state(world.session(service), service, order_id) for service in SERVICES]
     return found[0], found[1], found[2]
 
 
 def captured(world: World, order_id: str) -> int:
-    """Give what the merchant has received for an order, refunds deducted."""
+    """Return what the merchant has received for an order, refunds deducted."""
     entries = [dict(columns) for model, columns in dict(world.rows)["payment"] if model is Entry]
     for posting, total in _totals(entries, "posting").items():
         assert total == 0, f"posting {posting} does not sum to zero"
@@ -194,11 +199,13 @@ def _totals(entries: list[dict[str, Any]], by: str) -> Counter[str]:
     return totals
 
 
-def said(world: World, topic: str, order_id: str) -> list[str]:
-    """Give the types of the events that were said about an order."""
-    return [type(e).__name__ for name, key, events in world.said if (name, key) == (topic, order_id) for e in events]
+def published(world: World, topic: str, order_id: str) -> list[str]:
+    """Return the types of the events that were published about an order."""
+    return [
+        type(e).__name__ for name, key, events in world.published if (name, key) == (topic, order_id) for e in events
+    ]
 
 
 def rows(world: World, service: str, model: type[Any]) -> list[dict[str, Any]]:
-    """Give the rows of a table."""
+    """Return the rows of a table."""
     return [dict(columns) for kind, columns in dict(world.rows)[service] if kind is model]

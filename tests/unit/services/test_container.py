@@ -18,7 +18,7 @@ SERVICES = sorted(path.parent.name for path in Path("services").glob("*/containe
 
 
 def container_of(service: str) -> Any:
-    """Give a new container of `service`, with settings that lead nowhere."""
+    """Return a new container of `service`, with settings that lead nowhere."""
     module = import_module(f"services.{service}.container")
     container = getattr(module, f"{Spellings(service).title}Container")()
     settings = Settings(

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from shared.handling import Service
+from shared.service import Service
 
 SERVICES: list[Service] = [
     import_module(f"services.{path.parent.name}.handlers").SERVICE
@@ -19,64 +19,67 @@ SERVICES: list[Service] = [
 
 
 def elsewhere(service: str) -> set[str]:
-    """Topics on which somebody speaks who is not in this repository, as the service says in its `events.py`. The
-    service `example` of the bare template hears `elsewhere.events`.
+    """Topics on which somebody publishes who is not in this repository, as the service says in its `events.py`. The
+    service `example` of the bare template consumes `elsewhere.events`.
     """
     events = import_module(f"services.{service}.events")
     return {*getattr(events, "ELSEWHERE", ()), "elsewhere.events"}
 
 
-def test_every_type_that_is_heard_is_said_by_one_service() -> None:
-    said = {(event.topic, event.__name__) for service in SERVICES for event in service.says}
-    speakers = {topic: service.name for service in SERVICES for topic in service.speaks_on}
+def test_every_type_that_is_consumed_is_published_by_one_service() -> None:
+    published = {(event.topic, event.__name__) for service in SERVICES for event in service.publishes}
+    publishers = {topic: service.name for service in SERVICES for topic in service.published_topics}
     for service in SERVICES:
         for event in {route.event for route in service.routes}:
-            where = f"services/{service.name} hears {event.__name__} on {event.topic}"
-            if event.topic in speakers:
+            where = f"services/{service.name} consumes {event.__name__} on {event.topic}"
+            if event.topic in publishers:
                 assert event.topic not in elsewhere(service.name), (
-                    f"{where}, which {speakers[event.topic]} says; take the topic out of ELSEWHERE in "
+                    f"{where}, which {publishers[event.topic]} publishes; take the topic out of ELSEWHERE in "
                     f"services/{service.name}/events.py"
                 )
-                assert (event.topic, event.__name__) in said, (
-                    f"{where}, and {speakers[event.topic]} does not say it: add it to `says` in "
-                    f"services/{speakers[event.topic]}/handlers.py, or correct the name"
+                assert (event.topic, event.__name__) in published, (
+                    f"{where}, and {publishers[event.topic]} does not publish it: add it to `publishes` in "
+                    f"services/{publishers[event.topic]}/handlers.py, or correct the name"
                 )
             else:
                 assert event.topic in elsewhere(service.name), (
-                    f"{where}, and no service here speaks on that topic. If another team's does, write in "
+                    f"{where}, and no service here publishes on that topic. If another team's does, write in "
                     f'services/{service.name}/events.py: ELSEWHERE = {{"{event.topic}"}}; else correct the topic'
                 )
 
 
-def test_who_hears_a_type_knows_each_version_that_is_said() -> None:
+def test_who_consumes_a_type_knows_each_version_that_is_published() -> None:
     """Listeners first: an event whose version is too new for its listener waits, and with it all that follows."""
     for service in SERVICES:
-        heard = {(route.event.topic, route.event.__name__, route.event.version) for route in service.routes}
-        types = {(topic, name) for topic, name, _ in heard}
-        for speaker in SERVICES:
-            for event in speaker.says:
+        consumed = {(route.event.topic, route.event.__name__, route.event.version) for route in service.routes}
+        types = {(topic, name) for topic, name, _ in consumed}
+        for publisher in SERVICES:
+            for event in publisher.publishes:
                 if (event.topic, event.__name__) in types:
-                    assert (event.topic, event.__name__, event.version) in heard, (
-                        f"{speaker.name} says version {event.version} of {event.__name__}, and services/{service.name} "
-                        f"hears others only: give it a class with `version: ClassVar[int] = {event.version}` and a "
+                    assert (event.topic, event.__name__, event.version) in consumed, (
+                        f"{publisher.name} publishes version {event.version} of {event.__name__}, and "
+                        f"services/{service.name} "
+                        f"consumes others only: give it a class with `version: ClassVar[int] = {event.version}` and a "
                         f"route for it in handlers.py (docs/upgrading.md, Change an event)"
                     )
 
 
-def test_a_topic_belongs_to_one_service_that_says_it() -> None:
-    """Two that speak on one topic do not keep the order of a key; and some topics are the library's own."""
+def test_a_topic_belongs_to_one_service_that_publishes_it() -> None:
+    """Two that publish on one topic do not keep the order of a key; and some topics are the library's own."""
     owners: dict[str, str] = {}
     for service in SERVICES:
-        for topic in (*service.speaks_on, service.lane_topic, service.dead_letter_topic):
+        for topic in (*service.published_topics, service.lane_topic, service.dead_letter_topic):
             assert topic not in owners, (
-                f"{service.name} and {owners[topic]} both speak on {topic}: give each a topic of its own (`topic` of "
+                f"{service.name} and {owners[topic]} both publish on {topic}: give each a topic of its own (`topic` of "
                 f"the events in services/{service.name}/events.py)"
             )
             owners[topic] = service.name
     for service in SERVICES:
         lanes = {other.lane_topic: other.name for other in SERVICES}
-        for topic in service.hears:
-            assert topic not in lanes, f"services/{service.name} hears {topic}, where {lanes[topic]} says nothing, ever"
+        for topic in service.consumed_topics:
+            assert topic not in lanes, (
+                f"services/{service.name} consumes {topic}, where {lanes[topic]} publishes nothing, ever"
+            )
 
 
 def test_no_service_imports_another() -> None:
@@ -84,17 +87,20 @@ def test_no_service_imports_another() -> None:
     for path in sorted(Path("services").glob("*/*.py")):
         for imported in re.findall(r"(?:from|import) services\.(\w+)", path.read_text()):
             assert imported == path.parent.name, (
-                f"{path} imports services.{imported}: write a view of your own of what you hear, with the fields that "
+                f"{path} imports services.{imported}: write a view of your own of what you consume, with the fields "
+                "that "
                 f"you need, in services/{path.parent.name}/events.py"
             )
 
 
 def test_a_listener_finds_the_fields_that_it_needs() -> None:
     """Each field that a listener's view requires, the event has, by the same name."""
-    said = {(event.topic, event.__name__, event.version): event for service in SERVICES for event in service.says}
+    published = {
+        (event.topic, event.__name__, event.version): event for service in SERVICES for event in service.publishes
+    }
     for service in SERVICES:
         for route in service.routes:
-            event = said.get((route.event.topic, route.event.__name__, route.event.version))
+            event = published.get((route.event.topic, route.event.__name__, route.event.version))
             required = {field.encode_name for field in msgspec.structs.fields(route.event) if field.required}
             there = required if event is None else {field.encode_name for field in msgspec.structs.fields(event)}
             assert required <= there, (

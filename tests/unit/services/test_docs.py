@@ -6,14 +6,14 @@ from services.inventory.handlers import RESERVATION
 from services.order.handlers import ORDER
 from services.payment.handlers import PAYMENT
 from shared.states import Cell, Machine
-from tests.unit.services.test_saga_contracts import SAID, SERVICES
+from tests.unit.services.test_saga_contracts import PUBLISHED, SERVICES
 
 PAGE = Path("docs/services.md")
 MACHINES = (ORDER, RESERVATION, PAYMENT)
 
 
 def table(machine: Machine) -> str:
-    """Give the table of `machine` in Markdown: a row for each state, a column for each event."""
+    """Return the table of `machine` in Markdown: a row for each state, a column for each event."""
     lines = [f"| {machine.name} | " + " | ".join(machine.table) + " |", "|---" * (len(machine.table) + 1) + "|"]
     for state in machine.states:
         cells = [_cell(cells[state]) for cells in machine.table.values()]
@@ -28,7 +28,7 @@ def _cell(cell: Cell) -> str:
 
 
 def written(page: str) -> str:
-    """Give `page` with the tables of today."""
+    """Return `page` with the tables of today."""
     for machine in MACHINES:
         before, begin, rest = page.partition(f"<!-- states of {machine.name} -->\n")
         _, end, after = rest.partition("<!-- end -->")
@@ -46,17 +46,17 @@ def test_the_page_shows_the_tables_of_the_code() -> None:
 
 def test_the_page_names_every_event() -> None:
     page = PAGE.read_text()
-    missing = {type(event).__name__ for event in SAID if f"`{type(event).__name__}`" not in page}
-    assert not missing, f"{PAGE} does not name {sorted(missing)}: add them to the row `says` of their service"
+    missing = {type(event).__name__ for event in PUBLISHED if f"`{type(event).__name__}`" not in page}
+    assert not missing, f"{PAGE} does not name {sorted(missing)}: add them to the row `publishes` of their service"
 
 
-def test_the_page_names_what_each_service_hears() -> None:
+def test_the_page_names_what_each_service_consumes() -> None:
     page = PAGE.read_text()
     for service in SERVICES:
-        row = page.split(f"## {service.name}\n")[1].split("| hears |")[1].split("\n")[0]
+        row = page.split(f"## {service.name}\n")[1].split("| consumes |")[1].split("\n")[0]
         for route in service.routes:
             for word in (route.event.topic, route.event.__name__):
-                assert f"`{word}`" in row, f"{PAGE}: add `{word}` to the row `hears` of {service.name}"
+                assert f"`{word}`" in row, f"{PAGE}: add `{word}` to the row `consumes` of {service.name}"
 
 
 if __name__ == "__main__":

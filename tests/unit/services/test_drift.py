@@ -17,6 +17,7 @@ from dev.service.names import Spellings
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/__main__.py"))
 SKELETON = Path("dev/service/skeleton")
+LIBRARY_TABLES = re.compile(r"\br\d{4}\.(upgrade|create)\(\)")
 REPEATED_MAX = 60
 """Lines; for more than that, a service would be mended in many places."""
 
@@ -47,8 +48,9 @@ def router(source: str) -> str:
 
 
 def first_words(source: str) -> str:
-    """What the first migration begins with."""
-    return source.partition("    op.create_table(")[0].partition("revision =")[2]
+    """What the first migration begins with, whichever release of the library's tables it calls."""
+    begins = source.partition("    op.create_table(")[0].partition("revision =")[2]
+    return LIBRARY_TABLES.sub("the library's tables", begins)
 
 
 ALIKE: dict[str, Callable[[str], str]] = {

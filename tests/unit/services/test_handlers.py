@@ -19,7 +19,7 @@ from services.payment.models import Account, Payment
 from services.payment.models import Base as PaymentBase
 from shared.errors import Reject
 from shared.events import Event
-from shared.handling import Service
+from shared.service import Service
 from shared.states import NONE, Machine
 from tests.unit.services.trial import MakeTrial
 
@@ -91,17 +91,17 @@ def test_every_event_of_a_table_has_an_example_here() -> None:
     for machine, service, _, _, _ in PARTS:
         for event in machine.table:
             assert event == order.CANCEL or f"{machine.name} {event}" in EVENTS, (
-                f"services/{service.name} hears {event}: add an example of it to EVENTS in this file, as "
+                f"services/{service.name} consumes {event}: add an example of it to EVENTS in this file, as "
                 f'"{machine.name} {event}"'
             )
 
 
-def test_every_event_that_is_heard_and_moves_a_state_has_a_route() -> None:
+def test_every_event_that_is_consumed_and_moves_a_state_has_a_route() -> None:
     for machine, service, _, _, _ in PARTS:
         routed = {route.event.__name__ for route in service.routes}
-        unheard = set(machine.table) - routed - {order.CANCEL}
-        assert not unheard, (
-            f"the table of {machine.name} has {sorted(unheard)}, and nothing is routed: add `on(...)` to SERVICE in "
+        unconsumed = set(machine.table) - routed - {order.CANCEL}
+        assert not unconsumed, (
+            f"the table of {machine.name} has {sorted(unconsumed)}, and nothing is routed: add `on(...)` to SERVICE in "
             f"services/{service.name}/handlers.py"
         )
 
@@ -116,17 +116,17 @@ def test_a_cell_is_obeyed(trial: MakeTrial, part: Part, event: str, state: str) 
     batch.given(*(rows[1:] if state == NONE else rows))
     before = batch.rows()
     cell = machine.table[event][state]
-    heard = EVENTS[f"{machine.name} {event}"]
+    consumed = EVENTS[f"{machine.name} {event}"]
     if cell.refused:
         with pytest.raises(Reject, match=state.strip("()")):
-            batch.handle(heard)
+            batch.handle(consumed)
         return
-    said = batch.handle(heard)
+    published = batch.handle(consumed)
     if cell.to:
         assert batch.find(aggregate, ID).state in cell.to
     else:
         assert batch.rows() == before
-        assert said == []
+        assert published == []
 
 
 @pytest.mark.parametrize("state", order.ORDER.states)
@@ -138,8 +138,8 @@ def test_a_customer_cancels_what_is_not_final(state: str) -> None:
             order.cancel(row)
         assert row.state == state
     else:
-        said = list(order.cancel(row))
-        assert said == ([order_events.OrderCancelled(order_id=ID)] if cell.to else [])
+        published = list(order.cancel(row))
+        assert published == ([order_events.OrderCancelled(order_id=ID)] if cell.to else [])
         assert row.state == order.CANCELLED
 
 

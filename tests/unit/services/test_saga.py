@@ -18,8 +18,8 @@ from tests.unit.services.saga import (
     World,
     captured,
     explore,
+    published,
     rows,
-    said,
     start,
     states,
 )
@@ -38,8 +38,8 @@ AGREEMENTS = {
     ("CANCELLED", "RELEASED", "REFUNDED"),
 }
 
-# What a service has said about an order by the end, by the state of its row.
-SAID = {
+# What a service has published about an order by the end, by the state of its row.
+PUBLISHED = {
     "order.events": {
         "CONFIRMED": ["OrderPlaced", "OrderConfirmed"],
         "REJECTED": ["OrderPlaced", "OrderRejected"],
@@ -82,7 +82,7 @@ def check_always(world: World) -> None:
 
 
 def check_settled(world: World, orders: dict[str, dict[str, int]]) -> Counter[str]:
-    """What holds when everything is read; give how many orders ended in which state."""
+    """What holds when everything is read; return how many orders ended in which state."""
     ends: Counter[str] = Counter()
     sold: Counter[str] = Counter()
     for order_id, lines in orders.items():
@@ -95,8 +95,8 @@ def check_settled(world: World, orders: dict[str, dict[str, int]]) -> Counter[st
         (reservation,) = (row for row in rows(world, "inventory", Reservation) if row["order_id"] == order_id)
         assert reservation["was_sold"] or found[1] != "SOLD"
         told = (found[0], "RETURNED" if found[1] == "RELEASED" and reservation["was_sold"] else found[1], found[2])
-        for (topic, by_state), state in zip(SAID.items(), told, strict=True):
-            assert said(world, topic, order_id) == by_state[state]
+        for (topic, by_state), state in zip(PUBLISHED.items(), told, strict=True):
+            assert published(world, topic, order_id) == by_state[state]
         confirmed = found[0] == "CONFIRMED"
         assert captured(world, order_id) == (PRICE * sum(lines.values()) if confirmed else 0)
         sold.update(lines if confirmed else {})
@@ -110,7 +110,7 @@ def check_settled(world: World, orders: dict[str, dict[str, int]]) -> Counter[st
 def visit(
     orders: dict[str, dict[str, int]], account: str, *, may_set_aside: int = 0
 ) -> tuple[int, set[Move], Counter[str]]:
-    """Explore, and give the number of worlds, the moves seen, and all ends of orders."""
+    """Explore, and return the number of worlds, the moves seen, and all ends of orders."""
     ends: Counter[str] = Counter()
 
     def check(world: World, settled: bool) -> None:
@@ -150,17 +150,17 @@ def test_the_customer_can_rely_on_a_final_state() -> None:
         )
 
 
-def test_the_tables_say_no_more_and_no_less_than_what_can_happen() -> None:
+def test_the_tables_refuse_more_and_no_less_than_what_can_happen() -> None:
     """Each transition of a table happens in some world, and nothing happens that no table has."""
     seen: set[Move] = set()
     for lines, account, _ in SCENARIOS.values():
         seen |= visit({"o-1": lines}, account, may_set_aside=2)[1]
-    here = {event.__name__ for service in SERVICES.values() for event in service.says} | {order.CANCEL}
+    here = {event.__name__ for service in SERVICES.values() for event in service.publishes} | {order.CANCEL}
     for machine in MACHINES:
         allowed = {
             Move(machine.name, event, state, target)
             for event, cells in machine.table.items()
-            if event in here  # what others say does not happen in this world
+            if event in here  # what others publish does not happen in this world
             for state, cell in cells.items()
             for target in cell.to
         }

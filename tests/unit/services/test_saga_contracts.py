@@ -14,14 +14,14 @@ from services.order import handlers as order_handlers
 from services.payment import events as payment
 from services.payment import handlers as payment_handlers
 from shared.events import Event
-from shared.handling import Service
+from shared.service import Service
 
 SERVICES: list[Service] = [order_handlers.SERVICE, inventory_handlers.SERVICE, payment_handlers.SERVICE]
 
 ID = "01a1fe09-116d-773e-96cb-10309fcb6076"
 MAX_MONEY = 1_000_000_000_000_000
-# What each service says, in its smallest and its largest form.
-SAID: list[Event] = [
+# What each service publishes, in its smallest and its largest form.
+PUBLISHED: list[Event] = [
     order.OrderPlaced(order_id=ID, account="a", lines=(order.Line("s", 1),)),
     order.OrderPlaced(
         order_id="x" * 64, account="A.b_c:d-1", lines=tuple(order.Line(f"s{n}", 1_000_000) for n in range(100))
@@ -40,32 +40,32 @@ SAID: list[Event] = [
 ]
 
 
-def test_every_type_that_is_said_has_an_example_here() -> None:
-    said = {event for service in SERVICES for event in service.says}
-    lacking = {event.__name__ for event in said - {type(event) for event in SAID}}
+def test_every_type_that_is_published_has_an_example_here() -> None:
+    published = {event for service in SERVICES for event in service.publishes}
+    lacking = {event.__name__ for event in published - {type(event) for event in PUBLISHED}}
     assert not lacking, (
-        f"add an example of {sorted(lacking)}, in its smallest and its largest form, to SAID in this file"
+        f"add an example of {sorted(lacking)}, in its smallest and its largest form, to PUBLISHED in this file"
     )
 
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
-def test_each_says_all_on_the_topic_of_its_name(service: Service) -> None:
+def test_each_publishes_all_on_the_topic_of_its_name(service: Service) -> None:
     """The demo's balance sheet knows them by it. Another service may call its topics as it likes."""
-    assert service.speaks_on == (f"{service.name}.events",)
+    assert service.published_topics == (f"{service.name}.events",)
 
 
-@pytest.mark.parametrize("event", [pytest.param(e, id=f"{n} {type(e).__name__}") for n, e in enumerate(SAID)])
-def test_what_is_said_is_understood(event: Event) -> None:
+@pytest.mark.parametrize("event", [pytest.param(e, id=f"{n} {type(e).__name__}") for n, e in enumerate(PUBLISHED)])
+def test_what_is_published_is_understood(event: Event) -> None:
     data = msgspec.json.encode(event)
     # The producer's own bounds first: what they refuse must never leave the service.
     assert msgspec.json.decode(data, type=type(event)) == event
     for service in SERVICES:
         for route in service.routes:
             if (route.event.topic, route.event.__name__) == (event.topic, type(event).__name__):
-                heard = msgspec.json.decode(data, type=route.event)
-                assert heard.key == event.key
+                consumed = msgspec.json.decode(data, type=route.event)
+                assert consumed.key == event.key
                 for name in route.event.__struct_fields__:
-                    assert msgspec.to_builtins(getattr(heard, name)) == msgspec.to_builtins(getattr(event, name))
+                    assert msgspec.to_builtins(getattr(consumed, name)) == msgspec.to_builtins(getattr(event, name))
 
 
 @pytest.mark.parametrize(
@@ -91,8 +91,8 @@ def test_what_is_out_of_bounds_is_refused_when_it_is_read(wrong: bytes) -> None:
 
 
 def test_a_field_that_a_newer_producer_adds_is_ignored() -> None:
-    heard = msgspec.json.decode(b'{"order_id":"o","why":"changed my mind"}', type=payment.OrderCancelled)
-    assert heard == payment.OrderCancelled(order_id="o")
+    consumed = msgspec.json.decode(b'{"order_id":"o","why":"changed my mind"}', type=payment.OrderCancelled)
+    assert consumed == payment.OrderCancelled(order_id="o")
 
 
 def test_the_three_services_repeat_little_of_each_other() -> None:

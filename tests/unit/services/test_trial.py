@@ -10,7 +10,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.errors import NotOwned, SessionMisused
 from shared.events import Event
-from shared.handling import Service, on
+from shared.service import Service, on
 from shared.session import Session
 from tests.unit.services.memory import MemorySession
 from tests.unit.services.trial import MakeTrial

@@ -12,9 +12,10 @@ from sqlalchemy.orm import DeclarativeBase
 
 from shared.errors import HandlingFailed
 from shared.events import Envelope, Event
-from shared.handling import Handlers, Service
-from shared.outbox import Outbox
-from shared.ports import Delivery, Input, Record
+from shared.postgres.handlers import Handlers
+from shared.postgres.outbox import Outbox
+from shared.protocol.ports import Delivery, Input, Record
+from shared.service import Service
 from shared.session import Session
 
 EVENT_BYTES_MAX = 900_000
@@ -38,15 +39,15 @@ class Trial:
             session.commit()
 
     def handle(self, *events: Event) -> list[Event]:
-        """Handle `events` as one batch; give what is said. Raises what a handler raises, or the database."""
+        """Handle `events` as one batch; return what is published. Raises what a handler raises, or the database."""
         deliveries = [self._delivery(event) for event in events]
-        said: list[Event] = []
+        published: list[Event] = []
         with Session(self._connection) as session:
 
             def collect(delivery: Delivery, told: Iterable[Event]) -> None:
                 for event in told:
-                    self._outbox.collect(session, event, f"{delivery.envelope.id}.{len(said)}", None)
-                    said.append(event)
+                    self._outbox.collect(session, event, f"{delivery.envelope.id}.{len(published)}", None)
+                    published.append(event)
 
             try:
                 Handlers(self._service).run(deliveries, session, collect)
@@ -54,17 +55,17 @@ class Trial:
             except HandlingFailed as failure:
                 raise failure.__cause__ or failure from None
             session.commit()
-        return said
+        return published
 
     def find(self, model: type[Any], key: object) -> Any:
-        """Give a row as it is in the database; None if there is none."""
+        """Return a row as it is in the database; None if there is none."""
         with Session(self._connection) as session:
             found = session.get(model, key)
             session.commit()
             return found
 
     def rows(self) -> dict[str, set[tuple[object, ...]]]:
-        """Give all rows of the service's tables as text, to be compared."""
+        """Return all rows of the service's tables as text, to be compared."""
         tables = self._base.metadata.sorted_tables
         return {
             table.name: {tuple(map(repr, row)) for row in self._connection.execute(select(table))} for table in tables

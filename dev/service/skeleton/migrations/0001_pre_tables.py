@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.library import r0001
+from migrations.library import r0004
 
 revision = "0001"
 down_revision = None
@@ -11,7 +11,7 @@ down_revision = None
 
 def upgrade() -> None:
     """Create everything."""
-    r0001.upgrade()
+    r0004.create()
     op.create_table(
         "skeleton",
         sa.Column("something_id", sa.Text, primary_key=True),

@@ -1,4 +1,4 @@
-"""What the skeleton service says, and its own view of what it hears.
+"""What the skeleton service publishes, and its own view of what it consumes.
 
 It imports no other service, and reads only the fields it needs.
 """
@@ -32,6 +32,6 @@ class SkeletonNoted(Keyed, frozen=True, kw_only=True):
 
 
 class SomethingHappened(Keyed, frozen=True, kw_only=True):
-    """Heard: it is noted."""
+    """Consumed: it is noted."""
 
     topic: ClassVar[str] = "elsewhere.events"

@@ -27,12 +27,12 @@ def rehearsal(servers: Servers, tmp_path: Path) -> Iterator[Rehearsal]:
         yield rehearsal
 
 
-def test_a_request_is_noted_once_and_said_once(api: Api) -> None:
+def test_a_request_is_noted_once_and_published_once(api: Api) -> None:
     once = {"Idempotency-Key": "the-same-intent"}
     answers = [api.post("/skeleton/a/notes", headers=headers) for headers in (once, once, {})]
 
     assert [(answer.status_code, answer.json()["times"]) for answer in answers] == [(201, 1), (201, 1), (201, 2)]
-    assert api.sql("SELECT event_type, key FROM outbox ORDER BY id") == [("SkeletonNoted", "a")] * 2
+    assert api.sql("SELECT event_type, key FROM exactly_once_outbox ORDER BY id") == [("SkeletonNoted", "a")] * 2
 
 
 @pytest.mark.parametrize(
@@ -54,6 +54,6 @@ def test_a_worker_is_killed_and_the_books_balance(rehearsal: Rehearsal, plan: Pl
 
     assert rehearsal.problems() == []
     times = defaultdict(list)
-    for event in rehearsal.said(SkeletonNoted):
+    for event in rehearsal.published(SkeletonNoted):
         times[event.key].append(event.times)
     assert times == {f"key-{n}": list(range(1, 11)) for n in range(8)}

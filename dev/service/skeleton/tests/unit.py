@@ -6,10 +6,10 @@ from dev.service.skeleton.service.models import Base
 from tests.unit.services.trial import MakeTrial
 
 
-def test_each_event_is_noted_and_said(trial: MakeTrial) -> None:
+def test_each_event_is_noted_and_published(trial: MakeTrial) -> None:
     batch = trial(SERVICE, Base)
 
-    said = batch.handle(SomethingHappened(something_id="a"), SomethingHappened(something_id="a"))
+    published = batch.handle(SomethingHappened(something_id="a"), SomethingHappened(something_id="a"))
 
-    assert said == [SkeletonNoted(something_id="a", times=1), SkeletonNoted(something_id="a", times=2)]
+    assert published == [SkeletonNoted(something_id="a", times=1), SkeletonNoted(something_id="a", times=2)]
     assert batch.handle(SomethingHappened(something_id="a")) == [SkeletonNoted(something_id="a", times=3)]

@@ -1,0 +1,11 @@
+"""The old names of the library's tables go: no process of the previous version runs any more."""
+
+from migrations.library import r0004
+
+revision = "0005"
+down_revision = "0004"
+
+
+def upgrade() -> None:
+    """Drop the views."""
+    r0004.remove_old_names()

@@ -1,0 +1,1 @@
+"""The command `audit`: compares the database with the topics."""

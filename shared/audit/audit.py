@@ -1,0 +1,309 @@
+"""`audit`: compares what the database has decided to publish with what the topics have, while everything runs.
+
+It changes nothing, joins no group, and holds no snapshot for long, so the two sides move while they are read. What it
+says is true all the same, because of the order of its looks:
+
+1. The lanes: their present claims, and the last row of `exactly_once_claimed` in each. A row that is not of a present
+   claim is published: the next claim is made when the published position proves the last one
+   (`shared.postgres.claim_log`).
+2. The published position, after 1: is the present claim published too? From here on an event is either *sure*,
+   published before this moment, or not.
+3. The high watermarks, after 2. The records of a transaction are in the log before it is committed, and the published
+   position becomes visible with the commit: so every sure event is below these ends. Its marker may still be on its
+   way, so the topics are read until nothing below the ends is open.
+4. The rows of `exactly_once_claimed`, after 3, page by page. A record is produced after its claim is committed, so each
+   record below the ends has its claim here. Later claims are here too, and are not sure: nobody misses them in the
+   topics.
+5. The topics, from their beginning to the ends.
+6. How far back the topics reach, after 5: retention works meanwhile, as pruning does during 4. What it removes before
+   it is read makes a gap at the beginning, and only what is younger than the gap is compared.
+
+A claim that changes during all this (a smaller one, a row set aside, lanes resized, a decision) is a present one that
+is not published, so it is not sure. Between 1 and 4 rows only come behind, or go for their age.
+
+What nobody can know is not compared, but counted: records from before the first claim that is known without a gap;
+claims from a time of which a topic has removed records; what is behind a transaction that does not end.
+"""
+
+import math
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from sqlalchemy import Connection, text
+
+from ..errors import CommandFailed, Misconfigured
+from ..kafka.topics import needed
+from ..operations import survey
+from ..operations.group import Group
+from ..operations.maintenance import Context
+from ..operations.output import age
+from ..protocol.ports import Input
+from . import claims
+from . import topics as audit_topics
+from .accepted import Accepted
+from .claims import Known
+from .ledger import INDEX_BITS, Again, Ledger
+from .report import EVERYTHING, EXAMPLES, Finding, Report, moment
+from .topics import Listening
+
+UNPUBLISHED_SECONDS = 60.0
+"""Longer than any timeout (their defaults) after which another worker goes on with a lane."""
+
+_NOW = text("SELECT clock_timestamp()")
+_READY = text("SELECT to_regclass('exactly_once_claimed') IS NOT NULL")
+_CLUSTER = text("SELECT cluster_id FROM exactly_once_cluster")
+_TOPICS = text("SELECT name, topic_id FROM exactly_once_topic")
+_ADOPTED = text("""
+    SELECT source, CAST(extract(epoch FROM max(decided_at)) AS float8) FROM exactly_once_decision
+    WHERE command = 'positions adopt' AND source = ANY(:topics) GROUP BY source
+""")
+
+NOT_PUBLISHED_HERE = "events claimed for a topic that this service does not publish on, or that does not exist"
+RECREATED = "events claimed before their topic was created again"
+REMOVED = "events claimed at a time of which their topic has removed records"
+BEHIND = "events claimed for a topic that an open transaction holds back"
+BEFORE = "records from before the first claim that is known"
+
+
+def audit(context: Context, *, json: bool, everything: bool = False) -> bool:
+    """Compare, and print what is found, `everything` or the first of each kind; True if nothing is wrong that no
+    decision has accepted. Raises `Misconfigured`, `KafkaUnavailable`, `CommandFailed`.
+    """
+    with (
+        Group(context.settings, context.service) as group,
+        context.engine.connect() as connection,
+        closing(Ledger()) as ledger,
+        _progress() as progress,
+    ):
+        try:
+            most = EVERYTHING if everything else EXAMPLES
+            report = _Audit(context, group, connection, ledger, progress).run(most)
+        except sqlite3.Error as error:
+            raise CommandFailed(f"the temporary database (in TMPDIR): {error}") from error
+    if json:
+        report.as_json()
+    else:
+        report.print()
+    return report.clean
+
+
+@contextmanager
+def _progress() -> Iterator[Progress]:
+    console = Console(stderr=True)
+    shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
+        yield progress
+
+
+class _Audit:
+    """One audit."""
+
+    def __init__(
+        self, context: Context, group: Group, connection: Connection, ledger: Ledger, progress: Progress
+    ) -> None:
+        self._context = context
+        self._service = context.service
+        self._group = group
+        self._connection = connection
+        self._ledger = ledger
+        self._progress = progress
+        self._topics = sorted({*context.service.published_topics, context.service.dead_letter_topic})
+        with connection.begin():
+            if not connection.execute(_READY).scalar_one():
+                raise Misconfigured(
+                    f"the database has no table of what was published: run {context.command('migrate')} first"
+                )
+            now: datetime = connection.execute(_NOW).scalar_one()
+        self._report = Report(context.service.name, now)
+        self._recreated: set[str] = set()
+        self._batch: int | None = None
+        """The last claim whose ids were read."""
+        self._ids: list[str] = []
+
+    def run(self, most: int) -> Report:
+        began = time.monotonic()
+        self._report.most = most
+        self._refuse_other_cluster()
+        self._compare_topics()
+        doubtful = self._positions()
+        lanes = claims.look(self._connection)  # 1
+        published = self._group.committed((), [lane.number for lane in lanes if lane.position is not None])  # 2
+        proved = {n: n.proved(published.get(n.number)) and n.number not in doubtful for n in lanes}
+        spans = self._group.spans(self._partitions(self._topics))  # 3
+        task = self._progress.add_task("claims", total=None)
+        self._accepted = Accepted(self._connection)  # before 4: a decision that comes later explains nothing yet
+        known = claims.read(  # 4
+            self._connection, proved, self._accepted, self._ledger, lambda: self._progress.advance(task)
+        )
+        self._progress.update(task, description="records", total=sum(s.high - s.low for s in spans.values()))
+        consumed = audit_topics.listen(  # 5
+            self._context,
+            self._group,
+            spans,
+            lanes=max(sum(lane.position is not None for lane in lanes), 1),
+            ledger=self._ledger,
+            tick=lambda passed: self._progress.update(task, completed=passed),
+        )
+        self._progress.update(task, description="comparing", total=None)
+        self._ledger.settle()
+        self._compare(known, consumed)
+        self._open_transactions()
+        self._name()
+        self._report.records, self._report.ours = consumed.records, consumed.ours
+        self._report.claims, self._report.events, self._report.known_since = known.claims, known.events, known.first
+        self._report.seconds = time.monotonic() - began
+        return self._report
+
+    def _partitions(self, topics: list[str]) -> list[Input]:
+        found = self._group.topics(topics)
+        return [Input(name, n) for name, topic in found.items() for n in range(topic.partitions)]
+
+    def _refuse_other_cluster(self) -> None:
+        with self._connection.begin():
+            known = self._connection.execute(_CLUSTER).scalar_one_or_none()
+        present = self._group.cluster_id()
+        if known not in (None, present):
+            raise Misconfigured(
+                f"the positions are of Kafka cluster {known}, KAFKA_BOOTSTRAP_SERVERS leads to {present}: there is "
+                "nothing to compare"
+            )
+
+    def _compare_topics(self) -> None:
+        with self._connection.begin():
+            known: dict[str, str] = dict(self._connection.execute(_TOPICS).all())
+        for name, topic in sorted(self._group.topics(needed(self._service)).items()):
+            if known.get(name, topic.id) != topic.id:
+                self._recreated.add(name)
+                decide = self._context.command(f"positions adopt --target {name}")
+                told = f"the topic was deleted and created again; decide with {decide}"
+                self._report.add(Finding("positions", told, where=name))
+
+    def _positions(self) -> set[int]:
+        """Compare positions, and what waits; return the lanes that disagree."""
+        name, report = self._service.name, self._report
+        for source in survey.inputs(self._connection, self._group, self._service):
+            stop = source.disagreement(name)
+            if stop is not None:
+                report.add(Finding("positions", str(stop), where=str(source.source)))
+            elif source.span is None:
+                report.add(Finding("positions", source.words(), where=str(source.source)))
+            report.lag += max(source.lag or 0, 0)
+        doubtful = set()
+        states = survey.lanes(self._connection, self._group, self._service)
+        for state in states:
+            stop = state.disagreement(name)
+            if stop is not None:
+                doubtful.add(state.lane)
+                position = state.claim.position if state.claim else None
+                report.add(Finding("positions", str(stop), lane=state.lane, position=position))
+        for lane, waits in sorted(survey.waiting(self._connection, states).items()):
+            report.unpublished += waits.rows
+            if waits.rows and waits.oldest_seconds is not None:
+                report.oldest_unpublished = max(report.oldest_unpublished or 0.0, waits.oldest_seconds)
+                if waits.oldest_seconds > max(UNPUBLISHED_SECONDS, audit_topics.longest(self._context)):
+                    told = f"{waits.rows:,} wait, the oldest for {age(waits.oldest_seconds)}"
+                    report.add(Finding("unpublished", told, lane=lane))
+        return doubtful
+
+    def _compare(self, known: Known, consumed: Listening) -> None:
+        report, ledger = self._report, self._ledger
+
+        def where(part: int, offset: int) -> str:
+            return f"{consumed.parts[part]}@{offset}"
+
+        for again in ledger.twice():
+            told = f"it is at {where(again.first_part, again.first_offset)} too"
+            found = Finding("twice", told, where(again.part, again.offset), again.event_id, place=again.place)
+            self._explain(found, again)
+            report.add(found)
+        bounds = self._bounds(consumed)
+        for missing in ledger.never():
+            if not missing.sure:
+                continue
+            batch = ledger.batch(missing.place)
+            since = bounds.get(batch.topic, {NOT_PUBLISHED_HERE: math.inf})
+            reasons = [reason for reason, bound in since.items() if missing.claimed_at <= bound]
+            if reasons:
+                report.not_compared[reasons[0]] += 1
+            else:
+                told = f"claimed at {moment(missing.claimed_at):%Y-%m-%d %H:%M:%S}Z"
+                by = self._accepted.never(batch.lane, batch.position, batch.claimed_at)
+                report.add(Finding("never", told, where=batch.topic, place=missing.place, accepted_by=by))
+        for stranger in ledger.strange():
+            decided = _decided(stranger.time)
+            if decided < known.since_when(stranger.lane):
+                report.not_compared[BEFORE] += 1
+            else:
+                told = f"decided at {stranger.time}" if stranger.time else "it does not say when it was decided"
+                found = Finding("unknown", told, where(stranger.part, stranger.offset), stranger.event_id or None)
+                found.key, found.event_type = stranger.key or None, stranger.type or None
+                found.accepted_by = self._accepted.unknown(stranger.lane, decided)
+                report.add(found)
+        for late in ledger.disorder():
+            later = ledger.batch(late.later)
+            told = f"it comes after an event of lane-{later.lane}, position {later.position}, that was decided later"
+            report.add(Finding("order", told, where(late.part, late.offset), place=late.place))
+
+    def _explain(self, found: Finding, again: Again) -> None:
+        """Name the rewind that explains a duplicate."""
+        if not self._accepted.rewound:
+            return
+        if again.place is None:
+            event_id, published = again.event_id or "", _decided(again.time or "")
+        else:
+            batch = self._ledger.batch(again.place)
+            if self._batch != batch.id:  # what is published twice is mostly published twice one after the other
+                self._batch, self._ids = batch.id, claims.event_ids(self._connection, batch.lane, batch.id)
+            index = again.place & ((1 << INDEX_BITS) - 1)
+            event_id, published = self._ids[index] if index < len(self._ids) else "", batch.claimed_at
+        found.accepted_by, found.key = (
+            self._accepted.again(event_id, again.nth, published),
+            self._accepted.key(event_id),
+        )
+
+    def _bounds(self, consumed: Listening) -> dict[str, dict[str, float]]:
+        """For each topic, up to when what was claimed for it cannot be compared, and why."""
+        bounds: dict[str, dict[str, float]] = {source.topic: {} for source in consumed.parts}
+        kept = audit_topics.kept_since(self._context, self._group, consumed.parts)  # 6
+        for topic, since in kept.items():
+            bounds[topic][REMOVED] = since
+        for source in consumed.unread:
+            bounds[source.topic][BEHIND] = math.inf
+        with self._connection.begin():
+            adopted: dict[str, float] = dict(self._connection.execute(_ADOPTED, {"topics": list(bounds)}).all())
+        for name, since in (adopted | dict.fromkeys(self._recreated, math.inf)).items():
+            if name in bounds:
+                bounds[name][RECREATED] = since
+        return bounds
+
+    def _open_transactions(self) -> None:
+        sources = self._partitions([*self._topics, *self._service.consumed_topics])
+        ages = audit_topics.standing(self._context, self._group, sources)
+        for source, seconds in sorted(ages.items()):
+            self._report.open[str(source)] = seconds
+            if seconds > audit_topics.longest(self._context):
+                told = f"open since {age(seconds)}: whoever reads with read_committed stands still before it"
+                self._report.add(Finding("open", told, where=str(source)))
+
+    def _name(self) -> None:
+        """Give the findings the names of their events."""
+        for finding in self._report.findings:
+            if finding.place is not None:
+                batch = self._ledger.batch(finding.place)
+                index = finding.place & ((1 << INDEX_BITS) - 1)
+                finding.event_id = claims.event_id(self._connection, batch.lane, batch.id, index)
+                finding.lane, finding.position = batch.lane, batch.position
+
+
+def _decided(written: str) -> float:
+    """Return the time in a record's header; a record that has none is not from before anything."""
+    try:
+        found = datetime.fromisoformat(written)
+    except ValueError:
+        return math.inf
+    return math.inf if found.tzinfo is None else found.timestamp()

@@ -1,0 +1,1 @@
+"""Where settings come from, and how a command is spelled in messages."""

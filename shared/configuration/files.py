@@ -1,0 +1,111 @@
+"""Files that settings are in, or that a setting names: read whole within a bound, or refused with a sentence at once.
+
+A path may lead to anything: a pipe that nobody writes to would be waited for without end, a device would fill the
+memory, and half of a file would be taken for all of it.
+"""
+
+import os
+import stat
+import time
+from collections.abc import Container, Iterator
+from io import StringIO
+from pathlib import Path
+
+from dotenv.parser import Binding, parse_stream
+
+from ..errors import Misconfigured
+
+BYTES_MAX = 1_000_000
+"""No file with settings or a secret is so long; a bundle of all CAs of the world has a quarter of it."""
+
+PIPE_SECONDS = 5.0
+"""Whoever gives a secret through a pipe, as a shell's `<(command)` does, has it at hand, or asks a vault for it."""
+
+LOOK_AGAIN_SECONDS = 0.02
+
+
+def text(path: Path) -> str:
+    """Read a file, or a pipe that somebody writes to, as UTF-8 with or without a mark at its beginning.
+
+    Raises FileNotFoundError; `Misconfigured`, with the reason alone, for what is no text or has more than BYTES_MAX
+    bytes.
+    """
+    try:
+        found = whole(path).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        found = "\0"
+    if "\0" in found:
+        raise Misconfigured("is no text in UTF-8; save it as UTF-8")
+    return found
+
+
+def whole(path: Path) -> bytes:
+    """Read a file, or a pipe that somebody writes to. Raises FileNotFoundError; `Misconfigured` with the reason
+    alone.
+    """
+    try:
+        # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise Misconfigured(f"cannot be read: {error.strerror}") from None
+    try:
+        kind = os.fstat(file).st_mode
+        if stat.S_ISDIR(kind):
+            raise Misconfigured("is a folder; a file is needed")
+        return b"".join(_pieces(file, pipe=stat.S_ISFIFO(kind)))
+    except OSError as error:
+        raise Misconfigured(f"cannot be read: {error.strerror}") from None
+    finally:
+        os.close(file)
+
+
+def _pieces(file: int, *, pipe: bool) -> Iterator[bytes]:
+    left, deadline = BYTES_MAX, time.monotonic() + PIPE_SECONDS
+    while time.monotonic() < deadline:
+        try:
+            piece: bytes | None = os.read(file, 65_536)
+        except BlockingIOError:  # somebody is about to write
+            piece = None
+        if piece:
+            yield piece
+            left -= len(piece)
+            if left < 0:
+                raise Misconfigured(f"has more than {BYTES_MAX:,} bytes; that is no file with settings")
+        elif piece is not None and (left < BYTES_MAX or not pipe):
+            return
+        else:  # a pipe that nobody has opened yet has an end too
+            time.sleep(LOOK_AGAIN_SECONDS)
+    raise Misconfigured(f"is waited for in vain: it did not end within {PIPE_SECONDS:.0f} s")
+
+
+def refuse_dotenv(file: Path, known: Container[str]) -> None:
+    """Refuse a `.env` of which only a part would be read; `known` are the names that settings have. It may be missing.
+
+    Raises `Misconfigured`, which names the line and nothing that is in it.
+    """
+    if file.is_fifo():  # it is read more than once
+        raise Misconfigured(f"{file}: is a pipe; settings are in a file of this name, or in the environment")
+    try:
+        found = text(file)
+    except FileNotFoundError:
+        return
+    except Misconfigured as error:
+        raise Misconfigured(f"{file}: {error}") from None
+    for binding in parse_stream(StringIO(found)):
+        if wrong := _wrong(binding, known):
+            # The parser counts the empty lines before a statement to it.
+            string = binding.original.string
+            line = binding.original.line + string[: len(string) - len(string.lstrip())].count("\n")
+            raise Misconfigured(f"{file}: line {line} {wrong}")
+
+
+def _wrong(binding: Binding, known: Container[str]) -> str | None:
+    if binding.error:
+        return "cannot be read: a quote that is not closed, or no NAME=value"
+    if binding.value is None:
+        return f"has no = after {binding.key}" if binding.key and binding.key.upper() in known else None
+    inside = [line.partition("=") for line in binding.value.splitlines()[1:]]
+    swallowed = [name.strip() for name, separator, _ in inside if separator and name.strip().upper() in known]
+    return f"opens a quote that is closed only after {swallowed[0]}" if swallowed else None

@@ -1,0 +1,1 @@
+"""The Kafka port: a consumer group member and a transactional producer."""

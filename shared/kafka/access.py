@@ -1,0 +1,130 @@
+"""What it means when a server does not let us in: a wrong setting stops the start and is named; what may pass by itself
+is asked for again.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka.admin import AdminClient
+
+from ..errors import KafkaUnavailable, Misconfigured
+from ..settings import Settings
+
+RIGHTS = {
+    KafkaError.TOPIC_AUTHORIZATION_FAILED: "READ on {topic} if the service consumes it, WRITE if it publishes on it",
+    KafkaError.GROUP_AUTHORIZATION_FAILED: "READ on the group of the service's name",
+    KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "WRITE on the transactional ids of the service: its name-*",
+    KafkaError.CLUSTER_AUTHORIZATION_FAILED: "IDEMPOTENT_WRITE on the cluster",
+}
+"""What Kafka says when a right is missing, and the right."""
+
+ANSWER_SECONDS = 15.0
+"""A broker that gives no answer for so long is not there."""
+
+DENIED_SECONDS = 2.0
+"""The client tries again by itself, on other brokers too, so one refusal is not the last word: a broker that is just
+restarting may break off a TLS handshake, or not know its users yet.
+"""
+
+LOOK_AGAIN_SECONDS = 0.05
+
+PRODUCE_MIN = 12
+"""What Kafka 4.0 brought (KIP-890). Everything here was tried and proved with 4.3."""
+
+_PRODUCE = re.compile(r"(\S+): +ApiKey Produce \(0\) Versions \d+\.\.(\d+)")
+
+_DENIED = {
+    KafkaError._AUTHENTICATION: "KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD, KAFKA_SASL_MECHANISM",
+    KafkaError._SSL: "KAFKA_SSL_CA_LOCATION, KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CERTIFICATE_LOCATION",
+}
+"""What the client says when it is not let in, and the settings that decide it."""
+
+_TLS_ALERT = " alert "
+"""In OpenSSL's words: `tlsv13 alert certificate required`, `tlsv1 alert unknown ca`."""
+
+
+def denial(error: KafkaError) -> str | None:
+    """Tell which settings an error is about, if it says that the brokers do not let us in."""
+    # A broker that refuses our certificate sends an alert, which the client takes for a lost connection.
+    code = KafkaError._SSL if _TLS_ALERT in error.str() else error.code()
+    return f"{_DENIED[code]}: Kafka does not let us in: {error.str()}" if code in _DENIED else None
+
+
+def not_permitted(error: KafkaError, topic: str = "each topic") -> Misconfigured | None:
+    """Tell which right is missing, if that is what an error is about."""
+    if error.code() not in RIGHTS:
+        return None
+    right = RIGHTS[error.code()].format(topic=topic or "each topic")
+    return Misconfigured(
+        f"Kafka does not permit this service to work: {error.name()}: {error.str()}. Grant it {right}; the list is in "
+        "docs/deploying.md"
+    )
+
+
+class _Versions(logging.Handler):
+    """Reads in librdkafka's log what brokers know; no call of the client gives it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.produce: dict[str, int] = {}
+        """By broker: the highest version of Produce."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if found := _PRODUCE.search(record.getMessage()):
+            self.produce[found[1]] = int(found[2])
+
+
+def admin(settings: Settings) -> AdminClient:
+    """Make an admin client, and see that a broker answers it.
+
+    Raises `Misconfigured` if the brokers do not let us in, or one is older than Kafka 4.0; `KafkaUnavailable` if there
+    is no answer.
+    """
+    reported: list[KafkaError] = []
+    versions, logger = _Versions(), logging.getLogger("librdkafka.admin")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers = [versions]
+    options: dict[str, Any] = {"socket.timeout.ms": 10_000, "debug": "feature", "error_cb": reported.append}
+    try:
+        client = AdminClient(settings.kafka() | options, logger=logger)
+    except KafkaException as error:  # a file that is no certificate, a key that does not belong to it
+        raise Misconfigured(f"KAFKA_SSL_*, KAFKA_SASL_*: {error.args[0].str()}") from None
+    answer = client.describe_cluster(request_timeout=ANSWER_SECONDS)
+    denied_at: float | None = None
+    deadline = time.monotonic() + ANSWER_SECONDS + 5
+    while not answer.done() and time.monotonic() < deadline:
+        client.poll(LOOK_AGAIN_SECONDS)
+        denials = [reason for error in reported if (reason := denial(error))]
+        if denials:
+            denied_at = denied_at or time.monotonic()
+            if time.monotonic() > denied_at + DENIED_SECONDS and not answer.done():
+                raise Misconfigured(denials[-1])
+    while client.poll(0):
+        pass  # the rest of the log
+    _refuse_old(versions.produce)
+    try:
+        answer.result(0)
+    except (KafkaException, TimeoutError) as error:
+        details = dict.fromkeys(reason.str() for reason in reported if reason.code() != KafkaError._ALL_BROKERS_DOWN)
+        # A broker that wants TLS breaks off without a word what does not begin with it.
+        detail = "; ".join(list(details)[-2:]) or "if so, it may want another KAFKA_SECURITY_PROTOCOL"
+        # It may come back: the process ends, and its supervisor starts it again.
+        raise KafkaUnavailable(
+            f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers} with "
+            f"KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol}; is one up there? {detail}"
+        ) from error
+    return client
+
+
+def _refuse_old(produce: Mapping[str, int]) -> None:
+    for broker, version in produce.items():
+        if version < PRODUCE_MIN:
+            raise Misconfigured(
+                f"KAFKA_BOOTSTRAP_SERVERS: the broker {broker} is older than Kafka 4.0 (it knows Produce up to version "
+                f"{version}, not {PRODUCE_MIN}); its transactions were not tried with this"
+            )

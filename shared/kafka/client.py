@@ -1,0 +1,41 @@
+"""The Kafka port: a group member and a transactional producer of one slot, on one thread."""
+
+from .consumer import GroupMember
+from .producer import TransactionalProducer
+
+
+class KafkaClient:
+    """Implements `shared.protocol.ports.Kafka` by its two halves."""
+
+    def __init__(self, member: GroupMember, producer: TransactionalProducer) -> None:
+        self.poll = member.poll
+        self.committed = member.committed
+        self.beginning = member.beginning
+        self.read_from = member.read_from
+        self.pause = member.pause
+        self.resume = member.resume
+        self.leave = member.leave
+        self.renew = producer.renew
+        self.begin = producer.begin
+        self.produce = producer.produce
+        self.flush = producer.flush
+        self.send_offsets = producer.send_offsets
+        self.commit = producer.commit
+        self.confirm = producer.confirm
+        self._member = member
+        self._halves = (producer, member)
+
+    @property
+    def assigned(self) -> bool:
+        """Whether the group has given this worker its share, be it an empty one."""
+        return self._member.assigned
+
+    @property
+    def unreadable(self) -> str:
+        """Which inputs cannot be read on, and what to do about it; empty if all can."""
+        return self._member.unreadable
+
+    def close(self) -> None:
+        """Close both clients."""
+        for half in self._halves:
+            half.close()

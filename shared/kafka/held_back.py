@@ -1,0 +1,88 @@
+"""Inputs that are held back: somebody has a transaction open in the topic, and whoever reads committed records gets no
+further than its first record until it ends.
+"""
+
+import time
+from collections.abc import Collection, Mapping
+from contextlib import closing
+from datetime import UTC, datetime
+
+from confluent_kafka import TIMESTAMP_NOT_AVAILABLE, Consumer, KafkaException, TopicPartition
+
+from ..protocol.ports import Input
+from ..settings import Settings
+from .open_transactions import ENDED, Holder, holders, plain
+
+HELD_SECONDS = 10.0
+"""Transactions are open all the time, for milliseconds. One that is open for so long is told."""
+
+READ_SECONDS = 4.0
+
+
+class Held:
+    """One input, held back at an offset."""
+
+    def __init__(self, source: Input, offset: int) -> None:
+        self.source = source
+        self.offset = offset
+        self.asked = self.told = False
+        self._began = time.monotonic()
+        self._since = datetime.now(UTC)
+        self.holder = Holder()
+        self._first = "unknown"
+
+    def seconds(self) -> float:
+        """How long it has been seen."""
+        return time.monotonic() - self._began
+
+    def read(self, settings: Settings, group: str) -> None:
+        """Read the first record of the transaction, which is at the offset, if a client can."""
+        reader = Consumer(
+            {
+                **settings.kafka(),
+                "group.id": group,  # it is not joined, and nothing is committed
+                "isolation.level": "read_uncommitted",
+                "enable.auto.commit": False,
+                "log_level": 0,  # what fails is told below
+            }
+        )
+        with closing(reader):
+            try:
+                reader.assign([TopicPartition(*self.source, self.offset)])
+                found = reader.poll(READ_SECONDS)
+                if found is None or found.error() is not None or found.offset() != self.offset:
+                    return
+                headers = dict(found.headers() or ())
+            except (KafkaException, UnicodeDecodeError):  # the name of a header may be any bytes
+                return
+        kind, milliseconds = found.timestamp()
+        if kind != TIMESTAMP_NOT_AVAILABLE:
+            self._since = datetime.fromtimestamp(milliseconds / 1_000, UTC)
+        self._first = described(headers)
+
+    def __str__(self) -> str:
+        topic, partition = self.source
+        since = (self.holder.began if self.holder.state not in ENDED else None) or self._since
+        tool = f"kafka-transactions.sh describe-producers --topic {topic} --partition {partition}"
+        find = "" if self.holder.transactional_id else f"`{tool}` names its producer, "
+        return (
+            f"{self.source} is held back at offset {self.offset} since {since:%Y-%m-%d %H:%M:%S} UTC by {self.holder}; "
+            f"its first record: {self._first}; {find}docs/operating.md, 'A transaction that does not end', says how to "
+            "end it, also in a topic of somebody else"
+        )
+
+
+def described(headers: Mapping[str, bytes | str | None]) -> str:
+    """Name an event by its headers, of which a stranger's may have any."""
+    source, event, identity = (plain(headers.get(name)) for name in ("ce_source", "ce_type", "ce_id"))
+    named = f"{event or 'an event without ce_type'} {identity or '(without ce_id)'}"
+    return f"{named} of {source}" if source else "one without ce_source"
+
+
+def ask(settings: Settings, group: str, held: Collection[Held]) -> None:
+    """Find out whose transactions they are, as far as anybody tells. It takes some seconds if nobody answers."""
+    found = holders(settings, f"{group}-held-back", {one.source: one.offset for one in held})
+    for one in held:
+        one.holder = found[one.source]
+        one.read(settings, group)
+        one.asked = True

@@ -1,0 +1,318 @@
+"""The producer: idempotent and transactional, and trusted only as far as `docs/decision-table.md` says.
+
+Every call has a finite budget. Whatever does not plainly succeed raises `KafkaInDoubt`, and the one recovery replaces
+the producer: it never aborts, since a new producer with the same transactional.id ends whatever the old one left open.
+"""
+
+import logging
+import re
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
+
+from ..errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Misconfigured
+from ..events import CONTENT_TYPE, SPEC_VERSION
+from ..protocol.ports import KEY_BYTES_MAX, REPORTED, Committed, Input, OutboxRow
+from ..service import Service
+from ..settings import Settings
+from ..telemetry.waits import MAIN_LOOP
+from .access import RIGHTS, not_permitted
+from .ended_transactions import see_ended
+
+GENERATION = frozenset(
+    {
+        KafkaError.ILLEGAL_GENERATION,
+        KafkaError.UNKNOWN_MEMBER_ID,
+        KafkaError.REBALANCE_IN_PROGRESS,
+        KafkaError.FENCED_INSTANCE_ID,
+        KafkaError.STALE_MEMBER_EPOCH,
+        KafkaError.FENCED_MEMBER_EPOCH,
+    }
+)
+"""The group moved on: expected in a rebalance."""
+
+CONTENT = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.RECORD_LIST_TOO_LARGE})
+"""A row can never be published. INVALID_MSG is none of these: the client takes it for damage on the way and sends
+again.
+"""
+
+SET_UP = {
+    KafkaError.INVALID_TIMESTAMP: "the clock of this machine or of the broker is wrong, or the topic's "
+    "message.timestamp.*.max.ms allows too little: correct it",
+    KafkaError.UNSUPPORTED_COMPRESSION_TYPE: "the topic takes no such compression: correct its compression.type",
+}
+"""What the broker refuses for how it, or this machine, is set up; and what to mend."""
+
+REFUSED = frozenset(
+    {
+        *RIGHTS,
+        *SET_UP,
+        KafkaError.INVALID_TRANSACTION_TIMEOUT,
+        KafkaError.UNSUPPORTED_VERSION,
+    }
+)
+"""No new attempt helps; somebody has to mend rights or settings."""
+
+PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
+"""What is reported of the rows of a transaction that has failed, whatever it failed for."""
+
+MESSAGE_BYTES = 1_000_000
+"""The client's default for the largest record; it bounds a batch as well, so it is never made smaller."""
+
+AROUND_EVENT_BYTES = KEY_BYTES_MAX + 4_000
+"""What a record has besides the event: its key, and headers of some 400 bytes, made of names that have their limits."""
+
+SLICE_SECONDS = 1.0
+"""One call of init or commit; between two of them the deadline is looked at."""
+
+INIT_SECONDS = 0.05
+"""Our first patience with a new producer; it doubles. A producer that is not connected yet, or that finds the broker
+still ending its predecessor's transaction, asks again only after half a second, fixed in librdkafka; one that replaces
+it asks at once. After a kill within a transaction this takes 0.17 s instead of 0.56.
+"""
+
+SUSPICIOUS = ("REQTMOUT", "FAIL", "TIMEOUT")
+"""Log facilities of librdkafka that tell of a request whose answer did not come, or of a lost connection."""
+
+NOT_CONNECTED = re.compile(r"in state (?:CONNECT|SSL_HANDSHAKE|APIVERSION_QUERY|AUTH_\w+)\b")
+"""What such a line says of a connection that never came to be: no request of ours was sent on it. While one of three
+brokers is down, the client tries it again and again, and a proxy in front of it may accept that.
+"""
+
+
+def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
+    """Return the client's settings for the worker in `slot`; all budgets follow from the transaction timeout."""
+    timeout = settings.transaction_timeout_ms
+    return {
+        **settings.kafka(),
+        "client.id": f"{service.name}-{slot}",
+        "transactional.id": f"{service.name}-{slot}",
+        "transaction.timeout.ms": timeout,
+        # An answer that takes half of this makes the producer suspect (KAFKA-17754), so it must leave room for that
+        # within the timeout.
+        "socket.timeout.ms": timeout // 3,
+        "message.max.bytes": max(MESSAGE_BYTES, settings.event_bytes_max + AROUND_EVENT_BYTES),
+        "message.timeout.ms": timeout * 3 // 4,
+        "enable.idempotence": True,
+        "acks": "all",
+        # CRC32 of the key: the lane of a row and the partition of its record agree.
+        "partitioner": "consistent",
+        # At its default of 100 ms, back-to-back transactions wait for the coordinator to finish the last one.
+        "retry.backoff.ms": 5,
+        "reconnect.backoff.max.ms": 1_000,
+        # A batch is flushed at once, and gathers while its partitions are added to the transaction. With a linger
+        # of 5 ms a flush took 4 ms longer.
+        "linger.ms": 0,
+        # A report for each row would cost as much as the row; a failed one fails the commit as well.
+        "delivery.report.only.error": True,
+        "socket.keepalive.enable": True,
+    }
+
+
+class TransactionalProducer:
+    """The producing half of `shared.protocol.ports.Kafka`."""
+
+    def __init__(
+        self, settings: Settings, service: Service, slot: int, make: Callable[..., Producer] = Producer
+    ) -> None:
+        self._service = service
+        self._settings = settings
+        self._make = make
+        self._configuration = configuration(settings, service, slot) | {"on_delivery": self._delivered}
+        self._budget = settings.transaction_timeout_ms / 1_000
+        self._suspect_seconds = self._configuration["socket.timeout.ms"] / 2_000
+        self._producer: Producer | None = None
+        self._logger = logging.getLogger(f"librdkafka.{service.name}-{slot}")
+        self._logger.setLevel(logging.DEBUG)
+        self._logger.propagate = False
+        self._logger.handlers = [_Suspicion(self)]
+        self._suspect: str | None = None
+        self._refused: KafkaError | None = None
+        self._headers = [("ce_specversion", SPEC_VERSION), ("ce_source", service.name), ("content-type", CONTENT_TYPE)]
+
+    def renew(self) -> None:
+        old, self._producer = self._producer, None
+        if old is not None:
+            # Without the purge the client would wait for the old one's rows while it is destroyed.
+            old.purge(in_queue=True, in_flight=True, blocking=False)
+            del old
+        # This and what follows fit into what the watchdog gives to a recovery: three transaction timeouts.
+        with MAIN_LOOP.waiting("Kafka to end what our predecessor left open (init_transactions)", self._budget):
+            producer = self._initialised()
+        # The broker says that ours has ended before `init_transactions` returns. It is not always so.
+        see_ended(self._settings, self._service, self._budget / 2)
+        producer.poll(0)  # what the log has about its beginning is over
+        self._producer = producer
+        self._suspect = self._refused = None
+
+    def _initialised(self) -> Producer:
+        began, patience = time.monotonic(), INIT_SECONDS
+        while True:
+            producer = self._make(self._configuration, logger=self._logger)
+            with suppress(KafkaException):
+                producer.list_topics(timeout=SLICE_SECONDS)  # waits for a connection
+            try:
+                producer.init_transactions(patience)
+                break
+            except KafkaException as error:
+                reason: KafkaError = error.args[0]
+                if reason.code() in REFUSED:
+                    refused = Misconfigured(
+                        f"Kafka refuses the transactional producer: {reason.name()}: {reason.str()}"
+                    )
+                    raise not_permitted(reason) or refused from error
+                if not reason.retriable():
+                    raise KafkaInDoubt(f"init_transactions: {reason.name()}: {reason.str()}") from error
+                if time.monotonic() - began > 0.75 * self._budget:
+                    raise KafkaUnavailable(f"init_transactions: {reason.name()}: {reason.str()}") from error
+                patience = min(2 * patience, SLICE_SECONDS)
+        return producer
+
+    def begin(self) -> None:
+        self.confirm()
+        self._refused = None
+        with self._timed("begin_transaction") as producer:
+            producer.begin_transaction()
+
+    def produce(self, rows: Sequence[OutboxRow]) -> None:
+        deadline = time.monotonic() + self._budget
+        with self._timed("produce", suspicious=False) as producer:
+            produce = producer.produce
+            for row in rows:
+                headers: list[tuple[str, str | bytes | None]] = [
+                    *self._headers,
+                    ("ce_id", row.event_id),
+                    ("ce_type", f"{row.event_type}.v{row.event_version}"),
+                    ("ce_time", row.time),
+                ]
+                if row.traceparent:
+                    headers.append(("traceparent", row.traceparent))
+                while True:
+                    try:
+                        produce(row.topic, row.data, row.key, headers=headers)
+                        break
+                    except BufferError:
+                        if time.monotonic() > deadline:
+                            raise KafkaInDoubt("the producer's queue stayed full") from None
+                        producer.poll(0.05)
+
+    def flush(self) -> None:
+        with self._timed("flush") as producer:
+            left = producer.flush(self._budget)
+        if left:
+            raise KafkaInDoubt(f"{left} rows were not acknowledged in time")
+        self._check()
+
+    def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
+        if group_metadata is None:
+            # Without a member the broker would skip the check of the generation (KAFKA-9365).
+            raise GenerationLost("this consumer is no member of its group")
+        offsets = [TopicPartition(*source, offset, metadata=REPORTED) for source, offset in inputs.items()]
+        for lane, published in lanes.items():
+            offsets.append(
+                TopicPartition(self._service.lane_topic, lane, published.offset, metadata=published.metadata)
+            )
+        with self._timed("send_offsets_to_transaction") as producer:
+            producer.send_offsets_to_transaction(offsets, group_metadata, self._budget)
+
+    def commit(self) -> None:
+        deadline = time.monotonic() + self._budget
+        with self._timed("commit_transaction") as producer:
+            while True:
+                try:
+                    producer.commit_transaction(SLICE_SECONDS)
+                    break
+                except KafkaException as error:
+                    # After a timeout only the same call may follow: it goes on where it was.
+                    if error.args[0].code() != KafkaError._TIMED_OUT or time.monotonic() > deadline:
+                        raise
+            producer.poll(0)  # serves the log
+        self._check()
+        if self._suspect:
+            # librdkafka cannot tell a delayed EndTxn of this transaction from one of the next (KIP-890): none may
+            # follow with this epoch.
+            raise KafkaInDoubt(f"committed, but under suspicion: {self._suspect}")
+
+    def confirm(self) -> None:
+        with self._timed("poll", suspicious=False) as producer:
+            producer.poll(0)  # serves the log
+        if self._suspect:
+            raise KafkaInDoubt(f"in doubt since the last commit: {self._suspect}")
+
+    def close(self) -> None:
+        """Let go of the producer, without waiting for anything."""
+        if self._producer is not None:
+            self._producer.purge(in_queue=True, in_flight=True, blocking=False)
+            self._producer = None
+
+    def suspect(self, reason: str) -> None:
+        """Note that a request may still be on its way."""
+        self._suspect = self._suspect or reason
+
+    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+        if error is not None and (self._refused is None or error.code() in CONTENT):
+            self._refused = error
+
+    def _check(self) -> None:
+        if self._refused is not None:
+            raise _meaning("delivery", self._cause(self._refused) if self._refused.code() in PURGED else self._refused)
+
+    def _cause(self, otherwise: KafkaError) -> KafkaError:
+        """Ask what the transaction failed for: to begin another one is refused with that."""
+        try:
+            if self._producer is not None:
+                self._producer.begin_transaction()
+        except KafkaException as error:
+            cause: KafkaError = error.args[0]
+            if cause.code() != KafkaError._STATE:  # that is: it did not fail
+                return cause
+        return otherwise
+
+    @contextmanager
+    def _timed(self, call: str, *, suspicious: bool = True) -> Iterator[Producer]:
+        """Time a call, and raise what its failure means."""
+        if self._producer is None:
+            raise KafkaInDoubt("there is no producer")
+        began = time.monotonic()
+        try:
+            with MAIN_LOOP.waiting(f"Kafka's answer to {call}", self._budget):
+                yield self._producer
+        except KafkaException as error:
+            self._check()
+            raise _meaning(call, error.args[0]) from error
+        except SystemError as error:
+            # A fatal error may be raised while a delivery callback runs (confluent-kafka-python #865).
+            raise _meaning(call, self._cause(KafkaError(KafkaError._FAIL, str(error)))) from error
+        took = time.monotonic() - began
+        if suspicious and took >= self._suspect_seconds:
+            self.suspect(f"{call} took {took:.1f} s")
+
+
+def _meaning(call: str, error: KafkaError) -> Exception:
+    text = f"{call}: {error.name()}: {error.str()}"
+    if error.code() in GENERATION:
+        return GenerationLost(text)
+    if error.code() in CONTENT:
+        return ContentRefused(text)
+    if error.code() in REFUSED:
+        mend = SET_UP.get(error.code(), "")
+        return not_permitted(error) or Misconfigured(
+            f"Kafka does not permit this service to work: {text}" + (f": {mend}" if mend else "")
+        )
+    return KafkaInDoubt(text)
+
+
+class _Suspicion(logging.Handler):
+    """Reads librdkafka's log for requests that were not answered."""
+
+    def __init__(self, producer: TransactionalProducer) -> None:
+        super().__init__()
+        self._producer = producer
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if line.startswith(SUSPICIOUS) and not NOT_CONNECTED.search(line):
+            self._producer.suspect(line)

@@ -1,0 +1,50 @@
+"""`decisions list`: what operators have decided, the newest last."""
+
+from typing import Any
+
+from sqlalchemy import text
+
+from .maintenance import Context
+from .output import as_json, columns, echo
+
+_LIST = text("""
+    SELECT id, decided_at, command, source, before, after FROM exactly_once_decision
+    WHERE CAST(:source AS text) IS NULL OR source = :source ORDER BY id DESC LIMIT :most
+""")
+
+
+def show(context: Context, *, source: str | None, most: int, json: bool) -> None:
+    """Print the newest decisions, all or those about one source."""
+    with context.engine.begin() as connection:
+        rows: list[Any] = list(connection.execute(_LIST, {"source": source, "most": most + 1}))
+    shown = [
+        {
+            "id": row.id,
+            "decided_at": row.decided_at.isoformat(),
+            "command": row.command,
+            "source": row.source,
+            "before": row.before,
+            "after": row.after,
+        }
+        for row in reversed(rows[:most])
+    ]
+    if json:
+        as_json(shown)
+        return
+    columns(
+        ("ID", "DECIDED", "COMMAND", "SOURCE", "BEFORE", "AFTER"),
+        [
+            (d["id"], d["decided_at"][:19], d["command"], d["source"], _facts(d["before"]), _facts(d["after"]))
+            for d in shown
+        ],
+    )
+    if len(rows) > most:
+        echo(f"... the newest {most}; --limit shows more")
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    """Return facts as a line; of a long list its length."""
+    return ", ".join(
+        f"{name} {f'({len(fact)})' if isinstance(fact, list) and len(fact) > 5 else 'none' if fact is None else fact}"
+        for name, fact in facts.items()
+    )

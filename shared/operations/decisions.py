@@ -1,0 +1,161 @@
+"""`positions adopt | rewind | skip`: an operator decides where Kafka and PostgreSQL disagree.
+
+The three words mean the same everywhere. `adopt` believes what Kafka shows. `rewind` would rather publish or handle
+something twice than not at all. `skip` would rather not do it than do it twice. docs/operating.md has the whole table.
+"""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from sqlalchemy import Connection, text
+
+from ..errors import CommandFailed
+from ..protocol.ports import Input
+from . import input_decisions, lane_decisions, maintenance, survey
+from .maintenance import Choice, Context, Maintenance, Plan
+from .output import echo
+
+_CLUSTER = text("SELECT cluster_id FROM exactly_once_cluster")
+_SET_CLUSTER = text("UPDATE exactly_once_cluster SET cluster_id = :id")
+_TOPICS = text("SELECT name, topic_id, partitions FROM exactly_once_topic")
+_SET_TOPIC = text("UPDATE exactly_once_topic SET topic_id = :id, partitions = :partitions WHERE name = :name")
+
+
+def decide(context: Context, choice: Choice, sources: Sequence[str], to: int | None, *, yes: bool) -> None:
+    """Plan what `choice` means for `sources`, ask, and do it. Raises `CommandFailed`."""
+    with maintenance.maintenance(context) as here:
+        plans = []
+        for source in sources:
+            found = _plans(here, choice, source, to)
+            if not found:
+                echo(f"{source}: Kafka and the database agree; there is nothing to decide")
+            plans += found
+        for plan in plans:
+            echo(f"{plan.source}: {_facts(plan.before)} -> {_facts(plan.after)}")
+            echo(f"  {plan.means}")
+        if not plans:
+            return
+        maintenance.confirm(f"{choice} {', '.join(plan.source for plan in plans)}?", yes=yes)
+        for plan in plans:
+            after = {**plan.after, **plan.remembers}
+            with here.connection.begin():
+                plan.carry_out(here.connection)
+                maintenance.decided(here.connection, f"positions {choice}", plan.source, plan.before, after)
+            plan.finish()
+        echo(
+            "done; workers that are stopped go on by themselves in half a minute; start again those that you have ended"
+        )
+
+
+def _facts(facts: dict[str, Any]) -> str:
+    return ", ".join(f"{name} {'none' if fact is None else fact}" for name, fact in facts.items())
+
+
+def _plans(here: Maintenance, choice: Choice, source: str, to: int | None) -> list[Plan]:
+    lane, partition = re.fullmatch(r"lane-(\d+)", source), re.fullmatch(r"(.+)\[(\d+)\]", source)
+    if to is not None and not (partition and choice != "adopt"):
+        raise CommandFailed(f"--to is for rewind and skip of an input, and {source} is none: leave it out")
+    if source == "cluster":
+        return _cluster(here, choice)
+    if lane or source == "lanes":
+        refuse_other(here, here.context.service.lane_topic)
+        states = survey.lanes(here.connection, here.group, here.context.service)
+        wanted = [state for state in states if lane is None or state.lane == int(lane[1])]
+        if not wanted:
+            raise CommandFailed(f"{source}: there is no such lane")
+        plans = [lane_decisions.plan(here, choice, state) for state in wanted]
+        return [plan for plan in plans if plan is not None]
+    if partition or source == "inputs":
+        topics = [partition[1]] if partition else list(here.context.service.consumed_topics)
+        for topic in topics:
+            refuse_other(here, topic)
+        inputs = survey.inputs(here.connection, here.group, here.context.service)
+        chosen = [i for i in inputs if partition is None or i.source == Input(partition[1], int(partition[2]))]
+        if not chosen:
+            raise CommandFailed(
+                f"{source} is no input of {here.service}; it consumes {', '.join(here.context.service.consumed_topics)}"
+            )
+        found = [input_decisions.plan(here, choice, state, to) for state in chosen]
+        return [plan for plan in found if plan is not None]
+    return _topic(here, choice, source)
+
+
+def refuse_other(here: Maintenance, topic: str) -> None:
+    """Refuse to compare positions with a cluster or a topic that they are not of."""
+    present, cluster_id = here.group.topics([topic]).get(topic), here.group.cluster_id()
+    with here.connection.begin():
+        known_cluster = here.connection.execute(_CLUSTER).scalar_one_or_none()
+        known = {name: topic_id for name, topic_id, _ in here.connection.execute(_TOPICS)}.get(topic)
+    if known_cluster not in (None, cluster_id):
+        raise CommandFailed(
+            f"the positions are of cluster {known_cluster}, this is {cluster_id}: decide that first, with "
+            f"{here.context.command('positions adopt --target cluster')}"
+        )
+    if present is not None and known not in (None, present.id):
+        raise CommandFailed(
+            f"topic {topic} was deleted and created again: decide that first, with "
+            f"{here.context.command(f'positions adopt --target {topic}')}"
+        )
+
+
+def _only_adopt(choice: Choice, what: str) -> None:
+    if choice != "adopt":
+        raise CommandFailed(
+            f"of {what} there is only adopt: neither {choice} nor anything else brings back the old one"
+        )
+
+
+def _cluster(here: Maintenance, choice: Choice) -> list[Plan]:
+    _only_adopt(choice, "a cluster")
+    new = here.group.cluster_id()
+    with here.connection.begin():
+        old = here.connection.execute(_CLUSTER).scalar_one_or_none()
+    if old in (None, new):
+        return []
+
+    def carry_out(connection: Connection) -> None:
+        connection.execute(_SET_CLUSTER, {"id": new})
+
+    means = (
+        "The topics of the new cluster have other ids, so the next start stops for each of them: adopt it by its name, "
+        "which sets the next offset to its beginning. The published position is missing there, so each lane must "
+        "be decided too"
+    )
+    return [Plan("cluster", {"cluster_id": old}, {"cluster_id": new}, means, carry_out)]
+
+
+def _topic(here: Maintenance, choice: Choice, name: str) -> list[Plan]:
+    _only_adopt(choice, "a topic")
+    topic = here.group.topics([name]).get(name)
+    with here.connection.begin():
+        known = {row.name: (row.topic_id, row.partitions) for row in here.connection.execute(_TOPICS)}
+    if name not in known:
+        raise CommandFailed(
+            f"{name} is no source: name an input, a lane, cluster, or one of {', '.join(sorted(known))}"
+        )
+    if topic is None:
+        raise CommandFailed(f"Kafka has no topic {name}; create it with {here.context.command('topics')}")
+    if topic.id == known[name][0]:
+        return []
+    moves = input_decisions.begin_again(here, name)
+
+    def carry_out(connection: Connection) -> None:
+        connection.execute(_SET_TOPIC, {"id": topic.id, "partitions": topic.partitions, "name": name})
+        input_decisions.begin_at(connection, moves)
+
+    means = (
+        "Its positions begin anew, under a new epoch, so that new events get new ids" if moves else "It is not consumed"
+    )
+    if name == here.context.service.lane_topic:
+        means = "the published position went with the old topic, so each lane must be decided too"
+    return [
+        Plan(
+            name,
+            {"topic_id": known[name][0], "partitions": known[name][1]},
+            {"topic_id": topic.id, "partitions": topic.partitions, **{str(i): h for i, h in moves.items()}},
+            means,
+            carry_out,
+            lambda: input_decisions.lower(here, moves),
+        )
+    ]

@@ -1,0 +1,59 @@
+"""What a service must stop for: everything that Kafka and PostgreSQL say of it, asked anew by clients of its own.
+
+A worker believes nothing that its own clients told it before this says the same, and goes on when this says nothing any
+more; `positions show` shows the same words.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy import Engine, text
+
+from ..errors import ContentStuck, KafkaWentBack, NotLetIn, Stop
+from ..postgres import positions
+from ..service import Service
+from ..settings import Settings
+from ..worker import startup
+from . import survey
+from .group import Group
+
+_ROW = text("SELECT EXISTS (SELECT FROM exactly_once_outbox WHERE event_id = :event_id)")
+
+
+def diagnose(engine: Engine, settings: Settings, service: Service) -> list[Stop]:
+    """Return all that workers must stop for, the deepest cause first.
+
+    Raises `KafkaUnavailable`, `DatabaseUnavailable`, `CommandFailed` or `DBAPIError` if somebody does not answer,
+    `Misconfigured`.
+    """
+    seen = startup.see_topics(settings, service)
+    startup.refuse_missing(service, seen)
+    with engine.connect() as connection:
+        with connection.begin():
+            topics = startup.compare_topics(connection, settings, service, seen)
+        if topics:
+            return list(topics.values())  # the positions are of another log
+        with Group(settings, service) as group:
+            found = [state.disagreement(service.name) for state in survey.inputs(connection, group, service)]
+            found += [state.disagreement(service.name) for state in survey.lanes(connection, group, service)]
+    return [stop for stop in found if stop is not None]
+
+
+def stands(stop: Stop | NotLetIn, engine: Engine, settings: Settings, service: Service) -> Sequence[Stop]:
+    """Return what a worker that has stopped for `stop` must still stop for; nothing if it may go on.
+
+    Raises what `diagnose` raises.
+    """
+    if isinstance(stop, ContentStuck):
+        with engine.connect() as connection, connection.begin():
+            if connection.execute(_ROW, {"event_id": stop.event_id}).scalar_one():
+                return [stop]
+    if found := diagnose(engine, settings, service):
+        return found
+    if isinstance(stop, KafkaWentBack) and stop.held is not None:
+        source, position = stop.held
+        with engine.connect() as connection, connection.begin():
+            if positions.read(connection, [source]).get(source) == position:
+                # It has grown beyond the next offset meanwhile; what was written since it was cut is not what was
+                # handled.
+                return [stop]
+    return []

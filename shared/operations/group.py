@@ -1,0 +1,236 @@
+"""What Kafka says of a service, for an operator: who is in its group, its committed offsets, how far its topics reach.
+
+Nothing here joins the group. Only `lower` changes anything, and the broker refuses it while the group has members.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping
+from types import TracebackType
+from typing import Any, NamedTuple, Self, TypeVar
+
+from confluent_kafka import (
+    OFFSET_INVALID,
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    IsolationLevel,
+    KafkaError,
+    KafkaException,
+    TopicPartition,
+)
+from confluent_kafka.admin._listoffsets import OffsetSpec
+from confluent_kafka.cimpl import NewPartitions
+
+from ..errors import CommandFailed, KafkaUnavailable
+from ..kafka import access, topics
+from ..kafka.consumer import committed_offsets
+from ..protocol.ports import Committed, Input
+from ..service import Service
+from ..settings import Settings
+
+POLL_SECONDS = 0.2
+
+CLEANUP_SECONDS = 15.0
+"""After its timeout a transaction is ended by the broker's next cleanup: every 10 s, unless the broker is set up
+otherwise."""
+
+
+MOVING = frozenset(
+    {
+        KafkaError.NOT_COORDINATOR,
+        KafkaError.COORDINATOR_NOT_AVAILABLE,
+        KafkaError.COORDINATOR_LOAD_IN_PROGRESS,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.UNKNOWN_LEADER_EPOCH,
+        KafkaError.FENCED_LEADER_EPOCH,
+        KafkaError.OFFSET_NOT_AVAILABLE,
+        KafkaError.REPLICA_NOT_AVAILABLE,
+        KafkaError.KAFKA_STORAGE_ERROR,
+        KafkaError.NOT_CONTROLLER,
+        KafkaError.BROKER_NOT_AVAILABLE,
+        KafkaError.NETWORK_EXCEPTION,
+        KafkaError.REQUEST_TIMED_OUT,
+        KafkaError._NOENT,  # "Failed to query partition leaders"
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError._TIMED_OUT_QUEUE,
+        KafkaError._RESOLVE,
+        KafkaError._ALL_BROKERS_DOWN,
+    }
+)
+"""The coordinator or the leader has just moved, or a broker is just starting; ask again."""
+
+MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC})
+
+Answer = TypeVar("Answer")
+
+
+class _Silent(KafkaUnavailable):
+    """A leader did not answer."""
+
+
+class Span(NamedTuple):
+    """What a partition holds."""
+
+    low: int
+    """Its first offset."""
+    stable: int
+    """Where read_committed ends: before the first transaction that is open."""
+    high: int
+    """Its end."""
+
+
+class Topic(NamedTuple):
+    """A topic as it is now."""
+
+    id: str
+    partitions: int
+
+
+class Group:
+    """The consumer group of a service and its topics, seen from outside."""
+
+    def __init__(self, settings: Settings, service: Service) -> None:
+        self._settings = settings
+        self._service = service
+        self._admin = access.admin(settings)
+        self._reader = Consumer(
+            {
+                **settings.kafka(),
+                "group.id": service.name,  # it is asked for, not joined: nothing is subscribed
+                "isolation.level": "read_committed",
+                "enable.auto.commit": False,
+                "log_level": 0,  # what fails is told by the calls
+            }
+        )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._reader.close()
+
+    def cluster_id(self) -> str:
+        """Name the cluster."""
+        return str(_ask(lambda: _result(self._admin.describe_cluster(request_timeout=topics.ADMIN_SECONDS))).cluster_id)
+
+    def topics(self, names: Collection[str]) -> dict[str, Topic]:
+        """Describe topics; those that do not exist are left out."""
+        found = _ask(lambda: topics.describe(self._admin, self._settings, names)) if names else {}
+        return {name: Topic(str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None}
+
+    def members(self) -> list[str]:
+        """Name the members that the group has now."""
+        name = self._service.name
+        members = _ask(
+            lambda: _result(self._admin.describe_consumer_groups([name], request_timeout=topics.ADMIN_SECONDS)[name])
+        ).members
+        return sorted(f"{m.group_instance_id or m.member_id} at {m.host.lstrip('/')}" for m in members)
+
+    def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
+        """Read committed offsets as a worker does: only when no transaction is open that might change them."""
+        seconds = self._settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
+        deadline = time.monotonic() + seconds
+        while True:
+            try:
+                return committed_offsets(self._reader, self._service.lane_topic, inputs, lanes)
+            except KafkaUnavailable as error:
+                self.members()  # the same coordinator says so if a right is missing; the consumer only waits
+                if time.monotonic() > deadline:
+                    raise CommandFailed(f"after {seconds:.0f} s Kafka still gives no {error}") from error
+
+    def lower(self, positions: Mapping[Input, int]) -> None:
+        """Set the committed offsets of `positions`, so that none is above the next offset."""
+        offsets = [TopicPartition(source.topic, source.partition, offset) for source, offset in positions.items()]
+        if not offsets:
+            return
+        name = self._service.name
+        answers = _ask(
+            lambda: _result(
+                self._admin.alter_consumer_group_offsets(
+                    [ConsumerGroupTopicPartitions(name, offsets)], request_timeout=topics.ADMIN_SECONDS
+                )[name]
+            )
+        ).topic_partitions
+        for answer in answers or ():
+            if answer.error is not None:
+                raise CommandFailed(
+                    f"Kafka keeps the committed offset of {answer.topic}[{answer.partition}]: {answer.error}"
+                )
+
+    def spans(self, inputs: Collection[Input]) -> dict[Input, Span]:
+        """Tell what partitions hold; those that do not exist are left out."""
+        committed, all_of_it = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
+        earliest, latest = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
+        lows = self._offsets(inputs, earliest, all_of_it)
+        stable = self._offsets(lows, latest, committed)
+        highs = self._offsets(lows, latest, all_of_it)
+        return {i: Span(lows[i], stable[i], highs[i]) for i in lows if i in stable and i in highs}
+
+    def at_time(self, inputs: Collection[Input], milliseconds: int) -> dict[Input, int]:
+        """Return the first offset of each partition that is not older; -1 if all of it is older."""
+        return self._offsets(inputs, OffsetSpec.for_timestamp(milliseconds), IsolationLevel.READ_UNCOMMITTED)
+
+    def _offsets(self, inputs: Collection[Input], spec: OffsetSpec, level: IsolationLevel) -> dict[Input, int]:
+        asked = {TopicPartition(*source): spec for source in inputs}
+        if not asked:
+            return {}
+
+        def ask() -> dict[Input, int]:
+            found = {}
+            answers = self._admin.list_offsets(asked, isolation_level=level, request_timeout=topics.ADMIN_SECONDS)
+            for p, future in answers.items():
+                try:
+                    found[Input(p.topic, p.partition)] = int(_result(future).offset)
+                except KafkaUnavailable as error:
+                    if _code(error.__cause__) not in MISSING:
+                        raise
+            # When a leader does not answer, the client gives this instead of an error.
+            if silent := [str(source) for source, offset in found.items() if offset == OFFSET_INVALID]:
+                raise _Silent(f"{', '.join(silent)}: the leader did not answer how far it goes")
+            return found
+
+        return _ask(ask)
+
+    def grow(self, topic: str, partitions: int) -> None:
+        """Give `topic` as many partitions; returns when the brokers know them."""
+        asked = self._admin.create_partitions([NewPartitions(topic, partitions)], request_timeout=topics.ADMIN_SECONDS)
+        _result(asked[topic])
+        wait_until(lambda: self.topics([topic])[topic].partitions >= partitions, topics.ADMIN_SECONDS)
+
+
+def _ask(question: Callable[[], Answer]) -> Answer:
+    """Ask until there is an answer: a coordinator that has just moved is not there for a moment."""
+    deadline = time.monotonic() + topics.ADMIN_SECONDS
+    while True:
+        try:
+            return question()
+        except KafkaUnavailable as error:
+            if not (isinstance(error, _Silent) or _code(error.__cause__) in MOVING) or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+
+
+def _result(future: Any) -> Any:
+    try:
+        return future.result(topics.ADMIN_SECONDS + 5)
+    except KafkaException as error:
+        reason: KafkaError = error.args[0]
+        unavailable = KafkaUnavailable(f"Kafka: {reason.name()}: {reason.str()}")
+        raise access.not_permitted(reason) or unavailable from error
+
+
+def _code(error: BaseException | None) -> int | None:
+    return int(error.args[0].code()) if isinstance(error, KafkaException) else None
+
+
+def wait_until(condition: Callable[[], object], seconds: float) -> bool:
+    """Wait until `condition` holds; False if it does not within `seconds`."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True

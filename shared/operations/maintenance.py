@@ -1,0 +1,193 @@
+"""What an operator's commands work with, and the rules for those that decide something.
+
+A decision is made while nobody works: every slot is held, so that no worker can begin, and the consumer group is empty,
+so that Kafka accepts nothing from a worker that is only frozen. It is asked for before it is made, and the database
+remembers it, in the transaction that makes it.
+"""
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError
+
+from ..configuration.program import program
+from ..errors import CommandFailed
+from ..postgres.engine import refuse_transaction_pooler
+from ..postgres.outbox import Outbox
+from ..postgres.slots import LOCK_CLASS
+from ..service import Service
+from ..settings import Settings
+from .group import Group, wait_until
+from .output import ask, note
+
+Choice = Literal["adopt", "rewind", "skip"]
+
+SLOTS = 1_000
+"""The most that WORKER_SLOTS may be; a worker may have another value of it than this process."""
+
+LOCK = -2
+"""The advisory lock of the one operator who decides; slots are not negative, and -1 is housekeeping's."""
+
+STATEMENT_SECONDS = 600
+"""A decision may touch a whole outbox, which a batch never does."""
+
+HAND_OVER_SECONDS = 3.0
+"""What a process held that has just ended is free a moment later."""
+
+BROKERS_SESSION_SECONDS = 45.0
+"""The session timeout of a KIP-848 group is the broker's; this is its default."""
+
+# Other locks of this class have negative numbers: as an oid these are beyond any slot.
+_HOLDERS = text("""
+    SELECT held.objid, held.pid, coalesce(host(activity.client_addr), 'local')
+    FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid)
+    WHERE held.locktype = 'advisory' AND held.classid = :class AND CAST(held.objid AS bigint) < :slots AND held.granted
+        AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
+        AND held.pid <> pg_backend_pid()
+    ORDER BY held.objid LIMIT 5
+""")
+_TAKE_TURN = text("SELECT pg_try_advisory_lock(:class, :lock)")
+_TAKE_ALL = text("SELECT bool_and(pg_try_advisory_lock(:class, slot)) FROM generate_series(0, :slots - 1) AS slot")
+
+_GIVE_ALL = text("SELECT pg_advisory_unlock_all()")
+
+_DECISION = text("""
+    INSERT INTO exactly_once_decision (command, source, before, after)
+    VALUES (:command, :source, CAST(:before AS jsonb), CAST(:after AS jsonb)) RETURNING id
+""")
+
+
+@dataclass(frozen=True)
+class Context:
+    """What an operator's command works with."""
+
+    settings: Settings
+    service: Service
+    engine: Engine
+    outbox: Outbox
+
+    def command(self, words: str) -> str:
+        """Return a command of this service as it is typed."""
+        return f"`{program(self.service.name)} {words}`"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a decision will do."""
+
+    source: str
+    before: dict[str, Any]
+    after: dict[str, Any]
+    means: str
+    """What follows from it, for the operator who is asked."""
+    carry_out: Callable[[Connection], None]
+    """The database's part, in the transaction that also remembers the decision."""
+    finish: Callable[[], None] = lambda: None
+    """Kafka's part, after the commit; running the command again makes up for it."""
+    remembers: Mapping[str, Any] = field(default_factory=dict)
+    """What the decision keeps besides `after`."""
+
+
+@dataclass(frozen=True)
+class Maintenance:
+    """What a decision works with, while nobody else works."""
+
+    context: Context
+    group: Group
+    connection: Connection
+    """It holds the slots, and has no transaction open."""
+
+    @property
+    def service(self) -> str:
+        """The name of the service."""
+        return self.context.service.name
+
+
+@contextmanager
+def maintenance(context: Context) -> Iterator[Maintenance]:
+    """Keep every worker of the service from working while the block runs. Raises `CommandFailed` if one does."""
+    refuse_transaction_pooler(context.engine)
+    with Group(context.settings, context.service) as group, context.engine.connect() as connection:
+        connection.detach()  # when it is closed, so is the session, and the slots are free
+        with connection.begin():
+            connection.execute(text(f"SET statement_timeout = '{STATEMENT_SECONDS}s'"))
+        try:
+            if not wait_until(lambda: _take(connection), HAND_OVER_SECONDS):
+                raise CommandFailed(_who_works(context, connection))
+            _wait_until_empty(context, group)
+            yield Maintenance(context, group, connection)
+        finally:
+            # Explicitly, not left to the end of the session: that comes a moment after this process has gone on.
+            with suppress(DBAPIError):
+                _give(connection)
+
+
+def _take(connection: Connection) -> bool:
+    """Take the turn and every slot, or nothing."""
+    with connection.begin():
+        turn = connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one()
+        if turn and connection.execute(_TAKE_ALL, {"class": LOCK_CLASS, "slots": SLOTS}).scalar_one():
+            return True
+    _give(connection)
+    return False
+
+
+def _give(connection: Connection) -> None:
+    with connection.begin():
+        connection.execute(_GIVE_ALL)
+
+
+def _who_works(context: Context, connection: Connection) -> str:
+    with connection.begin():
+        turn = connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one()
+        holders = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS}).all()
+    if not turn:
+        return f"another command is deciding something of {context.service.name} just now; try again after it"
+    who = ", ".join(f"slot {slot} by server process {pid} for {host}" for slot, pid, host in holders)
+    return (
+        f"workers of {context.service.name} are at work ({who or 'a slot was held just now'}). Stop all of them, "
+        "then try "
+        "again; the API may stay up"
+    )
+
+
+def _wait_until_empty(context: Context, group: Group) -> None:
+    """Wait until the group has no member: one that was killed is given up by the broker after its session timeout."""
+    members = group.members()
+    if not members:
+        return
+    classic = context.settings.group_protocol == "classic"
+    seconds = (context.settings.session_timeout_ms / 1_000 if classic else BROKERS_SESSION_SECONDS) + 10
+    note(
+        f"waiting up to {seconds:.0f} s until Kafka gives up {len(members)} members of group {context.service.name} "
+        "that "
+        f"ended without leaving: {', '.join(members)}"
+    )
+    if not wait_until(lambda: not group.members(), seconds):
+        raise CommandFailed(
+            f"group {context.service.name} still has members: {', '.join(group.members())}. No worker of this database "
+            "holds a slot, so they are workers of another database, or something else that uses this group: stop them"
+        )
+
+
+def decided(
+    connection: Connection, command: str, source: str, before: Mapping[str, Any], after: Mapping[str, Any]
+) -> int:
+    """Remember a decision, in the transaction that carries it out; return its number."""
+    facts = {"command": command, "source": source, "before": json.dumps(before), "after": json.dumps(after)}
+    return int(connection.execute(_DECISION, facts).scalar_one())
+
+
+def confirm(question: str, *, yes: bool) -> None:
+    """Ask before something is done that cannot be undone. Raises `CommandFailed` unless the answer is yes."""
+    if yes:
+        return
+    if not sys.stdin.isatty():
+        raise CommandFailed(f"{question} Nobody is there to answer; add --yes to do it without asking")
+    if ask(f"{question} [yes/no]").strip().lower() != "yes":
+        raise CommandFailed("nothing was changed")

@@ -1,0 +1,106 @@
+"""What an operator reads: lines, aligned columns, or JSON for programs.
+
+Whatever a record holds, its text does nothing to a terminal: what is not printable is written as an escape - control
+characters, line ends, the marks that turn the direction of writing, lone surrogates - and so is what the terminal's
+encoding has not got. Whoever closes the pipe has read enough: the command goes on to its end, and says nothing more. So
+it does when the answer cannot be written, to a full disk for example, and this is reported on standard error.
+"""
+
+import json
+import os
+import sys
+from collections.abc import Sequence
+from typing import TextIO
+
+_lost: list[TextIO] = []
+"""The streams that could not be written to the end."""
+
+
+def echo(line: str = "") -> None:
+    """Print a line of the answer."""
+    _write(sys.stdout, printable(line))
+
+
+def note(line: str) -> None:
+    """Print a line about what is going on; it is no part of the answer."""
+    _write(sys.stderr, printable(line))
+
+
+def ask(question: str) -> str:
+    """Ask on standard error, and return the line that is answered."""
+    _write(sys.stderr, printable(question), end=" ")
+    return sys.stdin.readline()
+
+
+def columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+    """Print `rows` under `heads`, aligned; an absent value is shown as a dash."""
+    cells = [list(heads), *[["-" if cell is None else printable(str(cell)) for cell in row] for row in rows]]
+    widths = [max(len(row[n]) for row in cells) for n in range(len(heads))]
+    for row in cells:
+        echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def as_json(value: object) -> None:
+    """Print a value for programs, in ASCII."""
+    _write(sys.stdout, json.dumps(value, indent=2, ensure_ascii=True, default=str))
+
+
+def printable(text: str) -> str:
+    """Return text in which every character that could do something to a terminal is an escape of Python."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
+
+
+def end_quietly() -> None:
+    """Bring out what is still to be written, to nobody if nobody reads it."""
+    for stream in (sys.stdout, sys.stderr):
+        if stream is not None:
+            try:
+                stream.flush()
+            except (BrokenPipeError, ValueError):
+                _silence(stream)
+            except OSError as error:
+                _lose(stream, error)
+
+
+def lost() -> bool:
+    """Whether some of the answer could not be written, and it is not that nobody reads it."""
+    return bool(_lost)
+
+
+def age(seconds: float | None) -> str | None:
+    """Describe how old something is, in one unit."""
+    if seconds is None:
+        return None
+    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _write(stream: TextIO | None, text: str, end: str = "\n") -> None:
+    if stream is None:  # the process was started without it
+        return
+    encoding = stream.encoding or "utf-8"
+    try:
+        stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + end)
+        stream.flush()
+    except BrokenPipeError:
+        _silence(stream)
+    except OSError as error:
+        _lose(stream, error)
+
+
+def _lose(stream: TextIO, error: OSError) -> None:
+    _silence(stream)
+    _lost.append(stream)
+    if stream is not sys.stderr:
+        note(f"the answer cannot be written: {error.strerror}; what was to be done goes on")
+
+
+def _silence(stream: TextIO) -> None:
+    """Let a stream lead nowhere from now on: the interpreter flushes it once more in the end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, stream.fileno())
+    os.close(nowhere)

@@ -1,0 +1,162 @@
+"""`positions set-aside`: the record that an input waits at becomes a dead letter, and the input goes on behind it.
+
+A handler that raises `Retry` for ever holds up its input, and `skip` would lose the record. Here it is kept: one
+transaction of PostgreSQL locks the next offset, inserts the dead letter and its notice, moves the next offset past the
+record, and remembers the decision. That is what a worker does with a record that can never be handled, so it may be
+done while workers work: one that has the record in its hands finds the next offset beyond it, and drops it.
+"""
+
+import re
+import time
+from typing import NamedTuple
+
+from sqlalchemy import Connection
+
+from .. import events
+from ..errors import CommandFailed, KafkaUnavailable, Malformed, Retry
+from ..events import Envelope
+from ..kafka.consumer import headers
+from ..postgres import dead_letters, positions
+from ..protocol.ports import Input, NewDeadLetter, Position, Record
+from ..session import Session
+from . import maintenance, survey
+from .decisions import refuse_other
+from .group import Group
+from .maintenance import Context, Maintenance
+from .output import echo
+from .reading import Reading
+
+AHEAD = 10_000
+"""Records behind it that are searched for its key: some seconds of reading."""
+
+PATIENCE_SECONDS = 15.0
+"""How long nothing may come. Everything that is read is settled."""
+
+
+class _Found(NamedTuple):
+    record: Record
+    behind: int
+    """How many of the records behind it, of those that were read, have its key."""
+    read: int
+
+
+def set_aside(context: Context, source: str, offset: int | None, *, reason: str, yes: bool) -> None:
+    """Set aside the record that `source` waits at. Raises `CommandFailed`, if it is not the one at `offset` for
+    example.
+    """
+    if not reason.strip():
+        raise CommandFailed("--reason is empty: say why this record is not waited for")
+    if yes and offset is None:
+        raise CommandFailed("--yes needs --offset, so that it is the record that you mean")
+    which = _input(context, source)
+    with context.engine.connect() as connection:
+        position, end = _see(context, connection, which)
+        found = _look(context, which, position.next_offset, end)
+        record, told = found.record, _envelope(found.record)
+        if offset not in (None, record.offset):
+            raise CommandFailed(f"{which} waits at offset {record.offset}, not at {offset}: nothing was changed")
+        _describe(which, found, told)
+        maintenance.confirm(f"set aside {which}@{record.offset}?", yes=yes)
+        number = _move(
+            context, connection, position, NewDeadLetter(record, position.epoch, told, _reason(reason)), reason
+        )
+    echo(f"{which}@{record.offset} is dead letter {number} now; the input goes on behind it")
+    echo(f"to handle it after all: {context.command(f'dead-letters redrive {number}')}")
+
+
+def _reason(reason: str) -> Retry:
+    return Retry(f"an operator set it aside: {reason}")
+
+
+def _input(context: Context, source: str) -> Input:
+    found = re.fullmatch(r"(.+)\[(\d+)\]", source)
+    if found is None or found[1] not in context.service.consumed_topics:
+        raise CommandFailed(
+            f"{source} is no input like '<topic>[<partition>]'; known topics: "
+            f"{', '.join(context.service.consumed_topics)}"
+        )
+    return Input(found[1], int(found[2]))
+
+
+def _see(context: Context, connection: Connection, source: Input) -> tuple[Position, int]:
+    """Return the next offset and the end of what can be read. Raises `CommandFailed` where something else must be
+    decided first.
+    """
+    with Group(context.settings, context.service) as group:
+        refuse_other(Maintenance(context, group, connection), source.topic)
+        topic = group.topics([source.topic]).get(source.topic)
+        if topic is None:
+            raise CommandFailed(f"Kafka has no topic {source.topic}")
+        if source.partition >= topic.partitions:
+            raise CommandFailed(
+                f"{source.topic} has no partition {source.partition}: its last is {topic.partitions - 1}"
+            )
+        (state,) = survey.see_inputs(connection, group, [source])
+    stop = state.disagreement(context.service.name)
+    if stop is not None:
+        raise CommandFailed(f"first this must be decided: {stop}")
+    if state.position is None or state.span is None:
+        raise CommandFailed(f"{source}: no worker has begun with it")
+    return state.position, state.span.stable
+
+
+def _look(context: Context, source: Input, h: int, end: int) -> _Found:
+    """Read the record at the next offset, or the first one behind it where only markers lie between, and what comes
+    after it.
+    """
+    first: Record | None = None
+    behind = read = 0
+    reading = Reading(context, {source: (h, min(end, h + AHEAD))}, removed="error")
+    for portion in reading.portions():
+        for _, offset, message in portion:
+            if first is None:
+                first = Record(source, offset, message.key(), message.value(), headers(message))
+            else:
+                read += 1
+                behind += message.key() == first.key
+        if time.monotonic() > reading.silent_since + PATIENCE_SECONDS:
+            raise KafkaUnavailable(f"nothing comes from {source} at offset {h}")
+    if first is None:
+        raise CommandFailed(f"{source}: no record waits from offset {h} on")
+    return _Found(first, behind, read)
+
+
+def _envelope(record: Record) -> Envelope | None:
+    try:
+        return events.envelope(record.key, record.value, record.headers)
+    except Malformed:
+        return None
+
+
+def _describe(source: Input, found: _Found, told: Envelope | None) -> None:
+    what = f"{told.type}.v{told.version} {told.id}, key {told.key}" if told else "no event of ours"
+    echo(f"{source}@{found.record.offset}: {what}")
+    echo(
+        f"of the {found.read:,} records behind it that were looked at, {found.behind:,} have the same key; they are "
+        "handled without it, and it is handled after them when it is re-driven: the handlers have to bear that order"
+    )
+
+
+def _move(context: Context, connection: Connection, position: Position, dead_letter: NewDeadLetter, reason: str) -> int:
+    source, offset = dead_letter.record.input, dead_letter.record.offset
+    with Session(connection) as session, session.begin():
+        here = session.connection()
+        if positions.lock(here, [source]).get(source) != position:
+            raise CommandFailed(
+                f"{source} was moved meanwhile, so the record was handled or decided: nothing was changed"
+            )
+        (number,) = dead_letters.set_aside(session, context.service, context.outbox, [dead_letter])
+        context.outbox.write(session)
+        positions.advance(here, {source: offset + 1})
+        maintenance.decided(
+            here,
+            "positions set-aside",
+            str(source),
+            {
+                "H": position.next_offset,
+                "offset": offset,
+                "event_id": dead_letter.envelope.id if dead_letter.envelope else None,
+            },
+            {"H": offset + 1, "dead_letter": number, "reason": reason},
+        )
+    return number

@@ -1,0 +1,162 @@
+"""`dead-letters redrive`: handle a record again that was set aside.
+
+It is one PostgreSQL transaction: the dead letter is locked, its event goes into the inbox, its handlers run under the
+ids of the original record, what they publish goes into the outbox, and the dead letter is marked as done. So it happens
+once, whoever dies meanwhile, and however many do it at the same time. Nothing is produced: the workers publish it like
+everything else.
+"""
+
+from collections.abc import Iterator, Sequence
+from enum import Enum
+from typing import NamedTuple
+
+from sqlalchemy.exc import DBAPIError, IntegrityError
+
+from ..errors import CommandFailed, HandlingFailed, RecoveryNeeded, Reject, Retry, Unavailable
+from ..postgres import dead_letters
+from ..postgres.dead_letters import DeadLetter
+from ..postgres.handlers import Handlers
+from ..postgres.transaction import PostgresTransaction, unavailable
+from ..protocol.ports import Delivery
+from ..session import Session
+from ..telemetry.failures import describe
+from . import outbox
+from .maintenance import Context
+from .output import echo
+
+ATTEMPTS = 3
+"""A worker may hold a lock for a moment, or insert the same row first; more often than that is no coincidence."""
+
+PAGE = 500
+
+
+class Outcome(Enum):
+    """What became of a dead letter."""
+
+    DONE = "re-driven"
+    EARLIER = "was re-driven before"
+    EFFECTIVE = "had taken effect already, under the same event id; now marked as done"
+    FAILED = "failed"
+    DISMISSED = "was dismissed"
+    UNKNOWN = "there is no such dead letter"
+
+
+class Result(NamedTuple):
+    """What became of a dead letter, and why."""
+
+    outcome: Outcome
+    detail: str = ""
+
+    @property
+    def good(self) -> bool:
+        """Whether the dead letter is done."""
+        return self.outcome not in (Outcome.FAILED, Outcome.DISMISSED, Outcome.UNKNOWN)
+
+
+def redrive(context: Context, numbers: Sequence[int], *, every: bool, dismissed: bool) -> bool:
+    """Re-drive dead letters in the order in which they were set aside, `dismissed` ones only if that is requested too;
+    False if one of them is not done then.
+    """
+    handlers = Handlers(context.service)
+    results = []
+    for number in _every(context) if every else sorted(set(numbers)):
+        results.append(one(context, handlers, number, dismissed=dismissed))
+        outcome, detail = results[-1]
+        echo(f"{number}: {outcome.value}{': ' if detail else ''}{detail}")
+    if not results:
+        echo("no dead letter waits")
+    elif every:
+        done = sum(result.good for result in results)
+        echo(f"{len(results):,} dead letters: {done:,} done, {len(results) - done:,} not done")
+    return all(result.good for result in results)
+
+
+def _every(context: Context) -> Iterator[int]:
+    number = 0
+    while True:
+        with context.engine.begin() as connection:
+            page = dead_letters.waiting(connection, number, PAGE)
+        if not page:
+            return
+        yield from page
+        number = page[-1]
+
+
+def one(context: Context, handlers: Handlers, number: int, *, dismissed: bool = False) -> Result:
+    """Re-drive one dead letter. If it fails again it stays, with its new error.
+
+    Raises `CommandFailed` if the connection was lost, and with it the knowledge of what happened.
+    """
+    reason: Exception = CommandFailed()
+    for _ in range(ATTEMPTS):
+        try:
+            return _attempt(context, handlers, number, dismissed=dismissed)
+        except RecoveryNeeded as doubt:
+            raise CommandFailed(
+                f"{number}: the connection to PostgreSQL was lost: {doubt}. Run the command again"
+            ) from doubt
+        except Unavailable as error:
+            reason = error
+        except (Reject, Retry) as error:
+            return _failed(context, number, error)
+        except HandlingFailed as failure:
+            reason = failure.__cause__ if isinstance(failure.__cause__, Exception) else failure
+            if not isinstance(reason, IntegrityError):
+                return _failed(context, number, reason)
+    if isinstance(reason, Unavailable):  # this is not about the dead letter
+        return Result(Outcome.FAILED, str(reason))
+    return _failed(context, number, reason)
+
+
+def _failed(context: Context, number: int, reason: Exception) -> Result:
+    with context.engine.begin() as connection:
+        dead_letters.failed(connection, number, reason)
+    return Result(Outcome.FAILED, ": ".join(describe(reason)))
+
+
+def _attempt(context: Context, handlers: Handlers, number: int, *, dismissed: bool) -> Result:
+    with context.engine.connect() as connection:
+        session = Session(connection)
+        transaction = PostgresTransaction(
+            session, service=context.service, handlers=handlers, outbox=context.outbox, claim_bytes=0, warnings=[]
+        )
+        try:
+            dead_letter = _lock(session, number)
+            if dead_letter is None:
+                return Result(Outcome.UNKNOWN)
+            if dead_letter.redriven_at is not None:
+                return Result(Outcome.EARLIER, f"at {dead_letter.redriven_at:%Y-%m-%d %H:%M:%S}")
+            if dead_letter.dismissed_at is not None and not dismissed:
+                told = f"by decision {dead_letter.dismissed_by}; --dismissed handles it nevertheless"
+                return Result(Outcome.DISMISSED, told)
+            result = Result(Outcome.DONE)
+            if dead_letter.record.input.topic == context.service.lane_topic:
+                outbox.put_back(session.connection(), dead_letter)
+            elif not _handle(transaction, handlers, dead_letter):
+                result = Result(Outcome.EFFECTIVE)
+            dead_letters.done(session.connection(), number)
+            transaction.commit()
+            return result
+        finally:
+            transaction.rollback()
+
+
+def _lock(session: Session, number: int) -> DeadLetter | None:
+    try:
+        return dead_letters.find(session.connection(), number, lock=True)
+    except DBAPIError as error:
+        raise unavailable(error) or error from error
+
+
+def _handle(transaction: PostgresTransaction, handlers: Handlers, dead_letter: DeadLetter) -> bool:
+    """Do what a batch would have done with the record; False if its event has taken effect already."""
+    opened = handlers.open(dead_letter.record)
+    if opened is None:
+        raise Reject(
+            f"this service does not consume {dead_letter.event_type} on {dead_letter.record.input.topic} any more"
+        )
+    if not transaction.receive([(opened.envelope.source, opened.envelope.id)]):
+        return False
+    transaction.handle([Delivery(dead_letter.record, opened.envelope, opened.event, dead_letter.epoch)])
+    transaction.write_outbox()
+    return True

@@ -1,0 +1,218 @@
+"""What the two systems say of every position, side by side, and what that means: read for an operator.
+
+It may be read while workers work. What then looks like a disagreement is believed only if it stands still.
+"""
+
+import time
+from collections.abc import Collection, Iterable
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
+
+from ..errors import KafkaWentBack, Stop
+from ..kafka.held_back import Held, ask
+from ..postgres import outbox, positions
+from ..protocol import verdicts
+from ..protocol.ports import Claim, Committed, Input, Position
+from ..protocol.verdicts import Comparison, compare_input, compare_lane
+from ..service import Service
+from .group import Group, Span
+from .maintenance import Context
+
+STANDING_SECONDS = 1.0
+"""Transactions of those who are well take some milliseconds."""
+
+LOOK_AGAIN_SECONDS = 0.05
+
+ROUNDS_MAX = 5
+"""How often a disagreement is read again; a worker moves a position once in some milliseconds."""
+
+_INPUTS = text("SELECT topic, partition FROM exactly_once_position WHERE topic = ANY(:topics)")
+
+_LANES = text("SELECT lane FROM exactly_once_lane")
+
+# The rows of a claim are deleted together with it, so the rest of the lane can be had by subtraction.
+_WAITING = text("""
+    SELECT lane.lane, (SELECT count(*) FROM exactly_once_outbox AS outbox
+        WHERE outbox.lane = lane.lane), cardinality(lane.row_ids),
+           extract(epoch FROM clock_timestamp() - (SELECT min(decided_at) FROM exactly_once_outbox AS outbox
+               WHERE outbox.lane = lane.lane)),
+           extract(epoch FROM clock_timestamp() - (
+               SELECT min(decided_at) FROM exactly_once_outbox AS outbox LEFT
+                   JOIN unnest(lane.row_ids) AS claimed (id) USING (id)
+               WHERE outbox.lane = lane.lane AND claimed.id IS NULL))
+    FROM exactly_once_lane AS lane WHERE lane.lane = ANY(:lanes)
+""")
+
+
+class InputState(NamedTuple):
+    """An input, as both systems see it."""
+
+    source: Input
+    position: Position | None
+    committed: Committed | None
+    span: Span | None
+
+    @property
+    def lag(self) -> int | None:
+        """How many offsets are still to be handled, those that are held back included: what the metric
+        `exactly_once_consumer_lag_records` says. Control markers have offsets too, and the next offset passes them.
+        """
+        if self.span is None:
+            return None
+        return self.span.high - (self.position.next_offset if self.position else self.span.low)
+
+    @property
+    def beyond_the_end(self) -> bool:
+        """Whether the topic has lost records that were handled."""
+        return self.position is not None and self.span is not None and self.position.next_offset > self.span.high
+
+    def disagreement(self, service: str) -> Stop | None:
+        """What a worker would stop for."""
+        try:
+            compare_input(service, self.source, self.committed, self.position)
+        except Stop as stop:
+            return stop
+        if self.position is None or self.span is None:
+            return None
+        try:
+            verdicts.compare_reach(service, self.source, self.position.next_offset, self.span.low, self.span.high)
+        except KafkaWentBack as stop:
+            stop.held = (self.source, self.position)
+            return stop
+        except Stop as stop:
+            return stop
+        return None
+
+    def words(self) -> str:
+        """Describe what it means if there is no disagreement."""
+        if self.span is None:
+            return "the topic does not exist"
+        return Comparison.FIRST.value if self.position is None else Comparison.AGREED.value
+
+
+class LaneState(NamedTuple):
+    """A lane, as both systems see it."""
+
+    lane: int
+    published: Committed | None
+    claim: Claim | None
+
+    def disagreement(self, service: str) -> Stop | None:
+        """What a worker would stop for. The published position must have been read after the claim, or nobody works."""
+        try:
+            compare_lane(service, self.lane, self.published, self.claim, published_read_last=True)
+        except Stop as stop:
+            return stop
+        return None
+
+    @property
+    def is_published(self) -> bool:
+        """Whether Kafka has the rows of the claim."""
+        return self.claim is not None and self.published == (self.claim.position, self.claim.claim_id)
+
+    def words(self) -> str:
+        """Describe what it means if there is no disagreement."""
+        if self.published is None:
+            return Comparison.FIRST.value
+        if self.claim is not None and not self.claim.claim_id:
+            return f"{Comparison.AGREED.value}; nothing was claimed yet"
+        return f"{Comparison.AGREED.value}; the claim is {'published' if self.is_published else 'being published'}"
+
+
+class Waiting(NamedTuple):
+    """What waits in a lane to be published."""
+
+    rows: int
+    oldest_seconds: float | None
+
+
+def inputs(connection: Connection, group: Group, service: Service) -> list[InputState]:
+    """See the inputs of a service: the partitions that there are, and those that the database knows."""
+    topics = group.topics(service.consumed_topics)
+    with connection.begin():
+        known = {Input(*row) for row in connection.execute(_INPUTS, {"topics": list(service.consumed_topics)})}
+    known |= {Input(name, n) for name, topic in topics.items() for n in range(topic.partitions)}
+    return see_inputs(connection, group, known)
+
+
+def see_inputs(connection: Connection, group: Group, sources: Collection[Input]) -> list[InputState]:
+    """See some inputs. Kafka is read first: the next offset only grows, so what is too high then really is."""
+    committed = group.committed(sources, ())
+    with connection.begin():
+        rows = positions.read(connection, sources)
+    spans = group.spans(sources)
+    return [InputState(i, rows.get(i), committed.get(i), spans.get(i)) for i in sorted(sources)]
+
+
+def waiting_inputs(connection: Connection, states: Iterable[InputState]) -> set[Input]:
+    """Find the inputs in which a record can be read and the next offset stays before it for a while. It takes no longer
+    than they take to move.
+    """
+    still = {
+        state.source: state.position
+        for state in states
+        if state.position is not None and state.span is not None and state.position.next_offset < state.span.stable
+    }
+    deadline = time.monotonic() + STANDING_SECONDS
+    while still and time.monotonic() < deadline:
+        time.sleep(LOOK_AGAIN_SECONDS)
+        with connection.begin():
+            rows = positions.read(connection, still)
+        still = {source: position for source, position in still.items() if rows.get(source) == position}
+    return set(still)
+
+
+def held_back(context: Context, group: Group, states: Iterable[InputState]) -> dict[Input, Held]:
+    """Find the inputs in which the same transaction was open at two looks, and whose it is."""
+    open_at = {s.source: s.span.stable for s in states if s.span is not None and s.span.stable < s.span.high}
+    if not open_at:
+        return {}
+    time.sleep(STANDING_SECONDS)
+    spans = group.spans(open_at)
+    found = {}
+    for source, offset in open_at.items():
+        if source in spans and spans[source].stable == offset < spans[source].high:
+            found[source] = Held(source, offset)
+    ask(context.settings, context.service.name, found.values())
+    return found
+
+
+def lanes(connection: Connection, group: Group, service: Service) -> list[LaneState]:
+    """See all lanes of a service: those of the topic, and those of the database."""
+    topic = group.topics([service.lane_topic]).get(service.lane_topic)
+    with connection.begin():
+        known = {int(lane) for (lane,) in connection.execute(_LANES)}
+    known |= set(range(topic.partitions if topic else 0))
+    return see_lanes(connection, group, known, service)
+
+
+def see_lanes(connection: Connection, group: Group, numbers: Collection[int], service: Service) -> list[LaneState]:
+    """See some lanes; those that seem to disagree are read again until two readings are the same."""
+    found: dict[int, LaneState] = {}
+    doubtful = set(numbers)
+    for _ in range(ROUNDS_MAX):
+        if not doubtful:
+            break
+        with connection.begin():
+            claims = outbox.read_claims(connection, doubtful)
+        published = group.committed((), doubtful)
+        for lane in sorted(doubtful):
+            state = LaneState(lane, published.get(lane), claims.get(lane))
+            if state == found.get(lane) or state.disagreement(service.name) is None:
+                doubtful.discard(lane)
+            found[lane] = state
+    return [found[lane] for lane in sorted(found)]
+
+
+def waiting(connection: Connection, states: Iterable[LaneState]) -> dict[int, Waiting]:
+    """Count the rows of lanes that are not published yet, and tell the age of the oldest."""
+    by_lane = {state.lane: state for state in states}
+    with connection.begin():
+        rows: list[Any] = list(connection.execute(_WAITING, {"lanes": sorted(by_lane)}))
+    found = {lane: Waiting(0, None) for lane in by_lane}
+    for lane, count, claimed, oldest, oldest_unclaimed in rows:
+        published = by_lane[lane].is_published
+        seconds = oldest_unclaimed if published else oldest
+        found[lane] = Waiting(count - (claimed if published else 0), None if seconds is None else float(seconds))
+    return found

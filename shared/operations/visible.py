@@ -1,0 +1,93 @@
+"""Which events of the outbox Kafka already has: the evidence that `positions adopt` of a lane needs.
+
+The topics are read as any consumer would read them, from before the oldest waiting row was decided. Memory stays small
+however much there is: ids go to a temporary table in portions.
+"""
+
+import time
+from collections.abc import Iterator, Mapping
+from datetime import datetime
+from typing import Any
+
+from sqlalchemy import text
+
+from ..errors import CommandFailed
+from ..kafka.consumer import headers as headers_of
+from ..protocol.ports import Input
+from .group import CLEANUP_SECONDS
+from .maintenance import Context, Maintenance
+from .reading import Reading
+
+CLOCKS_SECONDS = 3_600
+"""Rows carry the time of the database, records that of a worker or a broker: so far may their clocks be apart."""
+
+PORTION = 2_000
+"""Ids that are looked up at once."""
+
+_OLDEST = text("SELECT min(decided_at) FROM exactly_once_outbox WHERE lane = :lane")
+
+_TOPICS = text("SELECT DISTINCT topic FROM exactly_once_outbox WHERE lane = :lane")
+
+_TABLE = "pg_temp.waiting_{}"
+_DROP = f"DROP TABLE IF EXISTS {_TABLE}"
+_COPY = """
+    CREATE TEMPORARY TABLE waiting_{0} AS
+    SELECT id, topic, event_id, false AS visible FROM exactly_once_outbox WHERE lane = {0}
+"""
+_INDEX = f"CREATE INDEX ON {_TABLE} (event_id)"
+_MARK = f"UPDATE {_TABLE} SET visible = true WHERE event_id = ANY(:ids) AND topic = :topic"  # noqa: S608 - a number
+
+VISIBLE = f"SELECT id FROM {_TABLE} WHERE visible"  # noqa: S608 - a number
+"""With the number of a lane, gives the ids of the rows that Kafka has, on the connection of `look`."""
+
+
+def look(here: Maintenance, lane: int) -> None:
+    """Find out which rows of `lane` Kafka has; afterwards `VISIBLE` of the lane gives them.
+
+    Raises `CommandFailed` if the topics do not reach back far enough to tell, or are held back by an open transaction.
+    """
+    context, group, connection = here.context, here.group, here.connection
+    with connection.begin():
+        oldest: datetime | None = connection.execute(_OLDEST, {"lane": lane}).scalar_one()
+        topics = list(connection.execute(_TOPICS, {"lane": lane}).scalars())
+        for statement in (_DROP, _COPY, _INDEX):
+            connection.execute(text(statement.format(int(lane))))
+    if oldest is None:
+        return
+    found = group.topics(topics)
+    partitions = [Input(name, n) for name, topic in found.items() for n in range(topic.partitions)]
+    spans = group.spans(partitions)
+    starts = group.at_time(partitions, int((oldest.timestamp() - CLOCKS_SECONDS) * 1_000))
+    ranges = {}
+    for source, span in spans.items():
+        start = starts[source] if starts.get(source, -1) >= 0 else span.high
+        if start == span.low > 0:
+            raise CommandFailed(
+                f"{source}: retention has removed records since {oldest:%Y-%m-%d %H:%M} when the oldest waiting row of "
+                f"lane-{lane} was decided, so nobody can tell which rows were published. Choose "
+                f"{context.command(f'positions rewind --target lane-{lane}')}, which may publish rows twice, or "
+                f"{context.command(f'positions skip --target lane-{lane}')}, which may never publish claimed ones"
+            )
+        if start < span.high:
+            ranges[source] = (start, span.high)
+    for topic, ids in _published(context, ranges):
+        with connection.begin():
+            connection.execute(text(_MARK.format(int(lane))), {"ids": ids, "topic": topic})
+
+
+def _published(context: Context, ranges: Mapping[Input, tuple[int, int]]) -> Iterator[tuple[str, list[str]]]:
+    """Yield the ids of this service's events in `ranges`, in portions of one topic each."""
+    patience = context.settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
+    reading = Reading(context, ranges, removed="error")
+    found: dict[str, list[str]] = {}
+    for records in reading.portions():
+        for source, _, message in records:
+            headers: dict[str, Any] = dict(headers_of(message) or ())
+            if headers.get("ce_source") == context.service.name.encode() and headers.get("ce_id"):
+                found.setdefault(source.topic, []).append(headers["ce_id"].decode(errors="replace"))
+        if time.monotonic() > reading.silent_since + patience:
+            waits = ", ".join(str(source) for source in sorted(reading.left))
+            raise CommandFailed(f"an open transaction of somebody holds back {waits}; end it, then try again")
+        for topic in [topic for topic, ids in found.items() if len(ids) >= PORTION]:
+            yield topic, found.pop(topic)
+    yield from found.items()

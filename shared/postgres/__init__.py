@@ -1,0 +1,1 @@
+"""The PostgreSQL port: one transaction with inbox, outbox, positions and dead letters."""

@@ -1,0 +1,53 @@
+"""Classify failures to connect to PostgreSQL: a wrong setting stops the process and is named, others are retried."""
+
+from psycopg.errors import OperationalError as PsycopgOperationalError
+from sqlalchemy import Connection, Engine
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import DatabaseUnavailable, Misconfigured
+
+# PostgreSQL gives a code for each of these, and libpq keeps it to itself; the words are those of a server whose
+# lc_messages is English. With others, and with what is not here, the process is started again, which does no harm.
+_DATABASE_DENIES = (
+    "authentication failed",
+    "no password supplied",
+    "no pg_hba.conf entry",
+    "pg_hba.conf rejects",
+    "is not permitted to log in",
+    "permission denied for database",
+    '" does not exist',  # a role or a database
+    "server does not support SSL",
+    "certificate verify failed",
+    "server certificate for",
+    "root certificate file",
+    ' value: "',  # invalid sslmode value: "always"
+    "invalid port number",
+    "could not load private key file",
+    "could not read certificate file",
+)
+
+
+def connect(engine: Engine, setting: str = "DATABASE_URL") -> Connection:
+    """Open a connection; `setting` says where to. Raises `Misconfigured` if PostgreSQL does not let us in,
+    `DatabaseUnavailable` if it may later.
+    """
+    try:
+        return engine.connect()
+    except DBAPIError as error:
+        raise no_connection(error, setting) from error
+
+
+def no_connection(error: DBAPIError, setting: str = "DATABASE_URL") -> Misconfigured | DatabaseUnavailable:
+    """Describe what it means that no connection to PostgreSQL could be opened."""
+    detail = " ".join(str(error.orig).split())
+    if not isinstance(error.orig, PsycopgOperationalError):  # the URL has an option that libpq does not know
+        return Misconfigured(f"{setting}: {detail}")
+    if "unsupported startup parameter" in detail:  # PgBouncer's words
+        return Misconfigured(f"{setting}: leads to a pooler, so DATABASE_POOLER=true is needed: {detail}")
+    if 'database "' in detail and detail.endswith("does not exist"):
+        return Misconfigured(
+            f"{setting}: {detail}; create it, or, if the servers are those of `make servers`, run that again"
+        )
+    if any(words in detail for words in _DATABASE_DENIES):
+        return Misconfigured(f"{setting}: PostgreSQL does not let us in: {detail}")
+    return DatabaseUnavailable(f"{setting}: no connection to PostgreSQL; is it up? {detail}")

@@ -1,0 +1,78 @@
+"""How much waits in the outbox, found cheaply: the API stops accepting work that no worker publishes."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sqlalchemy import Connection, text
+
+from ..telemetry.gauges import Known
+
+ROWS = Known(
+    "exactly_once_outbox_rows_at_most",
+    "Upper bound of the events that wait to be published; absent while it is not known",
+)
+OLDEST = Known(
+    "exactly_once_outbox_oldest_seconds",
+    "Age of the oldest event that waits to be published; 0: none waits; absent while it is not known",
+)
+
+_CHECK_SECONDS = 1.0
+
+
+class Waiting(NamedTuple):
+    """What waits in the outbox."""
+
+    rows_at_most: int
+    oldest_seconds: float
+
+
+# The first and the last row of each lane, by the primary key. Ids are unique, so no more rows wait than there are ids
+# from the first to the last.
+_LOOK = text("""
+    SELECT coalesce(max(last.id) - min(first.id) + 1, 0),
+           coalesce(extract(epoch FROM clock_timestamp() - min(first.decided_at)), 0)
+    FROM exactly_once_lane AS lane
+    CROSS JOIN LATERAL (SELECT id, decided_at FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
+        ORDER BY id LIMIT 1) AS first
+    CROSS JOIN LATERAL (SELECT id FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
+        ORDER BY id DESC LIMIT 1) AS last
+""")
+
+_COUNT = text("SELECT count(*) FROM (SELECT FROM exactly_once_outbox LIMIT :most) AS waiting")
+
+
+def look(connection: Connection) -> Waiting:
+    """See what waits. Costs two index look-ups for each lane."""
+    rows, seconds = connection.execute(_LOOK).one()
+    waiting = Waiting(int(rows), max(float(seconds), 0.0))
+    ROWS.set(waiting.rows_at_most)
+    OLDEST.set(waiting.oldest_seconds)
+    return waiting
+
+
+class Backlog:
+    """Whether too much waits; looked at once a second at most, by one of the requests that ask."""
+
+    def __init__(self, rows_max: int, clock: Callable[[], float] = time.monotonic) -> None:
+        self._rows_max = rows_max
+        self._clock = clock
+        self._looking = threading.Lock()
+        self._next = 0.0
+        self._full = False
+
+    def full(self, connection: Connection) -> bool:
+        """Tell whether more than the allowed number of events wait."""
+        if self._clock() >= self._next and self._looking.acquire(blocking=False):
+            try:
+                # One event that is stuck while others pass exceeds the bound too: only then is it worth counting.
+                exceeded = look(connection).rows_at_most > self._rows_max
+                self._full = exceeded and self._count(connection) > self._rows_max
+                self._next = self._clock() + _CHECK_SECONDS
+            finally:
+                self._looking.release()
+        return self._full
+
+    def _count(self, connection: Connection) -> int:
+        return int(connection.execute(_COUNT, {"most": self._rows_max + 1}).scalar_one())

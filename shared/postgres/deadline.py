@@ -1,0 +1,152 @@
+"""The budget of the handlers of one batch. What takes longer is interrupted, and its batch is rolled back.
+
+A timer's signal raises an exception in the handler, but never inside the database driver or the library, where it would
+leave something half done: there the statement under way is cancelled at the server, and the exception waits until the
+handler's own code goes on. What a signal cannot interrupt is left to the watchdog.
+
+It is armed for steps 2.3 and 2.4 of the cycle alone. Once the budget is used up the transaction cannot commit any more,
+so nothing of what was cut short is kept.
+"""
+
+import signal
+import time
+from collections.abc import Callable
+from types import FrameType, TracebackType
+from typing import ParamSpec, TypeVar
+
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import DatabaseUnavailable, HandlerTooSlow, HandlingFailed
+
+TICK_SECONDS = 0.3
+"""How often the time is looked at. Of a pause of the whole process two of these count, as with the watchdog: a process
+that was frozen shall not blame the record that it was at. It is longer than the 0.1 s after which psycopg looks for
+signals: its wait begins anew with each signal, and with shorter ticks it would never look.
+"""
+
+CANCELS_MAX = 10
+"""So many statements are cancelled at most; a handler that goes on after that is left to the watchdog."""
+
+FLUSH_SECONDS_MIN = 0.5
+"""What a flush has at least, whatever its handlers took."""
+
+CANCELLED = frozenset({"57014", "25P02"})
+"""query_canceled, and in_failed_sql_transaction: the handler went on after it."""
+
+_DATABASE = frozenset({"psycopg", "psycopg_binary", "sqlalchemy"})
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Interrupt(BaseException):
+    """Raised in a handler; no `Exception`, so that a handler's `except Exception` lets it pass."""
+
+
+class Deadline:
+    """The budget of one batch at a time. Does nothing until `install` is called, in the main thread.
+
+    `cancel` cancels the statement that the worker's session is at, and tells whether that waited for a lock.
+    """
+
+    def __init__(self, seconds: float = 0, cancel: Callable[[], bool] = lambda: False) -> None:
+        self._seconds = seconds
+        self._cancel = cancel
+        self._installed = False
+        self._armed = False
+        self._left = seconds
+        self._last = 0.0
+        self._cancels = 0
+        self._locked = False
+        self.passed = False
+        """Whether the budget is used up."""
+
+    def install(self) -> None:
+        """Take SIGALRM."""
+        signal.signal(signal.SIGALRM, self._tick)
+        self._installed = True
+
+    def renew(self) -> None:
+        """Begin with the whole budget: a new batch."""
+        self._left, self._cancels, self._locked, self.passed = self._seconds, 0, False, False
+
+    def __enter__(self) -> None:
+        if self._installed and self._seconds:
+            self._left = max(self._left, FLUSH_SECONDS_MIN)
+            self._last, self._armed = time.monotonic(), True
+            signal.setitimer(signal.ITIMER_REAL, TICK_SECONDS, TICK_SECONDS)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._armed:
+            return
+        self._armed = False
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        if not self.passed:
+            self._left -= time.monotonic() - self._last
+            return
+        record, cause = (error.record, error.__cause__) if isinstance(error, HandlingFailed) else (None, error)
+        if isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlstate", None) in CANCELLED:
+            if self._locked:
+                # Whoever holds the lock is slow, not this record.
+                raise DatabaseUnavailable("a handler waited for a lock until its budget was used up") from cause
+            cause = self.too_slow().with_traceback(cause.__traceback__)
+        elif cause is None:
+            cause = self.too_slow()
+        if isinstance(cause, HandlerTooSlow):
+            raise HandlingFailed(record) from cause
+
+    def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        """Call what may be interrupted. Raises `HandlerTooSlow` once the budget is used up."""
+        try:
+            result = function(*args, **kwargs)
+        except Interrupt as interrupt:
+            raise self.too_slow().with_traceback(interrupt.__traceback__) from None
+        if self.passed:
+            raise self.too_slow()
+        return result
+
+    def too_slow(self) -> HandlerTooSlow:
+        """Describe what the budget is."""
+        return HandlerTooSlow(f"not done within HANDLER_SECONDS_MAX = {self._seconds:g}")
+
+    def _tick(self, _number: int, frame: FrameType | None) -> None:
+        # Nothing here may log: the interrupted code may hold the lock of the log.
+        if not self._armed:
+            return
+        now = time.monotonic()
+        self._left -= min(now - self._last, 2 * TICK_SECONDS)
+        self._last = now
+        if self._left > 0:
+            return
+        self.passed = True
+        if frame is not None and in_database(frame):
+            if self._cancels < CANCELS_MAX:
+                self._cancels += 1
+                self._locked = self._cancel() or self._locked
+        elif frame is not None and self._may_interrupt(frame):
+            raise Interrupt
+
+    def _may_interrupt(self, frame: FrameType) -> bool:
+        """Whether `frame` is below `call`, inside its `try`, and not below the database's library."""
+        marker = Deadline.call.__code__
+        if frame.f_code is marker:
+            return False
+        following: FrameType | None = frame
+        while following is not None:
+            if following.f_code is marker:
+                return True
+            if _package(following) in _DATABASE:
+                return False
+            following = following.f_back
+        return False
+
+
+def in_database(frame: FrameType) -> bool:
+    """Whether a thread whose innermost frame this is waits for the database."""
+    return _package(frame) in _DATABASE
+
+
+def _package(frame: FrameType) -> str:
+    return str(frame.f_globals.get("__name__", "")).partition(".")[0]

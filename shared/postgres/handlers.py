@@ -1,0 +1,152 @@
+"""Run the handlers of a batch in one transaction: rows are locked first, in key order."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from ..errors import HandlingFailed, Malformed, Retry
+from ..events import Event, envelope
+from ..protocol.ports import Delivery, Opened, Record
+from ..service import Read, Route, Service
+from ..session import Session
+from ..telemetry import log_context
+from ..telemetry.failures import describe, of_function
+from .deadline import Deadline
+
+
+class Handlers:
+    """Opens records and runs the handlers of a batch."""
+
+    def __init__(self, service: Service, deadline: Deadline | None = None) -> None:
+        self.deadline = deadline or Deadline()
+        self.at: tuple[Record, str] | None = None
+        """What is being handled, and by which handler."""
+        self._routes: dict[type[Event], list[Route]] = {}
+        self._decoders: dict[tuple[str, str], dict[int, msgspec.json.Decoder[Event]]] = {}
+        for route in service.routes:
+            self._routes.setdefault(route.event, []).append(route)
+            versions = self._decoders.setdefault((route.event.topic, route.event.__name__), {})
+            versions[route.event.version] = msgspec.json.Decoder(route.event)
+
+    def open(self, record: Record) -> Opened | None:
+        """Read a record; None if the service does not consume its type.
+
+        Raises `Malformed` for what is not an event, and `Retry` for a version above all that this service knows: in a
+        rolling upgrade the producer may be ahead, and a good record must not be set aside for it. No upgrade brings an
+        older one.
+        """
+        found = envelope(record.key, record.value, record.headers)
+        versions = self._decoders.get((record.input.topic, found.type))
+        if versions is None:
+            return None
+        decoder = versions.get(found.version)
+        if decoder is None and found.version > max(versions):
+            raise Retry(
+                f"{found.type}.v{found.version} is unknown, only {sorted(versions)}: upgrade this service to one that "
+                f"knows it"
+            )
+        if decoder is None:
+            raise Malformed(f"{found.type}.v{found.version} is older than what this service knows, {sorted(versions)}")
+        try:
+            return Opened(found, decoder.decode(found.data))
+        except MemoryError:  # perhaps not for this record: it is tried again, alone
+            raise
+        except Exception as error:  # besides errors of msgspec: too deep, not UTF-8, or what a type of the event raises
+            raise Malformed(f"{found.type} cannot be read: {error}") from error
+
+    def run(
+        self, deliveries: Sequence[Delivery], session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
+    ) -> None:
+        """Load what the batch needs, then handle one event at a time; `collect` takes what each publishes.
+
+        Raises `HandlingFailed` with the index of the delivery that failed, as far as it is known, and the reason as its
+        cause.
+        """
+        with session.lent():
+            self._load(deliveries, session)
+            for delivery in deliveries:
+                with log_context.bound(partial(log_context.of_delivery, delivery)):
+                    self._run_one(delivery, session, collect)
+
+    def places(self, deliveries: Sequence[Delivery]) -> list[str]:
+        """Tell which handlers a batch has, and for which of its events: for a failure that shows none of their
+        lines.
+        """
+        counts = Counter(type(delivery.event) for delivery in deliveries)
+        return [
+            f"{of_function(route.handler)}: handles {kind.__name__}.v{kind.version}, {count} in this batch"
+            for kind, count in counts.most_common()
+            for route in self._routes[kind]
+        ]
+
+    def _run_one(
+        self, delivery: Delivery, session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
+    ) -> None:
+        def handle(route: Route) -> None:
+            collect(delivery, _published(route, delivery.event, session))
+
+        try:
+            for route in self._routes[type(delivery.event)]:
+                self.at = delivery.record, getattr(route.handler, "__qualname__", repr(route.handler))
+                self.deadline.call(handle, route)
+        except KeyboardInterrupt:  # of the person at the terminal; a worker has its own answer to that signal
+            raise
+        except BaseException as error:  # noqa: BLE001 - what one record brings about must not end the process
+            # A flush that failed may have failed for what the record before has changed.
+            raise HandlingFailed(delivery.record if session.is_active else None) from _exception(error)
+        finally:
+            self.at = None
+
+    def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
+        """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in
+        key order.
+        """
+
+        def keys(read: Read, delivery: Delivery) -> list[object]:
+            return list(read.keys(delivery.event, session))
+
+        record: Record | None = None
+        stage = 0
+        try:
+            while True:
+                wanted: dict[type[Any], set[object]] = {}
+                for delivery in deliveries:
+                    record = delivery.record
+                    for route in self._routes[type(delivery.event)]:
+                        if stage < len(route.reads):
+                            read = route.reads[stage]
+                            wanted.setdefault(read.model, set()).update(self.deadline.call(keys, read, delivery))
+                record = None
+                if not wanted:
+                    return
+                for model in sorted(wanted, key=lambda model: model.__name__):
+                    session.lock_all(model, wanted[model])
+                stage += 1
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            raise HandlingFailed(record) from _exception(error)
+
+
+def _exception(error: BaseException) -> Exception:
+    """Return `error` as one that a record may fail for: `sys.exit`, a panic of an extension in Rust, a cancelled
+    task.
+    """
+    if isinstance(error, Exception):
+        return error
+    return RuntimeError(": ".join(describe(error))).with_traceback(error.__traceback__)
+
+
+def _published(route: Route, event: Event, session: Session) -> Iterable[Event]:
+    """Run a handler. Raises `TypeError` if it gives no events: to have forgotten `return` must not lose one."""
+    given: Any = route.handler(event, session)
+    if isinstance(given, Event) or not isinstance(given, Iterable):
+        name = getattr(route.handler, "__qualname__", route.handler)
+        raise TypeError(
+            f"{name} gave {'one event' if isinstance(given, Event) else type(given).__name__}; a handler returns all "
+            f"events to publish in a tuple or a list, `()` if there are none"
+        )
+    return given

@@ -1,0 +1,258 @@
+"""The outbox: events wait here, committed together with the change that causes them, until Kafka has them.
+
+A row belongs to a lane, the share of the outbox that its key falls into. The claim of a lane names the rows that are
+being published; see `shared.protocol.cycle` for the order in which all of this is committed.
+"""
+
+import zlib
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import msgspec
+from sqlalchemy import Connection, text
+from uuid_utils import uuid7
+
+from ..errors import NotOwned, Reject
+from ..events import Event
+from ..orm.bulk import Array
+from ..protocol.ports import KEY_BYTES_MAX, Claim, OutboxRow
+from ..service import Service
+from ..session import Session
+from . import claim_log
+
+
+class PendingEvent(NamedTuple):
+    """An event that waits in the session for `Outbox.write`."""
+
+    event: Event
+    topic: str
+    key: str
+    event_id: str
+    traceparent: str | None
+
+
+class Outbox:
+    """What a service publishes, on its way into the table."""
+
+    def __init__(self, service: Service, event_bytes_max: int) -> None:
+        self._service = service.name
+        self._publishes = frozenset(service.publishes)
+        self._event_bytes_max = event_bytes_max
+        self._encoder = msgspec.json.Encoder()
+
+    @property
+    def event_bytes_max(self) -> int:
+        """A larger event is refused by `write`."""
+        return self._event_bytes_max
+
+    def add(self, session: Session, event: Event, traceparent: str | None = None) -> str:
+        """Publish `event`, made by a request, when the session's transaction commits; return its id.
+
+        Raises `NotOwned` if its aggregate is neither locked nor new in `session`: only then is the order of its events
+        the order of the commits.
+        """
+        event_id = f"{self._service}:{uuid7()}"
+        self.collect(session, event, event_id, traceparent)
+        return event_id
+
+    def collect(self, session: Session, event: Event, event_id: str, traceparent: str | None) -> None:
+        """Keep `event` in the session under an id that its cause gives. Raises what `add` raises."""
+        name = type(event).__name__
+        if type(event) not in self._publishes:
+            raise TypeError(
+                f"{self._service} does not declare that it publishes {name}: add it to `publishes` of its Service"
+            )
+        key = event.key
+        if not session.holds(key):
+            raise NotOwned(
+                f"{name} is published for {key!r}, which this session has neither locked nor created; lock it first"
+            )
+        self.keep(session, PendingEvent(event, event.topic, key, event_id, traceparent))
+
+    def keep(self, session: Session, pending: PendingEvent) -> None:
+        """Keep what the library itself publishes, which is about no aggregate."""
+        session.collected.append(pending)
+
+    def write(self, session: Session) -> int:
+        """Flush the session, then insert the collected events in the order in which they were published; return their
+        number.
+
+        The flush comes first: it takes the locks of new rows too, so ids of one key grow in the order of the commits.
+        Raises `Reject` for an event that Kafka would refuse for its size.
+        """
+        session.flush()
+        pending: list[PendingEvent] = session.collected
+        session.collected = []
+        if not pending:
+            return 0
+        data = [self._encoder.encode(s.event) for s in pending]
+        for s, encoded in zip(pending, data, strict=True):
+            if len(encoded) > self._event_bytes_max:
+                raise Reject(
+                    f"{type(s.event).__name__} {s.event_id} has {len(encoded)} bytes; EVENT_BYTES_MAX is "
+                    f"{self._event_bytes_max}"
+                )
+            if len(s.key.encode()) > KEY_BYTES_MAX:
+                raise Reject(
+                    f"the key of {type(s.event).__name__} {s.event_id} has {len(s.key.encode())} bytes, more than "
+                    f"{KEY_BYTES_MAX}"
+                )
+        session.connection().execute(
+            _INSERT,
+            {
+                "hashes": Array(lane_hash(s.key) for s in pending),
+                "topics": Array(s.topic for s in pending),
+                "keys": Array(s.key for s in pending),
+                "ids": Array(s.event_id for s in pending),
+                "types": Array(type(s.event).__name__ for s in pending),
+                "versions": Array(s.event.version for s in pending),
+                "data": Array(data),
+                "traceparents": Array(s.traceparent for s in pending),
+            },
+        )
+        return len(pending)
+
+
+def lane_hash(key: str) -> int:
+    """CRC32 of the key, librdkafka's `consistent` partitioner: a lane and the partitions of its records agree."""
+    return zlib.crc32(key.encode())
+
+
+# The number of lanes is read where the row is written: a process cannot have an outdated one.
+_INSERT = text("""
+    INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
+    SELECT added.hash % (SELECT count(*) FROM exactly_once_lane),
+           added.topic, added.key, added.id, added.type, added.version, added.data, added.traceparent
+    FROM unnest(CAST(:hashes AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]),
+                CAST(:types AS text[]), CAST(:versions AS smallint[]), CAST(:data AS bytea[]),
+                CAST(:traceparents AS text[]))
+         WITH ORDINALITY AS added (hash, topic, key, id, type, version, data, traceparent, nth)
+    ORDER BY added.nth
+""")
+
+# NO KEY: whoever inserts a row holds a key share lock of its lane until the commit. FOR UPDATE would wait for every
+# request that is under way, and two workers that publish something for each other's lanes would wait for each other.
+_LOCK = text("""
+    SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane WHERE lane = ANY(:lanes)
+    ORDER BY lane FOR NO KEY UPDATE
+""")
+
+_READ = text(
+    "SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane WHERE lane = ANY(:lanes) "
+    "ORDER BY lane"
+)
+
+_UNPUBLISHED = text("SELECT EXISTS (SELECT FROM exactly_once_outbox WHERE lane = ANY(:lanes))")
+
+_FORGET = text("""
+    WITH emptied AS (UPDATE exactly_once_lane SET row_ids = '{}' WHERE lane = ANY(:lanes) AND row_ids <> '{}')
+    DELETE FROM exactly_once_outbox AS outbox USING (SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane
+        WHERE lane = ANY(:lanes)) AS claimed
+    WHERE outbox.lane = claimed.lane AND outbox.id = claimed.id
+""")
+
+# What is claimed is written down in the same statement, for `audit` (`shared.postgres.claim_log`). It must cost
+# nothing, so what is rare has a way of its own: more bytes than are allowed, and several topics.
+_CLAIM = text("""
+    WITH next AS MATERIALIZED (
+        SELECT wanted.lane, waiting.*,
+               CASE WHEN bytes <= :bytes THEN cardinality(ids) ELSE (
+                   SELECT count(*) FROM (
+                       SELECT sum(octet_length(data)) OVER (ORDER BY id) - octet_length(data) AS bytes_before
+                       FROM exactly_once_outbox AS outbox WHERE outbox.lane = wanted.lane AND outbox.id = ANY(ids)
+                   ) AS sized
+                   WHERE bytes_before < :bytes
+               ) END AS rows
+        FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
+        CROSS JOIN LATERAL (
+            SELECT array_agg(id ORDER BY id) AS ids, array_agg(event_id ORDER BY id) AS event_ids, sum(size) AS bytes,
+                   min(topic) AS topic, max(topic) AS other_topic
+            FROM (
+                SELECT id, event_id, topic, octet_length(data) AS size
+                FROM exactly_once_outbox AS outbox WHERE outbox.lane = wanted.lane ORDER BY id LIMIT wanted.most
+            ) AS first
+        ) AS waiting
+        WHERE ids IS NOT NULL
+    ),
+    made AS (
+        UPDATE exactly_once_lane AS lane SET position = lane.position + 1, claim_id = gen_random_uuid(),
+            row_ids = next.ids[1:next.rows]
+        FROM next WHERE lane.lane = next.lane
+        RETURNING lane.lane, lane.position, lane.claim_id, lane.row_ids
+    ),
+    written AS (
+        INSERT INTO exactly_once_claimed (lane, position, claim_id, topic, events, event_ids)
+        SELECT made.lane, made.position, made.claim_id, part.topic, part.events, part.event_ids
+        FROM made JOIN next USING (lane)
+        CROSS JOIN LATERAL (
+            SELECT next.topic, next.rows AS events, next.event_ids[1:next.rows] AS event_ids
+            WHERE next.topic = next.other_topic
+            UNION ALL
+            SELECT outbox.topic, count(*), array_agg(outbox.event_id ORDER BY outbox.id)
+            FROM exactly_once_outbox AS outbox
+            WHERE next.topic <> next.other_topic AND outbox.lane = made.lane AND outbox.id = ANY(made.row_ids)
+            GROUP BY outbox.topic
+        ) AS part
+    )
+    SELECT lane, position, claim_id, cardinality(row_ids) FROM made
+""")
+
+_CLAIM_LESS = text("""
+    UPDATE exactly_once_lane AS lane SET claim_id = gen_random_uuid(), row_ids = row_ids[1:wanted.most]
+    FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
+    WHERE lane.lane = wanted.lane
+    RETURNING lane.lane, lane.position, lane.claim_id, cardinality(lane.row_ids)
+""")
+
+_CLAIMED = text("""
+    SELECT outbox.topic, outbox.key, outbox.event_id, outbox.event_type, outbox.event_version,
+           to_char(outbox.decided_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
+           outbox.data, outbox.traceparent
+    FROM (SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane WHERE lane = ANY(:lanes)) AS claimed
+    JOIN exactly_once_outbox AS outbox ON outbox.lane = claimed.lane AND outbox.id = claimed.id
+    ORDER BY outbox.lane, outbox.id
+""")
+
+
+def _claims(rows: Iterable[Any]) -> dict[int, Claim]:
+    return {lane: Claim(position, str(claim_id or ""), count) for lane, position, claim_id, count in rows}
+
+
+def lock_claims(connection: Connection, lanes: Collection[int]) -> dict[int, Claim]:
+    """Lock the claims of `lanes` in lane order."""
+    return _claims(connection.execute(_LOCK, {"lanes": sorted(lanes)}))
+
+
+def read_claims(connection: Connection, lanes: Collection[int]) -> dict[int, Claim]:
+    """Read the claims of `lanes` without a lock."""
+    return _claims(connection.execute(_READ, {"lanes": sorted(lanes)}))
+
+
+def unpublished(connection: Connection, lanes: Collection[int]) -> bool:
+    """Whether `lanes` have any row."""
+    return bool(connection.execute(_UNPUBLISHED, {"lanes": sorted(lanes)}).scalar_one())
+
+
+def forget(connection: Connection, lanes: Collection[int]) -> None:
+    """Delete the rows that the claims of `lanes` name; both parts of the statement see the claims as they were."""
+    connection.execute(_FORGET, {"lanes": sorted(lanes)})
+
+
+def claim(connection: Connection, limits: Mapping[int, int], bytes_max: int) -> dict[int, Claim]:
+    """Claim the next rows of each lane: up to its limit, and up to `bytes_max` (one larger row is claimed alone)."""
+    return _claims(
+        connection.execute(_CLAIM, {"lanes": list(limits), "limits": list(limits.values()), "bytes": bytes_max})
+    )
+
+
+def claim_less(connection: Connection, limits: Mapping[int, int]) -> dict[int, Claim]:
+    """Claim again only the first rows of each claim, at the same position and under a new claim id."""
+    claim_log.take_back(connection, limits)
+    found = _claims(connection.execute(_CLAIM_LESS, {"lanes": list(limits), "limits": list(limits.values())}))
+    claim_log.write(connection, found)
+    return found
+
+
+def claimed(connection: Connection, lanes: Collection[int]) -> list[OutboxRow]:
+    """Read the claimed rows of `lanes` in id order within each lane."""
+    return [OutboxRow._make(row) for row in connection.execute(_CLAIMED, {"lanes": sorted(lanes)})]

@@ -1,0 +1,60 @@
+"""Positions: the next offset, what has been handled, is a row of Postgres; the published position is a committed offset
+of Kafka.
+
+Neither is ever believed from the other system. This module holds the rows of next offsets, and the comparison of what
+the two systems say.
+"""
+
+from collections.abc import Collection, Mapping
+
+from sqlalchemy import Connection, text
+
+from ..protocol.ports import Input, Position
+
+_SELECT = """
+    SELECT position.topic, position.partition, next_offset, epoch
+    FROM exactly_once_position AS position
+        JOIN unnest(CAST(:topics AS text[]), CAST(:partitions AS int[])) AS wanted (topic, partition)
+         ON position.topic = wanted.topic AND position.partition = wanted.partition
+    ORDER BY position.topic, position.partition
+"""
+_READ = text(_SELECT)
+_LOCK = text(_SELECT + " FOR UPDATE OF position")
+
+# greatest(): a worker that stalled before its turn cannot move it back.
+_ADVANCE = text("""
+    UPDATE exactly_once_position AS position SET next_offset = greatest(position.next_offset, handled.next_offset)
+    FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]))
+         AS handled (topic, partition, next_offset)
+    WHERE position.topic = handled.topic AND position.partition = handled.partition
+""")
+
+_START = text("""
+    INSERT INTO exactly_once_position (topic, partition, next_offset)
+    SELECT * FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]))
+    ON CONFLICT DO NOTHING
+""")
+
+
+def _names(inputs: Collection[Input]) -> dict[str, list[str] | list[int]]:
+    return {"topics": [i.topic for i in inputs], "partitions": [i.partition for i in inputs]}
+
+
+def lock(connection: Connection, inputs: Collection[Input]) -> dict[Input, Position]:
+    """Lock the rows of `inputs` in name order."""
+    return {Input(t, p): Position(h, epoch) for t, p, h, epoch in connection.execute(_LOCK, _names(inputs))}
+
+
+def read(connection: Connection, inputs: Collection[Input]) -> dict[Input, Position]:
+    """Read the rows of `inputs`; those that are missing are left out."""
+    return {Input(t, p): Position(h, epoch) for t, p, h, epoch in connection.execute(_READ, _names(inputs))}
+
+
+def advance(connection: Connection, positions: Mapping[Input, int]) -> None:
+    """Move next offsets forward, never back."""
+    connection.execute(_ADVANCE, {**_names(positions.keys()), "offsets": list(positions.values())})
+
+
+def start(connection: Connection, beginnings: Mapping[Input, int]) -> None:
+    """Insert the rows of inputs that are consumed for the first time."""
+    connection.execute(_START, {**_names(beginnings.keys()), "offsets": list(beginnings.values())})

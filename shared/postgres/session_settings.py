@@ -1,0 +1,124 @@
+"""Nothing of the surroundings decides how we speak with PostgreSQL: libpq's variables are dropped, and what a server, a
+database or a role has as its default is set for every session, or refused at the start.
+"""
+
+import os
+from collections.abc import Mapping
+
+from psycopg import pq
+from sqlalchemy import Connection, text
+
+from ..errors import DatabaseUnavailable, Misconfigured
+from ..telemetry.metrics import log
+
+SESSION = {
+    # How values are written and read; the driver knows these forms only.
+    "DateStyle": "ISO,MDY",
+    "IntervalStyle": "postgres",
+    "TimeZone": "UTC",
+    "bytea_output": "hex",
+    "extra_float_digits": "1",
+    "standard_conforming_strings": "on",
+    "client_encoding": "UTF8",
+    "array_nulls": "on",
+    "xmlbinary": "base64",
+    "xmloption": "content",
+    "lc_monetary": "C",
+    "lc_numeric": "C",
+    "lc_time": "C",
+    # What a statement means.
+    "transform_null_equals": "off",
+    "row_security": "on",
+    "gin_fuzzy_search_limit": "0",
+    "default_transaction_isolation": "read committed",
+    "default_transaction_deferrable": "off",
+    # A commit that was acknowledged lasts, and one that may not is told of by a warning.
+    "synchronous_commit": "on",
+    "client_min_messages": "notice",
+    # A worker's session may be idle for as long as nothing happens, and an error ends a transaction, not the session.
+    "idle_session_timeout": "0",
+    "exit_on_error": "off",
+}
+"""What every session of ours has. Each may be set by any role, and is known to PostgreSQL 16."""
+
+NOT_OF_CONNECTIONS = frozenset(
+    {
+        *("PGSERVICEFILE", "PGSYSCONFDIR", "PGLOCALEDIR", "PGTZ", "PGDATESTYLE", "PGGEQO", "PGREQUIRESSL"),
+        *("PGSSLKEYLOGFILE", "PGOAUTHDEBUG", "PGOAUTHCAFILE"),
+    }
+)
+"""Variables of libpq that stand for no parameter of a connection, or for one that only newer versions have.
+https://www.postgresql.org/docs/current/libpq-envars.html
+"""
+
+MAY_DIFFER = frozenset(
+    {
+        *("TimeZone", "extra_float_digits", "lc_monetary", "lc_numeric", "lc_time", "synchronous_commit"),
+        "idle_session_timeout",
+    }
+)
+"""Behind a pooler, which takes no options, these may have other values: nothing of ours is written by them, or another
+check looks at them.
+"""
+
+TRANSACTION_MS_MIN = 30_000
+"""`transaction_timeout`, which PostgreSQL 17 has brought, must leave room for a statement's own timeout."""
+
+
+def forget_libpq_variables() -> None:
+    """Take libpq's variables out of the environment, ours and that of children: the URL alone says where to connect,
+    as whom, and how.
+    """
+    known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar} | NOT_OF_CONNECTIONS
+    if found := sorted(known & os.environ.keys()):
+        for name in found:
+            del os.environ[name]
+        log.warning("libpq_variables_ignored", names=found, hint="DATABASE_URL alone counts; write them into it")
+
+
+def options(more: Mapping[str, object]) -> str:
+    """Write SESSION and `more` as the `options` of a connection."""
+    return " ".join(
+        f"-c {name}={str(value).replace(' ', chr(92) + ' ')}" for name, value in {**SESSION, **more}.items()
+    )
+
+
+def refuse_unfit(connection: Connection, setting: str) -> None:
+    """Refuse a session that is not as it must be; `setting` says where it leads. Raises `Misconfigured`, or
+    `DatabaseUnavailable` for a standby: it may be promoted.
+    """
+    found = _settings(connection)
+    if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
+        raise DatabaseUnavailable(
+            f"{setting}: leads to a standby, which cannot be written; name the primary, or all hosts and "
+            "target_session_attrs=read-write: postgresql://user:password@one:5432,two:5432/name?target_session_attrs="
+            "read-write"
+        )
+    wrong = {"default_transaction_read_only": "off", "session_replication_role": "origin"}
+    for name, wanted in (wrong | SESSION).items():
+        if name not in MAY_DIFFER and not _alike(found[name.lower()], wanted):
+            raise Misconfigured(_unfit(setting, name, found[name.lower()], wanted))
+    if 0 < (milliseconds := int(found.get("transaction_timeout", 0))) < TRANSACTION_MS_MIN:
+        raise Misconfigured(_unfit(setting, "transaction_timeout", f"{milliseconds} ms", "0"))
+    path = connection.execute(text("SELECT current_schemas(TRUE), current_schema()")).one()
+    schemas = [name for name in path[0] if not name.startswith("pg_temp")]
+    if path[1] is None or schemas[0] != "pg_catalog":
+        raise Misconfigured(_unfit(setting, "search_path", found["search_path"], '"$user", public'))
+
+
+def _settings(connection: Connection) -> dict[str, str]:
+    rows = connection.execute(text("SELECT lower(name), setting FROM pg_settings"))
+    return {row[0]: row[1] for row in rows}
+
+
+def _alike(found: str, wanted: str) -> bool:
+    # The order of day and month counts only for what others write without a name of the month.
+    return found.lower().split(",")[0] == wanted.lower().split(",")[0]
+
+
+def _unfit(setting: str, name: str, found: str, wanted: str) -> str:
+    return (
+        f"{setting}: sessions have {name} = {found}, which this cannot work with; {wanted} is needed. Look at the "
+        f"defaults of the role and the database (\\drds in psql), and at postgresql.conf; a role's is mended by "
+        f"ALTER ROLE ... SET {name} = {wanted if wanted.isalnum() else repr(wanted)}"
+    )

@@ -1,0 +1,416 @@
+"""The Postgres port: the one session of a worker, which holds its slot, and the transaction of a cycle."""
+
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
+from logging import DEBUG
+
+from psycopg import Connection as PsycopgConnection
+from psycopg.errors import Diagnostic
+from sqlalchemy import Connection, Engine, text
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from ..errors import (
+    DatabaseInDoubt,
+    DatabaseUnavailable,
+    DebuggerQuit,
+    ExactlyOnceError,
+    HandlingFailed,
+    ServiceBroken,
+    SlotInDoubt,
+    SlotLost,
+    Undecided,
+)
+from ..events import Event
+from ..protocol import attempts as protocol_attempts
+from ..protocol.ports import Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
+from ..service import Service
+from ..session import Session
+from ..telemetry.failures import add_places, frames
+from ..telemetry.logs import log
+from ..telemetry.waits import MAIN_LOOP, Wait
+from . import attempts, blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck_records
+from .deadline import Deadline
+from .engine import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
+from .handlers import Handlers
+from .outbox import Outbox
+
+
+def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoubt | None:
+    """Return what to raise if `error` is about the server and not about the data, else None."""
+    if not isinstance(error, DBAPIError):
+        return None
+    if error.connection_invalidated:
+        return SlotInDoubt(f"the database session was lost: {error.orig}")
+    if blame.is_infrastructure(error):
+        return DatabaseUnavailable(f"PostgreSQL: {error.orig}")
+    return None
+
+
+@contextmanager
+def _sorted_errors() -> Iterator[None]:
+    """Raise what a failure of the server means, also when a handler met it. Anything else may be for what a record
+    holds, such as a text that the database's encoding has not got.
+    """
+    try:
+        yield
+    except Exception as error:
+        cause = error.__cause__ if isinstance(error, HandlingFailed) else error
+        if blame.is_debuggers(cause):
+            raise DebuggerQuit from error
+        meaning = unavailable(cause)
+        record = error.record if isinstance(error, HandlingFailed) else None
+        if (
+            isinstance(meaning, DatabaseUnavailable)
+            and isinstance(error, HandlingFailed)
+            and blame.may_be_either(cause)
+        ):
+            undecided = Undecided(str(meaning))
+            undecided.frames = frames(cause or error)
+            raise HandlingFailed(record) from undecided
+        if meaning is not None:
+            raise meaning from error
+        if cause is not None and blame.is_service(cause):
+            broken = ServiceBroken(blame.why(cause))
+            broken.frames = frames(cause)
+            raise HandlingFailed(record) from broken
+        if isinstance(error, ExactlyOnceError):
+            raise
+        raise HandlingFailed(None) from error
+
+
+def _waiting() -> AbstractContextManager[Wait]:
+    return MAIN_LOOP.waiting("an answer of PostgreSQL", STATEMENT_TIMEOUT_MS / 1_000)
+
+
+@contextmanager
+def _answered() -> Iterator[None]:
+    with _sorted_errors(), _waiting():
+        yield
+
+
+class PostgresTransaction:
+    """One transaction. Implements `shared.protocol.ports.Transaction`."""
+
+    def __init__(
+        self,
+        session: Session,
+        *,
+        service: Service,
+        handlers: Handlers,
+        outbox: Outbox,
+        claim_bytes: int,
+        warnings: list[str],
+        attempted: set[Input] | None = None,
+        outlived: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._session = session
+        self._attempted = attempted if attempted is not None else set()
+        self._outlived = outlived
+        self._handled = False
+        """Whether what was attempted is handled when this is committed."""
+        self._service = service
+        self._handlers = handlers
+        self._outbox = outbox
+        self._claim_bytes = claim_bytes
+        self._warnings = warnings
+        self._connection: Connection = session.connection()
+        self._deliveries: Sequence[Delivery] = ()
+
+    def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+        with _sorted_errors(), MAIN_LOOP.waiting("the locks of its inputs' positions", LOCK_TIMEOUT_MS / 1_000):
+            return positions.lock(self._connection, inputs)
+
+    def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        with _answered():
+            return inbox.receive(self._connection, ids)
+
+    def handle(self, deliveries: Sequence[Delivery]) -> None:
+        if log.is_enabled_for(DEBUG):
+            log.debug("handling", events=len(deliveries), ids=[delivery.envelope.id for delivery in deliveries])
+        counts: Counter[tuple[Input, int, str]] = Counter()
+
+        def collect(delivery: Delivery, events: Iterable[Event]) -> None:
+            for event in events:
+                name = type(event).__name__
+                identity = (*delivery.record[:2], name)
+                event_id = dead_letters.cause_id(
+                    self._service.name, delivery.record, delivery.epoch, name, counts[identity]
+                )
+                counts[identity] += 1
+                self._outbox.collect(self._session, event, event_id, delivery.envelope.traceparent)
+
+        deadline = self._handlers.deadline
+        deadline.renew()
+        self._deliveries = deliveries
+        with _sorted_errors(), deadline, self._placed():
+            self._handlers.run(deliveries, self._session, collect)
+
+    def set_aside(self, new: Sequence[NewDeadLetter]) -> None:
+        with _answered():
+            dead_letters.set_aside(self._session, self._service, self._outbox, new)
+
+    def write_outbox(self) -> None:
+        with _sorted_errors(), self._handlers.deadline:
+            try:
+                with self._placed():
+                    self._outbox.write(self._session)
+            except Exception as error:
+                raise HandlingFailed(None) from error
+
+    @contextmanager
+    def _placed(self) -> Iterator[None]:
+        """Let a failure of no record in particular name the handlers of the batch."""
+        try:
+            yield
+        except HandlingFailed as error:
+            if error.record is None and error.__cause__ is not None:
+                add_places(error.__cause__, self._handlers.places(self._deliveries))
+            raise
+        except Exception as error:
+            add_places(error, self._handlers.places(self._deliveries))
+            raise
+
+    def advance(self, moved: Mapping[Input, int]) -> None:
+        with _answered():
+            positions.advance(self._connection, moved)
+            if self._attempted:
+                attempts.forget(self._connection, self._attempted)
+                self._handled = True
+
+    def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
+        with _sorted_errors(), MAIN_LOOP.waiting("the locks of its lanes' claims", LOCK_TIMEOUT_MS / 1_000):
+            return outbox.lock_claims(self._connection, lanes)
+
+    def forget(self, lanes: Collection[int]) -> None:
+        with _answered():
+            outbox.forget(self._connection, lanes)
+
+    def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+        with _answered():
+            return outbox.claim(self._connection, limits, self._claim_bytes)
+
+    def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+        with _answered():
+            return outbox.claim_less(self._connection, limits)
+
+    def claimed(self, lanes: Collection[int]) -> list[OutboxRow]:
+        with _answered():
+            return outbox.claimed(self._connection, lanes)
+
+    def commit(self) -> None:
+        self._warnings.clear()
+        try:
+            with _waiting(), self._placed():
+                self._session.commit()
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                raise DatabaseInDoubt(f"the reply to COMMIT was lost: {error.orig}") from error
+            if blame.may_be_either(error):  # of a trigger that waits for the COMMIT
+                raise HandlingFailed(None) from Undecided(f"PostgreSQL: {error.orig}")
+            raise unavailable(error) or HandlingFailed(None) from error
+        finally:
+            self._session.close()
+        if self._handled:
+            self._attempted.clear()
+        if self._warnings:
+            # "canceling wait for synchronous replication": committed here, perhaps not where the next primary will be.
+            raise DatabaseInDoubt(f"COMMIT came back with a warning: {self._warnings[0]}")
+
+    def rollback(self) -> None:
+        with suppress(DBAPIError), _waiting():  # if the session is lost, the transaction is lost with it
+            self._session.close()
+        self._outlived()
+
+
+_CANCEL = text("""
+    SELECT wait_event_type = 'Lock' AS locked, pg_cancel_backend(pid) FROM pg_stat_activity
+    WHERE pid = :pid AND state = 'active'
+""")
+
+
+class WorkerDatabase:
+    """The one database session of a worker. Implements `shared.protocol.ports.Database`.
+
+    The session that holds the slot also runs the batches, so losing it makes the next COMMIT fail by itself.
+    """
+
+    def __init__(
+        self,
+        engine: Engine,
+        aside: Engine,
+        service: Service,
+        outbox: Outbox,
+        *,
+        slots_max: int,
+        claim_bytes: int,
+        handler_seconds_max: float,
+    ) -> None:
+        self._engine = engine
+        self._aside = aside
+        """For what cannot wait for the session: it is at work."""
+        self._service = service
+        self.deadline = Deadline(handler_seconds_max, self._cancel)
+        self._handlers = Handlers(service, self.deadline)
+        self._outbox = outbox
+        self._slots_max = slots_max
+        self._claim_bytes = claim_bytes
+        self._slot: int | None = None
+        self._connection: Connection | None = None
+        self._backend: slots.Backend | None = None
+        self._warnings: list[str] = []
+        self._attempted: set[Input] = set()
+        """Inputs of which a note stands that this process is about to handle their next records."""
+
+    @property
+    def slot(self) -> int | None:
+        """The slot that this worker holds."""
+        return self._slot
+
+    def settle_seconds(self) -> float:
+        """How long a newcomer still has to wait before it may take a slot. Raises `DatabaseUnavailable`."""
+        with self._transient(connect=True) as connection:
+            return slots.SETTLE_SECONDS - slots.seconds_since_start(connection)
+
+    def take_slot(self) -> bool:
+        """Take the lowest free slot; False if there is none. Raises `DatabaseUnavailable`."""
+        with self._transient(connect=True) as connection:
+            self._slot = slots.take_any(connection, self._slots_max)
+        return self._slot is not None
+
+    def hold_slot(self) -> None:
+        if self._slot is None:
+            raise SlotLost("this worker never had a slot")
+        with self._transient(connect=True) as connection:
+            if not slots.is_mine(connection, self._slot) and not slots.take(connection, self._slot):
+                raise SlotLost(f"slot {self._slot} of {self._service.name} is held by another worker now")
+
+    def begin(self) -> PostgresTransaction:
+        if self._connection is None or self._connection.invalidated:
+            raise SlotInDoubt
+        session = Session(self._connection)
+        with _sorted_errors():
+            return PostgresTransaction(
+                session,
+                service=self._service,
+                handlers=self._handlers,
+                outbox=self._outbox,
+                claim_bytes=self._claim_bytes,
+                warnings=self._warnings,
+                attempted=self._attempted,
+                outlived=self._outlived,
+            )
+
+    def positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+        with self._transient() as connection:
+            return positions.read(connection, inputs)
+
+    def start_positions(self, beginnings: Mapping[Input, int]) -> None:
+        with self._transient() as connection:
+            positions.start(connection, beginnings)
+
+    def claims(self, lanes: Collection[int]) -> dict[int, Claim]:
+        with self._transient() as connection:
+            return outbox.read_claims(connection, lanes)
+
+    def unpublished(self, lanes: Collection[int]) -> bool:
+        with self._transient() as connection:
+            return outbox.unpublished(connection, lanes)
+
+    @property
+    def at(self) -> tuple[Record, str] | None:
+        """The record that is being handled, and its handler."""
+        return self._handlers.at
+
+    def stuck(self) -> Mapping[Input, stuck_records.Stuck]:
+        """Return the records at which processes ended. Raises what `positions` raises."""
+        with self._transient() as connection:
+            return stuck_records.read(connection)
+
+    def attempt(self, records: Sequence[Record]) -> None:
+        outlived = frozenset(self._attempted)
+        self._attempted.update(record.input for record in records)  # first, for the answer may be lost
+        with self._transient() as connection:
+            attempts.forget(connection, outlived)
+            attempts.begin(connection, records)
+
+    def attempts(self) -> Mapping[Input, protocol_attempts.Attempt]:
+        """Return what processes that were killed had in their hands. Raises what `positions` raises."""
+        with self._transient() as connection:
+            attempts.forget(connection, self._attempted)
+            found = attempts.read(connection)
+        self._attempted.clear()
+        return found
+
+    def _outlived(self) -> None:
+        """Take back what was noted, for this process has outlived it; if not now, before more is noted or read. A
+        session that was lost has not: its record may be the reason.
+        """
+        if self._connection is None or self._connection.invalidated:
+            self._attempted.clear()
+        if self._attempted:
+            with suppress(ExactlyOnceError, SQLAlchemyError):
+                with self._transient() as connection:
+                    attempts.forget(connection, self._attempted)
+                self._attempted.clear()
+
+    def note_stuck(self, record: Record, detail: str, traceback: str) -> None:
+        """Note that this process is about to end at `record`, on a session of its own. Raises `DBAPIError`."""
+        with self._aside.begin() as connection:
+            stuck_records.note(connection, record, detail, traceback)
+
+    def _cancel(self) -> bool:
+        """Cancel the statement that the session is at; whether it waited for a lock. Never raises."""
+        with suppress(SQLAlchemyError), self._aside.begin() as connection:
+            found = connection.execute(_CANCEL, {"pid": self._backend.pid if self._backend else None}).one_or_none()
+            return found is not None and bool(found.locked)
+        return False
+
+    def close(self) -> None:
+        """End the session, and return the slot back with it."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.invalidate()
+            connection.close()
+
+    @contextmanager
+    def _transient(self, *, connect: bool = False) -> Iterator[Connection]:
+        """The connection, in a short transaction. Only who looks after the slot may `connect` anew: a new session does
+        not hold it.
+
+        Raises `DatabaseUnavailable`, or `SlotInDoubt` if the session was lost.
+        """
+        if self._connection is None and not connect:
+            raise SlotInDoubt
+        try:
+            with MAIN_LOOP.waiting("a session of PostgreSQL", CONNECT_SECONDS + slots.TERMINATE_MS / 1_000):
+                connection = self._connected()
+            with _waiting(), connection.begin():
+                yield connection
+        except DBAPIError as error:
+            if error.connection_invalidated:
+                self.close()
+            raise DatabaseUnavailable(f"PostgreSQL: {error.orig}") from error
+
+    def _connected(self) -> Connection:
+        if self._connection is not None and not self._connection.invalidated:
+            return self._connection
+        self.close()
+        connection = self._engine.connect()
+        try:
+            with connection.begin():
+                if self._backend is not None:
+                    slots.terminate(connection, self._backend)
+                self._backend = slots.backend(connection)
+        except BaseException:
+            connection.close()
+            raise
+        raw = connection.connection.driver_connection
+        assert isinstance(raw, PsycopgConnection)
+        raw.add_notice_handler(self._notice)
+        self._connection = connection
+        return connection
+
+    def _notice(self, notice: Diagnostic) -> None:
+        if notice.severity_nonlocalized == "WARNING":
+            self._warnings.append(database_errors.words(notice))

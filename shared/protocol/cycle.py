@@ -1,0 +1,452 @@
+"""The cycle of a worker: the only file that knows the order of the commits.
+
+There are two commits, always in the same order, and two positions, each stored where its effect is. What has been
+handled is known by Postgres: the next offset of an input is committed with the handlers' effects. What has been
+published is known by Kafka: the published position of a lane is committed with its records. Neither is believed from
+the other system, so a crash anywhere leaves both true, and recovery reads both and goes on.
+
+    1    poll a batch, and take the group metadata of this batch
+    2    Postgres transaction
+    2.1    lock the positions of the batch's inputs; drop records below the next offset
+    2.2    inbox: drop events that were received before
+    2.3    run the handlers; collect what the handlers return
+    2.4    flush their changes, then insert into the outbox
+    2.5    move the next offset past the batch
+    2.6    lock the claim of every lane whose published position is known. One above it: its rows are still to be
+           published. Equal: Kafka has its rows, if no connection was lost since; delete them, and claim the next ones
+           under a new claim id and the next position
+    2.7    COMMIT
+    3    Kafka transaction: the claimed rows, the claim's position as the published one, next offsets for lag tools
+    4    the published position is now that of the claim
+
+Whatever is not plain success of 2.7 or 3 goes to the one recovery:
+
+    R0   the slot is still mine
+    R1   a new producer with the same transactional.id, which ends whatever the old one had open; see that it has ended
+    R2   read the committed offsets from Kafka
+    R3   only then read the next offset and the claims from Postgres; compare; commit position 0 of a lane that was
+         never claimed
+    R4   read the inputs from their next offsets on
+
+An assignment does R2 to R4. Why each step is needed is in docs/protocol.md. This file talks to the world through the
+two ports of `shared.protocol.ports` and has no clock, no thread and no randomness of its own, so that a simulation can
+run it.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from ..configuration.program import program
+from ..errors import (
+    ContentRefused,
+    ContentStuck,
+    GenerationLost,
+    HandlingFailed,
+    Malformed,
+    ProcessEnded,
+    RecoveryNeeded,
+)
+from .attempts import Attempt
+from .intake import Intake
+from .ports import (
+    NOTHING,
+    Assignment,
+    Claim,
+    Committed,
+    Database,
+    Delivery,
+    Input,
+    Kafka,
+    NewDeadLetter,
+    Opened,
+    OutboxRow,
+    Polled,
+    Record,
+    Transaction,
+)
+from .verdicts import Comparison, compare_input, compare_lane
+
+RESUMES_MAX = 20
+"""How often resuming may begin anew because the group changed under it; more means that the group does not rest."""
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How much one cycle takes on."""
+
+    records: int
+    rows: int
+    """Outbox rows of one lane in one claim."""
+    retries: int = 0
+    """Set a record aside after so many `Retry`; 0: never."""
+
+
+@dataclass
+class Progress:
+    """What one cycle did."""
+
+    received: int = 0
+    handled: int = 0
+    duplicates: int = 0
+    skipped: int = 0
+    handled_types: frozenset[str] = frozenset()
+    set_aside: list[NewDeadLetter] = field(default_factory=list)
+    published: int = 0
+    idle: bool = False
+    """There was nothing to do."""
+    failed: Exception | None = None
+    """Why the batch was rolled back; the next cycle tries again without what made it fail."""
+    failed_at: Record | None = None
+    """The record that made it fail; None if that is not known yet."""
+
+
+class Cycle:
+    """One worker's cycle over its two ports.
+
+    `open_record` reads a record: None for a type that the service does not consume. It raises `Malformed`, or `Retry`
+    for an unknown version.
+    """
+
+    def __init__(
+        self,
+        service: str,
+        kafka: Kafka,
+        database: Database,
+        open_record: Callable[[Record], Opened | None],
+        limits: Limits,
+    ) -> None:
+        self._service = service
+        self._kafka = kafka
+        self._database = database
+        self._open = open_record
+        self._limits = limits
+        self._owned: Assignment = NOTHING
+        # Lanes whose claim Kafka refused for its content are published alone, in ever smaller claims. This outlives a
+        # recovery: it is about the rows.
+        self._claim_limits: dict[int, int] = {}
+        self.resumes = 0
+        """How often a share was taken over; each time all is forgotten, also what `beware` told."""
+        self._forget()
+
+    def _forget(self) -> None:
+        """Forget everything that was read or concluded: nothing outlives a doubt or a change of the assignment."""
+        self._resumed = False
+        """Whether the rest of this is known for what is owned now."""
+        self._published: dict[int, Committed] = {}
+        """The published position of the lanes owned, with the claim id that went with it."""
+        self._seen: dict[Input, int] = {}
+        """The next offset that this worker read or committed last. A row below it means that Postgres went back."""
+        self._reported: dict[Input, int] = {}
+        self._intake = Intake(self._owned.inputs, self._limits.records, self._limits.retries)
+        self._paused: frozenset[Input] = frozenset()
+
+    @property
+    def owned(self) -> Assignment:
+        """The share of the group's work that this worker owns."""
+        return self._owned
+
+    @property
+    def seen(self) -> dict[Input, int]:
+        """The next offset of the inputs owned."""
+        return self._seen
+
+    def parked(self) -> dict[Input, int]:
+        """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
+        return self._intake.parked()
+
+    def waits_for(self, source: Input) -> tuple[Record, Exception]:
+        """The record at which a parked `source` waits, and why."""
+        return self._intake.waits_for(source)
+
+    def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
+        """Know that `ends` processes ended in a row at a record: it is tried alone, or set aside for `error`."""
+        self._intake.beware(source, offset, ends, error)
+
+    def suspect(self, source: Input, attempt: Attempt) -> None:
+        """Know what a process that was killed had in its hands of `source`."""
+        self._intake.suspect(source, attempt)
+
+    def pace(self, records: int) -> None:
+        """Let batches not grow much beyond `records`: they took long."""
+        self._intake.pace(records)
+
+    def unpark(self, source: Input) -> None:
+        """Try again the record at which `source` waits."""
+        self._intake.unpark(source)
+
+    def run(self, seconds: float, *, report: bool) -> Progress:
+        """Run one cycle, waiting up to `seconds` for records; `report` reports next offsets to Kafka even if nothing is
+        to be published.
+
+        Raises `RecoveryNeeded`, after which only `recover` may be called; `Unavailable`, after which the cycle may be
+        run again; `Stop` or `Exit`.
+        """
+        polled = self._poll(seconds)  # 1
+        if not self._resumed:
+            self._resume()
+            return Progress()
+        batch = self._intake.batch()
+        ended = self._intake.ended(self._seen) if report else {}
+        if not batch and not ended and not (report and self._unreported()) and not self._unpublished():
+            return Progress(idle=True)
+
+        progress = Progress(received=len(batch))
+        if self._intake.watched(batch):
+            self._database.attempt(batch)
+        transaction = self._database.begin()  # 2
+        try:
+            moved = self._handle(transaction, batch, ended, progress)
+            claims = self._claim(transaction)
+            rows = transaction.claimed(claims) if claims else []
+            transaction.commit()  # 2.7
+        except HandlingFailed as failure:
+            transaction.rollback()
+            failed, failed_at = self._intake.failed(failure, batch)
+            return Progress(received=len(batch), failed=failed, failed_at=failed_at)
+        except BaseException:
+            transaction.rollback()
+            raise
+        self._intake.handled(batch)
+        self._seen.update(moved)
+
+        if claims or (report and self._unreported()):
+            self._publish(claims, rows, self._seen if report else moved, polled.group_metadata)  # 3 and 4
+            progress.published = len(rows)
+        return progress
+
+    def recover(self) -> None:
+        """Recover from any doubt; then `run` may be called again. Raises what `run` raises."""
+        self._forget()
+        self._database.hold_slot()  # R0
+        self._kafka.renew()  # R1
+        self._resume()
+
+    # ---- 1
+
+    def _poll(self, seconds: float) -> Polled:
+        room = self._intake.room()
+        self._pause(frozenset(self._owned.inputs if room <= 0 else self._intake.parked()))
+        polled = self._kafka.poll(max(room, 1), seconds if self._intake.idle() else 0)
+        if polled.assigned is not None:
+            self._owned = polled.assigned
+            self._resumed = False
+        elif polled.group_metadata is None and self._owned != NOTHING:
+            # Thrown out of the group: what was owned is somebody else's, until the group says otherwise.
+            self._owned = NOTHING
+            self._resumed = False
+        self._intake.add(polled)
+        return polled
+
+    def _pause(self, wanted: frozenset[Input]) -> None:
+        if wanted - self._paused:
+            self._kafka.pause(wanted - self._paused)
+        if self._paused - wanted:
+            self._kafka.resume(self._paused - wanted)
+        self._paused = wanted
+
+    def _unreported(self) -> bool:
+        """Whether next offsets moved since they were reported to Kafka. Without a lane there is no Kafka
+        transaction to tell it in.
+        """
+        return bool(self._published) and self._reported != self._seen
+
+    def _unpublished(self) -> bool:
+        return bool(self._published) and self._database.unpublished(self._published.keys())
+
+    # ---- 2
+
+    def _handle(
+        self, transaction: Transaction, batch: Sequence[Record], ended: dict[Input, int], progress: Progress
+    ) -> dict[Input, int]:
+        """Steps 2.1 to 2.5; return the next offset of every input that moved."""
+        sources = sorted({record.input for record in batch} | ended.keys())
+        if not sources:
+            return {}
+        positions = transaction.lock_positions(sources)  # 2.1
+        for source in sources:
+            if source not in positions or positions[source].next_offset < self._seen[source]:
+                raise RecoveryNeeded(f"{source}: the database went back below {self._seen[source]}")
+        fresh = [record for record in batch if record.offset >= positions[record.input].next_offset]
+        opened, dead_letters = self._open_all(fresh, {source: position.epoch for source, position in positions.items()})
+        new = transaction.receive([(d.envelope.source, d.envelope.id) for d in opened])  # 2.2
+        deliveries = []
+        for delivery in opened:
+            identity = (delivery.envelope.source, delivery.envelope.id)
+            if identity in new:
+                new.discard(identity)  # a duplicate in the same batch is dropped too
+                deliveries.append(delivery)
+        transaction.handle(deliveries)  # 2.3
+        transaction.set_aside(dead_letters)
+        transaction.write_outbox()  # 2.4
+        moved = {source: max(end, positions[source].next_offset) for source, end in ended.items()}
+        for record in batch:
+            moved[record.input] = max(record.offset + 1, positions[record.input].next_offset)
+        transaction.advance(moved)  # 2.5
+        progress.handled = len(deliveries)
+        progress.handled_types = frozenset(delivery.envelope.type for delivery in deliveries)
+        progress.duplicates = len(batch) - len(fresh) + len(opened) - len(deliveries)
+        progress.skipped = len(fresh) - len(opened) - len(dead_letters)
+        progress.set_aside = dead_letters
+        return moved
+
+    def _open_all(
+        self, records: Sequence[Record], epochs: dict[Input, int]
+    ) -> tuple[list[Delivery], list[NewDeadLetter]]:
+        """Read `records`; return what is for the handlers, and what is set aside without asking them."""
+        deliveries: list[Delivery] = []
+        dead_letters: list[NewDeadLetter] = []
+        for record in records:
+            rejected = self._intake.rejected(record)
+            opened = None
+            try:
+                # To read it may be what ends the process.
+                opened = None if isinstance(rejected, ProcessEnded) else self._open(record)
+            except Malformed as error:
+                rejected = rejected or error
+            except Exception as error:  # a `Retry`, or anything that a record of others can bring about
+                if rejected is None:
+                    raise HandlingFailed(record) from error
+            if rejected is not None:
+                dead_letters.append(
+                    NewDeadLetter(record, epochs[record.input], opened.envelope if opened else None, rejected)
+                )
+            elif opened is not None:
+                deliveries.append(Delivery(record, opened.envelope, opened.event, epochs[record.input]))
+        return deliveries, dead_letters
+
+    def _claim(self, transaction: Transaction) -> dict[int, Claim]:
+        """Step 2.6; return the claims whose rows are to be published."""
+        if not self._published:
+            return {}
+        found = transaction.lock_claims(self._published.keys())
+        unpublished: dict[int, Claim] = {}
+        done: dict[int, int] = {}
+        for lane, published in self._published.items():
+            claim = found.get(lane)
+            if claim is not None and claim.position == published.offset + 1:
+                unpublished[lane] = claim
+            elif claim is not None and claim == (published.offset, published.metadata, claim.rows):
+                done[lane] = self._limits.rows
+            else:
+                raise RecoveryNeeded(
+                    f"lane {lane}: the published position is {published.offset}, the claim is {claim}; somebody "
+                    "else may own the lane"
+                )
+        if self._claim_limits:
+            return self._claim_carefully(transaction, unpublished)
+        if done:
+            spent = [lane for lane in done if found[lane].rows]
+            if spent or any(found[lane].position == 0 for lane in done):
+                self._kafka.confirm()
+            if spent:
+                transaction.forget(spent)
+            unpublished |= transaction.claim(done)
+        return unpublished
+
+    def _claim_carefully(self, transaction: Transaction, unpublished: dict[int, Claim]) -> dict[int, Claim]:
+        """While Kafka refuses a row: one lane at a time, in claims that are halved until the row is alone."""
+        for lane, claim in sorted(unpublished.items()):
+            limit = self._claim_limits.get(lane, claim.rows)
+            return transaction.claim_less({lane: limit}) if limit < claim.rows else {lane: claim}
+        self._claim_limits.clear()
+        return {}
+
+    # ---- 3 and 4
+
+    def _publish(
+        self, claims: dict[int, Claim], rows: Sequence[OutboxRow], sources: Collection[Input], group_metadata: Any
+    ) -> None:
+        lanes = {lane: Committed(claim.position, claim.claim_id) for lane, claim in claims.items()}
+        inputs = {source: self._seen[source] for source in sources}
+        try:
+            self._kafka.begin()
+            self._kafka.produce(rows)
+            self._kafka.flush()
+            self._kafka.send_offsets(inputs, lanes, group_metadata)
+            self._kafka.commit()
+        except ContentRefused as error:
+            if len(rows) == 1:
+                raise self._stuck(claims, rows[0], error) from error
+            self._claim_limits = {lane: max(1, claim.rows // 2) for lane, claim in claims.items()}
+            raise
+        self._published.update(lanes)  # 4
+        self._reported.update(inputs)
+
+    def _stuck(self, claims: dict[int, Claim], row: OutboxRow, error: Exception) -> ContentStuck:
+        return ContentStuck(
+            f"lane {next(iter(claims))}: Kafka refuses {row.event_type} {row.event_id} for {row.topic}: {error}. "
+            f"Look at it with `{program(self._service)} outbox show {row.event_id}`; set it aside with "
+            f"`{program(self._service)} outbox set-aside {row.event_id}`",
+            row.event_id,
+        )
+
+    # ---- assignment and recovery
+
+    def _resume(self) -> None:
+        """Take over the share that is owned now, from what the two systems say and nothing else."""
+        for _ in range(RESUMES_MAX):
+            self._forget()
+            changed = self._compare(self._owned)
+            if changed is None:
+                self._kafka.read_from(self._seen, self._owned.lanes)  # R4
+                self._resumed = True
+                self.resumes += 1
+                return
+            self._owned = changed
+        raise GenerationLost("the group does not come to rest")
+
+    def _compare(self, share: Assignment) -> Assignment | None:
+        """R2 and R3: set published positions and next offsets of `share`. Returns another share if the group
+        changed meanwhile.
+        """
+        committed = self._kafka.committed(share.inputs, share.lanes)  # R2
+        positions = self._database.positions(share.inputs)  # R3
+        claims = self._database.claims(share.lanes)
+        first = [
+            i
+            for i in share.inputs
+            if compare_input(self._service, i, committed.get(i), positions.get(i)) is Comparison.FIRST
+        ]
+        verdicts = {
+            lane: compare_lane(self._service, lane, committed.get(lane), claims.get(lane), published_read_last=False)
+            for lane in share.lanes
+        }
+        doubtful = [lane for lane, comparison in verdicts.items() if comparison is not Comparison.AGREED]
+        if doubtful:
+            # "Missing" and "too low" may be an outdated view of a worker that lost the lane: ask the group, then read
+            # the published position again, after the row.
+            polled = self._kafka.poll(1, 0)
+            if polled.assigned is not None:
+                return polled.assigned
+            if polled.group_metadata is None:
+                raise GenerationLost("the consumer is no member of its group any more")
+            committed |= self._kafka.committed((), doubtful)
+            new = []
+            for lane in doubtful:
+                published = committed.get(lane)
+                if published is not None and published.offset > claims[lane].position:
+                    raise RecoveryNeeded(f"lane {lane}: the published position moved while it was compared")
+                if (
+                    compare_lane(self._service, lane, published, claims[lane], published_read_last=True)
+                    is Comparison.FIRST
+                ):
+                    new.append(lane)
+            if new:
+                self._first(new, polled.group_metadata, committed)
+        if first:
+            self._database.start_positions({source: self._kafka.beginning(source) for source in first})
+            positions |= self._database.positions(first)
+        self._published = {lane: committed[lane] for lane in share.lanes}
+        self._seen = {source: positions[source].next_offset for source in share.inputs}
+        self._reported = {i: committed[i].offset for i in share.inputs if i in committed}
+        return None
+
+    def _first(self, lanes: Sequence[int], group_metadata: Any, committed: dict[Input | int, Committed]) -> None:
+        """Commit position 0 before the first claim ever: from then on a missing one was lost."""
+        start: dict[int, Committed] = dict.fromkeys(lanes, Committed(0, ""))
+        self._kafka.begin()
+        self._kafka.send_offsets({}, start, group_metadata)
+        self._kafka.commit()
+        for lane, published in start.items():
+            committed[lane] = published

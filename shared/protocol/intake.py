@@ -1,0 +1,244 @@
+"""The intake: records that were polled and not handled yet, and what is known of those that failed.
+
+It decides what the next batch holds: a batch that fails is tried again in parts until the record that fails is alone, a
+record that must wait parks its own input only, and a record that can never be handled is rejected: it is set aside with
+the next batch, in that batch's transaction.
+"""
+
+from collections import deque
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+from ..errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken, Undecided
+from .attempts import ENDS, ENDS_BY_CHANCE, Attempt
+from .ports import Input, Polled, Record
+
+BATCH_BYTES = 50_000_000
+"""Bytes of the values of one batch, but for its first record. A compressed record of 3 KB may unpack to 100 MB, and a
+transaction that stores some of these takes longer than the watchdog allows.
+"""
+
+STRIKES = 2
+"""A record is poison when it failed alone so often, each time in a fresh transaction."""
+
+
+UNDECIDED_STRIKES = 4
+"""So often fails, alone, what may be the record's or the surroundings', before it is the record's."""
+
+
+@dataclass
+class _Trial:
+    """Of a record whose failure may be its own or the surroundings'."""
+
+    kind: tuple[str, bytes | None]
+    failures: int = 0
+    """Alone, and others of its kind handled before each but the first."""
+    others_handled: bool = False
+    """Since the last of them."""
+
+
+def _kind(record: Record) -> tuple[str, bytes | None]:
+    """Its topic and, as it stands there, its type."""
+    return record.input.topic, dict(record.headers or ()).get("ce_type")
+
+
+class Intake:
+    """What waits in front of the handlers of one worker; at most a batch, and the rest of a batch for each parked
+    input.
+    """
+
+    def __init__(self, inputs: Collection[Input], records_max: int, retries_max: int) -> None:
+        self._records_max = records_max
+        self._retries_max = retries_max
+        self._waiting: dict[Input, deque[Record]] = {source: deque() for source in sorted(inputs)}
+        self._ends: dict[Input, int] = {}
+        self._limit = records_max
+        self._ceiling = records_max
+        """How far the limit may grow: not far since a batch was too slow, and a little more with each that is not."""
+        self._parked: dict[Input, tuple[Record, Exception]] = {}
+        """Inputs that wait after a `Retry`, the record they wait at, and why."""
+        self._attempts: dict[Input, tuple[int, int]] = {}
+        """Offset of the last `Retry` of an input, and how many there were in a row at it."""
+        self._strikes: dict[tuple[Input, int], int] = {}
+        self._undecided: dict[tuple[Input, int], _Trial] = {}
+        """Records that failed alone for themselves or for their surroundings."""
+        self._rejected: dict[tuple[Input, int], Exception] = {}
+        self._alone: set[tuple[Input, int]] = set()
+        """Records that are tried, or set aside, alone: a process ended at them."""
+        self._alone_to: dict[Input, int] = {}
+        """The last of several records that are tried alone: a process ended at one of them."""
+        self._suspects: dict[tuple[Input, int], Exception] = {}
+        """Records at which their input waits before it tries them alone: processes ended at them alone."""
+        self._unwatched = dict.fromkeys(self._waiting, records_max)
+        """How many more records of an input a process may have had in its hands that was killed before this began."""
+        self._watched_to: dict[Input, int] = {}
+        """The last of those that came."""
+
+    def room(self) -> int:
+        """How many more records fit; records of parked inputs do not count, or one input would hold up all."""
+        waiting = sum(len(records) for source, records in self._waiting.items() if source not in self._parked)
+        return self._records_max - waiting
+
+    def idle(self) -> bool:
+        """Whether no record waits that could be handled now."""
+        return self.room() == self._records_max
+
+    def add(self, polled: Polled) -> None:
+        """Take in what a poll brought, except of inputs that are not owned any more."""
+        for record in polled.records:
+            if record.input in self._waiting:
+                self._waiting[record.input].append(record)
+                if self._unwatched[record.input]:
+                    self._unwatched[record.input] -= 1
+                    self._watched_to[record.input] = record.offset
+                if suspected := self._suspects.pop((record.input, record.offset), None):
+                    self._park(record, suspected)
+        # What comes after the end was not there when this began.
+        self._unwatched.update(dict.fromkeys(polled.ends, 0))
+        self._ends.update({source: end for source, end in polled.ends.items() if source in self._waiting})
+
+    def batch(self) -> list[Record]:
+        """Return the next records, input by input; those of a parked input only up to where it waits."""
+        ready = (
+            record
+            for source, records in self._waiting.items()
+            for record in records
+            if source not in self._parked or record.offset < self._parked[source][0].offset
+        )
+        batch: list[Record] = []
+        size = 0
+        for record in islice(ready, self._limit):
+            if self._is_alone(record):
+                return batch or [record]
+            size += len(record.value or b"")
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append(record)
+        return batch
+
+    def _is_alone(self, record: Record) -> bool:
+        if not self._alone and not self._alone_to:
+            return False
+        return (record.input, record.offset) in self._alone or record.offset <= self._alone_to.get(record.input, -1)
+
+    def watched(self, batch: Sequence[Record]) -> bool:
+        """Whether a process may have been killed at one of these records before."""
+        return any(record.offset <= self._watched_to.get(record.input, -1) for record in batch)
+
+    def suspect(self, source: Input, attempt: Attempt) -> None:
+        """Know what a process that was killed had in its hands of `source`: several records, or one alone."""
+        if not attempt.ends:
+            self._alone_to[source] = attempt.last
+            return
+        # It is set aside alone too: what comes after it may end the process before that is committed.
+        self._alone.add((source, attempt.offset))
+        if attempt.ends >= ENDS:
+            self._rejected[source, attempt.offset] = attempt.error
+        elif attempt.ends > ENDS_BY_CHANCE:
+            self._suspects[source, attempt.offset] = attempt.error
+
+    def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
+        """Know that `ends` processes ended in a row at a record, and why: better than `suspect` does."""
+        self._suspects.pop((source, offset), None)
+        self._alone.add((source, offset))
+        if ends >= STRIKES:
+            self._rejected[source, offset] = error
+
+    def pace(self, records: int) -> None:
+        """Let batches not grow much beyond `records`, which took long."""
+        self._ceiling = max(1, min(self._ceiling, records))
+
+    def ended(self, positions: Mapping[Input, int]) -> dict[Input, int]:
+        """Return the ends of inputs that were read to their end and whose next offset is below it: only control markers
+        lie between.
+        """
+        return {s: end for s, end in self._ends.items() if not self._waiting[s] and end > positions[s]}
+
+    def handled(self, batch: Sequence[Record]) -> None:
+        """Let go of a batch that is committed."""
+        if self._undecided:
+            kinds = {_kind(record) for record in batch if self.rejected(record) is None}
+            for trial in self._undecided.values():
+                trial.others_handled |= trial.kind in kinds
+        for record in batch:
+            self._waiting[record.input].popleft()
+            self._strikes.pop((record.input, record.offset), None)
+            self._rejected.pop((record.input, record.offset), None)
+            self._alone.discard((record.input, record.offset))
+            self._undecided.pop((record.input, record.offset), None)
+        if batch:
+            if len(batch) >= self._ceiling:
+                self._ceiling = min(self._records_max, self._ceiling + max(1, self._ceiling // 8))
+            self._limit = min(self._ceiling, self._limit * 2)
+
+    def rejected(self, record: Record) -> Exception | None:
+        """Why `record` is to be set aside, if it is."""
+        return self._rejected.get((record.input, record.offset))
+
+    def parked(self) -> dict[Input, int]:
+        """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
+        return {source: self._attempts[source][1] for source in self._parked}
+
+    def waits_for(self, source: Input) -> tuple[Record, Exception]:
+        """The record at which a parked `source` waits, and why."""
+        return self._parked[source]
+
+    def unpark(self, source: Input) -> None:
+        """Try again the record at which `source` waits."""
+        self._parked.pop(source, None)
+
+    def failed(self, failure: HandlingFailed, batch: Sequence[Record]) -> tuple[Exception, Record | None]:
+        """Decide what the next attempt leaves out, and return the reason of the failure, and the record if it is known.
+
+        Raises the reason if it does not go away with a record.
+        """
+        cause = failure.__cause__
+        assert isinstance(cause, Exception)
+        culprit = failure.record if failure.record is not None else batch[0] if len(batch) == 1 else None
+        if not batch:
+            raise cause
+        if isinstance(cause, HandlerTooSlow) and len(batch) > 1:
+            done = batch.index(culprit) if isinstance(culprit, Record) else len(batch)
+            self._limit = self._ceiling = max(1, done // 2)
+            return cause, None
+        if not isinstance(culprit, Record):
+            self._limit = max(1, len(batch) // 2)
+            return cause, None
+        identity = (culprit.input, culprit.offset)
+        if identity in self._rejected:
+            raise cause
+        if isinstance(cause, Retry | ServiceBroken):
+            self._park(culprit, cause)
+        elif isinstance(cause, Undecided) and len(batch) == 1:
+            self._try_again(culprit, cause)
+        elif isinstance(cause, Reject):
+            self._rejected[identity] = cause
+        elif len(batch) > 1:
+            self._limit = max(1, batch.index(culprit))
+        else:
+            self._strikes[identity] = self._strikes.get(identity, 0) + 1
+            if self._strikes[identity] >= STRIKES:
+                self._rejected[identity] = cause
+        return cause, culprit
+
+    def _try_again(self, record: Record, error: Undecided) -> None:
+        """Let `record` wait, or reject it: if, between any two of its failures alone, others of its type were
+        handled.
+        """
+        trial = self._undecided.setdefault((record.input, record.offset), _Trial(_kind(record)))
+        trial.failures = trial.failures + 1 if trial.others_handled else max(trial.failures, 1)
+        trial.others_handled = False
+        if trial.failures >= UNDECIDED_STRIKES:
+            self._rejected[record.input, record.offset] = error
+        else:
+            self._park(record, error)
+
+    def _park(self, record: Record, error: Exception) -> None:
+        offset, attempts = self._attempts.get(record.input, (record.offset, 0))
+        attempts = attempts + 1 if offset == record.offset else 1
+        self._attempts[record.input] = (record.offset, attempts)
+        if self._retries_max and attempts > self._retries_max and isinstance(error, Retry):
+            self._rejected[record.input, record.offset] = error
+        else:
+            self._parked[record.input] = record, error

@@ -1,0 +1,279 @@
+"""The two ports of the core: Kafka and one Postgres transaction, and the values that pass through them.
+
+`shared.protocol.cycle` talks to the world only through `Kafka` and `Database`. Every method is one place where a
+process can die, a reply can be lost or an error can come back, so a test or a simulation puts its own world behind
+these ports and runs the production cycle on it. `shared.kafka.consumer` and `shared.kafka.producer` are Kafka;
+`shared.postgres.positions`, `shared.postgres.inbox`, `shared.service` and `shared.postgres.outbox` are Postgres.
+"""
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple, Protocol
+
+from ..events import Envelope, Event
+
+KEY_BYTES_MAX = 4_000
+"""The key comes on top of the event, and has to fit beside it. An index of PostgreSQL takes 2,700 bytes."""
+
+
+class Input(NamedTuple):
+    """A partition of a topic that the service consumes."""
+
+    topic: str
+    partition: int
+
+    def __str__(self) -> str:
+        return f"{self.topic}[{self.partition}]"
+
+
+class Record(NamedTuple):
+    """One record as it came from Kafka."""
+
+    input: Input
+    offset: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]] | None
+
+
+class Polled(NamedTuple):
+    """What one poll brought."""
+
+    records: Sequence[Record]
+    ends: Mapping[Input, int]
+    """Inputs whose end was reached, and the offset of that end (beyond control markers)."""
+    assigned: "Assignment | None"
+    """What is owned now, if that changed in this poll; empty when everything was revoked or lost."""
+    group_metadata: Any
+    """The group metadata of this batch, for `send_offsets`; None while this worker is no member."""
+
+
+class Assignment(NamedTuple):
+    """The share of the group's work that a worker owns."""
+
+    inputs: frozenset[Input]
+    lanes: frozenset[int]
+
+
+NOTHING = Assignment(frozenset(), frozenset())
+
+
+class Committed(NamedTuple):
+    """A committed offset of the consumer group."""
+
+    offset: int
+    metadata: str
+
+
+REPORTED = "H"
+"""The metadata of an input's committed offset, when one of our workers has committed it. Older releases gave none.
+"""
+
+
+class Position(NamedTuple):
+    """The row of an input: its next offset, and the epoch of its topic."""
+
+    next_offset: int
+    epoch: int
+
+
+class Claim(NamedTuple):
+    """The row of a lane: which batch is being published, or was published last."""
+
+    position: int
+    claim_id: str
+    """Empty before the first claim."""
+    rows: int
+    """How many outbox rows the claim names."""
+
+
+class OutboxRow(NamedTuple):
+    """One claimed row, ready to be produced."""
+
+    topic: str
+    key: str
+    event_id: str
+    event_type: str
+    event_version: int
+    time: str
+    data: bytes
+    traceparent: str | None
+
+
+class Opened(NamedTuple):
+    """A record that was read: its envelope, and its event."""
+
+    envelope: Envelope
+    event: Event
+
+
+class Kafka(Protocol):
+    """The consumer group member and the transactional producer of one worker. Errors are those of `shared.errors`."""
+
+    def poll(self, records: int, seconds: float) -> Polled:
+        """Serve the group and fetch up to `records` records, waiting up to `seconds` for the first."""
+        ...
+
+    def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
+        """Read the group's committed offsets, stable ones only; what was never committed is left out."""
+        ...
+
+    def beginning(self, source: Input) -> int:
+        """Return the first offset that `source` still has."""
+        ...
+
+    def read_from(self, positions: Mapping[Input, int], lanes: Collection[int]) -> None:
+        """Fetch `positions` from the given offsets on, and nothing else."""
+        ...
+
+    def pause(self, inputs: Collection[Input]) -> None:
+        """Fetch nothing from `inputs` until `resume`."""
+        ...
+
+    def resume(self, inputs: Collection[Input]) -> None:
+        """Undo `pause`."""
+        ...
+
+    def renew(self) -> None:
+        """Replace the producer by a new one with the same transactional.id, end whatever the old one left open, and see
+        that it has ended. Raises `KafkaUnavailable`, also while any transaction is open where we publish.
+        """
+        ...
+
+    def begin(self) -> None:
+        """Begin a transaction. Raises what `confirm` raises, before it begins."""
+        ...
+
+    def produce(self, rows: Sequence[OutboxRow]) -> None:
+        """Hand `rows` to the transaction in their order."""
+        ...
+
+    def flush(self) -> None:
+        """Wait until every produced row is acknowledged."""
+        ...
+
+    def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
+        """Put offsets into the transaction, on behalf of the member and generation of `group_metadata`."""
+        ...
+
+    def commit(self) -> None:
+        """Commit the transaction. Raises `KafkaInDoubt` also if it succeeded but took suspiciously long."""
+        ...
+
+    def confirm(self) -> None:
+        """See that what was committed last may be relied on. Raises `KafkaInDoubt` if a connection was lost since: a
+        broker that dies right after its answer may forget what it has answered (KAFKA-20734).
+        """
+        ...
+
+
+class Transaction(Protocol):
+    """One Postgres transaction of the cycle. Whatever raises before `commit` leaves it to be rolled back."""
+
+    def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+        """Lock the rows of `inputs` in name order."""
+        ...
+
+    def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
+        """Insert (source, event id) pairs into the inbox; return those that were not there."""
+        ...
+
+    def handle(self, deliveries: Sequence["Delivery"]) -> None:
+        """Run the handlers of all deliveries and collect the events they publish. Raises `HandlingFailed`."""
+        ...
+
+    def set_aside(self, dead_letters: Sequence["NewDeadLetter"]) -> None:
+        """Insert dead letters."""
+        ...
+
+    def write_outbox(self) -> None:
+        """Flush the handlers' changes, then insert the collected events into the outbox. Raises `HandlingFailed`."""
+        ...
+
+    def advance(self, positions: Mapping[Input, int]) -> None:
+        """Move next offsets forward, never back."""
+        ...
+
+    def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
+        """Lock the claim rows of `lanes` in order."""
+        ...
+
+    def forget(self, lanes: Collection[int]) -> None:
+        """Delete the outbox rows that the claims of `lanes` name: Kafka has them."""
+        ...
+
+    def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+        """Claim for each lane the next rows in id order, up to its limit, under a new claim id and the next position.
+
+        Lanes without rows are left as they are, and out of the answer.
+        """
+        ...
+
+    def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+        """Claim again, at the same position and under a new claim id, only the first rows of each unpublished claim."""
+        ...
+
+    def claimed(self, lanes: Collection[int]) -> list[OutboxRow]:
+        """Read the claimed rows of `lanes`, in id order within each lane."""
+        ...
+
+    def commit(self) -> None:
+        """Commit. Raises `DatabaseInDoubt` if the outcome is not known."""
+        ...
+
+    def rollback(self) -> None:
+        """Undo everything; never raises."""
+        ...
+
+
+class Database(Protocol):
+    """The one database session of a worker, which holds its slot too."""
+
+    def hold_slot(self) -> None:
+        """Make sure that the slot's lock is still held, taking it again on a new connection. Raises `SlotLost`."""
+        ...
+
+    def attempt(self, records: Sequence[Record]) -> None:
+        """Note, in a transaction of its own, that `records` are about to be handled: for the next process, should this
+        one be killed. The note goes away with `Transaction.advance`, and with `rollback`.
+        """
+        ...
+
+    def begin(self) -> Transaction:
+        """Begin a transaction, READ COMMITTED."""
+        ...
+
+    def positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+        """Read the rows of `inputs`; missing ones are left out."""
+        ...
+
+    def start_positions(self, beginnings: Mapping[Input, int]) -> None:
+        """Insert the rows of inputs that are consumed for the first time."""
+        ...
+
+    def claims(self, lanes: Collection[int]) -> dict[int, Claim]:
+        """Read the rows of `lanes`; missing ones are left out."""
+        ...
+
+    def unpublished(self, lanes: Collection[int]) -> bool:
+        """Whether `lanes` have any outbox row, without locking anything."""
+        ...
+
+
+class Delivery(NamedTuple):
+    """A record on its way to its handlers."""
+
+    record: Record
+    envelope: Envelope
+    event: Event
+    epoch: int
+    """The epoch of the record's input; part of the ids of what is published about it."""
+
+
+class NewDeadLetter(NamedTuple):
+    """A record that is set aside, and why."""
+
+    record: Record
+    epoch: int
+    envelope: Envelope | None
+    """None if the record has none."""
+    error: Exception

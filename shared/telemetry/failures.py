@@ -1,0 +1,200 @@
+"""What is told of a failure: its type, its words, where it happened, and the record that it is about.
+
+Where it happened is told by frames, those of the service first and the innermost of them first of all, without the
+value of any variable: a value is somebody's data. It goes into logs, and into the dead letters beside the words.
+"""
+
+import inspect
+import linecache
+import sys
+import sysconfig
+from collections import deque
+from collections.abc import Iterable, Sequence
+from contextlib import suppress
+from json import dumps
+from pathlib import Path
+from traceback import walk_stack, walk_tb
+from types import FrameType
+from typing import Any
+
+from ..errors import ServiceBroken
+from ..protocol.ports import Record
+from .metrics import log
+
+DETAIL_MAX = 2_000
+"""Characters of an error that are kept; enough for the message and the place."""
+
+ERROR_MAX = 100
+"""Characters of an error's name."""
+
+LOGGED_MAX = 1_000
+"""Characters of it in a log line; a database error repeats whole statements."""
+
+FRAMES_MAX = 8
+"""Frames of the service, and as many of others, that are kept of an error: the innermost ones."""
+
+CAUSES_MAX = 3
+"""Errors that are followed from an error to what it came from."""
+
+LINE_MAX = 160
+"""Characters of a line of source."""
+
+KEY_MAX = 200
+"""Characters of a record's key, type or id in a log line."""
+
+_PLACES = "_places_of_service"
+"""The attribute of an error that has what `add_places` was given."""
+
+_LIBRARY = Path(__file__).parents[1]
+_ROOT = _LIBRARY.parent
+_OTHERS = tuple({str(_LIBRARY), *(sysconfig.get_path(name) for name in ("stdlib", "platstdlib", "purelib", "platlib"))})
+"""Folders whose code is not the service's."""
+
+
+def describe(error: BaseException) -> tuple[str, str]:
+    """Name an error and describe it, as text that PostgreSQL can store, of a length that can be sent; one without words
+    shows its type.
+    """
+    name = type(error).__name__[:ERROR_MAX]
+    try:
+        words = str(error)
+    except BaseException as worse:  # noqa: BLE001 - an error of a handler may hold anything
+        words = f"it cannot be printed: {type(worse).__name__}"
+    return name, _storable(words[:DETAIL_MAX])[:DETAIL_MAX].strip() or f"{name} without a message"
+
+
+def _storable(text: str) -> str:
+    return text.encode(errors="backslashreplace").decode().replace("\x00", "\\0")
+
+
+def frames(error: BaseException) -> str:
+    """Describe where `error` came from, and what that came from: types and places, no words and no values."""
+    given = getattr(error, "frames", None)
+    if isinstance(given, str):
+        return given
+    parts: list[str] = []
+    seen: set[int] = set()
+    following: BaseException | None = error
+    while following is not None and id(following) not in seen and len(seen) < CAUSES_MAX:
+        seen.add(id(following))
+        name = type(following).__name__[:ERROR_MAX]
+        parts.append(f"caused by {name}" if parts else name)
+        parts += [f"  {added}" for added in _added(following)]
+        parts += _lines(walk_tb(following.__traceback__))
+        following = following.__cause__ or (None if following.__suppress_context__ else following.__context__)
+    return _storable("\n".join(parts))
+
+
+def add_places(error: BaseException, places: Iterable[str]) -> None:
+    """Let the frames of `error` tell these too, first of all: a flush writes for handlers that have come back, and
+    fails in frames of libraries only.
+    """
+    with suppress(AttributeError, TypeError):  # of an exception without a `__dict__`
+        vars(error)[_PLACES] = (*_added(error), *places)[:FRAMES_MAX]
+
+
+def _added(error: BaseException) -> tuple[str, ...]:
+    found = getattr(error, _PLACES, ())
+    return found if isinstance(found, tuple) else ()
+
+
+def of_function(function: Any) -> str:
+    """Name where a function is."""
+    inner = inspect.unwrap(getattr(function, "func", function))  # of a partial
+    code = getattr(inner, "__code__", None)
+    name = getattr(inner, "__qualname__", type(inner).__qualname__)
+    return f"{_short(code.co_filename)}:{code.co_firstlineno} in {name}" if code is not None else str(name)
+
+
+def of_class(kind: type) -> str:
+    """Name where a class is."""
+    return (
+        f"{_short(getattr(sys.modules.get(kind.__module__), '__file__', None) or kind.__module__)}, {kind.__qualname__}"
+    )
+
+
+def stack(frame: FrameType) -> str:
+    """Describe where a thread is, whose innermost frame is `frame`."""
+    return "\n".join(_lines(reversed(list(walk_stack(frame)))))
+
+
+def place(error: BaseException) -> str:
+    """Name the innermost place of the service in `error`, or the innermost of all if it never came to the service."""
+    own, others = _split(walk_tb(error.__traceback__))
+    if not own and (added := _added(error)):
+        return added[0]
+    found = own or others
+    return _place(found[-1]) if found else ""
+
+
+def _is_own(frame: FrameType) -> bool:
+    name = frame.f_code.co_filename
+    return not name.startswith(("<", *_OTHERS)) and "site-packages" not in name
+
+
+def _split(walked: Iterable[tuple[FrameType, int]]) -> Sequence[deque[tuple[FrameType, int]]]:
+    """Divide frames, the outermost first, in the service's and others, and keep the last of each."""
+    parts: tuple[deque[tuple[FrameType, int]], ...] = (deque(maxlen=FRAMES_MAX), deque(maxlen=FRAMES_MAX))
+    for frame, line in walked:
+        parts[not _is_own(frame)].append((frame, line))
+    return parts
+
+
+def _lines(walked: Iterable[tuple[FrameType, int]]) -> list[str]:
+    lines = []
+    for found in (at for part in _split(walked) for at in reversed(part)):
+        source = linecache.getline(found[0].f_code.co_filename, found[1]).strip()[:LINE_MAX]
+        lines.append(f"  {_place(found)}{': ' if source else ''}{source}")
+    return lines
+
+
+def _place(at: tuple[FrameType, int]) -> str:
+    frame, line = at
+    return f"{_short(frame.f_code.co_filename)}:{line} in {frame.f_code.co_qualname}"
+
+
+def _short(name: str) -> Path:
+    path = Path(name)
+    return path.relative_to(_ROOT) if path.is_relative_to(_ROOT) else Path(*path.parts[-3:])
+
+
+def facts(record: Record) -> dict[str, object]:
+    """Name a record for a log line; whatever it holds, the line stays short and printable."""
+    found = dict(record.headers or ())
+    return {
+        "topic": record.input.topic,
+        "partition": record.input.partition,
+        "offset": record.offset,
+        "key": _printable(record.key),
+        "event_type": _printable(found.get("ce_type")),
+        "event_id": _printable(found.get("ce_id")),
+    }
+
+
+def _printable(data: bytes | None) -> str | None:
+    if data is None:
+        return None
+    text = data[:KEY_MAX].decode(errors="backslashreplace")
+    return text if text.isprintable() else dumps(text)[1:-1]
+
+
+def told(error: BaseException) -> dict[str, object]:
+    """Tell an error in a log line."""
+    name, detail = describe(error)
+    return {"error": name, "detail": detail[:LOGGED_MAX], "traceback": frames(error)}
+
+
+def log_batch(error: Exception, record: Record | None, records: int) -> None:
+    """Log that a batch was rolled back: for `record`, if that is known."""
+    log.warning("batch_failed", records=records, **(facts(record) if record is not None else {}), **told(error))
+
+
+def log_set_aside(error: Exception, record: Record) -> None:
+    """Log that a record was set aside."""
+    log.error("set_aside", **facts(record), **told(error))
+
+
+def log_retry(error: Exception, record: Record, attempts: int, seconds: float) -> None:
+    """Log that an input waits at `record`."""
+    tell = log.error if isinstance(error, ServiceBroken) else log.warning
+    tell("retry_later", attempts=attempts, seconds=round(seconds, 2), **facts(record), **told(error))

@@ -1,0 +1,159 @@
+"""Logs: whatever a process writes while it works is in the form that LOG_FORMAT names, its libraries' lines too."""
+
+import atexit
+import json
+import logging
+import os
+import sys
+import threading
+from datetime import UTC, datetime
+from types import TracebackType
+from typing import Any
+
+import structlog
+
+from ..configuration.program import PACKAGE
+from ..settings import Settings
+from . import log_context
+from .folding import Folding
+
+log: structlog.stdlib.BoundLogger = structlog.get_logger()
+
+_TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
+"""By itself structlog shows every variable of every frame: passwords, and the headers of requests."""
+
+CHATTY = ("alembic", "asyncio", "concurrent", "fastapi", "psycopg", "sqlalchemy", "uvicorn")
+"""Loggers of libraries that would make lines, or statements with their values, only to have them dropped."""
+
+_NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "event", "level", "logger"}
+"""What every record of `logging` has; the rest are the caller's own facts, given as `extra`."""
+
+
+def configure(settings: Settings, **facts: object) -> None:
+    """Write logs to standard error in the wanted form; `facts` go with every line, of every thread."""
+    renderer: structlog.typing.Processor
+    tracebacks: structlog.typing.Processor = structlog.processors.format_exc_info
+    if settings.log_format == "json":
+        renderer, tracebacks = structlog.processors.JSONRenderer(), _TRACEBACKS
+    else:
+        renderer = structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())
+
+    def add_facts(_logger: object, _method: str, line: Any) -> Any:
+        return {**facts, **line}
+
+    level = logging.getLevelNamesMapping()[settings.log_level.upper()]
+    folding = Folding()
+    structlog.configure(
+        processors=[
+            structlog.contextvars.merge_contextvars,
+            log_context.add,
+            add_facts,
+            structlog.processors.add_log_level,
+            folding,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            tracebacks,
+            renderer,
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[Libraries()], level=level, force=True)
+    for name in CHATTY:
+        logging.getLogger(name).setLevel(max(level, logging.WARNING))
+    atexit.register(folding.flush, everything=True)
+    folding.watch()
+
+
+class Libraries(logging.Handler):
+    """Writes what is logged with `logging` like our own lines: of a service whatever LOG_LEVEL lets pass, of libraries
+    warnings and errors.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        main = getattr(sys.modules.get("__main__"), "__spec__", None)
+        self._own = {"root", "__main__", PACKAGE, *((main.name.partition(".")[0],) if main is not None else ())}
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one."""
+        if record.levelno < logging.WARNING and record.name.partition(".")[0] not in self._own:
+            return
+        extra = {name: value for name, value in vars(record).items() if name not in _NOT_EXTRA}
+        try:
+            words = record.getMessage()
+        except (TypeError, ValueError):  # whoever wrote the line gave it the wrong arguments
+            words = f"{record.msg} {record.args}"
+        structlog.get_logger().log(_level(record), words, logger=record.name, exc_info=record.exc_info or None, **extra)
+
+
+class _ClientLines(logging.Handler):
+    """Writes the lines of librdkafka like our own. Its clients hand them over when they are polled."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write one: the client gives a facility, its own name, and the words."""
+        facts = record.args if isinstance(record.args, tuple) and len(record.args) == 3 else None
+        facility, client, words = facts or ("", "", record.getMessage())
+        structlog.get_logger().log(
+            # A lost connection is an error to the client, which then makes another one.
+            min(_level(record), logging.WARNING),
+            "kafka_client",
+            facility=str(facility),
+            client=str(client),
+            detail=str(words),
+        )
+
+
+def of_client(name: str) -> logging.Logger:
+    """Return the `logger` of a Kafka client: without one librdkafka writes to standard error in a form of its own."""
+    logger = logging.getLogger(f"librdkafka.{name}")
+    logger.setLevel(logging.DEBUG)
+    logger.propagate = False
+    logger.handlers = [_ClientLines()]
+    return logger
+
+
+def catch_all() -> None:
+    """Log what Python itself would write: warnings, exceptions that end the process or a thread, or that nobody can
+    catch. For a process of ours alone, after which nobody wants these hooks.
+    """
+    logging.captureWarnings(capture=True)
+
+    def uncaught(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if issubclass(kind, KeyboardInterrupt) or not structlog.is_configured():
+            sys.__excepthook__(kind, error, trace)
+        else:
+            log.critical("uncaught", error=kind.__name__, detail=str(error), exc_info=(kind, error, trace))
+
+    def in_thread(found: Any) -> None:
+        if found.exc_type is not SystemExit:
+            name = found.thread.name if found.thread else None
+            exc_info = (found.exc_type, found.exc_value, found.exc_traceback)
+            log.error(
+                "uncaught", error=found.exc_type.__name__, detail=str(found.exc_value), thread=name, exc_info=exc_info
+            )
+
+    def unraisable(found: Any) -> None:
+        exc_info = (found.exc_type, found.exc_value, found.exc_traceback)
+        log.error("unraisable", error=found.exc_type.__name__, detail=found.err_msg or "", exc_info=exc_info)
+
+    sys.excepthook, threading.excepthook, sys.unraisablehook = uncaught, in_thread, unraisable
+
+
+def in_json() -> bool:
+    """Whether JSON is wanted; also before the settings could be read, or because they could not."""
+    if structlog.is_configured():
+        return isinstance(structlog.get_config()["processors"][-1], structlog.processors.JSONRenderer)
+    return os.environ.get("LOG_FORMAT", "").lower() == "json"
+
+
+def log_misconfigured(service: str, process: str, detail: str) -> None:
+    """Report in one line of JSON why a process does not start; its settings may be what is wrong."""
+    time = datetime.now(UTC).isoformat()
+    line = {"service": service, "process": process, "detail": detail, "event": "refused", "level": "critical"}
+    sys.stderr.write(f"{json.dumps({**line, 'timestamp': time})}\n")
+
+
+def _level(record: logging.LogRecord) -> int:
+    """Return the nearest level that structlog has."""
+    return max(logging.DEBUG, min(record.levelno // 10 * 10, logging.CRITICAL))

@@ -1,0 +1,162 @@
+"""Metrics; and the small HTTP server of a worker that shows its health and its metrics."""
+
+import math
+import socket
+import sys
+import threading
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from prometheus_client import CONTENT_TYPE_LATEST, Counter, Histogram, generate_latest
+
+from .gauges import Known
+from .logs import configure, log
+
+__all__ = ["configure", "log"]
+
+RECEIVED = Counter("exactly_once_records_consumed", "Records taken from Kafka")
+HANDLED = Counter("exactly_once_events_handled", "Events that took effect")
+DUPLICATES = Counter("exactly_once_events_duplicate", "Events dropped because they had taken effect before")
+SKIPPED = Counter("exactly_once_events_skipped", "Events of a type that this service does not consume")
+SET_ASIDE = Counter("exactly_once_records_set_aside", "Records moved to the dead letters")
+UNREAD = Counter(
+    "exactly_once_records_unreadable", "Of the records set aside, those that came to no handler: no events of ours"
+)
+PUBLISHED = Counter("exactly_once_events_published", "Outbox rows committed to Kafka")
+ATTEMPTS_FAILED = Counter("exactly_once_batches_failed", "Batches rolled back and tried again")
+RECOVERIES = Counter("exactly_once_recoveries", "Recoveries, by what was in doubt", ["cause"])
+STATES = ("starting", "standby", "recovering", "working", "waiting", "stopped", "ending")
+STATE = Known(
+    "exactly_once_worker_state", "1 for the state that this worker is in, 0 for all others", ("state",), lasts=math.inf
+)
+PARKED = Known(
+    "exactly_once_partitions_parked", "Inputs that wait after a Retry; absent unless the worker works", lasts=math.inf
+)
+LANES = Known(
+    "exactly_once_lanes_owned",
+    "Lanes that this worker publishes the events of; absent unless the worker works",
+    lasts=math.inf,
+)
+LAG = Known(
+    "exactly_once_consumer_lag_records",
+    (
+        "Offsets between the next offset and the end of an input, those that are held back included; absent while it "
+        "is not known"
+    ),
+    ("topic", "partition"),
+)
+HELD = Known(
+    "exactly_once_partition_held_back_seconds",
+    "How long an open transaction of somebody holds an input back; 0: none does; absent while it is not known",
+    ("topic", "partition"),
+)
+HOLDERS = Known(
+    "exactly_once_partition_held_back_by",
+    "1 for each input that is held back for more than ten seconds: by the transaction of that transactional id",
+    ("topic", "partition", "transactional_id"),
+)
+CYCLE = Histogram(
+    "exactly_once_batch_seconds",
+    "One cycle that had something to do",
+    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+
+
+CLIENTS_MAX = 32
+"""Open connections at the port of health and metrics; one or two are wanted at a time."""
+CLIENT_SECONDS = 10.0
+"""For a request and its answer together, however its bytes come: they are a few thousand."""
+CLIENT_SILENT_SECONDS = 5.0
+ACCEPT_AGAIN_SECONDS = 0.1
+
+
+def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> ThreadingHTTPServer:
+    """Answer /health/live, /health/ready and /metrics on a thread of its own. Raises OSError."""
+
+    class Handler(BaseHTTPRequestHandler):
+        timeout = CLIENT_SILENT_SECONDS
+
+        def do_GET(self) -> None:
+            if self.path == "/metrics":
+                self._answer(200, CONTENT_TYPE_LATEST, generate_latest())
+            elif self.path == "/health/live":
+                self._answer(200, "text/plain", b"live\n")
+            elif self.path == "/health/ready":
+                good, why = ready()
+                self._answer(200 if good else 503, "text/plain; charset=utf-8", f"{why}\n".encode())
+            else:
+                self._answer(404, "text/plain", b"try /health/live, /health/ready or /metrics\n")
+
+        def _answer(self, status: int, content_type: str, body: bytes) -> None:
+            self.send_response(status)
+            self.send_header("Content-Type", content_type)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body)
+
+        def log_message(self, format: str, *args: object) -> None:
+            """A probe every second is no news."""
+
+    server = _Server((host, port), Handler)
+    threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
+    return server
+
+
+class _Server(ThreadingHTTPServer):
+    """A thread for each client, of whom there are never many: a slow one must cost a worker neither its threads nor the
+    files that it needs for Kafka and PostgreSQL, and must not keep a health check waiting.
+    """
+
+    daemon_threads = True
+    request_queue_size = 128  # with the usual 5, a check waits a second for its turn among many
+
+    def __init__(self, *given: Any) -> None:
+        self._open: dict[socket.socket, float] = {}
+        """Since when, by the monotonic clock; the oldest first."""
+        self._lock = threading.Lock()
+        super().__init__(*given)
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection."""
+        try:
+            return super().get_request()
+        except OSError:  # no file is left, and the selector tells at once that somebody still waits
+            time.sleep(ACCEPT_AGAIN_SECONDS)
+            raise
+
+    def process_request(self, request: Any, client_address: Any) -> None:
+        """Serve a client on a thread; of too many, the one that is here longest is hung up on."""
+        with self._lock:
+            self._open[request] = time.monotonic()
+            crowded = next(iter(self._open)) if len(self._open) > CLIENTS_MAX else None
+        if crowded is not None:
+            self._hang_up(crowded)
+        super().process_request(request, client_address)
+
+    def service_actions(self) -> None:
+        """Hang up on clients who take too long; called twice a second."""
+        too_old = time.monotonic() - CLIENT_SECONDS
+        with self._lock:
+            late = [client for client, since in self._open.items() if since < too_old]
+        for client in late:
+            self._hang_up(client)
+
+    def shutdown_request(self, request: Any) -> None:
+        """Close."""
+        with self._lock:
+            self._open.pop(request, None)
+        super().shutdown_request(request)
+
+    def _hang_up(self, client: socket.socket) -> None:
+        with self._lock:
+            self._open.pop(client, None)
+        with suppress(OSError):  # it has ended by itself
+            client.shutdown(socket.SHUT_RDWR)  # its thread notices, and closes it
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - http.server's own
+        """Ignore a client that has hung up, or sends nothing: that is no error of ours, and no news."""
+        if not isinstance(sys.exc_info()[1], OSError):
+            log.error("health_failed", client=str(client_address[0]), exc_info=True)

@@ -1,0 +1,1 @@
+"""The worker process: main loop, recovery, stops, health."""

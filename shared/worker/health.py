@@ -1,0 +1,73 @@
+"""What a worker says of itself in its health and its metrics: its state, whether it is ready, what it waits for."""
+
+from ..protocol.cycle import Cycle
+from ..telemetry import metrics
+from ..telemetry.waits import MAIN_LOOP, Wait
+from .observer import Observer
+
+
+class Health:
+    """The state of one worker. What it does not know it does not show."""
+
+    def __init__(self, observer: Observer, *, debugging: bool) -> None:
+        self._observer = observer
+        self._debugging = debugging
+        self._share: Wait | None = None
+        self.is_ready = False
+        self.enter("starting")
+
+    def told(self) -> tuple[bool, str]:
+        """Whether this worker works, or stands by to work; and what it does."""
+        if self._debugging:
+            return False, f"debugging (DEBUG_NO_TIMEOUTS): {self._state}"
+        silence = self._observer.silence()
+        if self.is_ready and silence:  # the main loop may wait for it, and tell nothing
+            return False, silence
+        cause = "" if self._state.startswith("waiting") else silence
+        words = (self._state, cause, MAIN_LOOP.words(), self._observer.held_back())
+        return self.is_ready, "; ".join(filter(None, words))
+
+    def enter(self, state: str, detail: str = "", *, ready: bool | None = None) -> None:
+        """Be in a state, in all that shows it; ready, unready, or as before. What a worker owns is known while it works
+        and only then.
+        """
+        if ready is not None:
+            self.is_ready = ready
+        self._state = f"{state}: {detail}" if detail else state
+        if self._share is not None:
+            MAIN_LOOP.end(self._share)
+            self._share = None
+        metrics.STATE.show({(name,): float(name == state) for name in metrics.STATES})
+        if state != "working":
+            self._observer.own(())
+            metrics.LANES.forget()
+            metrics.PARKED.forget()
+
+    def working(self, cycle: Cycle, *, assigned: bool, share_seconds: float, unreadable: str = "") -> None:
+        """Enter what follows from a cycle. Whoever owns nothing works only if the group has given him nothing to do; it
+        answers within `share_seconds`.
+        """
+        silence, owned, parked = self._observer.silence(), cycle.owned, cycle.parked()
+        if silence:
+            self.enter("waiting", silence, ready=False)
+        elif not assigned:
+            self._wait_for_share(share_seconds)
+        else:
+            self._observer.own(owned.inputs)
+            detail = f"{len(owned.inputs)} inputs, {len(owned.lanes)} lanes"
+            detail = "; ".join(filter(None, (f"{detail}, {len(parked)} parked" if parked else detail, unreadable)))
+            self.enter("working", detail, ready=not parked and not unreadable)
+            metrics.PARKED.set(len(parked))
+            metrics.LANES.set(len(owned.lanes))
+
+    def standing_by(self) -> None:
+        """Enter what follows while all slots are taken."""
+        if silence := self._observer.silence():
+            self.enter("waiting", silence, ready=False)
+        else:
+            self.enter("standby", "all slots are taken", ready=True)
+
+    def _wait_for_share(self, seconds: float) -> None:
+        share, self._share = self._share, None  # it is the same wait as at the last look
+        self.enter("waiting", "the group has not given this worker a share yet", ready=False)
+        self._share = share or MAIN_LOOP.begin("its group, which waits for members that do not answer", seconds)

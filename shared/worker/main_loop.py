@@ -1,0 +1,150 @@
+"""The main loop of a worker: it runs one cycle after the other, and knows what to do about each error."""
+
+import threading
+import time
+
+from ..errors import Fenced, KafkaUnavailable, NotLetIn, RecoveryNeeded, Stop, Unavailable, Unproven
+from ..kafka.client import KafkaClient
+from ..kafka.consumer import max_poll_ms
+from ..postgres.handlers import Handlers
+from ..postgres.transaction import WorkerDatabase
+from ..protocol.cycle import Cycle, Limits, Progress
+from ..service import Service
+from ..settings import Settings
+from ..telemetry import outages
+from ..telemetry.waits import MAIN_LOOP
+from .backoff import Backoff
+from .budgets import CLIENTS_SECONDS, calm_seconds, cycle_seconds, recovery_seconds
+from .health import Health
+from .observer import Observer
+from .recoveries import Recoveries
+from .reporting import Reporting
+from .retries import Retries
+from .stops import Stops
+from .topic_watch import TopicWatch
+from .watchdog import Watchdog
+
+WAIT_MIN, WAIT_MAX = 0.005, 0.1
+"""Seconds that an idle worker waits for records before it looks into the outbox again: short after work, longer the
+longer nothing happens.
+"""
+
+REPORT_SECONDS = 1.0
+"""How often next offsets are reported to Kafka when nothing is published. Lag tools read it; the protocol does not
+need it.
+"""
+
+
+class WornOut(Exception):
+    """The Kafka clients get no answer for so long that new ones shall ask."""
+
+
+class MainLoop:
+    """Cycles with one pair of Kafka clients after the other; what it counts outlives them."""
+
+    def __init__(
+        self,
+        *,
+        settings: Settings,
+        service: Service,
+        database: WorkerDatabase,
+        observer: Observer,
+        health: Health,
+        backoff: Backoff,
+        stops: Stops,
+        watchdog: Watchdog,
+        stopping: threading.Event,
+    ) -> None:
+        self._settings = settings
+        self._service = service
+        self._database = database
+        self._observer = observer
+        self._health = health
+        self._backoff = backoff
+        self._stops = stops
+        self._watchdog = watchdog
+        self._stopping = stopping
+        self._budget = cycle_seconds(settings)
+        self._recoveries = Recoveries(settings.recoveries_per_minute_max, service.name)
+        self._retries = Retries(settings.retry_seconds_max, calm_seconds(settings))
+        self._reporting = Reporting(settings, service.name)
+
+    def run(self, kafka: KafkaClient, watch: TopicWatch) -> None:
+        """Run cycles with `kafka` until the process is asked to end. Raises `Stop` only if it is proven; `Fenced` and
+        `WornOut` if new clients have to go on; `Exit` and `Misconfigured` if the process must end.
+        """
+        limits = Limits(self._settings.batch_records, self._settings.claim_rows, self._settings.retry_attempts_max)
+        cycle = Cycle(self._service.name, kafka, self._database, Handlers(self._service).open, limits)
+        in_doubt, wait, reported, resumes = True, WAIT_MIN, 0.0, 0
+        answered = time.monotonic()
+        self._backoff.succeeded()
+        while not self._stopping.is_set():
+            if found := watch.take():
+                self._stops.prove(found)
+            try:
+                if in_doubt:
+                    self._recover(cycle)
+                    in_doubt = False
+                self._watchdog.allow("cycle", self._budget)
+                resumes = self._warn(cycle, resumes)
+                began = time.monotonic()
+                report = began - reported >= REPORT_SECONDS
+                progress = cycle.run(wait, report=report)
+                if report:
+                    reported = began
+                outages.KAFKA.answered("worker")
+                outages.DATABASE.answered("worker")
+                wait = min(2 * wait, WAIT_MAX) if progress.idle else WAIT_MIN
+                self._backoff.succeeded()
+                answered = time.monotonic()
+                self._after(cycle, progress, answered - began, assigned=kafka.assigned, unreadable=kafka.unreadable)
+            except (Stop, NotLetIn) as doubt:
+                in_doubt = True
+                self._stops.prove(doubt)
+            except Fenced as fenced:
+                self._recoveries.fenced(fenced)
+                raise
+            except RecoveryNeeded as doubt:
+                in_doubt = True
+                self._recoveries.count(doubt)
+                if isinstance(doubt, Unproven):
+                    self._backoff.wait(doubt)
+            except Unavailable as error:
+                self._backoff.failed(error)
+                if isinstance(error, KafkaUnavailable) and time.monotonic() - answered > CLIENTS_SECONDS:
+                    # Whatever they remember of brokers that were lost, new ones do not.
+                    raise WornOut(str(error)) from error
+
+    def _recover(self, cycle: Cycle) -> None:
+        seconds = recovery_seconds(self._settings)
+        self._watchdog.allow("recovery", seconds)
+        self._health.enter("recovering")
+        with MAIN_LOOP.waiting("the servers, one after the other, to tell where it stands", seconds):
+            cycle.recover()
+        outages.KAFKA.answered("worker")
+
+    def _warn(self, cycle: Cycle, resumes: int) -> int:
+        """Tell the cycle at which records processes ended, if it has taken over a share since the last time."""
+        if cycle.resumes != resumes:
+            for source, attempt in self._database.attempts().items():
+                cycle.suspect(source, attempt)
+            for source, stuck in self._database.stuck().items():
+                cycle.beware(source, stuck.offset, stuck.ends, stuck.error)
+        return cycle.resumes
+
+    def _after(self, cycle: Cycle, progress: Progress, seconds: float, *, assigned: bool, unreadable: str = "") -> None:
+        """Show what a cycle did that took so many seconds, and what follows from it. Raises `TooManyDeadLetters`."""
+        if progress.received or progress.published:
+            self._observer.answered()
+        self._health.working(
+            cycle,
+            assigned=assigned,
+            share_seconds=max_poll_ms(self._settings) / 1_000,
+            unreadable=unreadable,
+        )
+        self._retries.release(cycle)
+        if progress.idle:
+            return
+        if progress.failed is None and progress.received and seconds > self._settings.handler_seconds / 2:
+            cycle.pace(progress.received)
+        self._reporting.report(progress, seconds)

@@ -1,0 +1,88 @@
+"""What a cycle did, told in metrics and log; and the limits that stop a worker when too much of it was to set aside."""
+
+from collections.abc import Sequence
+
+from ..configuration.program import program
+from ..errors import TooManyDeadLetters
+from ..postgres.blame import EqualFailures
+from ..protocol.cycle import Progress
+from ..protocol.ports import NewDeadLetter
+from ..settings import Settings
+from ..telemetry import failures, metrics
+from ..telemetry.metrics import log
+from .minute import Minute
+
+UNREAD_LOGGED_MAX = 100
+"""A minute: who writes junk must not fill a disk. Each of the records is kept, as a dead letter."""
+
+
+class Reporting:
+    """Reports the cycles of one worker."""
+
+    def __init__(self, settings: Settings, service: str) -> None:
+        self._set_aside_max = settings.dead_letters_per_minute_max
+        self._service = service
+        self._set_aside = Minute()
+        self._unread = Minute()
+        self._equal_failures = EqualFailures(settings.equal_failures_max, program(service))
+
+    def report(self, progress: Progress, seconds: float) -> None:
+        """Report a cycle that had something to do and took so many seconds. Raises `TooManyDeadLetters`."""
+        _count(progress, seconds)
+        _tell(progress, seconds)
+        if progress.failed is not None:
+            failures.log_batch(progress.failed, progress.failed_at, progress.received)
+        # Only what a handler has failed for tells of the service. What never came to one, since it is no event of ours
+        # or cannot be read as one, is in the hands of whoever may write to the topic, and must stop nobody.
+        failed = [dead_letter for dead_letter in progress.set_aside if dead_letter.envelope is not None]
+        for dead_letter in failed:
+            failures.log_set_aside(dead_letter.error, dead_letter.record)
+        self._log_unread([dead_letter for dead_letter in progress.set_aside if dead_letter.envelope is None])
+        self._equal_failures.note(progress.handled_types, failed)
+        if self._set_aside.count(len(failed)) > self._set_aside_max:
+            last = ": ".join(failures.describe(failed[-1].error))[: failures.LOGGED_MAX]
+            raise TooManyDeadLetters(
+                f"more than DEAD_LETTERS_PER_MINUTE_MAX = {self._set_aside_max} events for which a handler failed were "
+                f"set aside in a minute; the last one for {last}. Mend the handler or the producer, then restart; "
+                f"re-drive with `{program(self._service)} dead-letters redrive --all`"
+            )
+
+    def _log_unread(self, dead_letters: Sequence[NewDeadLetter]) -> None:
+        """Log each record that came to no handler, up to so many a minute; of more, that there are more."""
+        for dead_letter in dead_letters:
+            metrics.UNREAD.inc()
+            if self._unread.count() <= UNREAD_LOGGED_MAX:
+                failures.log_set_aside(dead_letter.error, dead_letter.record)
+            else:  # the same line each time, which is counted and not repeated
+                log.warning(
+                    "set_aside_unread",
+                    topic=dead_letter.record.input.topic,
+                    note=f"more than {UNREAD_LOGGED_MAX} records a minute that are no events of ours; each is a dead "
+                    f"letter: `{program(self._service)} dead-letters list --topic {dead_letter.record.input.topic}`",
+                )
+
+
+def _count(progress: Progress, seconds: float) -> None:
+    metrics.CYCLE.observe(seconds)
+    metrics.RECEIVED.inc(progress.received)
+    metrics.HANDLED.inc(progress.handled)
+    metrics.DUPLICATES.inc(progress.duplicates)
+    metrics.SKIPPED.inc(progress.skipped)
+    metrics.PUBLISHED.inc(progress.published)
+    metrics.SET_ASIDE.inc(len(progress.set_aside))
+    if progress.failed is not None:
+        metrics.ATTEMPTS_FAILED.inc()
+
+
+def _tell(progress: Progress, seconds: float) -> None:
+    """Tell a batch to whoever debugs."""
+    log.debug(
+        "batch",
+        received=progress.received,
+        handled=progress.handled,
+        duplicates=progress.duplicates,
+        skipped=progress.skipped,
+        set_aside=len(progress.set_aside),
+        published=progress.published,
+        seconds=round(seconds, 4),
+    )

@@ -1,0 +1,46 @@
+"""When an input that was parked is tried again: each time later, and not all at once."""
+
+import random
+import time
+from collections.abc import Callable
+
+from ..errors import ProcessEnded
+from ..protocol.cycle import Cycle
+from ..protocol.ports import Input
+from ..telemetry.failures import log_retry
+
+PAUSE_SECONDS = 0.1
+"""Doubled for each attempt, the first one included."""
+DOUBLINGS_MAX = 16
+"""The setting is reached long before: 0.1 s doubled so often are 1.8 hours."""
+
+
+class Retries:
+    """The parked inputs of one worker."""
+
+    def __init__(
+        self, seconds_max: float, calm_seconds: float = 0, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds_max = seconds_max
+        self._calm_seconds = calm_seconds
+        """How long this process lives before it tries a record at which others were killed."""
+        self._clock = clock
+        self._due: dict[Input, float] = {}
+        self._random = random.Random()  # noqa: S311 - it spreads attempts in time
+
+    def release(self, cycle: Cycle) -> None:
+        """Unpark the inputs of `cycle` that have waited long enough; tell those that have just begun to."""
+        now, parked = self._clock(), cycle.parked()
+        for source, attempts in parked.items():
+            if source not in self._due:
+                longest = min(PAUSE_SECONDS * 2 ** min(attempts, DOUBLINGS_MAX), self._seconds_max)
+                pause = longest * self._random.uniform(0.5, 1.0)
+                record, error = cycle.waits_for(source)
+                if isinstance(error, ProcessEnded):
+                    pause = self._calm_seconds
+                self._due[source] = now + pause
+                log_retry(error, record, attempts, pause)
+            elif self._due[source] <= now:
+                del self._due[source]
+                cycle.unpark(source)
+        self._due = {source: due for source, due in self._due.items() if source in cycle.parked()}

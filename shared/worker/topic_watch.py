@@ -1,0 +1,42 @@
+"""A thread that looks whether the topics are still those that the positions are of.
+
+A topic that is deleted and created again has the same name, and soon offsets that look like the old ones: only its id
+tells. Clients do not say it in time, so somebody asks.
+"""
+
+import threading
+from collections.abc import Callable
+
+from sqlalchemy.exc import SQLAlchemyError
+
+from ..errors import Misconfigured, Stop, Unavailable
+from ..telemetry.metrics import log
+
+LOOK_SECONDS = 25.0
+"""Between two looks: one question to one broker, and three rows of PostgreSQL. So it is known within half a minute."""
+
+
+class TopicWatch:
+    """Asks `look` all the time; what it finds is for the worker to prove."""
+
+    def __init__(self, look: Callable[[], Stop | None]) -> None:
+        self._look = look
+        self._ending = threading.Event()
+        self._found: Stop | None = None
+        threading.Thread(target=self._run, name="topics", daemon=True).start()
+
+    def take(self) -> Stop | None:
+        """Return what was found, once."""
+        found, self._found = self._found, None
+        return found
+
+    def stop(self) -> None:
+        """End after the look that is under way."""
+        self._ending.set()
+
+    def _run(self) -> None:
+        while not self._ending.wait(LOOK_SECONDS):
+            try:
+                self._found = self._look()
+            except (Unavailable, Misconfigured, SQLAlchemyError) as error:
+                log.debug("topics_not_seen", detail=str(error))

@@ -1,0 +1,319 @@
+"""The producing half of the Kafka port, against a real broker: what is visible, and what is in doubt."""
+
+import re
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from confluent_kafka import Producer
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+
+from dev.servers import Servers
+from dev.servers.places import free_port
+from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Misconfigured
+from shared.kafka.client import KafkaClient
+from shared.kafka.producer import TransactionalProducer
+from shared.protocol.ports import REPORTED, Committed, Input, OutboxRow
+from tests.faults import trail
+from tests.faults.stage import Stage, admin
+from tests.faults.wire import Wire
+from tests.waiting import SECONDS_MAX, until
+
+
+@contextmanager
+def client(stage: Stage, slot: int) -> Iterator[KafkaClient]:
+    """Both halves of the port, joined to the group and with a producer."""
+    made: KafkaClient = trail.container(stage.kit, stage.settings).kafka(slot=slot)
+    made.renew()
+    try:
+        yield made
+    finally:
+        made.close()
+
+
+@pytest.fixture
+def kafka(stage: Stage) -> Iterator[KafkaClient]:
+    """The client of slot 0."""
+    with client(stage, 0) as made:
+        yield made
+
+
+def group_metadata(kafka: KafkaClient) -> object:
+    """The group metadata once the member owns something."""
+    found = []
+
+    def member() -> bool:
+        polled = kafka.poll(1, 0.05)
+        found.append(polled.group_metadata)
+        return polled.assigned is not None
+
+    until(member, "it owns something")
+    return found[-1]
+
+
+def rows(stage: Stage, *words: str, topic: str | None = None) -> list[OutboxRow]:
+    """Rows to publish."""
+    time_text = "2026-01-01T00:00:00.000000Z"
+    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+    return [
+        OutboxRow(topic or stage.kit.told.topic, "key", f"id-{w[:9]}", "Told", 3, time_text, w.encode(), parent)
+        for w in words
+    ]
+
+
+def published(stage: Stage) -> list[str]:
+    """What a read_committed reader sees."""
+    return [record.data.decode() for record in stage.read(stage.kit.told.topic)]
+
+
+def test_a_row_becomes_a_cloud_event(stage: Stage, kafka: KafkaClient) -> None:
+    kafka.begin()
+    kafka.produce(rows(stage, "one"))
+    kafka.flush()
+    kafka.commit()
+    assert [record[3:7] for record in stage.read(stage.kit.told.topic)] == [("key", "id-one", "Told.v3", b"one")]
+    assert [record.headers for record in stage.read(stage.kit.told.topic)] == [
+        {
+            "ce_specversion": "1.0",
+            "ce_source": stage.name,
+            "content-type": "application/json",
+            "ce_id": "id-one",
+            "ce_type": "Told.v3",
+            "ce_time": "2026-01-01T00:00:00.000000Z",
+            "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+        }
+    ]
+
+
+def test_offsets_are_committed_with_the_rows_and_carry_the_claim(stage: Stage, kafka: KafkaClient) -> None:
+    member = group_metadata(kafka)
+    source = Input(stage.kit.asked.topic, 1)
+    kafka.begin()
+    kafka.produce(rows(stage, "one"))
+    kafka.flush()
+    kafka.send_offsets({source: 4}, {0: Committed(7, "a claim"), 1: Committed(0, "")}, member)
+    kafka.commit()
+    expected = {source: Committed(4, REPORTED), 0: Committed(7, "a claim"), 1: Committed(0, "")}
+    assert kafka.committed([source, Input(source.topic, 0)], (0, 1)) == expected
+    assert published(stage) == ["one"]
+
+
+def test_a_new_producer_ends_what_the_old_one_left_open(stage: Stage, kafka: KafkaClient) -> None:
+    member = group_metadata(kafka)
+    kafka.begin()
+    kafka.produce(rows(stage, "never"))
+    kafka.flush()
+    kafka.send_offsets({}, {0: Committed(1, "never")}, member)
+    kafka.renew()
+    assert kafka.committed((), (0,)) == {}
+    kafka.begin()
+    kafka.produce(rows(stage, "one"))
+    kafka.flush()
+    kafka.commit()
+    assert published(stage) == ["one"]
+
+
+def test_of_two_producers_of_one_slot_only_the_later_one_publishes_anything(stage: Stage, kafka: KafkaClient) -> None:
+    kafka.begin()
+    kafka.produce(rows(stage, "earlier"))
+    kafka.flush()
+    with client(stage, 0) as later:
+        with pytest.raises(KafkaInDoubt):
+            kafka.commit()
+        later.begin()
+        later.produce(rows(stage, "later"))
+        later.flush()
+        later.commit()
+    assert published(stage) == ["later"]
+
+
+def test_an_outdated_generation_is_refused(stage: Stage, kafka: KafkaClient) -> None:
+    outdated = group_metadata(kafka)
+    with client(stage, 1) as other:
+        until(lambda: (kafka.poll(1, 0.02), other.poll(1, 0.02).assigned is not None)[1], "another member joins")
+        kafka.begin()
+        kafka.produce(rows(stage, "outdated"))
+        kafka.flush()
+        with pytest.raises(GenerationLost):
+            kafka.send_offsets({}, {0: Committed(1, "outdated")}, outdated)
+        kafka.renew()
+        assert kafka.committed((), (0,)) == {}
+    assert published(stage) == []
+
+
+def test_without_a_member_nothing_is_sent(stage: Stage, kafka: KafkaClient) -> None:
+    """The broker would skip the check of the generation."""
+    kafka.begin()
+    with pytest.raises(GenerationLost):
+        kafka.send_offsets({}, {0: Committed(1, "")}, None)
+
+
+def test_what_the_topic_does_not_take_is_refused_for_its_content(stage: Stage, kafka: KafkaClient) -> None:
+    limit(stage, 2_000)
+    kafka.begin()
+    kafka.produce(rows(stage, "small", "x" * 5_000, "small too"))
+    with pytest.raises(ContentRefused, match="MSG_SIZE_TOO_LARGE"):
+        kafka.flush()
+    kafka.renew()
+    kafka.begin()
+    kafka.produce(rows(stage, "small"))
+    kafka.flush()
+    kafka.commit()
+    assert published(stage) == ["small"]
+
+
+def limit(stage: Stage, size: int) -> None:
+    """Let the topic take records up to a size."""
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    change = ConfigResource(ResourceType.TOPIC, stage.kit.told.topic, incremental_configs=[entry])
+    for done in admin(stage.servers).incremental_alter_configs([change]).values():
+        done.result(SECONDS_MAX)
+
+
+def test_a_worker_finds_the_row_that_kafka_refuses_publishes_all_before_it_and_stops(stage: Stage) -> None:
+    limit(stage, 2_000)
+    key = stage.keys[0]
+    for wish in ("", "", "publish 5000", "", ""):
+        stage.ask([key], wish=wish)
+    stage.request(stage.keys[2:])
+    worker = stage.worker(metrics_port=free_port())
+    stage.until(lambda: "stopped: ContentStuck" in worker.ready()[1], "it stops")
+    reason = worker.ready()[1]
+    refused = f"{stage.name}:{stage.kit.asked.topic}-0.0.2.Told.0"
+    assert f"Kafka refuses Told {refused} for {stage.kit.told.topic}" in reason
+    assert f"outbox show {refused}" in reason
+    assert f"outbox set-aside {refused}" in reason
+    steps = [record for record in stage.read(stage.kit.told.topic) if record.key == key]
+    assert len(steps) == 2
+    stage.stop()
+
+    limit(stage, 1_000_000)
+    stage.worker()
+    stage.until_drained()
+    stage.stop()
+    assert stage.problems() == []
+
+
+def test_a_topic_that_is_not_there_is_a_doubt_within_its_budget(stage: Stage, kafka: KafkaClient) -> None:
+    kafka.begin()
+    kafka.produce(rows(stage, "one", topic=f"{stage.name}.nowhere"))
+    began = time.monotonic()
+    with pytest.raises(KafkaInDoubt):
+        kafka.flush()
+    assert time.monotonic() - began < stage.settings.transaction_timeout_ms / 1_000 + 5
+
+
+def test_before_the_first_renewal_there_is_no_producer(stage: Stage) -> None:
+    made: KafkaClient = trail.container(stage.kit, stage.settings).kafka(slot=3)
+    with pytest.raises(KafkaInDoubt, match="no producer"):
+        made.begin()
+    made.close()
+
+
+def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Servers, tmp_path: Path) -> None:
+    """A request of it may still be on its way; it could end a later transaction (KIP-890)."""
+    servers = breakable_servers
+    with Stage(servers, tmp_path) as stage, client(stage, 0) as kafka:
+        member = group_metadata(kafka)
+        kafka.begin()
+        kafka.produce(rows(stage, "one"))
+        kafka.flush()
+        kafka.send_offsets({}, {0: Committed(1, "claim")}, member)
+        servers.kafka.freeze()
+        thaw = threading.Timer(1.2, servers.kafka.thaw)  # more than half of the socket timeout, and less than all of it
+        thaw.start()
+        with pytest.raises(KafkaInDoubt, match="committed, but under suspicion"):
+            kafka.commit()
+        thaw.join()
+        kafka.renew()
+        assert kafka.committed((), (0,)) == {0: Committed(1, "claim")}
+        assert published(stage) == ["one"]
+
+
+def publish_one(stage: Stage, kafka: KafkaClient) -> None:
+    """Commit one row."""
+    kafka.begin()
+    kafka.produce(rows(stage, "one"))
+    kafka.flush()
+    kafka.commit()
+
+
+def test_a_commit_is_doubted_when_the_connection_is_lost_after_it(servers: Servers, tmp_path: Path) -> None:
+    """A broker that dies right after its answer may forget what it has answered (KAFKA-20734)."""
+    with Stage(servers, tmp_path) as stage:
+        with Wire.before(servers) as wire:
+            settings = stage.settings.model_copy(update={"kafka_bootstrap_servers": wire.address("kafka")})
+            kafka: KafkaClient = trail.container(stage.kit, settings).kafka(slot=0)
+            kafka.renew()
+            publish_one(stage, kafka)
+            kafka.confirm()
+        with pytest.raises(KafkaInDoubt, match="in doubt since the last commit: FAIL"):
+            until(kafka.confirm, "it is doubted")
+        kafka.close()
+
+
+def test_a_broker_that_was_never_reached_puts_no_commit_in_doubt(stage: Stage) -> None:
+    """One of three that is down is tried again and again. Nothing was sent to it."""
+    settings = stage.settings.model_copy(
+        update={"kafka_bootstrap_servers": f"127.0.0.1:{free_port()},{stage.settings.kafka_bootstrap_servers}"}
+    )
+    made: KafkaClient = trail.container(stage.kit, settings).kafka(slot=0)
+    for _ in range(5):
+        made.renew()
+        publish_one(stage, made)
+        made.confirm()
+    made.close()
+    assert published(stage) == ["one"] * 5
+
+
+def test_a_new_producer_waits_until_what_was_open_has_ended(stage: Stage, kafka: KafkaClient) -> None:
+    """A broker may forget to end a transaction (KAFKA-20734). Whatever the next producer with its transactional.id
+    commits would commit the forgotten records too, published a second time.
+    """
+    other = Producer({"bootstrap.servers": stage.settings.kafka_bootstrap_servers, "transactional.id": stage.name})
+    other.init_transactions(SECONDS_MAX)
+    other.begin_transaction()
+    other.produce(stage.kit.told.topic, b"open", partition=1)
+    assert other.flush(SECONDS_MAX) == 0
+
+    with pytest.raises(KafkaUnavailable, match=re.escape(f"{stage.kit.told.topic}[1]")):
+        kafka.renew()
+    with pytest.raises(KafkaInDoubt, match="there is no producer"):
+        kafka.begin()
+
+    other.abort_transaction(SECONDS_MAX)
+    kafka.renew()
+    kafka.begin()
+    kafka.produce(rows(stage, "one"))
+    kafka.flush()
+    kafka.commit()
+    assert published(stage) == ["one"]
+
+
+class Ahead(Producer):
+    """A producer whose clock is two hours ahead; brokers bear one hour."""
+
+    def produce(self, *arguments: Any, **named: Any) -> None:
+        """Produce with the time of a wrong clock."""
+        named["timestamp"] = int((time.time() + 7_200) * 1_000)
+        super().produce(*arguments, **named)
+
+
+def test_a_broker_that_refuses_our_clock_is_named_and_no_restart_is_asked_for(stage: Stage) -> None:
+    """A second start would have the same clock. Of many rows the client tells only that some are refused."""
+    producer = TransactionalProducer(stage.settings, stage.kit.service, 0, make=Ahead)
+    for words, meaning, told in (
+        (("a", "b"), ContentRefused, "INVALID_RECORD"),
+        (("a",), Misconfigured, "INVALID_TIMESTAMP.*clock"),
+    ):
+        producer.renew()
+        producer.begin()
+        producer.produce(rows(stage, *words))
+        with pytest.raises(meaning, match=told):
+            producer.flush()
+    producer.close()

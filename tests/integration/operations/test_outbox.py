@@ -1,0 +1,151 @@
+"""A row that Kafka refuses stops its lane, is looked at, set aside, and published after all when Kafka takes it."""
+
+import json
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+
+from dev.servers import Servers
+from shared.errors import ContentStuck
+from tests.integration.operations.test_positions import stop
+from tests.integration.tallies import Tallies
+from tests.waiting import SECONDS_MAX
+
+
+@pytest.fixture
+def tallies(servers: Servers) -> Iterator[Tallies]:
+    with Tallies(servers) as made:
+        yield made
+
+
+def allow(tallies: Tallies, size: int) -> None:
+    """Let the topic take records of this size, and no larger ones."""
+    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
+    resource = ConfigResource(ResourceType.TOPIC, tallies.told.topic, incremental_configs=[entry])
+    for future in tallies.admin.incremental_alter_configs([resource]).values():
+        future.result(SECONDS_MAX)
+
+
+def event_id(tallies: Tallies, number: int) -> str:
+    """The id of a row that waits."""
+    (found,) = tallies.sql(
+        "SELECT event_id FROM exactly_once_outbox WHERE convert_from(data, 'UTF8') LIKE %s", f'%"number":{number},%'
+    )
+    return str(found)
+
+
+def test_a_row_that_kafka_refuses(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    allow(tallies, 2_000)
+    tallies.request(1)
+    tallies.request(2, padding="x" * 5_000)
+    tallies.request(3)
+    refused = event_id(tallies, 2)
+
+    stop(tallies, ContentStuck, "lane 0", "MSG_SIZE_TOO_LARGE", refused)
+    capsys.readouterr()
+
+    assert tallies.run("outbox show") == 0
+    listed = capsys.readouterr().out.splitlines()
+    assert listed[0].split()[:3] == ["LANE", "ROW", "CLAIMED"]
+    assert [refused in line for line in listed[1:]] == [True, False]
+    assert tallies.run(f"outbox show {refused} --json") == 0
+    (shown,) = json.loads(capsys.readouterr().out)
+    assert (shown["id"], shown["topic"], shown["key"], shown["claimed"]) == (refused, tallies.told.topic, "k", "yes")
+    assert json.loads(shown["data"])["number"] == 2
+
+    assert tallies.run(f"outbox set-aside {refused} --yes") == 0
+    told = capsys.readouterr().out
+    assert f"{refused} is dead letter 1 now" in told
+    assert "dead-letters redrive 1`" in told
+    (decision,) = tallies.decisions()
+    assert (decision["command"], decision["source"]) == ("outbox set-aside", "lane-0")
+    assert decision["before"]["event_id"] == refused
+
+    tallies.work()
+    assert tallies.numbers() == {1: 1, 3: 1}
+    (record,) = tallies.read(tallies.service.dead_letter_topic)
+    assert json.loads(record.value())["dead_letter"] == 1
+
+    # It comes back under its own id, and is refused again as long as the topic is as it was.
+    assert tallies.run("dead-letters redrive 1") == 0
+    assert event_id(tallies, 2) == refused
+    stop(tallies, ContentStuck, refused)
+    allow(tallies, 20_000)
+    tallies.work()
+    assert tallies.numbers() == {1: 1, 2: 1, 3: 1}
+    assert dict(tallies.consumed())[2] == refused
+    assert tallies.run("dead-letters redrive 1") == 0
+    tallies.work()
+    assert tallies.numbers() == {1: 1, 2: 1, 3: 1}
+
+
+def test_a_row_leaves_its_claim_alone(tallies: Tallies) -> None:
+    """The others of the claim are published as before, under another claim id."""
+    tallies.request(1, 2, 3)
+    tallies.work(die="unpublished")
+    position, claim_id, rows = tallies.lane()
+    assert rows == 3
+
+    assert tallies.run(f"outbox set-aside {event_id(tallies, 2)} --yes") == 0
+
+    now = tallies.lane()
+    assert (now[0], now[2]) == (position, 2)
+    assert now[1] != claim_id
+    tallies.work()
+    assert tallies.numbers() == {1: 1, 3: 1}
+
+
+def test_a_row_that_is_not_claimed(tallies: Tallies) -> None:
+    tallies.request(1)
+    tallies.work(die="unpublished")
+    claim = tallies.lane()
+    tallies.request(2)
+
+    assert tallies.run(f"outbox set-aside {event_id(tallies, 2)} --yes") == 0
+
+    assert tallies.lane() == claim
+    tallies.work()
+    assert tallies.numbers() == {1: 1}
+
+
+def test_the_whole_claim_may_leave(tallies: Tallies) -> None:
+    """An empty claim is published like any other: the published position has to move on."""
+    tallies.request(1)
+    tallies.work(die="unpublished")
+
+    assert tallies.run(f"outbox set-aside {event_id(tallies, 1)} --yes") == 0
+
+    tallies.request(2)
+    tallies.work()
+    assert tallies.numbers() == {2: 1}
+
+
+def test_a_row_comes_back_once_however_many_re_drive_it(tallies: Tallies) -> None:
+    tallies.request(1)
+    tallies.work(die="unpublished")
+    assert tallies.run(f"outbox set-aside {event_id(tallies, 1)} --yes") == 0
+
+    with ThreadPoolExecutor(4) as pool:
+        codes = list(pool.map(lambda _: tallies.run("dead-letters redrive 1"), range(4)))
+
+    assert codes == [0] * 4
+    tallies.work()
+    assert tallies.numbers() == {1: 1}
+
+
+def test_what_kafka_has_cannot_be_set_aside(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    tallies.request(1)
+    tallies.work(die="published")
+    published = event_id(tallies, 1)
+
+    assert tallies.run(f"outbox set-aside {published} --yes") == 1
+    assert "Kafka has" in capsys.readouterr().err
+    tallies.forget_group()
+    assert tallies.run(f"outbox set-aside {published} --yes") == 1
+    assert "first the lane must be decided" in capsys.readouterr().err
+    assert tallies.run("outbox set-aside nothing --yes") == 1
+    assert tallies.run("outbox show nothing") == 1
+    assert tallies.sql("SELECT count(*) FROM exactly_once_dead_letter") == [0]

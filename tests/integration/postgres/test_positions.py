@@ -1,0 +1,197 @@
+"""Where Kafka and Postgres disagree, a worker stops: it stays alive, is not ready, and says what there is to decide.
+
+Each disagreement is made for real here, and met by a worker process. What the commands do about it is in the tests of
+the operator's commands.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from unittest import mock
+
+import pytest
+from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
+from confluent_kafka.cimpl import NewPartitions
+
+from dev.servers import Servers
+from dev.servers.places import free_port
+from shared import command
+from shared.kafka import topics
+from shared.telemetry import metrics
+from shared.worker import topic_watch
+from tests.faults import trail
+from tests.faults.stage import Stage, admin
+from tests.waiting import SECONDS_MAX
+
+
+@pytest.fixture
+def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
+    """A service that has worked for a while; its workers are gone, and their group is empty."""
+    with Stage(servers, tmp_path) as stage:
+        stage.worker(leave_group_on_shutdown=True)
+        for _ in range(3):
+            stage.ask()
+            stage.request()
+            stage.until_drained()
+        stage.until_reported()
+        stage.stop()
+        stage.until(lambda: stage.members() == 0, "the group is empty")
+        yield stage
+        stage.show()
+
+
+def copy(stage: Stage, name: str, template: str) -> None:
+    """Copy a database; nobody may be connected to the one that is copied, so ours is closed meanwhile."""
+    stage.connection.close()
+    stage.servers.postgres.create_database(name, template=template)
+
+
+def restored(stage: Stage) -> None:
+    """Restore the database from a backup that was made before the last events."""
+    backup = f"{stage.name}-backup"
+    copy(stage, backup, stage.name)
+    stage.reconnect()
+    stage.worker(leave_group_on_shutdown=True)
+    stage.ask()
+    stage.until_drained()
+    stage.until_reported()
+    stage.stop()
+    stage.servers.postgres.drop_database(stage.name)
+    copy(stage, stage.name, backup)
+    stage.reconnect()
+    stage.servers.postgres.drop_database(backup)
+
+
+def retention(stage: Stage) -> None:
+    """Let retention remove records that were not handled yet."""
+    stage.ask()
+    stage.ask()
+    ends = [TopicPartition(stage.kit.asked.topic, p, stage.one(POSITION, p) + 1) for p in (0, 1)]
+    for removed in admin(stage.servers).delete_records(ends).values():
+        removed.result(SECONDS_MAX)
+
+
+POSITION = "SELECT next_offset FROM exactly_once_position WHERE partition = %s"
+
+
+def offsets_deleted(stage: Stage) -> None:
+    """Delete the group, as Kafka itself does a week after its last member left."""
+    admin(stage.servers).delete_consumer_groups([stage.name])[stage.name].result(SECONDS_MAX)
+
+
+def offsets_reset(stage: Stage) -> None:
+    """Set the published position back, as an operator with a tool does."""
+    lanes = [TopicPartition(stage.kit.service.lane_topic, lane, 0) for lane in (0, 1)]
+    asked = ConsumerGroupTopicPartitions(stage.name, lanes)
+    admin(stage.servers).alter_consumer_group_offsets([asked])[stage.name].result(SECONDS_MAX)
+
+
+def recreated(stage: Stage) -> None:
+    """Delete the topic that is consumed, and create it again."""
+    recreate(stage, stage.kit.asked.topic)
+
+
+def recreate(stage: Stage, topic: str) -> None:
+    """Delete a topic, and create it again."""
+    admin(stage.servers).delete_topics([topic])[topic].result(SECONDS_MAX)
+    stage.until(lambda: topics.create_topics(stage.settings, stage.kit.service) == [topic], "the topic is there again")
+
+
+def another_cluster(stage: Stage) -> None:
+    """Lead the database to another cluster; what differs is the name that it knows."""
+    stage.connection.execute("UPDATE exactly_once_cluster SET cluster_id = 'the other one'")
+
+
+def more_partitions(stage: Stage) -> None:
+    """Return the topic of the lanes another partition."""
+    topic = stage.kit.service.lane_topic
+    admin(stage.servers).create_partitions([NewPartitions(topic, 3)])[topic].result(SECONDS_MAX)
+    stage.until(lambda: len(admin(stage.servers).list_topics(topic).topics[topic].partitions) == 3, "three partitions")
+
+
+def position_deleted(stage: Stage) -> None:
+    """Delete the row of an input."""
+    stage.connection.execute("DELETE FROM exactly_once_position WHERE partition = 0")
+
+
+@pytest.mark.parametrize(
+    ("damage", "error", "choice", "decisions"),
+    [
+        (restored, "DatabaseWentBack", "rewind --target", ["rewind inputs", "adopt lanes"]),
+        (retention, "RecordsLost", "skip --target", []),
+        (offsets_deleted, "PositionMissing", "adopt --target 'lane-", []),
+        (offsets_reset, "KafkaWentBack", "adopt --target 'lane-", []),
+        (recreated, "OtherCluster", "adopt --target", ["adopt {asked}"]),
+        (another_cluster, "OtherCluster", "adopt --target cluster", ["adopt cluster"]),
+        (more_partitions, "LanesDiffer", "lanes resize", []),
+        (position_deleted, "PositionMissing", "adopt --target '", []),
+    ],
+    ids=lambda value: value.__name__ if callable(value) else None,
+)
+def test_the_worker_stops_and_says_what_to_decide(
+    stage: Stage, damage: Callable[[Stage], None], error: str, choice: str, decisions: list[str]
+) -> None:
+    damage(stage)
+    effects = stage.one("SELECT count(*) FROM effect")
+    worker = stage.worker(metrics_port=free_port())
+    stage.request()
+    stage.until(lambda: f"stopped: {error}" in worker.ready()[1], f"the worker stops for {error}")
+    status, reason = worker.ready()
+    assert status == 503
+    assert f"python -m services.{stage.name}" in reason
+    assert choice in reason
+    assert f"error={error}" in worker.log()
+    assert worker.running
+    stage.until(lambda: stage.members() == 0, "it has left the group")
+    assert stage.one("SELECT count(*) FROM effect") == effects, "it handles nothing"
+
+    for decision in decisions:
+        word, source = decision.format(asked=stage.kit.asked.topic).split()
+        decide(stage, word, source)
+    if decisions:
+        stage.until(lambda: worker.ready()[0] == 200, "it goes on by itself")
+        assert "resumed" in worker.log()
+    assert worker.restarts == 0
+    stage.stop()
+
+
+@pytest.mark.parametrize("which", ["consumed", "published"])
+def test_a_topic_that_is_created_again_is_noticed_while_workers_run(stage: Stage, which: str) -> None:
+    """Also by who only publishes something there; nothing else would tell him before his next start."""
+    assert topic_watch.LOOK_SECONDS < 30, "within a minute"
+    worker = stage.worker(metrics_port=free_port())
+    stage.until(lambda: worker.ready()[0] == 200, "it works")
+    topic = stage.kit.asked.topic if which == "consumed" else stage.kit.told.topic
+    recreate(stage, topic)
+    stage.until(lambda: f"stopped: OtherCluster: topic {topic} " in worker.ready()[1], "it notices")
+    decide(stage, "adopt", topic)
+    stage.until(lambda: worker.ready()[0] == 200, "it goes on by itself")
+    stage.stop()
+
+
+def decide(stage: Stage, choice: str, source: str) -> None:
+    """Do what an operator does while a worker stands stopped."""
+    built = trail.build(stage.name, stage.settings)
+    try:
+        with mock.patch.object(metrics, "configure"):
+            assert command.run(built, ["positions", choice, "--target", source, "--yes"]) == 0
+    finally:
+        built.engine().dispose()
+
+
+def test_lanes_that_differ_from_the_setting(stage: Stage) -> None:
+    worker = stage.worker(partitions=3, metrics_port=free_port())
+    stage.until(lambda: "PARTITIONS is 3" in worker.ready()[1], "the worker stops")
+    assert "has 2 partitions, the database has 2 lanes" in worker.ready()[1]
+    stage.stop()
+
+
+def test_more_partitions_of_what_is_consumed_are_welcome(stage: Stage) -> None:
+    """They are somebody else's topics."""
+    topic = stage.kit.asked.topic
+    admin(stage.servers).create_partitions([NewPartitions(topic, 3)])[topic].result(SECONDS_MAX)
+    worker = stage.worker(metrics_port=free_port())
+    stage.ask()
+    stage.until_drained()
+    assert worker.ready()[0] == 200
+    stage.until(lambda: "3 inputs" in worker.ready()[1], "it reads all three")
+    stage.stop()

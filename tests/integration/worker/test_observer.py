@@ -1,0 +1,213 @@
+"""A worker says what is true in every state: that Kafka does not answer while it has nothing to do, how far the service
+is behind while it is stopped or waits, and who holds an input back.
+"""
+
+import json
+import re
+import signal
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import psycopg
+import pytest
+from confluent_kafka import IsolationLevel, Producer
+
+from dev.servers import Servers
+from dev.servers.places import free_port
+from shared import command
+from shared.telemetry import metrics
+from shared.telemetry.metrics import STATES
+from tests.alerts import PROMTOOL, firing
+from tests.faults import trail
+from tests.faults.stage import Stage, Worker, headers
+from tests.waiting import until
+
+
+def shown(worker: Worker) -> str:
+    """The page of metrics."""
+    address = f"http://127.0.0.1:{worker.order.settings.metrics_port}/metrics"
+    with urllib.request.urlopen(address, timeout=10) as answer:
+        return str(answer.read().decode())
+
+
+def values(worker: Worker, name: str) -> list[float]:
+    """The values of a metric, whatever its labels."""
+    return [float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", shown(worker), re.MULTILINE)]
+
+
+def state(worker: Worker) -> str:
+    """The one state that a worker is in."""
+    page = shown(worker)
+    found = dict(re.findall(r'^exactly_once_worker_state{state="(\w+)"} (\S+)$', page, re.MULTILINE))
+    assert set(found) == set(STATES)
+    assert sorted(found.values()) == ["0.0"] * (len(STATES) - 1) + ["1.0"]
+    return str(next(name for name, value in found.items() if value == "1.0"))
+
+
+def lines(worker: Worker) -> list[dict[str, Any]]:
+    """The log; each line has to be JSON."""
+    return [json.loads(line) for line in worker.log().splitlines()]
+
+
+def events(worker: Worker, name: str) -> list[dict[str, Any]]:
+    return [line for line in lines(worker) if line["event"] == name]
+
+
+def outages(worker: Worker) -> list[str]:
+    """The beginnings and the ends of Kafka's outages."""
+    return [str(line["event"]) for line in lines(worker) if line["event"] in {"kafka_unavailable", "kafka_available"}]
+
+
+def fires(worker: Worker, place: Path, before: str = "") -> set[str] | None:
+    """The alerts that fire at what the worker shows now, and has shown `before`; None without promtool."""
+    return firing(shown(worker), place, before) if PROMTOOL else None
+
+
+@contextmanager
+def at_work(stage: Stage) -> Iterator[Worker]:
+    worker = stage.worker(metrics_port=free_port(), log_format="json")
+    stage.until(lambda: worker.ready() == (200, "working: 2 inputs, 2 lanes\n"), "it works")
+    stage.ask()
+    stage.until_drained()
+    yield worker
+
+
+def test_an_idle_worker_tells_that_kafka_is_gone_and_is_back(breakable_servers: Servers, tmp_path: Path) -> None:
+    kafka = breakable_servers.kafka
+    with Stage(breakable_servers, tmp_path) as stage, at_work(stage) as worker:
+        until(lambda: values(worker, "exactly_once_consumer_lag_records") == [0.0, 0.0], "the lag is known")
+        assert state(worker) == "working"
+        assert values(worker, "exactly_once_lanes_owned") == [2.0]
+        assert fires(worker, tmp_path) in (None, set())
+
+        kafka.freeze()
+        until(lambda: worker.ready()[0] == 503, "it does not call itself ready")
+        until(lambda: state(worker) == "waiting", "the gauge says so too")
+        assert "Kafka" in worker.ready()[1]
+        assert values(worker, "exactly_once_lanes_owned") == [], "what is not known is not shown"
+        until(lambda: values(worker, "exactly_once_consumer_lag_records") == [], "nor is the lag")
+        until(lambda: values(worker, "exactly_once_outbox_oldest_seconds") == [0.0], "PostgreSQL answers")
+        kafka.thaw()
+        until(lambda: worker.ready()[0] == 200 and outages(worker)[-1:] == ["kafka_available"], "it works again")
+
+        kafka.kill()
+        until(lambda: worker.ready()[0] == 503, "it does not call itself ready")
+        until(lambda: outages(worker)[-1:] == ["kafka_unavailable"], "the outage has begun")
+        kafka.start()
+        until(lambda: worker.ready()[0] == 200 and state(worker) == "working", "it works again")
+        until(lambda: outages(worker)[-1:] == ["kafka_available"], "and says so")
+        assert outages(worker) == ["kafka_unavailable", "kafka_available"] * (len(outages(worker)) // 2)
+        began, ended = events(worker, "kafka_unavailable"), events(worker, "kafka_available")
+        assert [line["since"] for line in began] == [line["since"] for line in ended]
+        client = [line for line in lines(worker) if line["event"] == "kafka_client"]
+        assert client, "the client's lines are in our form"
+        stage.stop()
+        assert len(lines(worker)) < 60
+
+
+def test_the_lag_is_true_while_a_table_is_locked_and_while_a_worker_is_stopped(stage: Stage, tmp_path: Path) -> None:
+    with at_work(stage) as worker:
+        until(lambda: values(worker, "exactly_once_consumer_lag_records") == [0.0, 0.0], "the lag is known")
+        with psycopg.connect(stage.servers.postgres.dsn(stage.name)) as locking:
+            locking.execute("LOCK TABLE exactly_once_position, exactly_once_outbox IN ACCESS EXCLUSIVE MODE")
+            stage.ask(list(stage.keys) * 10)
+            until(lambda: sum(values(worker, "exactly_once_consumer_lag_records")) == 40, "what waits is told")
+            until(lambda: state(worker) == "waiting", "it waits")
+            until(lambda: values(worker, "exactly_once_outbox_oldest_seconds") == [], "nobody knows that")
+            assert fires(worker, tmp_path) in (None, {"WorkerWaits", "NobodyWorks", "LagGrows"})
+            assert worker.ready()[0] == 503
+        stage.until_drained()
+        until(lambda: events(worker, "database_available"), "PostgreSQL is back")
+        assert len(events(worker, "database_available")) == len(events(worker, "database_unavailable"))
+
+        stage.connection.execute("UPDATE exactly_once_position SET next_offset = next_offset - 3 WHERE partition = 0")
+        worker.send(signal.SIGKILL)
+        worker.again()
+        until(lambda: worker.ready()[0] == 503 and state(worker) == "stopped", "an operator has to decide")
+        until(
+            lambda: sum(values(worker, "exactly_once_consumer_lag_records")) == 3,
+            "the lag of all inputs, though it owns none",
+        )
+        assert values(worker, "exactly_once_lanes_owned") == []
+        assert values(worker, "exactly_once_partitions_parked") == []
+        stage.request()
+        stage.connection.execute("UPDATE exactly_once_outbox SET decided_at = decided_at - interval '1 hour'")
+        until(lambda: max(values(worker, "exactly_once_outbox_oldest_seconds"), default=0) > 3_600, "it ages")
+        expected = {"WorkerStopped", "NobodyWorks", "LagGrows", "OldestUnpublishedRow"}
+        assert fires(worker, tmp_path) in (None, expected)
+
+
+def test_whoever_consumes_says_who_holds_it_back(
+    stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with at_work(stage) as worker:
+        stranger = Producer(
+            {
+                "bootstrap.servers": stage.bootstrap,
+                "transactional.id": f"{stage.name}-x",
+                "transaction.timeout.ms": 90_000,
+                "log_level": 0,
+            }
+        )
+        stranger.init_transactions(30)
+        stranger.begin_transaction()
+        topic = stage.kit.asked.topic
+        end = stage.ends(topic, IsolationLevel.READ_UNCOMMITTED)[0]
+        head = [*headers("the-first")[:1], ("ce_source", b"stranger\x1b[2J"), *headers("the-first")[2:]]
+        stranger.produce(topic, b"{}", "k", partition=0, headers=head)
+        assert stranger.flush(30) == 0
+
+        until(lambda: "held back" in worker.ready()[1], "health says so")
+        status, detail = worker.ready()
+        assert status == 200, "it is no fault of this worker"
+        assert f"{topic}[0] is held back at offset {end} since 20" in detail
+        assert f"UTC by transactional id {stage.name}-x (producer " in detail
+        assert "; Ongoing, with a timeout of 90 s)" in detail
+        assert r"its first record: Asked.v1 the-first of stranger\x1b[2J" in detail
+        threshold = 31 if PROMTOOL else 10
+        until(lambda: max(values(worker, "exactly_once_partition_held_back_seconds")) > threshold, "so does a metric")
+        labels = f'{{partition="0",topic="{topic}",transactional_id="{stage.name}-x"}} 1.0'
+        named = f"exactly_once_partition_held_back_by{labels}"
+        assert named in shown(worker)
+        assert fires(worker, tmp_path) in (None, {"HeldBack", "LagGrows"})
+        assert sorted(values(worker, "exactly_once_consumer_lag_records")) == [0.0, 1.0], (
+            "what is held back waits as well"
+        )
+        built = trail.build(stage.name, stage.settings)
+        with mock.patch.object(metrics, "configure"):
+            assert command.run(built, ["positions", "show", "--json"]) == 0
+        built.engine().dispose()
+        (asked,) = [i for i in json.loads(capsys.readouterr().out)["inputs"] if i["source"] == f"{topic}[0]"]
+        assert (asked["lag"], asked["state"]) == (1, f"held back at {end}"), "as the metric says"
+        assert f"by transactional id {stage.name}-x (producer " in asked["held_back"]
+        (told,) = events(worker, "held_back")
+        assert (told["offset"], told["transactional_id"]) == (end, f"{stage.name}-x")
+
+        stranger.abort_transaction(30)
+        until(lambda: events(worker, "held_back_ended"), "its end is told")
+        until(lambda: worker.ready()[1] == "working: 2 inputs, 2 lanes\n", "and forgotten")
+        until(lambda: values(worker, "exactly_once_consumer_lag_records") == [0.0, 0.0], "nothing waits")
+        assert not values(worker, "exactly_once_partition_held_back_by")
+        stage.stop()
+
+
+def test_a_parked_input_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
+    with at_work(stage) as worker:
+        stage.connection.execute(f"CREATE TABLE {trail.DOWN} ()".encode())
+        stage.ask(stage.keys[:1], wish="retry")
+        until(lambda: values(worker, "exactly_once_partitions_parked") == [1.0], "an input is parked")
+        assert {"Parked"} <= (fires(worker, tmp_path) or {"Parked"})
+
+
+def test_a_handler_that_fails_for_most_records_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
+    with at_work(stage) as worker:
+        before = shown(worker)
+        assert fires(worker, tmp_path, before) in (None, set())
+        stage.ask(list(stage.keys) * 2, wish="defect")
+        until(lambda: values(worker, "exactly_once_records_set_aside_total") == [8.0], "they are set aside")
+        until(lambda: values(worker, "exactly_once_dead_letters_waiting") == [8.0], "and wait")
+        assert fires(worker, tmp_path, before) in (None, {"RecordsSetAside", "DeadLettersWait"})

@@ -1,0 +1,75 @@
+"""What holds before a process works."""
+
+import uuid
+
+import pytest
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
+
+from dev.servers import Servers
+from shared.errors import Misconfigured
+from shared.kafka import access, topics
+from shared.settings import Settings
+from tests.faults.mock_cluster import MockCluster
+from tests.integration.tally import service
+from tests.waiting import SECONDS_MAX
+
+
+def settings_of(servers: Servers, **more: object) -> Settings:
+    """Those of a service whose database nobody looks at."""
+    given = {"kafka_bootstrap_servers": servers.kafka.bootstrap, "database_url": servers.postgres.dsn("nowhere")}
+    return Settings.model_validate({**given, **more})
+
+
+def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Servers) -> None:
+    """A broker learns of a new topic a little later than the controller that creates it: much later, while it is busy
+    deleting others.
+    """
+    settings = settings_of(servers)
+    client = access.admin(settings)
+    for _ in range(10):
+        made, _asked, _told = service(f"start-{uuid.uuid4().hex[:12]}")
+        topics.create_topics(settings, made)
+        found = topics.describe(client, settings, topics.needed(made))
+        client.delete_topics(topics.needed(made))
+        assert [name for name, description in found.items() if description is None] == []
+
+
+def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> None:
+    settings = settings_of(servers, replication_factor=0)
+    made, _asked, _told = service(f"start-{uuid.uuid4().hex[:12]}")
+
+    created = topics.create_topics(settings, made)
+
+    found = topics.describe(access.admin(settings), settings, created)
+    assert {len(p.replicas) for d in found.values() if d is not None for p in d.partitions} == {1}
+
+
+def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers: Servers) -> None:
+    """Not so one that is only consumed: how much that takes is decided by those who publish there."""
+    settings = settings_of(servers, event_bytes_max=5_000_000)
+    made, asked, told = service(f"start-{uuid.uuid4().hex[:12]}")
+    topics.create_topics(settings, made)
+
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in (asked.topic, told.topic)]
+    client = access.admin(settings)  # kept: one that is gone never answers
+    found = client.describe_configs(resources)
+    limits = [int(found[resource].result(SECONDS_MAX)["max.message.bytes"].value) for resource in resources]
+    assert limits == [1_048_588, 5_010_000]
+
+
+def test_an_old_broker_is_refused(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The client's own mock knows as much as Kafka 3 did; and the real one is made to look old."""
+    given = {"database_url": servers.postgres.dsn("nowhere")}
+    with MockCluster() as mock:
+        settings = Settings.model_validate({"kafka_bootstrap_servers": mock.bootstrap, **given})
+        with pytest.raises(
+            Misconfigured, match=r"is older than Kafka 4\.0 \(it knows Produce up to version 10, not 12\)"
+        ):
+            access.admin(settings)
+
+    settings = Settings.model_validate({"kafka_bootstrap_servers": servers.kafka.bootstrap, **given})
+    access.admin(settings)
+    monkeypatch.setattr(access, "PRODUCE_MIN", 99)
+    with pytest.raises(Misconfigured, match="KAFKA_BOOTSTRAP_SERVERS"):
+        access.admin(settings)

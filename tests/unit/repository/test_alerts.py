@@ -1,0 +1,107 @@
+"""The alerts that are shipped ask for metrics that there are, and fire at what a process then shows."""
+
+import re
+from pathlib import Path
+
+import pytest
+from prometheus_client import generate_latest
+
+from shared.postgres import backlog, dead_letters  # noqa: F401 (they have the metrics)
+from tests.alerts import ALERTS, PROMTOOL, RULES, firing
+
+ROOT = Path(__file__).parents[3]
+HEALTHY = """
+exactly_once_worker_state{state="working"} 1.0
+exactly_once_worker_state{state="stopped"} 0.0
+exactly_once_worker_state{state="waiting"} 0.0
+exactly_once_lanes_owned 2.0
+exactly_once_partitions_parked 0.0
+exactly_once_consumer_lag_records{topic="t",partition="0"} 0.0
+exactly_once_partition_held_back_seconds{topic="t",partition="0"} 0.0
+exactly_once_outbox_oldest_seconds 0.0
+exactly_once_events_handled_total 1000.0
+exactly_once_records_set_aside_total 1.0
+exactly_once_recoveries_total{cause="Unknown"} 1.0
+process_start_time_seconds 1790000000.0
+"""
+
+
+def test_the_rules_ask_for_metrics_that_there_are() -> None:
+    asked = set(re.findall(r"\b([a-z]+(?:_[a-z]+)+)\b(?! ?\()", "".join(_expressions())))
+    shown = set(re.findall(r"^# TYPE (\w+)", generate_latest().decode(), re.MULTILINE))
+
+    assert len(asked) >= 6
+    assert asked <= shown
+
+
+def _expressions() -> list[str]:
+    return re.findall(r"expr: (.*?)\n +(?:for|labels):", RULES.read_text(), re.DOTALL)
+
+
+def test_prometheus_of_docker_compose_has_the_rules() -> None:
+    assert "alerts.yml" in (ROOT / "compose/observe/prometheus.yml").read_text()
+    assert "./compose/observe/alerts.yml:" in (ROOT / "docker-compose.yml").read_text()
+
+
+def test_the_page_names_every_alert() -> None:
+    page = (ROOT / "docs/deploying.md").read_text().split("## What to watch")[1].split("\n## ")[0]
+    assert set(ALERTS) <= set(re.findall(r"`(\w+)`", page))
+
+
+def replaced(line: str) -> str:
+    """The healthy page with one line changed, or without the metric of that name."""
+    name, _, _ = line.partition(" ")
+    if name == line:
+        return "\n".join(found for found in HEALTHY.splitlines() if not found.startswith(name))
+    found = re.sub(rf"^{re.escape(name)} .*$", line, HEALTHY, flags=re.MULTILINE)
+    return found if found != HEALTHY else f"{HEALTHY}{line}\n"
+
+
+@pytest.mark.skipif(PROMTOOL is None, reason="promtool is not installed; `make alerts-test` brings it")
+@pytest.mark.parametrize(
+    ("page", "alerts"),
+    [
+        pytest.param(HEALTHY, set(), id="none"),
+        pytest.param("", {"MetricsAbsent", "NobodyWorks"}, id="down"),
+        pytest.param(replaced("exactly_once_worker_state"), {"MetricsAbsent", "NobodyWorks"}, id="no state"),
+        pytest.param(replaced("exactly_once_consumer_lag_records"), {"LagUnknown"}, id="no lag"),
+        pytest.param(replaced('exactly_once_consumer_lag_records{topic="t",partition="0"} 3'), {"LagGrows"}, id="lag"),
+        pytest.param(
+            replaced('exactly_once_partition_held_back_seconds{topic="t",partition="0"} 31'),
+            {"HeldBack"},
+            id="held back",
+        ),
+        pytest.param(replaced("exactly_once_outbox_oldest_seconds 31"), {"OldestUnpublishedRow"}, id="outbox"),
+        pytest.param(replaced("exactly_once_partitions_parked 1"), {"Parked"}, id="parked"),
+        pytest.param(
+            replaced("exactly_once_partitions_parked 0x40 1x3 0x0 1x3 0x0 1x3 0x0 1x30"),
+            {"Parked"},
+            id="tried meanwhile",
+        ),
+        pytest.param(replaced("exactly_once_dead_letters_waiting 1"), {"DeadLettersWait"}, id="dead letters"),
+        pytest.param(replaced("exactly_once_records_set_aside_total 5"), {"RecordsSetAside"}, id="most are set aside"),
+        pytest.param(
+            replaced("exactly_once_records_set_aside_total 5").replace("handled_total 1000", "handled_total 1050"),
+            set(),
+            id="few are set aside",
+        ),
+        pytest.param(replaced('exactly_once_worker_state{state="working"} 0'), {"NobodyWorks"}, id="nobody works"),
+        pytest.param(replaced('exactly_once_worker_state{state="stopped"} 1'), {"WorkerStopped"}, id="stopped"),
+        pytest.param(replaced('exactly_once_worker_state{state="waiting"} 1'), {"WorkerWaits"}, id="waiting"),
+        pytest.param(replaced('exactly_once_worker_state{state="recovering"} 1'), {"WorkerWaits"}, id="recovering"),
+        pytest.param(replaced('exactly_once_worker_state{state="recovering"} 0x50 1x4 0x30'), set(), id="recovered"),
+        pytest.param(
+            replaced('exactly_once_worker_state{state="waiting"} ' + "1x0 0x0 " * 40)
+            + '\nworker_state{state="recovering"} '
+            + "0x0 1x0 " * 40,
+            {"WorkerWaits"},
+            id="waits and recovers by turns",
+        ),
+        pytest.param(
+            replaced('exactly_once_recoveries_total{cause="Unknown"} 14'), {"WorkerRecovers"}, id="recoveries"
+        ),
+        pytest.param(replaced("process_start_time_seconds 1x45 2x2 3x2 4x40"), {"ProcessRestarts"}, id="restarts"),
+    ],
+)
+def test_each_rule_fires_at_its_own_trouble_and_at_no_other(page: str, alerts: set[str], tmp_path: Path) -> None:
+    assert firing(page, tmp_path, HEALTHY) == alerts

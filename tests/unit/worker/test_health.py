@@ -1,0 +1,84 @@
+"""What a worker says of itself is true in every state."""
+
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from prometheus_client import REGISTRY
+
+from shared.protocol.ports import Assignment, Input
+from shared.telemetry.metrics import STATES
+from shared.worker.health import Health
+
+SILENT = "Kafka has not answered for 11 s"
+
+
+class Seeing:
+    """An observer that sees what a test says."""
+
+    silent = ""
+
+    def silence(self) -> str:
+        """Which server gives no answer."""
+        return self.silent
+
+    def held_back(self) -> str:
+        """Nobody holds anything back."""
+        return ""
+
+    def own(self, _inputs: object) -> None:
+        """Whose lag is shown."""
+
+
+@pytest.fixture
+def seeing() -> Seeing:
+    return Seeing()
+
+
+@pytest.fixture
+def health(seeing: Seeing) -> Health:
+    return Health(cast("Any", seeing), debugging=False)
+
+
+def work(health: Health, parked: int = 0) -> None:
+    """Let a cycle end with some input parked."""
+    owned = Assignment(frozenset({Input("a", 0)}), frozenset({0, 1}))
+    cycle: Any = SimpleNamespace(owned=owned, parked=lambda: {Input("a", n): 1 for n in range(parked)})
+    health.working(cycle, assigned=True, share_seconds=10)
+
+
+def shown() -> tuple[list[str], dict[str, float | None]]:
+    """The state that the gauges show, and what is owned."""
+    at = [state for state in STATES if REGISTRY.get_sample_value("exactly_once_worker_state", {"state": state}) == 1]
+    return at, {
+        name: REGISTRY.get_sample_value(name) for name in ("exactly_once_lanes_owned", "exactly_once_partitions_parked")
+    }
+
+
+@pytest.mark.parametrize("state", sorted({*STATES} - {"working"}))
+def test_what_a_worker_owns_is_shown_while_it_works_and_only_then(health: Health, state: str) -> None:
+    work(health, parked=1)
+    assert shown() == (["working"], {"exactly_once_lanes_owned": 2.0, "exactly_once_partitions_parked": 1.0})
+    health.enter(state)
+    assert shown() == ([state], {"exactly_once_lanes_owned": None, "exactly_once_partitions_parked": None}), (
+        "what is not known is not 0"
+    )
+
+
+def test_a_worker_whose_main_loop_waits_is_not_ready_when_a_server_is_silent(health: Health, seeing: Seeing) -> None:
+    work(health)
+    assert health.told() == (True, "working: 1 inputs, 2 lanes")
+    seeing.silent = SILENT  # and the main loop tells nothing
+    assert health.told() == (False, SILENT)
+
+
+def test_an_idle_worker_waits_while_a_server_is_silent(health: Health, seeing: Seeing) -> None:
+    seeing.silent = SILENT
+    work(health)
+    assert health.told() == (False, f"waiting: {SILENT}")
+    assert shown()[0] == ["waiting"]
+    health.standing_by()
+    assert health.told() == (False, f"waiting: {SILENT}")
+    seeing.silent = ""
+    health.standing_by()
+    assert health.told() == (True, "standby: all slots are taken")

@@ -1,0 +1,134 @@
+"""The observer blames the server that gives no answer, and no other."""
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+from sqlalchemy.exc import OperationalError
+
+from shared.telemetry import outages
+from shared.worker import observer
+from shared.worker.observer import Observer
+from tests.faults.stage import StageSettings
+from tests.integration.tally import service
+from tests.waiting import until
+
+
+def answer(value: object) -> Future[Any]:
+    future: Future[Any] = Future()
+    if isinstance(value, Exception):
+        future.set_exception(value)
+    else:
+        future.set_result(value)
+    return future
+
+
+class Admin:
+    """A Kafka whose topics have one partition each, until it fails."""
+
+    topics: Exception | None = None
+    offsets: Exception | None = None
+
+    def __init__(self, *_: object, **__: object) -> None:
+        """Nothing is connected."""
+
+    def poll(self, _seconds: float) -> None:
+        """There is no log."""
+
+    def describe_topics(self, topics: Any, **_: object) -> dict[str, Future[Any]]:
+        """The partitions."""
+        names = [f"{service('observed')[0].name}.asked"]
+        return {name: answer(self.topics or SimpleNamespace(partitions=[0])) for name in names}
+
+    def list_offsets(self, asked: dict[Any, Any], **_: object) -> dict[Any, Future[Any]]:
+        """The ends."""
+        return {partition: answer(self.offsets or SimpleNamespace(offset=7)) for partition in asked}
+
+
+class Scene:
+    """An observer with servers that are made up, and a clock that a test moves."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.now = 100.0
+        self.lines: list[tuple[str, str]] = []
+        self.connect: Callable[[], Any] = self.locked
+        self.admin: Any = type("OfThisTest", (Admin,), {})
+        monkeypatch.setattr(observer, "AdminClient", self.admin)
+        monkeypatch.setattr(observer, "ANSWER_SECONDS", 0.05)
+        monkeypatch.setattr(observer, "time", SimpleNamespace(monotonic=lambda: self.now))
+        log = SimpleNamespace(warning=lambda event, **facts: self.lines.append((event, facts.get("detail", ""))))
+        monkeypatch.setattr(outages, "log", log)
+        monkeypatch.setattr(outages, "KAFKA", outages.Outage("kafka"))
+        monkeypatch.setattr(outages, "DATABASE", outages.Outage("database"))
+        settings = StageSettings.model_validate({"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x"})
+        engine = SimpleNamespace(connect=self._connect)
+        self.observer = Observer(cast("Any", engine), settings, service("observed")[0])
+
+    def _connect(self) -> Any:
+        return self.connect()
+
+    def locked(self) -> Any:
+        """PostgreSQL answers: no."""
+        original = Exception("canceling statement due to lock timeout")
+        original.sqlstate = "55P03"  # type: ignore[attr-defined]
+        raise OperationalError("SELECT", {}, original)
+
+    def look(self, seconds: float) -> str:
+        """Look again after some time, and return what it reports."""
+        self.now += seconds
+        self.observer.look()
+        return self.observer.silence()
+
+
+@pytest.fixture
+def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
+    return Scene(monkeypatch)
+
+
+@pytest.fixture
+def thaw() -> Iterator[threading.Event]:
+    event = threading.Event()
+    yield event
+    event.set()
+
+
+def test_a_database_that_hangs_is_not_taken_for_kafka(scene: Scene, thaw: threading.Event) -> None:
+    assert not scene.look(3)
+
+    def hang() -> Any:
+        thaw.wait(30)
+        scene.locked()
+
+    scene.connect = hang
+    assert not scene.look(3)
+    assert scene.look(11) == "PostgreSQL has not answered for 11 s"
+    assert scene.look(11) == "PostgreSQL has not answered for 22 s"
+    assert scene.lines == [("database_unavailable", "PostgreSQL has not answered for 11 s")]
+    thaw.set()
+    until(lambda: not scene.observer.silence(), "it answers", seconds=10)
+    assert [event for event, _ in scene.lines] == ["database_unavailable", "database_available"]
+
+
+def test_a_kafka_that_hangs_is_not_taken_for_the_database(scene: Scene) -> None:
+    assert not scene.look(3)
+    scene.admin.topics = TimeoutError()
+    assert not scene.look(3)
+    assert scene.look(11) == "Kafka has not answered for 11 s"
+    assert [event for event, _ in scene.lines] == ["kafka_unavailable"]
+    scene.admin.topics = None
+    assert not scene.look(3)
+    assert not scene.look(60), "nobody has asked meanwhile"
+
+
+def test_leaders_that_do_not_answer_are_no_answer_and_no_error_of_ours(scene: Scene) -> None:
+    assert not scene.look(3)
+    scene.admin.offsets = TimeoutError()
+    assert not scene.look(3)
+    assert not scene.look(3), "somebody tells the topics"
+    assert scene.observer._admin is None, "another client asks next time"
+    scene.admin.offsets = None
+    assert not scene.look(3)
+    assert scene.observer._admin is not None

@@ -1,0 +1,49 @@
+"""A worker waits for nothing without a bound and a sentence."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shared.worker import backoff, standby
+
+
+class Database:
+    """A PostgreSQL whose clock was set back by two hours since it started."""
+
+    slot: int | None = None
+
+    def settle_seconds(self) -> float:
+        return 7_205.0
+
+    def take_slot(self) -> bool:
+        self.slot = 0
+        return True
+
+
+class Log:
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def info(self, event: str, **facts: Any) -> None:
+        self.lines.append(f"{event} {facts}")
+
+
+def test_a_clock_of_the_server_that_was_set_back_keeps_no_worker_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Log()
+    monkeypatch.setattr(standby, "log", log)
+    monkeypatch.setattr(standby, "SETTLE_SECONDS", 0.05)
+    stopping = threading.Event()
+    health: Any = SimpleNamespace(enter=lambda *_: None)
+    waiting = backoff.Backoff(health, SimpleNamespace(), stopping)  # type: ignore[arg-type]
+    made = standby.Standby(Database(), 1, health, waiting, stopping)  # type: ignore[arg-type]
+    taken: list[bool] = []
+    taking = threading.Thread(target=lambda: taken.append(made.take_slot()), daemon=True)
+    taking.start()
+    taking.join(20)
+
+    assert taken == [True]
+    (line,) = log.lines
+    assert line.startswith("settling")
+    assert "PostgreSQL has just started" in line

@@ -1,0 +1,107 @@
+"""A worker replaces its Kafka clients when these cannot go on, and says what it waits for."""
+
+import re
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from shared.errors import Fenced, KafkaUnavailable, SlotLost
+from shared.protocol.cycle import Progress
+from shared.protocol.ports import NOTHING
+from shared.telemetry import waits
+from shared.worker import main_loop
+from tests.unit.worker.worker_scene import Scene, Seeing
+from tests.waiting import SECONDS_MAX, until
+
+
+def test_a_fenced_worker_whose_slot_is_its_own_goes_on_with_new_clients(scene: Scene) -> None:
+    scene.raises = [Fenced("FENCED_INSTANCE_ID")]
+    scene.start()
+    assert scene.idle.wait(SECONDS_MAX), "it goes on"
+    assert [member.closed for member in scene.members] == [True, False]
+
+
+def test_a_fenced_worker_whose_slot_is_taken_ends(scene: Scene) -> None:
+    scene.raises = [Fenced("FENCED_INSTANCE_ID")]
+    lost = scene.database.hold_slot
+    calls = iter([False, True])
+
+    def hold() -> None:
+        scene.database.lost = next(calls)  # R0 of the first recovery, then the question after the fence
+        lost()
+
+    scene.database.hold_slot = hold  # type: ignore[method-assign]
+    scene.start()
+    until(lambda: scene.ended, "it ends")
+    assert isinstance(scene.ended[0], SlotLost)
+    assert len(scene.members) == 1, "the one who has the slot is not disturbed"
+
+
+def test_clients_that_get_no_answer_for_long_are_replaced(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main_loop, "CLIENTS_SECONDS", 0.0)
+    scene.raises = [KafkaUnavailable("_UNKNOWN_PARTITION")]
+    scene.start()
+    assert scene.idle.wait(SECONDS_MAX), "it goes on"
+    assert len(scene.members) == 2
+
+
+@pytest.fixture
+def log_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """What the log says of waits, which are long at once."""
+    lines: list[str] = []
+    monkeypatch.setattr(waits, "TOLD_SECONDS", 0.0)
+    log = SimpleNamespace(warning=lambda event, detail: lines.append(f"{event}: {detail}"))
+    monkeypatch.setattr(waits, "log", log)
+    return lines
+
+
+def test_a_recovery_that_takes_long_reports_what_it_waits_for_and_until_when(
+    scene: Scene, log_lines: list[str]
+) -> None:
+    scene.may_renew.clear()
+    scene.start()
+    scene.until(r"recovering; it has been waiting \d+ s for the servers")
+    assert re.search(r"until \d\d:\d\d:\d\d UTC at the latest", scene.worker.ready()[1])
+    until(lambda: log_lines, "the log says it too")
+    scene.may_renew.set()
+    scene.until("working")
+    assert "for the servers" not in scene.worker.ready()[1]
+    assert len([line for line in log_lines if "for the servers" in line]) == 1
+
+
+def test_who_waits_for_a_share_says_until_when(scene: Scene, log_lines: list[str]) -> None:
+    scene.assigned = False
+    scene.start()
+    scene.until(r"given this worker a share yet; it has been waiting \d+ s for its group")
+    until(lambda: log_lines, "the log says it too")
+    polls = scene.polls
+    until(lambda: scene.polls > polls + 20, "it looks again")
+    scene.assigned = True
+    scene.until("working")
+    assert "for its group" not in scene.worker.ready()[1]
+    assert len([line for line in log_lines if "for its group" in line]) == 1
+
+
+def test_a_recovery_says_which_server_is_silent(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:
+    scene.may_renew.clear()
+    scene.start()
+    scene.until("recovering")
+    monkeypatch.setattr(Seeing, "silence", lambda _: "Kafka has not answered for 11 s")
+    assert scene.worker.ready()[1].startswith("recovering; Kafka has not answered for 11 s")
+    monkeypatch.undo()
+    scene.may_renew.set()
+
+
+@pytest.mark.parametrize(("part", "failed", "paced"), [(0.6, None, [50]), (0.4, None, []), (0.6, KeyError("x"), [])])
+def test_a_batch_that_took_half_of_the_budget_is_as_large_as_they_get(
+    scene: Scene, part: float, failed: Exception | None, paced: list[int]
+) -> None:
+    scene.start()
+    scene.end()
+    loop = scene.worker._main_loop
+    found: list[int] = []
+    cycle: Any = SimpleNamespace(owned=NOTHING, parked=dict, pace=found.append)
+    progress = Progress(received=50, handled=50, failed=failed)
+    loop._after(cycle, progress, part * loop._settings.handler_seconds, assigned=True)
+    assert found == paced

@@ -1,0 +1,199 @@
+"""A worker with no servers, for its unit tests: its Kafka and its database say what a test wants."""
+
+import re
+import threading
+from collections.abc import Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from shared.errors import SlotLost, Stop
+from shared.protocol.ports import NOTHING, Polled
+from shared.worker.worker import Worker
+from tests.faults.stage import StageSettings
+from tests.integration.tally import service
+from tests.waiting import SECONDS_MAX, until
+
+
+class Member:
+    """A Kafka port that owns nothing, and whose polls raise what a test says."""
+
+    def __init__(self, scene: "Scene") -> None:
+        self._scene = scene
+        self.closed = self.left = False
+
+    unreadable = ""
+
+    @property
+    def assigned(self) -> bool:
+        """Whether the group has given it a share."""
+        return self._scene.assigned
+
+    def poll(self, _records: int, _seconds: float) -> Polled:
+        """Raise the next error, or find nothing."""
+        self._scene.polls += 1
+        if self._scene.raises:
+            raise self._scene.raises.pop(0)
+        self._scene.idle.set()
+        return Polled((), {}, NOTHING if self._scene.polls == 1 else None, "member")
+
+    def committed(self, _inputs: object, _lanes: object) -> dict[Any, Any]:
+        """Nothing."""
+        return {}
+
+    def renew(self) -> None:
+        """A new producer."""
+        assert self._scene.may_renew.wait(SECONDS_MAX)
+
+    def read_from(self, _positions: object, _lanes: object) -> None:
+        """Fetch nothing."""
+
+    def pause(self, _inputs: object) -> None:
+        """Nothing is fetched."""
+
+    resume = pause
+
+    def leave(self) -> None:
+        """Leave the group."""
+        self.left = True
+
+    def close(self) -> None:
+        """Close the client."""
+        self.closed = True
+
+
+class Held:
+    """A database port without rows."""
+
+    slot = 3
+    at = None
+    deadline = SimpleNamespace(install=lambda: None)
+
+    def stuck(self) -> dict[Any, Any]:
+        """No process ended at a record."""
+        return {}
+
+    attempts = stuck
+
+    def __init__(self) -> None:
+        self.lost = False
+        self.closed = 0
+
+    def settle_seconds(self) -> float:
+        """No wait."""
+        return 0
+
+    def take_slot(self) -> bool:
+        """Always."""
+        return True
+
+    def hold_slot(self) -> None:
+        """Whether it is still ours."""
+        if self.lost:
+            raise SlotLost
+
+    def positions(self, _inputs: object) -> dict[Any, Any]:
+        """None."""
+        return {}
+
+    claims = positions
+
+    def unpublished(self, _lanes: object) -> bool:
+        """Nothing."""
+        return False
+
+    def close(self) -> None:
+        """End the session."""
+        self.closed += 1
+
+
+class Idle:
+    """Housekeeping with nothing to keep."""
+
+    def start(self) -> None:
+        """Begin."""
+
+    stop = start
+
+
+class Seeing(Idle):
+    """An observer to whom Kafka answers."""
+
+    def silence(self) -> str:
+        """Not silent."""
+        return ""
+
+    held_back = silence
+
+    def answered(self) -> None:
+        """It has answered."""
+
+    def own(self, _inputs: object) -> None:
+        """Whose lag is shown."""
+
+
+class Scene:
+    """A worker with no servers, which runs on a thread."""
+
+    def __init__(self) -> None:
+        self.raises: list[Exception] = []
+        self.stands: Callable[[], Sequence[Stop]] = list
+        self.asked = 0
+        self.assigned = True
+        self.may_renew = threading.Event()
+        self.may_renew.set()
+        self.polls = 0
+        self.idle = threading.Event()
+        self.members: list[Member] = []
+        self.database = Held()
+        self.check: Callable[[], None] = lambda: None
+        self.ended: list[BaseException | None] = []
+        settings = StageSettings.model_validate(
+            {"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://nowhere"}
+        )
+        self.worker = Worker(
+            settings=settings,
+            service=service("scene")[0],
+            database=cast("Any", self.database),
+            check=self._check,
+            look_at_topics=lambda: None,
+            stands=self._stands,
+            connect=self._connect,
+            housekeeping=cast("Any", Idle()),
+            observer=cast("Any", Seeing()),
+        )
+        self._thread = threading.Thread(target=self._run, daemon=True)
+
+    def _check(self) -> None:
+        self.check()
+
+    def _stands(self, _stop: object) -> Sequence[Stop]:
+        self.asked += 1
+        return self.stands()
+
+    def _connect(self, _slot: int) -> Any:
+        self.members.append(Member(self))
+        return self.members[-1]
+
+    def _run(self) -> None:
+        try:
+            self.worker.run()
+        except BaseException as error:  # noqa: BLE001 - the test looks at it
+            self.ended.append(error)
+        else:
+            self.ended.append(None)
+
+    def start(self) -> None:
+        """Let it run."""
+        self._thread.start()
+
+    def end(self) -> None:
+        """Ask it to end, as SIGTERM does."""
+        self.may_renew.set()  # a test that failed may have left it waiting
+        self.worker._stopping.set()
+        self._thread.join(SECONDS_MAX)
+        self.worker._watchdog.rest()  # it watches until the process ends, and this one is the tests' own
+        assert not self._thread.is_alive()
+
+    def until(self, words: str) -> None:
+        """Wait until its health says so; `words` is a pattern."""
+        until(lambda: re.search(words, self.worker.ready()[1]), words)

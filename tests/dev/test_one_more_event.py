@@ -40,10 +40,15 @@ def test_the_page_can_be_followed_to_its_end(tree: Tree) -> None:
 
 
 def test_a_cell_that_is_missing_is_named(tree: Tree) -> None:
-    """The first thing that fails, for somebody who has changed the states alone."""
-    models = tree.root / "services/order/models.py"
-    models.write_text(
-        models.read_text().replace('    CANCELLED = "CANCELLED"\n', '    CANCELLED = "CANCELLED"\n    SENT = "SENT"\n')
-    )
-    told = tree.run(str(ROOT / ".venv/bin/python"), "-c", "import services.order.handlers", fails=True).stderr
-    assert "the table of order does not say what StockReserved means in SENT: add a cell there" in told
+    """The first thing that fails, for somebody who has changed the states alone; in each service with a table."""
+    for service, machine, event in (
+        ("order", "order", "StockReserved"),
+        ("inventory", "reservation", "OrderPlaced"),
+        ("payment", "payment", "StockReserved"),
+    ):
+        models = tree.root / "services" / service / "models.py"
+        last = '    CANCELLED = "CANCELLED"\n'
+        assert last in models.read_text()
+        models.write_text(models.read_text().replace(last, f'{last}    SENT = "SENT"\n'))
+        told = tree.run(str(ROOT / ".venv/bin/python"), "-c", f"import services.{service}.handlers", fails=True).stderr
+        assert f"the table of {machine} does not say what {event} means in SENT: add a cell there" in told

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from dev.servers import ServerError, background, service_names
+from dev.service import __main__ as program
 from dev.service import copying
 from dev.service.__main__ import prepare
 from dev.service.copying import Misconfigured, consumed
@@ -120,6 +121,16 @@ def test_servers_that_run_get_what_the_new_service_needs(
     monkeypatch.setattr(background, "up", fail)
     prepare()
     assert "Run `make servers` again: no disk" in capsys.readouterr().out
+
+
+def test_a_service_that_is_made_gets_what_it_needs_from_servers_that_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("sys.argv", ["dev.service", "new", SHORT, "--from", "order"])
+    monkeypatch.setattr(copying, "new", lambda *_: (Spellings(SHORT), copying.Consumed()))
+    monkeypatch.setattr(program, "_tell", lambda *_: done.append("told"))
+    monkeypatch.setattr(program, "prepare", lambda: done.append("prepared"))
+    assert program.main() == 0
+    assert done == ["told", "prepared"]
 
 
 @pytest.fixture(scope="module")

@@ -58,3 +58,11 @@ def test_what_is_installed_is_not_listed() -> None:
     installs = re.findall(r"(?:pip install|pip sync)\b[^\n]*", (ROOT / "Makefile").read_text())
     assert len(installs) == 3
     assert [line for line in installs if "--quiet" not in line] == []
+
+
+def test_page_one_says_how_to_get_it_and_what_the_licence_is_and_deletes_nothing() -> None:
+    page = (ROOT / "README.md").read_text()
+    blocks = re.findall(r"```sh\n(.*?)```", page, re.DOTALL)
+    assert blocks[0].startswith("git clone ")
+    assert re.search(r"^The licence is .*\(\[LICENSE\]\(LICENSE\)\)", page, re.MULTILINE)
+    assert [block for block in blocks if "without-demo" in block] == [], "a block is pasted as a whole"

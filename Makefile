@@ -14,7 +14,7 @@ option = $(if $($(1)),--$(2) $($(1)))
 uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 	UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}} $(VENV)/bin/uv tool run
 
-.PHONY: help demo test check fix unit integration e2e faults fuzz bench servers servers-down lock clean
+.PHONY: help demo test proof check fix unit integration e2e faults fuzz bench servers servers-down lock clean
 .PHONY: service service-remove without-demo
 .PHONY: check-manifests audit-dependencies
 .PHONY: up logs down demo-compose compose-test pooler-test alerts-test .env
@@ -77,16 +77,23 @@ alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; wh
 	fi; \
 	PATH=$$path $(RUN) -m pytest tests/unit/repository/test_alerts.py tests/integration/worker/test_observer.py $(ARGS)
 
-# Tests wait more than they compute: on two cores, three processes side by side. The storms of tests/e2e take all there is.
-# pytest ends with 5 where ARGS chooses no test.
-BESIDE ?= 3
+# Tests wait more than they compute: on two cores, eight processes side by side. Those of tests/e2e take all there is.
+# pytest ends with 5 where nothing is chosen.
+BESIDE ?= 8
 report = $(if $(JUNIT),--junitxml=$(JUNIT)/$(1).xml)
-
-test: check  ## all checks and all tests, against a real Kafka and a real PostgreSQL (ARGS= goes to pytest; JUNIT= a folder)
+define tests
 	@$(RUN) -m dev.servers fetch  # here rather than in the first test: it can be seen, and no test waits for it
-	@result=0; run() { $(RUN) -m pytest "$$@" $(ARGS) || [ $$? -eq 5 ] || result=1; }; \
-	run --ignore=tests/e2e --numprocesses=$(BESIDE) $(call report,tests); \
-	$(if $(wildcard tests/e2e),run tests/e2e $(call report,e2e);) exit $$result
+	@# What one process of them has compiled, all the others use.
+	@export PYTHONDONTWRITEBYTECODE=; result=0; run() { $(RUN) -m pytest -m "$(2)" "$$@" $(ARGS) || [ $$? -eq 5 ] || result=1; }; \
+	run --ignore=tests/e2e --numprocesses=$(BESIDE) $(call report,$(1)); \
+	$(if $(wildcard tests/e2e),run tests/e2e $(call report,$(1)-e2e);) exit $$result
+endef
+
+test: check  ## all checks, all parts on real servers, some faults of each kind: ten minutes (ARGS= goes to pytest; JUNIT= a folder)
+	$(call tests,test,not proof)
+
+proof: $(READY)  ## the rest: all cells of all faults, storms, upgrades, new services: half an hour (takes what test takes)
+	$(call tests,proof,proof)
 
 check: $(READY)  ## lint, format, types and import contracts; changes nothing
 	$(VENV)/bin/ruff check $(LINTED)
@@ -101,8 +108,8 @@ fix: $(READY)  ## format, and repair what the linter can repair
 unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQL
 	$(RUN) -m pytest $(wildcard tests/unit tests/simulation) $(ARGS)
 
-integration: $(READY)  ## tests of single parts against the real servers
-	$(RUN) -m pytest $(wildcard tests/dev tests/integration tests/faults) $(ARGS)
+integration: $(READY)  ## tests of single parts against the real servers, and all faults
+	$(RUN) -m pytest --numprocesses=$(BESIDE) $(wildcard tests/dev tests/integration tests/faults) $(ARGS)
 
 e2e: $(READY)  ## tests of the whole system in its own processes
 	$(RUN) -m pytest $(wildcard tests/e2e) $(ARGS)

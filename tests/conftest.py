@@ -2,32 +2,29 @@
 
 import os
 from collections.abc import Iterator
-from typing import Any
 
 import pytest
 import structlog
-from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 from dev.servers import Postgres, Servers, running
 from shared.telemetry.logs import log
 from shared.telemetry.waits import MAIN_LOOP
+from tests.pair import HoldsServers, servers_of_run
+from tests.spread import pytest_collection_modifyitems, pytest_xdist_make_scheduler
+from tests.times import Times
+
+__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # hooks that pytest finds here
 
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whoever runs them may have a proxy
 
 
-class ByFile(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
-    """Which tests run one after the other, in one process with its servers: those of a file; and all of tests/faults,
-    which play many cells at once by themselves.
-    """
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::", 1)[0]
-        return "tests/faults" if file.startswith("tests/faults/") else file
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> ByFile:
-    """Tests of a module share its fixtures, so that it is never split."""
-    return ByFile(config, log)
+def pytest_configure(config: pytest.Config) -> None:
+    """What a run has once: in one process, or in the one that hands out the tests to others."""
+    if hasattr(config, "workerinput"):
+        return
+    config.pluginmanager.register(Times())
+    if config.getoption("numprocesses", None):
+        config.pluginmanager.register(HoldsServers())
 
 
 @pytest.fixture(autouse=True)
@@ -49,15 +46,18 @@ def _logs_as_before() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def servers() -> Iterator[Servers]:
+def servers(pytestconfig: pytest.Config) -> Iterator[Servers]:
     """One Kafka and one PostgreSQL for the whole run. Tests share them: each invents its names, and breaks nothing."""
-    with running() as started:
+    with servers_of_run(pytestconfig) as started:
         yield started
 
 
 @pytest.fixture(scope="session")
-def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL alone, up within two seconds, for what needs no Kafka."""
+def postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
+    """A PostgreSQL for what needs no Kafka: up within two seconds, or the one that all processes share."""
+    if hasattr(request.config, "workerinput"):
+        yield request.getfixturevalue("servers").postgres
+        return
     with Postgres() as started:
         yield started
 

@@ -13,7 +13,7 @@ from dev.servers.kafka import Kafka
 from dev.servers.postgres import Postgres
 from dev.servers.prepare import prepare, service_names
 from dev.servers.process import Echo, ServerError, echo
-from dev.servers.together import ClusterServers, Servers, running, running_cluster
+from dev.servers.together import ClusterServers, Servers, attached, running, running_cluster
 
 __all__ = [
     "Cluster",
@@ -23,6 +23,7 @@ __all__ = [
     "Postgres",
     "ServerError",
     "Servers",
+    "attached",
     "echo",
     "prepare",
     "running",

@@ -14,6 +14,7 @@ from typing import Literal, Self
 import psutil
 import psycopg
 from psycopg import sql
+from sqlalchemy import make_url
 
 from dev.servers import places, unprivileged
 from dev.servers.process import POLL_SECONDS, Echo, Process, ServerError, echo, environment
@@ -51,6 +52,14 @@ class Postgres:
         self.directory: Path | None = None
         self._programs = Path()
         self._process: Process | None = None
+
+    @classmethod
+    def at(cls, dsn: str) -> Self:
+        """Return a server that another process has started, and whose superuser has this URL."""
+        server = cls()
+        url = make_url(dsn)
+        server._port, server._password = url.port or 0, url.password or ""
+        return server
 
     def dsn(self, database: str = "postgres", role: str = "postgres") -> str:
         """Return the libpq URL of `database`, for the superuser or another role."""
@@ -166,7 +175,8 @@ class Postgres:
         statement = sql.SQL("CREATE ROLE {} LOGIN PASSWORD {}").format(
             sql.Identifier(name), sql.Literal(self._password)
         )
-        with psycopg.connect(self.dsn(), autocommit=True) as connection, suppress(psycopg.errors.DuplicateObject):
+        made_meanwhile = (psycopg.errors.DuplicateObject, psycopg.errors.UniqueViolation)  # by another process
+        with psycopg.connect(self.dsn(), autocommit=True) as connection, suppress(*made_meanwhile):
             connection.execute(statement)
 
     def drop_database(self, name: str) -> None:

@@ -46,6 +46,11 @@ def running(
         yield Servers(kafka, postgres)
 
 
+def attached(bootstrap: str, dsn: str) -> Servers:
+    """Return servers that another process has started: they can be used from here, and neither struck nor stopped."""
+    return Servers(Kafka.at(bootstrap), Postgres.at(dsn))
+
+
 @contextmanager
 def running_cluster(
     *, kafka_settings: Mapping[str, str] | None = None, report: Echo = echo

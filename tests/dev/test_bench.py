@@ -23,6 +23,7 @@ def bench(*arguments: str) -> str:
 
 
 # Each run starts servers and workers of its own; beside other work on two cores that takes minutes.
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(("section", "figures"), [("events", 7), ("relay", 3), ("restart", 4), ("million", 16)])
 def test_a_section_measures_what_it_promises(section: str, figures: int) -> None:
@@ -33,6 +34,7 @@ def test_a_section_measures_what_it_promises(section: str, figures: int) -> None
     assert all(figure["value"] > 0 for figure in answer["figures"] if "imports" not in figure["what"])
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 def test_latency_is_measured_through_the_whole_system() -> None:
     answer: dict[str, Any] = json.loads(bench("latency", "--json", "--rates", "5", "--seconds", "1"))

@@ -10,6 +10,8 @@ import pytest
 from dev.servers.places import free_port
 from tests.dev.tree import ROOT, Tree
 
+pytestmark = pytest.mark.proof
+
 PAGE = (ROOT / "docs/your-first-service.md").read_text()
 BLOCKS = re.findall(r"^```(sh|diff|text)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 SECONDS_MAX = 400
@@ -29,11 +31,12 @@ def run(tree: Tree, script: str) -> str:
         text=True,
         start_new_session=True,
     )
-    try:
-        output, _ = shell.communicate(timeout=SECONDS_MAX)
-    finally:
-        if shell.poll() is None:
-            os.killpg(shell.pid, signal.SIGKILL)
+    with shell:
+        try:
+            output, _ = shell.communicate(timeout=SECONDS_MAX)
+        finally:
+            if shell.poll() is None:
+                os.killpg(shell.pid, signal.SIGKILL)
     assert shell.returncode == 0, f"{script}\nended with {shell.returncode}:\n{output}"
     return output
 

@@ -8,6 +8,8 @@ import pytest
 from dev.servers import service_names
 from tests.dev.tree import Tree
 
+pytestmark = pytest.mark.proof
+
 TALKER, LISTENER = "mayfly", "mantis"
 
 

@@ -9,6 +9,8 @@ import pytest
 from tests.dev.test_first_service import compare
 from tests.dev.tree import ROOT, SECONDS_MAX, Tree
 
+pytestmark = pytest.mark.proof
+
 PAGE = (ROOT / "docs/one-more-event.md").read_text()
 BLOCKS = re.findall(r"^```(sh|diff|text)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
 UNIT = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "example or final or page")

@@ -21,6 +21,8 @@ from dev.servers import Cluster, Kafka, Postgres, ServerError, Servers, places, 
 from dev.servers.jars import kafka_jars
 from dev.servers.process import PortTaken
 
+pytestmark = pytest.mark.proof
+
 ROOT = Path(__file__).parents[2]
 WAIT_SECONDS_MAX = 20.0
 

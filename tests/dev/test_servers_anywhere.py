@@ -15,6 +15,8 @@ from dev.servers import Postgres, ServerError, unprivileged
 from dev.servers.places import cache
 from dev.servers.unprivileged import Account
 
+pytestmark = pytest.mark.proof
+
 ROOT = Path(__file__).parents[2]
 START_SECONDS_MAX = 110.0
 STARTED = "from dev.servers import running\nwith running() as servers: print(servers.kafka.bootstrap)"

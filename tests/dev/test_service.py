@@ -146,11 +146,13 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
     assert tree.status() == ""
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(1_200)
 def test_new_services_pass_every_check(tree: Tree) -> None:
     tree.make("check")
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(1_200)
 def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree) -> None:
     """Among them: requests are answered once, and workers are killed at three calls, and the books balance."""
@@ -169,6 +171,7 @@ def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree)
         assert f"schema_is_that_of_the_models[{name}]" in told
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(1_200)
 def test_a_service_that_is_consumed_is_not_removed(tree: Tree) -> None:
     before = tree.status()
@@ -177,6 +180,7 @@ def test_a_service_that_is_consumed_is_not_removed(tree: Tree) -> None:
     assert tree.status() == before
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(1_200)
 def test_a_service_that_was_changed_is_not_removed_before_git_has_it(tree: Tree) -> None:
     file = tree.root / "services" / LONG / "handlers.py"
@@ -188,6 +192,7 @@ def test_a_service_that_was_changed_is_not_removed_before_git_has_it(tree: Tree)
     file.write_text(made)
 
 
+@pytest.mark.proof
 def test_a_service_is_not_made_twice(tree: Tree) -> None:
     before = tree.status()
     for name, why in ((SHORT, "there is a service of this name"), ("class", "keyword")):

@@ -10,6 +10,8 @@ import pytest
 from dev.service.bare import DEMO, GONE
 from tests.dev.tree import SECONDS_MAX, Tree
 
+pytestmark = pytest.mark.proof
+
 
 def answered(tree: Tree, answer: str) -> str:
     """Run `make without-demo` in a terminal, and type an answer; return what it writes."""

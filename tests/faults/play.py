@@ -33,7 +33,7 @@ TICK_SECONDS = 0.1
 DRAIN_SECONDS = 180.0
 """Everything heals within the timeouts of sessions and transactions, 20 s; the rest is for a busy machine."""
 
-JOIN_SECONDS = 90.0
+JOIN_SECONDS = 240.0
 """The load may be waiting for a server that comes back."""
 
 

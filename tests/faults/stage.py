@@ -50,12 +50,17 @@ from tests.faults.outside import Published
 from tests.waiting import SECONDS_MAX, until
 
 MARKERS_SECONDS = 10.0
+
+FLUSH_SECONDS = 180.0
+"""The broker may have been killed, and takes a minute to come back on a machine that is busy."""
+
 PARTITIONS = 2
 
 TIMEOUTS = {"session_timeout_ms": 1_000, "transaction_timeout_ms": 5_000}
 """The least that Kafka and the settings allow."""
 
-TEMPLATE = "trail_template"
+TEMPLATE = f"trail_template_{os.getpid()}"
+"""Each process that plays has its own: PostgreSQL copies none that another session looks at."""
 
 RUNTIME = "trail_runtime"
 """The role of the workers: whatever a fault makes them do, they have the rights that a service has."""
@@ -391,7 +396,8 @@ class Stage:
 
     def flush(self) -> None:
         """Wait until all that was produced is acknowledged."""
-        assert producer(self.servers.kafka.bootstrap).flush(SECONDS_MAX) == 0
+        left = producer(self.servers.kafka.bootstrap).flush(FLUSH_SECONDS)
+        assert left == 0, f"{left} records were not acknowledged within {FLUSH_SECONDS:.0f} s"
 
     def request(self, keys: Iterable[str] | None = None) -> None:
         """Do for each key what an HTTP request does: change the aggregate and publish that, in one transaction."""

@@ -7,10 +7,24 @@ read_committed reader, in the order of its key, and nothing is left behind.
 import pytest
 
 from tests.faults.cells import Cell, cells, play
+from tests.faults.chosen import chosen
 
 __all__ = ["play"]  # for the fixture
 
 
-@pytest.mark.parametrize("cell", tuple(cells()), ids=str)
+@pytest.mark.parametrize(
+    "cell",
+    chosen(
+        cells(),
+        "events-alone-live-after-transaction.commit",
+        "events-pair-live-after-kafka.commit",
+        "requests-alone-live-after-kafka.produce",
+        "requests-pair-live-before-transaction.commit",
+        "events-alone-start-after-kafka.renew",
+        "events-pair-recovery-of-a-commit-after-kafka.renew",
+        "events-alone-live-after-kafka.send_offsets-then-start-before-kafka.begin",
+    ),
+    ids=str,
+)
 def test_a_worker_that_is_killed(cell: Cell, problems: list[str]) -> None:
     assert problems == []

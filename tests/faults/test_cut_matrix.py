@@ -10,6 +10,7 @@ import pytest
 
 from dev.servers import Servers
 from tests.faults.cells import CYCLE, FEEDS, Source
+from tests.faults.chosen import chosen
 from tests.faults.crashing_worker import Deed, Plan
 from tests.faults.stage import Stage
 
@@ -51,6 +52,8 @@ def play(cut: Cut, servers: Servers, logs: Path) -> list[str]:
         return stage.problems()
 
 
-@pytest.mark.parametrize("cell", tuple(cuts()), ids=str)
+@pytest.mark.parametrize(
+    "cell", chosen(cuts(), "events-after-transaction.commit", "requests-after-kafka.commit"), ids=str
+)
 def test_a_worker_that_loses_its_session(cell: Cut, problems: list[str]) -> None:
     assert problems == []

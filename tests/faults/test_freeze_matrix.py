@@ -14,6 +14,7 @@ import pytest
 
 from dev.servers import Servers
 from tests.faults.cells import CYCLE, FEEDS, Source
+from tests.faults.chosen import chosen
 from tests.faults.crashing_worker import Deed, Plan
 from tests.faults.stage import TIMEOUTS, Stage
 
@@ -71,6 +72,8 @@ def play(freeze: Freeze, servers: Servers, logs: Path) -> list[str]:
         return stage.problems()
 
 
-@pytest.mark.parametrize("cell", tuple(freezes()), ids=str)
+@pytest.mark.parametrize(
+    "cell", chosen(freezes(), "events-after-kafka.flush-long", "requests-after-transaction.commit-short"), ids=str
+)
 def test_a_worker_that_stands_still(cell: Freeze, problems: list[str]) -> None:
     assert problems == []

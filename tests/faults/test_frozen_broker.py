@@ -12,6 +12,8 @@ from dev.servers import Servers
 from dev.servers.places import free_port
 from tests.faults.stage import Stage
 
+pytestmark = pytest.mark.proof
+
 WORKERS = 6
 FROZEN_SECONDS = 12.0
 

@@ -12,6 +12,8 @@ from tests.faults.names import Names
 from tests.faults.stage import Stage, Worker, admin
 from tests.waiting import SECONDS_MAX
 
+pytestmark = pytest.mark.proof
+
 PARTITIONS = 3
 
 DEAD_MS = 9_000

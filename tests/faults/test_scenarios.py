@@ -3,7 +3,6 @@
 Those with three brokers are left to it: each takes minutes.
 """
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,8 +12,10 @@ from tests.faults import outcome
 from tests.faults.arenas import servers_of
 from tests.faults.scenarios import SCENARIOS, Arena, Scenario
 
+pytestmark = pytest.mark.proof
+
 SEED = 4
-APART = [(scenario.arena, scenario) for scenario in SCENARIOS if scenario.arena in {Arena.FORGETFUL, Arena.BREAKABLE}]
+APART = [scenario for scenario in SCENARIOS if scenario.arena in {Arena.FORGETFUL, Arena.BREAKABLE}]
 
 
 def play(scenario: Scenario, servers: Servers | ClusterServers, logs: Path) -> list[str]:
@@ -26,19 +27,13 @@ def play(scenario: Scenario, servers: Servers | ClusterServers, logs: Path) -> l
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize("cell", [s for s in SCENARIOS if s.arena is Arena.SHARED], ids=lambda s: s.name)
+@pytest.mark.parametrize("cell", [s for s in SCENARIOS if s.arena is Arena.SHARED], ids=lambda scenario: scenario.name)
 def test_workers_are_struck(cell: Scenario, problems: list[str]) -> None:
     assert problems == []
 
 
-@pytest.fixture(scope="module")
-def arena(request: pytest.FixtureRequest) -> Iterator[Servers | ClusterServers]:
-    """Servers that may be broken; the next scenario of the same arena finds them whole."""
-    with servers_of(request.param) as servers:
-        yield servers
-
-
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("arena", "scenario"), APART, indirect=["arena"], ids=lambda value: getattr(value, "name", ""))
-def test_servers_are_struck(arena: Servers | ClusterServers, scenario: Scenario, tmp_path: Path) -> None:
-    assert play(scenario, arena, tmp_path) == []
+@pytest.mark.parametrize("scenario", APART, ids=lambda scenario: scenario.name)
+def test_servers_are_struck(scenario: Scenario, tmp_path: Path) -> None:
+    with servers_of(scenario.arena) as servers:
+        assert play(scenario, servers, tmp_path) == []

@@ -48,6 +48,7 @@ def standing(breakable_servers: Servers, tmp_path: Path) -> Iterator[dict[str, t
         yield dict(zip([f"{s.value} after {c}" for s, c in PLACES], pool.map(stand, PLACES), strict=True))
 
 
+@pytest.mark.proof
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("server", ["kafka", "postgres"])
 def test_a_server_that_is_killed_at_any_call(

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from tests.faults.chosen import chosen
 from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Wire, api, commit_of
 from tests.faults.wire.rules import When
@@ -57,7 +58,9 @@ def play(darkness: Darkness, servers: Servers, logs: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "cell", [Darkness(moment, arrives) for moment in MOMENTS for arrives in (False, True)], ids=str
+    "cell",
+    chosen((Darkness(moment, arrives) for moment in MOMENTS for arrives in (False, True)), "after-EndTxn"),
+    ids=str,
 )
 def test_a_worker_whose_network_goes_away(cell: Darkness, problems: list[str]) -> None:
     assert problems == []

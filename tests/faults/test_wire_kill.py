@@ -22,6 +22,8 @@ from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Part, Wire, commit_of
 from tests.waiting import SECONDS_MAX, until
 
+pytestmark = pytest.mark.proof
+
 ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordinator", "startup", "p", "PS", ";"})
 """Sent by timers and by new connections, whenever they like, or when a statement is prepared because it came often
 (Parse and Sync alone); they change nothing.

@@ -20,6 +20,8 @@ from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Rule, Wire, api, statement
 from tests.waiting import until
 
+pytestmark = pytest.mark.proof
+
 FENCED = (47, 90)
 """INVALID_PRODUCER_EPOCH, PRODUCER_FENCED."""
 

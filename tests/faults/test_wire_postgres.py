@@ -10,6 +10,7 @@ import pytest
 from dev.servers import Servers
 from shared.command import EXIT_AGAIN
 from tests.faults.cells import FEEDS, Source
+from tests.faults.chosen import chosen
 from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Wire, commit_of
 
@@ -61,7 +62,7 @@ def play(doubt: Doubt, servers: Servers, logs: Path) -> list[str]:
         return [*stage.problems(), *wire.refused]
 
 
-@pytest.mark.parametrize("cell", tuple(doubts()), ids=str)
+@pytest.mark.parametrize("cell", chosen(doubts(), "events-cut_after", "requests-blackhole_after"), ids=str)
 def test_a_worker_whose_commit_is_in_doubt(cell: Doubt, problems: list[str]) -> None:
     assert problems == []
 

@@ -14,6 +14,8 @@ import pytest
 from dev.servers import Servers
 from dev.servers.process import environment
 
+pytestmark = pytest.mark.proof
+
 ROOT = Path(__file__).parents[2]
 COPY, COMMANDS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/choosing.md").read_text(), re.DOTALL)[:2]
 SECONDS_MAX = 100

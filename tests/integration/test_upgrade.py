@@ -22,6 +22,8 @@ from tests.dev.tree import ROOT, Tree
 from tests.faults.stage import headers
 from tests.waiting import SECONDS_MAX, until
 
+pytestmark = pytest.mark.proof
+
 SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
 START_SECONDS = 120.0
 """Interpreters that start on a busy machine."""

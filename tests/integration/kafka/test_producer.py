@@ -4,7 +4,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +29,15 @@ from tests.waiting import SECONDS_MAX, until
 def client(stage: Stage, slot: int) -> Iterator[KafkaClient]:
     """Both halves of the port, joined to the group and with a producer."""
     made: KafkaClient = trail.container(stage.kit, stage.settings).kafka(slot=slot)
-    made.renew()
+
+    def ready() -> bool:
+        with suppress(KafkaUnavailable):  # the topics are new, and their leaders may not know it yet
+            made.renew()
+            return True
+        return False
+
     try:
+        until(ready, "a producer for new topics")
         yield made
     finally:
         made.close()

@@ -73,7 +73,10 @@ def test_requests_go_on_while_lanes_are_resized(tallies: Tallies) -> None:
         connection.execute(insert, {"hash": lane_hash(KEYS[1]), "key": KEYS[1], "data": b'{"number": 2}'})
         resizing = threading.Thread(target=lambda: resized.append(tallies.run("lanes resize --yes")))
         resizing.start()
-        waits = "SELECT count(*) FROM pg_locks WHERE NOT granted AND relation = 'lane'::regclass"
+        waits = """
+            SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+            WHERE datname = current_database() AND relation = 'lane'::regclass AND NOT granted
+        """
         until(lambda: tallies.sql(waits) == [1], "the command waits for the request")
         later = threading.Thread(target=lambda: tallies.request(3, key=KEYS[2]))
         later.start()

@@ -283,7 +283,11 @@ def test_killed_anywhere(tallies: Tallies) -> None:
         codes = list(pool.map(kill, range(len(POINTS))))
 
     assert codes == [-signal.SIGKILL] * len(POINTS)
-    until(lambda: tallies.sql("SELECT count(*) FROM pg_locks WHERE relation = 'dead_letter'::regclass") == [0], "ended")
+    held = """
+        SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+        WHERE datname = current_database() AND relation = 'dead_letter'::regclass
+    """
+    until(lambda: tallies.sql(held) == [0], "ended")
     committed = POINTS.index("after-commit")
     assert tallies.effects() == [committed]
     assert [number for number, (_, _, done) in enumerate(dead_letters(tallies)) if done] == [committed]

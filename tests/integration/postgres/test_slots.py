@@ -15,7 +15,10 @@ from shared.postgres import slots
 from tests.faults.stage import Stage, Worker
 
 ACTIVITY = "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"
-HOLDER = "SELECT pid FROM pg_locks WHERE locktype = 'advisory' AND classid = %s AND objid = %s AND granted"
+HOLDER = """
+    SELECT pid FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+    WHERE datname = current_database() AND locktype = 'advisory' AND classid = %s AND objid = %s AND granted
+"""
 
 
 @pytest.fixture

@@ -26,6 +26,10 @@ ROOT = Path(__file__).parents[3]
 WAITS_FOR_LOCK = """
     SELECT query_start FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
 """
+LOCKS = """
+    SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
+    WHERE locktype = 'advisory' AND datname = current_database()
+"""
 SERVICE = service_names()[0]
 """Any will do."""
 
@@ -43,7 +47,7 @@ def test_sigterm_ends_it_in_order_and_leaves_nothing_open(stage: Stage) -> None:
     assert worker.ended() == 0
     assert time.monotonic() - began < stage.settings.shutdown_grace_seconds
     assert "worker_ended" in worker.log()
-    assert stage.one("SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'") == 0
+    assert stage.one(LOCKS) == 0
     stage.worker()
     stage.until_drained()
     stage.stop()

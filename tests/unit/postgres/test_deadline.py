@@ -112,7 +112,8 @@ def test_inside_the_database_the_statement_is_cancelled_and_the_handler_interrup
 
     budget = armed(cancel)
     refusal(budget, handler)
-    assert (len(asked), done) == (2, [1])
+    assert len(asked) >= 2
+    assert done == [1]
 
 
 def test_what_is_not_a_handler_is_never_interrupted_and_yet_rolled_back() -> None:

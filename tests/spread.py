@@ -1,0 +1,63 @@
+"""How tests are spread over the processes of a run: most of them wait, so many run side by side on two cores.
+
+A file is one piece where its tests share what takes seconds to make, and where they are short. Elsewhere each test is a
+piece by itself. The pieces that may take longest begin first, and the short ones fill the end.
+"""
+
+import re
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pytest
+from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+
+TESTS = Path(__file__).parent
+SHARES = re.compile(r'scope="module"|\bbreakable_servers\b')
+"""In the text of a file whose tests share something that takes seconds to make."""
+
+SIMULATION, UNIT = "tests/simulation/", "tests/unit/"
+"""They compute and do not wait. The simulation's files share what they have computed, and take longest of all."""
+
+
+@cache
+def together(file: str) -> bool:
+    """Return whether the tests of a file run one after the other in one process."""
+    path = TESTS.parent / file
+    beside = path.with_name("conftest.py")
+    texts = [path, *([beside] if beside.exists() and beside.parent != TESTS else [])]
+    return file.startswith((SIMULATION, UNIT)) or any(SHARES.search(text.read_text()) for text in texts)
+
+
+class Spread(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
+    """Hands out the pieces in the order in which the tests are collected."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::", 1)[0]
+        return file if together(file) else nodeid
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Spread:
+    """Called in the process that hands out the tests."""
+    config.option.loadscopereorder = False
+    return Spread(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let what may take longest begin first: its time limit says so."""
+    limit = float(config.getini("timeout"))
+    longest: dict[str, float] = {}
+
+    def piece(item: pytest.Item) -> str:
+        file = item.nodeid.split("::", 1)[0]
+        return file if together(file) else item.nodeid
+
+    for item in items:
+        marker = item.get_closest_marker("timeout")
+        seconds = float(marker.args[0]) if marker else limit
+        longest[piece(item)] = max(longest.get(piece(item), 0.0), seconds)
+
+    def turn(item: pytest.Item) -> tuple[bool, bool, float]:
+        return item.nodeid.startswith(UNIT), not item.nodeid.startswith(SIMULATION), -longest[piece(item)]
+
+    items.sort(key=turn)

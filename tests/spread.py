@@ -23,10 +23,12 @@ SIMULATION, UNIT = "tests/simulation/", "tests/unit/"
 @cache
 def together(file: str) -> bool:
     """Return whether the tests of a file run one after the other in one process."""
+    if file.startswith((SIMULATION, UNIT)):
+        return True
     path = TESTS.parent / file
-    beside = path.with_name("conftest.py")
-    texts = [path, *([beside] if beside.exists() and beside.parent != TESTS else [])]
-    return file.startswith((SIMULATION, UNIT)) or any(SHARES.search(text.read_text()) for text in texts)
+    folders = [folder for folder in path.parents if TESTS in folder.parents]
+    texts = [path, *(beside for folder in folders if (beside := folder / "conftest.py").exists())]
+    return any(SHARES.search(text.read_text()) for text in texts)
 
 
 class Spread(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types

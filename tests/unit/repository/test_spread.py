@@ -7,7 +7,7 @@ import pytest
 from tests import spread
 from tests.faults.chosen import chosen
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture

@@ -83,6 +83,11 @@ def test_a_name_that_cannot_be_is_refused_with_a_reason(given: str, why: str) ->
         spellings(given, ("inventory", "order"))
 
 
+@pytest.mark.parametrize("name", ["attempt", "decision", "lane", "position", "topic"])
+def test_a_service_may_be_called_as_a_table_of_the_library_was(name: str) -> None:
+    assert spellings(name, ()).snake == name
+
+
 def test_the_first_event_that_a_service_publishes_is_consumed_unless_another_is_named() -> None:
     (service, *_) = service_names()
     publishes = [event.__name__ for event in copying.declared(service).publishes]

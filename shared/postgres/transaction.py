@@ -380,7 +380,7 @@ class WorkerDatabase:
 
         Raises `DatabaseUnavailable`, or `SlotInDoubt` if the session was lost.
         """
-        if self._connection is None and not connect:
+        if (self._connection is None or self._connection.invalidated) and not connect:
             raise SlotInDoubt
         try:
             with MAIN_LOOP.waiting("a session of PostgreSQL", CONNECT_SECONDS + slots.TERMINATE_MS / 1_000):

@@ -30,6 +30,9 @@ FORGOTTEN_ROUNDS = 20
 
 RECORDS, OFFSETS = "records", "offsets"
 
+TOPIC = "consumed"
+"""What the service consumes."""
+
 
 class State(Enum):
     """What a read_committed reader makes of an entry."""
@@ -54,11 +57,21 @@ class Log:
 
     def __init__(self) -> None:
         self.entries: list[Entry] = []
+        self.first = 0
+        """The first offset that is left; retention has removed those before it."""
+
+    def append(self, value: Any) -> None:
+        """Append what a producer without transactions publishes: no marker follows."""
+        self.entries.append(Entry(value, 0, State.COMMITTED))
 
     def append_record(self, value: Any, *, committed: bool) -> None:
         """Append what another service publishes, in a transaction of its own."""
         self.entries.append(Entry(value, 0, State.OPEN))
         self.mark(0, State.COMMITTED if committed else State.ABORTED)
+
+    def readable(self) -> list[Any]:
+        """What readers see now."""
+        return [value for offset in range(self.first, self.stable_end()) if (value := self.at(offset)) is not None]
 
     def at(self, offset: int) -> Any | None:
         """What a reader finds at an offset below the last stable one; None for a marker, and for what was aborted."""
@@ -106,7 +119,7 @@ class Broker:
     """One Kafka cluster, its coordinators included."""
 
     def __init__(self, partitions: int, version: int, rule: Callable[[str], None], changed: Callable[[], None]) -> None:
-        self.inputs = {Input("consumed", n): Log() for n in range(partitions)}
+        self.inputs = {Input(TOPIC, n): Log() for n in range(partitions)}
         self.published = {n: Log() for n in range(partitions)}
         self.offsets: dict[Input | int, Committed] = {}
         self.producers: dict[int, Producer] = {}
@@ -117,6 +130,10 @@ class Broker:
         """Member id to the round of its last heartbeat."""
         self.shares: dict[int, Assignment] = {}
         self.round = 0
+        self.assignor: Callable[[Collection[int], int], dict[int, Assignment]] = by_range
+        """Deals so many partitions out to members."""
+        self.refuses: Callable[[Any], bool] = lambda value: False
+        """Whether a topic does not take a record, for its size say."""
         self._version = version
         self._rule = rule
         self._changed = changed
@@ -283,23 +300,19 @@ class Broker:
         if known:
             self._rule("a static member comes back")
         else:
-            self._rebalance()
+            self.rebalance()
         return member
 
     def expel(self, slot: int, member: int | None) -> None:
         """Let a member's session end."""
         if member is not None and self.members.get(slot) == member:
             del self.members[slot]
-            self._rebalance()
+            self.rebalance()
 
-    def _rebalance(self) -> None:
+    def rebalance(self) -> None:
+        """Deal the shares out anew, to a new generation."""
         self.generation += 1
-        slots, count = sorted(self.members), len(self.inputs)
-        self.shares = dict.fromkeys(slots, NOTHING)
-        for n in range(count) if slots else ():
-            slot = slots[n * len(slots) // count]
-            inputs, lanes = self.shares[slot]
-            self.shares[slot] = Assignment(inputs | {Input("consumed", n)}, lanes | {n})
+        self.shares = self.assignor(self.members, len(self.inputs))
 
     def see_settled(self, keys: Collection[Input | int]) -> None:
         """Raise `KafkaUnavailable` while a transaction holds the offset of one of `keys`."""
@@ -311,3 +324,14 @@ class Broker:
         """OffsetFetch with require_stable."""
         self.see_settled(keys)
         return {key: self.offsets[key] for key in keys if key in self.offsets}
+
+
+def by_range(slots: Collection[int], count: int) -> dict[int, Assignment]:
+    """Deal out as the range assignor does: neighbours together, and partition n of every topic to the same member."""
+    members = sorted(slots)
+    shares = dict.fromkeys(members, NOTHING)
+    for n in range(count) if members else ():
+        slot = members[n * len(members) // count]
+        inputs, lanes = shares[slot]
+        shares[slot] = Assignment(inputs | {Input(TOPIC, n)}, lanes | {n})
+    return shares

@@ -8,7 +8,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from shared.errors import ContentRefused, Fenced, GenerationLost, KafkaInDoubt, KafkaUnavailable
-from shared.protocol.ports import NOTHING, Committed, Input, OutboxRow, Polled, Record
+from shared.protocol.ports import NOTHING, REPORTED, Committed, Input, OutboxRow, Polled, Record
 from tests.simulation.broker import OFFSETS, RECORDS, Broker
 from tests.simulation.faults import Fault
 
@@ -33,12 +33,17 @@ At = Callable[..., Fault]
 
 
 def lane_of(key: str) -> int:
-    """Keys are letters; a is in lane 0, b in lane 1."""
-    return (ord(key) - ord("a")) % 2
+    """Keys begin with a letter; a is in lane 0, b in lane 1."""
+    return (ord(key[0]) - ord("a")) % 2
 
 
 class Client:
     """Implements `shared.protocol.ports.Kafka`."""
+
+    eager = True
+    """Everything is revoked before a new share is given, as in the classic protocol of groups; the harsher of the two.
+    Otherwise, as under KIP-848, what changes comes at once.
+    """
 
     def __init__(self, broker: Broker, slot: int, at: At) -> None:
         self._broker = broker
@@ -51,6 +56,11 @@ class Client:
         self._told: dict[Input, int] = {}
         self._epoch: int | None = None
         self._rows: list[OutboxRow] = []
+        self._begun = False
+        self._spoilt: KafkaInDoubt | GenerationLost | None = None
+        """What the transaction that was begun has failed for: nothing but a new producer helps."""
+        self._empty = True
+        """Whether the broker has not consumed of this transaction."""
         self._doubted = False
         """A connection was lost since the last commit."""
 
@@ -67,12 +77,12 @@ class Client:
                 raise Fenced
             self.member, self._generation, self._reading = None, REVOKED, {}
             return Polled([], {}, NOTHING, None)
-        elif self._generation not in {REVOKED, broker.generation}:
+        elif self.eager and self._generation not in {REVOKED, broker.generation}:
             # Everything is revoked in one poll, and assigned in a later one.
             revoked, self._generation, self._reading = self._generation, REVOKED, {}
             return Polled([], {}, NOTHING, (self.slot, self.member, revoked))
-        if self._generation == REVOKED:
-            self._generation = broker.generation
+        if self._generation != broker.generation:
+            self._generation, self._reading = broker.generation, {}
             assigned = broker.shares[self.slot]
         found, ends = self._fetch(records)
         return Polled(found, ends, assigned, (self.slot, self.member, self._generation))
@@ -101,7 +111,7 @@ class Client:
     def beginning(self, source: Input) -> int:
         if self._at("kafka.beginning", Fault.REFUSE) is Fault.REFUSE:
             raise KafkaUnavailable
-        return 0
+        return self._broker.inputs[source].first
 
     def read_from(self, positions: Mapping[Input, int], lanes: Collection[int]) -> None:
         self._at("kafka.read_from")
@@ -119,6 +129,7 @@ class Client:
 
     def renew(self) -> None:
         self._epoch, self._rows, self._doubted = None, [], False
+        self._begun, self._spoilt = False, None
         fault = self._at("kafka.renew", Fault.REFUSE, Fault.LOSE)
         if fault is Fault.REFUSE:
             raise KafkaInDoubt
@@ -133,12 +144,20 @@ class Client:
     def begin(self) -> None:
         if self._at("kafka.begin", Fault.REFUSE) is Fault.REFUSE or self._doubted:
             raise KafkaInDoubt
-        self._rows = []
+        self._known_epoch()
+        if self._spoilt is not None:
+            raise self._spoilt
+        if self._begun:
+            raise KafkaInDoubt("a transaction was begun before")
+        self._rows, self._begun, self._empty = [], True, True
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:
-        if self._at("kafka.produce", Fault.REFUSE) is Fault.REFUSE:
+        fault = self._at("kafka.produce", Fault.REFUSE)
+        self._begin_call()
+        if fault is Fault.REFUSE:
             raise KafkaInDoubt
         self._rows += rows
+        self._spoilt = None
 
     def flush(self) -> None:
         offered = UNSURE if self._rows else ()
@@ -146,10 +165,11 @@ class Client:
         fault = self._at("kafka.flush", *offered, *((Fault.CONTENT,) if len(self._rows) > 1 else ()))
         if not self._rows:
             return
-        epoch, rows = self._known_epoch(), self._rows
+        epoch, rows, self._empty = self._begin_call(), self._rows, False
         lanes = sorted({lane_of(row.key) for row in rows})
-        if fault is Fault.CONTENT:
-            raise ContentRefused
+        if fault is Fault.CONTENT or any(self._broker.refuses(row) for row in rows):
+            self._spoilt = ContentRefused()
+            raise self._spoilt
         if fault is not Fault.REFUSE:
             self._broker.add(self.slot, epoch, lanes)
 
@@ -159,28 +179,39 @@ class Client:
 
         self._send(fault, produce)
         self._broker.arrive(self.slot)
+        self._spoilt = None
 
     def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
         fault = self._at("kafka.send_offsets", *UNSURE)
         if group_metadata is None:
             raise GenerationLost
-        epoch = self._known_epoch()
+        epoch, self._empty = self._begin_call(), False
         offsets: dict[Input | int, Committed] = dict(lanes.items())
-        offsets |= {source: Committed(offset, "") for source, offset in inputs.items()}
-        self._send(fault, lambda: self._broker.stage(self.slot, epoch, offsets, group_metadata))
+        offsets |= {source: Committed(offset, REPORTED) for source, offset in inputs.items()}
+        try:
+            self._send(fault, lambda: self._broker.stage(self.slot, epoch, offsets, group_metadata))
+        except GenerationLost as lost:
+            self._spoilt = lost
+            raise
         self._broker.arrive(self.slot)
+        self._spoilt = None
 
     def commit(self) -> None:
         fault = self._at("kafka.commit", *UNSURE, Fault.TWICE, *FORGETFUL, Fault.FORGET_COMMIT, Fault.DIE_LATE)
-        epoch = self._known_epoch()
+        epoch = self._begin_call()
+        if self._empty:
+            self._begun, self._spoilt = False, None
+            return
         if fault is Fault.FORGET_COMMIT:
             self._broker.forget(self.slot, (RECORDS, OFFSETS))
             self._broker.forget_commit(self.slot, epoch)
-            self._doubted = True
+            self._begun, self._spoilt = False, None
+            self.lose_connection()
             return
         if fault in FORGETFUL:
             self.be_forgotten(fault)
         self._send(fault, lambda: self._ended(self._broker.end(self.slot, epoch)))
+        self._begun, self._spoilt = False, None
         if fault is Fault.TWICE:
             self._suspect()
 
@@ -189,6 +220,10 @@ class Client:
         self._known_epoch()
         if self._doubted:
             raise KafkaInDoubt("a connection was lost")
+
+    def lose_connection(self) -> None:
+        """Lose a connection after a commit was answered: what was answered may be forgotten."""
+        self._doubted = True
 
     def end_late(self) -> None:
         """Let a COMMIT that the process has sent before it died arrive later."""
@@ -204,6 +239,16 @@ class Client:
 
     def _ended(self, epoch: int) -> None:
         self._epoch = epoch
+
+    def _begin_call(self) -> int:
+        """Begin a call within the transaction, which is spoilt unless the call plainly succeeds; return the epoch."""
+        epoch = self._known_epoch()
+        if self._spoilt is not None:
+            raise self._spoilt
+        if not self._begun:
+            raise KafkaInDoubt("no transaction was begun")
+        self._spoilt = KafkaInDoubt("the transaction failed")
+        return epoch
 
     def _known_epoch(self) -> int:
         if self._epoch is None:

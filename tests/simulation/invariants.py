@@ -8,7 +8,7 @@ from shared.protocol.ports import OutboxRow
 from tests.simulation.broker import Broker
 from tests.simulation.client import lane_of
 from tests.simulation.faults import Violated
-from tests.simulation.postgres import Postgres
+from tests.simulation.postgres import Postgres, name_of
 
 
 def _twice(names: Iterable[str]) -> list[str]:
@@ -23,9 +23,10 @@ def at_any_time(broker: Broker, server: Postgres) -> None:
     """Raise `Violated` if something happened that can never be mended."""
     published = [row for log in broker.published.values() for row in log.committed()]
     names = {row.event_id for row in published}
-    if twice := _twice(server.effects) + _twice(server.dead_letters):
+    dead_letters = [name_of(dead_letter.record) for dead_letter in server.dead_letters]
+    if twice := _twice(server.effects) + _twice(dead_letters):
         raise Violated(f"took effect twice: {twice}")
-    if both := server.handled & set(server.dead_letters):
+    if both := server.handled & set(dead_letters):
         raise Violated(f"took effect and was set aside: {sorted(both)}")
     if few := [place for place in server.ended if server.ends.most[place] < ENDS]:
         raise Violated(f"set aside though fewer processes ended at it: {few}")
@@ -64,7 +65,7 @@ def at_rest(broker: Broker, server: Postgres, effects: Mapping[str, int]) -> Non
         malformed = {
             f"{source}@{offset}" for offset, entry in enumerate(log.entries) if entry.value and entry.value[0][0] == "?"
         }
-        if missing := malformed - set(server.dead_letters):
+        if missing := malformed - {name_of(dead_letter.record) for dead_letter in server.dead_letters}:
             raise Violated(f"not set aside: {missing}")
         if server.positions[source] != log.stable_end():
             raise Violated(

@@ -18,6 +18,7 @@ from shared.errors import (
     DatabaseUnavailable,
     HandlingFailed,
     ProcessEnded,
+    Reject,
     Retry,
     SlotInDoubt,
     SlotLost,
@@ -59,7 +60,7 @@ class Changes:
     inbox: set[tuple[str, str]] = field(default_factory=set)
     effects: list[str] = field(default_factory=list)
     handled: set[str] = field(default_factory=set)
-    dead_letters: list[str] = field(default_factory=list)
+    dead_letters: list[NewDeadLetter] = field(default_factory=list)
     ended: set[Place] = field(default_factory=set)
     forgotten: set[Input] = field(default_factory=set)
     outbox: dict[int, OutboxRow] = field(default_factory=dict)
@@ -84,8 +85,8 @@ class Postgres:
         self.inbox: set[tuple[str, str]] = set()
         self.effects: list[str] = []
         self.handled: set[str] = set()
-        """Records that had an effect, named as in `dead_letters`."""
-        self.dead_letters: list[str] = []
+        """The names of records that had an effect."""
+        self.dead_letters: list[NewDeadLetter] = []
         self.ended: set[Place] = set()
         """Records that were set aside because processes ended at them."""
         self.notes: dict[Input, Note] = {}
@@ -100,6 +101,10 @@ class Postgres:
         """Records at which a handler failed."""
         self.slots: dict[int, Session | None] = dict.fromkeys(range(slots))
         self.locks: dict[object, Session] = {}
+        self.handler: Callable[[Delivery], Sequence[OutboxRow]] = tell
+        """What the service does with an event: the rows that it publishes about it."""
+        self.too_large: Callable[[OutboxRow], bool] = lambda row: False
+        """Whether a row is refused for its size when it is written."""
         self._ids = 0
         self._rule = rule
         self._changed = changed
@@ -211,6 +216,11 @@ class Connection:
         if session is not None:
             self.server.end(session)
 
+    def notice(self, session: Session) -> None:
+        """Find out that a session is lost."""
+        if self.session is session:
+            self.lose()
+
     def lose_late(self) -> None:
         """Lose the connection with a COMMIT on its way: the session lives on until the server has got it."""
         session, self.session = self.session, None
@@ -228,7 +238,10 @@ class Connection:
     def hold_slot(self) -> None:
         if self.at("database.hold_slot", Fault.REFUSE) is Fault.REFUSE:
             raise DatabaseUnavailable
-        if self.session is None or not self.session.alive:
+        if self.session is not None and not self.session.alive:
+            self.lose()
+            raise DatabaseUnavailable  # the first question finds out that the session is lost
+        if self.session is None:
             if self._old is not None and self._old.alive:
                 self.rule("the old session is ended first")
                 self.server.end(self._old)
@@ -336,6 +349,7 @@ class PostgresTransaction:
 
     def _alive(self) -> None:
         if not self._session.alive:
+            self._connection.notice(self._session)
             raise SlotInDoubt
 
     def _lock(self, row: object) -> None:
@@ -369,7 +383,7 @@ class PostgresTransaction:
         self._at("receive")
         for identity in sorted(set(ids)):
             self._lock(identity)
-        new = set(ids) - self._server.inbox
+        new = set(ids) - self._server.inbox - self._changes.inbox
         if len(new) < len(ids):
             self._connection.rule("the inbox drops an event")
         self._changes.inbox |= new
@@ -390,26 +404,37 @@ class PostgresTransaction:
                 self._connection.die()
             self._crashes |= word.startswith("%")
             self._lock(("aggregate", envelope.key))
+            try:
+                self._collected += self._server.handler(delivery)
+            except Exception as error:
+                raise HandlingFailed(delivery.record) from error
             self._changes.effects.append(envelope.id)
             self._changes.handled.add(name_of(delivery.record))
-            self._collected.append(row_of(envelope.key, f"about {envelope.id}"))
 
     def set_aside(self, dead_letters: Sequence[NewDeadLetter]) -> None:
         self._at("set_aside")
-        self._changes.dead_letters += [name_of(dead_letter.record) for dead_letter in dead_letters]
+        self._changes.dead_letters += dead_letters
+        for dead_letter in dead_letters:
+            key = dead_letter.envelope.key if dead_letter.envelope else str(dead_letter.record.input)
+            self._collected.append(row_of(key, f"set aside {name_of(dead_letter.record)}"))
         self._changes.ended |= {
             dead_letter.record[:2] for dead_letter in dead_letters if isinstance(dead_letter.error, ProcessEnded)
         }
 
     def write_outbox(self) -> None:
         self._at("write_outbox")
+        for row in self._collected:
+            if self._server.too_large(row):
+                raise HandlingFailed(None) from Reject(f"{row.event_id} is too large")
         self._changes.outbox |= {self._server.next_id(): row for row in self._collected}
+        self._collected = []
 
     def advance(self, positions: Mapping[Input, int]) -> None:
         self._at("advance")
         for source, offset in positions.items():
             self._lock(source)
-            self._changes.positions[source] = max(offset, self._position(source) or 0)
+            if self._position(source) is not None:
+                self._changes.positions[source] = max(offset, self._position(source) or 0)
         self._changes.forgotten |= self._connection.attempted
 
     def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
@@ -419,7 +444,7 @@ class PostgresTransaction:
         return {lane: Claim(c.position, c.claim_id, len(c.ids)) for lane, c in self._claims(lanes).items()}
 
     def _claims(self, lanes: Collection[int]) -> dict[int, Claimed]:
-        return {lane: self._claim(lane) for lane in lanes}
+        return {lane: self._claim(lane) for lane in lanes if lane in self._server.claims}
 
     def forget(self, lanes: Collection[int]) -> None:
         self._at("forget")
@@ -455,6 +480,7 @@ class PostgresTransaction:
     def commit(self) -> None:
         fault = self._at("commit", Fault.LOSE, Fault.LATE, Fault.DIE_LATE)
         if not self._session.alive:
+            self._connection.notice(self._session)
             raise DatabaseInDoubt
         if self._crashes:
             self._connection.rule("a record ends its session")
@@ -483,6 +509,11 @@ class PostgresTransaction:
 def name_of(record: Record) -> str:
     """The name of a record."""
     return f"{record.input}@{record.offset}"
+
+
+def tell(delivery: Delivery) -> Sequence[OutboxRow]:
+    """Publish one event about each."""
+    return [row_of(delivery.envelope.key, f"about {delivery.envelope.id}")]
 
 
 def row_of(key: str, event_id: str) -> OutboxRow:

@@ -1,4 +1,4 @@
-"""The consuming half of the Kafka port, against a real broker: what is owned, what is fetched, and where it ends."""
+"""The consumer against a real broker, beyond what tests/contract asks of its port: what a client has fetched before."""
 
 from collections.abc import Iterator
 
@@ -7,7 +7,7 @@ import pytest
 from confluent_kafka import Producer
 
 from shared.kafka.consumer import GroupMember
-from shared.protocol.ports import NOTHING, Assignment, Input, Polled
+from shared.protocol.ports import Input, Polled
 from tests.faults.stage import Stage, headers
 from tests.waiting import SECONDS_MAX, until
 
@@ -34,58 +34,6 @@ def joined(member: GroupMember) -> Polled:
     raise AssertionError("the member owns nothing")
 
 
-def read(member: GroupMember, records: int, *, at_once: int = 100) -> tuple[list[int], dict[Input, int]]:
-    """Poll until so many records have come; return their offsets, and the ends that were told by then."""
-    offsets: list[int] = []
-    ends: dict[Input, int] = {}
-
-    def enough() -> bool:
-        polled = member.poll(at_once, 0.1)
-        assert len(polled.records) <= at_once
-        offsets.extend(record.offset for record in polled.records)
-        ends.update(polled.ends)
-        return len(offsets) >= records
-
-    until(enough, f"{records} records have come")
-    return offsets, ends
-
-
-def test_what_is_owned_is_told_once_and_nothing_is_fetched_yet(stage: Stage, member: GroupMember) -> None:
-    stage.ask()
-    polled = joined(member)
-    assert polled.assigned == Assignment(frozenset(inputs(stage)), frozenset({0, 1}))
-    assert polled.group_metadata is not None
-    for _ in range(20):
-        polled = member.poll(100, 0.05)
-        assert (polled.records, polled.ends, polled.assigned) == ([], {}, None)
-
-
-def test_nothing_was_committed_yet(stage: Stage, member: GroupMember) -> None:
-    joined(member)
-    assert member.committed(inputs(stage), (0, 1)) == {}
-    assert member.committed((), ()) == {}
-
-
-def test_only_what_was_asked_for_is_fetched_from_where_it_was_asked_for(stage: Stage, member: GroupMember) -> None:
-    for _ in range(5):
-        stage.ask()
-    joined(member)
-    first, second = inputs(stage)
-    member.read_from({first: 7}, (0, 1))
-    offsets, _ = read(member, 3)
-    assert offsets == [7, 8, 9]
-    member.read_from({first: 9, second: 9}, (0, 1))
-    assert read(member, 2)[0] == [9, 9]
-
-
-def test_no_more_records_come_than_were_asked_for(stage: Stage, member: GroupMember) -> None:
-    for _ in range(10):
-        stage.ask()
-    joined(member)
-    member.read_from(dict.fromkeys(inputs(stage), 0), (0, 1))
-    assert len(read(member, 40, at_once=3)[0]) == 40
-
-
 def test_what_was_fetched_before_does_not_come_after_a_new_position(stage: Stage, member: GroupMember) -> None:
     """Neither its records nor its end: an end that is believed moves the next offset over records that were not
     handled.
@@ -108,48 +56,6 @@ def test_what_was_fetched_before_does_not_come_after_a_new_position(stage: Stage
 
         until(some, "the first records have come")
         assert found == list(range(start, start + len(found)))
-
-
-def test_a_paused_input_rests_until_it_is_resumed_or_read_anew(stage: Stage, member: GroupMember) -> None:
-    joined(member)
-    first, second = inputs(stage)
-    member.read_from({first: 0, second: 0}, (0, 1))
-    member.pause([first])
-    stage.ask()
-    stage.ask()
-    assert read(member, 4)[0] == [0, 1, 2, 3]
-    assert member.poll(10, 0.5).records == []
-    member.resume([first])
-    assert read(member, 4)[0] == [0, 1, 2, 3]
-    member.pause([first])
-    member.read_from({first: 2}, (0, 1))
-    assert read(member, 2)[0] == [2, 3], "a pause does not outlive a new position"
-
-
-def test_a_second_member_takes_its_share_and_gives_it_back(stage: Stage, member: GroupMember) -> None:
-    joined(member)
-    other = GroupMember(stage.settings, stage.kit.service, slot=6)
-    shares: dict[GroupMember, Assignment] = {member: NOTHING, other: NOTHING}
-
-    def settled() -> bool:
-        for one, share in shares.items():
-            assigned = one.poll(1, 0.05).assigned
-            shares[one] = share if assigned is None else assigned
-        return all(share.lanes for share in shares.values()) and shares[member].lanes.isdisjoint(shares[other].lanes)
-
-    until(settled, "both have a share")
-    for share in shares.values():
-        assert {source.partition for source in share.inputs} == share.lanes, (
-            "the worker that handles a key also publishes it"
-        )
-    other.leave()
-    other.close()
-
-    def alone() -> bool:
-        assigned = member.poll(1, 0.05).assigned
-        return assigned is not None and assigned.lanes == {0, 1}
-
-    until(alone, "everything is back", seconds=stage.settings.session_timeout_ms / 1_000 + 10)
 
 
 def test_the_next_offset_ends_beyond_the_markers_of_transactions_and_nothing_aborted_is_handled(stage: Stage) -> None:
@@ -192,9 +98,3 @@ def test_what_somebody_writes_to_the_topic_of_the_lanes_is_not_read(stage: Stage
     stage.stop()
     assert stage.problems() == []
     assert stage.one("SELECT count(*) FROM exactly_once_dead_letter") == 0
-
-
-def test_the_beginning_of_an_input(stage: Stage, member: GroupMember) -> None:
-    joined(member)
-    first, _ = inputs(stage)
-    assert member.beginning(first) == 0

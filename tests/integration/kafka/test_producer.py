@@ -1,6 +1,5 @@
-"""The producing half of the Kafka port, against a real broker: what is visible, and what is in doubt."""
+"""The producer against a real broker, beyond what tests/contract asks of its port: its records, and its doubts."""
 
-import re
 import threading
 import time
 from collections.abc import Iterator
@@ -15,10 +14,10 @@ from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from dev.servers.places import free_port
-from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Misconfigured
+from shared.errors import ContentRefused, KafkaInDoubt, KafkaUnavailable, Misconfigured
 from shared.kafka.client import KafkaClient
 from shared.kafka.producer import TransactionalProducer
-from shared.protocol.ports import REPORTED, Committed, Input, OutboxRow
+from shared.protocol.ports import Committed, OutboxRow
 from tests.faults import trail
 from tests.faults.stage import Stage, admin
 from tests.faults.wire import Wire
@@ -97,83 +96,6 @@ def test_a_row_becomes_a_cloud_event(stage: Stage, kafka: KafkaClient) -> None:
     ]
 
 
-def test_offsets_are_committed_with_the_rows_and_carry_the_claim(stage: Stage, kafka: KafkaClient) -> None:
-    member = group_metadata(kafka)
-    source = Input(stage.kit.asked.topic, 1)
-    kafka.begin()
-    kafka.produce(rows(stage, "one"))
-    kafka.flush()
-    kafka.send_offsets({source: 4}, {0: Committed(7, "a claim"), 1: Committed(0, "")}, member)
-    kafka.commit()
-    expected = {source: Committed(4, REPORTED), 0: Committed(7, "a claim"), 1: Committed(0, "")}
-    assert kafka.committed([source, Input(source.topic, 0)], (0, 1)) == expected
-    assert published(stage) == ["one"]
-
-
-def test_a_new_producer_ends_what_the_old_one_left_open(stage: Stage, kafka: KafkaClient) -> None:
-    member = group_metadata(kafka)
-    kafka.begin()
-    kafka.produce(rows(stage, "never"))
-    kafka.flush()
-    kafka.send_offsets({}, {0: Committed(1, "never")}, member)
-    kafka.renew()
-    assert kafka.committed((), (0,)) == {}
-    kafka.begin()
-    kafka.produce(rows(stage, "one"))
-    kafka.flush()
-    kafka.commit()
-    assert published(stage) == ["one"]
-
-
-def test_of_two_producers_of_one_slot_only_the_later_one_publishes_anything(stage: Stage, kafka: KafkaClient) -> None:
-    kafka.begin()
-    kafka.produce(rows(stage, "earlier"))
-    kafka.flush()
-    with client(stage, 0) as later:
-        with pytest.raises(KafkaInDoubt):
-            kafka.commit()
-        later.begin()
-        later.produce(rows(stage, "later"))
-        later.flush()
-        later.commit()
-    assert published(stage) == ["later"]
-
-
-def test_an_outdated_generation_is_refused(stage: Stage, kafka: KafkaClient) -> None:
-    outdated = group_metadata(kafka)
-    with client(stage, 1) as other:
-        until(lambda: (kafka.poll(1, 0.02), other.poll(1, 0.02).assigned is not None)[1], "another member joins")
-        kafka.begin()
-        kafka.produce(rows(stage, "outdated"))
-        kafka.flush()
-        with pytest.raises(GenerationLost):
-            kafka.send_offsets({}, {0: Committed(1, "outdated")}, outdated)
-        kafka.renew()
-        assert kafka.committed((), (0,)) == {}
-    assert published(stage) == []
-
-
-def test_without_a_member_nothing_is_sent(stage: Stage, kafka: KafkaClient) -> None:
-    """The broker would skip the check of the generation."""
-    kafka.begin()
-    with pytest.raises(GenerationLost):
-        kafka.send_offsets({}, {0: Committed(1, "")}, None)
-
-
-def test_what_the_topic_does_not_take_is_refused_for_its_content(stage: Stage, kafka: KafkaClient) -> None:
-    limit(stage, 2_000)
-    kafka.begin()
-    kafka.produce(rows(stage, "small", "x" * 5_000, "small too"))
-    with pytest.raises(ContentRefused, match="MSG_SIZE_TOO_LARGE"):
-        kafka.flush()
-    kafka.renew()
-    kafka.begin()
-    kafka.produce(rows(stage, "small"))
-    kafka.flush()
-    kafka.commit()
-    assert published(stage) == ["small"]
-
-
 def limit(stage: Stage, size: int) -> None:
     """Let the topic take records up to a size."""
     entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
@@ -213,13 +135,6 @@ def test_a_topic_that_is_not_there_is_a_doubt_within_its_budget(stage: Stage, ka
     with pytest.raises(KafkaInDoubt):
         kafka.flush()
     assert time.monotonic() - began < stage.settings.transaction_timeout_ms / 1_000 + 5
-
-
-def test_before_the_first_renewal_there_is_no_producer(stage: Stage) -> None:
-    made: KafkaClient = trail.container(stage.kit, stage.settings).kafka(slot=3)
-    with pytest.raises(KafkaInDoubt, match="no producer"):
-        made.begin()
-    made.close()
 
 
 def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Servers, tmp_path: Path) -> None:
@@ -276,30 +191,6 @@ def test_a_broker_that_was_never_reached_puts_no_commit_in_doubt(stage: Stage) -
         made.confirm()
     made.close()
     assert published(stage) == ["one"] * 5
-
-
-def test_a_new_producer_waits_until_what_was_open_has_ended(stage: Stage, kafka: KafkaClient) -> None:
-    """A broker may forget to end a transaction (KAFKA-20734). Whatever the next producer with its transactional.id
-    commits would commit the forgotten records too, published a second time.
-    """
-    other = Producer({"bootstrap.servers": stage.settings.kafka_bootstrap_servers, "transactional.id": stage.name})
-    other.init_transactions(SECONDS_MAX)
-    other.begin_transaction()
-    other.produce(stage.kit.told.topic, b"open", partition=1)
-    assert other.flush(SECONDS_MAX) == 0
-
-    with pytest.raises(KafkaUnavailable, match=re.escape(f"{stage.kit.told.topic}[1]")):
-        kafka.renew()
-    with pytest.raises(KafkaInDoubt, match="there is no producer"):
-        kafka.begin()
-
-    other.abort_transaction(SECONDS_MAX)
-    kafka.renew()
-    kafka.begin()
-    kafka.produce(rows(stage, "one"))
-    kafka.flush()
-    kafka.commit()
-    assert published(stage) == ["one"]
 
 
 class Ahead(Producer):

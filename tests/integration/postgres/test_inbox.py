@@ -76,15 +76,6 @@ def test_two_workers_that_receive_the_same_events_do_not_wait_for_each_other_for
         assert found == [0]
 
 
-def test_what_was_rolled_back_was_never_received(engine: Engine) -> None:
-    with engine.connect() as connection:
-        assert inbox.receive(connection, [("source", "1"), ("source", "2")]) == {("source", "1"), ("source", "2")}
-        connection.rollback()
-        assert inbox.receive(connection, [("source", "1")]) == {("source", "1")}
-        connection.commit()
-        assert inbox.receive(connection, [("source", "2"), ("source", "1")]) == {("source", "2")}
-
-
 def test_only_what_is_older_than_the_retention_is_forgotten(stage: Stage, engine: Engine) -> None:
     with engine.begin() as connection:
         inbox.receive(connection, [("source", str(n)) for n in range(10)])

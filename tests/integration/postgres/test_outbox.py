@@ -1,7 +1,6 @@
 """What requests and handlers put into the outbox is published once, in the order in which each key was changed."""
 
 import threading
-from collections import Counter
 
 import msgspec
 import pytest
@@ -9,8 +8,7 @@ from sqlalchemy import Engine
 
 from shared.errors import NotOwned, Reject
 from shared.postgres import outbox
-from shared.protocol.ports import Claim
-from tests.faults.stage import PARTITIONS, Stage, partition
+from tests.faults.stage import Stage, partition
 from tests.faults.trail import Told, Trail
 
 MANY = 1_000_000
@@ -39,18 +37,6 @@ def test_a_slow_request_with_a_lower_row_id_is_published_when_it_commits(stage: 
     stage.until_drained()
     stage.stop()
     assert stage.problems() == []
-
-
-def test_a_claim_does_not_wait_for_requests_that_are_under_way(stage: Stage, engine: Engine) -> None:
-    with stage.requests.transaction() as session:
-        stage.step(session, stage.keys[0], MANY)
-        stage.outbox.write(session)
-        stage.request([stage.keys[1]])
-        with engine.begin() as connection:
-            connection.exec_driver_sql("SET LOCAL lock_timeout = '1s'")
-            assert outbox.lock_claims(connection, range(PARTITIONS)).keys() == set(range(PARTITIONS))
-            claims = outbox.claim(connection, dict.fromkeys(range(PARTITIONS), 10), MANY)
-            assert [claim.rows for claim in claims.values()] == [1]
 
 
 def test_handlers_and_requests_that_change_the_same_aggregates_keep_the_order_of_each(stage: Stage) -> None:
@@ -150,43 +136,3 @@ def test_a_claim_is_bounded_by_rows_and_by_bytes(words: Engine) -> None:
         assert {lane: claim.rows for lane, claim in claims.items()} == {0: 1, 1: 1}, (
             "one is claimed however large it is"
         )
-
-
-def test_every_claim_has_an_id_of_its_own(words: Engine) -> None:
-    with words.begin() as connection:
-        first = outbox.claim(connection, {0: 4, 1: 4}, MANY)
-        less = outbox.claim_less(connection, {0: 2})
-        assert outbox.read_claims(connection, (0, 1)) == {0: less[0], 1: first[1]}
-        assert (less[0].position, less[0].rows) == (first[0].position, 2)
-        outbox.forget(connection, (0, 1))
-        second = outbox.claim(connection, {0: 4, 1: 4}, MANY)
-    assert second.keys() == {0}, "lane 1 is empty"
-    names = [claim.claim_id for claim in (first[0], first[1], less[0], second[0])]
-    assert max(Counter(names).values()) == 1
-    assert second[0].position == 2
-
-
-def test_forgetting_deletes_what_the_claim_names_and_nothing_else(words: Engine, stage: Stage) -> None:
-    with words.begin() as connection:
-        outbox.claim(connection, {0: 4}, MANY)
-        outbox.forget(connection, (0, 1))
-        assert outbox.read_claims(connection, (0,))[0][0:3:2] == (1, 0)
-    assert stage.connection.execute(
-        "SELECT lane, count(*) FROM exactly_once_outbox GROUP BY 1 ORDER BY 1"
-    ).fetchall() == [
-        (0, 6),
-        (1, 3),
-    ]
-
-
-def test_claimed_rows_come_in_the_order_of_their_ids(words: Engine) -> None:
-    with words.begin() as connection:
-        outbox.claim(connection, {0: 4, 1: 4}, MANY)
-        rows = outbox.claimed(connection, (1, 0))
-    assert [row.event_id for row in rows] == ["1", "2", "3", "4", "1", "2", "3"]
-
-
-def test_a_lane_that_was_never_claimed_has_no_claim_id(engine: Engine) -> None:
-    with engine.begin() as connection:
-        assert outbox.read_claims(connection, (0, 1, 7)) == {0: Claim(0, "", 0), 1: Claim(0, "", 0)}
-        assert not outbox.unpublished(connection, (0, 1))

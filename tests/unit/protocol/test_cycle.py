@@ -1,7 +1,7 @@
 """The logic of one cycle: what is handled, what is left out, and in which order things happen.
 
-The worker here drives the production cycle over dictionaries, so that each of its decisions can be brought about and
-looked at within a millisecond.
+The worker here drives the production cycle over the simulated servers, so that each of its decisions can be brought
+about and looked at within a millisecond.
 """
 
 from collections.abc import Iterable
@@ -23,8 +23,10 @@ from shared.errors import (
 )
 from shared.protocol.attempts import ENDS, Attempt
 from shared.protocol.intake import UNDECIDED_STRIKES, Intake
-from shared.protocol.ports import NOTHING, Input, Polled, Record
-from tests.unit.protocol.cycle_world import A, B, World, count
+from shared.protocol.ports import NOTHING, Polled, Record
+from tests.simulation.faults import Fault
+from tests.simulation.postgres import Claimed
+from tests.unit.protocol.cycle_scene import A, B, World, count
 
 
 class Unlucky(Exception):
@@ -33,7 +35,7 @@ class Unlucky(Exception):
 
 @pytest.fixture
 def world() -> World:
-    """A world in which one worker gets both inputs and the only lane."""
+    """A world in which one worker gets both inputs and both lanes."""
     world = World()
     world.assign(A, B)
     return world
@@ -54,28 +56,34 @@ def failing(*poison: str, error: type[Exception] = Unlucky) -> tuple[list[str], 
 
 def test_a_batch_is_handled_and_published_in_one_cycle(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple", "ant")
-    world.feed(B, "bee")
+    world.produce(A, "apple", "ant")
+    world.produce(B, "bee")
     progress = worker.run()
     assert (progress.received, progress.handled, progress.published) == (3, 3, 3)
-    assert world.tables.handled == ["apple", "ant", "bee"]
+    assert world.effects == ["apple", "ant", "bee"]
     assert world.published == ["apple", "ant", "bee"]
-    assert (world.at(A), world.at(B)) == (2, 1)
+    assert (world.position(A), world.position(B)) == (2, 1)
     assert world.offsets[A].offset == 2
 
 
 def test_postgres_is_committed_before_anything_is_published(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple")
+    world.produce(A, "apple")
     world.calls.clear()
     worker.run()
     assert world.calls == [
         "kafka.poll",
         "database.begin",
+        "transaction.lock_positions",
+        "transaction.receive",
         "transaction.handle",
+        "transaction.set_aside",
+        "transaction.write_outbox",
+        "transaction.advance",
         "transaction.lock_claims",
         "kafka.confirm",
         "transaction.claim",
+        "transaction.claimed",
         "transaction.commit",
         "kafka.begin",
         "kafka.produce",
@@ -90,7 +98,7 @@ def test_an_idle_worker_opens_no_transaction(world: World) -> None:
     world.calls.clear()
     assert worker.run().idle
     assert worker.run().idle
-    assert world.calls == ["kafka.poll", "kafka.poll"]
+    assert world.calls == ["kafka.poll", "database.unpublished"] * 2
 
 
 def test_what_a_request_left_in_the_outbox_is_published_without_any_input(world: World) -> None:
@@ -106,7 +114,7 @@ def test_what_was_published_leaves_the_outbox_only_when_the_next_claim_has_seen_
     world: World,
 ) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple")
+    world.produce(A, "apple")
     worker.run()
     assert world.waiting() == ["apple"]
     worker.run()
@@ -116,7 +124,7 @@ def test_what_was_published_leaves_the_outbox_only_when_the_next_claim_has_seen_
 def test_the_next_offset_is_reported_to_kafka_when_nothing_is_published(world: World) -> None:
     world.handle = lambda word: ()
     worker = world.worker().started()
-    world.feed(A, "apple")
+    world.produce(A, "apple")
     worker.run()
     assert A not in world.offsets
     worker.run(report=True)
@@ -127,23 +135,23 @@ def test_the_next_offset_is_reported_to_kafka_when_nothing_is_published(world: W
 def test_the_end_moves_the_next_offset_over_what_is_no_record(world: World) -> None:
     """Otherwise the lag would never be 0, and retention of the markers would look like a loss of records."""
     worker = world.worker().started()
-    world.feed(A, "apple")
+    world.produce(A, "apple")
     world.mark(A)
     worker.run()
-    assert world.at(A) == 1
+    assert world.position(A) == 1
     worker.run(report=True)
-    assert world.at(A) == 2
+    assert world.position(A) == 2
     assert world.offsets[A].offset == 2
 
 
 def test_the_end_does_not_move_the_next_offset_over_a_record_that_is_not_handled(world: World) -> None:
     _, world.handle = failing("ant", error=Retry)  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "apple", "ant")
+    world.produce(A, "apple", "ant")
     world.mark(A)
     for _ in range(5):
         worker.run(report=True)
-    assert world.at(A) == 1
+    assert world.position(A) == 1
 
 
 # ---- what comes twice
@@ -151,60 +159,60 @@ def test_the_end_does_not_move_the_next_offset_over_a_record_that_is_not_handled
 
 def test_an_event_that_comes_again_is_dropped(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple")
+    world.produce(A, "apple")
     worker.run()
-    world.feed(A, "apple", "ant")
+    world.produce(A, "apple", "ant")
     progress = worker.run()
     assert (progress.handled, progress.duplicates) == (1, 1)
-    assert world.tables.handled == ["apple", "ant"]
-    assert world.at(A) == 3
+    assert world.effects == ["apple", "ant"]
+    assert world.position(A) == 3
 
 
 def test_duplicates_in_one_batch_are_handled_once_even_from_two_inputs(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple", "apple")
-    world.feed(B, "berry@apple")
+    world.produce(A, "apple", "apple")
+    world.produce(B, "berry@apple")
     progress = worker.run()
     assert (progress.handled, progress.duplicates) == (1, 2)
-    assert world.tables.handled == ["apple"]
-    assert (world.at(A), world.at(B)) == (2, 1)
+    assert world.effects == ["apple"]
+    assert (world.position(A), world.position(B)) == (2, 1)
 
 
 def test_records_that_somebody_else_has_handled_are_dropped(world: World) -> None:
     """A worker that stood still reads the next offset under the lock of its row, and finds that it has moved on."""
     worker = world.worker().started()
-    world.feed(A, "apple", "ant", "axe")
-    world.move(A, 2)
+    world.produce(A, "apple", "ant", "axe")
+    world.server.positions[A] = 2
     progress = worker.run()
     assert (progress.handled, progress.duplicates) == (1, 2)
-    assert world.tables.handled == ["axe"]
-    assert world.at(A) == 3
+    assert world.effects == ["axe"]
+    assert world.position(A) == 3
 
 
 def test_the_next_offset_never_goes_back(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple")
-    world.move(A, 7)
+    world.produce(A, "apple")
+    world.server.positions[A] = 7
     worker.run()
-    assert world.at(A) == 7
+    assert world.position(A) == 7
     assert worker.cycle.seen[A] == 7
 
 
 def test_the_next_offset_below_what_this_worker_has_seen_is_a_recovery(world: World) -> None:
     """Postgres went back: another server, or an older state of it."""
-    world.feed(A, "apple", "ant")
+    world.produce(A, "apple", "ant")
     worker = world.worker().started()
-    world.move(A, 1)
-    world.feed(A, "axe")
+    world.server.positions[A] = 1
+    world.produce(A, "axe")
     with pytest.raises(RecoveryNeeded, match="went back below 2"):
         worker.run()
-    assert world.tables.handled == ["apple", "ant"]
+    assert world.effects == ["apple", "ant"]
 
 
 def test_a_position_that_is_gone_is_a_recovery(world: World) -> None:
     worker = world.worker().started()
-    del world.tables.positions[A]
-    world.feed(A, "apple")
+    del world.server.positions[A]
+    world.produce(A, "apple")
     with pytest.raises(RecoveryNeeded):
         worker.run()
 
@@ -216,11 +224,11 @@ def test_a_claim_of_the_same_number_that_is_another_one_is_a_recovery(world: Wor
     worker.settle()
     assert world.published == ["apple"]
     world.put("axe")
-    lane, (position, _, _) = next((lane, claim) for lane, claim in world.tables.claims.items() if claim[0])
-    world.tables.claims[lane] = (position, "another claim", list(world.tables.outbox))
+    lane, claim = next((lane, claim) for lane, claim in world.server.claims.items() if claim.position)
+    world.server.claims[lane] = Claimed(claim.position, "another claim", tuple(world.server.outbox))
     with pytest.raises(RecoveryNeeded, match="the claim is"):
         worker.run()
-    assert world.tables.outbox
+    assert world.server.outbox
 
 
 # ---- what cannot be handled
@@ -229,15 +237,15 @@ def test_a_claim_of_the_same_number_that_is_another_one_is_a_recovery(world: Wor
 def test_retry_parks_its_input_and_no_other_and_keeps_the_order(world: World) -> None:
     asked, world.handle = failing("ant", error=Retry)  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "apple", "ant", "axe")
-    world.feed(B, "bee", "bug")
+    world.produce(A, "apple", "ant", "axe")
+    world.produce(B, "bee", "bug")
     worker.settle()
-    assert world.tables.handled == ["apple", "bee", "bug"]
-    assert (world.at(A), world.at(B)) == (1, 2)
+    assert world.effects == ["apple", "bee", "bug"]
+    assert (world.position(A), world.position(B)) == (1, 2)
     assert worker.cycle.parked() == {A: 1}
-    world.feed(B, "boa")
+    world.produce(B, "boa")
     worker.settle()
-    assert world.tables.handled == ["apple", "bee", "bug", "boa"]
+    assert world.effects == ["apple", "bee", "bug", "boa"]
 
     assert asked.count("ant") == 1
     worker.cycle.unpark(A)
@@ -247,15 +255,15 @@ def test_retry_parks_its_input_and_no_other_and_keeps_the_order(world: World) ->
     world.handle = lambda word: (word,)
     worker.cycle.unpark(A)
     worker.settle()
-    assert world.tables.handled == ["apple", "bee", "bug", "boa", "ant", "axe"]
-    assert world.published == world.tables.handled
+    assert world.effects == ["apple", "bee", "bug", "boa", "ant", "axe"]
+    assert sorted(world.published) == sorted(world.effects)
     assert worker.cycle.parked() == {}
 
 
 def test_retries_are_counted_for_each_record(world: World) -> None:
     _, world.handle = failing("ant", error=Retry)  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "ant", "axe")
+    world.produce(A, "ant", "axe")
     worker.settle()
     worker.cycle.unpark(A)
     worker.settle()
@@ -264,26 +272,26 @@ def test_retries_are_counted_for_each_record(world: World) -> None:
     worker.cycle.unpark(A)
     worker.settle()
     assert worker.cycle.parked() == {A: 1}
-    assert world.tables.handled == ["ant"]
+    assert world.effects == ["ant"]
 
 
 def test_retry_gives_up_only_if_it_is_told_to(world: World) -> None:
     _, world.handle = failing("ant", error=Retry)  # type: ignore[assignment]
     worker = world.worker(retries=2).started()
-    world.feed(A, "ant", "axe")
+    world.produce(A, "ant", "axe")
     for _ in range(3):
         worker.settle()
         worker.cycle.unpark(A)
     worker.settle()
-    assert [dead_letter.record.value for dead_letter in world.tables.dead_letters] == [b"ant"]
-    assert world.tables.handled == ["axe"]
+    assert [dead_letter.record.value for dead_letter in world.dead_letters] == [b"ant"]
+    assert world.effects == ["axe"]
 
 
 def test_what_a_predecessor_may_have_had_in_its_hands_is_noted_before_and_nothing_else(world: World) -> None:
-    world.feed(A, "apple", "ant")
+    world.produce(A, "apple", "ant")
     worker = world.worker().started()
     assert world.attempts == [[0, 1]]
-    world.feed(A, "axe")
+    world.produce(A, "axe")
     worker.settle()
     assert world.attempts == [[0, 1]]
 
@@ -294,36 +302,33 @@ def test_a_record_at_which_processes_were_killed_is_set_aside_unread(world: Worl
     worker.recover()
     worker.run()
     worker.cycle.suspect(A, Attempt(0, 0, ENDS, ProcessEnded()))
-    world.feed(A, "ant", "axe")
+    world.produce(A, "ant", "axe")
     worker.settle()
-    (dead_letter,) = world.tables.dead_letters
+    (dead_letter,) = world.dead_letters
     assert (dead_letter.record.offset, dead_letter.envelope, type(dead_letter.error)) == (0, None, ProcessEnded)
-    assert world.tables.handled == ["axe"]
+    assert world.effects == ["axe"]
 
 
 def test_what_fails_while_others_of_its_type_are_handled_is_the_records(world: World) -> None:
     """A statement that is cancelled for its time, say: of one record, or of all."""
     _, world.handle = failing("ant", error=Undecided)  # type: ignore[assignment]
-    beside = Input(A.topic, 1)
-    world.records[beside], world.first[beside] = [], 0
-    world.assign(A, beside)
     worker = world.worker().started()
-    world.feed(A, "apple", "ant", "axe")
+    world.produce(A, "apple", "ant", "axe")
     for turn in range(UNDECIDED_STRIKES - 1):
-        world.feed(beside, f"bee@{turn}")
+        world.produce(B, f"bee@{turn}")
         worker.settle()
-        assert (list(worker.cycle.parked()), world.tables.dead_letters) == ([A], [])
+        assert (list(worker.cycle.parked()), world.dead_letters) == ([A], [])
         worker.cycle.unpark(A)
     worker.settle()
-    assert [dead_letter.record.value for dead_letter in world.tables.dead_letters] == [b"ant"]
-    assert (world.at(A), worker.cycle.parked()) == (3, {})
+    assert [dead_letter.record.value for dead_letter in world.dead_letters] == [b"ant"]
+    assert (world.position(A), worker.cycle.parked()) == (3, {})
 
 
 def test_what_fails_while_nothing_else_succeeds_waits(world: World) -> None:
     _, world.handle = failing("ant", "bee", error=Undecided)  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "ant", "axe")
-    world.feed(B, "bee", "bug")
+    world.produce(A, "ant", "axe")
+    world.produce(B, "bee", "bug")
     for _ in range(5 * UNDECIDED_STRIKES):
         worker.settle()
         assert set(worker.cycle.parked()) == {A, B}
@@ -331,8 +336,8 @@ def test_what_fails_while_nothing_else_succeeds_waits(world: World) -> None:
         worker.cycle.unpark(B)
     world.handle = lambda word: (word,)
     worker.settle()
-    assert world.tables.handled == ["ant", "axe", "bee", "bug"]
-    assert world.tables.dead_letters == []
+    assert world.effects == ["ant", "axe", "bee", "bug"]
+    assert world.dead_letters == []
 
 
 def too_slow(*words: str, records: int) -> object:
@@ -362,97 +367,97 @@ def test_a_batch_that_is_too_slow_is_made_smaller_and_loses_nothing(world: World
         return (word,)
 
     world.handle = handle
-    world.feed(A, *[f"a{n}" for n in range(100)])
+    world.produce(A, *[f"a{n}" for n in range(100)])
     failed = 0
     for _ in range(100):
         began.clear()
         progress = worker.run()
         sizes.append(progress.handled)
         failed += progress.failed is not None
-    assert world.tables.handled == [f"a{n}" for n in range(100)]
-    assert world.tables.dead_letters == []
+    assert world.effects == [f"a{n}" for n in range(100)]
+    assert world.dead_letters == []
     assert 3 * failed < sum(size > 0 for size in sizes), "what was too much is not forgotten with the next batch"
 
 
 def test_a_record_that_is_too_slow_alone_is_set_aside(world: World) -> None:
     world.handle = too_slow("ant", records=100)  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "apple", "ant", "axe")
+    world.produce(A, "apple", "ant", "axe")
     worker.settle()
-    assert world.tables.handled == ["apple", "axe"]
-    assert [type(dead_letter.error) for dead_letter in world.tables.dead_letters] == [HandlerTooSlow]
+    assert world.effects == ["apple", "axe"]
+    assert [type(dead_letter.error) for dead_letter in world.dead_letters] == [HandlerTooSlow]
 
 
 def test_a_record_at_which_a_process_ended_is_tried_alone(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple", "ant", "axe", "arm")
+    world.produce(A, "apple", "ant", "axe", "arm")
     worker.cycle.beware(A, 1, 1, HandlerStuck())
     assert [progress.handled for progress in worker.settle()[:3]] == [1, 1, 2]
-    assert world.tables.dead_letters == []
+    assert world.dead_letters == []
 
 
 def test_a_record_at_which_two_processes_ended_is_set_aside(world: World) -> None:
     asked, world.handle = failing("ant")  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "apple", "ant", "axe")
+    world.produce(A, "apple", "ant", "axe")
     worker.cycle.beware(A, 1, 2, HandlerStuck())
     worker.settle()
-    assert world.tables.handled == ["apple", "axe"]
-    assert [type(dead_letter.error) for dead_letter in world.tables.dead_letters] == [HandlerStuck]
+    assert world.effects == ["apple", "axe"]
+    assert [type(dead_letter.error) for dead_letter in world.dead_letters] == [HandlerStuck]
     assert "ant" not in asked
 
 
 def test_an_unknown_version_is_kept_until_somebody_knows_it(world: World) -> None:
     """In a rolling upgrade the producer may be ahead of us; a good record must not be lost for it."""
     worker = world.worker().started()
-    world.feed(A, "apple", "future", "axe")
+    world.produce(A, "apple", "future", "axe")
     worker.settle()
-    assert world.tables.handled == ["apple"]
-    assert (world.at(A), worker.cycle.parked()) == (1, {A: 1})
+    assert world.effects == ["apple"]
+    assert (world.position(A), worker.cycle.parked()) == (1, {A: 1})
 
 
 def test_an_unknown_type_is_skipped_and_counted(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple", "unconsumed", "axe")
+    world.produce(A, "apple", "unconsumed", "axe")
     progress = worker.run()
     assert (progress.handled, progress.skipped, progress.duplicates) == (2, 1, 0)
-    assert world.at(A) == 3
+    assert world.position(A) == 3
 
 
 def test_what_is_no_event_is_set_aside_with_the_rest_of_its_batch(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple", "malformed", "axe")
+    world.produce(A, "apple", "malformed", "axe")
     progress = worker.run()
     assert [dead_letter.record.offset for dead_letter in progress.set_aside] == [1]
     assert (progress.handled, progress.duplicates) == (2, 0)
-    assert [dead_letter.record.value for dead_letter in world.tables.dead_letters] == [b"malformed"]
-    assert world.at(A) == 3
+    assert [dead_letter.record.value for dead_letter in world.dead_letters] == [b"malformed"]
+    assert world.position(A) == 3
 
 
 def test_a_rejected_record_is_set_aside_in_the_transaction_that_moves_the_next_offset_past_it(world: World) -> None:
     asked, world.handle = failing("ant", error=Reject)  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "apple", "ant", "axe")
+    world.produce(A, "apple", "ant", "axe")
     assert isinstance(worker.run().failed, Reject)
-    assert (world.tables.handled, world.tables.dead_letters, world.at(A)) == ([], [], 0)
+    assert (world.effects, world.dead_letters, world.position(A)) == ([], [], 0)
     progress = worker.run()
-    assert world.tables.handled == ["apple", "axe"]
-    assert [(dead_letter.record.value, type(dead_letter.error)) for dead_letter in world.tables.dead_letters] == [
+    assert world.effects == ["apple", "axe"]
+    assert [(dead_letter.record.value, type(dead_letter.error)) for dead_letter in world.dead_letters] == [
         (b"ant", Reject)
     ]
-    assert progress.set_aside == world.tables.dead_letters
-    assert world.at(A) == 3
+    assert progress.set_aside == world.dead_letters
+    assert world.position(A) == 3
     assert asked == ["apple", "ant", "apple", "axe"]
 
 
 def test_a_defect_is_searched_until_it_has_failed_alone_twice(world: World) -> None:
     asked, world.handle = failing("axe")  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, *(f"a{n}" for n in range(10)), "axe", *(f"a{n}" for n in range(10, 20)))
+    world.produce(A, *(f"a{n}" for n in range(10)), "axe", *(f"a{n}" for n in range(10, 20)))
     done = worker.settle()
-    assert world.tables.handled == [f"a{n}" for n in range(20)]
-    assert world.published == world.tables.handled
-    assert [(dead_letter.record.value, type(dead_letter.error)) for dead_letter in world.tables.dead_letters] == [
+    assert world.effects == [f"a{n}" for n in range(20)]
+    assert world.published == world.effects
+    assert [(dead_letter.record.value, type(dead_letter.error)) for dead_letter in world.dead_letters] == [
         (b"axe", Unlucky)
     ]
     assert asked.count("axe") == 4, "with others, first of a batch, and alone twice"
@@ -463,10 +468,10 @@ def test_a_defect_that_nobody_can_place_is_searched_by_halves(world: World) -> N
     """The error comes when the batch is flushed, and does not tell which record caused it."""
     world.refuse = lambda word: word == "axe"
     worker = world.worker().started()
-    world.feed(A, *(f"a{n}" for n in range(30)), "axe", "ant")
+    world.produce(A, *(f"a{n}" for n in range(30)), "axe", "ant")
     worker.settle()
-    assert world.tables.handled == [*(f"a{n}" for n in range(30)), "ant"]
-    assert [(dead_letter.record.value, type(dead_letter.error)) for dead_letter in world.tables.dead_letters] == [
+    assert world.effects == [*(f"a{n}" for n in range(30)), "ant"]
+    assert [(dead_letter.record.value, type(dead_letter.error)) for dead_letter in world.dead_letters] == [
         (b"axe", Reject)
     ]
 
@@ -482,54 +487,54 @@ def test_a_defect_that_passes_is_nobodys_end(world: World) -> None:
 
     world.handle = unlucky_once
     worker = world.worker().started()
-    world.feed(A, "ant")
+    world.produce(A, "ant")
     worker.settle()
-    assert (world.tables.handled, world.tables.dead_letters) == (["ant"], [])
+    assert (world.effects, world.dead_letters) == (["ant"], [])
 
 
 def test_poison_in_a_row_is_set_aside_one_by_one(world: World) -> None:
     _, world.handle = failing("axe", "ant", "arc")  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "apple", "axe", "ant", "arc", "ape")
+    world.produce(A, "apple", "axe", "ant", "arc", "ape")
     worker.settle()
-    assert world.tables.handled == ["apple", "ape"]
-    assert [dead_letter.record.value for dead_letter in world.tables.dead_letters] == [b"axe", b"ant", b"arc"]
-    assert world.at(A) == 5
+    assert world.effects == ["apple", "ape"]
+    assert [dead_letter.record.value for dead_letter in world.dead_letters] == [b"axe", b"ant", b"arc"]
+    assert world.position(A) == 5
 
 
 def test_a_server_that_is_away_rejects_no_record(world: World) -> None:
-    world.fail("transaction.handle", DatabaseUnavailable(), times=5)
+    world.meet(Fault.REFUSE, "transaction.handle", times=5)
     worker = world.worker().started()
-    world.feed(A, "apple", "ant")
+    world.produce(A, "apple", "ant")
     for _ in range(5):
         with pytest.raises(DatabaseUnavailable):
             worker.run()
     worker.settle()
-    assert (world.tables.handled, world.tables.dead_letters) == (["apple", "ant"], [])
+    assert (world.effects, world.dead_letters) == (["apple", "ant"], [])
 
 
 def test_no_more_is_fetched_than_a_batch_while_nothing_can_be_handled(world: World) -> None:
-    world.fail("transaction.handle", DatabaseUnavailable(), times=50)
+    world.meet(Fault.REFUSE, "transaction.handle", times=50)
     worker = world.worker(records=5).started()
-    world.feed(A, *(f"a{n}" for n in range(200)))
+    world.produce(A, *(f"a{n}" for n in range(200)))
     for _ in range(50):
         with pytest.raises(DatabaseUnavailable):
             worker.run()
     assert world.fetched <= 5
     worker.settle()
-    assert world.tables.handled == [f"a{n}" for n in range(200)]
+    assert world.effects == [f"a{n}" for n in range(200)]
 
 
 def test_a_parked_input_fetches_no_more(world: World) -> None:
     _, world.handle = failing("ant", error=Retry)  # type: ignore[assignment]
     worker = world.worker(records=5).started()
-    world.feed(A, "ant")
+    world.produce(A, "ant")
     worker.settle()
-    world.feed(A, *(f"a{n}" for n in range(100)))
-    world.feed(B, *(f"b{n}" for n in range(100)))
+    world.produce(A, *(f"a{n}" for n in range(100)))
+    world.produce(B, *(f"b{n}" for n in range(100)))
     worker.settle()
-    assert world.tables.handled == [f"b{n}" for n in range(100)]
-    assert world.fetched - len(world.tables.handled) <= 6, "the rest of a batch, and one batch more"
+    assert world.effects == [f"b{n}" for n in range(100)]
+    assert world.fetched - len(world.effects) <= 6, "the rest of a batch, and one batch more"
 
 
 # ---- the group
@@ -537,20 +542,20 @@ def test_a_parked_input_fetches_no_more(world: World) -> None:
 
 def test_no_record_of_a_revoked_input_is_handled(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple")
-    world.feed(B, "bee")
+    world.produce(A, "apple")
+    world.produce(B, "bee")
     world.assign(B)
     worker.settle()
-    assert world.tables.handled == ["bee"]
+    assert world.effects == ["bee"]
 
 
 def test_a_worker_without_lanes_claims_nothing(world: World) -> None:
     worker = world.worker().started()
     world.assign(A, lanes=())
     world.put("zebra")
-    world.feed(A, "apple")
+    world.produce(A, "apple")
     worker.settle()
-    assert world.tables.handled == ["apple"]
+    assert world.effects == ["apple"]
     assert world.published == []
     assert world.waiting() == ["zebra", "apple"]
 
@@ -562,8 +567,8 @@ def test_the_published_position_is_forgotten_with_the_lane_and_read_again_with_i
     worker.settle()
     world.assign(lanes=())
     worker.settle()
-    other = world.worker()
-    world.assign(A, B)
+    other = world.worker(slot=1)
+    world.assign(A, B, slot=1)
     other.started()
     world.put("zoo")
     other.settle()
@@ -591,24 +596,27 @@ def test_who_is_no_member_any_more_publishes_nothing(world: World) -> None:
 
 def test_what_an_outdated_generation_publishes_is_refused_and_published_later(world: World) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple")
-    world.fail("kafka.send_offsets", GenerationLost())
+    world.produce(A, "apple")
+    world.meet(Fault.EXPEL, "kafka.send_offsets")
     with pytest.raises(GenerationLost):
         worker.run()
     assert world.published == []
     worker.recover()
     worker.settle()
     assert world.published == ["apple"]
-    assert world.tables.handled == ["apple"]
+    assert world.effects == ["apple"]
 
 
 def test_resuming_begins_anew_when_the_group_changes_under_it() -> None:
-    world = World(lanes=2)
-    world.tables.claims[0] = (3, "claim", [])
+    """While the published position is missing, say, the group is asked once more; what it gives then is what is
+    judged.
+    """
+    world = World()
+    world.server.claims[0] = Claimed(3, "claim", ())
     world.assign(A, lanes=(0,))
-    world.assign(B, lanes=(1,))
-    worker = world.worker()
+    worker = world.worker(eager=False)
     worker.recover()
+    world.when("kafka.committed", lambda: world.assign(B, lanes=(1,)))
     worker.settle()
     assert worker.cycle.owned.lanes == {1}
     assert worker.cycle.owned.inputs == {B}
@@ -616,11 +624,11 @@ def test_resuming_begins_anew_when_the_group_changes_under_it() -> None:
 
 def test_a_group_that_never_comes_to_rest_is_a_recovery() -> None:
     world = World()
-    world.tables.claims[0] = (3, "claim", [])
-    for _ in range(30):
-        world.assign(A)
-    worker = world.worker()
+    world.server.claims[0] = Claimed(3, "claim", ())
+    world.assign(A)
+    worker = world.worker(eager=False)
     worker.recover()
+    world.when("kafka.committed", lambda: world.assign(A), times=30)
     with pytest.raises(GenerationLost, match="come to rest"):
         worker.run()
 
@@ -642,30 +650,30 @@ def test_recovery_asks_for_its_slot_first_and_kafka_before_postgres(world: World
 def test_nothing_is_remembered_over_a_doubt(world: World) -> None:
     _, world.handle = failing("ant", error=Retry)  # type: ignore[assignment]
     worker = world.worker().started()
-    world.feed(A, "apple", "ant", "axe")
+    world.produce(A, "apple", "ant", "axe")
     worker.settle()
     assert worker.cycle.parked()
     world.put("zebra")
-    world.fail("kafka.commit", KafkaInDoubt())
+    world.meet(Fault.REFUSE, "kafka.commit")
     with pytest.raises(KafkaInDoubt):
         worker.run()
     worker.recover()
     assert worker.cycle.parked() == {}
     world.handle = lambda word: (word,)
     worker.settle()
-    assert world.tables.handled == ["apple", "ant", "axe"]
-    assert world.published == ["apple", "zebra", "ant", "axe"]
+    assert world.effects == ["apple", "ant", "axe"]
+    assert world.published == ["apple", "ant", "axe", "zebra"]
     assert count(world.calls, "kafka.renew") == 2
 
 
 def test_a_parked_input_holds_up_no_other_even_if_its_records_fill_a_batch(world: World) -> None:
     _, world.handle = failing("ant", error=Retry)  # type: ignore[assignment]
     worker = world.worker(records=3).started()
-    world.feed(A, "ant", "axe", "ape")
+    world.produce(A, "ant", "axe", "ape")
     worker.settle()
-    world.feed(B, "bee", "bug")
+    world.produce(B, "bee", "bug")
     worker.settle()
-    assert world.tables.handled == ["bee", "bug"]
+    assert world.effects == ["bee", "bug"]
 
 
 def test_records_of_an_input_that_is_not_owned_are_dropped(world: World) -> None:

@@ -13,12 +13,14 @@ from shared.errors import (
     RecoveryNeeded,
 )
 from shared.protocol.ports import Committed
-from tests.unit.protocol.cycle_world import A, World, count
+from tests.simulation.faults import Fault
+from tests.simulation.postgres import Claimed
+from tests.unit.protocol.cycle_scene import A, World, count
 
 
 @pytest.fixture
 def world() -> World:
-    """A world in which one worker gets one input and the only lane."""
+    """A world in which one worker gets one input and both lanes."""
     world = World()
     world.assign(A)
     return world
@@ -26,10 +28,10 @@ def world() -> World:
 
 def test_the_first_start_commits_the_published_position_before_the_first_claim(world: World) -> None:
     """From then on a missing published position means that it was lost."""
-    world.put("zebra")
+    world.put("yak")
     world.worker().started()
     assert world.calls.index("kafka.commit") < world.calls.index("transaction.claim")
-    assert world.published == ["zebra"]
+    assert world.published == ["yak"]
     assert world.offsets[0].offset == 1
 
 
@@ -39,95 +41,95 @@ def test_the_first_start_commits_the_published_position_even_if_there_is_nothing
 
 
 def test_an_input_consumed_for_the_first_time_is_read_from_its_beginning(world: World) -> None:
-    world.first[A] = 40
-    world.feed(A, "apple")
+    world.trim(A, 40)
+    world.produce(A, "apple")
     world.worker().started()
-    assert (world.tables.handled, world.at(A)) == (["apple"], 41)
+    assert (world.effects, world.position(A)) == (["apple"], 41)
 
 
 def test_the_claim_id_goes_with_the_published_position(world: World) -> None:
-    world.put("zebra")
+    world.put("yak")
     world.worker().started()
-    assert world.offsets[0] == Committed(1, world.tables.claims[0][1])
+    assert world.offsets[0] == Committed(1, world.server.claims[0][1])
 
 
 def test_a_claim_that_was_not_published_is_published_by_whoever_comes_next(world: World) -> None:
     worker = world.worker().started()
-    world.put("zebra")
-    world.fail("kafka.commit", KafkaInDoubt())
+    world.put("yak")
+    world.meet(Fault.REFUSE, "kafka.commit")
     with pytest.raises(KafkaInDoubt):
         worker.run()
-    world.put("zoo")
+    world.put("yew")
     world.assign(A)
     world.worker().started()
-    assert world.published == ["zebra", "zoo"]
+    assert world.published == ["yak", "yew"]
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["not committed", "committed"])
+@pytest.mark.parametrize("fault", [Fault.REFUSE, Fault.LOSE], ids=["not committed", "committed"])
 def test_a_first_published_position_whose_commit_is_in_doubt_is_committed_again_or_found(
-    world: World, after: bool
+    world: World, fault: Fault
 ) -> None:
-    world.put("zebra")
-    world.fail("kafka.commit", KafkaInDoubt(), after=after)
+    world.put("yak")
+    world.meet(fault, "kafka.commit")
     worker = world.worker()
     worker.recover()
     with pytest.raises(KafkaInDoubt):
         worker.run()
     worker.started()
-    assert world.published == ["zebra"]
+    assert world.published == ["yak"]
     assert world.offsets[0].offset == 1
 
 
 def test_no_row_is_deleted_while_the_commit_that_published_it_is_doubted(world: World) -> None:
     """A broker that dies right after its answer may forget what it has answered."""
     worker = world.worker().started()
-    world.put("zebra")
+    world.put("yak")
     worker.run()
-    world.fail("kafka.confirm", KafkaInDoubt())
+    worker.client.lose_connection()
     with pytest.raises(KafkaInDoubt):
         worker.run()
-    assert world.waiting() == ["zebra"]
+    assert world.waiting() == ["yak"]
     worker.recover()
     worker.settle()
-    assert (world.published, world.waiting()) == (["zebra"], [])
+    assert (world.published, world.waiting()) == (["yak"], [])
 
 
 def test_a_commit_whose_answer_was_lost_is_not_published_again(world: World) -> None:
     worker = world.worker().started()
-    world.put("zebra")
-    world.fail("kafka.commit", KafkaInDoubt(), after=True)
+    world.put("yak")
+    world.meet(Fault.LOSE, "kafka.commit")
     with pytest.raises(KafkaInDoubt):
         worker.run()
-    assert world.published == ["zebra"]
+    assert world.published == ["yak"]
     worker.recover()
     worker.settle()
-    assert world.published == ["zebra"]
+    assert world.published == ["yak"]
     assert world.waiting() == []
 
 
-@pytest.mark.parametrize("after", [False, True], ids=["not committed", "committed"])
-def test_a_commit_of_postgres_whose_answer_was_lost_is_handled_once(world: World, after: bool) -> None:
+@pytest.mark.parametrize("fault", [Fault.CUT, Fault.LOSE], ids=["not committed", "committed"])
+def test_a_commit_of_postgres_whose_answer_was_lost_is_handled_once(world: World, fault: Fault) -> None:
     worker = world.worker().started()
-    world.feed(A, "apple")
-    world.fail("transaction.commit", DatabaseInDoubt(), after=after)
+    world.produce(A, "apple")
+    world.meet(fault, "transaction.commit")
     with pytest.raises(DatabaseInDoubt):
         worker.run()
     worker.recover()
     worker.settle()
-    assert (world.tables.handled, world.published) == (["apple"], ["apple"])
+    assert (world.effects, world.published) == (["apple"], ["apple"])
 
 
 def test_a_claim_is_bounded_and_the_next_one_goes_on(world: World) -> None:
     worker = world.worker(rows=2).started()
-    for word in ("z1", "z2", "z3", "z4", "z5"):
+    for word in ("y1", "y2", "y3", "y4", "y5"):
         world.put(word)
     assert [progress.published for progress in worker.settle()] == [2, 2, 1, 0, 0]
-    assert world.published == ["z1", "z2", "z3", "z4", "z5"]
+    assert world.published == ["y1", "y2", "y3", "y4", "y5"]
 
 
 @pytest.mark.parametrize(
     "claim",
-    [(2, "mine", []), (3, "mine", []), (0, "", []), (1, "somebody else's", [])],
+    [Claimed(3, "mine", ()), Claimed(4, "mine", ()), Claimed(0, "", ()), Claimed(1, "somebody else's", ())],
     ids=[
         "The published position + 2",
         "The published position + 3",
@@ -135,28 +137,24 @@ def test_a_claim_is_bounded_and_the_next_one_goes_on(world: World) -> None:
         "The published position under another claim id",
     ],
 )
-def test_a_claim_that_fits_no_published_position_is_a_recovery(world: World, claim: tuple[int, str, list[int]]) -> None:
+def test_a_claim_that_fits_no_published_position_is_a_recovery(world: World, claim: Claimed) -> None:
     """It may be the view of a worker that lost the lane without knowing it yet; the next view counts."""
     worker = world.worker().started()
-    world.put("zebra")
+    world.put("yak")
     worker.settle()
     assert world.offsets[0].offset == 1
-    position, claim_id, ids = claim
-    world.tables.claims[0] = (position, claim_id, ids)
-    world.put("zoo")
-    if position == 2:
-        # One above the published position is a pending claim; only an empty one, which nobody makes, is left as it is.
-        world.tables.claims[0] = (3, claim_id, ids)
+    world.server.claims[0] = claim
+    world.put("yew")
     with pytest.raises(RecoveryNeeded, match="lane 0"):
         worker.run()
-    assert world.published == ["zebra"]
+    assert world.published == ["yak"]
 
 
 def test_the_published_position_under_another_claim_id_stops_the_worker(world: World) -> None:
     """Postgres lost a claim, and another one was made under the same number."""
-    world.put("zebra")
+    world.put("yak")
     world.worker().started()
-    world.tables.claims[0] = (1, "made again", [])
+    world.server.claims[0] = Claimed(1, "made again", ())
     world.assign(A)
     worker = world.worker()
     worker.recover()
@@ -168,9 +166,9 @@ def test_the_published_position_under_another_claim_id_stops_the_worker(world: W
 
 def test_a_low_published_position_is_believed_only_after_it_was_read_again(world: World) -> None:
     """The row was read after the published position; meanwhile somebody else may have published more."""
-    world.put("zebra")
+    world.put("yak")
     world.worker().started()
-    world.tables.claims[0] = (5, "a later claim", [])
+    world.server.claims[0] = Claimed(5, "a later claim", ())
     world.assign(A)
     worker = world.worker()
     worker.recover()
@@ -188,7 +186,7 @@ def test_a_low_published_position_is_believed_only_after_it_was_read_again(world
 
 
 def test_a_missing_published_position_is_first_read_again_and_then_stops_the_worker(world: World) -> None:
-    world.put("zebra")
+    world.put("yak")
     world.worker().started()
     del world.offsets[0]
     world.assign(A)
@@ -202,9 +200,9 @@ def test_a_missing_published_position_is_first_read_again_and_then_stops_the_wor
 
 def test_nothing_is_compared_without_membership(world: World) -> None:
     """Who was thrown out of the group sees an old published position, and must not stop for it."""
-    world.put("zebra")
+    world.put("yak")
     world.worker().started()
-    world.tables.claims[0] = (5, "a later claim", [])
+    world.server.claims[0] = Claimed(5, "a later claim", ())
     world.assign(A)
     world.member = False
     worker = world.worker()
@@ -218,48 +216,48 @@ def test_nothing_is_compared_without_membership(world: World) -> None:
 
 def test_a_row_that_kafka_refuses_is_narrowed_down_and_named(world: World) -> None:
     worker = world.worker().started()
-    world.content = lambda word: word == "zinc"
-    for word in ("z1", "z2", "z3", "zinc", "z5"):
+    world.content = lambda word: word == "yttrium"
+    for word in ("y1", "y2", "y3", "yttrium", "y5"):
         world.put(word)
     for _ in range(10):
         try:
             worker.settle()
         except ContentStuck as stuck:
-            assert "outbox show id of zinc" in str(stuck)  # noqa: PT017 (the loop ends with the right one)
+            assert "outbox show yttrium" in str(stuck)  # noqa: PT017 (the loop ends with the right one)
             break
         except ContentRefused:
             worker.recover()
     else:
         pytest.fail("the row was not found")
-    assert world.published == ["z1", "z2", "z3"]
+    assert world.published == ["y1", "y2", "y3"]
 
 
 def test_claims_grow_again_when_the_row_is_mended(world: World) -> None:
     worker = world.worker().started()
-    world.content = lambda word: word == "zinc"
+    world.content = lambda word: word == "yttrium"
     for n in range(8):
-        world.put(f"z{n}")
-    world.put("zinc")
+        world.put(f"y{n}")
+    world.put("yttrium")
     with pytest.raises(ContentRefused):
         worker.run()
     world.content = lambda word: False
     worker.recover()
     worker.settle()
     for n in range(8, 16):
-        world.put(f"z{n}")
+        world.put(f"y{n}")
     assert next(progress.published for progress in worker.settle()) == 8
-    assert world.published == [*(f"z{n}" for n in range(8)), "zinc", *(f"z{n}" for n in range(8, 16))]
+    assert world.published == [*(f"y{n}" for n in range(8)), "yttrium", *(f"y{n}" for n in range(8, 16))]
 
 
 def test_a_refused_row_of_one_lane_does_not_stop_the_search_by_another() -> None:
-    world = World(lanes=2)
-    world.assign(A, lanes=(0, 1))
+    world = World()
+    world.assign(A)
     worker = world.worker().started()
     world.content = lambda word: word == "zinc"
     for n in range(4):
-        world.put(f"y{n}", lane=0)
-        world.put(f"z{n}", lane=1)
-    world.put("zinc", lane=1)
+        world.put(f"y{n}")
+        world.put(f"z{n}")
+    world.put("zinc")
     for _ in range(10):
         try:
             worker.settle()

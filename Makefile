@@ -109,7 +109,7 @@ unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQ
 	$(RUN) -m pytest $(wildcard tests/unit tests/simulation) $(ARGS)
 
 integration: $(READY)  ## tests of single parts against the real servers, and all faults
-	$(RUN) -m pytest --numprocesses=$(BESIDE) $(wildcard tests/dev tests/integration tests/faults) $(ARGS)
+	$(RUN) -m pytest --numprocesses=$(BESIDE) $(wildcard tests/dev tests/contract tests/integration tests/faults) $(ARGS)
 
 e2e: $(READY)  ## tests of the whole system in its own processes
 	$(RUN) -m pytest $(wildcard tests/e2e) $(ARGS)

@@ -1,52 +1,24 @@
 """docs/your-first-service.md, carried out: every command is run, every difference applied, every output compared."""
 
-import os
 import re
-import signal
-import subprocess
 
 import pytest
 
 from dev.servers.places import free_port
+from tests.dev.pages import blocks, compare, paste
 from tests.dev.tree import ROOT, Tree
 
 pytestmark = pytest.mark.proof
 
 PAGE = (ROOT / "docs/your-first-service.md").read_text()
-BLOCKS = re.findall(r"^```(sh|diff|text)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+BLOCKS = blocks(PAGE)
+PORT = str(free_port())
 SECONDS_MAX = 400
 
 
 def run(tree: Tree, script: str) -> str:
-    """Run commands as a terminal does; return what they write."""
-    script = re.sub(r"^git clone .*$", "", script, flags=re.MULTILINE).replace("8003", str(free_port()))
-    identity = {f"GIT_{who}_{what}": "me@here" for who in ("AUTHOR", "COMMITTER") for what in ("NAME", "EMAIL")}
-    env = {name: value for name, value in os.environ.items() if not name.startswith(("MAKE", "MFLAGS", "PYTEST"))}
-    shell = subprocess.Popen(
-        ["bash", "-c", f"set -e\n{script}"],
-        cwd=tree.root,
-        env=env | identity,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    with shell:
-        try:
-            output, _ = shell.communicate(timeout=SECONDS_MAX)
-        finally:
-            if shell.poll() is None:
-                os.killpg(shell.pid, signal.SIGKILL)
-    assert shell.returncode == 0, f"{script}\nended with {shell.returncode}:\n{output}"
-    return output
-
-
-def compare(expected: str, output: str) -> None:
-    """Find each expected line in the output, one after the other; `...` stands for anything."""
-    lines = iter(output.splitlines())
-    for line in expected.splitlines():
-        pattern = ".*".join(map(re.escape, line.split("...")))
-        assert any(re.search(pattern, found) for found in lines), f"{line!r} does not follow in:\n{output}"
+    """Type commands; the clone is there already, and others may use the page's port meanwhile."""
+    return paste(tree, re.sub(r"^git clone .*$", "", script, flags=re.MULTILINE).replace("8003", PORT), SECONDS_MAX)
 
 
 @pytest.mark.timeout(1_200)

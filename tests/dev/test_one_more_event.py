@@ -1,18 +1,17 @@
 """docs/one-more-event.md, carried out: every difference is applied, and the tests say what the page says they do."""
 
-import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.dev.test_first_service import compare
+from tests.dev.pages import blocks, compare
 from tests.dev.tree import ROOT, SECONDS_MAX, Tree
 
 pytestmark = pytest.mark.proof
 
 PAGE = (ROOT / "docs/one-more-event.md").read_text()
-BLOCKS = re.findall(r"^```(sh|diff|text)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+BLOCKS = blocks(PAGE)
 UNIT = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "-k", "example or final or page")
 FAILING = ("test_handlers.py", "test_saga.py", "test_docs.py")
 

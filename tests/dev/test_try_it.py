@@ -1,27 +1,23 @@
 """What the README tells a newcomer to type, pasted into a shell as it stands."""
 
-import os
 import re
-import signal
-import subprocess
-from pathlib import Path
 
 import pytest
 
 from dev.servers.places import free_port
 from dev.servers.process import environment
-from tests.dev.tree import Tree
+from tests.dev.pages import blocks, paste
+from tests.dev.tree import ROOT, Tree
 
 pytestmark = pytest.mark.proof
 
-ROOT = Path(__file__).parents[2]
 SECONDS_MAX = 400
 
 
 def pasted() -> str:
     """The README's blocks, one after the other; nothing is changed but the ports, which others may use meanwhile."""
     section = (ROOT / "README.md").read_text().split("## Try it")[1].split("\n## ")[0]
-    text = "".join(re.findall(r"```sh\n(.*?)```", section, re.DOTALL)[:3])
+    text = "".join(typed for kind, typed in blocks(section)[:3] if kind == "sh")
     for port in ("8000", "8001", "8002"):
         text = text.replace(port, str(free_port()))
     return text
@@ -29,24 +25,7 @@ def pasted() -> str:
 
 @pytest.mark.timeout(2 * SECONDS_MAX)
 def test_an_order_is_confirmed(tree: Tree) -> None:
-    # The shell reads its commands from where every program that it runs could read them away, as in a terminal.
-    shell = subprocess.Popen(
-        ["bash"],
-        cwd=tree.root,
-        env=environment(),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        start_new_session=True,
-    )
-    with shell:
-        try:
-            output, _ = shell.communicate(pasted(), timeout=SECONDS_MAX)
-        finally:
-            if shell.poll() is None:
-                os.killpg(shell.pid, signal.SIGKILL)
-    assert shell.returncode == 0, output
+    output = paste(tree, pasted(), SECONDS_MAX, env=environment())
     placed, confirmed = (output.index(f'"state":"{state}"') for state in ("PLACED", "CONFIRMED"))
     assert placed < confirmed
     assert "the two systems agree" in output

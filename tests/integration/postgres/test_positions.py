@@ -1,15 +1,15 @@
-"""Where Kafka and Postgres disagree, a worker stops: it stays alive, is not ready, and says what there is to decide.
+"""Where Kafka and Postgres disagree, a worker process stops: it stays alive, is not ready, says what there is to
+decide, and goes on when it is decided.
 
-Each disagreement is made for real here, and met by a worker process. What the commands do about it is in the tests of
-the operator's commands.
+Each disagreement, and what each command does about it, is brought about in `test_operating_positions.py`,
+`test_operating_topics.py` and `test_operating_lanes.py`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
 import pytest
-from confluent_kafka import ConsumerGroupTopicPartitions, TopicPartition
 from confluent_kafka.cimpl import NewPartitions
 
 from dev.servers import Servers
@@ -61,95 +61,30 @@ def restored(stage: Stage) -> None:
     stage.servers.postgres.drop_database(backup)
 
 
-def retention(stage: Stage) -> None:
-    """Let retention remove records that were not handled yet."""
-    stage.ask()
-    stage.ask()
-    ends = [TopicPartition(stage.kit.asked.topic, p, stage.one(POSITION, p) + 1) for p in (0, 1)]
-    for removed in admin(stage.servers).delete_records(ends).values():
-        removed.result(SECONDS_MAX)
-
-
-POSITION = "SELECT next_offset FROM exactly_once_position WHERE partition = %s"
-
-
-def offsets_deleted(stage: Stage) -> None:
-    """Delete the group, as Kafka itself does a week after its last member left."""
-    admin(stage.servers).delete_consumer_groups([stage.name])[stage.name].result(SECONDS_MAX)
-
-
-def offsets_reset(stage: Stage) -> None:
-    """Set the published position back, as an operator with a tool does."""
-    lanes = [TopicPartition(stage.kit.service.lane_topic, lane, 0) for lane in (0, 1)]
-    asked = ConsumerGroupTopicPartitions(stage.name, lanes)
-    admin(stage.servers).alter_consumer_group_offsets([asked])[stage.name].result(SECONDS_MAX)
-
-
-def recreated(stage: Stage) -> None:
-    """Delete the topic that is consumed, and create it again."""
-    recreate(stage, stage.kit.asked.topic)
-
-
 def recreate(stage: Stage, topic: str) -> None:
     """Delete a topic, and create it again."""
     admin(stage.servers).delete_topics([topic])[topic].result(SECONDS_MAX)
     stage.until(lambda: topics.create_topics(stage.settings, stage.kit.service) == [topic], "the topic is there again")
 
 
-def another_cluster(stage: Stage) -> None:
-    """Lead the database to another cluster; what differs is the name that it knows."""
-    stage.connection.execute("UPDATE exactly_once_cluster SET cluster_id = 'the other one'")
-
-
-def more_partitions(stage: Stage) -> None:
-    """Return the topic of the lanes another partition."""
-    topic = stage.kit.service.lane_topic
-    admin(stage.servers).create_partitions([NewPartitions(topic, 3)])[topic].result(SECONDS_MAX)
-    stage.until(lambda: len(admin(stage.servers).list_topics(topic).topics[topic].partitions) == 3, "three partitions")
-
-
-def position_deleted(stage: Stage) -> None:
-    """Delete the row of an input."""
-    stage.connection.execute("DELETE FROM exactly_once_position WHERE partition = 0")
-
-
-@pytest.mark.parametrize(
-    ("damage", "error", "choice", "decisions"),
-    [
-        (restored, "DatabaseWentBack", "rewind --target", ["rewind inputs", "adopt lanes"]),
-        (retention, "RecordsLost", "skip --target", []),
-        (offsets_deleted, "PositionMissing", "adopt --target 'lane-", []),
-        (offsets_reset, "KafkaWentBack", "adopt --target 'lane-", []),
-        (recreated, "OtherCluster", "adopt --target", ["adopt {asked}"]),
-        (another_cluster, "OtherCluster", "adopt --target cluster", ["adopt cluster"]),
-        (more_partitions, "LanesDiffer", "lanes resize", []),
-        (position_deleted, "PositionMissing", "adopt --target '", []),
-    ],
-    ids=lambda value: value.__name__ if callable(value) else None,
-)
-def test_the_worker_stops_and_says_what_to_decide(
-    stage: Stage, damage: Callable[[Stage], None], error: str, choice: str, decisions: list[str]
-) -> None:
-    damage(stage)
+def test_a_worker_that_stops_stays_alive_says_what_to_decide_and_goes_on_by_itself(stage: Stage) -> None:
+    restored(stage)
     effects = stage.one("SELECT count(*) FROM effect")
     worker = stage.worker(metrics_port=free_port())
     stage.request()
-    stage.until(lambda: f"stopped: {error}" in worker.ready()[1], f"the worker stops for {error}")
+    stage.until(lambda: "stopped: DatabaseWentBack" in worker.ready()[1], "the worker stops")
     status, reason = worker.ready()
     assert status == 503
-    assert f"python -m services.{stage.name}" in reason
-    assert choice in reason
-    assert f"error={error}" in worker.log()
+    assert f"python -m services.{stage.name} positions rewind --target" in reason
+    assert "error=DatabaseWentBack" in worker.log()
     assert worker.running
     stage.until(lambda: stage.members() == 0, "it has left the group")
     assert stage.one("SELECT count(*) FROM effect") == effects, "it handles nothing"
 
-    for decision in decisions:
-        word, source = decision.format(asked=stage.kit.asked.topic).split()
-        decide(stage, word, source)
-    if decisions:
-        stage.until(lambda: worker.ready()[0] == 200, "it goes on by itself")
-        assert "resumed" in worker.log()
+    decide(stage, "rewind", "inputs")
+    decide(stage, "adopt", "lanes")
+    stage.until(lambda: worker.ready()[0] == 200, "it goes on by itself")
+    assert "resumed" in worker.log()
     assert worker.restarts == 0
     stage.stop()
 

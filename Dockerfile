@@ -7,12 +7,14 @@ FROM python:3.13-slim AS packages
 COPY --from=uv /uv /bin/
 WORKDIR /app
 COPY pyproject.toml requirements.lock ./
-# What a process imports (pyproject.toml without its groups), in the versions of the lock. Every hash is checked, and nothing is
-# compiled: the bytecode of pure Python aside, so that no start has to make it.
+COPY shared/pyproject.toml shared/
+# What a process imports (the dependencies of the library and of the services, without the group for development), in the
+# versions of the lock. Every hash is checked, and nothing is compiled except the bytecode of pure Python, once, so that no
+# start has to do it.
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv venv --python /usr/local/bin/python3 --no-managed-python && \
     uv pip install --require-hashes --only-binary :all: --compile-bytecode --link-mode copy \
-        --requirements pyproject.toml --constraints requirements.lock
+        --requirements pyproject.toml --requirements shared/pyproject.toml --extra api --constraints requirements.lock
 
 FROM python:3.13-slim
 # Who breaks in finds no installer. The number is what Kubernetes' runAsNonRoot looks at.

@@ -14,21 +14,21 @@ option = $(if $($(1)),--$(2) $($(1)))
 uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 	UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}} $(VENV)/bin/uv tool run
 
-.PHONY: help demo test proof check fix unit integration e2e faults fuzz bench servers servers-down lock clean
-.PHONY: service service-remove without-demo
+.PHONY: help test proof check fix unit integration servers servers-down lock clean
+.PHONY: service service-remove wheel
 .PHONY: check-manifests audit-dependencies
-.PHONY: up logs down demo-compose compose-test pooler-test alerts-test .env
+.PHONY: up logs down compose-test pooler-test alerts-test .env
 
 # A Kafka is always part of it; other profiles come on top.
 comma := ,
 profiles = $(if $(findstring cluster,$(PROFILES)),$(PROFILES),single$(if $(PROFILES),$(comma)$(PROFILES)))
 
 help:  ## print this list (the default)
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' \
+		$(wildcard dev/demo.mk) Makefile $(wildcard dev/proof.mk)
 
-demo: $(READY)  ## orders flow while workers are killed; ends with the balance sheet (ORDERS= SECONDS= KILLS= FREEZES= SEED=; HOSTILE=1)
-	@$(RUN) -m dev.demo $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) \
-		$(call option,FREEZES,freezes) $(call option,SEED,seed) $(if $(HOSTILE),--hostile)
+# The targets of what a copy may leave behind: `make without-demo` and `make without-proof` delete the files.
+include $(wildcard dev/demo.mk dev/proof.mk)
 
 up: .env  ## start everything in docker compose, and wait until it is ready (PROFILES=cluster,ui,observe: any of them)
 	@docker compose version >/dev/null || { echo "This needs Docker with its compose plugin." >&2; exit 1; }
@@ -49,10 +49,6 @@ down:  ## stop and remove the containers; data and passwords stay (VOLUMES=1 rem
 	for name in POSTGRES_PASSWORD DATABASE_PASSWORD MIGRATION_PASSWORD API_TOKEN; do put $$name $$(random); done; \
 	put API_TOKEN_SHA256 $$(sed -n 's/^API_TOKEN=//p' $@ | tr -d '\n' | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-64); \
 	put COMPOSE_PROFILES single
-
-demo-compose: $(READY)  ## the demo in docker compose, where a broker and PostgreSQL are killed too (takes what demo takes)
-	@$(RUN) -m dev.demo --compose $(call option,ORDERS,orders) $(call option,SECONDS,seconds) $(call option,KILLS,kills) \
-		$(call option,FREEZES,freezes) $(call option,SEED,seed)
 
 compose-test: $(READY)  ## tests of the image and of docker compose; they need docker, and `test` leaves them out
 	$(RUN) -m pytest tests/compose $(ARGS)
@@ -111,33 +107,17 @@ unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQ
 integration: $(READY)  ## tests of single parts against the real servers, and all faults
 	$(RUN) -m pytest --numprocesses=$(BESIDE) $(wildcard tests/dev tests/contract tests/integration tests/faults) $(ARGS)
 
-e2e: $(READY)  ## tests of the whole system in its own processes
-	$(RUN) -m pytest $(wildcard tests/e2e) $(ARGS)
-
-faults: $(READY)  ## break the real thing and check the books (SCENARIO= RUNS= SEED=; PUBLISH=1 adds to docs/proof.md)
-	@$(RUN) -m tests.faults $(call option,SCENARIO,scenario) $(call option,RUNS,runs) $(call option,SEED,seed) \
-		$(if $(PUBLISH),--publish)
-
-fuzz: $(READY)  ## records of every shape through a real worker (RECORDS= SEED=)
-	@$(RUN) -m tests.faults.fuzzing $(call option,RECORDS,records) $(call option,SEED,seed)
-
-bench: $(READY)  ## measure throughput and latency (ARGS= goes to the benchmark)
-	@$(RUN) -m dev.bench $(ARGS)
-
 servers: $(READY)  ## start Kafka and PostgreSQL in the background, with topics and tables; writes .env.local
 	@$(RUN) -m dev.servers up $(call option,KAFKA_PORT,kafka-port) $(call option,POSTGRES_PORT,postgres-port)
 
 servers-down: $(READY)  ## stop them and remove their data
 	@$(RUN) -m dev.servers down
 
-service: $(READY)  ## a new service: NAME=shipping FROM=inventory, whose first event it consumes (CONSUMES= for another one)
+service: $(READY)  ## a new service: NAME=shipping FROM= another one, whose first event it consumes (CONSUMES= for another one)
 	$(if $(HEARS),$(error HEARS is now called CONSUMES))@$(RUN) -m dev.service new "$(NAME)" --from "$(FROM)" $(call option,CONSUMES,consumes)
 
 service-remove: $(READY)  ## take a service away again: NAME= (FORCE=1 also if git has not got it)
 	@$(RUN) -m dev.service remove "$(NAME)" $(if $(FORCE),--force)
-
-without-demo: $(READY)  ## delete order, inventory, payment and all that is about them; asks first (FORCE=1: does not)
-	@$(RUN) -m dev.service.bare $(if $(FORCE),--force)
 
 check-manifests: $(READY)  ## compare docs/kubernetes.yaml with the schemas of Kubernetes
 	@$(uvx) --quiet --from kubernetes-validate==1.37.0 kubernetes-validate --strict -k 1.34 docs/kubernetes.yaml
@@ -145,12 +125,17 @@ check-manifests: $(READY)  ## compare docs/kubernetes.yaml with the schemas of K
 audit-dependencies: $(READY)  ## ask PyPI's advisories about everything in requirements.lock; fails if it cannot
 	@$(uvx) --quiet pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
-lock: $(READY)  ## resolve pyproject.toml again into requirements.lock (UPGRADE=1 for the newest versions)
-	$(VENV)/bin/uv pip compile pyproject.toml --group dev --universal --python-version 3.11 --generate-hashes \
-		--no-emit-index-url --custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
+DIST ?= dist
+wheel: $(READY)  ## build the library as a wheel, to be installed instead of copied (DIST= a folder; docs/installing.md)
+	@cd shared && $(abspath $(RUN)) -m hatchling build --target wheel --directory $(abspath $(DIST))
+
+lock: $(READY)  ## resolve both pyproject.toml again into requirements.lock (UPGRADE=1 for the newest versions)
+	$(VENV)/bin/uv pip compile $(wildcard pyproject.toml shared/pyproject.toml) --all-extras --group dev \
+		--universal --python-version 3.11 --generate-hashes --no-emit-index-url \
+		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
 
 clean: ## remove the environment and every cache inside the repository
-	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. pip installs uv (pinned by the same lock), which installs the rest in a fifth of the time that pip takes;

@@ -1,9 +1,11 @@
-"""How a service's command is typed, for messages that name one: ``f"run `{program(service)} migrate` first"``.
+"""Where this process was started: how a service's command is typed, for messages that name one, and where its package
+is. Both are right in whatever folder a repository keeps its services.
 
-It follows from where the process was started, so it is right in whatever folder a repository keeps its services.
+    f"run `{program(service)} migrate` first"
 """
 
 import sys
+from pathlib import Path
 
 PACKAGE = "services"
 """Where the services are, if nothing tells: in a test, or in a program that is no service's own."""
@@ -15,8 +17,20 @@ def program(service: str) -> str:
     A process that was started as `python -m backend.apps.order` names `backend.apps`, also for another service: they
     lie side by side.
     """
+    package = _package()
+    beside = PACKAGE if package is None else package.rpartition(".")[0]
+    return f"python -m {beside}.{service}" if beside else f"python -m {service}"
+
+
+def service_folder() -> Path | None:
+    """Return the folder of the service whose command this process runs; None in any other process."""
+    file = getattr(sys.modules["__main__"], "__file__", None)
+    return Path(file).resolve().parent if file is not None and _package() is not None else None
+
+
+def _package() -> str | None:
+    """Return the package of the service whose command this process runs, like `services.order`."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     package = spec.parent if spec is not None and spec.name.endswith(".__main__") else None
     # Only a service's `__main__` has a container beside it; pytest's has none.
-    beside = package.rpartition(".")[0] if package and f"{package}.container" in sys.modules else PACKAGE
-    return f"python -m {beside}.{service}" if beside else f"python -m {service}"
+    return package if package and f"{package}.container" in sys.modules else None

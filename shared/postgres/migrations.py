@@ -16,14 +16,17 @@ from psycopg.errors import InsufficientPrivilege
 from sqlalchemy import Connection, Engine, NullPool, create_engine, make_url, text
 from sqlalchemy.exc import ProgrammingError
 
-from ..configuration.program import program
+from ..configuration.program import program, service_folder
 from ..errors import Misconfigured
 from ..settings import Settings
 from ..telemetry.metrics import log
 from . import access as postgres_access
 from . import database_errors, roles, session_settings, version_table
 
-MIGRATIONS = Path(__file__).parents[2] / "migrations"
+FOLDER = "migrations"
+"""Has a folder for each service."""
+ENVIRONMENT = Path(__file__).parent / "alembic"
+"""Where Alembic finds its `env.py`."""
 
 _LOCK = 0x45584F4D
 """The advisory lock of whoever migrates ("EXOM"); containers that start together take turns."""
@@ -44,10 +47,22 @@ class Migration(NamedTuple):
     name: str
 
 
+def folder_of(service: str) -> Path:
+    """Return the folder with the history of `service`: `migrations/<service>`, somewhere above the package of the
+    service, beside a copied library, or in the current folder. Raises `Misconfigured`.
+    """
+    started = service_folder()
+    above = (started, *started.parents) if started is not None else ()
+    for place in (*above, Path(__file__).parent.parent, Path.cwd()):
+        if (found := place / FOLDER / service).is_dir():
+            return found
+    raise Misconfigured(f"{FOLDER}/{service} is in no folder above {started or Path.cwd()}")
+
+
 def history(service: str) -> list[Migration]:
     """Return the migrations of `service` from their file names, oldest first."""
     found = []
-    for path in sorted((MIGRATIONS / service).glob("[0-9]*.py")):
+    for path in sorted(folder_of(service).glob("[0-9]*.py")):
         match = re.fullmatch(r"(\d{4})_(pre|post)_\w+", path.stem)
         if match is None:
             raise Misconfigured(f"{path.name} of migrations/{service} is not named like 0001_pre_tables.py")
@@ -165,9 +180,9 @@ def _upgrade(connection: Connection, service: str, revision: str) -> None:
     from alembic.config import Config
 
     config = Config()
-    config.set_main_option("script_location", str(MIGRATIONS))
+    config.set_main_option("script_location", str(ENVIRONMENT))
     config.set_main_option("path_separator", "newline")
-    config.set_main_option("version_locations", str(MIGRATIONS / service))
+    config.set_main_option("version_locations", str(folder_of(service)))
     config.attributes["connection"] = connection
     config.attributes["version_table"] = version_table.NAME
     command.upgrade(config, revision)

@@ -74,8 +74,9 @@ def test_a_missing_setting_is_named_and_nothing_starts(docker: Docker, image: st
 
 
 def test_a_package_that_is_not_the_locked_one_is_refused(docker: Docker, tmp_path: Path) -> None:
-    for name in ("Dockerfile", ".dockerignore", "pyproject.toml"):
-        shutil.copy(ROOT / name, tmp_path)
+    (tmp_path / "shared").mkdir()
+    for name in ("Dockerfile", ".dockerignore", "pyproject.toml", "shared/pyproject.toml"):
+        shutil.copy(ROOT / name, tmp_path / name)
     lock = (ROOT / "requirements.lock").read_text()
     begin, end = lock.index("\nstructlog=="), lock.index("# via", lock.index("\nstructlog=="))
     changed = re.sub(r"sha256:\w{8}", "sha256:00000000", lock[begin:end])

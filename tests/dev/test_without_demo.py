@@ -1,28 +1,14 @@
 """`make without-demo` in a copy of this tree: what is left is whole, and nothing in it knows what is gone."""
 
-import os
-import pty
 import re
-import subprocess
 
 import pytest
 
-from dev.service.bare import DEMO, GONE
-from tests.dev.tree import SECONDS_MAX, Tree
+from dev.without import DEMO, files, parts
+from tests.dev.tree import Tree
 
 pytestmark = pytest.mark.proof
-
-
-def answered(tree: Tree, answer: str) -> str:
-    """Run `make without-demo` in a terminal, and type an answer; return what it writes."""
-    ours, theirs = pty.openpty()
-    os.write(ours, answer.encode())
-    with os.fdopen(ours), os.fdopen(theirs) as terminal:
-        words = ["make", "without-demo"]
-        done = subprocess.run(
-            words, cwd=tree.root, stdin=terminal, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
-        )
-    return done.stdout + done.stderr
+GOING = files(parts().demo.files)
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +25,21 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
     told = tree.make("without-demo", fails=True)
     assert "Nobody is there to be asked; use FORCE=1" in told
-    assert "Nothing was changed. You did not confirm." in answered(tree, "no\n")
+    assert "Nothing was changed. You did not confirm." in tree.answer("no", "make", "without-demo")
     assert tree.status() == ""
 
-    assert "The demo is gone." in answered(tree, "yes\n")
+    assert "The demo is gone." in tree.answer("yes", "make", "without-demo")
     return tree
 
 
 def test_the_demo_is_gone_and_one_service_is_left(tree: Tree) -> None:
-    assert [place for place in GONE if (tree.root / place).exists()] == []
+    assert [place for place in GOING if (tree.root / place).exists()] == []
     assert [path.parent.name for path in (tree.root / "services").glob("*/__main__.py")] == ["example"]
 
 
 def test_no_code_imports_what_is_gone(tree: Tree) -> None:
     """Also those imports that happen only when a test runs."""
-    gone = re.compile(rf"services\.({'|'.join(DEMO)})\b|dev\.(balance|bench|demo|system)\b|service\.bare\b|tests\.e2e")
+    gone = re.compile(rf"services\.({'|'.join(DEMO)})\b|dev\.(balance|bench|demo|system)\b|tests\.e2e")
     found = [
         f"{path.relative_to(tree.root)}:{number}: {line.strip()}"
         for folder in ("dev", "services", "shared", "tests", "migrations")

@@ -1,6 +1,7 @@
 """A copy of this repository's tree, to be changed and checked at will."""
 
 import os
+import pty
 import shutil
 import subprocess
 from pathlib import Path
@@ -60,6 +61,16 @@ class Tree:
             f"{' '.join(words)} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
         )
         return done
+
+    def answer(self, answer: str, *words: str) -> str:
+        """Run a command in a terminal, and type an answer; return what it writes."""
+        ours, theirs = pty.openpty()
+        os.write(ours, f"{answer}\n".encode())
+        with os.fdopen(ours), os.fdopen(theirs) as terminal:
+            done = subprocess.run(
+                words, cwd=self.root, stdin=terminal, capture_output=True, text=True, timeout=SECONDS_MAX, check=False
+            )
+        return done.stdout + done.stderr
 
     def make(self, *words: str, fails: bool = False) -> str:
         """Run make; return what it writes."""

@@ -98,7 +98,7 @@ def test_the_migrated_schema_is_that_of_the_models(service: str, empty: Database
 def test_a_history_is_one_line_and_promises_no_way_back(service: str) -> None:
     previous = None
     for migration in history(service):
-        path = migrations.MIGRATIONS / service / f"{migration.name}.py"
+        path = migrations.folder_of(service) / f"{migration.name}.py"
         spec = importlib.util.spec_from_file_location(f"{service}_{migration.name}", path)
         assert spec is not None
         assert spec.loader is not None
@@ -145,11 +145,10 @@ def test_a_process_refuses_a_database_without_lanes(empty: Databases) -> None:
 @pytest.fixture
 def longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the beginning of a service's history, to which a test may add."""
-    (tmp_path / SERVICE).mkdir()
-    for path in [*Path("migrations").glob("*.py"), *Path("migrations", SERVICE).glob("000[1-4]_*.py")]:
-        (tmp_path / path.relative_to("migrations")).write_text(path.read_text())
-    monkeypatch.setattr(migrations, "MIGRATIONS", tmp_path)
-    return tmp_path / SERVICE
+    for path in Path("migrations", SERVICE).glob("000[1-4]_*.py"):
+        (tmp_path / path.name).write_text(path.read_text())
+    monkeypatch.setattr(migrations, "folder_of", lambda _: tmp_path)
+    return tmp_path
 
 
 def add(history_folder: Path, number: int, phase: str) -> None:

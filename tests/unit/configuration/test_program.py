@@ -8,7 +8,7 @@ from types import ModuleType
 
 import pytest
 
-from shared.configuration.program import program
+from shared.configuration.program import program, service_folder
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,3 +45,14 @@ def test_no_message_of_the_library_spells_it_by_itself() -> None:
         if re.search(r"-m services\.\{", line)
     ]
     assert found == [], "name a command with `program(service)` of shared/configuration/program.py"
+
+
+def test_the_folder_of_a_service_is_that_of_its_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    assert service_folder() is None  # this is pytest
+    main = ModuleType("__main__")
+    main.__file__ = str(tmp_path / "backend/order/__main__.py")
+    main.__spec__ = ModuleSpec("backend.order.__main__", None)
+    monkeypatch.setitem(sys.modules, "__main__", main)
+    assert service_folder() is None  # a package, and no service
+    monkeypatch.setitem(sys.modules, "backend.order.container", ModuleType("backend.order.container"))
+    assert service_folder() == tmp_path / "backend/order"

@@ -1,4 +1,4 @@
-"""Alembic's entry: runs the migrations of one service on the connection of `shared.postgres.migrations`."""
+"""Alembic's entry: runs the migrations of one service on the connection that `migrating` passes."""
 
 from alembic import context
 

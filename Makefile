@@ -125,7 +125,7 @@ check-manifests: $(READY)  ## compare docs/kubernetes.yaml with the schemas of K
 audit-dependencies: $(READY)  ## ask PyPI's advisories about everything in requirements.lock; fails if it cannot
 	@$(uvx) --quiet pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock
 
-DIST ?= dist
+DIST ?= .dist
 wheel: $(READY)  ## build the library as a wheel, to be installed instead of copied (DIST= a folder; docs/installing.md)
 	@cd shared && $(abspath $(RUN)) -m hatchling build --target wheel --directory $(abspath $(DIST))
 
@@ -135,7 +135,7 @@ lock: $(READY)  ## resolve both pyproject.toml again into requirements.lock (UPG
 		--custom-compile-command 'make lock' $(if $(UPGRADE),--upgrade) --quiet --output-file requirements.lock
 
 clean: ## remove the environment and every cache inside the repository
-	rm -rf $(VENV) dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .dist .mypy_cache .ruff_cache .pytest_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The environment. pip installs uv (pinned by the same lock), which installs the rest in a fifth of the time that pip takes;

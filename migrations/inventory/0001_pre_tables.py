@@ -4,7 +4,7 @@ import sqlalchemy as sa
 from alembic import op
 from sqlalchemy.dialects.postgresql import JSONB
 
-from migrations.library import r0001
+from shared.revisions import r0001
 
 revision = "0001"
 down_revision = None

@@ -1,6 +1,6 @@
 """What was claimed is remembered, for `audit`."""
 
-from migrations.library import r0002
+from shared.revisions import r0002
 
 revision = "0002"
 down_revision = "0001"

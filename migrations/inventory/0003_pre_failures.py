@@ -1,6 +1,6 @@
 """What failed is remembered with its place."""
 
-from migrations.library import r0003
+from shared.revisions import r0003
 
 revision = "0003"
 down_revision = "0002"

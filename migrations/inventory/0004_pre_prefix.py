@@ -1,6 +1,6 @@
 """The library's tables get the prefix `exactly_once_`; their old names become views, for the processes that run."""
 
-from migrations.library import r0004
+from shared.revisions import r0004
 
 revision = "0004"
 down_revision = "0003"

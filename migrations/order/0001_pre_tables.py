@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.library import r0001
+from shared.revisions import r0001
 
 revision = "0001"
 down_revision = None

@@ -1,6 +1,6 @@
 """The old names of the library's tables go: no process of the previous version runs any more."""
 
-from migrations.library import r0004
+from shared.revisions import r0004
 
 revision = "0005"
 down_revision = "0004"

@@ -53,7 +53,7 @@ def folder_of(service: str) -> Path:
     """
     started = service_folder()
     above = (started, *started.parents) if started is not None else ()
-    for place in (*above, Path(__file__).parent.parent, Path.cwd()):
+    for place in (*above, Path(__file__).parents[2], Path.cwd()):
         if (found := place / FOLDER / service).is_dir():
             return found
     raise Misconfigured(f"{FOLDER}/{service} is in no folder above {started or Path.cwd()}")

@@ -1,4 +1,4 @@
-"""The library's tables in the database of every service, created by its migrations (`migrations/library`). Their names
+"""The library's tables in the database of every service, created by its migrations (`shared/revisions`). Their names
 begin with `exactly_once_`; every other name belongs to the service.
 """
 

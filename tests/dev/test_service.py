@@ -168,7 +168,7 @@ def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree)
     told = tree.pytest(
         f"tests/integration/test_{SHORT}.py",
         f"tests/integration/test_{LONG}.py",
-        "tests/integration/postgres/test_migrations.py",
+        "tests/integration/test_migrations.py",
         "-vv",
     )
     for name in (SHORT, LONG):

@@ -63,7 +63,7 @@ def test_what_is_left_passes_its_tests(tree: Tree) -> None:
     told = tree.pytest(
         *(
             "tests/integration/test_example.py",
-            "tests/integration/postgres/test_migrations.py",
+            "tests/integration/test_migrations.py",
             "tests/dev/test_service.py",
         ),
         *("-k", "not new_services", "-vv"),

@@ -34,7 +34,7 @@ def shell(script: str, folder: Path) -> str:
     ours = ("MAKE", "MFLAGS", "PYTHON", "VIRTUAL")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     tools = ROOT / ".venv/bin"
-    asked = [tools / "python", "-m", "pip", "config", "get", "global.index-url"]
+    asked = [str(tools / "python"), "-m", "pip", "config", "get", "global.index-url"]
     told = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
     if index := env.get("UV_DEFAULT_INDEX") or env.get("PIP_INDEX_URL") or told:
         env["UV_DEFAULT_INDEX"] = index

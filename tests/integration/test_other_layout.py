@@ -149,8 +149,9 @@ def test_nothing_is_left_of_the_old_names(repository: Path) -> None:
 def test_the_library_is_copied_as_it_is_and_all_of_it_can_be_imported(repository: Path, layout: Layout) -> None:
     copy = repository / layout.library.replace(".", "/")
     modules = sorted(path.relative_to(ROOT / "shared") for path in (ROOT / "shared").rglob("*.py"))
+    scripts = [path for path in modules if path.parent.name == "alembic"]  # Alembic runs them
     assert [path for path in modules if (copy / path).read_bytes() != (ROOT / "shared" / path).read_bytes()] == []
-    assert int(answer(repository, layout.spell(IMPORT_ALL))) == len(modules) - 1
+    assert int(answer(repository, layout.spell(IMPORT_ALL))) == len(modules) - len(scripts) - 1
 
 
 def test_every_command_of_an_operator_leads_somewhere_there(repository: Path, layout: Layout) -> None:

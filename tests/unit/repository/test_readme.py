@@ -7,7 +7,7 @@ import pytest
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
-MAKEFILE = (ROOT / "Makefile").read_text()
+MAKEFILE = "\n".join(path.read_text() for path in (ROOT / "Makefile", *(ROOT / "dev").glob("*.mk")))
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from migrations.library import r0004
+from shared.revisions import r0004
 
 revision = "0001"
 down_revision = None

@@ -14,7 +14,7 @@ def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The library is installed elsewhere, and nothing is in the current folder."""
     for folder in ("installed/exactly_once", "current"):
         (tmp_path / folder).mkdir(parents=True)
-    monkeypatch.setattr(migrations, "__file__", str(tmp_path / "installed/exactly_once/migrating.py"))
+    monkeypatch.setattr(migrations, "__file__", str(tmp_path / "installed/exactly_once/postgres/migrations.py"))
     monkeypatch.chdir(tmp_path / "current")
 
 

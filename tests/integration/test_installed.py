@@ -53,7 +53,7 @@ def shell(script: str, folder: Path) -> str:
     return done.stdout
 
 
-pytestmark = [pytest.mark.timeout(600)]  # the environment is installed first
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]  # the environment is installed first
 
 
 @pytest.fixture(scope="module")

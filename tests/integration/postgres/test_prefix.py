@@ -13,15 +13,15 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from psycopg import sql
 from sqlalchemy import NullPool, create_engine
+from tests.integration.postgres.test_migrations import CATALOG
 
 from dev.servers import Postgres
-from migrations.library import r0001, r0002, r0003, r0004
 from shared.errors import Misconfigured
 from shared.postgres import tables, version_table
 from shared.postgres.migrations import migrate, refuse_behind
+from shared.revisions import r0001, r0002, r0003, r0004
 from shared.settings import Settings
 from tests.integration.databases import settings as make_settings
-from tests.integration.postgres.test_migrations import CATALOG
 from tests.waiting import SECONDS_MAX, until
 
 SERVICE = "payment"

@@ -4,6 +4,8 @@ from pathlib import Path
 
 import pytest
 
+import migrations.library as before
+from shared import revisions
 from shared.errors import Misconfigured
 from shared.postgres import migrations
 from shared.postgres.migrations import folder_of
@@ -41,3 +43,7 @@ def test_without_a_service_it_is_beside_the_library_or_in_the_current_folder(pla
 def test_a_service_without_one_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Misconfigured, match="migrations/order is in no folder above"):
         folder_of("order")
+
+
+def test_migrations_of_before_find_the_revisions_where_they_were() -> None:
+    assert before.r0001.upgrade is revisions.r0001.upgrade

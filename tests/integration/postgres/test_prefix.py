@@ -13,7 +13,6 @@ from alembic.migration import MigrationContext
 from alembic.operations import Operations
 from psycopg import sql
 from sqlalchemy import NullPool, create_engine
-from tests.integration.postgres.test_migrations import CATALOG
 
 from dev.servers import Postgres
 from shared.errors import Misconfigured
@@ -22,6 +21,7 @@ from shared.postgres.migrations import migrate, refuse_behind
 from shared.revisions import r0001, r0002, r0003, r0004
 from shared.settings import Settings
 from tests.integration.databases import settings as make_settings
+from tests.integration.test_migrations import CATALOG
 from tests.waiting import SECONDS_MAX, until
 
 SERVICE = "payment"

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 import migrations.library as before
-from shared import revisions
 from shared.errors import Misconfigured
 from shared.postgres import migrations
 from shared.postgres.migrations import folder_of
+from shared.revisions import r0001
 
 
 @pytest.fixture(autouse=True)
@@ -46,4 +46,4 @@ def test_a_service_without_one_is_refused(tmp_path: Path) -> None:
 
 
 def test_migrations_of_before_find_the_revisions_where_they_were() -> None:
-    assert before.r0001.upgrade is revisions.r0001.upgrade
+    assert before.r0001.upgrade is r0001.upgrade

@@ -56,6 +56,14 @@ class Effect(Base):
     number: Mapped[int] = mapped_column(BigInteger)
 
 
+class Switch(Base):
+    """What an operator may turn on and off: while `name` is here, an event that wishes `while <name>` fails so."""
+
+    __tablename__ = "switch"
+
+    name: Mapped[str] = mapped_column(Text, primary_key=True)
+
+
 class Asked(Event, frozen=True, kw_only=True):
     """Consumed: add `number` to the trail of `trail`."""
 
@@ -97,6 +105,9 @@ class Unlucky(Exception):
     """A defect of a handler."""
 
 
+FAILURES: dict[str, type[Exception]] = {"reject": Reject, "retry": Retry, "defect": RuntimeError}
+"""What a switch turns on."""
+
 DOWN = "down"
 """While a table of this name exists, an event that wishes `retry` finds its dependency down."""
 GATE = "gate"
@@ -124,6 +135,9 @@ def step(session: Session, kit: Kit, key: str, number: int, *, requested: bool =
 
 def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
     """Handle an event as it wishes."""
+    failure = event.wish.removeprefix("while ")
+    if failure != event.wish and session.get(Switch, failure) is not None:
+        raise FAILURES[failure](f"{failure} {event.number}")
     if event.wish == "reject":
         raise Reject(f"number {event.number} is never welcome")
     if event.wish == "reject with NUL":

@@ -16,7 +16,7 @@ from shared.postgres import dead_letters
 from shared.postgres.handlers import Handlers
 from shared.postgres.transaction import PostgresTransaction
 from shared.settings import Settings
-from tests.integration.tally import container, service
+from tests.faults import trail
 
 
 def main(name: str, settings_json: str, number: str, point: str) -> None:
@@ -35,8 +35,8 @@ def main(name: str, settings_json: str, number: str, point: str) -> None:
     told = json.loads(settings_json)
     del told["database_url"]
     settings = Settings(**told)
-    made = service(name)[0]
-    built = container(made, settings)
+    built = trail.build(name, settings)
+    made = built.service()
     redrive.one(Context(settings, made, built.engine(), built.outbox()), Handlers(made), int(number))
 
 

@@ -46,7 +46,7 @@ class Worker:
         self.log = log
         with log.open("wb") as out:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.tally", tallies.name, settings.model_dump_json()],
+                [sys.executable, "-m", "tests.integration.tally_process", tallies.name, settings.model_dump_json()],
                 cwd=ROOT,
                 env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
                 stdout=out,
@@ -105,14 +105,14 @@ def worker(tallies: Tallies, log: Path, **more: object) -> Iterator[Worker]:
 def target(tallies: Tallies, random: Random) -> Target:
     """An event that the service understands, for a key of the stranger's."""
     key = f"stranger-{random.randrange(50)}"
-    return Target(tallies.asked.topic, "Asked.v1", {"tally": key, "number": -1, "wish": ""}, key)
+    return Target(tallies.asked.topic, "Asked.v1", {"trail": key, "number": -1, "wish": ""}, key)
 
 
 def good(tallies: Tallies, number: int) -> Raw:
     """An honest record."""
     key = f"honest-{number % 50}"
     headers = [(name.encode(), value) for name, value in _headers(f"asked-{number}")]
-    return Raw(tallies.asked.topic, key.encode(), f'{{"tally":"{key}","number":{number}}}'.encode(), headers)
+    return Raw(tallies.asked.topic, key.encode(), f'{{"trail":"{key}","number":{number}}}'.encode(), headers)
 
 
 def _headers(identity: str) -> list[tuple[str, bytes]]:

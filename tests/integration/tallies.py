@@ -12,17 +12,17 @@ from unittest import mock
 
 import psycopg
 from confluent_kafka.admin import AdminClient
-from sqlalchemy import NullPool, create_engine, text
+from sqlalchemy import NullPool, create_engine
 
 from dev.servers import Servers
 from shared import command
 from shared.kafka import topics
-from shared.postgres import outbox, roles, tables
+from shared.postgres import outbox, roles
 from shared.session import Session
 from shared.settings import Settings
 from shared.telemetry import metrics
+from tests.faults import trail
 from tests.integration import tally_worker
-from tests.integration.tally import Base, add, container, service
 from tests.integration.tally_topics import Topics
 from tests.waiting import SECONDS_MAX
 
@@ -36,7 +36,8 @@ class Tallies(Topics):
     def __init__(self, servers: Servers, *, partitions: int = 1, **settings: object) -> None:
         self.servers = servers
         self.name = f"tally-{uuid.uuid4().hex[:12]}"
-        self.service, self.asked, self.told = service(self.name)
+        self.kit = trail.make(self.name)
+        self.service, self.asked, self.told = self.kit.service, self.kit.asked, self.kit.told
         self.settings = Settings.model_validate(
             {
                 "kafka_bootstrap_servers": servers.kafka.bootstrap,
@@ -80,10 +81,10 @@ class Tallies(Topics):
             return [row[0] for row in found.fetchall()] if found.description else []
 
     def request(self, *numbers: int, key: str = "k", padding: str = "") -> None:
-        """Add numbers as an HTTP request would."""
+        """Make steps as HTTP requests do."""
         for number in numbers:
             with Session(self._engine) as session, session.begin():
-                self.outbox.add(session, add(session, self.told, key, number, padding))
+                self.outbox.add(session, trail.step(session, self.kit, key, number, requested=True, padding=padding))
                 self.outbox.write(session)
 
     @contextmanager
@@ -106,8 +107,9 @@ class Tallies(Topics):
         return restore
 
     def effects(self) -> list[int]:
-        """The numbers that took effect, in their order."""
-        return self.sql("SELECT number FROM effect ORDER BY id")
+        """The numbers that took effect: those that were handled, in their order, then those that were requested."""
+        handled = self.sql("SELECT number FROM effect ORDER BY id")
+        return handled + self.sql("SELECT unnest(requested) FROM trail ORDER BY key")
 
     def lane(self, lane: int = 0) -> tuple[int, str | None, int]:
         """Position, claim id and number of rows of a claim."""
@@ -146,12 +148,8 @@ class Tallies(Topics):
         self.servers.postgres.create_role(RUNTIME)
         owner = create_engine(self.settings.migration_dsn(self.name), poolclass=NullPool)
         with owner.begin() as connection:
-            tables.metadata.create_all(connection)
-            Base.metadata.create_all(connection)
-            connection.execute(
-                text("INSERT INTO exactly_once_lane SELECT generate_series(0, :last)"),
-                {"last": self.settings.partitions - 1},
-            )
+            trail.create_tables(connection)
+            trail.seed_lanes(connection, self.settings.partitions)
             roles.grant(connection, RUNTIME)
 
     # ---- a worker, and an operator
@@ -162,7 +160,7 @@ class Tallies(Topics):
 
         Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
         """
-        tally_worker.work(self.service, self.settings, die=die, leave=leave, **limits)
+        tally_worker.work(self.kit, self.settings, die=die, leave=leave, **limits)
 
     def run(self, line: str) -> int:
         """Run a command of the service, in this process; return its exit code."""
@@ -170,7 +168,7 @@ class Tallies(Topics):
 
     def run_words(self, words: list[str]) -> int:
         """The same, with words that may hold anything."""
-        built = container(self.service, self.settings)
+        built = trail.container(self.kit, self.settings)
         try:
             return command.run(built, words)
         finally:

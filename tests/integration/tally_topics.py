@@ -14,7 +14,7 @@ from confluent_kafka.cimpl import NewPartitions
 from shared.kafka import topics
 from shared.service import Service
 from shared.settings import Settings
-from tests.integration.tally import Asked, Told
+from tests.faults.trail import Asked, Told
 from tests.waiting import SECONDS_MAX, until
 
 
@@ -67,10 +67,10 @@ class Topics:
         topics.create_topics(settings, self.service)
 
     def ask(self, *numbers: int, key: str = "k", wish: str = "") -> None:
-        """Produce numbers to be added."""
+        """Produce numbers for the trail of `key`; while the switch `wish` is on, they fail so."""
         producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap_servers, "partitioner": "consistent"})
         for number in numbers:
-            data = msgspec.json.encode(self.asked(tally=key, number=number, wish=wish))
+            data = msgspec.json.encode(self.asked(trail=key, number=number, wish=wish and f"while {wish}"))
             producer.produce(self.asked.topic, data, key.encode(), headers=headers(f"asked-{number}"))
         assert producer.flush(SECONDS_MAX) == 0
 

@@ -14,7 +14,7 @@ from shared.protocol.cycle import Cycle, Limits
 from shared.service import Service
 from shared.settings import Settings
 from shared.worker import startup
-from tests.integration.tally import container
+from tests.faults import trail
 from tests.waiting import SECONDS_MAX, until
 
 
@@ -22,13 +22,13 @@ class Died(BaseException):
     """The worker died here; nothing catches it."""
 
 
-def work(service: Service, settings: Settings, *, die: str | None, leave: bool, **limits: int) -> None:
+def work(kit: trail.Kit, settings: Settings, *, die: str | None, leave: bool, **limits: int) -> None:
     """Work until nothing is left to do; or die with a claim that is `unpublished`, or with one that was just
     `published`.
 
     Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
     """
-    built = container(service, settings)
+    built, service = trail.container(kit, settings), kit.service
     with closing(built.worker_engine().dispose):
         startup.check_topics(built.worker_engine(), settings, service)
         database = built.worker_database()

@@ -81,7 +81,7 @@ def test_an_oversize_key_is_not_copied(tallies: Tallies) -> None:
     wrong, right = good(tallies, 1), good(tallies, 2)
     send(
         tallies,
-        wrong._replace(key=b"k" * BIG, value=b'{"tally":"k","number":1,"wish":"reject"}'),
+        wrong._replace(key=b"k" * BIG, value=b'{"trail":"k","number":1,"wish":"while reject"}'),
         right._replace(key=b"k" * BIG),
     )
 
@@ -111,7 +111,7 @@ def test_a_key_that_does_not_fit_beside_its_event_is_refused(tallies: Tallies) -
     long, short = "k" * 5_000, "k" * 2_000
     for number, key in enumerate((long, short)):
         record = good(tallies, number)
-        send(tallies, record._replace(value=json.dumps({"tally": key, "number": number}).encode()))
+        send(tallies, record._replace(value=json.dumps({"trail": key, "number": number}).encode()))
 
     tallies.work()
 

@@ -15,7 +15,7 @@ from shared.errors import Misconfigured
 from shared.http import serving
 from shared.kafka import consumer, producer
 from shared.settings import Settings, load
-from tests.integration.tally import service
+from tests.faults import trail
 
 NUMBERS = {name: field for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
 
@@ -70,7 +70,7 @@ def test_the_client_of_kafka_bears_both_ends(
     if name is not None:
         monkeypatch.setenv(name.upper(), str(ends(NUMBERS[name])[end]))
     settings = load()
-    made, _asked, _told = service("bounds")
+    made = trail.make("bounds").service
 
     Consumer(consumer.configuration(settings, made, 0)).close()
     Producer(producer.configuration(settings, made, 0))

@@ -17,8 +17,8 @@ from shared.operations import maintenance
 from shared.operations.maintenance import Context
 from shared.postgres import slots
 from shared.settings import Settings
+from tests.faults import trail
 from tests.integration.tallies import Tallies
-from tests.integration.tally import container
 from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
@@ -36,7 +36,7 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
 
 def test_refused_while_a_worker_holds_a_slot(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     tallies.forget_group()
-    database = container(tallies.service, tallies.settings).worker_database()
+    database = trail.container(tallies.kit, tallies.settings).worker_database()
     assert database.take_slot()
     try:
         assert tallies.run("positions skip --target lane-0 --yes") == 1
@@ -50,7 +50,7 @@ def test_refused_while_a_worker_holds_a_slot(tallies: Tallies, capsys: pytest.Ca
 
 def test_a_worker_that_starts_meanwhile_stands_by(tallies: Tallies, monkeypatch: pytest.MonkeyPatch) -> None:
     tallies.forget_group()
-    database = container(tallies.service, tallies.settings).worker_database()
+    database = trail.container(tallies.kit, tallies.settings).worker_database()
     took = []
     monkeypatch.setattr(
         "shared.operations.maintenance.confirm", lambda question, yes: took.append(database.take_slot())
@@ -129,7 +129,7 @@ def test_a_worker_process_stops_says_what_to_do_and_goes_on_after_it(tallies: Ta
     log = tmp_path / "log"
     with log.open("wb") as output:
         worker = processes.start(
-            [sys.executable, "-m", "tests.integration.tally", tallies.name, tallies.settings.model_dump_json()],
+            [sys.executable, "-m", "tests.integration.tally_process", tallies.name, tallies.settings.model_dump_json()],
             cwd=ROOT,
             env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
             output=output,
@@ -162,7 +162,7 @@ def test_two_operators_at_once(
 
 def test_the_slots_are_free_when_a_decision_is_made(tallies: Tallies) -> None:
     """At once: a worker that is started after the command, or the next command, must not be refused."""
-    built = container(tallies.service, tallies.settings)
+    built = trail.container(tallies.kit, tallies.settings)
     with maintenance.maintenance(Context(tallies.settings, tallies.service, built.engine(), built.outbox())):
         assert not built.worker_database().take_slot()
 

@@ -67,7 +67,7 @@ def test_the_input_goes_on_behind_it(tallies: Tallies, capsys: pytest.CaptureFix
 def worker(tallies: Tallies, log: Path) -> Iterator[subprocess.Popen[bytes]]:
     output = log.open("wb")
     process = processes.start(
-        [sys.executable, "-m", "tests.integration.tally", tallies.name, tallies.settings.model_dump_json()],
+        [sys.executable, "-m", "tests.integration.tally_process", tallies.name, tallies.settings.model_dump_json()],
         cwd=ROOT,
         env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
         output=output,

@@ -18,8 +18,8 @@ from shared.errors import DatabaseInDoubt
 from shared.postgres import engine as postgres_engine
 from shared.postgres.transaction import unavailable
 from shared.telemetry.failures import describe
+from tests.faults import trail
 from tests.integration.tallies import Tallies
-from tests.integration.tally import container
 
 CANARY = "canary'\"7361"
 """With both kinds of quotes, which end the quotes of a message too early."""
@@ -182,12 +182,12 @@ def test_a_warning_at_the_commit_is_told_without_its_words(tallies: Tallies) -> 
             CREATE CONSTRAINT TRIGGER warned AFTER INSERT ON effect DEFERRABLE INITIALLY DEFERRED
                 FOR EACH ROW EXECUTE FUNCTION warn()
         """)
-    built = container(tallies.service, tallies.settings)
+    built = trail.container(tallies.kit, tallies.settings)
     worker = built.worker_database()
     try:
         assert worker.take_slot()
         transaction = worker.begin()
-        transaction._connection.execute(text("INSERT INTO effect (number) VALUES (1)"))
+        transaction._connection.execute(text("INSERT INTO effect (key, number) VALUES ('k', 1)"))
         with pytest.raises(DatabaseInDoubt) as caught:
             transaction.commit()
     finally:
@@ -201,7 +201,7 @@ def test_a_warning_at_the_commit_is_told_without_its_words(tallies: Tallies) -> 
 def test_a_dead_letter_its_notice_its_commands_and_the_log_have_no_value(
     tallies: Tallies, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    tallies.sql("ALTER TABLE tally ADD CONSTRAINT small CHECK (length(key) < 10)")
+    tallies.sql("ALTER TABLE trail ADD CONSTRAINT small CHECK (length(key) < 10)")
     tallies.ask(1, key=CANARY)
     tallies.work()
     (number,) = tallies.sql("SELECT max(id) FROM exactly_once_dead_letter")

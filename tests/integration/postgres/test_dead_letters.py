@@ -16,8 +16,8 @@ from shared.errors import Reject
 from shared.operations import redrive as redriving
 from shared.operations.maintenance import Context
 from shared.postgres.handlers import Handlers
+from tests.faults import trail
 from tests.integration.tallies import Tallies
-from tests.integration.tally import container
 from tests.integration.tally_topics import headers
 from tests.waiting import until
 
@@ -142,7 +142,7 @@ def test_a_dead_letter_that_fails_again_stays_with_its_new_error(
     assert tallies.run("dead-letters redrive 2") == 1
     assert dead_letters(tallies)[1] == (2, "Reject", False)
     (traceback,) = tallies.sql("SELECT traceback FROM exactly_once_dead_letter WHERE id = 2")
-    assert traceback.startswith("Reject\n  tests/integration/tally.py:"), "where it failed now"
+    assert traceback.startswith("Reject\n  tests/faults/trail.py:"), "where it failed now"
     mend(tallies)
     assert tallies.run("dead-letters redrive 2") == 0
     tallies.work()
@@ -202,10 +202,10 @@ def test_list_and_show(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> 
     assert '"hex": "ff001b5b33316d"' in out
     assert tallies.run("dead-letters show 3 --json") == 0
     shown = json.loads(capsys.readouterr().out)
-    assert shown["value"] == {"tally": "k", "number": 2, "wish": "reject"}
+    assert shown["value"] == {"trail": "k", "number": 2, "wish": "while reject"}
     assert (shown["headers"]["ce_id"], shown["error"], shown["detail"]) == ("asked-2", "Reject", "reject 2")
     first, place, *_ = shown["traceback"].splitlines()
-    assert (first, place.split(":")[0]) == ("Reject", "  tests/integration/tally.py")
+    assert (first, place.split(":")[0]) == ("Reject", "  tests/faults/trail.py")
     assert tallies.run("dead-letters show 3") == 0
     assert f"traceback    {place}" in capsys.readouterr().out.splitlines()
     assert tallies.run("dead-letters show 4") == 1
@@ -226,7 +226,7 @@ def test_many_at_the_same_time(tallies: Tallies) -> None:
 
 
 def test_beside_a_worker_that_changes_the_same_aggregate(tallies: Tallies) -> None:
-    """Both lock it as in any batch, so the totals that are published grow in the order in which they are published."""
+    """Both lock it as in any batch, so the steps that are published are published in their order."""
     set_aside(tallies, *range(10))
     mend(tallies)
     tallies.ask(*range(100, 150))
@@ -238,16 +238,15 @@ def test_beside_a_worker_that_changes_the_same_aggregate(tallies: Tallies) -> No
 
     assert sorted(tallies.effects()) == [*range(10), *range(100, 150)]
     published = [json.loads(record.value()) for record in tallies.read(tallies.told.topic)]
-    totals = [event["total"] for event in published]
-    assert totals == sorted(totals)
-    assert totals[-1] == sum(event["number"] for event in published) == sum(range(10)) + sum(range(100, 150))
+    assert [event["step"] for event in published] == list(range(1, 61))
+    assert sum(event["number"] for event in published) == sum(range(10)) + sum(range(100, 150))
 
 
 def test_a_lock_that_is_held_for_long_is_no_defect(tallies: Tallies, monkeypatch: pytest.MonkeyPatch) -> None:
     set_aside(tallies, 1)
     mend(tallies)
     monkeypatch.setattr("shared.postgres.engine.LOCK_TIMEOUT_MS", 200)
-    built = container(tallies.service, tallies.settings)
+    built = trail.container(tallies.kit, tallies.settings)
     context = Context(tallies.settings, tallies.service, built.engine(), built.outbox())
     with tallies.held("SELECT FROM exactly_once_dead_letter FOR UPDATE"):
         result = redriving.one(context, Handlers(tallies.service), 1)
@@ -299,7 +298,7 @@ def test_killed_anywhere(tallies: Tallies) -> None:
 
 def test_an_error_is_kept_as_text_that_postgresql_can_store(tallies: Tallies) -> None:
     set_aside(tallies, 1)
-    built = container(tallies.service, tallies.settings)
+    built = trail.container(tallies.kit, tallies.settings)
     context = Context(tallies.settings, tallies.service, built.engine(), built.outbox())
 
     redriving._failed(context, 1, Reject("NUL \x00, half a pair \ud800, " + "long " * 1_000))

@@ -10,8 +10,8 @@ from dev.servers import Servers
 from shared.errors import Misconfigured
 from shared.kafka import access, topics
 from shared.settings import Settings
+from tests.faults import trail
 from tests.faults.mock_cluster import MockCluster
-from tests.integration.tally import service
 from tests.waiting import SECONDS_MAX
 
 
@@ -28,7 +28,7 @@ def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Ser
     settings = settings_of(servers)
     client = access.admin(settings)
     for _ in range(10):
-        made, _asked, _told = service(f"start-{uuid.uuid4().hex[:12]}")
+        made = trail.make(f"start-{uuid.uuid4().hex[:12]}").service
         topics.create_topics(settings, made)
         found = topics.describe(client, settings, topics.needed(made))
         client.delete_topics(topics.needed(made))
@@ -37,7 +37,7 @@ def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Ser
 
 def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> None:
     settings = settings_of(servers, replication_factor=0)
-    made, _asked, _told = service(f"start-{uuid.uuid4().hex[:12]}")
+    made = trail.make(f"start-{uuid.uuid4().hex[:12]}").service
 
     created = topics.create_topics(settings, made)
 
@@ -48,10 +48,10 @@ def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> 
 def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers: Servers) -> None:
     """Not so one that is only consumed: how much that takes is decided by those who publish there."""
     settings = settings_of(servers, event_bytes_max=5_000_000)
-    made, asked, told = service(f"start-{uuid.uuid4().hex[:12]}")
-    topics.create_topics(settings, made)
+    kit = trail.make(f"start-{uuid.uuid4().hex[:12]}")
+    topics.create_topics(settings, kit.service)
 
-    resources = [ConfigResource(ResourceType.TOPIC, name) for name in (asked.topic, told.topic)]
+    resources = [ConfigResource(ResourceType.TOPIC, name) for name in (kit.asked.topic, kit.told.topic)]
     client = access.admin(settings)  # kept: one that is gone never answers
     found = client.describe_configs(resources)
     limits = [int(found[resource].result(SECONDS_MAX)["max.message.bytes"].value) for resource in resources]

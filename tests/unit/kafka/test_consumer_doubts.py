@@ -9,9 +9,9 @@ from shared.errors import ExactlyOnceError, Fenced, KafkaWentBack, Misconfigured
 from shared.kafka import consumer
 from shared.kafka.consumer import GroupMember
 from shared.protocol.ports import Input
-from tests.integration.tally import service
+from tests.faults import trail
 
-SERVICE = service("codes")[0]
+SERVICE = trail.make("codes").service
 CONSUMED = Input(SERVICE.consumed_topics[0], 0)
 LANE = Input(SERVICE.lane_topic, 1)
 

@@ -9,8 +9,8 @@ import pytest
 from shared.kafka import producer
 from shared.telemetry import waits
 from shared.telemetry.waits import MAIN_LOOP, TOLD_SECONDS, Waits
+from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.integration.tally import service
 from tests.waiting import until
 
 
@@ -89,7 +89,7 @@ def test_a_new_producer_says_that_it_waits_for_the_transaction_of_before(monkeyp
         return SimpleNamespace(init_transactions=lambda _: ended.wait(10), **nothing)
 
     settings = StageSettings.model_validate({"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x"})
-    made = producer.TransactionalProducer(settings, service("waits")[0], 0, make)
+    made = producer.TransactionalProducer(settings, trail.make("waits").service, 0, make)
     renewing = threading.Thread(target=made.renew, daemon=True)
     renewing.start()
     until(lambda: "what our predecessor left open" in MAIN_LOOP.words(), "it says so", seconds=10)

@@ -12,8 +12,8 @@ from sqlalchemy.exc import OperationalError
 from shared.telemetry import outages
 from shared.worker import observer
 from shared.worker.observer import Observer
+from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.integration.tally import service
 from tests.waiting import until
 
 
@@ -40,7 +40,7 @@ class Admin:
 
     def describe_topics(self, topics: Any, **_: object) -> dict[str, Future[Any]]:
         """The partitions."""
-        names = [f"{service('observed')[0].name}.asked"]
+        names = [f"{trail.make('observed').service.name}.asked"]
         return {name: answer(self.topics or SimpleNamespace(partitions=[0])) for name in names}
 
     def list_offsets(self, asked: dict[Any, Any], **_: object) -> dict[Any, Future[Any]]:
@@ -65,7 +65,7 @@ class Scene:
         monkeypatch.setattr(outages, "DATABASE", outages.Outage("database"))
         settings = StageSettings.model_validate({"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x"})
         engine = SimpleNamespace(connect=self._connect)
-        self.observer = Observer(cast("Any", engine), settings, service("observed")[0])
+        self.observer = Observer(cast("Any", engine), settings, trail.make("observed").service)
 
     def _connect(self) -> Any:
         return self.connect()

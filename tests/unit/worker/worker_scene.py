@@ -9,8 +9,8 @@ from typing import Any, cast
 from shared.errors import SlotLost, Stop
 from shared.protocol.ports import NOTHING, Polled
 from shared.worker.worker import Worker
+from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.integration.tally import service
 from tests.waiting import SECONDS_MAX, until
 
 
@@ -152,7 +152,7 @@ class Scene:
         )
         self.worker = Worker(
             settings=settings,
-            service=service("scene")[0],
+            service=trail.make("scene").service,
             database=cast("Any", self.database),
             check=self._check,
             look_at_topics=lambda: None,

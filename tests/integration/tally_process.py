@@ -1,0 +1,27 @@
+"""A worker of the small service as a process: <service> <settings>.
+
+The database is in the environment, where a password belongs.
+"""
+
+import json
+import sys
+
+from shared.settings import Settings
+from shared.telemetry import metrics
+from tests.faults import trail
+
+
+def main(name: str, settings_json: str) -> None:
+    """Run it."""
+    told = json.loads(settings_json)
+    del told["database_url"]
+    settings = Settings(**told)
+    metrics.configure(settings)
+    worker = trail.build(name, settings).worker()
+    if settings.metrics_port:
+        metrics.serve("127.0.0.1", settings.metrics_port, worker.ready)
+    worker.run()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -288,6 +288,13 @@ def test_a_topic_of_another_name_is_known_as_one_that_is_published(fourth: World
         assert databases.consumed("shipping") == ("inventory.events",)
         assert topic in databases.published_topics("shipping")
 
+    fourth._empty_topics(topic)
+    for _ in range(2):
+        fourth.publish(topic, "p-1", "ParcelSent", event_id="e-1", headers={"ce_source": "shipping"})
+    fourth.rest()
+    (row,) = (row for row in fourth.sheet().rows if row.what == "events of other services published twice")
+    assert row.found == 1, "what is published there is read"
+
 
 def scatter(world: World, order: str) -> None:
     for number in range(PARTITIONS):

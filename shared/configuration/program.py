@@ -29,7 +29,7 @@ def service_folder() -> Path | None:
 
 
 def _package() -> str | None:
-    """Return the package of the service whose command this process runs, like `services.order`."""
+    """Return the package of the service whose command this process runs; None in any other process."""
     spec = getattr(sys.modules.get("__main__"), "__spec__", None)
     package = spec.parent if spec is not None and spec.name.endswith(".__main__") else None
     # Only a service's `__main__` has a container beside it; pytest's has none.

@@ -5,6 +5,9 @@ it.
 from importlib import import_module
 from typing import Any
 
+from . import lean  # noqa: F401 - before `dependency_injector`, from which it keeps the web framework
+
+# isort: split
 from dependency_injector import containers, providers
 
 from . import settings
@@ -50,8 +53,11 @@ def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
     startup.check_topics(engine, settings, service)
 
 
+__all__ = ["ServiceContainer", "containers", "lazily", "providers", "resolve"]
+
+
 class ServiceContainer(containers.DeclarativeContainer):
-    """What every service has. A service gives `service`, and `application` for its API."""
+    """What every service has. A service gives `service`, and `routes` for its API."""
 
     settings_class: providers.Provider[type[settings.Settings]] = providers.Object(settings.Settings)
     """A service with settings of its own gives its subclass here. (Not `settings`: what is given there again would be
@@ -119,4 +125,15 @@ class ServiceContainer(containers.DeclarativeContainer):
         housekeeping=housekeeping,
         observer=observer,
     )
-    application: providers.Provider[Any] = providers.Dependency()
+    routes: providers.Provider[str] = providers.Dependency(instance_of=str)
+    """The `module:name` of the service's router, which only an API imports."""
+    application = providers.Singleton(
+        lazily,
+        ".http.api:make_application",
+        routes=routes,
+        service=service,
+        settings=settings,
+        engine=engine,
+        outbox=outbox,
+        requests=requests,
+    )

@@ -8,7 +8,7 @@ aggregate stay in order.
 
 import re
 from collections.abc import Sequence
-from typing import ClassVar
+from typing import Any, ClassVar, dataclass_transform
 
 import msgspec
 
@@ -29,20 +29,65 @@ _TYPE = re.compile(r"(.+)\.v(0|[1-9][0-9]{0,4})", re.DOTALL)
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
-class Event(msgspec.Struct, frozen=True, kw_only=True):
+class EventType(msgspec.StructMeta):
+    """Reads the class arguments of an event."""
+
+    def __new__(
+        mcs,
+        name: str,
+        bases: tuple[type, ...],
+        namespace: dict[str, Any],
+        *,
+        topic: str | None = None,
+        key: str | tuple[str, ...] | None = None,
+        version: int | None = None,
+        **config: Any,
+    ) -> "EventType":
+        given = {"topic": topic, "version": version}
+        namespace |= {argument: value for argument, value in given.items() if value is not None}
+        fields = (key,) if isinstance(key, str) else key
+        if fields is not None:
+            namespace |= {"key": _key_property(fields), "key_fields": fields}
+        made = super().__new__(mcs, name, bases, namespace, **{"frozen": True, "kw_only": True, **config})
+        if unknown := [field for field in fields or () if field not in made.__struct_fields__]:
+            raise TypeError(
+                f"{name}: key={key!r}, and it has no field {', '.join(unknown)}; it has "
+                f"{', '.join(made.__struct_fields__)}"
+            )
+        return made
+
+
+def _key_property(fields: tuple[str, ...]) -> property:
+    """Return the property that makes the key of an event from its `fields`, as the session makes that of a row."""
+    if len(fields) == 1:
+        (name,) = fields
+        return property(lambda event: str(getattr(event, name)))
+    return property(lambda event: key_of(*(getattr(event, name) for name in fields)))
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True, field_specifiers=(msgspec.field,))
+class Event(msgspec.Struct, frozen=True, kw_only=True, metaclass=EventType):
     """One thing that happened. A subclass is one type of event; its fields are the JSON on the topic.
 
-    Fields that a newer producer adds are ignored by an older consumer; any other change is a new `version`.
+        class OrderEvent(Event, key="order_id"):
+            order_id: Id
+
+        class StockReserved(OrderEvent, topic="inventory.events"):
+            amount: Money
+
+    Class arguments, which subclasses inherit: `topic` carries this type; `key` names the field, or the fields, that
+    find the aggregate whose change this event reports; `version` counts from 1. Fields that a newer producer adds are
+    ignored by an older consumer; any other change is a new `version`.
     """
 
     topic: ClassVar[str]
-    """The topic that carries this type."""
     version: ClassVar[int] = 1
+    key_fields: ClassVar[tuple[str, ...]] = ()
 
     @property
     def key(self) -> str:
-        """The key of the aggregate whose change this event tells; never empty."""
-        raise NotImplementedError
+        """The key of the aggregate whose change this event reports; never empty."""
+        raise NotImplementedError(f'{type(self).__name__} has no key: give its class `key="..."`, the name of a field')
 
 
 class Envelope(msgspec.Struct, frozen=True):

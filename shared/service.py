@@ -1,93 +1,96 @@
-"""How an event finds its handlers, and what a service declares about itself.
+"""What a service declares about itself, and how an event finds its handlers.
 
-A handler is a function `handler(event, session) -> events to publish`. It knows no broker, no clock and no HTTP; it
-reads and writes through the session.
+    service = Service("inventory", publishes=(StockReserved, StockSold))
+
+    @service.on(PaymentCaptured, reservations)
+    def sell(event: PaymentCaptured, reservation: Reservation) -> StockSold:
+        ...
+
+A handler takes an event and the rows that it needs (`shared.declaration`), and the session if it adds rows or asks the
+database more; it knows no broker, no clock and no HTTP. It returns the event to publish, several of them, or None. A
+state machine (`shared.states`) decides whether the handler is called, and moves the row.
 """
 
-import inspect
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from types import NoneType
+from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, overload
 
-from sqlalchemy import inspect as mapping
-
+from .declaration.routes import Route, read, refuse_no_event
 from .events import Event
-from .session import Session
+from .states import Machine
 
-Consumed = TypeVar("Consumed", bound=Event)
-Handler = Callable[[Consumed, Session], Iterable[Event]]
-
-
-@dataclass(frozen=True)
-class Read:
-    """The rows that a handler will need: loaded and locked once for the whole batch, before its first handler runs."""
-
-    model: type[Any]
-    keys: Callable[[Any, Session], Iterable[object]]
-    """Returns the primary keys from the event, a tuple for each if the key has several columns; may look at rows that
-    an earlier `Read` of the same route has loaded.
-    """
-
-    def __post_init__(self) -> None:
-        if not hasattr(mapping(self.model, raiseerr=False), "primary_key"):
-            raise TypeError(f"Read({self.model!r}, ...): its first argument is a class of a table")
-        _refuse_unfit(self.keys, f"the keys of Read({self.model.__name__}, ...)")
+E1 = TypeVar("E1", bound=Event)
+E2 = TypeVar("E2", bound=Event)
+E3 = TypeVar("E3", bound=Event)
+P = ParamSpec("P")
+Published = TypeVar("Published", bound=Event | Iterable[Event] | None)
+"""What a handler returns."""
 
 
-@dataclass(frozen=True)
-class Route:
-    """One handler of one type of event."""
-
-    event: type[Event]
-    handler: Callable[[Any, Session], Iterable[Event]]
-    reads: tuple[Read, ...]
-
-
-def on(event: type[Consumed], handler: Handler[Consumed], *reads: Read) -> Route:
-    """Route `event` to `handler`, which needs `reads`. Several handlers of one type run in their order, in one
-    transaction.
-
-    Raises `TypeError` for what cannot be a handler: one that is `async`, or that does not take an event and a session.
-    """
-    given: Any = (event, *reads)
-    if not (isinstance(given[0], type) and issubclass(given[0], Event)):
-        raise TypeError(f"on({event!r}, ...): its first argument is a class of events")
-    _refuse_unfit(handler, f"the handler of {event.__name__}")
-    if wrong := [read for read in given[1:] if not isinstance(read, Read)]:
-        raise TypeError(f"on({event.__name__}, ...): {wrong[0]!r} is no Read(Model, keys)")
-    return Route(event, handler, reads)
-
-
-def _refuse_unfit(function: Any, what: str) -> None:
-    """Refuse what a batch cannot call as `function(event, session)`. Raises `TypeError`."""
-    name = f"{what}, {getattr(function, '__qualname__', function)!s},"
-    if not callable(function) or inspect.isclass(function):
-        raise TypeError(f"{name} is no function; it is called with an event and a session")
-    called = inspect.unwrap(getattr(function, "func", function))  # of a partial
-    called = called if inspect.isroutine(called) else type(called).__call__
-    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
-        raise TypeError(
-            f"{name} is async; it runs inside one database transaction, on a session that is not: write it with `def`, "
-            f"and leave what has to wait for somebody else to another process"
-        )
-    try:
-        inspect.signature(function).bind(None, None)
-    except TypeError as error:
-        raise TypeError(f"{name} is called with an event and a session, and takes something else: {error}") from error
-
-
-@dataclass(frozen=True)
 class Service:
-    """What a service is to the library: its name, what it consumes, what it publishes."""
+    """What a service is to the library: its name, what it publishes, and its handlers."""
 
-    name: str
-    routes: tuple[Route, ...]
-    publishes: tuple[type[Event], ...]
+    def __init__(self, name: str, *, publishes: Iterable[type[Event]] = (), **replaced: Never) -> None:
+        """Declare a service. Handlers are added by `on`."""
+        if replaced:
+            raise TypeError(
+                f"Service({name!r}, ...) takes `publishes=(Event, ...)` instead of `says=`, and a handler is declared "
+                f"by `@service.on(Event)` above it instead of in `routes=`; it was given {', '.join(replaced)}"
+            )
+        self.name = name
+        self.publishes = tuple(publishes)
+        self._routes: list[Route] = []
+        for event in self.publishes:
+            refuse_no_event(event, f"Service({name!r}, publishes=...)")
+
+    @property
+    def routes(self) -> tuple[Route, ...]:
+        """All handlers, in the order of their declaration."""
+        return tuple(self._routes)
+
+    def renamed(self, name: str) -> "Service":
+        """Return the same service under another name, which its topics and groups of the library begin with."""
+        other = Service(name, publishes=self.publishes)
+        other._routes = self._routes
+        return other
+
+    @overload
+    def on(
+        self, event: type[E1], machine: Machine[Any] | None = None, /
+    ) -> Callable[[Callable[Concatenate[E1, P], Published]], Callable[Concatenate[E1, P], Published]]: ...
+
+    @overload
+    def on(
+        self, event: type[E1], other: type[E2], machine: Machine[Any] | None = None, /
+    ) -> Callable[[Callable[Concatenate[E1 | E2, P], Published]], Callable[Concatenate[E1 | E2, P], Published]]: ...
+
+    @overload
+    def on(
+        self, event: type[E1], other: type[E2], third: type[E3], machine: Machine[Any] | None = None, /
+    ) -> Callable[
+        [Callable[Concatenate[E1 | E2 | E3, P], Published]], Callable[Concatenate[E1 | E2 | E3, P], Published]
+    ]: ...
+
+    def on(self, *given: Any) -> Callable[[Any], Any]:
+        """Route an event, or several, to the decorated handler. Several handlers of one type run in the order of their
+        declaration, in one transaction.
+
+        Raises `TypeError` for what cannot be a handler of these events, with a sentence that says what to write.
+        """
+        *events, machine = given if given and isinstance(given[-1], Machine | NoneType) else (*given, None)
+        for event in events or (None,):
+            refuse_no_event(event, f"{self.name}: @service.on(...)")
+
+        def decorate(handler: Any) -> Any:
+            self._routes += read(handler, events, machine, self.publishes)
+            return handler
+
+        return decorate
 
     @property
     def consumed_topics(self) -> tuple[str, ...]:
         """The topics it consumes, in name order."""
-        return tuple(sorted({route.event.topic for route in self.routes}))
+        return tuple(sorted({route.event.topic for route in self._routes}))
 
     @property
     def published_topics(self) -> tuple[str, ...]:
@@ -105,3 +108,14 @@ class Service:
     def dead_letter_topic(self) -> str:
         """The topic that tells of records set aside."""
         return f"{self.name}.dead-letters"
+
+
+if not TYPE_CHECKING:
+
+    def __getattr__(name: str) -> Never:
+        if name in {"on", "Read"}:
+            raise ImportError(
+                f"{name} is gone: write `@service.on(Event)` above the handler, and the rows that it needs as types of "
+                f"its parameters (docs/upgrading.md)"
+            )
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

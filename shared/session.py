@@ -3,7 +3,7 @@
 What it does for each of SQLAlchemy's ways to read and write is in docs/session.md, and each line there is tested.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -14,6 +14,7 @@ from sqlalchemy.orm import Session as OrmSession
 from sqlalchemy.orm.attributes import instance_state
 
 from .errors import SessionMisused
+from .events import Event
 from .orm import flushing, held
 from .orm.held import Held
 from .orm.lending import lent, refuse, refuse_ending
@@ -41,6 +42,18 @@ class Session(OrmSession):
         """The same of the last one that has ended; whether it was rolled back is told only then."""
         self.collected: list[Any] = []
         """Events that wait for `Outbox.write`."""
+        self.publisher: Callable[[Event], object] | None = None
+        """What `publish` calls: it knows the cause of the event."""
+
+    def publish(self, event: Event) -> None:
+        """Publish `event` when the transaction commits. What a handler returns is published after it.
+
+        Raises `NotOwned` if its aggregate is neither locked nor new in this session, and in a request `Problem` (503)
+        while too many events wait.
+        """
+        if self.publisher is None:
+            raise SessionMisused("an event is published in a handler or in a request; this session is of neither")
+        self.publisher(event)
 
     def lock(self, model: type[Model], key: Any) -> Model | None:
         """Return the row of `model` with the primary key `key`, locked until the end of the transaction; None if there

@@ -1,16 +1,23 @@
-"""A state machine is a table, so that every pair of a state and an event has an answer that somebody chose.
+"""A state machine is a table, so that every pair of a state and an event has an answer that its author chose.
 
-Events of two topics reach a service in any order, and one that was set aside comes late. A cell says what an event
-means in a state: it moves the row, it is ignored for a reason, or it is refused: a record is then set aside where an
-operator sees it, a request is answered with 409. `docs/services.md` is written from the tables.
+Events of two topics reach a service in any order, and a dead letter that is redriven comes late. A cell decides what an
+event means in a state: it moves the row, it is ignored for a reason, or it is refused: a record then becomes a dead
+letter, where an operator sees it; a request is answered with 409. `docs/services.md` is written from the tables.
+
+    orders = Machine(Order, OrderState, {PaymentCaptured: {NONE: refuse("..."), PLACED: to(CONFIRMED), ...}, ...})
+
+    @service.on(PaymentCaptured, orders)   # consults the table, calls the handler, and moves the row
+    orders.move(order, CANCEL)             # the same for a command of a request
 """
 
+import re
 from collections.abc import Iterable, Mapping
-from typing import NamedTuple, Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
 from prometheus_client import Counter
 
 from .errors import Reject
+from .events import Event
 
 IGNORED = Counter(
     "exactly_once_events_ignored_total",
@@ -28,6 +35,28 @@ class Stateful(Protocol):
     state: str
 
 
+Row = TypeVar("Row", bound=Stateful)
+
+
+class Command:
+    """What a request asks of a row, as a row of a table beside the events."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __repr__(self) -> str:
+        return f"Command({self.name!r})"
+
+
+Cause = type[Event] | Command
+"""What a table has a row for."""
+
+
+def name_of(cause: Cause) -> str:
+    """Return the name of an event or a command, as messages and metrics have it."""
+    return cause.name if isinstance(cause, Command) else cause.__name__
+
+
 class Cell(NamedTuple):
     """What one event means in one state."""
 
@@ -37,53 +66,117 @@ class Cell(NamedTuple):
     refused: bool = False
 
 
+Cells = Mapping[Any, Cell]
+"""What one event means, by state, or by a tuple of states in which it means the same."""
+
+
 def to(*states: str) -> Cell:
-    """The event moves the row to one of `states`; the handler knows to which."""
+    """Move the row to one of `states`. If there is only one the row is moved without the handler; otherwise the handler
+    decides, and sets the state.
+    """
     return Cell(to=states)
 
 
 def ignore(why: str) -> Cell:
-    """The event means nothing any more."""
+    """Do nothing: the event means nothing any more."""
     return Cell(why=why)
 
 
 def refuse(why: str) -> Cell:
-    """The event cannot be in this state, so there is a defect somewhere; or the command comes too late."""
+    """Raise `Reject`: the event cannot be in this state, so there is a defect somewhere; or the command is too late."""
     return Cell(why=why, refused=True)
 
 
-class Machine:
-    """The states of one kind of row. An event is named by its class's name, a command by any other name."""
+class Machine(Generic[Row]):
+    """The states of one kind of row."""
 
-    def __init__(self, name: str, states: Iterable[str], table: Mapping[str, Mapping[str, Cell]]) -> None:
-        """`table` gives, for each event and each state, a cell; a missing or a superfluous one is refused here, at
-        import.
+    def __init__(
+        self,
+        model: type[Row],
+        states: Iterable[str],
+        table: Mapping[Cause, Cells],
+        *,
+        name: str = "",
+    ) -> None:
+        """Take a cell for each event and each state from `table`, where a cell may be that of several states.
+
+        Raises `TypeError` or `ValueError` for what is no event, and for a cell that is missing or superfluous: at
+        import, since a machine is made there.
+
+        `name` is that of messages and metrics; that of `model` if it is empty.
         """
-        self.name = name
+        self.model = model
+        self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", model.__name__).lower()
         self.states = (NONE, *map(str, states))
-        self.table = {event: {str(state): cell for state, cell in cells.items()} for event, cells in table.items()}
-        for event, cells in self.table.items():
-            if missing := [state for state in self.states if state not in cells]:
-                raise ValueError(
-                    f"the table of {name} does not say what {event} means in {', '.join(missing)}: add a cell there, "
-                    f"`to(...)`, `ignore(why)` or `refuse(why)`"
+        self.table: dict[Cause, dict[str, Cell]] = {}
+        for cause, cells in table.items():
+            given: Any = cause  # it may be what no type checker has seen
+            if not isinstance(given, Command) and not (isinstance(given, type) and issubclass(given, Event)):
+                raise TypeError(
+                    f"the table of {self.name} has a row for {cause!r}, which is neither a class of events nor a "
+                    f"Command: write the class itself, not its name"
                 )
-            named = {*cells, *(target for cell in cells.values() for target in cell.to)}
-            if unknown := sorted(named - set(self.states)):
-                raise ValueError(f"the table of {name} has {', '.join(unknown)} for {event}, and no such state")
+            self.table[cause] = self._by_state(cause, cells)
+            self._refuse_incomplete(cause)
 
-    def ignores(self, row: Stateful | None, event: str) -> bool:
-        """Whether `event` changes nothing about `row`, by rule. Raises `Reject` if it is refused there."""
-        state = NONE if row is None else row.state
-        cell = self.table[event][state]
-        if cell.refused:
-            raise Reject(f"{event} is refused for {self.name} in state {state}: {cell.why}")
+    def _by_state(self, cause: Cause, cells: Cells) -> dict[str, Cell]:
+        found: dict[str, Cell] = {}
+        for group, cell in cells.items():
+            for state in (group,) if isinstance(group, str) else group:
+                if str(state) in found:
+                    raise ValueError(f"the table of {self.name} has two cells for {name_of(cause)} in {state}")
+                found[str(state)] = cell
+        return {state: found[state] for state in [*self.states, *found] if state in found}
+
+    def _refuse_incomplete(self, cause: Cause) -> None:
+        cells, name = self.table[cause], name_of(cause)
+        if missing := [state for state in self.states if state not in cells]:
+            raise ValueError(
+                f"the table of {self.name} does not decide what {name} means in {', '.join(missing)}: add a cell "
+                f"there, `to(...)`, `ignore(why)` or `refuse(why)`"
+            )
+        named = {*cells, *(target for cell in cells.values() for target in cell.to)}
+        if unknown := sorted(named - set(self.states)):
+            raise ValueError(f"the table of {self.name} has {', '.join(unknown)} for {name}, and no such state")
+
+    def cell(self, cause: Cause, state: str) -> Cell:
+        """Return what `cause` means in `state`, and count it if it means nothing. Raises `Reject` if it is refused."""
+        found = self.table[cause].get(state)
+        if found is None:
+            raise LookupError(f"{self.name} is in state {state}, which its table does not know")
+        if found.refused:
+            raise Reject(f"{name_of(cause)} is refused for {self.name} in state {state}: {found.why}")
+        if not found.to:
+            IGNORED.labels(self.name, state, name_of(cause)).inc()
+        return found
+
+    def settle(self, cause: Cause, before: str, cell: Cell, row: Any) -> None:
+        """Move `row`, which was in the state `before`, where `cell` leads; or see that its handler has moved it there.
+
+        Raises `ValueError` for a state that the table does not lead to.
+        """
+        after = NONE if row is None else row.state
+        if after in cell.to:
+            return
+        if len(cell.to) == 1 and row is not None and after in (before, None):
+            (row.state,) = cell.to
+            return
+        raise ValueError(
+            f"the table of {self.name} does not lead from {before} by {name_of(cause)} to {after}, only to "
+            f"{' or '.join(cell.to)}"
+        )
+
+    def move(self, row: Row, command: Cause, target: str | None = None) -> bool:
+        """Move `row` by `command`, and return True; return False if the command means nothing in the row's state.
+
+        Raises `Reject` if it is refused there: a request is answered with 409. `target` is needed where the table leads
+        to several states.
+        """
+        before = row.state
+        cell = self.cell(command, before)
         if not cell.to:
-            IGNORED.labels(self.name, state, event).inc()
-        return not cell.to
-
-    def move(self, row: Stateful, event: str, target: str) -> None:
-        """Change the state of `row`; the table must allow it."""
-        if target not in self.table[event][row.state].to:
-            raise ValueError(f"the table of {self.name} does not lead from {row.state} by {event} to {target}")
-        row.state = target
+            return False
+        if target is not None:
+            row.state = target
+        self.settle(command, before, cell, row)
+        return True

@@ -19,7 +19,7 @@ from dev.servers.places import HOST
 from dev.servers.prepare import ROOT
 from dev.servers.process import environment
 from services.inventory.container import InventoryContainer
-from services.inventory.handlers import SERVICE
+from services.inventory.handlers import service
 from shared.settings import Settings
 
 PARTITIONS = 4
@@ -27,7 +27,7 @@ STOP_SECONDS = 30.0
 POLL_SECONDS = 0.01
 # Nothing that is measured takes this long, unless it stands still.
 SILENCE_SECONDS = 60.0
-TEMPLATE = SERVICE.name
+TEMPLATE = service.name
 
 
 class BenchError(Exception):
@@ -39,7 +39,7 @@ class Inventory:
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
-        prepare(servers.kafka.bootstrap, servers.postgres.dsn("{service}"), [SERVICE.name])
+        prepare(servers.kafka.bootstrap, servers.postgres.dsn("{service}"), [service.name])
         items = [(sku(number), 100 + number, STOCK, STOCK) for number in range(ITEMS)]
         with psycopg.connect(servers.postgres.dsn(TEMPLATE)) as connection, connection.cursor() as cursor:
             cursor.executemany(
@@ -86,7 +86,7 @@ def start_worker(settings: Settings, log: Path, **more: str) -> "subprocess.Pope
         HTTP_HOST=HOST,
         **more,
     )
-    words = (sys.executable, "-m", f"services.{SERVICE.name}", "worker")
+    words = (sys.executable, "-m", f"services.{service.name}", "worker")
     with log.open("ab") as output:
         return processes.start(words, env=env, cwd=log.parent, output=output)
 

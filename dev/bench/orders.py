@@ -11,7 +11,7 @@ import msgspec
 from uuid_utils import uuid7
 
 from services.order.events import Line, OrderPlaced
-from services.order.handlers import SERVICE as ORDER
+from services.order.handlers import service
 from shared.kafka.producer import TransactionalProducer
 from shared.kafka.topics import create_topics
 from shared.protocol.ports import OutboxRow
@@ -47,7 +47,7 @@ def placed(count: int) -> Iterator[OutboxRow]:
         yield OutboxRow(
             topic=event.topic,
             key=event.key,
-            event_id=f"{ORDER.name}:{uuid7()}",
+            event_id=f"{service.name}:{uuid7()}",
             event_type=type(event).__name__,
             event_version=event.version,
             time="2026-01-01T00:00:00.000000Z",
@@ -58,8 +58,8 @@ def placed(count: int) -> Iterator[OutboxRow]:
 
 def fill(settings: Settings, count: int) -> None:
     """Publish `count` orders as the order service's worker does: its producer, and transactions of the usual size."""
-    create_topics(settings, ORDER)  # a producer that finds one missing waits for it
-    producer = TransactionalProducer(settings, ORDER, slot=0)
+    create_topics(settings, service)  # a producer that finds one missing waits for it
+    producer = TransactionalProducer(settings, service, slot=0)
     producer.renew()
     rows = placed(count)
     while batch := list(islice(rows, settings.batch_records)):

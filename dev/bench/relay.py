@@ -12,7 +12,7 @@ from dev.bench.orders import placed
 from dev.bench.report import Figure
 from dev.servers import Echo, Servers
 from services.inventory.events import StockReserved
-from services.inventory.handlers import SERVICE
+from services.inventory.handlers import service
 from shared.postgres.outbox import PendingEvent
 from shared.protocol.ports import OutboxRow
 from shared.session import Session
@@ -49,7 +49,7 @@ def relay(inventory: Inventory, settings: Settings, rows: int) -> tuple[list[Out
         for order in placed(rows):
             event = StockReserved(order_id=order.key, account="account-1", amount=12_345, currency="EUR")
             published = PendingEvent(
-                event, event.topic, event.key, f"{SERVICE.name}:{order.event_id}", order.traceparent
+                event, event.topic, event.key, f"{service.name}:{order.event_id}", order.traceparent
             )
             outbox.keep(session, published)
         outbox.write(session)

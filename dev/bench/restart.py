@@ -21,14 +21,14 @@ from dev.bench.report import Figure
 from dev.servers import Echo, Servers
 from dev.servers.prepare import ROOT
 from dev.servers.process import environment
-from services.inventory.handlers import SERVICE
+from services.inventory.handlers import service
 from shared.settings import Settings
 
 SECTION = "restart"
 RATE = 200
 """Orders per second, over all partitions."""
 IMPORTS = 5
-MODULE = f"services.{SERVICE.name}.container, shared.command"
+MODULE = f"services.{service.name}.container, shared.command"
 
 
 class Arrivals:

@@ -11,7 +11,7 @@ from dev.bench.memory_kafka import MemoryKafka
 from dev.bench.orders import fill, placed
 from dev.bench.report import Figure
 from dev.servers import Echo, Servers
-from services.inventory.handlers import SERVICE
+from services.inventory.handlers import service
 from shared.postgres.handlers import Handlers
 from shared.postgres.outbox import lane_hash
 from shared.protocol.cycle import Cycle, Limits
@@ -83,18 +83,18 @@ def handled_per_second(connection: "psycopg.Connection[tuple[int]]") -> float:
 
 def without_kafka(settings: Settings, events: int) -> float:
     """Run the production cycle on records from memory; return events per second. Reading the records is not counted."""
-    handlers = Handlers(SERVICE)
+    handlers = Handlers(service)
     records = as_records(list(placed(events)))
     opened: dict[tuple[Input, int], Opened | None] = {record[:2]: handlers.open(record) for record in records}
     partitions = range(PARTITIONS)
     share = Assignment(
-        frozenset(Input(topic, n) for topic in SERVICE.consumed_topics for n in partitions), frozenset(partitions)
+        frozenset(Input(topic, n) for topic in service.consumed_topics for n in partitions), frozenset(partitions)
     )
     database = container(settings).worker_database()
     database.settle_seconds()
     database.take_slot()
     cycle = Cycle(
-        SERVICE.name,
+        service.name,
         MemoryKafka(records, share),
         database,
         lambda record: opened[record[:2]],

@@ -12,7 +12,7 @@ from confluent_kafka import Consumer, Message, Producer
 from sqlalchemy import Engine
 
 from dev.bench.inventory import SILENCE_SECONDS, BenchError
-from services.inventory.handlers import SERVICE
+from services.inventory.handlers import service
 from shared.events import Event
 from shared.postgres.handlers import Handlers
 from shared.protocol.ports import Delivery, Input, Record
@@ -24,7 +24,7 @@ WARM = 20
 
 def rate(engine: Engine, bootstrap: str, name: str, count: int, settings: dict[str, Any]) -> float:
     """Handle `count` records of order.events, one at a time; give records per second."""
-    handlers = Handlers(SERVICE)
+    handlers = Handlers(service)
     consumer = Consumer(
         {
             "bootstrap.servers": bootstrap,

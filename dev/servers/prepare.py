@@ -52,7 +52,7 @@ def _create_topics_of_others(bootstrap: str, names: Sequence[str]) -> None:
     it.
     """
     invalidate_caches()  # a service may have been made a moment ago
-    declared = [import_module(f"services.{name}.handlers").SERVICE for name in service_names()]
+    declared = [import_module(f"services.{name}.handlers").service for name in service_names()]
     published = {topic for service in declared for topic in service.published_topics}
     consumed = {topic for service in declared if service.name in names for topic in service.consumed_topics} - published
     if not consumed:

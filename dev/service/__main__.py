@@ -54,7 +54,7 @@ def prepare() -> None:
 def _tell(name: Spellings, consumed: Consumed) -> None:
     (port,) = (entry.http_port for entry in entries(service_names()) if entry.service == name.snake)
     print(f"""\
-Made the service {name.snake}. It consumes {consumed.event} on {consumed.topic}, keeps the table {name.snake}, publishes
+Made the service {name.snake}. It consumes {consumed.event} of {consumed.topic}, keeps the table {name.snake}, publishes
 {name.title}Noted on {name.snake}.events, and answers POST /{name.path}/{{{consumed.field}}}/notes.
 
     services/{name.snake}/

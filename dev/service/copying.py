@@ -40,8 +40,10 @@ class Consumed(NamedTuple):
 
 
 # Other things in the skeleton's modules have these names already.
-_TAKEN_EVENTS = frozenset({"Event", "Keyed", "Id", "Meta", "Base", "Read", "Service", "Session"})
-_TAKEN_FIELDS = frozenset({"key", "times", "topic", "version", "note", "published", "work", "call"})
+_TAKEN_EVENTS = frozenset(
+    {"Base", "Created", "Event", "Id", "Keyed", "Meta", "ResponseBody", "Router", "Service", "Session"}
+)
+_TAKEN_FIELDS = frozenset({"event", "key", "known", "note", "service", "session", "times", "topic", "version"})
 
 
 def declared(service: str) -> Service:
@@ -49,7 +51,7 @@ def declared(service: str) -> Service:
     names = service_names()
     if service not in names:
         raise Misconfigured(MISSING.format(name=service, services=", ".join(names)))
-    found: Service = importlib.import_module(f"services.{service}.handlers").SERVICE
+    found: Service = importlib.import_module(f"services.{service}.handlers").service
     return found
 
 

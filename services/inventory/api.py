@@ -2,42 +2,31 @@
 
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
-from pydantic import BaseModel, ConfigDict, Field
-from sqlalchemy.dialects.postgresql import insert
+from pydantic import Field
 
 from services.inventory.models import Stock
-from shared.http.call import ApiResponse, CurrentCall, Route
-from shared.http.problems import Problem, documented
-from shared.session import Session
+from shared import Currency, Id, Quantity
+from shared.http import Created, Problem, RequestBody, ResponseBody, Router, Transaction
 
-router = APIRouter(route_class=Route, tags=["stock"])
+router = Router(scope="stock")
 
-Sku = Annotated[str, Path(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")]
-RECEIVED_MAX = 1_000_000_000_000
-"""Of one item, ever; far below what the columns hold."""
+RECEIVED_MAX = 1_000_000_000_000  # of one item, ever; far below what the columns hold
 
 
-class SetStock(BaseModel):
+class SetStock(RequestBody, example={"price": 450, "currency": "EUR"}):
     """What an item costs from now on; reservations keep the price that they were made at."""
 
-    model_config = ConfigDict(
-        strict=True, extra="forbid", json_schema_extra={"example": {"price": 450, "currency": "EUR"}}
-    )
-
     price: Annotated[int, Field(ge=1, le=1_000_000_000, description="minor units")]
-    currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$", description="ISO 4217")]
+    currency: Currency
 
 
-class ReceiveStock(BaseModel):
+class ReceiveStock(RequestBody, example={"quantity": 100}):
     """Items that came in."""
 
-    model_config = ConfigDict(strict=True, extra="forbid", json_schema_extra={"example": {"quantity": 100}})
-
-    quantity: Annotated[int, Field(ge=1, le=1_000_000)]
+    quantity: Quantity
 
 
-class StockResponse(BaseModel):
+class StockResponse(ResponseBody, of=Stock):
     """An item as it stands: received = available + reserved + sold."""
 
     sku: str
@@ -49,59 +38,26 @@ class StockResponse(BaseModel):
     received: int
 
 
-@router.put("/stock/{sku}", responses={201: {"model": StockResponse, "description": "Created"}, **documented(415)})
-def set_stock(sku: Sku, body: SetStock, call: CurrentCall, response: Response) -> StockResponse:
+@router.put("/stock/{sku}")
+def set_stock(sku: Id, asked: SetStock, session: Transaction) -> StockResponse | Created[StockResponse]:
     """Introduce an item, or change its price."""
-    new = insert(Stock).values(sku=sku, **body.model_dump(), available=0, reserved=0, sold=0, received=0)
-    with call.transaction() as session:
-        created = session.execute(new.on_conflict_do_nothing().returning(Stock.sku)).scalar_one_or_none()
-        item = _lock(session, sku)
-        item.price, item.currency = body.price, body.currency
-        response.status_code = 201 if created else 200
-        return _response(item)
+    item, created = session.lock_or_add(Stock(sku=sku, **asked.model_dump()))
+    item.price, item.currency = asked.price, asked.currency
+    return Created(StockResponse.of(item)) if created else StockResponse.of(item)
 
 
-@router.post(
-    "/stock/{sku}/receipts", status_code=201, response_model=StockResponse, responses=documented(400, 404, 409, 415)
-)
-def receive_stock(sku: Sku, body: ReceiveStock, call: CurrentCall) -> Response:
+@router.post("/stock/{sku}/receipts")
+def receive_stock(sku: Id, asked: ReceiveStock, session: Transaction) -> Created[StockResponse]:
     """Receive items: they are available at once."""
-
-    def work(session: Session) -> ApiResponse:
-        item = _lock(session, sku)
-        if item.received + body.quantity > RECEIVED_MAX:
-            raise Problem(409, f"no more than {RECEIVED_MAX} of {sku} can ever be received")
-        item.received += body.quantity
-        item.available += body.quantity
-        return ApiResponse(201, _response(item))
-
-    return call.once(work)
+    item = session.lock_or_404(Stock, sku)
+    if item.received + asked.quantity > RECEIVED_MAX:
+        raise Problem(409, f"no more than {RECEIVED_MAX} of {sku} can ever be received")
+    item.received += asked.quantity
+    item.available += asked.quantity
+    return Created(StockResponse.of(item))
 
 
-@router.get("/stock/{sku}", responses=documented(404))
-def get_stock(sku: Sku, call: CurrentCall) -> StockResponse:
+@router.get("/stock/{sku}")
+def get_stock(sku: Id, session: Transaction) -> StockResponse:
     """Return one item."""
-    with call.transaction() as session:
-        item = session.get(Stock, sku)
-        if item is None:
-            raise Problem(404, f"there is no item {sku}")
-        return _response(item)
-
-
-def _lock(session: Session, sku: str) -> Stock:
-    item = session.lock(Stock, sku)
-    if item is None:
-        raise Problem(404, f"there is no item {sku}")
-    return item
-
-
-def _response(item: Stock) -> StockResponse:
-    return StockResponse(
-        sku=item.sku,
-        price=item.price,
-        currency=item.currency,
-        available=item.available,
-        reserved=item.reserved,
-        sold=item.sold,
-        received=item.received,
-    )
+    return StockResponse.of(session.get_or_404(Stock, sku))

@@ -1,15 +1,14 @@
 """What the inventory service does about each event.
 
-A reservation is sold when the payment is captured, released when it is declined, and released when the order is
-cancelled, from whatever state it then is in. An order that is cancelled before it is known here leaves a CANCELLED row,
-so that the late `OrderPlaced` reserves nothing.
+A reservation is sold when its payment is captured, and released when the payment is declined or the order is cancelled.
+A cancellation that overtakes its order leaves a CANCELLED row, so that the late `OrderPlaced` reserves nothing.
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Mapping
+from typing import Annotated
 
 from services.inventory.events import (
-    AMOUNT_MAX,
     OrderCancelled,
     OrderPlaced,
     PaymentCaptured,
@@ -20,10 +19,7 @@ from services.inventory.events import (
     StockSold,
 )
 from services.inventory.models import Reservation, ReservationState, Stock
-from shared.events import Event
-from shared.service import Read, Service, on
-from shared.session import Session
-from shared.states import NONE, Machine, ignore, refuse, to
+from shared import MONEY_MAX, NONE, Machine, Service, Session, ignore, lock, refuse, to
 
 RESERVED = ReservationState.RESERVED
 REJECTED = ReservationState.REJECTED
@@ -31,148 +27,99 @@ SOLD = ReservationState.SOLD
 RELEASED = ReservationState.RELEASED
 CANCELLED = ReservationState.CANCELLED
 
-_REPEAT = ignore("a repeat, older than the inbox remembers")
-_UNASKED = refuse("no payment is asked for before the stock is reserved")
-_CONTRADICTION = refuse("the payment service contradicts itself")
+_DUPLICATE = ignore("a duplicate, older than the inbox remembers")
+_UNREQUESTED = refuse("no payment is requested before the stock is reserved")
 
 RESERVATION = Machine(
-    "reservation",
+    Reservation,
     ReservationState,
     {
-        "OrderPlaced": {
+        OrderPlaced: {
             NONE: to(RESERVED, REJECTED),
-            RESERVED: _REPEAT,
-            REJECTED: _REPEAT,
-            SOLD: _REPEAT,
-            RELEASED: _REPEAT,
-            CANCELLED: ignore("it was set aside, and cancelled before it came back"),
+            (RESERVED, REJECTED, SOLD, RELEASED): _DUPLICATE,
+            CANCELLED: ignore("it was a dead letter, and cancelled before it was redriven"),
         },
-        "PaymentCaptured": {
-            NONE: _UNASKED,
+        PaymentCaptured: {
+            (NONE, REJECTED, CANCELLED): _UNREQUESTED,
             RESERVED: to(SOLD),
-            REJECTED: _UNASKED,
-            SOLD: _REPEAT,
+            SOLD: _DUPLICATE,
             RELEASED: ignore("cancelled first; the payment service refunds it"),
-            CANCELLED: _UNASKED,
         },
-        "PaymentDeclined": {
-            NONE: _UNASKED,
+        PaymentDeclined: {
+            (NONE, REJECTED, CANCELLED): _UNREQUESTED,
             RESERVED: to(RELEASED),
-            REJECTED: _UNASKED,
-            SOLD: _CONTRADICTION,
-            RELEASED: ignore("cancelled first, or a repeat"),
-            CANCELLED: _UNASKED,
+            SOLD: refuse("the payment service contradicts itself"),
+            RELEASED: ignore("cancelled first, or a duplicate"),
         },
-        "OrderCancelled": {
+        OrderCancelled: {
             NONE: to(CANCELLED),
             RESERVED: to(RELEASED),
             REJECTED: ignore("nothing was reserved"),
             SOLD: to(RELEASED),
             RELEASED: ignore("the payment was declined first"),
-            CANCELLED: _REPEAT,
+            CANCELLED: _DUPLICATE,
         },
     },
 )
 
+service = Service("inventory", publishes=(StockReserved, StockRejected, StockReleased, StockSold))
 
-def reserve(event: OrderPlaced, session: Session) -> Iterable[Event]:
+# Every handler locks reservations before items: two workers never wait for each other.
+OrderedStock = Annotated[Mapping[str, Stock], lock(by=lambda event: {line.sku for line in event.lines})]
+ReservedStock = Annotated[Mapping[str, Stock], lock(by=lambda _, reservation: reservation.lines)]
+
+
+@service.on(OrderPlaced, RESERVATION)
+def reserve(event: OrderPlaced, session: Session, stock: OrderedStock) -> StockReserved | StockRejected:
     """Reserve all lines or none, at today's prices."""
-    if RESERVATION.ignores(session.lock(Reservation, event.order_id), "OrderPlaced"):
-        return ()
-    # Our own contract lets a line repeat a SKU; the sum counts.
     wanted: Counter[str] = Counter()
-    for line in event.lines:
+    for line in event.lines:  # the contract of the topic lets a line repeat a SKU; the sum counts
         wanted[line.sku] += line.quantity
-    items = {sku: session.lock(Stock, sku) for sku in wanted}
-    found = [(item, wanted[sku]) for sku, item in items.items() if item is not None]
-    amount = sum(item.price * quantity for item, quantity in found)
-    currencies = {item.currency for item, _ in found}
-    reason = None
-    if len(found) < len(wanted):
-        reason = "UNKNOWN_SKU"
-    elif len(currencies) > 1:
-        reason = "MIXED_CURRENCIES"
-    elif any(item.available < quantity for item, quantity in found):
-        reason = "OUT_OF_STOCK"
-    elif amount > AMOUNT_MAX:
-        reason = "AMOUNT_TOO_LARGE"
-    if reason is not None:
-        session.add(
-            Reservation(order_id=event.order_id, state=REJECTED, lines=dict(wanted), reason=reason, was_sold=False)
-        )
-        return (StockRejected(order_id=event.order_id, reason=reason),)
-    for item, quantity in found:
-        item.available -= quantity
-        item.reserved += quantity
-    (currency,) = currencies
-    session.add(
-        Reservation(
-            order_id=event.order_id,
-            state=RESERVED,
-            lines=dict(wanted),
-            amount=amount,
-            currency=currency,
-            was_sold=False,
-        )
-    )
-    return (StockReserved(order_id=event.order_id, account=event.account, amount=amount, currency=currency),)
+    amount = sum(item.price * wanted[sku] for sku, item in stock.items())
+    session.add(reservation := Reservation(order_id=event.order_id, lines=dict(wanted)))
+    if reason := _why_not(wanted, stock, amount):
+        reservation.state, reservation.reason = REJECTED, reason
+        return StockRejected(order_id=event.order_id, reason=reason)
+    for sku, item in stock.items():
+        item.available -= wanted[sku]
+        item.reserved += wanted[sku]
+    currency = next(iter(stock.values())).currency
+    reservation.state, reservation.amount, reservation.currency = RESERVED, amount, currency
+    return StockReserved(order_id=event.order_id, account=event.account, amount=amount, currency=currency)
 
 
-def sell(event: PaymentCaptured, session: Session) -> Iterable[Event]:
+@service.on(PaymentCaptured, RESERVATION)
+def sell(event: PaymentCaptured, reservation: Reservation, stock: ReservedStock) -> StockSold:
     """The money is taken: what was reserved is sold."""
-    reservation = session.lock(Reservation, event.order_id)
-    if RESERVATION.ignores(reservation, "PaymentCaptured") or reservation is None:
-        return ()
-    for item, quantity in _taken(reservation, session):
-        item.reserved -= quantity
-        item.sold += quantity
-    RESERVATION.move(reservation, "PaymentCaptured", SOLD)
-    reservation.was_sold = True
-    return (StockSold(order_id=event.order_id),)
-
-
-def release(event: PaymentDeclined | OrderCancelled, session: Session) -> Iterable[Event]:
-    """There will be no sale, or there was one and it is undone: what was taken is available again."""
-    reservation, name = session.lock(Reservation, event.order_id), type(event).__name__
-    if RESERVATION.ignores(reservation, name):
-        return ()
-    if reservation is None:
-        session.add(Reservation(order_id=event.order_id, state=CANCELLED, lines={}, was_sold=False))
-        return ()
-    for item, quantity in _taken(reservation, session):
-        if reservation.state == SOLD:
-            item.sold -= quantity
-        else:
-            item.reserved -= quantity
-        item.available += quantity
-    RESERVATION.move(reservation, name, RELEASED)
-    return (StockReleased(order_id=event.order_id),)
-
-
-def _taken(reservation: Reservation, session: Session) -> Iterable[tuple[Stock, int]]:
     for sku, quantity in reservation.lines.items():
-        item = session.lock(Stock, sku)
-        if item is None:
-            raise LookupError(f"stock {sku!r} of reservation {reservation.order_id} is gone; items are never deleted")
-        yield item, quantity
+        stock[sku].reserved -= quantity
+        stock[sku].sold += quantity
+    reservation.was_sold = True
+    return StockSold(order_id=event.order_id)
 
 
-def _skus(event: PaymentCaptured | PaymentDeclined | OrderCancelled, session: Session) -> Iterable[str]:
-    reservation = session.lock(Reservation, event.order_id)
-    return () if reservation is None else reservation.lines
+@service.on(PaymentDeclined, OrderCancelled, RESERVATION)
+def release(
+    event: PaymentDeclined | OrderCancelled, session: Session, reservation: Reservation | None, stock: ReservedStock
+) -> StockReleased | None:
+    """There will be no sale, or there was one and it is undone: what was taken is available again."""
+    if reservation is None:
+        session.add(Reservation(order_id=event.order_id, state=CANCELLED, lines={}))
+        return None
+    for sku, quantity in reservation.lines.items():
+        if reservation.state == SOLD:
+            stock[sku].sold -= quantity
+        else:
+            stock[sku].reserved -= quantity
+        stock[sku].available += quantity
+    return StockReleased(order_id=event.order_id)
 
 
-# Every route locks reservations before items: two workers never wait for each other.
-_reservation = Read(Reservation, lambda event, _: (event.order_id,))
-_items = Read(Stock, _skus)
-
-SERVICE = Service(
-    name="inventory",
-    routes=(
-        on(OrderPlaced, reserve, _reservation, Read(Stock, lambda event, _: [line.sku for line in event.lines])),
-        on(OrderCancelled, release, _reservation, _items),
-        on(PaymentCaptured, sell, _reservation, _items),
-        on(PaymentDeclined, release, _reservation, _items),
-    ),
-    publishes=(StockReserved, StockRejected, StockReleased, StockSold),
-)
+def _why_not(wanted: Counter[str], stock: Mapping[str, Stock], amount: int) -> str | None:
+    if len(stock) < len(wanted):
+        return "UNKNOWN_SKU"
+    if len({item.currency for item in stock.values()}) > 1:
+        return "MIXED_CURRENCIES"
+    if any(item.available < wanted[sku] for sku, item in stock.items()):
+        return "OUT_OF_STOCK"
+    return "AMOUNT_TOO_LARGE" if amount > MONEY_MAX else None

@@ -2,16 +2,14 @@
 
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, Boolean, CheckConstraint, Text, text
-from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy import CheckConstraint, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from shared import Tables
 
-class Base(DeclarativeBase):
+
+class Base(Tables, DeclarativeBase):
     """The service's own metadata."""
-
-    # Nothing is read back after an insert: whole batches are written without waiting for each row.
-    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 (SQLAlchemy's own name and type)
 
 
 class Stock(Base):
@@ -24,13 +22,13 @@ class Stock(Base):
         CheckConstraint("received = available + reserved + sold", name="stock_sum"),
     )
 
-    sku: Mapped[str] = mapped_column(Text, primary_key=True)
-    price: Mapped[int] = mapped_column(BigInteger, comment="minor units")
-    currency: Mapped[str] = mapped_column(Text)
-    available: Mapped[int] = mapped_column(BigInteger)
-    reserved: Mapped[int] = mapped_column(BigInteger)
-    sold: Mapped[int] = mapped_column(BigInteger)
-    received: Mapped[int] = mapped_column(BigInteger)
+    sku: Mapped[str] = mapped_column(primary_key=True)
+    price: Mapped[int] = mapped_column(comment="minor units")
+    currency: Mapped[str]
+    available: Mapped[int] = mapped_column(default=0)
+    reserved: Mapped[int] = mapped_column(default=0)
+    sold: Mapped[int] = mapped_column(default=0)
+    received: Mapped[int] = mapped_column(default=0)
 
 
 class ReservationState(StrEnum):
@@ -49,9 +47,7 @@ class Reservation(Base):
     __tablename__ = "reservation"
     __table_args__ = (
         CheckConstraint("state IN ('RESERVED', 'REJECTED', 'SOLD', 'RELEASED', 'CANCELLED')", name="reservation_state"),
-        CheckConstraint(
-            "(state IN ('RESERVED', 'SOLD', 'RELEASED')) = (amount IS NOT NULL)", name="reservation_priced"
-        ),
+        CheckConstraint("(state IN ('RESERVED','SOLD','RELEASED')) = (amount IS NOT NULL)", name="reservation_priced"),
         CheckConstraint("(amount IS NULL) = (currency IS NULL)", name="reservation_money"),
         CheckConstraint("(state = 'REJECTED') = (reason IS NOT NULL)", name="reservation_reason"),
         CheckConstraint(
@@ -60,14 +56,10 @@ class Reservation(Base):
         ),
     )
 
-    order_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    state: Mapped[str] = mapped_column(Text)
-    lines: Mapped[dict[str, int]] = mapped_column(
-        JSONB, comment="SKU to quantity; one row is written, not one for each line"
-    )
-    amount: Mapped[int | None] = mapped_column(BigInteger, comment="minor units, at the prices of the reservation")
-    currency: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
-    was_sold: Mapped[bool] = mapped_column(
-        Boolean, server_default=text("false"), comment="stays true when it is released later"
-    )
+    order_id: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    lines: Mapped[dict[str, int]] = mapped_column(comment="SKU to quantity; one row is written, not one for each line")
+    amount: Mapped[int | None] = mapped_column(comment="minor units, at the prices of the reservation")
+    currency: Mapped[str | None]
+    reason: Mapped[str | None]
+    was_sold: Mapped[bool] = mapped_column(server_default=text("false"), comment="stays true when it is released later")

@@ -1,23 +1,10 @@
 """Puts the order service together."""
 
-from dependency_injector import containers, providers
-
-from services.order.handlers import SERVICE
-from shared.container import ServiceContainer, lazily
+from services.order.handlers import service
+from shared.container import ServiceContainer, containers, providers
 
 
 @containers.copy(ServiceContainer)
 class OrderContainer(ServiceContainer):
-    """The order service."""
-
-    service = providers.Object(SERVICE)
-    application = providers.Singleton(
-        lazily,
-        ".http.api:make_application",
-        routes="services.order.api:router",
-        service=service,
-        settings=ServiceContainer.settings,
-        engine=ServiceContainer.engine,
-        outbox=ServiceContainer.outbox,
-        requests=ServiceContainer.requests,
-    )
+    service = providers.Object(service)
+    routes = providers.Object("services.order.api:router")

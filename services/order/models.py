@@ -3,15 +3,14 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, ForeignKey, Index, Integer, SmallInteger, Text, func
+from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, SmallInteger, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from shared import Tables
 
-class Base(DeclarativeBase):
+
+class Base(Tables, DeclarativeBase):
     """The service's own metadata."""
-
-    # Nothing is read back after an insert: whole batches are written without waiting for each row.
-    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 (SQLAlchemy's own name and type)
 
 
 class OrderState(StrEnum):
@@ -39,13 +38,13 @@ class Order(Base):
     # Orders are inserted one at a time, by requests, and the answer tells the database's `placed_at`.
     __mapper_args__ = {"eager_defaults": "auto"}  # noqa: RUF012 (SQLAlchemy's own name and type)
 
-    id: Mapped[str] = mapped_column(Text, primary_key=True, comment="UUIDv7, so ids grow with time")
-    account: Mapped[str] = mapped_column(Text)
-    state: Mapped[str] = mapped_column(Text)
-    amount: Mapped[int | None] = mapped_column(BigInteger, comment="minor units; known when the stock is reserved")
-    currency: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
-    placed_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+    id: Mapped[str] = mapped_column(primary_key=True, comment="UUIDv7, so ids grow with time")
+    account: Mapped[str]
+    state: Mapped[str]
+    amount: Mapped[int | None] = mapped_column(comment="minor units; known when the stock is reserved")
+    currency: Mapped[str | None]
+    reason: Mapped[str | None]
+    placed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
 
 
 class OrderLine(Base):
@@ -56,5 +55,5 @@ class OrderLine(Base):
 
     order_id: Mapped[str] = mapped_column(ForeignKey("orders.id"), primary_key=True)
     number: Mapped[int] = mapped_column(SmallInteger, primary_key=True, autoincrement=False)
-    sku: Mapped[str] = mapped_column(Text)
+    sku: Mapped[str]
     quantity: Mapped[int] = mapped_column(Integer)

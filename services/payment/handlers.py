@@ -1,56 +1,54 @@
 """What the payment service does about each event.
 
 A payment is captured or declined when the stock is reserved, and refunded when the order is cancelled after that. An
-order that is cancelled before its stock is known here leaves a CANCELLED row, so that the late `StockReserved` takes
+order that is cancelled before its stock is reserved here leaves a CANCELLED row, so that the late `StockReserved` takes
 nothing.
 """
 
-from collections.abc import Iterable
+from typing import Annotated
 
 from services.payment.events import OrderCancelled, PaymentCaptured, PaymentDeclined, PaymentRefunded, StockReserved
 from services.payment.models import Account, Entry, Payment, PaymentState
-from shared.events import Event
-from shared.service import Read, Service, on
-from shared.session import Session
-from shared.states import NONE, Machine, ignore, to
+from shared import NONE, Machine, Service, Session, ignore, lock, to
 
 CAPTURED = PaymentState.CAPTURED
 DECLINED = PaymentState.DECLINED
 REFUNDED = PaymentState.REFUNDED
 CANCELLED = PaymentState.CANCELLED
 
-_REPEAT = ignore("a repeat, older than the inbox remembers")
+_DUPLICATE = ignore("a duplicate, older than the inbox remembers")
 
 PAYMENT = Machine(
-    "payment",
+    Payment,
     PaymentState,
     {
-        "StockReserved": {
+        StockReserved: {
             NONE: to(CAPTURED, DECLINED),
-            CAPTURED: _REPEAT,
-            DECLINED: _REPEAT,
-            REFUNDED: _REPEAT,
+            (CAPTURED, DECLINED, REFUNDED): _DUPLICATE,
             CANCELLED: ignore("cancelled first; the inventory service releases it"),
         },
-        "OrderCancelled": {
+        OrderCancelled: {
             NONE: to(CANCELLED),
             CAPTURED: to(REFUNDED),
             DECLINED: ignore("nothing was taken"),
-            REFUNDED: _REPEAT,
-            CANCELLED: _REPEAT,
+            (REFUNDED, CANCELLED): _DUPLICATE,
         },
     },
 )
 
 
-def charge(event: StockReserved, session: Session) -> Iterable[Event]:
+service = Service("payment", publishes=(PaymentCaptured, PaymentDeclined, PaymentRefunded))
+
+# Every handler locks payments before accounts: two workers never wait for each other.
+Payer = Annotated[Account | None, lock(by="account")]
+RefundedAccount = Annotated[Account | None, lock(by=lambda _, payment: payment.account)]
+
+
+@service.on(StockReserved, PAYMENT)
+def charge(event: StockReserved, session: Session, account: Payer) -> PaymentCaptured | PaymentDeclined:
     """The stock is there: take the money, or decline."""
-    if PAYMENT.ignores(session.lock(Payment, event.order_id), "StockReserved"):
-        return ()
-    account = session.lock(Account, event.account)
-    payment = Payment(
-        order_id=event.order_id, state=CAPTURED, account=event.account, amount=event.amount, currency=event.currency
-    )
+    payment = Payment(order_id=event.order_id, account=event.account, amount=event.amount, currency=event.currency)
+    session.add(payment)
     if account is None:
         payment.reason = "UNKNOWN_ACCOUNT"
     elif account.currency != event.currency:
@@ -58,35 +56,30 @@ def charge(event: StockReserved, session: Session) -> Iterable[Event]:
     elif account.balance < event.amount:
         payment.reason = "NOT_ENOUGH_MONEY"
     else:
+        payment.state = CAPTURED
         account.balance -= event.amount
         session.add_all(_posting("capture", event.order_id, account, -event.amount))
-        session.add(payment)
-        return (
-            PaymentCaptured(order_id=event.order_id, account=account.id, amount=event.amount, currency=event.currency),
+        return PaymentCaptured(
+            order_id=event.order_id, account=account.id, amount=event.amount, currency=event.currency
         )
     payment.state = DECLINED
-    session.add(payment)
-    return (PaymentDeclined(order_id=event.order_id, reason=payment.reason),)
+    return PaymentDeclined(order_id=event.order_id, reason=payment.reason)
 
 
-def refund(event: OrderCancelled, session: Session) -> Iterable[Event]:
+@service.on(OrderCancelled, PAYMENT)
+def refund(
+    event: OrderCancelled, session: Session, payment: Payment | None, account: RefundedAccount
+) -> PaymentRefunded | None:
     """The customer cancelled: what was taken goes back."""
-    payment = session.lock(Payment, event.order_id)
-    if PAYMENT.ignores(payment, "OrderCancelled"):
-        return ()
     if payment is None:
         session.add(Payment(order_id=event.order_id, state=CANCELLED))
-        return ()
-    account = session.lock(Account, payment.account)
+        return None
     if account is None or payment.amount is None or payment.currency is None:
         raise LookupError(f"the account of payment {payment.order_id} is gone; accounts are never deleted")
-    PAYMENT.move(payment, "OrderCancelled", REFUNDED)
     account.balance += payment.amount
     session.add_all(_posting("refund", payment.order_id, account, payment.amount))
-    return (
-        PaymentRefunded(
-            order_id=payment.order_id, account=account.id, amount=payment.amount, currency=payment.currency
-        ),
+    return PaymentRefunded(
+        order_id=payment.order_id, account=account.id, amount=payment.amount, currency=payment.currency
     )
 
 
@@ -106,21 +99,3 @@ def _posting(kind: str, order_id: str, account: Account, amount: int) -> tuple[E
         ),
         Entry(posting=posting, side="merchant", order_id=order_id, amount=-amount, currency=account.currency),
     )
-
-
-def _payer(event: OrderCancelled, session: Session) -> Iterable[str]:
-    payment = session.lock(Payment, event.order_id)
-    return () if payment is None or payment.account is None else (payment.account,)
-
-
-# Every route locks payments before accounts: two workers never wait for each other.
-_payment = Read(Payment, lambda event, _: (event.order_id,))
-
-SERVICE = Service(
-    name="payment",
-    routes=(
-        on(StockReserved, charge, _payment, Read(Account, lambda event, _: (event.account,))),
-        on(OrderCancelled, refund, _payment, Read(Account, _payer)),
-    ),
-    publishes=(PaymentCaptured, PaymentDeclined, PaymentRefunded),
-)

@@ -3,15 +3,14 @@
 from datetime import datetime
 from enum import StrEnum
 
-from sqlalchemy import BigInteger, CheckConstraint, DateTime, Index, Text, func, text
+from sqlalchemy import CheckConstraint, Index, func, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
+from shared import Tables
 
-class Base(DeclarativeBase):
+
+class Base(Tables, DeclarativeBase):
     """The service's own metadata."""
-
-    # Nothing is read back after an insert: whole batches are written without waiting for each row.
-    __mapper_args__ = {"eager_defaults": False}  # noqa: RUF012 (SQLAlchemy's own name and type)
 
 
 class Account(Base):
@@ -22,9 +21,9 @@ class Account(Base):
     __tablename__ = "account"
     __table_args__ = (CheckConstraint("balance >= 0", name="account_balance"),)
 
-    id: Mapped[str] = mapped_column(Text, primary_key=True)
-    currency: Mapped[str] = mapped_column(Text)
-    balance: Mapped[int] = mapped_column(BigInteger, comment="minor units")
+    id: Mapped[str] = mapped_column(primary_key=True)
+    currency: Mapped[str]
+    balance: Mapped[int] = mapped_column(comment="minor units")
 
 
 class PaymentState(StrEnum):
@@ -51,12 +50,12 @@ class Payment(Base):
         CheckConstraint("(state = 'DECLINED') = (reason IS NOT NULL)", name="payment_reason"),
     )
 
-    order_id: Mapped[str] = mapped_column(Text, primary_key=True)
-    state: Mapped[str] = mapped_column(Text)
-    account: Mapped[str | None] = mapped_column(Text)
-    amount: Mapped[int | None] = mapped_column(BigInteger, comment="minor units")
-    currency: Mapped[str | None] = mapped_column(Text)
-    reason: Mapped[str | None] = mapped_column(Text)
+    order_id: Mapped[str] = mapped_column(primary_key=True)
+    state: Mapped[str]
+    account: Mapped[str | None]
+    amount: Mapped[int | None] = mapped_column(comment="minor units")
+    currency: Mapped[str | None]
+    reason: Mapped[str | None]
 
 
 class Entry(Base):
@@ -74,12 +73,10 @@ class Entry(Base):
         Index("entry_account", "account", postgresql_where=text("account IS NOT NULL")),
     )
 
-    posting: Mapped[str] = mapped_column(
-        Text, primary_key=True, comment="capture:<order>, refund:<order>, deposit:<UUIDv7>"
-    )
-    side: Mapped[str] = mapped_column(Text, primary_key=True, comment="customer, merchant, or cash: money from outside")
-    account: Mapped[str | None] = mapped_column(Text)
-    order_id: Mapped[str | None] = mapped_column(Text)
-    amount: Mapped[int] = mapped_column(BigInteger, comment="minor units; positive when the side receives")
-    currency: Mapped[str] = mapped_column(Text)
-    posted_at: Mapped[datetime] = mapped_column(DateTime(timezone=True), server_default=func.clock_timestamp())
+    posting: Mapped[str] = mapped_column(primary_key=True, comment="capture:<order>, refund:<order>, deposit:<UUIDv7>")
+    side: Mapped[str] = mapped_column(primary_key=True, comment="customer, merchant, or cash: money from outside")
+    account: Mapped[str | None]
+    order_id: Mapped[str | None]
+    amount: Mapped[int] = mapped_column(comment="minor units; positive when the side receives")
+    currency: Mapped[str]
+    posted_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())

@@ -1,1 +1,9 @@
 """The HTTP side of a service: the same answers, limits and keys for every API. A worker imports nothing of it."""
+
+from .bodies import RequestBody, ResponseBody
+from .call import Created
+from .problems import Problem, documented
+from .router import Router
+from .transaction import Transaction
+
+__all__ = ["Created", "Problem", "RequestBody", "ResponseBody", "Router", "Transaction", "documented"]

@@ -22,11 +22,12 @@ from ..service import Service
 from ..settings import Settings
 from ..telemetry import outages
 from . import pages, problems
-from .call import KEY_PARAMETER, Parts, Route
+from .call import Parts
 from .guard import Guard
 from .places import Places
 from .problems import busy, documented
 from .rate import Rate
+from .router import KEY_PARAMETER, Route
 from .tokens import Callers
 
 DEFAULT_RESPONSES = (401, 403, 408, 413, 422, 429, 500, 503)

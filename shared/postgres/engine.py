@@ -1,8 +1,8 @@
 """The database of a service: its engine, what it must promise, and the transaction of an HTTP request."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import AbstractContextManager, contextmanager
+from typing import Any, TypeVar
 
 from sqlalchemy import Connection, Engine, create_engine, text
 
@@ -125,6 +125,9 @@ def _session(connection: Connection) -> int:
     return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
 
 
+Kind = TypeVar("Kind", bound=Session)
+
+
 class Requests:
     """Transactions of HTTP requests."""
 
@@ -132,12 +135,16 @@ class Requests:
         self._engine = engine
         self._outbox = outbox
 
-    @contextmanager
-    def transaction(self) -> Iterator[Session]:
+    def transaction(self) -> AbstractContextManager[Session]:
         """Open a session; commit it, and what was published in it, when the block ends well; any exception undoes
         all.
         """
-        with Session(self._engine) as session, session.begin():
+        return self.session(Session)
+
+    @contextmanager
+    def session(self, kind: type[Kind]) -> Iterator[Kind]:
+        """Do what `transaction` does, with a session of this class."""
+        with kind(self._engine) as session, session.begin():
             with session.lent():
                 yield session
             self._outbox.write(session)

@@ -1,16 +1,18 @@
 """Run the handlers of a batch in one transaction: rows are locked first, in key order."""
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any
 
 import msgspec
 
+from ..declaration.routes import Route
+from ..declaration.rows import Rows
 from ..errors import HandlingFailed, Malformed, Retry
 from ..events import Event, envelope
 from ..protocol.ports import Delivery, Opened, Record
-from ..service import Read, Route, Service
+from ..service import Service
 from ..session import Session
 from ..telemetry import log_context
 from ..telemetry.failures import describe, of_function
@@ -86,11 +88,12 @@ class Handlers:
         self, delivery: Delivery, session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
     ) -> None:
         def handle(route: Route) -> None:
-            collect(delivery, _published(route, delivery.event, session))
+            collect(delivery, route.call(delivery.event, session))
 
+        session.publisher = lambda event: collect(delivery, (event,))
         try:
             for route in self._routes[type(delivery.event)]:
-                self.at = delivery.record, getattr(route.handler, "__qualname__", repr(route.handler))
+                self.at = delivery.record, route.name
                 self.deadline.call(handle, route)
         except KeyboardInterrupt:  # of the person at the terminal; a worker has its own answer to that signal
             raise
@@ -99,14 +102,15 @@ class Handlers:
             raise HandlingFailed(delivery.record if session.is_active else None) from _exception(error)
         finally:
             self.at = None
+            session.publisher = None
 
     def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
-        """Load the declared rows of the whole batch: all first reads, then all second reads, and so on; each model in
-        key order.
+        """Load the declared rows of the whole batch: the first rows of every handler, then all second ones, and so on;
+        each model in key order.
         """
 
-        def keys(read: Read, delivery: Delivery) -> list[object]:
-            return list(read.keys(delivery.event, session))
+        def keys(rows: Rows, delivery: Delivery) -> Collection[object]:
+            return rows.keys(delivery.event, session)
 
         record: Record | None = None
         stage = 0
@@ -116,9 +120,9 @@ class Handlers:
                 for delivery in deliveries:
                     record = delivery.record
                     for route in self._routes[type(delivery.event)]:
-                        if stage < len(route.reads):
-                            read = route.reads[stage]
-                            wanted.setdefault(read.model, set()).update(self.deadline.call(keys, read, delivery))
+                        if stage < len(route.rows):
+                            rows = route.rows[stage]
+                            wanted.setdefault(rows.model, set()).update(self.deadline.call(keys, rows, delivery))
                 record = None
                 if not wanted:
                     return
@@ -138,15 +142,3 @@ def _exception(error: BaseException) -> Exception:
     if isinstance(error, Exception):
         return error
     return RuntimeError(": ".join(describe(error))).with_traceback(error.__traceback__)
-
-
-def _published(route: Route, event: Event, session: Session) -> Iterable[Event]:
-    """Run a handler. Raises `TypeError` if it gives no events: to have forgotten `return` must not lose one."""
-    given: Any = route.handler(event, session)
-    if isinstance(given, Event) or not isinstance(given, Iterable):
-        name = getattr(route.handler, "__qualname__", route.handler)
-        raise TypeError(
-            f"{name} gave {'one event' if isinstance(given, Event) else type(given).__name__}; a handler returns all "
-            f"events to publish in a tuple or a list, `()` if there are none"
-        )
-    return given

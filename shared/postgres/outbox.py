@@ -59,9 +59,7 @@ class Outbox:
         """Keep `event` in the session under an id that its cause gives. Raises what `add` raises."""
         name = type(event).__name__
         if type(event) not in self._publishes:
-            raise TypeError(
-                f"{self._service} does not declare that it publishes {name}: add it to `publishes` of its Service"
-            )
+            raise TypeError(f"{self._service} does not publish {name}: add it to `publishes` of its Service")
         key = event.key
         if not session.holds(key):
             raise NotOwned(

@@ -44,11 +44,11 @@ class MayflySettings(Settings):
     )
     change(
         service / "container.py",
-        ("from dependency_injector", "from fractions import Fraction\n\nfrom dependency_injector"),
+        ("from services.mayfly.handlers", "from fractions import Fraction\n\nfrom services.mayfly.handlers"),
         ("from shared.container", "from services.mayfly.settings import MayflySettings\nfrom shared.container"),
         (
-            "    service = providers.Object(SERVICE)\n",
-            "    service = providers.Object(SERVICE)\n"
+            "    service = providers.Object(service)\n",
+            "    service = providers.Object(service)\n"
             "    settings_class = providers.Object(MayflySettings)\n"
             "    rate = providers.Singleton(Fraction, 1, 3)\n",
         ),
@@ -71,91 +71,59 @@ def stretch_listener(root: Path) -> None:
     events = events.replace("\n\nclass Keyed", '\n\nELSEWHERE = {"logistics.parcels"}\n\n\nclass Keyed')
     events += '''
 
-class ParcelSent(Keyed, frozen=True, kw_only=True):
-    """Consumed from another team."""
-
-    topic: ClassVar[str] = "logistics.parcels"
+class ParcelSent(Keyed, topic="logistics.parcels"):
+    """Consumed: an event of another team."""
 '''
     (service / "events.py").write_text(events)
-    topic = re.findall(rf"class {consumed}\(.*?topic: ClassVar\[str\] = (\".*?\")", events, re.DOTALL)[0]
+    (topic,) = re.findall(rf"class {consumed}\(Keyed, topic=(\".*?\")", events)
     (service / "v2.py").write_text(
         f'''"""The second versions of what the mantis service consumes."""
-
-from typing import ClassVar
 
 from services.mantis.events import Keyed
 
 
-class {consumed}(Keyed, frozen=True, kw_only=True):
+class {consumed}(Keyed, topic={topic}, version=2):
     """Consumed: it is noted."""
-
-    topic: ClassVar[str] = {topic}
-    version: ClassVar[int] = 2
 '''
     )
     (service / "handlers.py").write_text(
         f'''"""What the mantis service does about each event."""
 
-from collections.abc import Iterable
-
 from services.mantis import v2
 from services.mantis.events import Keyed, ParcelSent, {consumed}
 from services.mantis.models import Mantis
-from shared.events import Event
-from shared.service import Read, Service, on
-from shared.session import Session
+from shared import Service, Session
+
+service = Service("mantis")
 
 
-def note(key: str, session: Session) -> int:
-    """Note that something was consumed about the aggregate `key`."""
-    found = session.lock(Mantis, key)
-    if found is None:
-        found = Mantis({field}=key, times=0)
-        session.add(found)
-    found.times += 1
-    return found.times
-
-
-def happened(event: Keyed, session: Session) -> Iterable[Event]:
+@service.on({consumed}, v2.{consumed}, ParcelSent)
+def note(event: Keyed, session: Session, known: Mantis | None) -> None:
     """Note it, and publish nothing."""
-    note(event.{field}, session)
-    return ()
-
-
-_mantis = Read(Mantis, lambda event, _: (event.{field},))
-
-SERVICE = Service(
-    name="mantis",
-    routes=(
-        on({consumed}, happened, _mantis),
-        on(v2.{consumed}, happened, _mantis),
-        on(ParcelSent, happened, _mantis),
-    ),
-    publishes=(),
-)
+    if known is None:
+        known = Mantis({field}=event.{field}, times=0)
+        session.add(known)
+    known.times += 1
 '''
     )
     change(
         service / "api.py",
-        ("        published = note(", "        times = note("),
-        ("        call.publish(session, published)\n", ""),
-        ("times=published.times", "times=times"),
+        (f"from services.{LISTENER}.events import MantisNoted\n", ""),
+        (f"    session.publish(MantisNoted({field}={field}, times=known.times))\n", ""),
     )
     (root / f"tests/unit/services/test_{LISTENER}.py").write_text(
         f'''"""What the mantis service does about each event, without a server."""
 
 from services.mantis.events import ParcelSent
-from services.mantis.handlers import happened
+from services.mantis.handlers import service
 from services.mantis.models import Mantis
-from tests.unit.services.memory import MemorySession
+from shared.testing import Scene
 
 
 def test_a_parcel_of_another_team_is_noted() -> None:
-    session = MemorySession()
-    assert list(happened(ParcelSent({field}="a"), session)) == []
-    found = session.lock(Mantis, "a")
-    assert found is not None
-    assert found.times == 1
+    scene = Scene(service)
+    assert scene.when(ParcelSent({field}="a")) == []
+    assert scene.row(Mantis, "a").times == 1
 '''
     )
     (root / f"tests/integration/test_{LISTENER}.py").write_text(
@@ -165,16 +133,15 @@ from pathlib import Path
 
 import pytest
 
-from dev.servers import Servers
 from services.mantis import v2
+from services.mantis.container import MantisContainer
 from services.mantis.events import ParcelSent, {consumed}
-from tests.faults.crashing_worker import Plan
-from tests.faults.rehearsal import Rehearsal
+from shared.testing import Plan, Rehearsal, Servers
 
 
 @pytest.mark.parametrize("after", [False, True])
 def test_a_worker_is_killed_and_the_books_balance(servers: Servers, tmp_path: Path, after: bool) -> None:
-    with Rehearsal("mantis", servers, tmp_path) as rehearsal:
+    with Rehearsal(MantisContainer, servers, tmp_path) as rehearsal:
         dying = rehearsal.worker(Plan("transaction.commit", after))
         rehearsal.tell([{consumed}({field}="a"), v2.{consumed}({field}="a"), ParcelSent({field}="a")])
         rehearsal.until_killed(dying)

@@ -52,4 +52,4 @@ def test_a_cell_that_is_missing_is_named(tree: Tree) -> None:
         assert last in models.read_text()
         models.write_text(models.read_text().replace(last, f'{last}    SENT = "SENT"\n'))
         told = tree.run(str(ROOT / ".venv/bin/python"), "-c", f"import services.{service}.handlers", fails=True).stderr
-        assert f"the table of {machine} does not say what {event} means in SENT: add a cell there" in told
+        assert f"the table of {machine} does not decide what {event} means in SENT: add a cell there" in told

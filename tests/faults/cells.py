@@ -7,7 +7,7 @@ from enum import Enum
 from pathlib import Path
 
 from dev.servers import Servers
-from tests.faults.crashing_worker import Phase, Plan
+from shared.testing.crashing_worker import Phase, Plan
 from tests.faults.stage import Stage, Worker
 
 

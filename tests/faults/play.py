@@ -21,9 +21,9 @@ from dev.servers import ClusterServers, Servers
 from dev.silence import silence
 from shared.command import EXIT_AGAIN
 from shared.errors import Unavailable
+from shared.testing.outside import Published
 from tests.faults.history import Anomaly, anomalies
 from tests.faults.names import Names
-from tests.faults.outside import Published
 from tests.faults.stage import Stage, Worker
 from tests.waiting import POLL_SECONDS, until
 

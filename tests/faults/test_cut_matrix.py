@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from shared.testing.crashing_worker import Deed, Plan
 from tests.faults.cells import CYCLE, FEEDS, Source
 from tests.faults.chosen import chosen
-from tests.faults.crashing_worker import Deed, Plan
 from tests.faults.stage import Stage
 
 

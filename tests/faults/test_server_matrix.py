@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from shared.testing.crashing_worker import Deed, Plan
 from tests.faults.cells import FEEDS, PUBLISHING, Source
-from tests.faults.crashing_worker import Deed, Plan
 from tests.faults.stage import Stage, Worker
 
 CALLS = {

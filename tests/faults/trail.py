@@ -20,12 +20,13 @@ from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.container import ServiceContainer
+from shared.declaration.rows import lock
 from shared.errors import Reject, Retry
 from shared.events import Event
 from shared.kafka import topics
 from shared.postgres import tables
 from shared.postgres.engine import refuse_unsafe
-from shared.service import Read, Service, on
+from shared.service import Service
 from shared.session import Session
 from shared.settings import Settings
 from shared.worker import startup
@@ -191,12 +192,12 @@ def make(name: str) -> Kit:
     for made, base in ((Asked_, Asked), (Told_, Told)):
         made.__name__ = made.__qualname__ = base.__name__
 
-    def handler(event: Asked, session: Session) -> Iterable[Event]:
+    service = Service(name, publishes=(Told_,))
+
+    @service.on(Asked_)
+    def handler(event: Asked, session: Session, _trail: Annotated[Trail | None, lock(by="trail")]) -> Iterable[Event]:
         return handle(event, session, kit)
 
-    service = Service(
-        name=name, routes=(on(Asked_, handler, Read(Trail, lambda event, _: (event.trail,))),), publishes=(Told_,)
-    )
     kit = Kit(service, Asked_, Told_)
     return kit
 

@@ -13,7 +13,7 @@ import pytest
 from dev.servers import Servers
 from dev.service.copying import Consumed, files
 from dev.service.names import Spellings
-from tests.faults import outside
+from shared.testing import outside
 from tests.integration.running import TIMEOUTS, Running
 from tests.waiting import until
 

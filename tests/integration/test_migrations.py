@@ -18,7 +18,7 @@ from shared.errors import Misconfigured
 from shared.postgres import migrations, tables, version_table
 from shared.postgres.migrations import behind, history, migrate, refuse_behind
 from shared.settings import Settings
-from tests.integration.databases import settings as make_settings
+from shared.testing.databases import settings as make_settings
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/models.py"))
 SERVICE = SERVICES[0]

@@ -11,17 +11,17 @@ from sqlalchemy import Engine, create_engine, text
 
 from dev.servers import Servers
 from services.inventory import events as inventory_events
-from services.inventory.handlers import SERVICE as INVENTORY
+from services.inventory.handlers import service as inventory_service
 from services.order import events as order_events
-from services.order.handlers import SERVICE as ORDER
+from services.order.handlers import service as order_service
 from services.order.models import Order
 from services.payment import events as payment_events
-from services.payment.handlers import SERVICE as PAYMENT
+from services.payment.handlers import service as payment_service
 from shared.events import Event
 from shared.service import Service
 from shared.session import Session
 from shared.settings import Settings
-from tests.integration.databases import migrated
+from shared.testing.databases import migrated
 
 
 @pytest.fixture(scope="module")
@@ -49,9 +49,9 @@ def handle(engine: Engine, service: Service, *events: Event) -> list[str]:
     with Session(engine) as session, session.begin():
         for event in events:
             (route,) = (route for route in service.routes if route.event is type(event))
-            for read in route.reads:
-                session.lock_all(read.model, read.keys(event, session))
-            published += route.handler(event, session)
+            for rows in route.rows:
+                session.lock_all(rows.model, rows.keys(event, session))
+            published += route.call(event, session)
         assert all(session.holds(event.key) for event in published)
     return [type(event).__name__ for event in published]
 
@@ -65,9 +65,9 @@ def test_an_order_is_stored_at_every_step(engines: dict[str, Engine], order_id: 
     with Session(engines["order"]) as session, session.begin():
         session.add(Order(id=order_id, account="ada", state="PLACED"))
     reserved = order_events.StockReserved(order_id=order_id, amount=300, currency="EUR")
-    assert handle(engines["order"], ORDER, reserved) == []
+    assert handle(engines["order"], order_service, reserved) == []
     captured = order_events.PaymentCaptured(order_id=order_id, amount=300, currency="EUR")
-    assert handle(engines["order"], ORDER, captured) == ["OrderConfirmed"]
+    assert handle(engines["order"], order_service, captured) == ["OrderConfirmed"]
     found = one(engines["order"], "SELECT state, amount, currency, reason FROM orders WHERE id = :id", id=order_id)
     assert found == ("CONFIRMED", 300, "EUR", None)
 
@@ -84,13 +84,13 @@ def test_stock_is_stored_at_every_step(engines: dict[str, Engine], order_id: str
 
     lines = tuple(inventory_events.Line(sku, quantity) for sku, quantity in zip(skus, (1, 2), strict=True))
     placed = inventory_events.OrderPlaced(order_id=order_id, account="ada", lines=lines)
-    assert handle(engines["inventory"], INVENTORY, placed) == ["StockReserved"]
+    assert handle(engines["inventory"], inventory_service, placed) == ["StockReserved"]
     assert counts() == [(4, 1, 0), (3, 2, 0)]
     captured = inventory_events.PaymentCaptured(order_id=order_id)
-    assert handle(engines["inventory"], INVENTORY, captured) == ["StockSold"]
+    assert handle(engines["inventory"], inventory_service, captured) == ["StockSold"]
     assert counts() == [(4, 0, 1), (3, 0, 2)]
     cancelled = inventory_events.OrderCancelled(order_id=order_id)
-    assert handle(engines["inventory"], INVENTORY, cancelled) == ["StockReleased"]
+    assert handle(engines["inventory"], inventory_service, cancelled) == ["StockReleased"]
     assert counts() == [(5, 0, 0), (5, 0, 0)]
     row = "SELECT state, amount, was_sold, lines FROM reservation WHERE order_id = :id"
     assert one(engines["inventory"], row, id=order_id) == ("RELEASED", 300, True, dict(zip(skus, (1, 2), strict=True)))
@@ -100,10 +100,10 @@ def test_money_is_stored_at_every_step(engines: dict[str, Engine], order_id: str
     account = f"a-{order_id[:8]}"
     one(engines["payment"], "INSERT INTO account VALUES (:a, 'EUR', 1000) RETURNING 1", a=account)
     reserved = payment_events.StockReserved(order_id=order_id, account=account, amount=300, currency="EUR")
-    assert handle(engines["payment"], PAYMENT, reserved) == ["PaymentCaptured"]
+    assert handle(engines["payment"], payment_service, reserved) == ["PaymentCaptured"]
     assert one(engines["payment"], "SELECT balance FROM account WHERE id = :a", a=account) == (700,)
     cancelled = payment_events.OrderCancelled(order_id=order_id)
-    assert handle(engines["payment"], PAYMENT, cancelled) == ["PaymentRefunded"]
+    assert handle(engines["payment"], payment_service, cancelled) == ["PaymentRefunded"]
     assert one(engines["payment"], "SELECT balance FROM account WHERE id = :a", a=account) == (1000,)
     ledger = (
         "SELECT count(*), sum(amount), sum(amount) FILTER (WHERE side = 'merchant') FROM entry WHERE order_id = :id"
@@ -117,7 +117,7 @@ def test_everything_may_happen_in_one_batch(engines: dict[str, Engine], order_id
     one(engines["inventory"], "INSERT INTO stock VALUES (:sku, 100, 'EUR', 5, 0, 0, 5) RETURNING 1", sku=sku)
     published = handle(
         engines["inventory"],
-        INVENTORY,
+        inventory_service,
         inventory_events.OrderPlaced(order_id=order_id, account="ada", lines=(inventory_events.Line(sku, 5),)),
         inventory_events.OrderPlaced(order_id=f"{order_id}-2", account="ada", lines=(inventory_events.Line(sku, 1),)),
         inventory_events.PaymentCaptured(order_id=order_id),
@@ -128,8 +128,8 @@ def test_everything_may_happen_in_one_batch(engines: dict[str, Engine], order_id
 
 
 def test_a_cancelled_order_that_nobody_knows_leaves_a_row(engines: dict[str, Engine], order_id: str) -> None:
-    assert handle(engines["inventory"], INVENTORY, inventory_events.OrderCancelled(order_id=order_id)) == []
-    assert handle(engines["payment"], PAYMENT, payment_events.OrderCancelled(order_id=order_id)) == []
+    assert handle(engines["inventory"], inventory_service, inventory_events.OrderCancelled(order_id=order_id)) == []
+    assert handle(engines["payment"], payment_service, payment_events.OrderCancelled(order_id=order_id)) == []
     assert one(engines["inventory"], "SELECT state FROM reservation WHERE order_id = :id", id=order_id) == (
         "CANCELLED",
     )
@@ -176,8 +176,8 @@ def test_an_order_is_captured_once_even_if_its_payment_is_forgotten(
     account = f"a-{order_id[:8]}"
     one(engines["payment"], "INSERT INTO account VALUES (:a, 'EUR', 1000) RETURNING 1", a=account)
     reserved = payment_events.StockReserved(order_id=order_id, account=account, amount=300, currency="EUR")
-    handle(engines["payment"], PAYMENT, reserved)
+    handle(engines["payment"], payment_service, reserved)
     one(engines["payment"], "DELETE FROM payment WHERE order_id = :id RETURNING 1", id=order_id)
     with pytest.raises(Exception, match="entry_pkey"):
-        handle(engines["payment"], PAYMENT, reserved)
+        handle(engines["payment"], payment_service, reserved)
     assert one(engines["payment"], "SELECT balance FROM account WHERE id = :a", a=account) == (700,)

@@ -15,11 +15,14 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from dev.servers import Postgres
 from shared.errors import SessionMisused
+from shared.events import Event
 from shared.session import Session
-from tests.integration import databases
+from shared.testing import databases
 
 PAGE = (Path(__file__).parents[2] / "docs" / "session.md").read_text()
-LINES = [line.split(" | ")[0].removeprefix("| ") for line in re.findall(r"^\| `.*", PAGE, re.MULTILINE)]
+LINES = [
+    line.split(" | ")[0].removeprefix("| ") for line in re.findall(r"^\| `.*", PAGE.partition("\n## ")[0], re.MULTILINE)
+]
 
 
 class Base(DeclarativeBase):
@@ -104,6 +107,10 @@ def case(engine: Engine) -> Iterator[Case]:
     event.remove(engine, "before_cursor_execute", note)
 
 
+class Opened(Event, topic="accounts", key="id"):
+    id: str
+
+
 TRIED: dict[str, list[Callable[[Case], None]]] = {}
 
 
@@ -115,6 +122,17 @@ def line(begins: str) -> Callable[[Callable[[Case], None]], Callable[[Case], Non
         return function
 
     return noted
+
+
+@line("`session.publish(event)`")
+def _(case: Case) -> None:
+    """Whose event it is, and whether its aggregate is held, is known by those who lend the session."""
+    published: list[Event] = []
+    with pytest.raises(SessionMisused, match="in a handler or in a request"):
+        case.session.publish(Opened(id="a"))
+    case.session.publisher = published.append
+    case.session.publish(Opened(id="a"))
+    assert published == [Opened(id="a")]
 
 
 @line("`session.lock(Model, key)`")

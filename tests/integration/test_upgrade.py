@@ -86,15 +86,12 @@ def upgrade() -> None:
 
 V2 = '''"""What is consumed in its second version."""
 
-from typing import ClassVar
-
 from services.mayfly import events
 
 
-class SomethingHappened(events.SomethingHappened, frozen=True, kw_only=True):
+class SomethingHappened(events.SomethingHappened, version=2):
     """Consumed: with a remark."""
 
-    version: ClassVar[int] = 2
     remark: str
 '''
 
@@ -112,19 +109,22 @@ def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     edit(
         folder / "models.py",
         "    times: Mapped[int]",
-        "    remark: Mapped[str] = mapped_column(Text)\n    times: Mapped[int]",
+        "    remark: Mapped[str]\n    times: Mapped[int]",
     )
-    edit(folder / "handlers.py", "(something_id=key, times=0)", '(something_id=key, times=0, remark="new")')
+    edit(
+        folder / "handlers.py",
+        "(something_id=event.something_id, times=0)",
+        '(something_id=event.something_id, times=0, remark="new")',
+    )
     edit(
         folder / "handlers.py",
         "from services.mayfly.events",
         "from services.mayfly import v2\nfrom services.mayfly.events",
     )
     edit(
-        folder / "handlers.py",
-        "    routes=(",
-        "    routes=(on(v2.SomethingHappened, happened, Read(Mayfly, lambda event, _: (event.something_id,))), ",
+        folder / "handlers.py", "@service.on(SomethingHappened)", "@service.on(v2.SomethingHappened, SomethingHappened)"
     )
+    edit(folder / "handlers.py", "event: SomethingHappened,", "event: v2.SomethingHappened | SomethingHappened,")
     return old.root, new.root
 
 

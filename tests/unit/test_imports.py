@@ -23,6 +23,7 @@ def test_a_worker_imports_no_web_framework_and_no_migrations(service: str) -> No
     printed = subprocess.run(
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
+    assert not [name for name in printed.split() if name.startswith(("shared.testing", "shared.http"))]
     imported = {name.partition(".")[0] for name in printed.split()}
     assert {"sqlalchemy", "confluent_kafka"} <= imported
     assert not imported & UNWANTED, (

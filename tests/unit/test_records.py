@@ -20,7 +20,7 @@ from shared.events import ATTRIBUTE_MAX, VERSION_MAX, Event
 from shared.kafka.consumer import NAMELESS
 from shared.postgres.handlers import Handlers
 from shared.protocol.ports import Input, Opened, Record
-from shared.service import Service, on
+from shared.service import Service
 from shared.telemetry.failures import DETAIL_MAX, describe
 
 TOPIC = "things.events"
@@ -49,7 +49,15 @@ class Colour(Event, frozen=True, kw_only=True):
         return self.name
 
 
-HANDLERS = Handlers(Service("things", (on(Colour, lambda event, session: ()),), ()))
+SERVICE = Service("things")
+
+
+@SERVICE.on(Colour)
+def see(_: Colour) -> None:
+    """Do nothing."""
+
+
+HANDLERS = Handlers(SERVICE)
 
 fields = st.sampled_from(["name", "number", "share", "kind", "parts", "more", "else"])
 scalars = st.none() | st.booleans() | st.integers() | st.floats() | st.text(st.characters())

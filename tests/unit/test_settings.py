@@ -262,7 +262,7 @@ class ShippingSettings(Settings):
 
 @containers.copy(ServiceContainer)
 class ShippingContainer(ServiceContainer):
-    service = providers.Object(Service(name="shipping", routes=(), publishes=()))
+    service = providers.Object(Service("shipping"))
     settings_class = providers.Object(ShippingSettings)
 
 

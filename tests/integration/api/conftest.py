@@ -14,8 +14,8 @@ from services.payment.container import PaymentContainer
 from shared.postgres import engine
 from shared.settings import Settings
 from shared.telemetry import metrics
-from tests.integration.api.serving import Api, served
-from tests.integration.databases import migrated
+from shared.testing.api import Api, served
+from shared.testing.databases import migrated
 
 LOCK_TIMEOUT_MS = 700
 """Tests wait for it; the real one is longer."""

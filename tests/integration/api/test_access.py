@@ -12,7 +12,7 @@ from services.order.container import OrderContainer
 from shared.errors import Misconfigured
 from shared.http import tokens
 from shared.settings import Settings
-from tests.integration.api.serving import Api, served
+from shared.testing.api import Api, served
 from tests.integration.api.test_problems import problem
 
 ORDER = {"account": "ada", "lines": [{"sku": "tea", "quantity": 1}]}

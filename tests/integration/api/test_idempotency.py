@@ -9,7 +9,7 @@ import httpx
 import psycopg
 import pytest
 
-from tests.integration.api.serving import Api
+from shared.testing.api import Api
 
 ORDER = {"account": "ada", "lines": [{"sku": "tea", "quantity": 2}]}
 DEPOSIT = {"amount": 500, "currency": "EUR"}

@@ -7,7 +7,7 @@ import pytest
 
 from services.order.container import OrderContainer
 from shared.settings import Settings
-from tests.integration.api.serving import Api
+from shared.testing.api import Api
 
 ORDER = {"account": "ada", "lines": [{"sku": "tea", "quantity": 2}]}
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.api.serving import Api
+from shared.testing.api import Api
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 

@@ -7,7 +7,7 @@ import httpx
 import pytest
 
 from shared.http import places
-from tests.integration.api.serving import Api
+from shared.testing.api import Api
 
 AT_ONCE = 60
 

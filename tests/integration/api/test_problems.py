@@ -9,7 +9,7 @@ import pytest
 
 from services.order.container import OrderContainer
 from shared.settings import Settings
-from tests.integration.api.serving import Api
+from shared.testing.api import Api
 
 LINE = {"sku": "tea", "quantity": 1}
 ORDER = {"account": "ada", "lines": [LINE]}

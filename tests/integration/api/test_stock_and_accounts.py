@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.integration.api.serving import Api
+from shared.testing.api import Api
 
 
 def test_an_item_is_introduced_and_repriced(stock: Api, name: str) -> None:

@@ -50,7 +50,7 @@ def resources(row: str, service: Service) -> list[tuple[str, str]]:
 
 def granted(who: str, name: str) -> list[Grant]:
     """The rights of a column, for the service `name`."""
-    service: Service = import_module(f"services.{name}.handlers").SERVICE
+    service: Service = import_module(f"services.{name}.handlers").service
     head, _, *rows = table()
     column = head.index(who)
     return [

@@ -14,7 +14,7 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 from dev.servers import Postgres
 from shared.errors import SessionMisused
 from shared.session import Session
-from tests.integration import databases
+from shared.testing import databases
 
 PAIRS = list(permutations(("Alpha", "Box", "Lab", "Zeta"), 2))
 

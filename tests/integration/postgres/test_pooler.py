@@ -20,8 +20,8 @@ from services.payment.container import PaymentContainer
 from shared.errors import Misconfigured
 from shared.postgres import engine as postgres_engine
 from shared.settings import Settings
-from tests.integration.api.serving import served
-from tests.integration.databases import RUNTIME, migrated
+from shared.testing.api import served
+from shared.testing.databases import RUNTIME, migrated
 from tests.waiting import until
 
 PGBOUNCER = shutil.which("pgbouncer")

@@ -18,8 +18,8 @@ from shared.postgres import engine as postgres_engine
 from shared.postgres import session_settings
 from shared.postgres.migrations import migrate
 from shared.settings import Settings
-from tests.integration.api.serving import served
-from tests.integration.databases import migrated
+from shared.testing.api import served
+from shared.testing.databases import migrated
 
 HOSTILE = {
     "DateStyle": "German",

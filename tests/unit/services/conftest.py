@@ -12,7 +12,7 @@ from dev.servers import Postgres
 from shared.orm import bulk
 from shared.postgres import tables
 from shared.service import Service
-from tests.unit.services.trial import MakeTrial, Trial
+from shared.testing import MakeTrial, Trial
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def _engine_of(postgres: Postgres) -> Iterator[Callable[[Service, type[Declarati
 
 @pytest.fixture
 def trial(_engine_of: Callable[[Service, type[DeclarativeBase]], Engine]) -> Iterator[MakeTrial]:
-    """Returns a trial of a service: `trial(SERVICE, Base)`."""
+    """Returns a trial of a service: `trial(service, Base)`."""
     with ExitStack() as stack:
 
         def make(service: Service, base: type[DeclarativeBase]) -> Trial:

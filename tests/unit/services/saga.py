@@ -7,6 +7,7 @@ pass as JSON, as between the real services.
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any, NamedTuple
 
 import msgspec
@@ -21,10 +22,15 @@ from services.payment.models import Account, Entry, Payment
 from shared.errors import Reject
 from shared.events import Event
 from shared.service import Service
-from shared.states import NONE
-from tests.unit.services.memory import Frozen, MemorySession, thawed
+from shared.states import NONE, Machine
+from shared.testing.memory import Frozen, MemorySession, thawed
 
-SERVICES: Mapping[str, Service] = {s.name: s for s in (order.SERVICE, inventory.SERVICE, payment.SERVICE)}
+SERVICES: Mapping[str, Service] = {s.name: s for s in (order.service, inventory.service, payment.service)}
+MACHINES: Mapping[str, Machine[Any]] = {
+    "order": order.ORDER,
+    "inventory": inventory.RESERVATION,
+    "payment": payment.PAYMENT,
+}
 AGGREGATES: Mapping[str, Any] = {"order": Order, "inventory": Reservation, "payment": Payment}
 INITIAL_MONEY = 1_000
 PRICE = 100
@@ -105,11 +111,11 @@ def _cancels(world: World) -> Iterator[tuple[World, Move | None]]:
         row = session.lock(Order, order_id)
         assert row is not None
         before = row.state
-        try:
-            published = list(order.cancel(row))
-        except Reject:
-            published = []  # 409
-        move = Move("order", order.CANCEL, before, row.state)
+        published: list[Event] = []
+        session.publisher = published.append
+        with suppress(Reject):  # 409
+            order.cancel(row, session)
+        move = Move("order", order.CANCEL.name, before, row.state)
         yield world.after("order", session, published, cancellable=world.cancellable - {order_id}), move
 
 
@@ -145,13 +151,15 @@ def _handle(world: World, service: str, event: Event) -> tuple[World, Move]:
     session = world.session(service)
     before = _state(session, service, event.key)
     published: list[Event] = []
+    session.publisher = published.append
     for route in SERVICES[service].routes:
         if route.event is type(event):
-            for read in route.reads:
-                list(read.keys(event, session))  # the declared reads must not fail on any world
-            published += route.handler(event, session)
+            for rows in route.rows:
+                rows.keys(event, session)  # a declaration must not fail on any world
+            published += route.call(event, session)
+    session.flush()
     after = _state(session, service, event.key)
-    machine = {"order": order.ORDER, "inventory": inventory.RESERVATION, "payment": payment.PAYMENT}[service]
+    machine = MACHINES[service]
     return world.after(service, session, published), Move(machine.name, type(event).__name__, before, after)
 
 

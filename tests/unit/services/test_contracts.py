@@ -13,7 +13,7 @@ import msgspec
 from shared.service import Service
 
 SERVICES: list[Service] = [
-    import_module(f"services.{path.parent.name}.handlers").SERVICE
+    import_module(f"services.{path.parent.name}.handlers").service
     for path in sorted(Path("services").glob("*/handlers.py"))
 ]
 

@@ -1,20 +1,24 @@
 """The state tables in docs/services.md are those of the code. `python -m tests.unit.services.test_docs` writes them."""
 
 from pathlib import Path
+from typing import Any
 
 from services.inventory.handlers import RESERVATION
 from services.order.handlers import ORDER
 from services.payment.handlers import PAYMENT
-from shared.states import Cell, Machine
+from shared.states import Cell, Machine, name_of
 from tests.unit.services.test_saga_contracts import PUBLISHED, SERVICES
 
 PAGE = Path("docs/services.md")
 MACHINES = (ORDER, RESERVATION, PAYMENT)
 
 
-def table(machine: Machine) -> str:
+def table(machine: Machine[Any]) -> str:
     """Return the table of `machine` in Markdown: a row for each state, a column for each event."""
-    lines = [f"| {machine.name} | " + " | ".join(machine.table) + " |", "|---" * (len(machine.table) + 1) + "|"]
+    lines = [
+        f"| {machine.name} | " + " | ".join(map(name_of, machine.table)) + " |",
+        "|---" * (len(machine.table) + 1) + "|",
+    ]
     for state in machine.states:
         cells = [_cell(cells[state]) for cells in machine.table.values()]
         lines.append(f"| {state} | " + " | ".join(cells) + " |")

@@ -18,7 +18,7 @@ from dev.service.names import Spellings
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/__main__.py"))
 SKELETON = Path("dev/service/skeleton")
 LIBRARY_TABLES = re.compile(r"\br\d{4}\.(upgrade|create)\(\)")
-REPEATED_MAX = 60
+REPEATED_MAX = 45
 """Lines; for more than that, a service would be mended in many places."""
 
 
@@ -42,9 +42,9 @@ def base(source: str) -> str:
 
 
 def router(source: str) -> str:
-    """How the routes of an API are collected, without the word by which its pages are sorted."""
+    """How the endpoints of an API are collected, without the scope of its tokens."""
     (found,) = (line for line in source.splitlines() if line.startswith("router ="))
-    return found.partition("tags=")[0]
+    return found.partition("scope=")[0]
 
 
 def first_words(source: str) -> str:

@@ -1,8 +1,5 @@
 """A trial of handlers refuses what a worker would be refused, and shows what a worker would see."""
 
-from collections.abc import Iterable
-from typing import ClassVar
-
 import pytest
 from sqlalchemy import ForeignKey, Text, func, select
 from sqlalchemy.exc import IntegrityError
@@ -10,10 +7,9 @@ from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared.errors import NotOwned, SessionMisused
 from shared.events import Event
-from shared.service import Service, on
+from shared.service import Service
 from shared.session import Session
-from tests.unit.services.memory import MemorySession
-from tests.unit.services.trial import MakeTrial
+from shared.testing import MakeTrial, MemorySession
 
 
 class Base(DeclarativeBase):
@@ -33,22 +29,20 @@ class Box(Base):
     lab: Mapped[str] = mapped_column(ForeignKey("lab.id"))
 
 
-class Asked(Event, frozen=True, kw_only=True):
-    topic: ClassVar[str] = "asked"
+class Asked(Event, topic="asked", key="lab"):
     lab: str
     how: str = ""
 
-    @property
-    def key(self) -> str:
-        return self.lab
 
-
-class Told(Asked, frozen=True, kw_only=True):
-    topic: ClassVar[str] = "told"
+class Told(Asked, topic="told"):
     boxes: int = 0
 
 
-def handle(asked: Asked, session: Session) -> Iterable[Event]:
+SERVICE = Service("boxes", publishes=(Told,))
+
+
+@SERVICE.on(Asked)
+def handle(asked: Asked, session: Session) -> Told:
     if asked.how == "commit":
         session.commit()
     if asked.how != "no lab":
@@ -58,23 +52,20 @@ def handle(asked: Asked, session: Session) -> Iterable[Event]:
     else:
         session.add(Box(lab="none"))
     boxes = session.scalars(select(func.count()).select_from(Box)).one()
-    return (Told(lab=asked.lab, boxes=boxes),)
-
-
-SERVICE = Service("boxes", (on(Asked, handle),), (Told,))
+    return Told(lab=asked.lab, boxes=boxes)
 
 
 def test_a_trial_is_a_batch_on_a_real_database(trial: MakeTrial) -> None:
     batch = trial(SERVICE, Base)
     batch.given(Lab(id="b"))
     with pytest.raises(NotOwned, match="'b'"):
-        batch.handle(Asked(lab="b", how="only read"))
+        batch.when(Asked(lab="b", how="only read"))
 
 
 @pytest.mark.parametrize(("how", "error"), [("no lab", IntegrityError), ("commit", SessionMisused)])
 def test_what_a_worker_would_be_refused_is_refused(trial: MakeTrial, how: str, error: type[Exception]) -> None:
     with pytest.raises(error):
-        trial(SERVICE, Base).handle(Asked(lab="a", how=how))
+        trial(SERVICE, Base).when(Asked(lab="a", how=how))
 
 
 def test_a_world_in_memory_says_what_it_cannot_do() -> None:

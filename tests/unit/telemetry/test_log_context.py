@@ -2,7 +2,7 @@
 
 import json
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any, cast
 
 import pytest
@@ -13,7 +13,7 @@ from shared.events import Envelope, Event
 from shared.postgres.handlers import Handlers
 from shared.protocol.cycle import Progress
 from shared.protocol.ports import Delivery, Input, Record
-from shared.service import Service, on
+from shared.service import Service
 from shared.session import Session
 from shared.settings import Settings
 from shared.telemetry import log_context, logs
@@ -54,18 +54,19 @@ def log_in_every_way() -> None:
 
 def handle(*deliveries: Delivery) -> None:
     """Handle events as a worker does; what is asked of the session here needs no database."""
+    service = Service("order")
 
-    def handler(event: Placed, _session: Session) -> Iterable[Event]:
+    @service.on(Placed)
+    def handler(event: Placed) -> None:
         log_in_every_way()
         if event.id == "defect":
             raise ValueError(event.id)
-        return ()
 
     class NoDatabase(Session):
         def __init__(self) -> None:
             super().__init__(cast("Any", None))
 
-    Handlers(Service("order", (on(Placed, handler),), ())).run(deliveries, NoDatabase(), lambda _one, events: None)
+    Handlers(service).run(deliveries, NoDatabase(), lambda _one, events: None)
 
 
 def delivery(number: int, event_id: str = "e") -> Delivery:

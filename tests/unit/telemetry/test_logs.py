@@ -279,7 +279,7 @@ from shared.service import Service
 
 @containers.copy(ServiceContainer)
 class Made(ServiceContainer):
-    service = providers.Object(Service(name="s", routes=(), publishes=()))
+    service = providers.Object(Service("s"))
 
 sys.argv = ["s", "worker"]
 command.main(Made)

@@ -153,7 +153,7 @@ def test_a_client_that_drips_is_hung_up_on(
 
 @containers.copy(ServiceContainer)
 class LonelyContainer(ServiceContainer):
-    service = providers.Object(Service(name="lonely", routes=(), publishes=()))
+    service = providers.Object(Service("lonely"))
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "nowhere.invalid", "x" * 300])

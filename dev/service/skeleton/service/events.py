@@ -1,37 +1,23 @@
-"""What the skeleton service publishes, and its own view of what it consumes.
+"""What the skeleton service publishes, and its own view of what it consumes: only the fields that it needs."""
 
-It imports no other service, and reads only the fields it needs.
-"""
-
-from typing import Annotated, ClassVar
+from typing import Annotated
 
 from msgspec import Meta
 
-from shared.events import Event
-
-Id = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z")]
-"""No character of it needs quoting in a URL, a log or a shell."""
+from shared import Event, Id
 
 
-class Keyed(Event, frozen=True, kw_only=True):
-    """An event about one aggregate, and keyed by it."""
+class Keyed(Event, key="something_id"):
+    """An event about one aggregate: all events of one aggregate stay in order."""
 
     something_id: Id
 
-    @property
-    def key(self) -> str:
-        """All events of one aggregate stay in order."""
-        return self.something_id
 
-
-class SkeletonNoted(Keyed, frozen=True, kw_only=True):
+class SkeletonNoted(Keyed, topic="skeleton.events"):
     """Something was noted about the aggregate, for the first time, the second, and so on."""
 
-    topic: ClassVar[str] = "skeleton.events"
     times: Annotated[int, Meta(ge=1)]
 
 
-class SomethingHappened(Keyed, frozen=True, kw_only=True):
+class SomethingHappened(Keyed, topic="elsewhere.events"):
     """Consumed: it is noted."""
-
-    topic: ClassVar[str] = "elsewhere.events"

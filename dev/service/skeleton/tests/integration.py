@@ -6,13 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from dev.servers import Servers
 from dev.service.skeleton.service.container import SkeletonContainer
 from dev.service.skeleton.service.events import SkeletonNoted, SomethingHappened
-from tests.faults.crashing_worker import Plan
-from tests.faults.rehearsal import Rehearsal
-from tests.integration.api.serving import Api, served
-from tests.integration.databases import migrated
+from shared.testing import Api, Plan, Rehearsal, Servers, migrated, served
 
 
 @pytest.fixture(scope="module")
@@ -23,7 +19,7 @@ def api(servers: Servers) -> Iterator[Api]:
 
 @pytest.fixture
 def rehearsal(servers: Servers, tmp_path: Path) -> Iterator[Rehearsal]:
-    with Rehearsal("skeleton", servers, tmp_path) as rehearsal:
+    with Rehearsal(SkeletonContainer, servers, tmp_path) as rehearsal:
         yield rehearsal
 
 

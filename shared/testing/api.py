@@ -12,8 +12,8 @@ import psycopg
 import uvicorn
 from dependency_injector import providers
 
-from shared.settings import Settings
-from tests.waiting import until
+from ..settings import Settings
+from .waiting import until
 
 START_SECONDS_MAX = 20.0
 

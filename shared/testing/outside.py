@@ -10,7 +10,7 @@ from confluent_kafka import Consumer, IsolationLevel, KafkaError, KafkaException
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._listoffsets import OffsetSpec
 
-from tests.waiting import SECONDS_MAX
+from .waiting import SECONDS_MAX
 
 ELECTING = (
     KafkaError.UNKNOWN_LEADER_EPOCH,

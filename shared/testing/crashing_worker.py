@@ -18,13 +18,12 @@ from typing import Any, cast
 import psycopg
 from dependency_injector import providers
 
-from shared import command
-from shared.container import ServiceContainer
-from shared.errors import DatabaseInDoubt, KafkaInDoubt
-from shared.kafka.client import KafkaClient
-from shared.postgres.transaction import WorkerDatabase
-from shared.settings import Settings
-from tests.faults import trail
+from .. import command
+from ..container import ServiceContainer
+from ..errors import DatabaseInDoubt, KafkaInDoubt
+from ..kafka.client import KafkaClient
+from ..postgres.transaction import WorkerDatabase
+from ..settings import Settings
 
 
 class Phase(Enum):
@@ -173,7 +172,7 @@ class Order:
     armed: Flag
     happened: Flag
     """Set when the plan was carried out: whoever is started again after it has none."""
-    build: Callable[[str, Settings], ServiceContainer] = trail.build
+    build: Callable[[str, Settings], ServiceContainer]
     """Puts the service together in the new process."""
     keyboard: Path | None = None
     """A pipe that a debugger reads from; what it writes is in the log."""

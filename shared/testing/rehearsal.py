@@ -1,6 +1,6 @@
-"""A real service, with workers that can be made to die at one exact call: the stage for whoever has written handlers.
+"""A real service, with workers that can be made to die at one exact call: a stage for the author of handlers.
 
-    with Rehearsal("shipping", servers, tmp_path) as rehearsal:
+    with Rehearsal(ShippingContainer, servers, tmp_path) as rehearsal:
         dying = rehearsal.worker(Plan("kafka.commit", after=True))
         rehearsal.tell([StockReserved(order_id="o-1")])
         rehearsal.until_killed(dying)
@@ -12,45 +12,36 @@ It is the service with its own migrations and handlers in the container of every
 its name and its topics are other ones, so that many can share the servers.
 """
 
-import importlib
 import signal
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Self, TypeVar, cast
+from typing import Self, TypeVar
 
 import msgspec
 import psycopg
 from confluent_kafka import IsolationLevel
-from dependency_injector import containers, providers
 
-from dev.servers import Servers
-from shared.container import ServiceContainer
-from shared.events import Event
-from shared.kafka import topics as kafka_topics
-from shared.postgres.engine import refuse_unsafe
-from shared.postgres.migrations import migrate
-from shared.service import Service
-from shared.settings import Settings
-from shared.worker import startup
-from tests.faults import outside
-from tests.faults.crashing_worker import Order, Plan
-from tests.faults.stage import TIMEOUTS, StageSettings, Worker, headers, processes, producer
-from tests.waiting import SECONDS_MAX, until
+from ..container import ServiceContainer, providers
+from ..events import Event
+from ..kafka import topics as kafka_topics
+from ..postgres.engine import refuse_unsafe
+from ..postgres.migrations import migrate
+from ..service import Service
+from ..settings import Settings
+from ..worker import startup
+from . import outside
+from .crashing_worker import Order, Plan
+from .servers import Servers
+from .waiting import SECONDS_MAX, until
+from .workers import TIMEOUTS, StageSettings, Worker, headers, processes, producer
 
 PARTITIONS = 2
 Published = TypeVar("Published", bound=Event)
-
-
-def declared(service: str) -> Service:
-    """Return what the service publishes about itself."""
-    found: Service = importlib.import_module(f"services.{service}.handlers").SERVICE
-    return found
 
 
 def events(service: Service) -> list[type[Event]]:
@@ -58,20 +49,16 @@ def events(service: Service) -> list[type[Event]]:
     return list(dict.fromkeys([*(route.event for route in service.routes), *service.publishes]))
 
 
-def build(service: str, name: str, settings: Settings) -> ServiceContainer:
+def build(container: type[ServiceContainer], name: str, settings: Settings) -> ServiceContainer:
     """Put the real service together, under another name: called in the process of a worker."""
-    known = declared(service)
+    made = container()
+    known = made.service()
     # First all, then each: a second version of an event may have its topic from the first.
     topics = {event: event.topic for event in events(known)}
     for event, topic in topics.items():
         event.topic = f"{name}.{topic}"
-    renamed = replace(known, name=name)
-
-    @containers.copy(ServiceContainer)
-    class Renamed(ServiceContainer):
-        service = providers.Object(renamed)
-
-    made = cast("ServiceContainer", Renamed())
+    renamed = known.renamed(name)
+    made.service.override(providers.Object(renamed))
     made.settings.override(providers.Object(settings))
 
     def check() -> None:  # the history of migrations has the service's own name
@@ -86,20 +73,20 @@ def build(service: str, name: str, settings: Settings) -> ServiceContainer:
 class Rehearsal:
     """One service, what it was told, and its books."""
 
-    def __init__(self, service: str, servers: Servers, logs: Path) -> None:
-        self.name = f"{service}-{uuid.uuid4().hex[:12]}"
-        self._service = service
+    def __init__(self, container: type[ServiceContainer], servers: Servers, logs: Path) -> None:
+        self._container = container
+        self._known: Service = container().service()
+        self.name = f"{self._known.name}-{uuid.uuid4().hex[:12]}"
         self._servers = servers
         self._logs = logs
         self._workers: list[Worker] = []
         self._told: list[str] = []
-        self._known = declared(service)
         self._topics = {event: event.topic for event in events(self._known)}
 
     def __enter__(self) -> Self:
         for event, topic in self._topics.items():
             event.topic = f"{self.name}.{topic}"
-        self.service = replace(self._known, name=self.name)
+        self.service = self._known.renamed(self.name)
         self._servers.postgres.create_database(self.name)
         self._settings: Settings = StageSettings.model_validate(
             {
@@ -109,7 +96,7 @@ class Rehearsal:
                 **TIMEOUTS,
             }
         )
-        migrate(self._settings, self._service)
+        migrate(self._settings, self._known.name)
         kafka_topics.create_topics(self._settings, self.service)
         self.connection = psycopg.connect(self._servers.postgres.dsn(self.name), autocommit=True)
         return self
@@ -139,7 +126,7 @@ class Rehearsal:
         log.touch()
         armed, happened = processes.Event(), processes.Event()
         armed.set()
-        order = Order(self.name, self._settings, log, plan, armed, happened, partial(build, self._service))
+        order = Order(self.name, self._settings, log, plan, armed, happened, partial(build, self._container))
         self._workers.append(Worker(order))
         return self._workers[-1]
 
@@ -186,7 +173,7 @@ class Rehearsal:
         handled = {event_id for (event_id,) in self.connection.execute("SELECT event_id FROM exactly_once_inbox")}
         if missing := [event_id for event_id in self._told if event_id not in handled]:
             yield f"not handled: {missing}"
-        for table in ("exactly_once_outbox", "exactly_once_dead_letter"):
+        for table in ("outbox", "dead_letter"):
             if count := self._one(f"SELECT count(*) FROM {table}"):
                 yield f"{count} rows in {table}"
         for topic in self.service.published_topics:

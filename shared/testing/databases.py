@@ -6,10 +6,10 @@ from contextlib import contextmanager
 
 from sqlalchemy import Engine, MetaData, create_engine
 
-from dev.servers import Postgres
-from shared.orm import bulk
-from shared.postgres.migrations import migrate
-from shared.settings import Settings
+from ..orm import bulk
+from ..postgres.migrations import migrate
+from ..settings import Settings
+from .servers import Postgres
 
 RUNTIME = "service_runtime"
 

@@ -1,0 +1,198 @@
+"""The rows that a handler needs, declared as the types of its parameters.
+
+    reservation: Reservation                                     the row whose primary key is in fields of the event
+                                                                 with the names of its columns
+    order: Annotated[Order, lock(by="order_id")]                 the row with this field of the event as its key
+    seat: Annotated[Seat, lock(by=("room", "number"))]           ... if the key has several columns
+    payment: Payment | None                                      the row may be missing
+    stock: Annotated[Mapping[str, Stock], lock(by=lambda event: [line.sku for line in event.lines])]
+    stock: Annotated[Mapping[str, Stock], lock(by=lambda event, reservation: reservation.lines)]
+
+The last one looks at a row that is declared before it; if that is missing, there is nothing to lock. The rows of a
+whole batch are loaded and locked at once: first the first parameter of every handler, then the second, and so on, each
+table in key order. So two workers never wait for each other in a circle, as long as all handlers declare their tables
+in the same order.
+"""
+
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from operator import attrgetter
+from types import NoneType, UnionType
+from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+
+from sqlalchemy import inspect as mapping
+
+from ..errors import Reject
+from ..orm import held
+from ..session import Session
+
+By = str | tuple[str, ...] | Callable[..., Any]
+
+
+class Lock(NamedTuple):
+    """What stands in `Annotated[Model, lock(...)]`."""
+
+    by: By | None
+
+
+def lock(by: By | None = None) -> Lock:
+    """Find the row, or the rows, by `by`: a field of the event, several for a key of several columns, or a function.
+
+    A function takes the event, and rows that are declared before, by their names. It returns a primary key, or None;
+    for a `Mapping`, all keys.
+    """
+    return Lock(by)
+
+
+class Found(dict[Any, Any]):
+    """The rows of a `Mapping`, by their keys; those that exist."""
+
+    __slots__ = ("model",)
+
+    model: type[Any]
+
+    def __missing__(self, key: object) -> Any:
+        raise LookupError(f"there is no {self.model.__name__} {key!r}, or it was not asked for by `lock(by=...)`")
+
+
+class Rows:
+    """One parameter of a handler."""
+
+    def __init__(
+        self,
+        name: str,
+        model: type[Any],
+        by: Callable[..., Any],
+        after: tuple["Rows", ...],
+        *,
+        many: bool,
+        optional: bool,
+    ) -> None:
+        self.name = name
+        self.model = model
+        self.many = many
+        self.optional = optional
+        """Whether the handler takes None for a row that is missing."""
+        self._by = by
+        self._after = after
+
+    def keys(self, event: Any, session: Session) -> Collection[Any]:
+        """Return the primary keys, for a whole batch to be loaded."""
+        return self._keys(event, [rows.find(event, session) for rows in self._after] if self._after else ())
+
+    def _keys(self, event: Any, earlier: Sequence[Any]) -> Collection[Any]:
+        for row in earlier:
+            if row is None:
+                return ()
+        found = self._by(event, *earlier)
+        if not self.many:
+            return () if found is None else (found,)
+        return found if isinstance(found, Collection) else list(found)
+
+    def find(self, event: Any, session: Session, known: Mapping[str, Any] | None = None) -> Any:
+        """Return what the handler is to be given; `known` has the rows before. Asks the database nothing if the batch
+        was loaded.
+        """
+        earlier: Sequence[Any] = ()
+        if self._after:
+            earlier = [rows.find(event, session) if known is None else known[rows.name] for rows in self._after]
+        model = self.model
+        if not self.many:
+            for key in self._keys(event, earlier):
+                return session.lock(model, key)
+            return None
+        found = Found()
+        found.model = model
+        for key in self._keys(event, earlier):
+            row = session.lock(model, key)
+            if row is not None:
+                found[key] = row
+        return found
+
+    def refuse_missing(self, event: Any) -> None:
+        """Raise `Reject`: the row is missing, and the handler wants one."""
+        raise Reject(
+            f"there is no {self.model.__name__} for {type(event).__name__} {event.key!r}; a handler that does without "
+            f"declares `{self.name}: {self.model.__name__} | None`"
+        )
+
+
+def parameter(name: str, annotation: Any, events: Sequence[type[Any]], before: Sequence[Rows], of: str) -> Rows | None:
+    """Read one parameter of the handler `of`; None if it is no row. Raises `TypeError` for a declaration that is
+    wrong.
+    """
+    outer, may_be_none = _without_none(annotation)
+    bare, *more = get_args(outer) if get_origin(outer) is Annotated else (outer,)
+    wish = next((one for one in more if isinstance(one, Lock)), None)
+    bare, optional = _without_none(bare)
+    optional |= may_be_none
+    many = get_origin(bare) is Mapping or (isinstance(get_origin(bare), type) and issubclass(get_origin(bare), Mapping))
+    model = get_args(bare)[-1] if many else bare
+    if not is_table(model):
+        if wish is not None:
+            raise TypeError(f"{of}: `{name}` is {model!r}, which is no class of a table, so there is no row to lock")
+        return None
+    if many and (wish is None or not callable(wish.by)):
+        raise TypeError(f"{of}: `{name}` is many rows: declare their keys, `lock(by=lambda event: ...)`")
+    if many and optional:
+        raise TypeError(f"{of}: `{name}` is a Mapping, which is empty if there are no rows; leave `| None` away")
+    by = wish.by if wish is not None and wish.by is not None else _key_columns(model)
+    if callable(by):
+        return Rows(name, model, by, _earlier(by, name, before, of), many=many, optional=optional)
+    fields = (by,) if isinstance(by, str) else by
+    for event in events:
+        if lacking := [field for field in fields if not hasattr(event, field)]:
+            raise TypeError(
+                f"{of}: `{name}` is the {model.__name__} that {event.__name__}.{lacking[0]} names, and there is no "
+                f"such field; say which one has its key: `Annotated[{model.__name__}, lock(by=...)]`"
+            )
+    if len(fields) != len(_key_columns(model)):
+        raise TypeError(
+            f"{of}: the key of {model.__name__} is ({', '.join(_key_columns(model))}); `{name}` names {fields}"
+        )
+    return Rows(name, model, attrgetter(*fields), (), many=many, optional=optional)
+
+
+def is_table(model: Any) -> bool:
+    """Whether `model` is a class of a table."""
+    return isinstance(model, type) and hasattr(mapping(model, raiseerr=False), "primary_key")
+
+
+def _key_columns(model: type[Any]) -> tuple[str, ...]:
+    described: Any = model
+    return held.key(described).names
+
+
+def _without_none(annotation: Any) -> tuple[Any, bool]:
+    if get_origin(annotation) not in (Union, UnionType) or NoneType not in get_args(annotation):
+        return annotation, False
+    rest = [one for one in get_args(annotation) if one is not NoneType]
+    return (rest[0] if len(rest) == 1 else annotation), True
+
+
+def _earlier(by: Callable[..., Any], name: str, before: Sequence[Rows], of: str) -> tuple[Rows, ...]:
+    refuse_async(by, f"{of}: `lock(by=...)` of `{name}`")
+    try:
+        names = list(inspect.signature(by).parameters)
+    except (TypeError, ValueError):  # of a function in C
+        names = ["event"]
+    if not names:
+        raise TypeError(f"{of}: `lock(by=...)` of `{name}` is called with the event, and takes nothing")
+    known = {rows.name: rows for rows in before}
+    if unknown := [wanted for wanted in names[1:] if wanted not in known]:
+        raise TypeError(
+            f"{of}: `lock(by=...)` of `{name}` looks at `{unknown[0]}`, and no row of that name is declared before it"
+            f"{f'; there are {chr(44).join(known)}' if known else ''}"
+        )
+    return tuple(known[wanted] for wanted in names[1:])
+
+
+def refuse_async(function: Any, what: str) -> None:
+    """Refuse a function that is not called within a transaction. Raises `TypeError`."""
+    called = inspect.unwrap(getattr(function, "func", function))  # of a partial
+    called = called if inspect.isroutine(called) else type(called).__call__
+    if inspect.iscoroutinefunction(called) or inspect.isasyncgenfunction(called):
+        raise TypeError(
+            f"{what} is async; it runs inside one database transaction, on a session that is not: write it with `def`, "
+            f"and leave what has to wait for another system to another process"
+        )

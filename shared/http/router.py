@@ -1,0 +1,209 @@
+"""Collects the endpoints of a service: plain functions, whose transaction and idempotency are the router's business.
+
+    router = Router(scope="stock")
+
+    @router.post("/stock/{sku}/receipts")
+    def receive_stock(sku: Id, body: ReceiveStock, session: Transaction) -> Created[StockLevel]:
+        item = session.lock_or_404(Stock, sku)
+        item.available += body.quantity
+        return Created(StockLevel.of(item))
+
+A POST runs once for its `Idempotency-Key`: its answer is rendered and stored in the transaction of its effect. Any
+other endpoint that takes a `Transaction` runs in one. To raise `Problem` or `Reject` undoes all of it.
+"""
+
+import inspect
+import re
+import secrets
+from collections.abc import Callable, Coroutine, Mapping
+from functools import wraps
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from fastapi import APIRouter, Depends, Request, Response
+from fastapi.datastructures import Default, DefaultPlaceholder
+from fastapi.routing import APIRoute
+from starlette.requests import ClientDisconnect
+
+from ..telemetry import log_context
+from .call import Call, Created, Parts, call_of
+from .places import resource
+from .problems import NOT_JSON, Problem, documented
+from .transaction import Transaction
+
+_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
+_KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+CALL = "exactly_once_call"
+"""The parameter by which the framework gives a call to the wrapped endpoint."""
+
+KEY_PARAMETER = {
+    "name": "Idempotency-Key",
+    "in": "header",
+    "required": True,
+    "description": "New for each intent, the same whenever it is repeated. The answer is kept and given again.",
+    "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
+    "example": "7d444840-9dc0-11d1-b245-5ffdce74fad2",
+}
+"""How OpenAPI tells of the header; `Route` checks it before the framework looks at anything."""
+
+_DEFAULT = Default(None)
+
+
+class Router(APIRouter):
+    """Collects the endpoints of a service. A token needs the scope `<scope>:read`, or `<scope>:write` where something
+    may be changed.
+    """
+
+    def __init__(self, *, scope: str, **more: Any) -> None:
+        super().__init__(route_class=Route, tags=[scope], **more)
+
+
+class Route(APIRoute):
+    """A route that checks the caller and the headers of a request before anything reads its body, and runs its endpoint
+    in the request's transaction.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
+        # The framework makes each route again when it includes a router.
+        if not hasattr(endpoint, "in_transaction"):
+            endpoint = _in_transaction(path, endpoint, given)
+        super().__init__(path, endpoint, **given)
+
+    @property
+    def scope(self) -> str:
+        """What a token must permit: to read or to write what the router's first tag names."""
+        return f"{self.tags[0]}:{'read' if (self.methods or set()) <= {'GET', 'HEAD'} else 'write'}"
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handle = super().get_route_handler()
+
+        async def checked(request: Request) -> Response:
+            request.state.caller = _admitted(request, self.scope)
+            _check_content_type(request)
+            keys = request.headers.getlist("idempotency-key")
+            if request.method == "POST" and (len(keys) != 1 or _KEY.fullmatch(keys[0]) is None):
+                detail = "every POST needs one Idempotency-Key: 1 to 255 visible ASCII characters, new for each intent"
+                raise Problem(400, detail, kind="idempotency-key-unusable")
+            request.state.traceparent = _traceparent(request)
+            facts = _facts(request, keys)
+            with log_context.bound(lambda: facts):
+                return await _placed(request, handle)
+
+        return checked
+
+
+def _facts(request: Request, keys: list[str]) -> Mapping[str, object]:
+    """Name a request for the log lines of its endpoint."""
+    return {
+        "method": request.method,
+        "path": request.url.path[: log_context.VALUE_MAX],
+        **({"idempotency_key": keys[0][: log_context.VALUE_MAX]} if keys else {}),
+        **log_context.trace(request.state.traceparent),
+    }
+
+
+async def _placed(request: Request, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
+    """Handle a request; if it changes something, in a place that is shared by `Places`."""
+    if request.method in {"GET", "HEAD"}:
+        return await handle(request)
+    try:
+        await request.body()  # first: a slow sender must hold no place
+    except ClientDisconnect as error:
+        raise Problem(400, NOT_JSON, kind="not-json") from error
+    parts: Parts = request.app.state.parts
+    async with parts.places.take(resource(request)):
+        return await handle(request)
+
+
+def _admitted(request: Request, scope: str) -> str:
+    """Return the caller's name. Raises `Problem`."""
+    parts: Parts = request.app.state.parts
+    caller = parts.callers.identify(request)
+    address = request.client.host if request.client else "unknown"
+    # Whoever has not proved his name is counted by his address: a name that is free to choose limits nobody.
+    parts.rate.take(f"name {caller.name}" if caller and caller.digest else f"address {address}")
+    return parts.callers.admit(caller, scope, tried="authorization" in request.headers)
+
+
+def _check_content_type(request: Request) -> None:
+    if request.method not in {"POST", "PUT", "PATCH"}:
+        return
+    headers = request.headers
+    empty = headers.get("content-length", "0") == "0" and "transfer-encoding" not in headers
+    given = headers.get("content-type", "").partition(";")[0].strip().lower()
+    if not empty and given != "application/json":
+        raise Problem(415, "the body must be application/json")
+    if headers.get("content-encoding", "identity") != "identity":
+        raise Problem(415, "the body must be sent as it is, without a Content-Encoding")
+
+
+def _traceparent(request: Request) -> str:
+    given = request.headers.get("traceparent", "")
+    return given if _TRACEPARENT.fullmatch(given) else f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+
+
+def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, Any]) -> Callable[..., Any]:
+    """Wrap `endpoint`, and complete what OpenAPI is told of it. Raises `TypeError` for what cannot be an endpoint."""
+    of = f"{path}, {getattr(endpoint, '__qualname__', endpoint)!s}"
+    hints = get_type_hints(endpoint, include_extras=True)
+    methods = {method.upper() for method in given.get("methods") or ("GET",)}
+    names = [name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Transaction)]
+    given["responses"] = {**documented(*_refusals(path, methods)), **(given.get("responses") or {})}
+    if not names and "POST" not in methods:
+        return endpoint
+    if inspect.iscoroutinefunction(endpoint):
+        raise TypeError(f"{of} is async; its transaction is not: write it with `def`, it runs in a thread of its own")
+    _describe_answer(hints.get("return"), methods, given, of)
+    status = given.get("status_code") or 200
+
+    @wraps(endpoint)
+    def wrapped(**arguments: Any) -> Response:
+        call: Call = arguments.pop(CALL)
+
+        def work(session: Transaction) -> Any:
+            return endpoint(**arguments, **dict.fromkeys(names, session))
+
+        return call.once(work, status) if "POST" in methods else call.answer(work, status)
+
+    signature = inspect.signature(endpoint)
+    parameters = [
+        one.replace(annotation=hints.get(name, one.annotation), kind=inspect.Parameter.KEYWORD_ONLY)
+        for name, one in signature.parameters.items()
+        if name not in names
+    ]
+    parameters.append(
+        inspect.Parameter(CALL, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Call, Depends(call_of)])
+    )
+    vars(wrapped).update(__signature__=inspect.Signature(parameters), in_transaction=True)
+    return wrapped
+
+
+def _refusals(path: str, methods: set[str]) -> list[int]:
+    """Return the error answers that an endpoint has besides those of all, by its method and path."""
+    found = {415} if methods & {"POST", "PUT", "PATCH"} else set()
+    if "POST" in methods:
+        found |= {400, 409}
+    if "{" in path and methods - {"PUT"}:  # a PUT makes what is not there
+        found.add(404)
+    return sorted(found)
+
+
+def _describe_answer(returned: Any, methods: set[str], given: dict[str, Any], of: str) -> None:
+    """Tell OpenAPI the body and the status from the type that the endpoint returns. Raises `TypeError` if a POST
+    returns what cannot be stored.
+    """
+    members = get_args(returned) if get_origin(returned) in (Union, UnionType) else (returned,)
+    created = [get_args(one)[0] for one in members if get_origin(one) is Created]
+    plain = [one for one in members if get_origin(one) is not Created]
+    if "POST" in methods and any(one is None or (isinstance(one, type) and issubclass(one, Response)) for one in plain):
+        raise TypeError(
+            f"{of} returns {returned}; a POST returns its body (a ResponseBody), or Created[...] of one: its answer is "
+            f"stored with its effect"
+        )
+    if isinstance(given.get("response_model", _DEFAULT), DefaultPlaceholder) and returned is not None:
+        given["response_model"] = (plain or created)[0]
+    if created and plain:
+        given["responses"] = {201: {"model": created[0], "description": "Created"}, **given["responses"]}
+    elif created and given.get("status_code") is None:
+        given["status_code"] = 201

@@ -1,0 +1,48 @@
+"""The session of a request."""
+
+from typing import Any, TypeVar
+
+from sqlalchemy import inspect
+from sqlalchemy.dialects.postgresql import insert
+from sqlalchemy.orm import DeclarativeBase
+
+from ..orm import held
+from ..session import Session
+from .problems import Problem
+
+Model = TypeVar("Model", bound=DeclarativeBase)
+
+
+class Transaction(Session):
+    """The request's transaction: it commits when the endpoint has returned, together with its answer. Any exception
+    undoes all of it.
+    """
+
+    def lock_or_404(self, model: type[Model], key: Any) -> Model:
+        """Return the row of `model` with the primary key `key`, locked until the request ends. Raises `Problem`."""
+        return _or_404(self.lock(model, key), model, key)
+
+    def get_or_404(self, model: type[Model], key: Any) -> Model:
+        """Return the row of `model` with the primary key `key`, not locked: to be read. Raises `Problem`."""
+        return _or_404(self.get(model, key), model, key)
+
+    def lock_or_add(self, row: Model) -> tuple[Model, bool]:
+        """Return the row with the primary key of `row`, locked, and False; or `row` as it was written now, and True.
+
+        A request that adds a row at the same moment is waited for, and wins; a handler needs no such care, since its
+        batch is repeated.
+        """
+        model = type(row)
+        columns = {name: value for name, value in vars(row).items() if name in inspect(model).column_attrs}
+        new = insert(model).values(columns).on_conflict_do_nothing().returning(*inspect(model).primary_key)
+        added = self.execute(new).one_or_none() is not None
+        found = self.lock(model, held.key(model).of(row))
+        if found is None:  # deleted by another transaction between the two statements
+            raise Problem(409, f"this {model.__name__.lower()} was deleted at this moment; repeat the request")
+        return found, added
+
+
+def _or_404(row: Model | None, model: type[Model], key: Any) -> Model:
+    if row is None:
+        raise Problem(404, f"there is no {model.__name__.lower()} {key}")
+    return row

@@ -1,0 +1,93 @@
+"""A test of one handler, without servers.
+
+    def test_what_is_paid_is_sold() -> None:
+        scene = Scene(service, Reservation(order_id="o-1", state=RESERVED, lines={}))
+        assert scene.when(PaymentCaptured(order_id="o-1")) == [StockSold(order_id="o-1")]
+        assert scene.row(Reservation, "o-1").state == SOLD
+
+The events are handled by the code of a worker, as one batch, on rows in memory (`MemorySession`).
+"""
+
+from collections.abc import Iterable
+from typing import Any, TypeVar
+
+from sqlalchemy.orm import DeclarativeBase
+
+from ..errors import HandlingFailed
+from ..events import Envelope, Event
+from ..postgres.handlers import Handlers
+from ..postgres.outbox import Outbox
+from ..protocol.ports import Delivery, Input, Record
+from ..service import Service
+from ..session import Session
+from .memory import Frozen, thawed
+
+Model = TypeVar("Model", bound=DeclarativeBase)
+
+EVENT_BYTES_MAX = 900_000
+"""As EVENT_BYTES_MAX is by default, nearly."""
+
+
+class Scene:
+    """The rows of a service, and what its handlers do with them."""
+
+    def __init__(self, service: Service, *rows: DeclarativeBase) -> None:
+        self._service = service
+        self._rows: Frozen = frozenset()
+        self.given(*rows)
+
+    def given(self, *rows: DeclarativeBase) -> None:
+        """Add rows."""
+        session = thawed(self._rows)
+        session.add_all(rows)
+        session.flush()
+        self._rows = session.frozen()
+
+    def when(self, *events: Event) -> list[Event]:
+        """Handle `events` as one batch; return what is published. Raises what a handler raises; then nothing has
+        changed.
+        """
+        session = thawed(self._rows)
+        published = handle(self._service, session, events)
+        session.flush()
+        self._rows = session.frozen()
+        return published
+
+    def row(self, model: type[Model], key: Any) -> Model:
+        """Return a row as it is now. Raises `LookupError` if there is none."""
+        found = thawed(self._rows).lock(model, key)
+        if found is None:
+            raise LookupError(f"there is no {model.__name__} {key!r}")
+        return found
+
+    def rows(self, model: type[Model]) -> list[Model]:
+        """Return all rows of a table, in no order."""
+        return [model(**dict(columns)) for kind, columns in self._rows if kind is model]
+
+    def everything(self) -> Frozen:
+        """Return all rows as values, to be compared."""
+        return self._rows
+
+
+def handle(service: Service, session: Session, events: Iterable[Event]) -> list[Event]:
+    """Run the handlers of `events` on `session`, as a worker does; return what they publish. Raises what a handler
+    raises, and what the outbox refuses.
+    """
+    published: list[Event] = []
+    outbox = Outbox(service, EVENT_BYTES_MAX)
+
+    def collect(delivery: Delivery, given: Iterable[Event]) -> None:
+        for event in given:
+            outbox.collect(session, event, f"{delivery.envelope.id}.{len(published)}", None)
+            published.append(event)
+
+    try:
+        Handlers(service).run([_delivery(n, event) for n, event in enumerate(events)], session, collect)
+    except HandlingFailed as failure:
+        raise failure.__cause__ or failure from None
+    return published
+
+
+def _delivery(offset: int, event: Event) -> Delivery:
+    envelope = Envelope(f"test:{offset}", "test", type(event).__name__, event.version, "", event.key, b"")
+    return Delivery(Record(Input(event.topic, 0), offset, event.key.encode(), b"", None), envelope, event, 0)

@@ -1,0 +1,61 @@
+"""Handlers of a service as a worker runs them: on the real session and a real PostgreSQL, without Kafka.
+
+A trial is one transaction that is never committed. What the handlers of a batch would be refused there, they are
+refused here: events for aggregates that are not held, rows that the tables do not allow, what the session does not do.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy import Connection, select
+from sqlalchemy.orm import DeclarativeBase
+
+from ..events import Event
+from ..postgres.outbox import Outbox
+from ..service import Service
+from ..session import Session
+from .scene import EVENT_BYTES_MAX, Model, handle
+
+
+class Trial:
+    """A database with the service's tables, and the rows that it is given."""
+
+    def __init__(self, connection: Connection, service: Service, base: type[DeclarativeBase]) -> None:
+        self._connection = connection
+        self._service = service
+        self._base = base
+        self._outbox = Outbox(service, EVENT_BYTES_MAX)
+
+    def given(self, *rows: DeclarativeBase) -> None:
+        """Put rows into the database."""
+        with Session(self._connection) as session:
+            session.add_all(rows)
+            session.commit()
+
+    def when(self, *events: Event) -> list[Event]:
+        """Handle `events` as one batch; return what is published. Raises what a handler raises, or the database."""
+        with Session(self._connection) as session:
+            published = handle(self._service, session, events)
+            self._outbox.write(session)
+            session.commit()
+        return published
+
+    def row(self, model: type[Model], key: Any) -> Model:
+        """Return a row as it is in the database. Raises `LookupError` if there is none."""
+        with Session(self._connection) as session:
+            found = session.get(model, key)
+            session.commit()
+        if found is None:
+            raise LookupError(f"there is no {model.__name__} {key!r}")
+        return found
+
+    def everything(self) -> dict[str, set[tuple[object, ...]]]:
+        """Return all rows of the service's tables as text, to be compared."""
+        tables = self._base.metadata.sorted_tables
+        return {
+            table.name: {tuple(map(repr, row)) for row in self._connection.execute(select(table))} for table in tables
+        }
+
+
+MakeTrial = Callable[[Service, type[DeclarativeBase]], Trial]
+"""What the fixture `trial` returns."""

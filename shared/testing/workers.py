@@ -1,0 +1,160 @@
+"""Worker processes of a test, and how a test tells them what another service would."""
+
+import multiprocessing
+import os
+import signal
+import threading
+import urllib.error
+import urllib.request
+from contextlib import suppress
+from functools import cache
+from multiprocessing.context import ForkServerProcess
+
+import psycopg
+from confluent_kafka import Producer
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource
+
+from ..command import EXIT_AGAIN
+from ..kafka import consumer
+from ..kafka import producer as _producer
+from ..settings import Settings
+from . import crashing_worker
+from .crashing_worker import Order
+from .waiting import SECONDS_MAX, until
+
+TIMEOUTS = {"session_timeout_ms": 1_000, "transaction_timeout_ms": 5_000}
+"""The least that Kafka and the settings allow."""
+
+# Workers are forked from a process that has imported everything once: a start then costs 20 ms instead of a second.
+processes = multiprocessing.get_context("forkserver")
+processes.set_forkserver_preload([module.__name__ for module in (crashing_worker, consumer, _producer, psycopg)])
+_one_looks = threading.Lock()
+"""An exit code can be read once, and whoever starts a process looks for those of all others: a second reader would get
+255. Cells run on several threads.
+"""
+
+
+class StageSettings(Settings):
+    """Settings that come from the test alone, not from the environment of whoever runs it."""
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        return (init_settings,)
+
+
+class Worker:
+    """One worker process, and the supervisor that starts it again when it asks for it by its exit code."""
+
+    def __init__(self, order: Order) -> None:
+        self.order = order
+        self.restarts = 0
+        self.stopped = False
+        self._turn = threading.Lock()
+        self._start()
+
+    def _start(self) -> None:
+        process = processes.Process(target=crashing_worker.main, args=(self.order,))
+        with _one_looks:
+            process.start()
+        self.process: ForkServerProcess = process
+
+    def _replace(self) -> None:
+        old = self.process
+        self._start()
+        with _one_looks:
+            old.close()
+
+    def supervise(self) -> None:
+        """Start it again if it has ended for that. A busy machine may let it miss its session: its client is then
+        fenced by itself, which it cannot survive.
+        """
+        with self._turn:
+            if self.exitcode == EXIT_AGAIN and not self.stopped:
+                self.restarts += 1
+                self._replace()
+
+    def again(self) -> None:
+        """Start it again in its place, once it has ended."""
+        self.ended()
+        with self._turn:
+            self._replace()
+
+    @property
+    def pid(self) -> int:
+        assert self.process.pid is not None
+        return self.process.pid
+
+    @property
+    def running(self) -> bool:
+        return self.exitcode is None
+
+    @property
+    def exitcode(self) -> int | None:
+        """None while it runs."""
+        with _one_looks:
+            return self.process.exitcode
+
+    @property
+    def state(self) -> str:
+        """What has become of it."""
+        import psutil  # not needed to run a rehearsal
+
+        if not self.running:
+            return f"ended with {self.exitcode}"
+        return psutil.Process(self.pid).status()
+
+    @property
+    def frozen(self) -> bool:
+        import psutil
+
+        with suppress(psutil.NoSuchProcess):
+            return psutil.Process(self.pid).status() == psutil.STATUS_STOPPED
+        return False
+
+    def send(self, number: signal.Signals) -> None:
+        if self.running:
+            os.kill(self.pid, number)
+
+    def ended(self, seconds: float = SECONDS_MAX) -> int:
+        """Wait for its end, and return the exit code: negative for a signal."""
+
+        def over() -> bool:
+            self.supervise()
+            return not self.running
+
+        until(over, f"worker {self.pid} ends", seconds)
+        assert self.exitcode is not None
+        return self.exitcode
+
+    def ready(self) -> tuple[int, str]:
+        """What /health/ready answers; status 0 while nobody answers. Needs the setting METRICS_PORT."""
+        address = f"http://127.0.0.1:{self.order.settings.metrics_port}/health/ready"
+        try:
+            with urllib.request.urlopen(address, timeout=5) as answer:
+                return answer.status, answer.read().decode()
+        except urllib.error.HTTPError as refusal:
+            with refusal:
+                return refusal.code, refusal.read().decode()
+        except OSError:
+            return 0, ""
+
+    def log(self) -> str:
+        return self.order.log.read_text(errors="replace")
+
+
+def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, bytes | str | None]]:
+    """The headers of an event from somewhere else."""
+    return [("ce_specversion", "1.0"), ("ce_source", "test"), ("ce_id", event_id), ("ce_type", event_type)]
+
+
+@cache
+def producer(bootstrap: str) -> Producer:
+    """Make a producer, once."""
+    return Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "log_level": 0})

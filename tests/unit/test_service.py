@@ -255,7 +255,7 @@ def test_what_is_no_event_is_refused() -> None:
 
 def test_the_form_of_before_is_refused_with_the_new_one() -> None:
     with pytest.raises(TypeError, match=r"`publishes=\(Event, ...\)` instead of `says=`"):
-        Service(name="things", publishes=(), routes=())  # type: ignore[arg-type]
+        Service(name="things", routes=(), says=())  # type: ignore[arg-type]
     with pytest.raises(ImportError, match=r"write `@service.on\(Event\)` above the handler"):
         exec("from shared.service import Read")
 

@@ -23,6 +23,8 @@ from dev.system import System
 from shared import renamed
 from tests.dev.tree import ROOT
 
+pytestmark = pytest.mark.proof
+
 SECONDS = 75.0
 ORDERS = 1_000
 

@@ -161,7 +161,7 @@ def test_whoever_consumes_says_who_holds_it_back(
         stranger.produce(topic, b"{}", "k", partition=0, headers=head)
         assert stranger.flush(30) == 0
 
-        until(lambda: "held back" in worker.ready()[1], "health says so")
+        until(lambda: "by transactional id" in worker.ready()[1], "health says so")
         status, detail = worker.ready()
         assert status == 200, "it is no fault of this worker"
         assert f"{topic}[0] is held back at offset {end} since 20" in detail

@@ -96,12 +96,12 @@ MUTANTS = (
     Mutant(
         "the published position is committed outside the transaction",
         CYCLE,
-        """            self._kafka.send_offsets(inputs, lanes, membership)
+        """            self._kafka.send_offsets(inputs, lanes, group_metadata)
             self._kafka.commit()
         except""",
         """            self._kafka.commit()
             self._kafka.begin()
-            self._kafka.send_offsets(inputs, lanes, membership)
+            self._kafka.send_offsets(inputs, lanes, group_metadata)
             self._kafka.commit()
         except""",
         fault=Fault.DIE,
@@ -112,7 +112,7 @@ MUTANTS = (
         "            transaction.commit()  # 2.7\n",
         """            if claims:
                 self._seen.update(moved)
-                self._publish(claims, rows, moved, polled.membership)
+                self._publish(claims, rows, moved, polled.group_metadata)
             claims = {}
             transaction.commit()
 """,
@@ -287,7 +287,7 @@ MUTANTS = (
                 self._kafka.begin()
                 self._kafka.produce(rows)
                 self._kafka.flush()
-                self._kafka.send_offsets(inputs, lanes, membership)
+                self._kafka.send_offsets(inputs, lanes, group_metadata)
                 self._kafka.commit()
         except""",
         fault=Fault.LOSE,
@@ -322,12 +322,12 @@ MUTANTS = (
         """        self._forget()
         self._database.hold_slot()  # R0
         self._kafka.renew()  # R1
-        self._adopt()
+        self._resume()
 """,
         """        self._database.hold_slot()
         self._kafka.renew()
-        if not self._adopted:
-            self._adopt()
+        if not self._resumed:
+            self._resume()
 """,
         fault=Fault.LOSE,
     ),
@@ -348,8 +348,8 @@ MUTANTS = (
     Mutant(
         "a published position that looks too low is believed at once",
         CYCLE,
-        "said_read_last=False",
-        "said_read_last=True",
+        "published_read_last=False",
+        "published_read_last=True",
         scenario="two-workers",
         fault=Fault.SLEEP,
     ),
@@ -357,14 +357,15 @@ MUTANTS = (
         "the published position is remembered when a lane comes back",
         CYCLE,
         """            self._forget()
-            changed = self._judge(self._owned)
+            changed = self._compare(self._owned)
             if changed is None:
 """,
-        """            self._kept = vars(self).get("_kept", {}) | self._said
+        """            self._kept = vars(self).get("_kept", {}) | self._published
             self._forget()
-            changed = self._judge(self._owned)
+            changed = self._compare(self._owned)
             if changed is None:
-                self._said |= {lane: published for lane, published in self._kept.items() if lane in self._said}
+                kept = {lane: published for lane, published in self._kept.items() if lane in self._published}
+                self._published |= kept
 """,
         scenario="two-workers",
         fault=Fault.FREEZE,
@@ -373,7 +374,7 @@ MUTANTS = (
         "position 0 is not committed before the first claim",
         CYCLE,
         """        self._kafka.begin()
-        self._kafka.send_offsets({}, start, membership)
+        self._kafka.send_offsets({}, start, group_metadata)
         self._kafka.commit()
 """,
         "",

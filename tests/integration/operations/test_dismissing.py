@@ -36,7 +36,8 @@ def gauges(tallies: Tallies) -> tuple[float | None, float | None]:
     engine = create_engine(tallies.settings.dsn(tallies.name), poolclass=NullPool)
     with engine.connect() as connection:
         dead_letters.look(connection)
-    count, oldest = (REGISTRY.get_sample_value(f"dead_letter{n}") for n in ("s_waiting", "_oldest_seconds"))
+    names = ("exactly_once_dead_letters_waiting", "exactly_once_dead_letters_oldest_seconds")
+    count, oldest = map(REGISTRY.get_sample_value, names)
     return count, oldest
 
 
@@ -86,7 +87,7 @@ def test_by_a_filter(tallies: Tallies, which: str, left: list[int]) -> None:
 @pytest.mark.parametrize("which", ["", "1 --all", "1 --error Reject", "--all --topic x"])
 def test_the_records_must_be_named(tallies: Tallies, capsys: pytest.CaptureFixture[str], which: str) -> None:
     assert tallies.run(f"dead-letters dismiss {which} --reason junk --yes") == 1
-    assert "name them" in capsys.readouterr().err
+    assert "Name them" in capsys.readouterr().err
     assert waiting(tallies) == [1, 2, 3, 4, 5]
 
 

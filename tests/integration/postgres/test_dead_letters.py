@@ -284,7 +284,7 @@ def test_killed_anywhere(tallies: Tallies) -> None:
     assert codes == [-signal.SIGKILL] * len(POINTS)
     held = """
         SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
-        WHERE datname = current_database() AND relation = 'dead_letter'::regclass
+        WHERE datname = current_database() AND relation = 'exactly_once_dead_letter'::regclass
     """
     until(lambda: tallies.sql(held) == [0], "ended")
     committed = POINTS.index("after-commit")

@@ -54,7 +54,7 @@ def relay(inventory: Inventory, settings: Settings, rows: int) -> tuple[list[Out
             outbox.keep(session, published)
         outbox.write(session)
         waiting = [OutboxRow._make(row) for row in session.connection().execute(CLAIMED)]
-        ready = "SELECT count(*) = 8 FROM exactly_once_position"  # of two topics: the worker has adopted what it owns
+        ready = "SELECT count(*) = 8 FROM exactly_once_position"  # of two topics: the worker has resumed what it owns
         wait_until(lambda: connection.execute(ready).fetchone() == (True,), "the worker is ready")
         session.commit()
         began = time.monotonic()

@@ -26,7 +26,7 @@ _CAUSED = re.compile(r".+?:(?P<source>.+-\d+)\.(?P<epoch>\d+)\.(?P<offset>\d+)\.
 """What `dead_letters.cause_id` makes: the id of what is published about a record."""
 
 SAME_TRANSACTION_SECONDS = 60.0
-"""What `skip` count as published it writes down shortly before the decision itself; with 50,000 rows it took a
+"""What `skip` counts as published it writes down shortly before the decision itself; with 50,000 rows it took a
 second.
 """
 

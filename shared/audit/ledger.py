@@ -122,7 +122,7 @@ class Missing(NamedTuple):
 
 
 class Stranger(NamedTuple):
-    """A record that publishes it is the service's, and that is in no claim."""
+    """A record that carries the service's name, and is in no claim."""
 
     part: int
     offset: int

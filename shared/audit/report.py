@@ -1,4 +1,4 @@
-"""What the audit has found: counts, the first examples of each kind, and what could not be judged."""
+"""What the audit has found: counts, the first examples of each kind, and what could not be compared."""
 
 import math
 from collections import Counter

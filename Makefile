@@ -16,7 +16,7 @@ uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 
 .PHONY: help test proof check fix unit integration servers servers-down lock clean
 .PHONY: service service-remove wheel
-.PHONY: check-manifests audit-dependencies
+.PHONY: check-manifests audit-dependencies docs
 .PHONY: up logs down compose-test pooler-test alerts-test .env
 
 # A Kafka is always part of it; other profiles come on top.
@@ -121,6 +121,14 @@ service-remove: $(READY)  ## take a service away again: NAME= (FORCE=1 also if g
 
 check-manifests: $(READY)  ## compare docs/kubernetes.yaml with the schemas of Kubernetes
 	@$(uvx) --quiet --from kubernetes-validate==1.37.0 kubernetes-validate --strict -k 1.34 docs/kubernetes.yaml
+
+# Zensical succeeds Material for MkDocs, whose support ended in November 2026. Later versions need a package that not
+# every index has yet.
+docs: $(READY)  ## build the site of docs/ into .site/html; a link that leads nowhere fails
+	@$(RUN) -m dev.site
+	@$(uvx) --quiet --from zensical==0.0.73 --with mkdocstrings-python==2.0.11 \
+		zensical build --strict --config-file .site/zensical.toml
+	@echo "The site is in .site/html; read it with: python -m http.server --directory .site/html"
 
 audit-dependencies: $(READY)  ## ask PyPI's advisories about everything in requirements.lock; fails if it cannot
 	@$(uvx) --quiet pip-audit==2.10.1 --strict --disable-pip --require-hashes -r requirements.lock

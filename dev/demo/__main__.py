@@ -18,6 +18,7 @@ from dev.demo.chaos import Blow, Chaos, Struck
 from dev.demo.flow import flow
 from dev.demo.load import Load
 from dev.demo.observer import Observer
+from dev.demo.picture import svg
 from dev.demo.report import report
 from dev.demo.show import Show
 from dev.demo.stage import Stage
@@ -45,6 +46,7 @@ class Options:
     seed: int
     compose: bool
     hostile: bool
+    picture: Path | None
 
 
 def main() -> int:
@@ -58,6 +60,8 @@ def main() -> int:
         try:
             sheet, load = _run(options, show, logs)
             keep = not sheet.balanced or bool(load.problems)
+            if options.picture is not None:
+                options.picture.write_text(svg(show.lines, show.results))
         except KeyboardInterrupt:
             keep = False
             show.echo("Stopped; everything that was started is gone")
@@ -82,13 +86,14 @@ def _options() -> Options:
     parser.add_argument("--seed", type=int, default=None, help="repeats orders, victims and moments of an earlier run")
     parser.add_argument("--compose", action="store_true", help="in docker compose; kills a broker and the database too")
     parser.add_argument("--hostile", action="store_true", help="with a malicious producer on every topic")
+    parser.add_argument("--picture", type=Path, default=None, help="draw what is shown into this file, as SVG")
     given = parser.parse_args()
     if given.hostile and given.compose:
         parser.error("the malicious producer is not part of the demo in docker compose")
     if min(given.orders, given.seconds) <= 0 or min(given.kills, given.freezes) < 0:
         parser.error("orders and seconds must be positive; kills and freezes cannot be negative")
     seed = random.SystemRandom().randrange(10**6) if given.seed is None else given.seed
-    return Options(given.orders, given.seconds, given.kills, given.freezes, seed, given.compose, given.hostile)
+    return Options(**{**vars(given), "seed": seed})
 
 
 def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:

@@ -18,6 +18,9 @@ class Show:
         self.console = console or Console(highlight=False)
         self._began = time.monotonic()
         self._last_line = 0.0
+        self.lines: list[str] = []
+        """What was told so far, in rich's markup."""
+        self.results: list[RenderableType] = []
         self._status: Status | None = self.console.status("") if self.console.is_terminal else None
 
     def __enter__(self) -> Self:
@@ -33,7 +36,8 @@ class Show:
 
     def echo(self, message: str) -> None:
         """Tell something that stays."""
-        self.console.print(f"[dim]{self._clock()}[/dim]  {message}", soft_wrap=True)
+        self.lines.append(f"[dim]{self._clock()}[/dim]  {message}")
+        self.console.print(self.lines[-1], soft_wrap=True)
 
     def progress(self, message: str) -> None:
         """Tell how it stands."""
@@ -45,6 +49,7 @@ class Show:
 
     def print(self, what: RenderableType) -> None:
         """Show a result."""
+        self.results.append(what)
         self.console.print(what, soft_wrap=True)
 
     def _clock(self) -> str:

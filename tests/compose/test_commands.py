@@ -1,4 +1,4 @@
-"""The targets of the Makefile, and what the README says of docker compose, typed."""
+"""The targets of the Makefile, and what docs/compose.md says, typed."""
 
 import hashlib
 import os
@@ -15,14 +15,13 @@ from dev.servers.places import free_port
 from tests.compose.conftest import GIVEN, PROJECT
 
 ROOT = Path(__file__).parents[2]
-README = (ROOT / "README.md").read_text()
 PORTS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT", "KAFKA_PORT", "POSTGRES_PORT")
 CONFIRMED = "for _ in {1..600}; do curl -sS localhost:8000/orders | grep CONFIRMED && break; sleep 0.1; done"
 
 
-def blocks(section: str) -> list[str]:
-    """The shell commands of a section of the README."""
-    return re.findall(r"```sh\n(.*?)```", README.split(f"## {section}\n")[1].split("\n## ")[0], re.DOTALL)
+def blocks(page: str) -> list[str]:
+    """The shell commands of a page."""
+    return re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
 
 
 class Copy:
@@ -65,9 +64,9 @@ def copy(tmp_path: Path) -> Iterator[Copy]:
     made.run("make down VOLUMES=1")
 
 
-def test_what_the_readme_says_of_docker_compose_is_so(copy: Copy) -> None:
-    up, token, then = blocks("With docker compose")
-    orders = blocks("Try it")[1]
+def test_what_the_page_says_of_docker_compose_is_so(copy: Copy) -> None:
+    up, token, then = blocks("compose.md")
+    orders = blocks("quickstart.md")[1]
 
     output = copy.run("\n".join([up, token, orders, CONFIRMED, then]))
 

@@ -1,4 +1,4 @@
-"""What the README tells a newcomer to type, pasted into a shell as it stands."""
+"""What the quickstart tells a newcomer to type, pasted into a shell as it stands."""
 
 import re
 
@@ -15,9 +15,9 @@ SECONDS_MAX = 400
 
 
 def pasted() -> str:
-    """The README's blocks, one after the other; nothing is changed but the ports, which others may use meanwhile."""
-    section = (ROOT / "README.md").read_text().split("## Try it")[1].split("\n## ")[0]
-    text = "".join(typed for kind, typed in blocks(section)[:3] if kind == "sh")
+    """The page's blocks, one after the other; nothing is changed but the ports, which others may use meanwhile."""
+    page = (ROOT / "docs" / "quickstart.md").read_text()
+    text = "".join(typed for kind, typed in blocks(page) if kind == "sh")
     for port in ("8000", "8001", "8002"):
         text = text.replace(port, str(free_port()))
     return text

@@ -9,6 +9,7 @@ import ast
 import hashlib
 import json
 import platform
+import textwrap
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict
@@ -28,6 +29,8 @@ from tests.faults.scenarios import SCENARIOS, Scenario
 ROOT = Path(__file__).parents[2]
 LEDGER = ROOT / "docs" / "proof.jsonl"
 REPORT = ROOT / "docs" / "proof.md"
+COLUMNS = 120
+"""Of a line of prose in docs/."""
 BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->\n", "<!-- end of figures -->"
 
 PROTOCOL = (
@@ -125,13 +128,19 @@ def figures(lines: Sequence[dict[str, Any]]) -> str:
     earlier = len(lines) - len(present)
     return "\n".join(
         [
-            f"**{faults['SIGKILL']:,} SIGKILLs and {faults['SIGSTOP']:,} freezes of workers, {_servers(faults):,} "
-            "kills, freezes and restarts of servers, "
-            f"{sum(line['events'] for line in present):,} events in {len(present):,} storms: {wrong} anomalies.**",
+            textwrap.fill(
+                f"**{faults['SIGKILL']:,} SIGKILLs and {faults['SIGSTOP']:,} freezes of workers, {_servers(faults):,} "
+                "kills, freezes and restarts of servers, "
+                f"{sum(line['events'] for line in present):,} events in {len(present):,} storms: {wrong} anomalies.**",
+                COLUMNS,
+            ),
             "",
-            f"{' to '.join(dates)}; Kafka {last['kafka']}, librdkafka {last['librdkafka']}, Python {last['python']}, "
-            f"{last['machine']}; protocol `{last['protocol']}`; {earlier:,} storms of earlier protocols are in the "
-            "ledger and not counted here.",
+            textwrap.fill(
+                f"{' to '.join(dates)}; Kafka {last['kafka']}, librdkafka {last['librdkafka']}, Python "
+                f"{last['python']}, {last['machine']}; protocol `{last['protocol']}`; {earlier:,} storms of earlier "
+                "protocols are in the ledger and not counted here.",
+                COLUMNS,
+            ),
             "",
             "| scenario | what is done | what must hold | storms | events | faults | anomalies | p < "
             "| recovery p50 / p99 / max, s |",

@@ -1,58 +1,102 @@
-"""What the README says of the tree, the targets and the files is so."""
+"""Page one is short, and what it publishes of the tree and the code is so."""
 
 import re
 from pathlib import Path
 
-import pytest
+from dev.demo.picture import FIRST, LAST, svg
 
 ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text()
-MAKEFILE = "\n".join(path.read_text() for path in (ROOT / "Makefile", *(ROOT / "dev").glob("*.mk")))
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+LINES_MAX = 150
 
 
-def block(after: str) -> str:
-    """The first fenced block after a heading."""
-    return README.split(after, 1)[1].split("```", 2)[1]
+def block(heading: str) -> str:
+    """Return the first fenced block after a heading."""
+    return README.split(f"\n## {heading}\n", 1)[1].split("```", 2)[1]
 
 
-def test_the_tree_lists_every_module_of_shared_and_no_other() -> None:
-    listed = re.findall(r"^ {2}(\w+\.py) ", block("## What you find where"), re.MULTILINE)
-
-    assert sorted(listed) == sorted(path.name for path in (ROOT / "shared").glob("*.py") if path.name != "__init__.py")
-
-
-def test_the_tree_lists_every_folder_at_the_top_and_no_other() -> None:
-    listed = re.findall(r"^(\w+)/ ", block("## What you find where"), re.MULTILINE)
-
-    tracked = {path.name for path in ROOT.iterdir() if path.is_dir() and not path.name.startswith((".", "_"))}
-    assert sorted(listed) == sorted(tracked)
+def folders(place: Path) -> list[str]:
+    """Return the names of the folders in a folder, but for those that tools make."""
+    return sorted(path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
 
 
-def test_the_modules_come_in_the_order_of_a_records_way() -> None:
-    way = re.findall(r"(\w+\.py) ", block("## The way of one record"))
-    first_seen = list(dict.fromkeys(name for name in way if "/" not in name and name != "handlers.py"))
-    listed = re.findall(r"^ {2}(\w+\.py) ", block("## What you find where"), re.MULTILINE)
-
-    assert [name for name in listed if name in first_seen] == first_seen
+def test_it_is_one_page() -> None:
+    assert len(README.splitlines()) <= LINES_MAX
 
 
-TARGETS = sorted(
-    set(re.findall(r"(?:^|`)make ([a-z][a-z0-9-]*)", "\n".join(page.read_text() for page in PAGES), re.MULTILINE))
-)
+def test_the_tree_lists_every_folder_and_no_other() -> None:
+    listed = block("What you find where")
+
+    assert sorted(re.findall(r"^(\w+)/ ", listed, re.MULTILINE)) == folders(ROOT)
+    assert sorted(re.findall(r"^  (\w+)/ ", listed, re.MULTILINE)) == folders(ROOT / "shared")
 
 
-@pytest.mark.parametrize("target", TARGETS)
-def test_every_target_that_is_named_exists(target: str) -> None:
-    assert re.search(rf"^{target}:", MAKEFILE, re.MULTILINE)
+def test_the_way_of_a_record_leads_through_modules_that_are_there() -> None:
+    way = re.findall(r" ((?:\w+/)*\w+\.py)\b", block("The way of one record"))
+
+    assert len(way) >= 8
+    assert [name for name in way if not ((ROOT / "shared" / name).exists() or (ROOT / name).exists())] == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_link_leads_to_a_file(page: Path) -> None:
-    links = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
+def test_the_handler_on_page_one_is_that_of_the_inventory_service() -> None:
+    code = block("What you write").removeprefix("python\n")
+    inventory = (ROOT / "services" / "inventory" / "handlers.py").read_text()
+    pieces = [piece.strip("\n") for piece in code.split("\n\n") if piece.strip()]
 
-    assert [link for link in links if not (page.parent / link).exists()] == []
+    assert len(code.splitlines()) >= 8
+    assert [piece for piece in pieces if piece not in inventory] == []
 
 
 def test_nothing_is_left_to_be_filled_in() -> None:
     assert re.findall(r"^<\w+>$", README, re.MULTILINE) == []
+
+
+def drawn(picture: str) -> str:
+    """Return the words of a picture."""
+    return re.sub(r"<[^>]+>", " ", picture).replace("&#160;", " ")
+
+
+def test_a_picture_has_the_beginning_and_the_end_of_what_happened() -> None:
+    lines = [f"[dim]00:{n:02}[/dim]  [red]killed[/red]  order worker {n}" for n in range(20)]
+
+    picture = drawn(svg(lines, ["It balances."]))
+
+    shown = [int(number) for number in re.findall(r"order worker (\d+)", picture)]
+    assert shown == [*range(FIRST), *range(20 - LAST, 20)]
+    assert "It balances." in picture
+    assert len(re.findall(r"order worker", drawn(svg(lines[:3], [])))) == 3
+
+
+def test_the_picture_is_of_a_run_that_balanced() -> None:
+    """And of the numbers that the README tells; `make demo PICTURE=docs/demo.svg` draws it anew."""
+    picture = drawn((ROOT / "docs" / "demo.svg").read_text())
+    orders, kills, freezes = re.findall(r"([\d,]+) orders in 60 s, (\d+) kills, (\d+) freezes", picture)[0]
+
+    assert "It balances." in picture
+    told = (ROOT / "README.md").read_text()
+    assert f"{orders} orders in a minute" in told
+    assert f"{kills} processes are killed" in told
+    assert f"{freezes} workers frozen" in told
+    assert "url(http" not in picture, "nothing is loaded from elsewhere"
+
+
+def test_the_figures_are_those_of_the_other_pages() -> None:
+    bench = (ROOT / "docs" / "benchmarks.md").read_text()
+    events, loop, alone, recovery, latency = (
+        re.search(pattern, bench)[1]  # type: ignore[index]
+        for pattern in (
+            r"drains order.events \| ([\d,]+) events/s",
+            r"worker / naive loop\*\* \| \*\*([\d.]+) times",
+            r"worker / SQL alone\*\* \| \*\*([\d.]+)\*\*",
+            r"new committed record, median \| ([\d.]+) s",
+            r"50 orders/s: POST to OrderConfirmed, p50 / p99 \| (\d+) / ",
+        )
+    )
+    (storms,) = re.findall(r"in\s+([\d,]+)\s+storms:\s+0\s+anomalies", (ROOT / "docs" / "proof.md").read_text())
+
+    assert f"{int(events.replace(',', '')) // 100 * 100:,} events/s" in README
+    assert f"{float(loop):.0f} times the loop" in README
+    assert f"{alone} of the same SQL" in README
+    assert f"back in {recovery} s" in README
+    assert f"{latency} ms, median" in README
+    assert f"**{storms} storms** of" in README

@@ -57,14 +57,13 @@ def build(container: type[ServiceContainer], name: str, settings: Settings) -> S
     topics = {event: event.topic for event in events(known)}
     for event, topic in topics.items():
         event.topic = f"{name}.{topic}"
-    renamed = known.renamed(name)
-    made.service.override(providers.Object(renamed))
+    known.name = name  # not an override of the container's `service`: it would not reach the providers that have it
     made.settings.override(providers.Object(settings))
 
     def check() -> None:  # the history of migrations has the service's own name
         kafka_topics.check_libraries()
         refuse_unsafe(made.worker_engine())
-        startup.check_topics(made.worker_engine(), settings, renamed)
+        startup.check_topics(made.worker_engine(), settings, known)
 
     made.check.override(providers.Callable(check))
     return made

@@ -172,7 +172,7 @@ class Rehearsal:
         handled = {event_id for (event_id,) in self.connection.execute("SELECT event_id FROM exactly_once_inbox")}
         if missing := [event_id for event_id in self._told if event_id not in handled]:
             yield f"not handled: {missing}"
-        for table in ("outbox", "dead_letter"):
+        for table in ("exactly_once_outbox", "exactly_once_dead_letter"):
             if count := self._one(f"SELECT count(*) FROM {table}"):
                 yield f"{count} rows in {table}"
         for topic in self.service.published_topics:

@@ -115,7 +115,7 @@ def test_migrating_makes_the_lanes_once(empty: Databases, longer: Path) -> None:
     assert migrate(settings, SERVICE) == [*applied, f"{SERVICE}: made 3 lanes"]
     query(settings, SERVICE, "UPDATE exactly_once_lane SET position = 7 WHERE lane = 1")
     more = settings.model_copy(update={"partitions": 8})
-    assert migrate(more, SERVICE) == [f"{SERVICE}: up to date at 0004_pre_prefix"]
+    assert migrate(more, SERVICE) == [f"{SERVICE}: up to date at {history(SERVICE)[3].name}"]
     lanes = query(settings, SERVICE, "SELECT lane, position, claim_id, row_ids FROM exactly_once_lane ORDER BY lane")
     assert lanes == [(0, 0, None, []), (1, 7, None, []), (2, 0, None, [])]
 
@@ -147,6 +147,8 @@ def longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A copy of the beginning of a service's history, to which a test may add."""
     for path in Path("migrations", SERVICE).glob("000[1-4]_*.py"):
         (tmp_path / path.name).write_text(path.read_text())
+    for number in range(len(list(tmp_path.iterdir())) + 1, 5):  # a service that was made since begins with all of it
+        add(tmp_path, number, "pre")
     monkeypatch.setattr(migrations, "folder_of", lambda _: tmp_path)
     return tmp_path
 
@@ -169,7 +171,7 @@ def test_a_start_needs_the_last_pre_migration_and_no_post_one(empty: Databases, 
     refuse_behind(engine, SERVICE)
     with engine.connect() as connection:
         assert behind(connection, SERVICE) == ["0005_post_more"]
-    assert migrate(settings, SERVICE, before_rollout=True) == [f"{SERVICE}: up to date at 0004_pre_prefix"]
+    assert migrate(settings, SERVICE, before_rollout=True) == [f"{SERVICE}: up to date at {history(SERVICE)[3].name}"]
 
     add(longer, 6, "pre")
     add(longer, 7, "post")

@@ -23,6 +23,8 @@ from dev.service.names import Spellings
 DEMO = ("inventory", "order", "payment")
 EXAMPLE = "example"
 COMPILED = "__pycache__"
+LINE_MAX = 120
+"""Characters of a line of prose."""
 
 
 class Part(msgspec.Struct, frozen=True):
@@ -69,6 +71,9 @@ def without(name: str, *, force: bool = False) -> Part:
     copying.write(new)
     entries.write(made)
     copying.delete(going)
+    for folder in sorted({above for place in going for above in (ROOT / place).parents}, reverse=True):
+        if folder.is_relative_to(ROOT) and folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()
     return part
 
 
@@ -95,7 +100,7 @@ def pages(going: Collection[Path], made: dict[Path, str]) -> dict[Path, str]:
         target
         for place in going
         if place.suffix == ".mk"
-        for target in re.findall(r"(?m)^([a-z][a-z-]*):", (ROOT / place).read_text())
+        for target in re.findall(r"(?m)^([a-z][a-z0-9-]*):", (ROOT / place).read_text())
     ]
     changed = dict(made)
     for path in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
@@ -113,12 +118,22 @@ def unlinked(text: str, folder: Path, going: Collection[Path], targets: Collecti
         lands = Path(os.path.normpath(folder / link[2]))
         return link[1] if lands in going or _emptied(lands, going) else link[0]
 
+    before = {*text.split("\n")}
     text = re.sub(r"\[([^\]]*)\]\((?!https?:)([^)#\s]+)[^)]*\)", plain, text)
     if targets:
         one = "|".join(map(re.escape, sorted(targets, key=len, reverse=True)))
         text = re.sub(rf"(?m)^make ({one})(?![\w-]).*\n", "", text)
         text = re.sub(rf"`make (({one})(?![\w-])[^`]*)`", r"`\1` of the template", text)
-    return text
+    return "\n".join(line if line in before else _wrapped(line) for line in text.split("\n"))
+
+
+def _wrapped(line: str) -> str:
+    """Break a line that has become too long; what follows is indented as the text of its list is."""
+    if len(line) <= LINE_MAX or line.startswith("|"):
+        return line
+    head, _, tail = line[:LINE_MAX].rpartition(" ")
+    indent = re.match(r" *(?:- )?", line)
+    return f"{head}\n{' ' * len(indent[0] if indent else '')}{tail}{line[LINE_MAX:]}"
 
 
 def _emptied(folder: Path, going: Collection[Path]) -> bool:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from dev.without import braced, files, parts, unlinked
+from dev.without import LINE_MAX, braced, files, parts, unlinked
 from tests.dev.tree import ROOT
 
 
@@ -40,3 +40,14 @@ def test_a_list_in_braces_is_what_a_shell_makes_of_it() -> None:
 def test_a_page_loses_the_links_and_commands_of_what_goes(page: str, left: str) -> None:
     going = [Path("docs/gone.md"), *files(parts().demo.files)]
     assert unlinked(page, Path("docs"), going, ["demo", "demo-compose"]) == left
+
+
+def test_a_line_that_becomes_too_long_is_broken() -> None:
+    line = f"- `make e2e` {'and so on ' * 9}to its very end,"
+    first, second, third = unlinked(f"{line}\n  and more", Path("docs"), [], ["e2e"]).split("\n")
+    assert max(len(first), len(second)) <= LINE_MAX < len(line.replace("`make e2e`", "`e2e` of the template"))
+    assert (f"{first} {second[2:]}", second[:2], third) == (
+        line.replace("`make e2e`", "`e2e` of the template"),
+        "  ",
+        "  and more",
+    )

@@ -14,10 +14,10 @@ option = $(if $($(1)),--$(2) $($(1)))
 uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 	UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}} $(VENV)/bin/uv tool run
 
-.PHONY: help test proof check fix unit integration servers servers-down lock clean
+.PHONY: help test check fix unit integration servers servers-down lock clean
 .PHONY: service service-remove wheel
 .PHONY: check-manifests audit-dependencies docs
-.PHONY: up logs down compose-test pooler-test alerts-test .env
+.PHONY: up logs down compose-test .env
 
 # A Kafka is always part of it; other profiles come on top.
 comma := ,
@@ -53,26 +53,6 @@ down:  ## stop and remove the containers; data and passwords stay (VOLUMES=1 rem
 compose-test: $(READY)  ## tests of the image and of docker compose; they need docker, and `test` leaves them out
 	$(RUN) -m pytest tests/compose $(ARGS)
 
-pooler-test: $(READY)  ## tests behind PgBouncer; where it is not installed, Debian's is downloaded for them (ARGS= goes to pytest)
-	@set -e; path=$$PATH libraries=$$LD_LIBRARY_PATH; \
-	if ! command -v pgbouncer >/dev/null; then \
-		place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; trap 'exit 130' INT TERM; chmod a+rx "$$place"; \
-		libraries=$$(apt-cache depends pgbouncer | sed -n 's/^ *Depends: \(lib.*\)/\1/p'); \
-		needed=$$(for name in $$libraries; do dpkg -s "$$name" >/dev/null 2>&1 || echo "$$name"; done); \
-		(cd "$$place" && apt-get download --quiet pgbouncer $$needed && for package in *.deb; do dpkg -x "$$package" .; done); \
-		path=$$path:$$place/usr/sbin libraries=$$(echo "$$place"/usr/lib/*-linux-gnu*); \
-	fi; \
-	PATH=$$path LD_LIBRARY_PATH=$$libraries $(RUN) -m pytest tests/integration/postgres/test_pooler.py $(ARGS)
-
-alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; where promtool is not installed, Debian's is downloaded
-	@set -e; path=$$PATH; \
-	if ! command -v promtool >/dev/null; then \
-		place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; trap 'exit 130' INT TERM; chmod a+rx "$$place"; \
-		(cd "$$place" && apt-get download --quiet prometheus && for package in *.deb; do dpkg -x "$$package" .; done); \
-		path=$$path:$$place/usr/bin; \
-	fi; \
-	PATH=$$path $(RUN) -m pytest tests/unit/repository/test_alerts.py tests/integration/worker/test_observer.py $(ARGS)
-
 # Tests wait more than they compute: on two cores, eight processes side by side. Those of tests/e2e take all there is.
 # pytest ends with 5 where nothing is chosen.
 BESIDE ?= 8
@@ -87,9 +67,6 @@ endef
 
 test: check  ## all checks, all parts on real servers, some faults of each kind: ten minutes (ARGS= goes to pytest; JUNIT= a folder)
 	$(call tests,test,not proof)
-
-proof: $(READY)  ## the rest: all cells of all faults, storms, upgrades, new services: half an hour (takes what test takes)
-	$(call tests,proof,proof)
 
 check: $(READY)  ## lint, format, types and import contracts; changes nothing
 	$(VENV)/bin/ruff check $(LINTED)

@@ -50,6 +50,6 @@ def test_a_cell_that_is_not_there_cannot_be_chosen() -> None:
 
 
 def test_both_targets_together_run_everything_once() -> None:
-    recipe = (ROOT / "Makefile").read_text()
+    recipe = "".join((ROOT / name).read_text() for name in ("Makefile", "dev/proof.mk"))
     for target, marker in (("test", "not proof"), ("proof", "proof")):
         assert f"$(call tests,{target},{marker})" in recipe

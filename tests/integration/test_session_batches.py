@@ -175,7 +175,7 @@ def test_a_handler_that_forgets_to_return_its_events_fails(batch: Batch) -> None
     with pytest.raises(HandlingFailed) as failed:
         batch.handle(Asked(number=1, how="nothing"))
     assert "sell returned nothing" in str(failed.value.__cause__)
-    assert "`()` if there are none" in str(failed.value.__cause__)
+    assert "None if its type says so" in str(failed.value.__cause__)
 
 
 def test_at_debug_a_batch_is_told_with_the_ids_of_its_events(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -75,7 +75,7 @@ def test_requests_go_on_while_lanes_are_resized(tallies: Tallies) -> None:
         resizing.start()
         waits = """
             SELECT count(*) FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
-            WHERE datname = current_database() AND relation = 'lane'::regclass AND NOT granted
+            WHERE datname = current_database() AND relation = 'exactly_once_lane'::regclass AND NOT granted
         """
         until(lambda: tallies.sql(waits) == [1], "the command waits for the request")
         later = threading.Thread(target=lambda: tallies.request(3, key=KEYS[2]))

@@ -108,7 +108,7 @@ def test_nothing_is_published_for_an_aggregate_that_is_not_locked(stage: Stage) 
 
 def test_ids_are_not_kept_in_reserve(stage: Stage) -> None:
     """A session with a cache of ids would give an earlier id to a later change of a key."""
-    sequence = "pg_get_serial_sequence('outbox', 'id')::regclass"
+    sequence = "pg_get_serial_sequence('exactly_once_outbox', 'id')::regclass"
     assert stage.one(f"SELECT seqcache FROM pg_sequence WHERE seqrelid = {sequence}") == 1
 
 

@@ -180,7 +180,9 @@ NEEDED = granted(WORKER, "inventory")
 
 
 @pytest.mark.parametrize("grant", NEEDED, ids=[f"{g.operation} {g.name}" for g in NEEDED])
-@pytest.mark.parametrize("left", [None, "describe"], ids=["nothing left", "may still see it"])
+@pytest.mark.parametrize(
+    "left", [None, pytest.param("describe", marks=pytest.mark.proof)], ids=["nothing left", "may still see it"]
+)
 @pytest.mark.timeout(4 * SECONDS_MAX)
 def test_a_worker_that_lacks_one_right_ends_and_names_it(place: Place, grant: Grant, left: str | None) -> None:
     """It has something to publish, and something to consume: an order that was placed."""

@@ -8,7 +8,7 @@ from typing import NamedTuple
 from ..errors import ProcessEnded
 
 ENDS = 4
-"""A record that was being handled alone is set aside after this many processes in a row ended at it."""
+"""Processes in a row that must end at a record, tried alone, before it is set aside."""
 
 
 ENDS_BY_CHANCE = 1

@@ -74,9 +74,8 @@ def compare_lane(
 ) -> Comparison:
     """Compare the published position of a lane with its claim.
 
-    A published position that is too high is trusted if it was read before the claim; one that is missing or too low,
-    only if it was read after it (`published_read_last`). Raises `DatabaseWentBack`, `KafkaWentBack` or
-    `PositionMissing`.
+    A published position that is too high is trusted if read before the claim; one that is missing or too low, only if
+    read after it (`published_read_last`). Raises `DatabaseWentBack`, `KafkaWentBack` or `PositionMissing`.
     """
     decide = _decide(service, f"lane-{lane}", "adopt", "rewind", "skip")
     if claim is None:

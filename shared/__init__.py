@@ -1,12 +1,12 @@
 """exactly-once: the library under the services.
 
-What the author of a service writes with is here:
+The author of a service imports from here:
 
     from shared import Event, Service, Session, lock
 
-Its HTTP side is in `shared.http`, and what tests import in `shared.testing`; a worker loads neither.
+Its HTTP side is in `shared.http`, and the tools for tests in `shared.testing`; a worker loads neither.
 
-Read the modules in the order of a record's way: `events`, `consumer`, `positions`, `inbox`, `handling`, `outbox`,
+Read the modules in the order of a record's path: `events`, `consumer`, `positions`, `inbox`, `handlers`, `outbox`,
 `producer`, and then `cycle`, the one file that knows the order of the commits.
 """
 

@@ -1,9 +1,8 @@
 """The command line of a service: `python -m services.<name> <command>`.
 
-Commands that run for long end with the codes of sysexits.h, for their supervisors. Those of an operator end with 0 if
-what was asked for is done, 1 if not, 2 if the words were wrong, 74 if it is done and the answer could not be written,
-and 75 if a server was away or just starting: try again. `audit` ends with 1 if it has found something, so it has the
-codes of sysexits.h too if it could not look.
+Long-running commands exit with the codes of sysexits.h, for their supervisors. Operator commands exit with 0 if the
+work is done, 1 if not, 2 for wrong arguments, 74 if it is done but the answer could not be written, and 75 if a server
+was down or just starting: try again. `audit` exits with 1 for findings, so it too uses sysexits.h if it could not look.
 """
 
 import argparse
@@ -25,11 +24,11 @@ from .telemetry import logs, metrics
 from .worker import startup
 
 EXIT_MISCONFIGURED = 78
-"""EX_CONFIG of sysexits.h: something must be mended before it makes sense to start again."""
+"""EX_CONFIG of sysexits.h: fix something before the next start."""
 EXIT_AGAIN = 75
-"""EX_TEMPFAIL: start me again."""
+"""EX_TEMPFAIL: restart me."""
 EXIT_NOT_WRITTEN = 74
-"""EX_IOERR: it was done, and the answer could not be written."""
+"""EX_IOERR: it was done, but the answer could not be written."""
 EXIT_NOT_DONE = 1
 AGAIN = ". A server is away, or just starting: try again"
 AGAIN_UNLOCKED = ". Try again when that session has ended its transaction"
@@ -86,7 +85,7 @@ def token(_container: Any, arguments: argparse.Namespace) -> None:
 
 
 def parser(service: str) -> argparse.ArgumentParser:
-    """Make the parser of all commands; `run` of what it gives carries the command out."""
+    """Make the parser of all commands; the parsed `run` executes the command."""
     made = argparse.ArgumentParser(prog=program(service), description=f"The {service} service.")
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
     for command in (api, worker, migrate, topics, token):
@@ -208,7 +207,7 @@ def _add_decisions(commands: Any) -> None:
 
 
 def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.ArgumentParser:
-    """Add a command of an operator: what is parsed for it are the keyword arguments of `target`."""
+    """Add an operator command; its parsed arguments become the keyword arguments of `target`."""
     made: argparse.ArgumentParser = choices.add_parser(name, help=meaning, description=meaning)
     made.set_defaults(run=_operate, operator=True, compares=False, target=target, given={})
     return made
@@ -251,14 +250,14 @@ def run(container: Any, words: list[str]) -> int:
 
 
 def _meaning(error: DBAPIError) -> Exception:
-    """Describe what a failure of the database means, if it is not about what was asked for."""
+    """Translate a database failure that the command itself did not cause."""
     if error.statement is None and getattr(error.orig, "sqlstate", None) is None:
         return no_connection(error)
     return unavailable(error) or error
 
 
 def _failed(name: str, arguments: argparse.Namespace, error: Exception) -> int:
-    """Explain why a command has failed; return its exit code."""
+    """Report why a command failed; return its exit code."""
     typed = " ".join(filter(None, (arguments.command, vars(arguments).get("choice"))))
     detail = f"PostgreSQL: {' '.join(str(error.orig).split())}" if isinstance(error, DBAPIError) else str(error)
     if isinstance(error, Misconfigured):
@@ -278,13 +277,13 @@ def _failed(name: str, arguments: argparse.Namespace, error: Exception) -> int:
 
 
 def main(container_class: type[Any]) -> NoReturn:
-    """Run the command that the arguments name, and exit: 0 done, 75 start again, 78 mend something first."""
+    """Run the command that the arguments name, and exit: 0 done, 75 restart, 78 fix something first."""
     logs.catch_all()
     try:
         code: Any = run(container_class(), sys.argv[1:])
-    except SystemExit as end:  # of argparse, which has printed a help or what is wrong
+    except SystemExit as end:  # from argparse, which has printed help or an error
         code = end.code
-    except BrokenPipeError:  # somebody has read enough of a log
+    except BrokenPipeError:  # the reader of the output has closed it
         code = EXIT_NOT_DONE
     output.end_quietly()
     sys.exit(EXIT_NOT_WRITTEN if output.lost() and not code else code)

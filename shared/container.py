@@ -1,6 +1,4 @@
-"""How a process is put together. A service copies this container and adds what is its own; only `shared.command` opens
-it.
-"""
+"""Assembles a process. A service copies this container and adds its own parts; only `shared.command` opens it."""
 
 from importlib import import_module
 from typing import Any
@@ -25,24 +23,24 @@ from .worker.observer import Observer
 from .worker.worker import Worker
 
 API_CONNECTIONS = 10
-"""Connections of an API process, and requests that it works on at the same time."""
+"""Connections of an API process, and the number of requests it handles concurrently."""
 WORKER_CONNECTIONS = 5
-"""At most, each its own so that none waits for another: the slot and its batches, housekeeping, the observer, the watch
-over topics, and what is asked before a stop."""
+"""Maximum, one for each use so that none waits for another: the slot and its batches, housekeeping, the observer, the
+topic watch, and the checks before a stop."""
 ASIDE_CONNECTIONS = 2
-"""Opened only to cancel a statement of a handler that is too slow, and to note at which record a process ends."""
+"""Opened only to cancel a statement of a slow handler, and to note at which record a process ends."""
 
 
 def resolve(target: str) -> Any:
-    """Import the module of `module:name`, and return what has that name there. A module that begins with a dot is one
-    of this library, whatever its package is called.
+    """Import the module of `module:name`, and return the named object. A module that begins with a dot belongs to this
+    library, whatever its package is called.
     """
     module, _, name = target.partition(":")
     return getattr(import_module(module, __package__), name)
 
 
 def lazily(target: str, *given: Any, **arguments: Any) -> Any:
-    """Import `module:name` only now, and call it: a worker imports neither FastAPI nor alembic."""
+    """Import `module:name` only now, and call it, so that a worker imports neither FastAPI nor alembic."""
     return resolve(target)(*given, **arguments)
 
 
@@ -57,11 +55,11 @@ __all__ = ["ServiceContainer", "containers", "lazily", "providers", "resolve"]
 
 
 class ServiceContainer(containers.DeclarativeContainer):
-    """What every service has. A service gives `service`, and `routes` for its API."""
+    """The parts of every service. A service sets `service`, and `routes` for its API."""
 
     settings_class: providers.Provider[type[settings.Settings]] = providers.Object(settings.Settings)
-    """A service with settings of its own gives its subclass here. (Not `settings`: what is given there again would be
-    another object than that which the other providers have.)"""
+    """A service with additional settings sets its subclass here. (Not `settings`: a replacement there would be a
+    different object from the one that the other providers hold.)"""
     settings = providers.Singleton(settings.load, settings_class)
     service: providers.Provider[Service] = providers.Dependency(instance_of=Service)
 

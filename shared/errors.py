@@ -1,4 +1,4 @@
-"""Every error of the library, named by what is to be done about it.
+"""Every error of the library, named by what to do about it.
 
     ExactlyOnceError
     ├── Retry                  raised by a handler: keep the record, back off, try again
@@ -7,7 +7,7 @@
     ├── Unavailable            back off, go on
     │   ├── DatabaseUnavailable PostgreSQL cannot do the work now; what was begun is rolled back
     │   ├── Undecided          PostgreSQL failed a handler, for its record or for its surroundings: tried alone
-    │   ├── ServiceBroken      no record can be the reason: code, schema or surroundings; its input waits
+    │   ├── ServiceBroken      code, schema or surroundings are broken, no record is the cause; its input waits
     │   └── KafkaUnavailable   no broker answers, or the committed offsets are not stable yet
     ├── RecoveryNeeded         the outcome of a commit is in doubt: recover, then go on
     │   ├── KafkaInDoubt       a transactional call did not plainly succeed
@@ -26,19 +26,19 @@
     │   ├── LanesDiffer        the numbers of lanes and of partitions are not the same
     │   ├── ContentStuck       Kafka refuses one outbox row for what it contains
     │   └── TooManyDeadLetters too many records are set aside
-    ├── Exit                   end the process; its supervisor starts it anew
+    ├── Exit                   end the process; its supervisor restarts it
     │   ├── DebuggerQuit       a developer has left the debugger in a handler
     │   ├── SlotLost           another process may hold this worker's slot
-    │   ├── Fenced             this worker's clients are fenced: new ones, if its slot is its own; else the end
+    │   ├── Fenced             this worker's clients are fenced: replace them if it still holds its slot, else exit
     │   └── TooManyRecoveries  recovery does not help
-    ├── Misconfigured          the process must not start like this; names the setting and the mend
-    │   └── NotLetIn           Kafka does not let us in any more; believed when another client is not let in either
+    ├── Misconfigured          the process must not start like this; names the setting and the fix
+    │   └── NotLetIn           Kafka no longer lets us in; believed only if it refuses another client too
     ├── CommandFailed          an operator's command was not carried out; says why, and what to do
-    ├── HandlerTooSlow         a record alone took longer than HANDLER_SECONDS_MAX: set aside when it does so twice
+    ├── HandlerTooSlow         a record alone took longer than HANDLER_SECONDS_MAX: set aside the second time
     ├── HandlerStuck           the watchdog ended processes at a record: tried alone, then set aside
     ├── ProcessEnded           processes were killed or crashed at a record alone: it waits, then it is set aside
     ├── HandlingFailed         inside the cycle only: handling a batch failed, at one record or somewhere
-    ├── SessionMisused         a programming error: a handler asked its session for what would break the transaction
+    ├── SessionMisused         a programming error: a handler asked its session to break the transaction
     └── NotOwned               a programming error: an event was published for an aggregate that is not locked
 
 The docstring of an error is its default message.
@@ -139,7 +139,7 @@ class KafkaWentBack(Stop):
     """Kafka lost a commit that PostgreSQL knows of."""
 
     held: Any = None
-    """Of an input: what it is, and its position. While that stays, the topic may grow beyond it, and is still cut."""
+    """An input and its position. While that stays, the topic is still truncated, even if it grows beyond it."""
 
 
 class PositionMissing(Stop):
@@ -164,7 +164,7 @@ class ContentStuck(Stop):
     def __init__(self, message: str | None = None, event_id: str = "") -> None:
         super().__init__(message)
         self.event_id = event_id
-        """Of the row."""
+        """The event id of the row."""
 
 
 class TooManyDeadLetters(Stop):

@@ -1,4 +1,4 @@
-"""What is published: events, and the envelope that carries them over Kafka.
+"""Events, and the envelope that carries them over Kafka.
 
 The envelope uses the names of CloudEvents 1.0 in its Kafka binding, binary mode
 (https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/bindings/kafka-protocol-binding.md): the attributes are
@@ -17,13 +17,13 @@ from .errors import Malformed
 SPEC_VERSION = "1.0"
 CONTENT_TYPE = "application/json"
 ATTRIBUTE_MAX = 500
-"""Bytes of one of our headers. A longer id and source do not fit the inbox's index; ours have some 60."""
+"""Maximum bytes of one of our headers. A longer id and source do not fit the inbox's index; ours have some 60."""
 
 OURS = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
-"""The headers that are read. All others are somebody else's business, whatever they hold: a tracer's context is."""
+"""The headers that are read. All others belong to other tools, such as a tracer's context."""
 
 VERSION_MAX = 32_767
-"""The outbox has two bytes for a version."""
+"""The outbox stores a version in two bytes."""
 
 _TYPE = re.compile(r"(.+)\.v(0|[1-9][0-9]{0,4})", re.DOTALL)
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
@@ -58,7 +58,7 @@ class EventType(msgspec.StructMeta):
 
 
 def _key_property(fields: tuple[str, ...]) -> property:
-    """Return the property that makes the key of an event from its `fields`, as the session makes that of a row."""
+    """Return the property that makes an event's key from its `fields`, as the session makes a row's."""
     if len(fields) == 1:
         (name,) = fields
         return property(lambda event: str(getattr(event, name)))
@@ -94,14 +94,14 @@ class Envelope(msgspec.Struct, frozen=True):
     """An event on its way: the attributes of its headers, its key, and its value as bytes of JSON."""
 
     id: str
-    """Made from the cause, so that handling the cause again makes the same id."""
+    """Derived from the cause, so that handling the cause again yields the same id."""
     source: str
     """The name of the service that publishes it. `source` and `id` together are unique."""
     type: str
     """The name of the event's class."""
     version: int
     time: str
-    """When the database of the source decided it; RFC 3339."""
+    """When the source's database recorded it; RFC 3339."""
     key: str
     data: bytes
     traceparent: str | None = None
@@ -111,10 +111,10 @@ class Envelope(msgspec.Struct, frozen=True):
 def envelope(
     key: bytes | None, value: bytes | None, record_headers: Sequence[tuple[str, bytes | None]] | None
 ) -> Envelope:
-    """Read the envelope of a Kafka record; the value stays as it is. Headers that are not ours are not looked at.
+    """Read the envelope of a Kafka record; the value is not parsed. Foreign headers are ignored.
 
-    Raises `Malformed` for a record that is not in our form: no key, a tombstone; a header of ours that is missing, is
-    there twice, or is no text. A `traceparent` that is not in its form is left out, as W3C wants it
+    Raises `Malformed` for a record that is not in our form: no key, a tombstone, or a header of ours that is missing,
+    duplicated, or not text. An invalid `traceparent` is dropped, as W3C requires
     (https://www.w3.org/TR/trace-context/#traceparent-header): a trace is no reason to stop an event.
     """
     if value is None:
@@ -174,8 +174,8 @@ def _traceparent(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
 
 
 def key_of(*parts: object) -> str:
-    """Return the key of an aggregate that is found by several columns: their values, in the order of the primary key.
+    """Return the key of an aggregate with several key columns: their values, in the order of the primary key.
 
-    `key_of("eu", 7)` is `eu:7`. No two aggregates have the same: a `:` in a value is written `%3A`.
+    `key_of("eu", 7)` is `eu:7`. Keys are unique: a `:` in a value is written `%3A`.
     """
     return ":".join(str(part).replace("%", "%25").replace(":", "%3A") for part in parts)

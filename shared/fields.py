@@ -1,7 +1,7 @@
-"""Types of fields that services share: of events, of requests and of answers.
+"""Field types that services share, for events, requests and answers.
 
 msgspec checks an event by `Meta`, pydantic a request by `Field`; each type here has both, so that what an API accepts
-fits into the events that follow from it. A service with other bounds declares its own type in its `events.py`.
+fits into the resulting events. A service with other limits declares its own type in its `events.py`.
 """
 
 from typing import Annotated
@@ -17,7 +17,7 @@ QUANTITY_MAX = 1_000_000
 Id = Annotated[
     str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}\Z"), Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:-]{0,63}$")
 ]
-"""Of an order, an account, a stock item. No character of it needs quoting in a URL, a log or a shell."""
+"""The id of an order, an account, a stock item. No character needs quoting in a URL, a log or a shell."""
 
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX), Field(ge=1, le=QUANTITY_MAX)]
 

@@ -1,7 +1,7 @@
-"""Keeps the start of a worker short: imported before `dependency_injector`, whose wiring imports FastAPI if it can.
+"""Keeps a worker's start short: imported before `dependency_injector`, whose wiring imports FastAPI if it can.
 
-That is for decorators which nobody here uses, costs 0.3 s at every start of a worker, and a worker starts again after
-every kill. The wiring does without FastAPI when its import fails, so for this one import it fails.
+That is for decorators not used here, costs 0.3 s at every start of a worker, and a worker restarts after every kill.
+The wiring works without FastAPI if its import fails, so this module makes that one import fail.
 """
 
 import sys

@@ -1,4 +1,4 @@
-"""What the tables of a service have in common: the types of their columns, and how they are written."""
+"""The common base of a service's tables: the types of their columns, and how they are written."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -8,10 +8,10 @@ from sqlalchemy.dialects.postgresql import JSONB
 
 
 class Tables:
-    """Put beside `DeclarativeBase` in the base of a service's tables: `class Base(Tables, DeclarativeBase)`.
+    """Combine with `DeclarativeBase` in the base of a service's tables: `class Base(Tables, DeclarativeBase)`.
 
-    `Mapped[str]` is a TEXT then, `Mapped[int]` a BIGINT, `Mapped[datetime]` a TIMESTAMPTZ, and a dict or a list JSONB,
-    where a column does not say otherwise.
+    `Mapped[str]` is then TEXT, `Mapped[int]` BIGINT, `Mapped[datetime]` TIMESTAMPTZ, and a dict or a list JSONB, unless
+    a column sets its own type.
     """
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {

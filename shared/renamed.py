@@ -1,5 +1,5 @@
-"""Names of earlier versions, each with its present one. What still uses an old name is refused at the start and told
-the new one: a setting that is silently ignored has its default.
+"""Names of earlier versions, each with its current one. An old name is refused at the start, with the new one in the
+message: a setting that is silently ignored would have its default.
 """
 
 from collections.abc import Iterable

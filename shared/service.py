@@ -1,4 +1,4 @@
-"""What a service declares about itself, and how an event finds its handlers.
+"""The declaration of a service, and the routing of events to its handlers.
 
     service = Service("inventory", publishes=(StockReserved, StockSold))
 
@@ -6,8 +6,8 @@
     def sell(event: PaymentCaptured, reservation: Reservation) -> StockSold:
         ...
 
-A handler takes an event and the rows that it needs (`shared.declaration`), and the session if it adds rows or asks the
-database more; it knows no broker, no clock and no HTTP. It returns the event to publish, several of them, or None. A
+A handler takes an event and the rows that it needs (`shared.declaration`), and the session if it adds rows or queries
+the database; it knows no broker, no clock and no HTTP. It returns the event to publish, several of them, or None. A
 state machine (`shared.states`) decides whether the handler is called, and moves the row.
 """
 
@@ -28,7 +28,7 @@ Published = TypeVar("Published", bound=Event | Iterable[Event] | None)
 
 
 class Service:
-    """What a service is to the library: its name, what it publishes, and its handlers."""
+    """A service as the library sees it: its name, the events it publishes, and its handlers."""
 
     def __init__(self, name: str, *, publishes: Iterable[type[Event]] = (), **replaced: Never) -> None:
         """Declare a service. Handlers are added by `on`."""
@@ -49,7 +49,7 @@ class Service:
         return tuple(self._routes)
 
     def renamed(self, name: str) -> "Service":
-        """Return the same service under another name, which its topics and groups of the library begin with."""
+        """Return the same service under another name, with which the names of its topics and groups begin."""
         other = Service(name, publishes=self.publishes)
         other._routes = self._routes
         return other
@@ -75,7 +75,7 @@ class Service:
         """Route an event, or several, to the decorated handler. Several handlers of one type run in the order of their
         declaration, in one transaction.
 
-        Raises `TypeError` for what cannot be a handler of these events, with a sentence that says what to write.
+        Raises `TypeError` if the function cannot handle these events, with a message that says what to write.
         """
         *events, machine = given if given and isinstance(given[-1], Machine | NoneType) else (*given, None)
         for event in events or (None,):
@@ -94,19 +94,19 @@ class Service:
 
     @property
     def published_topics(self) -> tuple[str, ...]:
-        """The topics it produces to, in name order."""
+        """The topics it publishes on, in name order."""
         return tuple(sorted({event.topic for event in self.publishes}))
 
     @property
     def lane_topic(self) -> str:
-        """The empty topic whose assignment decides who relays which lane, and whose committed offsets are the
-        published positions.
+        """The empty topic whose assignment decides which worker publishes which lane, and whose committed offsets are
+        the published positions.
         """
         return f"{self.name}.outbox"
 
     @property
     def dead_letter_topic(self) -> str:
-        """The topic that tells of records set aside."""
+        """The topic that announces records set aside."""
         return f"{self.name}.dead-letters"
 
 

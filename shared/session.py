@@ -1,6 +1,6 @@
-"""The session that handlers and HTTP requests work in: an ORM session that knows which aggregates it holds locked.
+"""The session of handlers and HTTP requests: an ORM session that knows which aggregates it holds locked.
 
-What it does for each of SQLAlchemy's ways to read and write is in docs/session.md, and each line there is tested.
+docs/session.md describes what it does for each of SQLAlchemy's ways to read and write; each line there is tested.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -24,11 +24,10 @@ Model = TypeVar("Model", bound=DeclarativeBase)
 
 
 class Session(OrmSession):
-    """An ORM session in which an aggregate is read by locking it, and an event can be published only for an aggregate
-    that is held.
+    """An ORM session that reads an aggregate by locking it, and publishes events only for aggregates that it holds.
 
-    A row that was loaded for the whole batch is found again by `lock` without a query, also when it is known not to
-    exist. Whoever asks the database anything finds what this batch has changed so far: that is written first.
+    `lock` finds a row that was loaded for the whole batch without a query, even one known not to exist. Every query
+    sees what this batch has changed so far, because that is written first.
     """
 
     def __init__(self, bind: Connection | Engine) -> None:
@@ -37,16 +36,16 @@ class Session(OrmSession):
         self._held = Held()
         self._lent = False
         self._before: dict[SessionTransaction, tuple[Held, int]] = {}
-        """What was so when each savepoint began."""
+        """The state when each savepoint began."""
         self._ended: tuple[SessionTransaction, tuple[Held, int]] | None = None
-        """The same of the last one that has ended; whether it was rolled back is told only then."""
+        """The same for the last savepoint that ended; only afterwards is it known whether it was rolled back."""
         self.collected: list[Any] = []
         """Events that wait for `Outbox.write`."""
         self.publisher: Callable[[Event], object] | None = None
-        """What `publish` calls: it knows the cause of the event."""
+        """Called by `publish`; it knows the cause of the event."""
 
     def publish(self, event: Event) -> None:
-        """Publish `event` when the transaction commits. What a handler returns is published after it.
+        """Publish `event` when the transaction commits. Events that a handler returns are published after it.
 
         Raises `NotOwned` if its aggregate is neither locked nor new in this session, and in a request `Problem` (503)
         while too many events wait.
@@ -100,7 +99,7 @@ class Session(OrmSession):
         self._held.keys.update(map(held.key(model).text, found))
 
     def _flush_before_reading(self, model: type[Model], keys: Iterable[Any]) -> None:
-        """Write what is changed of the rows that are to be read again, so that it is not read over."""
+        """Write changes to rows about to be read again, so that reading does not overwrite them."""
         mapper = inspect(model)
         for key in keys:
             row = self.identity_map.get(mapper.identity_key_from_primary_key(key if isinstance(key, tuple) else (key,)))
@@ -109,15 +108,15 @@ class Session(OrmSession):
                 return
 
     def holds(self, key: str) -> bool:
-        """Whether an aggregate with this key is locked or new in this session. The key of one that is found by several
-        columns is `shared.events.key_of` of their values.
+        """Return whether an aggregate with this key is locked or new in this session. With several key columns, the key
+        is `shared.events.key_of` of their values.
         """
         if key not in self._held.keys:
             self._held.name()
         return key in self._held.keys
 
     def flush(self, objects: Any = None) -> None:
-        """Write what has changed, in the order of the foreign keys."""
+        """Write all changes, in the order of the foreign keys."""
         try:
             super().flush(objects)
         except CircularDependencyError as error:
@@ -139,13 +138,13 @@ class Session(OrmSession):
         return super().merge(instance, load=load, options=options)
 
     def refresh(self, instance: object, attribute_names: Any = None, with_for_update: Any = None) -> None:
-        """Read a row again, and lock it if that is asked for."""
+        """Read a row again, and lock it if requested."""
         self._autoflush()
         super().refresh(instance, attribute_names, with_for_update)
         if with_for_update and not (isinstance(with_for_update, dict) and with_for_update.get("read")):
             self._held.hold(instance)
 
-    # ---- what is not the handler's
+    # ---- not for handlers
 
     @contextmanager
     def lent(self) -> Iterator[None]:
@@ -157,8 +156,8 @@ class Session(OrmSession):
             self._lent = False
 
     def connection(self, bind_arguments: Any = None, execution_options: Any = None) -> Connection:
-        """Return the connection; what has changed is written first. What is changed through it, the session cannot
-        know: `expire` such rows.
+        """Return the connection; all changes are written first. The session cannot see what is changed through it:
+        `expire` such rows.
         """
         found = super().connection(bind_arguments, execution_options)
         if not self._lent:
@@ -192,7 +191,7 @@ class Session(OrmSession):
         super().invalidate()
 
     def prepare(self) -> None:
-        """Refused: there is no commit in two phases here."""
+        """Refused: there is no two-phase commit here."""
         refuse("prepare")
 
     def _refuse_if_lent(self, what: str) -> None:
@@ -211,10 +210,10 @@ class Session(OrmSession):
         """Refused."""
         _refuse_bulk("bulk_update_mappings")
 
-    # ---- what SQLAlchemy tells
+    # ---- SQLAlchemy's events
 
     def _executes(self, state: ORMExecuteState) -> Any:
-        """Before a statement of the caller's: write what has changed, and note what is held and known after it."""
+        """Before a statement of the caller, write all changes, and note which rows it locks or invalidates."""
         if state.execution_options.get(held.OURS) or state.is_column_load or self._flushing:
             return None
         if self._lent:
@@ -228,7 +227,7 @@ class Session(OrmSession):
             self._forget(state)
         if not locked or not state.is_orm_statement:
             return None
-        self.flush()  # what is read now is read as it is in the database, over what is here
+        self.flush()  # rows read now come from the database and overwrite those in the session
         result = state.invoke_statement(execution_options={"populate_existing": True}).freeze()
         for row in result.data:
             for value in row if isinstance(row, tuple | Row) else (row,):
@@ -238,7 +237,7 @@ class Session(OrmSession):
         return result()
 
     def _forget(self, state: ORMExecuteState) -> None:
-        """Let nothing stay known that a statement may have changed, and that the ORM does not follow."""
+        """Forget everything that a statement may have changed without the ORM's knowledge."""
         statement: Any = state.statement
         if isinstance(statement, TextClause):
             if statement.text.lstrip(" \n\t(").upper().startswith(("SELECT", "SHOW", "VALUES", "TABLE")):
@@ -257,7 +256,7 @@ class Session(OrmSession):
 
 
 def _tells_rows(state: ORMExecuteState) -> bool:
-    """Whether a statement tells the rows that it has written, which are locked then."""
+    """Return whether a statement returns the rows that it wrote, which are then locked."""
     return (state.is_insert or state.is_update) and bool(getattr(state.statement, "_returning", ()))
 
 
@@ -276,7 +275,7 @@ def _ends(session: Session, transaction: SessionTransaction) -> None:
 
 
 def _rolled_back(session: Session, transaction: SessionTransaction) -> None:
-    """A rollback to a savepoint gives up the locks taken since, and undoes what the events since then tell."""
+    """Restore the state at the savepoint: a rollback to it releases the locks, and undoes the events, since then."""
     if session._ended is not None and session._ended[0] is transaction:
         session._held, events = session._ended[1]
         session._ended = None

@@ -1,8 +1,8 @@
 """Every setting of a process, from environment variables or `.env`; a wrong one stops the start and is named.
 
-A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The variable itself comes first.
+A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The variable itself takes precedence.
 
-A service with settings of its own has them in a subclass, in its `settings.py`; see docs/your-first-service.md.
+A service adds its own settings in a subclass, in its `settings.py`; see docs/your-first-service.md.
 """
 
 import os
@@ -30,17 +30,17 @@ from .errors import Misconfigured
 
 ENV_FILES = (".env", ".env.local")
 ALIKE = 0.9
-"""How much of two names must be the same for one to be a slip of the other; one letter of ten may differ."""
+"""How similar two names must be for one to count as a typo of the other; one letter of ten may differ."""
 
 OF_ONE_LINE = {"database_url", "migration_database_url", "kafka_sasl_password", "kafka_ssl_key_password"}
-"""Secrets that have no line breaks; others may, such as a service's own key in PEM."""
+"""Secrets without line breaks; others may have them, such as a service's own PEM key."""
 
 OF_OTHERS = {"API_TOKEN"}
-"""Docker compose has its own in the same `.env`: the token of whoever calls, for whoever calls by hand."""
+"""Docker compose keeps its own in the same `.env`: the caller's token, for calls by hand."""
 
 
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):([0-9]{1,5})")
-"""host:port; an address of IPv6 in brackets."""
+"""host:port; an IPv6 address in brackets."""
 
 
 def _short(text: str) -> str:
@@ -128,7 +128,7 @@ class Settings(BaseSettings):
     worker_slots: Annotated[
         int, Field(ge=1, le=1000, description="workers of one service that work at the same time")
     ] = 64
-    # With 500, an event costs a tenth more; with 2,000 hardly less, and other transactions wait longer for its rows.
+    # With 500, an event costs a tenth more; with 2,000 hardly less, while other transactions wait longer for its rows.
     batch_records: Annotated[int, Field(ge=1, le=10_000, description="records handled in one transaction")] = 1_000
     claim_rows: Annotated[
         int, Field(ge=1, le=50_000, description="outbox rows published in one Kafka transaction, per lane")
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     claim_bytes: Annotated[
         int, Field(ge=1, le=500_000_000, description="bytes of events published in one Kafka transaction, per lane")
     ] = 4_000_000
-    # Above 50 MB other clients' limits begin, such as the 100 MB that a consumer takes by default.
+    # Above 50 MB come the limits of other clients, such as a consumer's default of 100 MB.
     event_bytes_max: Annotated[
         int,
         Field(
@@ -146,7 +146,7 @@ class Settings(BaseSettings):
             "`topics` makes new ones so",
         ),
     ] = 900_000
-    # Two seconds of work. A worker that is far behind has all of it in memory: 25 MB with these, 80 MB with 64,000 kB.
+    # Two seconds of work. A worker far behind holds all of it in memory: 25 MB with these, 80 MB with 64,000 kB.
     prefetch_records: Annotated[
         int, Field(ge=100, le=10_000_000, description="records of each partition fetched ahead of the handlers")
     ] = 20_000
@@ -237,7 +237,7 @@ class Settings(BaseSettings):
         init_settings: PydanticBaseSettingsSource,
         env_settings: PydanticBaseSettingsSource,
         dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a folder; ours are one by one
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - a folder; ours are single files
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Put `<NAME>_FILE` between the environment and `.env`."""
         files = _SecretFiles(settings_cls, env_settings, dotenv_settings)
@@ -246,7 +246,7 @@ class Settings(BaseSettings):
     @field_validator("kafka_bootstrap_servers")
     @classmethod
     def _bootstrap(cls, given: str) -> str:
-        """Take blanks around an address away, and refuse what the client would take for a host that does not answer."""
+        """Strip blanks around addresses, and refuse those that the client would take for a host that is down."""
         addresses = [address.strip() for address in given.split(",")]
         for address in addresses:
             if "://" in address:
@@ -265,7 +265,7 @@ class Settings(BaseSettings):
     @field_validator("kafka_ssl_ca_location", "kafka_ssl_certificate_location", "kafka_ssl_key_location")
     @classmethod
     def _pem(cls, given: Path | None) -> Path | None:
-        """Refuse what the client could not read, or would read without end."""
+        """Refuse files that the client could not read, or would read without end."""
         try:
             if given is not None:
                 configuration_files.whole(given)
@@ -296,11 +296,11 @@ class Settings(BaseSettings):
 
     @property
     def handler_seconds(self) -> float:
-        """The budget of handlers: within that of the watchdog, which is one and a half transaction timeouts."""
+        """The budget of handlers, within the watchdog's of one and a half transaction timeouts."""
         return min(self.handler_seconds_max, self.transaction_timeout_ms / 1_000)
 
     def kafka(self) -> dict[str, Any]:
-        """Return what every Kafka client is told: where the brokers are, and who we are. It holds the password."""
+        """Return the configuration of every Kafka client: brokers and credentials, including the password."""
         told: dict[str, Any] = {
             "bootstrap.servers": self.kafka_bootstrap_servers,
             "security.protocol": self.kafka_security_protocol,
@@ -318,18 +318,18 @@ class Settings(BaseSettings):
         return {name: str(value) for name, value in told.items() if value}
 
     def dsn(self, service: str) -> str:
-        """Return the URL of the database of `service` in SQLAlchemy's form; it holds the password."""
+        """Return the database URL of `service` in SQLAlchemy's form, including the password."""
         return sqlalchemy_url("DATABASE_URL", self.database_url.get_secret_value(), service)
 
     def migration_dsn(self, service: str) -> str:
-        """Return the URL for whoever changes the schema."""
+        """Return the URL for the role that changes the schema."""
         if not self.migration_database_url:
             return self.dsn(service)
         return sqlalchemy_url("MIGRATION_DATABASE_URL", self.migration_database_url.get_secret_value(), service)
 
 
 class _SecretFiles(PydanticBaseSettingsSource):
-    """Reads what is in files: for each secret, the path is in `<NAME>_FILE`. Raises `Misconfigured`."""
+    """Reads secrets from files: the path of each is in `<NAME>_FILE`. Raises `Misconfigured`."""
 
     def __init__(self, settings_cls: type[BaseSettings], *variables: PydanticBaseSettingsSource) -> None:
         super().__init__(settings_cls)
@@ -389,9 +389,8 @@ def load() -> Settings: ...
 @overload
 def load(kind: type[Own]) -> Own: ...
 def load(kind: type[Settings] = Settings) -> Settings:
-    """Read the settings; those of `kind` if a service has its own besides. Raises `Misconfigured` with one line for
-    each variable that is wrong, or that looks like one of ours and is none: its setting would silently have its
-    default.
+    """Read the settings; those of `kind` if a service adds its own. Raises `Misconfigured` with one line for each
+    variable that is wrong, or that looks like a misspelt setting, which would silently keep its default.
     """
     for file in map(Path, ENV_FILES):
         configuration_files.refuse_dotenv(file, _known(kind))
@@ -400,7 +399,7 @@ def load(kind: type[Settings] = Settings) -> Settings:
     try:
         return kind()  # type: ignore[call-arg]  # the environment gives them
     except ValidationError as error:
-        # `input` is left out: it may be a secret. What is wrong with several together names them itself.
+        # `input` is left out: it may be a secret. An error about several settings names them itself.
         lines = [
             ": ".join([*(str(part).upper() for part in e["loc"]), e["msg"].removeprefix("Value error, ")])
             for e in error.errors(include_input=False)

@@ -1,8 +1,9 @@
-"""A state machine is a table, so that every pair of a state and an event has an answer that its author chose.
+"""A state machine is a table, so that its author has decided every pair of a state and an event.
 
-Events of two topics reach a service in any order, and a dead letter that is redriven comes late. A cell decides what an
-event means in a state: it moves the row, it is ignored for a reason, or it is refused: a record then becomes a dead
-letter, where an operator sees it; a request is answered with 409. `docs/services.md` is written from the tables.
+Events of two topics reach a service in any order, and a redriven dead letter comes late. A cell decides what an event
+means in a state: it moves the row, it is ignored for a reason, or it is refused. A refused record becomes a dead
+letter, where an operator sees it; a refused request is answered with 409. `docs/services.md` is generated from the
+tables.
 
     orders = Machine(Order, OrderState, {PaymentCaptured: {NONE: refuse("..."), PLACED: to(CONFIRMED), ...}, ...})
 
@@ -39,7 +40,7 @@ Row = TypeVar("Row", bound=Stateful)
 
 
 class Command:
-    """What a request asks of a row, as a row of a table beside the events."""
+    """A request's command to a row; a table has a row for it, as for an event."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -49,16 +50,16 @@ class Command:
 
 
 Cause = type[Event] | Command
-"""What a table has a row for."""
+"""An event or command, for which a table has a row."""
 
 
 def name_of(cause: Cause) -> str:
-    """Return the name of an event or a command, as messages and metrics have it."""
+    """Return the name of an event or a command, as used in messages and metrics."""
     return cause.name if isinstance(cause, Command) else cause.__name__
 
 
 class Cell(NamedTuple):
-    """What one event means in one state."""
+    """The meaning of one event in one state."""
 
     to: tuple[str, ...] = ()
     """The states it may lead to; empty: it changes nothing."""
@@ -67,23 +68,23 @@ class Cell(NamedTuple):
 
 
 Cells = Mapping[Any, Cell]
-"""What one event means, by state, or by a tuple of states in which it means the same."""
+"""The meanings of one event, by state, or by a tuple of states that share one."""
 
 
 def to(*states: str) -> Cell:
-    """Move the row to one of `states`. If there is only one the row is moved without the handler; otherwise the handler
-    decides, and sets the state.
+    """Move the row to one of `states`. A single one is set without the handler; of several, the handler chooses, and
+    sets the state.
     """
     return Cell(to=states)
 
 
 def ignore(why: str) -> Cell:
-    """Do nothing: the event means nothing any more."""
+    """Do nothing: the event no longer means anything."""
     return Cell(why=why)
 
 
 def refuse(why: str) -> Cell:
-    """Raise `Reject`: the event cannot be in this state, so there is a defect somewhere; or the command is too late."""
+    """Raise `Reject`: the event cannot occur in this state, so there is a bug somewhere; or the command is too late."""
     return Cell(why=why, refused=True)
 
 
@@ -98,19 +99,19 @@ class Machine(Generic[Row]):
         *,
         name: str = "",
     ) -> None:
-        """Take a cell for each event and each state from `table`, where a cell may be that of several states.
+        """Read a cell for each event and each state from `table`, where several states may share a cell.
 
-        Raises `TypeError` or `ValueError` for what is no event, and for a cell that is missing or superfluous: at
-        import, since a machine is made there.
+        Raises `TypeError` or `ValueError` for a row that is not for an event or command, and for a missing or
+        superfluous cell: at import, where machines are made.
 
-        `name` is that of messages and metrics; that of `model` if it is empty.
+        `name` is used in messages and metrics; if empty, it is derived from `model`.
         """
         self.model = model
         self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", model.__name__).lower()
         self.states = (NONE, *map(str, states))
         self.table: dict[Cause, dict[str, Cell]] = {}
         for cause, cells in table.items():
-            given: Any = cause  # it may be what no type checker has seen
+            given: Any = cause  # it may not have been type-checked
             if not isinstance(given, Command) and not (isinstance(given, type) and issubclass(given, Event)):
                 raise TypeError(
                     f"the table of {self.name} has a row for {cause!r}, which is neither a class of events nor a "
@@ -151,9 +152,9 @@ class Machine(Generic[Row]):
         return found
 
     def settle(self, cause: Cause, before: str, cell: Cell, row: Any) -> None:
-        """Move `row`, which was in the state `before`, where `cell` leads; or see that its handler has moved it there.
+        """Move `row`, which was in the state `before`, where `cell` leads, or check that its handler has done so.
 
-        Raises `ValueError` for a state that the table does not lead to.
+        Raises `ValueError` if it is in a state that the table does not lead to.
         """
         after = NONE if row is None else row.state
         if after in cell.to:

@@ -1,1 +1,1 @@
-"""Where settings come from, and how a command is spelled in messages."""
+"""The sources of settings, and the spelling of commands in messages."""

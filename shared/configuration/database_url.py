@@ -1,4 +1,4 @@
-"""The URL of a database: libpq's forms of it, written as SQLAlchemy has them."""
+"""Database URLs: libpq's forms, converted to SQLAlchemy's."""
 
 import re
 from pathlib import Path
@@ -26,7 +26,7 @@ def sqlalchemy_url(setting: str, url: str, service: str) -> str:
     try:
         made = make_url(url)
     except (ArgumentError, ValueError):
-        # Without the reason: it would repeat the URL, and with it the password.
+        # Without the cause, which would repeat the URL with the password.
         raise Misconfigured(
             f"{setting}: cannot be read as a URL; in a user or a password, @ is written as %40 and / as %2F"
         ) from None
@@ -43,14 +43,14 @@ def sqlalchemy_url(setting: str, url: str, service: str) -> str:
 
 
 def _hosts(rest: str) -> str:
-    """Write libpq's forms of hosts, `one:5432,two:5432` and `%2Ffolder%2Fof%2Fa%2Fsocket`, as SQLAlchemy has them; of
-    several the one is used that can be written, unless the URL says something else.
+    """Convert libpq's forms of hosts, `one:5432,two:5432` and `%2Ffolder%2Fof%2Fa%2Fsocket`, to SQLAlchemy's. Of
+    several hosts the writable one is used, unless the URL sets otherwise.
     """
     place, slash, tail = rest.partition("/")
     user, at, hosts = place.rpartition("@")
     if "," not in hosts and not hosts.lower().startswith("%2f"):
         return rest
-    # [::1]:5432 has colons of its own.
+    # [::1]:5432 contains more colons.
     pairs = [_HOST.fullmatch(host) for host in hosts.split(",")]
     if not all(pairs):
         return rest

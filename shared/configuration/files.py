@@ -1,7 +1,7 @@
-"""Files that settings are in, or that a setting names: read whole within a bound, or refused with a sentence at once.
+"""Reads files with settings, or named by a setting: whole and within limits, or refused at once with a message.
 
-A path may lead to anything: a pipe that nobody writes to would be waited for without end, a device would fill the
-memory, and half of a file would be taken for all of it.
+A path may lead to anything: a pipe without a writer would block for ever, a device would fill the memory, and half a
+file would pass for all of it.
 """
 
 import os
@@ -16,19 +16,18 @@ from dotenv.parser import Binding, parse_stream
 from ..errors import Misconfigured
 
 BYTES_MAX = 1_000_000
-"""No file with settings or a secret is so long; a bundle of all CAs of the world has a quarter of it."""
+"""No file with settings or a secret is this long; a bundle of all the world's CAs has a quarter of it."""
 
 PIPE_SECONDS = 5.0
-"""Whoever gives a secret through a pipe, as a shell's `<(command)` does, has it at hand, or asks a vault for it."""
+"""A secret passed through a pipe, as by a shell's `<(command)`, is at hand, or comes from a vault."""
 
 LOOK_AGAIN_SECONDS = 0.02
 
 
 def text(path: Path) -> str:
-    """Read a file, or a pipe that somebody writes to, as UTF-8 with or without a mark at its beginning.
+    """Read a file, or a pipe with a writer, as UTF-8 with or without a byte order mark.
 
-    Raises FileNotFoundError; `Misconfigured`, with the reason alone, for what is no text or has more than BYTES_MAX
-    bytes.
+    Raises FileNotFoundError; `Misconfigured`, with only the reason, if it is not text or longer than BYTES_MAX bytes.
     """
     try:
         found = whole(path).decode("utf-8-sig")
@@ -40,11 +39,9 @@ def text(path: Path) -> str:
 
 
 def whole(path: Path) -> bytes:
-    """Read a file, or a pipe that somebody writes to. Raises FileNotFoundError; `Misconfigured` with the reason
-    alone.
-    """
+    """Read a file, or a pipe with a writer. Raises FileNotFoundError; `Misconfigured` with only the reason."""
     try:
-        # Without O_NONBLOCK, opening a pipe waits until somebody writes to it.
+        # Without O_NONBLOCK, opening a pipe blocks until it has a writer.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except FileNotFoundError:
         raise
@@ -66,7 +63,7 @@ def _pieces(file: int, *, pipe: bool) -> Iterator[bytes]:
     while time.monotonic() < deadline:
         try:
             piece: bytes | None = os.read(file, 65_536)
-        except BlockingIOError:  # somebody is about to write
+        except BlockingIOError:  # a writer is about to write
             piece = None
         if piece:
             yield piece
@@ -75,15 +72,15 @@ def _pieces(file: int, *, pipe: bool) -> Iterator[bytes]:
                 raise Misconfigured(f"has more than {BYTES_MAX:,} bytes; that is no file with settings")
         elif piece is not None and (left < BYTES_MAX or not pipe):
             return
-        else:  # a pipe that nobody has opened yet has an end too
+        else:  # a pipe without a writer yet reads as ended too
             time.sleep(LOOK_AGAIN_SECONDS)
     raise Misconfigured(f"is waited for in vain: it did not end within {PIPE_SECONDS:.0f} s")
 
 
 def refuse_dotenv(file: Path, known: Container[str]) -> None:
-    """Refuse a `.env` of which only a part would be read; `known` are the names that settings have. It may be missing.
+    """Refuse a `.env` that would be read only in part; `known` are the names of settings. The file may be missing.
 
-    Raises `Misconfigured`, which names the line and nothing that is in it.
+    Raises `Misconfigured`, which names the line but none of its contents.
     """
     if file.is_fifo():  # it is read more than once
         raise Misconfigured(f"{file}: is a pipe; settings are in a file of this name, or in the environment")
@@ -95,7 +92,7 @@ def refuse_dotenv(file: Path, known: Container[str]) -> None:
         raise Misconfigured(f"{file}: {error}") from None
     for binding in parse_stream(StringIO(found)):
         if wrong := _wrong(binding, known):
-            # The parser counts the empty lines before a statement to it.
+            # The parser counts empty lines before a statement as part of it.
             string = binding.original.string
             line = binding.original.line + string[: len(string) - len(string.lstrip())].count("\n")
             raise Misconfigured(f"{file}: line {line} {wrong}")

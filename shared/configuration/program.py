@@ -1,5 +1,5 @@
-"""Where this process was started: how a service's command is typed, for messages that name one, and where its package
-is. Both are right in whatever folder a repository keeps its services.
+"""How this process was started: how to type a service's command, for messages that name one, and where its package is.
+Both are right whatever folder a repository keeps its services in.
 
     f"run `{program(service)} migrate` first"
 """
@@ -8,14 +8,14 @@ import sys
 from pathlib import Path
 
 PACKAGE = "services"
-"""Where the services are, if nothing tells: in a test, or in a program that is no service's own."""
+"""The package of the services where none can be detected: in a test, or in a program that is no service's."""
 
 
 def program(service: str) -> str:
     """Return the beginning of a command of `service`, as it is typed here: `python -m services.order`.
 
-    A process that was started as `python -m backend.apps.order` names `backend.apps`, also for another service: they
-    lie side by side.
+    A process started as `python -m backend.apps.order` uses `backend.apps` for other services too: they lie side by
+    side.
     """
     package = _package()
     beside = PACKAGE if package is None else package.rpartition(".")[0]

@@ -1,6 +1,4 @@
-"""What it means when a server does not let us in: a wrong setting stops the start and is named; what may pass by itself
-is asked for again.
-"""
+"""Classify connection failures. A wrong setting stops the start and is named; a transient failure is retried."""
 
 import logging
 import re
@@ -20,20 +18,20 @@ RIGHTS = {
     KafkaError.TRANSACTIONAL_ID_AUTHORIZATION_FAILED: "WRITE on the transactional ids of the service: its name-*",
     KafkaError.CLUSTER_AUTHORIZATION_FAILED: "IDEMPOTENT_WRITE on the cluster",
 }
-"""What Kafka says when a right is missing, and the right."""
+"""Kafka's errors for a missing right, and the right."""
 
 ANSWER_SECONDS = 15.0
-"""A broker that gives no answer for so long is not there."""
+"""A broker that does not answer for this long is considered down."""
 
 DENIED_SECONDS = 2.0
-"""The client tries again by itself, on other brokers too, so one refusal is not the last word: a broker that is just
-restarting may break off a TLS handshake, or not know its users yet.
+"""The client retries by itself, on other brokers too, so one refusal is not final: a restarting broker may break off a
+TLS handshake, or not know its users yet.
 """
 
 LOOK_AGAIN_SECONDS = 0.05
 
 PRODUCE_MIN = 12
-"""What Kafka 4.0 brought (KIP-890). Everything here was tried and proved with 4.3."""
+"""Introduced in Kafka 4.0 (KIP-890). Everything here was tested with 4.3."""
 
 _PRODUCE = re.compile(r"(\S+): +ApiKey Produce \(0\) Versions \d+\.\.(\d+)")
 
@@ -41,21 +39,21 @@ _DENIED = {
     KafkaError._AUTHENTICATION: "KAFKA_SASL_USERNAME, KAFKA_SASL_PASSWORD, KAFKA_SASL_MECHANISM",
     KafkaError._SSL: "KAFKA_SSL_CA_LOCATION, KAFKA_SECURITY_PROTOCOL, KAFKA_SSL_CERTIFICATE_LOCATION",
 }
-"""What the client says when it is not let in, and the settings that decide it."""
+"""The client's errors when access is denied, and the settings to check."""
 
 _TLS_ALERT = " alert "
-"""In OpenSSL's words: `tlsv13 alert certificate required`, `tlsv1 alert unknown ca`."""
+"""As in OpenSSL's `tlsv13 alert certificate required`, `tlsv1 alert unknown ca`."""
 
 
 def denial(error: KafkaError) -> str | None:
-    """Tell which settings an error is about, if it says that the brokers do not let us in."""
+    """Return the settings to check if the brokers denied access, else None."""
     # A broker that refuses our certificate sends an alert, which the client takes for a lost connection.
     code = KafkaError._SSL if _TLS_ALERT in error.str() else error.code()
     return f"{_DENIED[code]}: Kafka does not let us in: {error.str()}" if code in _DENIED else None
 
 
 def not_permitted(error: KafkaError, topic: str = "each topic") -> Misconfigured | None:
-    """Tell which right is missing, if that is what an error is about."""
+    """Return an error that names the missing right, if one is missing."""
     if error.code() not in RIGHTS:
         return None
     right = RIGHTS[error.code()].format(topic=topic or "each topic")
@@ -66,7 +64,7 @@ def not_permitted(error: KafkaError, topic: str = "each topic") -> Misconfigured
 
 
 class _Versions(logging.Handler):
-    """Reads in librdkafka's log what brokers know; no call of the client gives it."""
+    """Reads the brokers' API versions from librdkafka's log; no call of the client returns them."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,10 +77,10 @@ class _Versions(logging.Handler):
 
 
 def admin(settings: Settings) -> AdminClient:
-    """Make an admin client, and see that a broker answers it.
+    """Make an admin client, and check that a broker answers it.
 
-    Raises `Misconfigured` if the brokers do not let us in, or one is older than Kafka 4.0; `KafkaUnavailable` if there
-    is no answer.
+    Raises `Misconfigured` if the brokers deny access, or one is older than Kafka 4.0; `KafkaUnavailable` if none
+    answers.
     """
     reported: list[KafkaError] = []
     versions, logger = _Versions(), logging.getLogger("librdkafka.admin")
@@ -111,9 +109,9 @@ def admin(settings: Settings) -> AdminClient:
         answer.result(0)
     except (KafkaException, TimeoutError) as error:
         details = dict.fromkeys(reason.str() for reason in reported if reason.code() != KafkaError._ALL_BROKERS_DOWN)
-        # A broker that wants TLS breaks off without a word what does not begin with it.
+        # A broker that expects TLS silently drops a connection without it.
         detail = "; ".join(list(details)[-2:]) or "if so, it may want another KAFKA_SECURITY_PROTOCOL"
-        # It may come back: the process ends, and its supervisor starts it again.
+        # It may come back: the process ends, and its supervisor restarts it.
         raise KafkaUnavailable(
             f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers} with "
             f"KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol}; is one up there? {detail}"

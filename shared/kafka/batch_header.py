@@ -1,7 +1,7 @@
-"""The header of a batch as the broker holds it, which is never compressed: how far a batch goes that nobody can read.
+"""The header of a batch as the broker stores it. It is never compressed, so it shows where an unreadable batch ends.
 
-librdkafka shows no header, so another client fetches the bytes: kafka-python, which need not understand what is in the
-batch. The form is that of magic 2, https://kafka.apache.org/documentation/#recordbatch
+librdkafka exposes no header, so kafka-python fetches the bytes; it need not understand the batch's contents. The format
+is that of magic 2, https://kafka.apache.org/documentation/#recordbatch
 """
 
 import struct
@@ -15,27 +15,27 @@ _HEAD = struct.Struct(">qiibIhi")
 """Base offset, length, leader epoch, magic, CRC, attributes, last offset delta."""
 
 _LENGTH_FROM = 12
-"""The length counts from behind itself."""
+"""The length counts the bytes after its own field."""
 
 CODECS = ("no compression", "gzip", "snappy", "lz4", "zstd")
 BROKERS_MAX = 100
 
 
 class Header(NamedTuple):
-    """What the header of a batch says."""
+    """The header of a batch."""
 
     first: int
     last: int
     """Offset of its last record."""
     size: int
-    """Bytes, as it is on the broker."""
+    """Bytes, as stored on the broker."""
     codec: str
 
 
 def read(settings: Settings, client_id: str, source: Input, offset: int) -> Header | None:
-    """Ask the brokers for the batch that holds `offset` of `source`; None if none of them has one of this form there.
+    """Ask the brokers for the batch that holds `offset` of `source`; None if none of them has one in this format there.
 
-    Raises what kafka-python raises. It takes some seconds at most.
+    Raises any error of kafka-python. Takes a few seconds at most.
     """
     with client(settings, client_id) as admin:
         for broker in [found["broker_id"] for found in admin.describe_cluster()["brokers"]][:BROKERS_MAX]:

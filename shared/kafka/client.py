@@ -5,7 +5,7 @@ from .producer import TransactionalProducer
 
 
 class KafkaClient:
-    """Implements `shared.protocol.ports.Kafka` by its two halves."""
+    """Implements `shared.protocol.ports.Kafka` with its two halves."""
 
     def __init__(self, member: GroupMember, producer: TransactionalProducer) -> None:
         self.poll = member.poll
@@ -27,12 +27,12 @@ class KafkaClient:
 
     @property
     def assigned(self) -> bool:
-        """Whether the group has given this worker its share, be it an empty one."""
+        """Whether the group has assigned this worker its share, even an empty one."""
         return self._member.assigned
 
     @property
     def unreadable(self) -> str:
-        """Which inputs cannot be read on, and what to do about it; empty if all can."""
+        """The inputs that cannot be read, and what to do about it; empty if all can."""
         return self._member.unreadable
 
     def close(self) -> None:

@@ -1,6 +1,6 @@
 """The consumer: a member of the group that owns inputs and lanes, and fetches only what it is told to.
 
-Callbacks of the client only note what happened; everything is done in the main loop, by `shared.protocol.cycle`.
+Callbacks of the client only note what happened; `shared.protocol.cycle` acts on it in the main loop.
 """
 
 import gc
@@ -30,43 +30,41 @@ MISSING = -1001
 """librdkafka's OFFSET_INVALID: nothing was committed."""
 
 REQUEST_SECONDS = 5.0
-"""The longest wait for one answer of the group's coordinator; it fits several times into the watchdog's budget."""
+"""The longest wait for one answer of the group coordinator; it fits several times into the watchdog's budget."""
 
 LEAVE_SECONDS = 2.0
-"""It takes 50 ms; a broker that does not answer learns of it by the session timeout."""
+"""Leaving takes 50 ms; if the broker does not answer, the session timeout removes the member."""
 
 REBALANCE_SECONDS = 30.0
-"""A group deals its shares out anew in some seconds, or in a session timeout if a member is gone. Who has none after so
-long does not work.
+"""A rebalance takes a few seconds, or a session timeout if a member is gone. A worker without a share after this long
+is not working.
 """
 
 MAX_POLL_MS = 120_000
-"""The least that the broker waits without a poll before it gives the partitions away. A worker polls when it works; one
-that waits for a server, or for a transaction to end, lets others take over.
+"""The minimum time without a poll before the broker reassigns the partitions. A working worker polls; one that waits
+for a server, or for a transaction to end, lets others take over.
 """
 
 MAX_POLL_DEBUGGING_MS = 86_400_000
-"""A day, the most that the client takes: for whoever stands at a breakpoint."""
+"""A day, the client's maximum: time to stand at a breakpoint."""
 
 NAMELESS = "\ufffd"
-"""Stands for the name of a header that is no text."""
+"""Replaces the name of a header that is not text."""
 
 RECEIVE_BYTES_MAX = 1_000_000_000
-"""The largest answer that is taken, and the largest batch of zstd when it is unpacked. With the client's default of
-100 MB a batch of zeros that has 8 kB on the broker stops its partition for ever (_BAD_COMPRESSION).
+"""The largest response accepted, and the largest zstd batch once unpacked. With the client's default of 100 MB, a batch
+of zeros that takes 8 kB on the broker stops its partition for ever (_BAD_COMPRESSION).
 """
 
 FETCH_HEAD_BYTES = 512
-"""What librdkafka keeps free for the head of an answer."""
+"""Space that librdkafka reserves for the header of a response."""
 
 OUT_OF_RANGE = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)
-"""The first also stands for whatever else kept the client from finding an offset: a name that is not resolved, a
-connection that is refused.
-"""
+"""The first also covers any other failure to find an offset, such as an unresolved name or a refused connection."""
 
 LANE_OFFSET = 0
-"""Where a lane is held. Nothing is in its topic and nothing is fetched; and a number need not be asked for, as the end
-must: while its leader does not answer, the client would call that an offset that does not exist.
+"""The offset at which a lane is held. Its topic is empty and nothing is fetched. Unlike the end, a number needs no
+request; while the leader does not answer, the client would report the end as an offset that does not exist.
 """
 
 SET_UP = {
@@ -75,15 +73,14 @@ SET_UP = {
     KafkaError.UNSUPPORTED_ASSIGNOR: "GROUP_PROTOCOL: the broker does not have the assignor `range` for `consumer`",
     KafkaError.INVALID_GROUP_ID: "the service's name is no name of a group",
 }
-"""What keeps this worker out of the group until somebody mends it; and what to mend."""
+"""Errors that keep this worker out of the group until an operator fixes the cause, and what to fix."""
 
 FATAL = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)
 
 
 def max_poll_ms(settings: Settings) -> int:
-    """The longest that a member may be without a poll; so long, too, the group waits for it when it deals anew. Above
-    the watchdog's budget of a cycle, so that this never decides first; the client wants no less than the session's
-    timeout.
+    """Return the longest time a member may go without a poll; a rebalance waits this long for it too. It exceeds the
+    watchdog's budget of a cycle, so that it never acts first; the client requires at least the session timeout.
     """
     if settings.debug_no_timeouts:
         return MAX_POLL_DEBUGGING_MS
@@ -105,15 +102,15 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
         "enable.auto.offset.store": False,
-        # The next offset alone says where to read; an offset that does not exist is an error and never a guess.
+        # Only the next offset decides where to read; an offset that does not exist is an error, never a guess.
         "auto.offset.reset": "error",
         "enable.partition.eof": True,
         "max.poll.interval.ms": max_poll_ms(settings),
         "queued.min.messages": settings.prefetch_records,
         "queued.max.messages.kbytes": settings.prefetch_kilobytes,
-        # What is on its way takes memory too; and what cannot be received must not be asked for.
+        # Responses on their way take memory too, and one that is too large to receive must not be requested.
         "fetch.max.bytes": min(settings.prefetch_kilobytes * 1_024, RECEIVE_BYTES_MAX - FETCH_HEAD_BYTES),
-        # At its default of 1 s a consumer stands still for that long whenever its queue has been full.
+        # At its default of 1 s a consumer stalls for that long whenever its queue was full.
         "fetch.queue.backoff.ms": 5,
         "receive.message.max.bytes": RECEIVE_BYTES_MAX,
         "fetch.wait.max.ms": 100,
@@ -146,7 +143,7 @@ class GroupMember:
         self._owned: Assignment = NOTHING
         self._changed = False
         self._assigned_at: float | None = None
-        """When the group last gave a share, or took it away; None before the first."""
+        """When the group last assigned or revoked a share; None before the first."""
         self._rebalancing = False
         self._reading: set[Input] = set()
         self._unreadable = Unreadable(service.name, partial(batch_header.read, settings, f"{service.name}-{slot}"))
@@ -161,7 +158,7 @@ class GroupMember:
     # The callbacks run inside `poll` and `consume`, on our own thread.
 
     def _on_error(self, error: KafkaError) -> None:
-        """The client tries again by itself; that we are not let in any more must be reported."""
+        """Report denied access; the client retries everything by itself."""
         reason = denial(error)
         if reason is not None:
             logs.log.error("kafka_denied", detail=reason)
@@ -175,10 +172,10 @@ class GroupMember:
 
     @property
     def assigned(self) -> bool:
-        """Whether the group has given this worker its share, be it an empty one. While it is dealt out anew, for some
-        seconds, the last word counts.
+        """Whether the group has assigned this worker its share, even an empty one. During a rebalance the last answer
+        counts, for some seconds.
         """
-        if self._incremental:  # an empty share is not told under KIP-848
+        if self._incremental:  # KIP-848 does not announce an empty share
             return bool(self._consumer.memberid())
         if self._assigned_at is None:
             return False
@@ -187,8 +184,8 @@ class GroupMember:
     def _on_assign(self, _consumer: Consumer, partitions: list[TopicPartition]) -> None:
         self._assigned_at, self._rebalancing = time.monotonic(), False
         share = self._share(partitions)
-        # The callback must assign, or the client would do it by itself, at the committed offsets. Inputs follow in the
-        # main loop, at the next offset.
+        # The callback must assign, or the client does so by itself, at the committed offsets. Inputs follow in the
+        # main loop, at their next offsets.
         self._assign({}, share.lanes, fresh=True)
         self._owned = Assignment(self._owned.inputs | share.inputs, self._owned.lanes | share.lanes)
         self._changed = True
@@ -200,7 +197,7 @@ class GroupMember:
         self._owned = Assignment(self._owned.inputs - share.inputs, self._owned.lanes - share.lanes)
         self._changed = True
         if self._incremental:
-            # Only what was really assigned may be unassigned piece by piece.
+            # Only partitions that were actually assigned may be unassigned incrementally.
             gone = [
                 p
                 for p in partitions
@@ -251,21 +248,21 @@ class GroupMember:
                     ends[source] = message.offset() or 0
             else:
                 self._failed(source, problem, message.offset() or 0)
-        # The metadata is taken now, not later: it must be that of this batch.
+        # Take the metadata now: it must be that of this batch.
         group_metadata = self._consumer.consumer_group_metadata() if self._consumer.memberid() else None
         assigned = self._owned if self._changed else None
         self._changed = False
         return Polled(found, ends, assigned, group_metadata)
 
     def _failed(self, source: Input, error: KafkaError, offset: int) -> None:
-        """Judge what the client reports instead of a record. Raises `Unproven` if it may have given up a partition that
-        is read: the client says so once and fetches no more until it is told where to read again.
+        """Judge an error that the client reports instead of a record. Raises `Unproven` if it may have given up a
+        partition being read: it reports that once, and fetches no more until it is told where to read again.
         """
         fatal = _fatal(error, source.topic)
         if fatal is not None:
             raise fatal
         if source in self._reading and error.code() in UNREADABLE_CODES:
-            # No recovery: it would let go of what was fetched before this, and not fetch it again.
+            # No recovery: it would drop the records fetched before this one, and not fetch them again.
             if source not in self._unreadable:
                 words = self._unreadable.note(source, offset, error)
                 logs.log.error("unreadable", source=str(source), offset=offset, code=error.name(), detail=words)
@@ -309,15 +306,15 @@ class GroupMember:
 
     @property
     def unreadable(self) -> str:
-        """Which inputs cannot be read on, and what to do about it; empty if all can."""
+        """The inputs that cannot be read, and what to do about it; empty if all can."""
         return self._unreadable.words()
 
     def leave(self) -> None:
-        """Leave the group now; also a static member's partitions move at once. Not so under KIP-848, where only the
-        session's end makes a static member leave.
+        """Leave the group now, so that even a static member's partitions move at once. Under KIP-848 a static member
+        leaves only when its session ends.
         """
         self._consumer.unsubscribe()
-        # It is a poll that sends it: a client that is closed at once says nothing.
+        # A poll sends the request; a client that is closed right away sends nothing.
         deadline = time.monotonic() + LEAVE_SECONDS
         with suppress(KafkaException):
             while self._consumer.memberid() and time.monotonic() < deadline:
@@ -327,8 +324,8 @@ class GroupMember:
         """Close the client. A static member keeps its partitions until the session timeout, so that a restart in place
         moves nothing.
         """
-        # A rebalance that the client finds while it closes makes it wait for itself without end: it is served now. One
-        # that comes in between is left to the watchdog.
+        # A rebalance that starts while the client closes would make it wait for itself for ever, so serve one now. The
+        # watchdog covers one that starts in between.
         with suppress(KafkaException):
             self._consumer.poll(0)
         self._consumer.close()
@@ -354,8 +351,8 @@ def committed_offsets(
         ):
             answer = consumer.committed(asked, seconds)
     except KafkaException as error:
-        # In read_committed the broker answers only after pending transactions are settled; it may take their whole
-        # timeout.
+        # With read_committed the broker answers only after pending transactions are settled, which may take their
+        # whole timeout.
         raise _fatal(error.args[0]) or KafkaUnavailable(f"committed offsets: {error.args[0]}") from error
     found: dict[Input | int, Committed] = {}
     for p in answer:
@@ -376,14 +373,14 @@ _headers = operator.methodcaller("headers")
 
 
 def headers(message: Any) -> list[tuple[str, bytes | None]] | None:
-    """Return the headers of a message; the client gives a list of pairs, whatever its annotation says.
+    """Return the headers of a message; the client returns a list of pairs, despite its annotation.
 
-    A header whose name is not UTF-8 makes the client raise, though it has the list: it is asked for it again. Where the
-    name should be there is nothing then, not even None, so that to touch it ends the process; the garbage collector's
-    view tells. Such a header is nobody's that we know, and its name is lost.
+    A header whose name is not UTF-8 makes the client raise although it has built the list, so ask again. The name's
+    place in the pair is then a null pointer, not None, and touching it crashes the process; the garbage collector's
+    view shows it. No known producer writes such a header, and its name is lost.
 
-    `message.headers()` would not do: once it is hot, the interpreter calls it without looking for an error, which then
-    comes up in any other call.
+    Do not call `message.headers()` directly: once hot, the interpreter calls it without checking for an error, which
+    then surfaces in some other call.
     """
     try:
         return _headers(message)  # type: ignore[no-any-return]

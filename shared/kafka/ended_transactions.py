@@ -1,8 +1,8 @@
-"""Whether every transaction has ended that was open when a producer is renewed: its records, and its offsets.
+"""Wait until no transaction that was open when the producer was renewed still holds records or offsets.
 
-A broker that restarts may forget to write the markers that end a transaction (KAFKA-20734): it calls the transaction
-aborted or committed, and what was in it stays open. The next commit with the same producer id would then commit that
-too: records that are published again, or a published position under which nothing was published.
+A restarting broker may forget to write the markers that end a transaction (KAFKA-20734): it calls the transaction
+aborted or committed, but its contents stay open. The next commit with the same producer id would commit those too:
+duplicate records, or a published position without its records.
 """
 
 import time
@@ -21,26 +21,26 @@ from .access import not_permitted
 from .consumer import committed_offsets
 
 ENDED_SECONDS = 5.0
-"""How long one renewal waits for transactions to end, at most. Those of workers take milliseconds; that of a frozen one
-lasts until the broker's timeout, and until then nobody could read what we publish behind it.
+"""The longest that one renewal waits for transactions to end. A worker's takes milliseconds; a frozen worker's lasts
+until the broker's timeout, and until then no consumer could read what we publish after it.
 """
 
 ENOUGH_SECONDS = 1.0
-"""For the offsets of all partitions at once, which take some milliseconds; and the least for one question."""
+"""Timeout for the offsets of all partitions at once, which take milliseconds; also the minimum for one request."""
 
 LOOK_AGAIN_SECONDS = 0.01
 
 
 def see_ended(settings: Settings, service: Service, seconds: float = ENDED_SECONDS) -> None:
-    """Wait until all has ended that is open now in a topic that `service` publishes on, and until no transaction holds
-    an offset of its group: also of a partition that is somebody else's by now.
+    """Wait until every transaction has ended that is open now in a topic that `service` publishes on, and until none
+    holds an offset of its group, including partitions that another worker owns by now.
 
-    Raises `KafkaUnavailable` when it does not end within `seconds`, and `Misconfigured`.
+    Raises `KafkaUnavailable` if they do not end within `seconds`, and `Misconfigured`.
     """
     access = {**settings.kafka(), "log_level": 0}
     deadline = time.monotonic() + min(seconds, ENDED_SECONDS)
-    # New clients each time: an old one keeps the epochs of leaders, and asks with outdated ones after an election. And
-    # one that joins its group would be answered when it has joined. This one connects while the other is asked.
+    # New clients each time: an old one keeps leader epochs, which are outdated after an election, and one that joins
+    # its group is answered only once it has joined. This one connects while the other is asked.
     member = Consumer({**access, "group.id": service.name, "isolation.level": "read_committed"})
     try:
         admin = AdminClient(access)
@@ -68,7 +68,7 @@ def _left(deadline: float) -> float:
 
 
 def _partitions(admin: AdminClient, topics: Iterable[str], deadline: float) -> dict[str, list[int]]:
-    # This waits for a connection. Without one the next question took 1 or 3 s, one time in eight on a busy machine.
+    # This waits for a connection. Without one the next request took 1 or 3 s, one time in eight on a busy machine.
     found = {name: sorted(t.partitions) for name, t in admin.list_topics(timeout=_left(deadline)).topics.items()}
     if unknown := sorted(set(topics) - found.keys()):
         raise TimeoutError(f"{', '.join(unknown)}: no broker names it")
@@ -92,7 +92,7 @@ def _see_offsets(
     try:
         committed_offsets(member, lane_topic, inputs, lanes, ENOUGH_SECONDS)
     except KafkaUnavailable:
-        # Others are busy: there may be no moment in which none of them holds an offset. Each alone has one.
+        # While others are busy, there may be no moment in which no offset is held. Each one alone is free at some time.
         for source in inputs:
             _see_stable(member, lane_topic, (source,), (), deadline)
         for lane in lanes:
@@ -106,11 +106,11 @@ def _see_stable(
         try:
             committed_offsets(member, lane_topic, inputs, lanes, _left(deadline))
         except KafkaUnavailable:
-            # That nobody may tell us who coordinates the group is reported by a poll only.
+            # Only a poll reports that we may not look up the group's coordinator.
             event = member.poll(0)
             if event is not None and (error := event.error()) is not None and (denied := not_permitted(error)):
                 raise denied from None
-            # The coordinator may be starting, or moving: the client does not ask again by itself.
+            # The coordinator may be starting, or moving; the client does not retry by itself.
             if time.monotonic() > deadline:
                 raise
             time.sleep(LOOK_AGAIN_SECONDS)
@@ -127,6 +127,6 @@ def _ends(
     answers = admin.list_offsets(asked, isolation_level=level, request_timeout=seconds)
     ends = {f"{p.topic}[{p.partition}]": int(a.result(2 * seconds).offset) for p, a in answers.items()}
     if unanswered := sorted(p for p, end in ends.items() if end < 0):
-        # When a leader does not answer, the client gives this instead of an error.
+        # If a leader does not answer, the client returns this instead of an error.
         raise TimeoutError(f"{', '.join(unanswered)}: the leader did not answer")
     return ends

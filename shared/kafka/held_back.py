@@ -1,5 +1,5 @@
-"""Inputs that are held back: somebody has a transaction open in the topic, and whoever reads committed records gets no
-further than its first record until it ends.
+"""Inputs that are held back: a transaction is open in the topic, and a read_committed consumer cannot pass its first
+record until it ends.
 """
 
 import time
@@ -14,7 +14,7 @@ from ..settings import Settings
 from .open_transactions import ENDED, Holder, holders, plain
 
 HELD_SECONDS = 10.0
-"""Transactions are open all the time, for milliseconds. One that is open for so long is told."""
+"""Transactions are open all the time, for milliseconds. One that stays open this long is reported."""
 
 READ_SECONDS = 4.0
 
@@ -32,18 +32,18 @@ class Held:
         self._first = "unknown"
 
     def seconds(self) -> float:
-        """How long it has been seen."""
+        """Return for how long it has been seen."""
         return time.monotonic() - self._began
 
     def read(self, settings: Settings, group: str) -> None:
-        """Read the first record of the transaction, which is at the offset, if a client can."""
+        """Read the first record of the transaction, which is at the offset, if possible."""
         reader = Consumer(
             {
                 **settings.kafka(),
                 "group.id": group,  # it is not joined, and nothing is committed
                 "isolation.level": "read_uncommitted",
                 "enable.auto.commit": False,
-                "log_level": 0,  # what fails is told below
+                "log_level": 0,  # failures are reported below
             }
         )
         with closing(reader):
@@ -53,7 +53,7 @@ class Held:
                 if found is None or found.error() is not None or found.offset() != self.offset:
                     return
                 headers = dict(found.headers() or ())
-            except (KafkaException, UnicodeDecodeError):  # the name of a header may be any bytes
+            except (KafkaException, UnicodeDecodeError):  # a header's name may be any bytes
                 return
         kind, milliseconds = found.timestamp()
         if kind != TIMESTAMP_NOT_AVAILABLE:
@@ -73,14 +73,14 @@ class Held:
 
 
 def described(headers: Mapping[str, bytes | str | None]) -> str:
-    """Name an event by its headers, of which a stranger's may have any."""
+    """Name an event by its headers; a foreign one may have any."""
     source, event, identity = (plain(headers.get(name)) for name in ("ce_source", "ce_type", "ce_id"))
     named = f"{event or 'an event without ce_type'} {identity or '(without ce_id)'}"
     return f"{named} of {source}" if source else "one without ce_source"
 
 
 def ask(settings: Settings, group: str, held: Collection[Held]) -> None:
-    """Find out whose transactions they are, as far as anybody tells. It takes some seconds if nobody answers."""
+    """Find out whose transactions they are, as far as the brokers tell. Takes some seconds if none answers."""
     found = holders(settings, f"{group}-held-back", {one.source: one.offset for one in held})
     for one in held:
         one.holder = found[one.source]

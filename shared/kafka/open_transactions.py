@@ -1,7 +1,7 @@
-"""Whose an open transaction is, as the brokers tell it: its producer, its transactional id, and since when.
+"""The owner of an open transaction, as the brokers report it: its producer, its transactional id, and since when.
 
-librdkafka's admin client does not have the three questions of KIP-664 that tell it, kafka-python's has. It is imported
-here alone, and only when something is held back: that takes half a second and 10 MB.
+This takes the three requests of KIP-664, which librdkafka's admin client lacks and kafka-python's has. It is imported
+only here, and only when an input is held back: importing takes half a second and 10 MB.
 """
 
 import logging
@@ -16,31 +16,31 @@ from ..protocol.ports import Input
 from ..settings import Settings
 
 ANSWER_MS = 3_000
-"""For one answer, or one connection; a broker gives it within milliseconds."""
+"""Timeout for one answer or one connection; a broker takes milliseconds."""
 
 ALL_SECONDS = 10.0
-"""After so long nothing more is asked: many partitions may be held back, and many brokers may not answer."""
+"""After this, stop asking: many partitions may be held back, and many brokers may not answer."""
 
 DETAIL_MAX = 200
-"""Characters of an error, and of a transactional id, which is a stranger's choice."""
+"""Characters kept of an error, and of a transactional id, which others choose."""
 
 RIGHT = "DESCRIBE on the transactional ids of others is a right that this user may not have, see docs/deploying.md"
 
 ENDED = frozenset({"Empty", "CompleteCommit", "CompleteAbort", "Dead"})
-"""What its coordinator says of a transaction that is over."""
+"""The coordinator's states of a transaction that is over."""
 
 
 @dataclass
 class Holder:
-    """Who holds a partition back. What the brokers do not tell stays empty, and `unknown` says why."""
+    """The producer that holds a partition back. Facts the brokers do not tell stay empty, and `unknown` says why."""
 
     producer_id: int | None = None
     epoch: int = -1
     transactional_id: str = ""
     state: str = ""
-    """What the coordinator of its transactions says."""
+    """As its transaction coordinator reports it."""
     began: datetime | None = None
-    """When its transaction began, by the clock of the coordinator."""
+    """When its transaction began, by the coordinator's clock."""
     timeout_seconds: float = 0.0
     unknown: str = "nobody was asked"
 
@@ -60,7 +60,7 @@ class Holder:
 
 
 def holders(settings: Settings, client_id: str, held: Mapping[Input, int]) -> dict[Input, Holder]:
-    """Ask who holds these inputs back at these offsets. It takes `ALL_SECONDS` and a little, and raises nothing."""
+    """Ask who holds these inputs back at these offsets. Takes a little over `ALL_SECONDS` at most; never raises."""
     deadline = time.monotonic() + ALL_SECONDS
     found = {source: Holder() for source in held}
     try:
@@ -70,14 +70,14 @@ def holders(settings: Settings, client_id: str, held: Mapping[Input, int]) -> di
                     _ask(admin, source, held[source], holder, deadline)
                 except Exception as error:  # noqa: BLE001 - an older broker, a newer one, a right that is missing
                     holder.unknown = _words(error)
-    except Exception as error:  # noqa: BLE001 - nobody answers, or lets us in
+    except Exception as error:  # noqa: BLE001 - no broker answers, or access is denied
         for holder in found.values():
             holder.unknown = _words(error)
     return found
 
 
 def configuration(settings: Settings) -> dict[str, Any]:
-    """Return what `Settings.kafka` gives, in kafka-python's words."""
+    """Return the settings of `Settings.kafka` under kafka-python's names."""
     told: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
         "security_protocol": settings.kafka_security_protocol,
@@ -97,8 +97,8 @@ def configuration(settings: Settings) -> dict[str, Any]:
 
 @contextmanager
 def client(settings: Settings, client_id: str) -> Iterator[Any]:
-    """Make a client for this block. Raises what kafka-python raises."""
-    # At level debug it would write its configuration, with the password; and what fails is told in our own words.
+    """Make a client for this block. Raises any error of kafka-python."""
+    # At debug level it would log its configuration, with the password; and failures are reported in our own words.
     logging.getLogger("kafka").setLevel(logging.CRITICAL + 1)
     from kafka.admin import KafkaAdminClient
     from kafka.net.compat import KafkaNetClient
@@ -118,13 +118,13 @@ def client(settings: Settings, client_id: str) -> Iterator[Any]:
             kafka_client=network,
         )
     finally:
-        # Not the admin client's own `close`: if no broker answers there is none, but there is a thread already.
+        # Not the admin client's own `close`: if no broker answers there is no admin client, but already a thread.
         for client in made:
             client.close()
 
 
 def _ask(admin: Any, source: Input, offset: int, holder: Holder, deadline: float) -> None:
-    """Fill `holder` in, as far as anybody answers. Raises what kafka-python raises."""
+    """Fill in `holder`, as far as the brokers answer. Raises any error of kafka-python."""
     from kafka.structs import TopicPartition
 
     if time.monotonic() > deadline:
@@ -132,7 +132,7 @@ def _ask(admin: Any, source: Input, offset: int, holder: Holder, deadline: float
         return
     partition = TopicPartition(*source)
     producers = admin.describe_producers([partition])[partition].active_producers
-    # What holds back is the first transaction that is open.
+    # The first open transaction is the one that holds back.
     open_now = [p for p in producers if 0 <= p.current_transaction_start_offset <= offset]
     if not open_now:
         holder.unknown = "its leader knows of no transaction that is open there now"
@@ -151,7 +151,7 @@ def _ask(admin: Any, source: Input, offset: int, holder: Holder, deadline: float
 
 
 def _transactional_id(admin: Any, producer_id: int, deadline: float) -> tuple[str, str]:
-    """Ask all brokers, each of which coordinates a share; return the id, or why there is none."""
+    """Ask all brokers, as each coordinates a share; return the id, or why it is unknown."""
     unknown = [RIGHT]
     for broker in (found["broker_id"] for found in admin.describe_cluster()["brokers"]):
         if time.monotonic() > deadline:
@@ -172,7 +172,7 @@ def _words(error: Exception) -> str:
 
 
 def plain(value: bytes | str | None) -> str:
-    """Return what a stranger wrote as text that a terminal and a log may be shown."""
+    """Return foreign text in a form that is safe for a terminal and a log."""
     raw = value if isinstance(value, bytes) else (value or "").encode(errors="replace")
     words = raw[:DETAIL_MAX].decode("ascii", "backslashreplace")
     return "".join(c if c.isprintable() else f"\\x{ord(c):02x}" for c in words)

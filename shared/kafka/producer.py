@@ -1,7 +1,7 @@
 """The producer: idempotent and transactional, and trusted only as far as `docs/decision-table.md` says.
 
-Every call has a finite budget. Whatever does not plainly succeed raises `KafkaInDoubt`, and the one recovery replaces
-the producer: it never aborts, since a new producer with the same transactional.id ends whatever the old one left open.
+Every call has a finite budget. A call that does not plainly succeed raises `KafkaInDoubt`, and the one recovery
+replaces the producer. It never aborts: a new producer with the same transactional.id ends the old one's transaction.
 """
 
 import logging
@@ -32,11 +32,10 @@ GENERATION = frozenset(
         KafkaError.FENCED_MEMBER_EPOCH,
     }
 )
-"""The group moved on: expected in a rebalance."""
+"""The group moved on, as expected in a rebalance."""
 
 CONTENT = frozenset({KafkaError.MSG_SIZE_TOO_LARGE, KafkaError.INVALID_RECORD, KafkaError.RECORD_LIST_TOO_LARGE})
-"""A row can never be published. INVALID_MSG is none of these: the client takes it for damage on the way and sends
-again.
+"""A row can never be published. INVALID_MSG is not among them: the client takes it for damage in transit and resends.
 """
 
 SET_UP = {
@@ -44,7 +43,7 @@ SET_UP = {
     "message.timestamp.*.max.ms allows too little: correct it",
     KafkaError.UNSUPPORTED_COMPRESSION_TYPE: "the topic takes no such compression: correct its compression.type",
 }
-"""What the broker refuses for how it, or this machine, is set up; and what to mend."""
+"""Errors caused by the setup of the broker or of this machine, and what to fix."""
 
 REFUSED = frozenset(
     {
@@ -54,32 +53,32 @@ REFUSED = frozenset(
         KafkaError.UNSUPPORTED_VERSION,
     }
 )
-"""No new attempt helps; somebody has to mend rights or settings."""
+"""Retrying does not help; an operator has to fix rights or settings."""
 
 PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
-"""What is reported of the rows of a transaction that has failed, whatever it failed for."""
+"""Errors reported for the rows of any failed transaction, whatever the cause."""
 
 MESSAGE_BYTES = 1_000_000
-"""The client's default for the largest record; it bounds a batch as well, so it is never made smaller."""
+"""The client's default for the largest record; it limits a batch as well, so it is never lowered."""
 
 AROUND_EVENT_BYTES = KEY_BYTES_MAX + 4_000
-"""What a record has besides the event: its key, and headers of some 400 bytes, made of names that have their limits."""
+"""Size of a record beyond its event: the key, and headers of some 400 bytes, whose names are limited in length."""
 
 SLICE_SECONDS = 1.0
-"""One call of init or commit; between two of them the deadline is looked at."""
+"""Timeout of one call of init or commit; the deadline is checked between two."""
 
 INIT_SECONDS = 0.05
-"""Our first patience with a new producer; it doubles. A producer that is not connected yet, or that finds the broker
-still ending its predecessor's transaction, asks again only after half a second, fixed in librdkafka; one that replaces
-it asks at once. After a kill within a transaction this takes 0.17 s instead of 0.56.
+"""Initial timeout for a new producer; it doubles. One that is not connected yet, or that finds the broker still ending
+its predecessor's transaction, retries only after half a second, fixed in librdkafka; a replacement asks at once. After
+a kill within a transaction this takes 0.17 s instead of 0.56.
 """
 
 SUSPICIOUS = ("REQTMOUT", "FAIL", "TIMEOUT")
-"""Log facilities of librdkafka that tell of a request whose answer did not come, or of a lost connection."""
+"""librdkafka's log facilities for an unanswered request or a lost connection."""
 
 NOT_CONNECTED = re.compile(r"in state (?:CONNECT|SSL_HANDSHAKE|APIVERSION_QUERY|AUTH_\w+)\b")
-"""What such a line says of a connection that never came to be: no request of ours was sent on it. While one of three
-brokers is down, the client tries it again and again, and a proxy in front of it may accept that.
+"""Marks such a line about a connection that was never established, so that no request of ours was sent on it. While one
+of three brokers is down, the client keeps reconnecting, and a proxy in front of it may accept that.
 """
 
 
@@ -91,14 +90,14 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "client.id": f"{service.name}-{slot}",
         "transactional.id": f"{service.name}-{slot}",
         "transaction.timeout.ms": timeout,
-        # An answer that takes half of this makes the producer suspect (KAFKA-17754), so it must leave room for that
-        # within the timeout.
+        # A producer is suspect after an answer that took half of this (KAFKA-17754), so both must fit within the
+        # transaction timeout.
         "socket.timeout.ms": timeout // 3,
         "message.max.bytes": max(MESSAGE_BYTES, settings.event_bytes_max + AROUND_EVENT_BYTES),
         "message.timeout.ms": timeout * 3 // 4,
         "enable.idempotence": True,
         "acks": "all",
-        # CRC32 of the key: the lane of a row and the partition of its record agree.
+        # CRC32 of the key, so that a row's lane and its record's partition agree.
         "partitioner": "consistent",
         # At its default of 100 ms, back-to-back transactions wait for the coordinator to finish the last one.
         "retry.backoff.ms": 5,
@@ -106,7 +105,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         # A batch is flushed at once, and gathers while its partitions are added to the transaction. With a linger
         # of 5 ms a flush took 4 ms longer.
         "linger.ms": 0,
-        # A report for each row would cost as much as the row; a failed one fails the commit as well.
+        # A report for each row would cost as much as the row; a failed row fails the commit anyway.
         "delivery.report.only.error": True,
         "socket.keepalive.enable": True,
     }
@@ -136,15 +135,15 @@ class TransactionalProducer:
     def renew(self) -> None:
         old, self._producer = self._producer, None
         if old is not None:
-            # Without the purge the client would wait for the old one's rows while it is destroyed.
+            # Without the purge, destroying the old client would wait for its rows.
             old.purge(in_queue=True, in_flight=True, blocking=False)
             del old
-        # This and what follows fit into what the watchdog gives to a recovery: three transaction timeouts.
+        # This and the following fit into the watchdog's budget for a recovery: three transaction timeouts.
         with MAIN_LOOP.waiting("Kafka to end what our predecessor left open (init_transactions)", self._budget):
             producer = self._initialised()
-        # The broker says that ours has ended before `init_transactions` returns. It is not always so.
+        # When `init_transactions` returns, our old transaction should have ended. That is not always true.
         see_ended(self._settings, self._service, self._budget / 2)
-        producer.poll(0)  # what the log has about its beginning is over
+        producer.poll(0)  # log lines about its start are no longer relevant
         self._producer = producer
         self._suspect = self._refused = None
 
@@ -208,7 +207,7 @@ class TransactionalProducer:
 
     def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
         if group_metadata is None:
-            # Without a member the broker would skip the check of the generation (KAFKA-9365).
+            # Without a member the broker would skip the generation check (KAFKA-9365).
             raise GenerationLost("this consumer is no member of its group")
         offsets = [TopicPartition(*source, offset, metadata=REPORTED) for source, offset in inputs.items()]
         for lane, published in lanes.items():
@@ -226,14 +225,14 @@ class TransactionalProducer:
                     producer.commit_transaction(SLICE_SECONDS)
                     break
                 except KafkaException as error:
-                    # After a timeout only the same call may follow: it goes on where it was.
+                    # After a timeout only the same call may follow; it resumes where it was.
                     if error.args[0].code() != KafkaError._TIMED_OUT or time.monotonic() > deadline:
                         raise
             producer.poll(0)  # serves the log
         self._check()
         if self._suspect:
-            # librdkafka cannot tell a delayed EndTxn of this transaction from one of the next (KIP-890): none may
-            # follow with this epoch.
+            # librdkafka cannot tell a delayed EndTxn of this transaction from one of the next (KIP-890), so no
+            # transaction may follow with this epoch.
             raise KafkaInDoubt(f"committed, but under suspicion: {self._suspect}")
 
     def confirm(self) -> None:
@@ -243,7 +242,7 @@ class TransactionalProducer:
             raise KafkaInDoubt(f"in doubt since the last commit: {self._suspect}")
 
     def close(self) -> None:
-        """Let go of the producer, without waiting for anything."""
+        """Drop the producer without waiting."""
         if self._producer is not None:
             self._producer.purge(in_queue=True, in_flight=True, blocking=False)
             self._producer = None
@@ -261,19 +260,19 @@ class TransactionalProducer:
             raise _meaning("delivery", self._cause(self._refused) if self._refused.code() in PURGED else self._refused)
 
     def _cause(self, otherwise: KafkaError) -> KafkaError:
-        """Ask what the transaction failed for: to begin another one is refused with that."""
+        """Find out why the transaction failed: beginning another one fails with that error."""
         try:
             if self._producer is not None:
                 self._producer.begin_transaction()
         except KafkaException as error:
             cause: KafkaError = error.args[0]
-            if cause.code() != KafkaError._STATE:  # that is: it did not fail
+            if cause.code() != KafkaError._STATE:  # _STATE: it did not fail
                 return cause
         return otherwise
 
     @contextmanager
     def _timed(self, call: str, *, suspicious: bool = True) -> Iterator[Producer]:
-        """Time a call, and raise what its failure means."""
+        """Time a call, and translate its failure into our errors."""
         if self._producer is None:
             raise KafkaInDoubt("there is no producer")
         began = time.monotonic()
@@ -306,7 +305,7 @@ def _meaning(call: str, error: KafkaError) -> Exception:
 
 
 class _Suspicion(logging.Handler):
-    """Reads librdkafka's log for requests that were not answered."""
+    """Searches librdkafka's log for unanswered requests."""
 
     def __init__(self, producer: TransactionalProducer) -> None:
         super().__init__()

@@ -16,11 +16,11 @@ from ..settings import Settings
 from .access import admin, not_permitted
 
 LIBRDKAFKA_MIN = 0x021000FF
-"""2.16.0: older ones lose offsets or assignments in ways that are listed in docs/decision-table.md."""
+"""2.16.0: older versions lose offsets or assignments in ways listed in docs/decision-table.md."""
 
 
 ADMIN_SECONDS = 15.0
-"""For one question to the brokers."""
+"""Timeout of one request to the brokers."""
 
 
 LOOK_AGAIN_SECONDS = 0.05
@@ -45,7 +45,7 @@ def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -
             elif refused := not_permitted(reason, name):
                 raise refused from error
             else:
-                # It may come back: the process ends, and its supervisor starts it again.
+                # It may come back: the process ends, and its supervisor restarts it.
                 raise KafkaUnavailable(
                     f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers}; "
                     f"is one up there? {reason.name()}: {reason.str()}"
@@ -54,17 +54,17 @@ def describe(client: AdminClient, settings: Settings, topics: Collection[str]) -
 
 
 def needed(service: Service) -> list[str]:
-    """The topics of a service: what it consumes and publishes, its lanes, its dead letters."""
+    """Return the topics of a service: those it consumes and publishes on, its lanes, its dead letters."""
     return sorted({*service.consumed_topics, *service.published_topics, service.lane_topic, service.dead_letter_topic})
 
 
 def own(service: Service) -> list[str]:
-    """The topics that a service publishes on. Those that it consumes are of others, with partitions of their choice."""
+    """Return the topics that a service publishes on. Others own those it consumes, and choose their partitions."""
     return sorted({*service.published_topics, service.lane_topic, service.dead_letter_topic})
 
 
 def whose(service: Service, missing: Collection[str]) -> str:
-    """Name who creates topics that are missing."""
+    """Say who has to create the missing topics."""
     mine, others = set(missing) & set(own(service)), sorted(set(missing) - set(own(service)))
     told = [f"create with `{program(service.name)} topics`"] if mine else []
     for name in others:
@@ -79,13 +79,13 @@ ENVELOPE_BYTES = 10_000
 
 
 MESSAGE_BYTES_DEFAULT = 1_048_588
-"""Kafka's own message.max.bytes, that of a topic without a limit of its own."""
+"""Kafka's default message.max.bytes, for a topic without its own limit."""
 
 
 def create_topics(settings: Settings, service: Service, *, consumed: bool = True) -> list[str]:
-    """Create the topics that are missing, those of others that are `consumed` too, and wait until a broker knows them.
+    """Create the missing topics, with `consumed` also those of others, and wait until a broker knows them.
 
-    Gives their names. Raises `KafkaUnavailable` if that takes long.
+    Returns their names. Raises `KafkaUnavailable` if that takes too long.
     """
     client = admin(settings)
     wanted = needed(service) if consumed else own(service)
@@ -104,7 +104,7 @@ def create_topics(settings: Settings, service: Service, *, consumed: bool = True
             if error.args[0].code() != KafkaError.TOPIC_ALREADY_EXISTS:  # another service may have been quicker
                 reason = error.args[0]
                 raise Misconfigured(f"topic {name} cannot be created: {reason.name()}: {reason.str()}") from error
-    # The controller has answered; the brokers learn of it a little later.
+    # The controller has answered; the brokers learn of the topics a little later.
     deadline = time.monotonic() + ADMIN_SECONDS
     while missing and None in describe(client, settings, missing).values():
         if time.monotonic() > deadline:
@@ -116,13 +116,13 @@ def create_topics(settings: Settings, service: Service, *, consumed: bool = True
 
 
 def _limits(settings: Settings) -> dict[str, str]:
-    """What a topic must let pass that this service publishes on; nothing if it is no more than what topics do."""
+    """Return the size limit of a topic that this service publishes on; nothing if the default is enough."""
     needs = settings.event_bytes_max + ENVELOPE_BYTES
     return {"max.message.bytes": str(needs)} if needs > MESSAGE_BYTES_DEFAULT else {}
 
 
 def missing(settings: Settings, service: Service) -> list[str]:
-    """Name the topics that `service` needs and that are not there."""
+    """Return the topics that `service` needs and that do not exist."""
     return [name for name, found in describe(admin(settings), settings, needed(service)).items() if found is None]
 
 

@@ -1,7 +1,7 @@
-"""Inputs that this client cannot read on: it fetches a batch, and cannot unpack it or make sense of it.
+"""Unreadable inputs: this client fetches a batch but cannot unpack or parse it.
 
-The others go on meanwhile. Such an input is not fetched until it is due to be tried again, and nothing is passed over:
-only an operator can decide that, since nobody has seen what the batch holds.
+The other inputs go on. An unreadable one is not fetched until its next attempt is due. Nothing is skipped: only an
+operator can decide that, since the contents of the batch are unknown.
 """
 
 import time
@@ -21,22 +21,20 @@ CODES = {
     KafkaError._UNSUPPORTED_FEATURE: "it is in a form or compression that this client does not know",
     KafkaError._UNDERFLOW: "it is damaged",
 }
-"""What the client says of a batch that it has got and cannot read, and what that means."""
+"""The client's errors for a batch that it fetched but cannot read, and their meaning."""
 
 LOOK_SECONDS = 10.0
-"""So long it may take to be told the header, from three questions to brokers."""
+"""Time to get the header, with three requests to brokers."""
 
 DETAIL_MAX = 300
-"""Characters of why nobody told it."""
+"""Characters kept of the error if there is no header."""
 
 AGAIN_SECONDS = 300.0
-"""To try it costs the memory that the batch takes when it is unpacked, and each time a recovery."""
+"""Each attempt costs a recovery, and the memory of the unpacked batch."""
 
 
 class Unreadable:
-    """The inputs of one client that it cannot read on. `look` gives the header of the batch at an offset; it may raise
-    anything.
-    """
+    """The unreadable inputs of one client. `look` returns the header of a batch by offset; it may raise anything."""
 
     def __init__(
         self,
@@ -50,12 +48,12 @@ class Unreadable:
         self._rows: dict[Input, tuple[str, float, int]] = {}
 
     def note(self, source: Input, offset: int, error: KafkaError) -> str:
-        """Note that `source` cannot be read from `offset` on, until it is due again; return the words for it."""
+        """Note that `source` cannot be read from `offset` on, until it is due again; return the message."""
         header, unknown = None, "no broker shows it"
         try:
             with MAIN_LOOP.waiting(f"the header of the batch at {source} {offset}", LOOK_SECONDS):
                 header = self._look(source, offset)
-        except Exception as failure:  # noqa: BLE001 - of kafka-python, whatever it is
+        except Exception as failure:  # noqa: BLE001 - any error of kafka-python
             unknown = f"{type(failure).__name__}: {failure}"[:DETAIL_MAX]
         if header is None:
             what, to = f"how far its batch goes is not known ({unknown})", "OFFSET"
@@ -71,8 +69,8 @@ class Unreadable:
         return words
 
     def held(self, positions: Mapping[Input, int]) -> set[Input]:
-        """Return those of the inputs that are now owned that are not to be fetched; forget all others, also those with
-        something to read before what cannot be read.
+        """Return the inputs owned now that must not be fetched; forget all others, including those with records left
+        to read before the unreadable batch.
         """
         now = self._clock()
         self._rows = {
@@ -83,7 +81,7 @@ class Unreadable:
         return set(self._rows)
 
     def due(self) -> Input | None:
-        """Return an input that is to be tried again, once."""
+        """Return an input whose next attempt is due, once."""
         now = self._clock()
         found = next((source for source, (_, again, _) in self._rows.items() if again <= now), None)
         if found is not None:
@@ -94,5 +92,5 @@ class Unreadable:
         return source in self._rows
 
     def words(self) -> str:
-        """What cannot be read; empty if there is nothing."""
+        """The messages about unreadable inputs; empty if there are none."""
         return "; ".join(words for words, *_ in self._rows.values())

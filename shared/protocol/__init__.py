@@ -1,1 +1,1 @@
-"""The order of the commits, and the two ports it works through. No clock, no client, no SQL."""
+"""The order of the commits, and the two ports behind it. No clock, no client, no SQL."""

@@ -1,6 +1,6 @@
-"""What a process had in its hands when it was killed, and how often that may happen.
+"""The records that a killed process was handling, and how often that may happen.
 
-`postgres/attempts.py` stores it.
+`postgres/attempts.py` stores them.
 """
 
 from typing import NamedTuple
@@ -8,19 +8,19 @@ from typing import NamedTuple
 from ..errors import ProcessEnded
 
 ENDS = 4
-"""So many processes in a row ended at a record, alone, before it is set aside."""
+"""Processes in a row that must end at a record, tried alone, before it is set aside."""
 
 
 ENDS_BY_CHANCE = 1
-"""After more than so many a process waits before it tries the record again."""
+"""After more ends than this, a process waits before it tries the record again."""
 
 
 class Attempt(NamedTuple):
-    """What a process that came to no end had in its hands of one input."""
+    """The records of one input that a killed process was handling."""
 
     offset: int
     last: int
-    """Offset of the last record; the same if it was tried alone."""
+    """Offset of the last record; equal to `offset` if it was tried alone."""
     ends: int
-    """How many processes in a row ended at it alone; 0: it was not alone."""
+    """Processes in a row that ended while it was tried alone; 0: it was not alone."""
     error: ProcessEnded

@@ -1,9 +1,9 @@
 """The cycle of a worker: the only file that knows the order of the commits.
 
-There are two commits, always in the same order, and two positions, each stored where its effect is. What has been
-handled is known by Postgres: the next offset of an input is committed with the handlers' effects. What has been
-published is known by Kafka: the published position of a lane is committed with its records. Neither is believed from
-the other system, so a crash anywhere leaves both true, and recovery reads both and goes on.
+There are two commits, always in the same order, and two positions, each stored with its effect. Postgres knows what was
+handled: the next offset of an input is committed with the handlers' effects. Kafka knows what was published: the
+published position of a lane is committed with its records. Neither system is trusted about the other's position, so
+both stay true after a crash anywhere, and recovery reads both and continues.
 
     1    poll a batch, and take the group metadata of this batch
     2    Postgres transaction
@@ -12,17 +12,17 @@ the other system, so a crash anywhere leaves both true, and recovery reads both 
     2.3    run the handlers; collect what the handlers return
     2.4    flush their changes, then insert into the outbox
     2.5    move the next offset past the batch
-    2.6    lock the claim of every lane whose published position is known. One above it: its rows are still to be
-           published. Equal: Kafka has its rows, if no connection was lost since; delete them, and claim the next ones
-           under a new claim id and the next position
+    2.6    lock the claim of every lane whose published position is known. A claim one above it: its rows are still
+           unpublished. Equal: Kafka has its rows, if no connection was lost since; delete them, and claim the next
+           ones under a new claim id and the next position
     2.7    COMMIT
     3    Kafka transaction: the claimed rows, the claim's position as the published one, next offsets for lag tools
     4    the published position is now that of the claim
 
-Whatever is not plain success of 2.7 or 3 goes to the one recovery:
+Anything but plain success of 2.7 or 3 leads to the one recovery:
 
-    R0   the slot is still mine
-    R1   a new producer with the same transactional.id, which ends whatever the old one had open; see that it has ended
+    R0   make sure that this worker still holds its slot
+    R1   replace the producer, under the same transactional.id, which ends the old one's transaction; wait for that end
     R2   read the committed offsets from Kafka
     R3   only then read the next offset and the claims from Postgres; compare; commit position 0 of a lane that was
          never claimed
@@ -68,7 +68,7 @@ from .ports import (
 from .verdicts import Comparison, compare_input, compare_lane
 
 RESUMES_MAX = 20
-"""How often resuming may begin anew because the group changed under it; more means that the group does not rest."""
+"""Restarts of one resume because the group changed meanwhile; more mean that the group does not settle."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +79,7 @@ class Limits:
     rows: int
     """Outbox rows of one lane in one claim."""
     retries: int = 0
-    """Set a record aside after so many `Retry`; 0: never."""
+    """Set a record aside after this many `Retry`s; 0: never."""
 
 
 @dataclass
@@ -96,7 +96,7 @@ class Progress:
     idle: bool = False
     """There was nothing to do."""
     failed: Exception | None = None
-    """Why the batch was rolled back; the next cycle tries again without what made it fail."""
+    """Why the batch was rolled back; the next cycle leaves out what made it fail."""
     failed_at: Record | None = None
     """The record that made it fail; None if that is not known yet."""
 
@@ -122,19 +122,19 @@ class Cycle:
         self._open = open_record
         self._limits = limits
         self._owned: Assignment = NOTHING
-        # Lanes whose claim Kafka refused for its content are published alone, in ever smaller claims. This outlives a
-        # recovery: it is about the rows.
+        # Lanes whose claim Kafka refused for its content are published alone, in ever smaller claims. The limits
+        # survive a recovery, because the rows do.
         self._claim_limits: dict[int, int] = {}
         self.resumes = 0
-        """How often a share was taken over; each time all is forgotten, also what `beware` told."""
+        """How often a share was taken over; each time everything is forgotten, including what `beware` reported."""
         self._forget()
 
     def _forget(self) -> None:
-        """Forget everything that was read or concluded: nothing outlives a doubt or a change of the assignment."""
+        """Forget everything that was read or concluded: nothing survives a doubt or a change of the assignment."""
         self._resumed = False
         """Whether the rest of this is known for what is owned now."""
         self._published: dict[int, Committed] = {}
-        """The published position of the lanes owned, with the claim id that went with it."""
+        """The published position of each lane owned, with its claim id."""
         self._seen: dict[Input, int] = {}
         """The next offset that this worker read or committed last. A row below it means that Postgres went back."""
         self._reported: dict[Input, int] = {}
@@ -152,27 +152,27 @@ class Cycle:
         return self._seen
 
     def parked(self) -> dict[Input, int]:
-        """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
+        """Inputs parked after a `Retry`, and how often the record they wait for was tried."""
         return self._intake.parked()
 
     def waits_for(self, source: Input) -> tuple[Record, Exception]:
-        """The record at which a parked `source` waits, and why."""
+        """The record for which `source` is parked, and the error."""
         return self._intake.waits_for(source)
 
     def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
-        """Know that `ends` processes ended in a row at a record: it is tried alone, or set aside for `error`."""
+        """Note that `ends` processes in a row ended at a record: it is tried alone, or set aside for `error`."""
         self._intake.beware(source, offset, ends, error)
 
     def suspect(self, source: Input, attempt: Attempt) -> None:
-        """Know what a process that was killed had in its hands of `source`."""
+        """Note the records of `source` that a killed process was handling."""
         self._intake.suspect(source, attempt)
 
     def pace(self, records: int) -> None:
-        """Let batches not grow much beyond `records`: they took long."""
+        """Keep batches from growing much beyond `records`, which took long."""
         self._intake.pace(records)
 
     def unpark(self, source: Input) -> None:
-        """Try again the record at which `source` waits."""
+        """Try the record again for which `source` is parked."""
         self._intake.unpark(source)
 
     def run(self, seconds: float, *, report: bool) -> Progress:
@@ -232,7 +232,7 @@ class Cycle:
             self._owned = polled.assigned
             self._resumed = False
         elif polled.group_metadata is None and self._owned != NOTHING:
-            # Thrown out of the group: what was owned is somebody else's, until the group says otherwise.
+            # Removed from the group: another worker owns the share until the group assigns a new one.
             self._owned = NOTHING
             self._resumed = False
         self._intake.add(polled)
@@ -246,8 +246,8 @@ class Cycle:
         self._paused = wanted
 
     def _unreported(self) -> bool:
-        """Whether next offsets moved since they were reported to Kafka. Without a lane there is no Kafka
-        transaction to tell it in.
+        """Whether next offsets moved since they were reported to Kafka. Without a lane no Kafka transaction could
+        report them.
         """
         return bool(self._published) and self._reported != self._seen
 
@@ -293,18 +293,18 @@ class Cycle:
     def _open_all(
         self, records: Sequence[Record], epochs: dict[Input, int]
     ) -> tuple[list[Delivery], list[NewDeadLetter]]:
-        """Read `records`; return what is for the handlers, and what is set aside without asking them."""
+        """Read `records`; return those for the handlers, and those to set aside without calling a handler."""
         deliveries: list[Delivery] = []
         dead_letters: list[NewDeadLetter] = []
         for record in records:
             rejected = self._intake.rejected(record)
             opened = None
             try:
-                # To read it may be what ends the process.
+                # Reading it may be what ends the process.
                 opened = None if isinstance(rejected, ProcessEnded) else self._open(record)
             except Malformed as error:
                 rejected = rejected or error
-            except Exception as error:  # a `Retry`, or anything that a record of others can bring about
+            except Exception as error:  # a `Retry`, or anything that a foreign record can cause
                 if rejected is None:
                     raise HandlingFailed(record) from error
             if rejected is not None:
@@ -345,7 +345,7 @@ class Cycle:
         return unpublished
 
     def _claim_carefully(self, transaction: Transaction, unpublished: dict[int, Claim]) -> dict[int, Claim]:
-        """While Kafka refuses a row: one lane at a time, in claims that are halved until the row is alone."""
+        """While Kafka refuses a row, publish one lane at a time and halve its claim until the row is alone."""
         for lane, claim in sorted(unpublished.items()):
             limit = self._claim_limits.get(lane, claim.rows)
             return transaction.claim_less({lane: limit}) if limit < claim.rows else {lane: claim}
@@ -384,7 +384,7 @@ class Cycle:
     # ---- assignment and recovery
 
     def _resume(self) -> None:
-        """Take over the share that is owned now, from what the two systems say and nothing else."""
+        """Take over the share that is owned now, only from what the two systems have stored."""
         for _ in range(RESUMES_MAX):
             self._forget()
             changed = self._compare(self._owned)
@@ -397,7 +397,7 @@ class Cycle:
         raise GenerationLost("the group does not come to rest")
 
     def _compare(self, share: Assignment) -> Assignment | None:
-        """R2 and R3: set published positions and next offsets of `share`. Returns another share if the group
+        """R2 and R3: set published positions and next offsets of `share`. Return the new share if the group
         changed meanwhile.
         """
         committed = self._kafka.committed(share.inputs, share.lanes)  # R2
@@ -414,8 +414,8 @@ class Cycle:
         }
         doubtful = [lane for lane, comparison in verdicts.items() if comparison is not Comparison.AGREED]
         if doubtful:
-            # "Missing" and "too low" may be an outdated view of a worker that lost the lane: ask the group, then read
-            # the published position again, after the row.
+            # A worker that lost the lane may have an outdated view and see "missing" or "too low": ask the group, then
+            # read the published position again, after the row.
             polled = self._kafka.poll(1, 0)
             if polled.assigned is not None:
                 return polled.assigned
@@ -443,7 +443,7 @@ class Cycle:
         return None
 
     def _first(self, lanes: Sequence[int], group_metadata: Any, committed: dict[Input | int, Committed]) -> None:
-        """Commit position 0 before the first claim ever: from then on a missing one was lost."""
+        """Commit position 0 before the first claim ever: a position missing after that was lost."""
         start: dict[int, Committed] = dict.fromkeys(lanes, Committed(0, ""))
         self._kafka.begin()
         self._kafka.send_offsets({}, start, group_metadata)

@@ -1,8 +1,8 @@
-"""The intake: records that were polled and not handled yet, and what is known of those that failed.
+"""The intake: records that were polled but not handled yet, and the history of those that failed.
 
-It decides what the next batch holds: a batch that fails is tried again in parts until the record that fails is alone, a
-record that must wait parks its own input only, and a record that can never be handled is rejected: it is set aside with
-the next batch, in that batch's transaction.
+It decides what the next batch holds. A batch that fails is retried in parts until the failing record is alone. A record
+that must wait parks only its own input. A record that can never be handled is rejected: the next batch sets it aside,
+in its own transaction.
 """
 
 from collections import deque
@@ -15,38 +15,36 @@ from .attempts import ENDS, ENDS_BY_CHANCE, Attempt
 from .ports import Input, Polled, Record
 
 BATCH_BYTES = 50_000_000
-"""Bytes of the values of one batch, but for its first record. A compressed record of 3 KB may unpack to 100 MB, and a
-transaction that stores some of these takes longer than the watchdog allows.
+"""Maximum bytes of one batch's values; the first record always fits. A compressed record of 3 KB may unpack to 100 MB,
+and a transaction that stores several of these outlasts the watchdog.
 """
 
 STRIKES = 2
-"""A record is poison when it failed alone so often, each time in a fresh transaction."""
+"""A record is poison after failing alone this often, each time in a fresh transaction."""
 
 
 UNDECIDED_STRIKES = 4
-"""So often fails, alone, what may be the record's or the surroundings', before it is the record's."""
+"""Failures alone, of unclear cause, after which the record is blamed and not its surroundings."""
 
 
 @dataclass
 class _Trial:
-    """Of a record whose failure may be its own or the surroundings'."""
+    """The failures of a record that may be its own or its surroundings'."""
 
     kind: tuple[str, bytes | None]
     failures: int = 0
-    """Alone, and others of its kind handled before each but the first."""
+    """Failures alone; before each but the first, others of its kind were handled."""
     others_handled: bool = False
-    """Since the last of them."""
+    """Whether any were since the last failure."""
 
 
 def _kind(record: Record) -> tuple[str, bytes | None]:
-    """Its topic and, as it stands there, its type."""
+    """Return its topic and its raw type header."""
     return record.input.topic, dict(record.headers or ()).get("ce_type")
 
 
 class Intake:
-    """What waits in front of the handlers of one worker; at most a batch, and the rest of a batch for each parked
-    input.
-    """
+    """The records waiting for one worker's handlers: at most a batch, and the rest of a batch per parked input."""
 
     def __init__(self, inputs: Collection[Input], records_max: int, retries_max: int) -> None:
         self._records_max = records_max
@@ -55,37 +53,37 @@ class Intake:
         self._ends: dict[Input, int] = {}
         self._limit = records_max
         self._ceiling = records_max
-        """How far the limit may grow: not far since a batch was too slow, and a little more with each that is not."""
+        """How far the limit may grow: a slow batch lowers it, and each batch that is not raises it a little."""
         self._parked: dict[Input, tuple[Record, Exception]] = {}
-        """Inputs that wait after a `Retry`, the record they wait at, and why."""
+        """Inputs that wait after a `Retry`: the record they wait for, and the error."""
         self._attempts: dict[Input, tuple[int, int]] = {}
-        """Offset of the last `Retry` of an input, and how many there were in a row at it."""
+        """Offset of an input's last `Retry`, and how many in a row there were at it."""
         self._strikes: dict[tuple[Input, int], int] = {}
         self._undecided: dict[tuple[Input, int], _Trial] = {}
-        """Records that failed alone for themselves or for their surroundings."""
+        """Records that failed alone; they or their surroundings may be the cause."""
         self._rejected: dict[tuple[Input, int], Exception] = {}
         self._alone: set[tuple[Input, int]] = set()
-        """Records that are tried, or set aside, alone: a process ended at them."""
+        """Records to try, or set aside, alone: a process ended at them."""
         self._alone_to: dict[Input, int] = {}
-        """The last of several records that are tried alone: a process ended at one of them."""
+        """The last of several records to try alone: a process ended at one of them."""
         self._suspects: dict[tuple[Input, int], Exception] = {}
-        """Records at which their input waits before it tries them alone: processes ended at them alone."""
+        """Records to park before they are tried alone: processes ended while handling only them."""
         self._unwatched = dict.fromkeys(self._waiting, records_max)
-        """How many more records of an input a process may have had in its hands that was killed before this began."""
+        """How many more records of an input a process that was killed earlier may have been handling."""
         self._watched_to: dict[Input, int] = {}
-        """The last of those that came."""
+        """The last of them that arrived."""
 
     def room(self) -> int:
-        """How many more records fit; records of parked inputs do not count, or one input would hold up all."""
+        """How many more records fit. Those of parked inputs do not count, or one input would block all others."""
         waiting = sum(len(records) for source, records in self._waiting.items() if source not in self._parked)
         return self._records_max - waiting
 
     def idle(self) -> bool:
-        """Whether no record waits that could be handled now."""
+        """Whether no waiting record could be handled now."""
         return self.room() == self._records_max
 
     def add(self, polled: Polled) -> None:
-        """Take in what a poll brought, except of inputs that are not owned any more."""
+        """Take in what a poll returned, except for inputs that are no longer owned."""
         for record in polled.records:
             if record.input in self._waiting:
                 self._waiting[record.input].append(record)
@@ -94,12 +92,12 @@ class Intake:
                     self._watched_to[record.input] = record.offset
                 if suspected := self._suspects.pop((record.input, record.offset), None):
                     self._park(record, suspected)
-        # What comes after the end was not there when this began.
+        # Records after the end did not exist when this began.
         self._unwatched.update(dict.fromkeys(polled.ends, 0))
         self._ends.update({source: end for source, end in polled.ends.items() if source in self._waiting})
 
     def batch(self) -> list[Record]:
-        """Return the next records, input by input; those of a parked input only up to where it waits."""
+        """Return the next records, input by input; those of a parked input only up to the one it waits for."""
         ready = (
             record
             for source, records in self._waiting.items()
@@ -127,11 +125,11 @@ class Intake:
         return any(record.offset <= self._watched_to.get(record.input, -1) for record in batch)
 
     def suspect(self, source: Input, attempt: Attempt) -> None:
-        """Know what a process that was killed had in its hands of `source`: several records, or one alone."""
+        """Note the records of `source` that a killed process was handling: several, or one alone."""
         if not attempt.ends:
             self._alone_to[source] = attempt.last
             return
-        # It is set aside alone too: what comes after it may end the process before that is committed.
+        # It is set aside alone too: a later record may end the process before the dead letter is committed.
         self._alone.add((source, attempt.offset))
         if attempt.ends >= ENDS:
             self._rejected[source, attempt.offset] = attempt.error
@@ -139,24 +137,24 @@ class Intake:
             self._suspects[source, attempt.offset] = attempt.error
 
     def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
-        """Know that `ends` processes ended in a row at a record, and why: better than `suspect` does."""
+        """Note that `ends` processes in a row ended at a record, and why: it overrides `suspect`."""
         self._suspects.pop((source, offset), None)
         self._alone.add((source, offset))
         if ends >= STRIKES:
             self._rejected[source, offset] = error
 
     def pace(self, records: int) -> None:
-        """Let batches not grow much beyond `records`, which took long."""
+        """Keep batches from growing much beyond `records`, which took long."""
         self._ceiling = max(1, min(self._ceiling, records))
 
     def ended(self, positions: Mapping[Input, int]) -> dict[Input, int]:
-        """Return the ends of inputs that were read to their end and whose next offset is below it: only control markers
+        """Return the ends of inputs that were read to the end but whose next offset is below it: only control markers
         lie between.
         """
         return {s: end for s, end in self._ends.items() if not self._waiting[s] and end > positions[s]}
 
     def handled(self, batch: Sequence[Record]) -> None:
-        """Let go of a batch that is committed."""
+        """Drop a batch that is committed."""
         if self._undecided:
             kinds = {_kind(record) for record in batch if self.rejected(record) is None}
             for trial in self._undecided.values():
@@ -177,21 +175,21 @@ class Intake:
         return self._rejected.get((record.input, record.offset))
 
     def parked(self) -> dict[Input, int]:
-        """Inputs that wait after a `Retry`, and how often the record they wait at was tried."""
+        """Inputs parked after a `Retry`, and how often the record they wait for was tried."""
         return {source: self._attempts[source][1] for source in self._parked}
 
     def waits_for(self, source: Input) -> tuple[Record, Exception]:
-        """The record at which a parked `source` waits, and why."""
+        """The record for which `source` is parked, and the error."""
         return self._parked[source]
 
     def unpark(self, source: Input) -> None:
-        """Try again the record at which `source` waits."""
+        """Try the record again for which `source` is parked."""
         self._parked.pop(source, None)
 
     def failed(self, failure: HandlingFailed, batch: Sequence[Record]) -> tuple[Exception, Record | None]:
-        """Decide what the next attempt leaves out, and return the reason of the failure, and the record if it is known.
+        """Decide what the next attempt leaves out; return the cause of the failure, and the record if it is known.
 
-        Raises the reason if it does not go away with a record.
+        Raises the cause if leaving out a record cannot help.
         """
         cause = failure.__cause__
         assert isinstance(cause, Exception)
@@ -223,9 +221,7 @@ class Intake:
         return cause, culprit
 
     def _try_again(self, record: Record, error: Undecided) -> None:
-        """Let `record` wait, or reject it: if, between any two of its failures alone, others of its type were
-        handled.
-        """
+        """Park `record`, or reject it if others of its type were handled between any two of its failures alone."""
         trial = self._undecided.setdefault((record.input, record.offset), _Trial(_kind(record)))
         trial.failures = trial.failures + 1 if trial.others_handled else max(trial.failures, 1)
         trial.others_handled = False

@@ -1,4 +1,4 @@
-"""The two ports of the core: Kafka and one Postgres transaction, and the values that pass through them.
+"""The two ports of the core, Kafka and one Postgres transaction, and the values that pass through them.
 
 `shared.protocol.cycle` talks to the world only through `Kafka` and `Database`. Every method is one place where a
 process can die, a reply can be lost or an error can come back, so a test or a simulation puts its own world behind
@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Protocol
 from ..events import Envelope, Event
 
 KEY_BYTES_MAX = 4_000
-"""The key comes on top of the event, and has to fit beside it. An index of PostgreSQL takes 2,700 bytes."""
+"""The key comes on top of the event and must fit beside it. A PostgreSQL index takes 2,700 bytes."""
 
 
 class Input(NamedTuple):
@@ -36,13 +36,13 @@ class Record(NamedTuple):
 
 
 class Polled(NamedTuple):
-    """What one poll brought."""
+    """The result of one poll."""
 
     records: Sequence[Record]
     ends: Mapping[Input, int]
-    """Inputs whose end was reached, and the offset of that end (beyond control markers)."""
+    """Inputs whose end was reached, and the offset of that end (after control markers)."""
     assigned: "Assignment | None"
-    """What is owned now, if that changed in this poll; empty when everything was revoked or lost."""
+    """The share owned now, if this poll changed it; empty when everything was revoked or lost."""
     group_metadata: Any
     """The group metadata of this batch, for `send_offsets`; None while this worker is no member."""
 
@@ -65,8 +65,7 @@ class Committed(NamedTuple):
 
 
 REPORTED = "H"
-"""The metadata of an input's committed offset, when one of our workers has committed it. Older releases gave none.
-"""
+"""Metadata of an input's committed offset that one of our workers committed. Older releases committed none."""
 
 
 class Position(NamedTuple):
@@ -77,7 +76,7 @@ class Position(NamedTuple):
 
 
 class Claim(NamedTuple):
-    """The row of a lane: which batch is being published, or was published last."""
+    """The row of a lane: the batch that is being published, or was published last."""
 
     position: int
     claim_id: str
@@ -110,11 +109,11 @@ class Kafka(Protocol):
     """The consumer group member and the transactional producer of one worker. Errors are those of `shared.errors`."""
 
     def poll(self, records: int, seconds: float) -> Polled:
-        """Serve the group and fetch up to `records` records, waiting up to `seconds` for the first."""
+        """Serve the group and return up to `records` records, waiting up to `seconds` for the first."""
         ...
 
     def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
-        """Read the group's committed offsets, stable ones only; what was never committed is left out."""
+        """Read the group's committed offsets, stable ones only; partitions without one are left out."""
         ...
 
     def beginning(self, source: Input) -> int:
@@ -134,8 +133,8 @@ class Kafka(Protocol):
         ...
 
     def renew(self) -> None:
-        """Replace the producer by a new one with the same transactional.id, end whatever the old one left open, and see
-        that it has ended. Raises `KafkaUnavailable`, also while any transaction is open where we publish.
+        """Replace the producer with a new one of the same transactional.id, end what the old one left open, and verify
+        that it has ended. Raises `KafkaUnavailable`, also while any transaction is open in a topic we publish on.
         """
         ...
 
@@ -144,7 +143,7 @@ class Kafka(Protocol):
         ...
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:
-        """Hand `rows` to the transaction in their order."""
+        """Add `rows` to the transaction, in order."""
         ...
 
     def flush(self) -> None:
@@ -152,7 +151,7 @@ class Kafka(Protocol):
         ...
 
     def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
-        """Put offsets into the transaction, on behalf of the member and generation of `group_metadata`."""
+        """Add offsets to the transaction, as the member and generation of `group_metadata`."""
         ...
 
     def commit(self) -> None:
@@ -160,21 +159,21 @@ class Kafka(Protocol):
         ...
 
     def confirm(self) -> None:
-        """See that what was committed last may be relied on. Raises `KafkaInDoubt` if a connection was lost since: a
-        broker that dies right after its answer may forget what it has answered (KAFKA-20734).
+        """Check that the last commit can be relied on. Raises `KafkaInDoubt` if a connection was lost since: a broker
+        that dies right after it acknowledged a commit may forget it (KAFKA-20734).
         """
         ...
 
 
 class Transaction(Protocol):
-    """One Postgres transaction of the cycle. Whatever raises before `commit` leaves it to be rolled back."""
+    """One Postgres transaction of the cycle. After an error before `commit`, the caller rolls it back."""
 
     def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
         """Lock the rows of `inputs` in name order."""
         ...
 
     def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Insert (source, event id) pairs into the inbox; return those that were not there."""
+        """Insert (source, event id) pairs into the inbox; return the new ones."""
         ...
 
     def handle(self, deliveries: Sequence["Delivery"]) -> None:
@@ -204,7 +203,7 @@ class Transaction(Protocol):
     def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
         """Claim for each lane the next rows in id order, up to its limit, under a new claim id and the next position.
 
-        Lanes without rows are left as they are, and out of the answer.
+        Lanes without rows are left unchanged and omitted from the result.
         """
         ...
 
@@ -229,12 +228,12 @@ class Database(Protocol):
     """The one database session of a worker, which holds its slot too."""
 
     def hold_slot(self) -> None:
-        """Make sure that the slot's lock is still held, taking it again on a new connection. Raises `SlotLost`."""
+        """Make sure that the slot's lock is still held; on a new connection, take it again. Raises `SlotLost`."""
         ...
 
     def attempt(self, records: Sequence[Record]) -> None:
-        """Note, in a transaction of its own, that `records` are about to be handled: for the next process, should this
-        one be killed. The note goes away with `Transaction.advance`, and with `rollback`.
+        """Note, in a separate transaction, that `records` are about to be handled: for the next process, if this one is
+        killed. `Transaction.advance` and `rollback` remove the note.
         """
         ...
 
@@ -266,11 +265,11 @@ class Delivery(NamedTuple):
     envelope: Envelope
     event: Event
     epoch: int
-    """The epoch of the record's input; part of the ids of what is published about it."""
+    """The epoch of the record's input; part of the ids of the events published while handling it."""
 
 
 class NewDeadLetter(NamedTuple):
-    """A record that is set aside, and why."""
+    """A record to set aside, and why."""
 
     record: Record
     epoch: int

@@ -1,7 +1,6 @@
-"""What it means when Kafka and PostgreSQL disagree about a position.
+"""Judge a disagreement between Kafka and PostgreSQL about a position.
 
-Neither system is believed about what the other one knows. Each error names both numbers and the command that
-decides.
+Neither system is trusted about the other's position. Each error names both numbers and the command that decides.
 """
 
 from enum import Enum
@@ -12,7 +11,7 @@ from .ports import REPORTED, Claim, Committed, Input, Position
 
 
 class Comparison(Enum):
-    """What a pair of positions means."""
+    """The meaning of a pair of positions."""
 
     AGREED = "the two systems agree"
     FIRST = "neither system knows of it yet"
@@ -20,7 +19,7 @@ class Comparison(Enum):
 
 
 def _decide(service: str, source: Input | str, *choices: str) -> str:
-    """Name the commands that decide, as they are typed."""
+    """Return the commands that decide, ready to type."""
     commands = [f"`{program(service)} positions {choice} --target '{source}'`" for choice in choices]
     return f"Decide with {' or '.join(commands)}; docs/operating.md says what each does"
 
@@ -75,7 +74,7 @@ def compare_lane(
 ) -> Comparison:
     """Compare the published position of a lane with its claim.
 
-    "Published position too high" is believed when it was read before the claim; "missing or too low" only when it was
+    A published position that is too high is trusted if read before the claim; one that is missing or too low, only if
     read after it (`published_read_last`). Raises `DatabaseWentBack`, `KafkaWentBack` or `PositionMissing`.
     """
     decide = _decide(service, f"lane-{lane}", "adopt", "rewind", "skip")

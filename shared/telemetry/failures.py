@@ -1,7 +1,7 @@
-"""What is told of a failure: its type, its words, where it happened, and the record that it is about.
+"""Describes a failure: its type, its message, its place, and its record.
 
-Where it happened is told by frames, those of the service first and the innermost of them first of all, without the
-value of any variable: a value is somebody's data. It goes into logs, and into the dead letters beside the words.
+The place is a list of frames, those of the service first, innermost first, without the values of variables, which may
+be private data. It goes into logs, and into dead letters beside the message.
 """
 
 import inspect
@@ -22,7 +22,7 @@ from ..protocol.ports import Record
 from .metrics import log
 
 DETAIL_MAX = 2_000
-"""Characters of an error that are kept; enough for the message and the place."""
+"""Characters kept of an error; enough for the message and the place."""
 
 ERROR_MAX = 100
 """Characters of an error's name."""
@@ -31,10 +31,10 @@ LOGGED_MAX = 1_000
 """Characters of it in a log line; a database error repeats whole statements."""
 
 FRAMES_MAX = 8
-"""Frames of the service, and as many of others, that are kept of an error: the innermost ones."""
+"""Frames of the service, and as many of other code, kept of an error: the innermost ones."""
 
 CAUSES_MAX = 3
-"""Errors that are followed from an error to what it came from."""
+"""Length of the chain of causes that is followed."""
 
 LINE_MAX = 160
 """Characters of a line of source."""
@@ -43,7 +43,7 @@ KEY_MAX = 200
 """Characters of a record's key, type or id in a log line."""
 
 _PLACES = "_places_of_service"
-"""The attribute of an error that has what `add_places` was given."""
+"""The attribute of an error that holds the places from `add_places`."""
 
 _LIBRARY = Path(__file__).parents[1]
 _ROOT = _LIBRARY.parent
@@ -52,8 +52,8 @@ _OTHERS = tuple({str(_LIBRARY), *(sysconfig.get_path(name) for name in ("stdlib"
 
 
 def describe(error: BaseException) -> tuple[str, str]:
-    """Name an error and describe it, as text that PostgreSQL can store, of a length that can be sent; one without words
-    shows its type.
+    """Return the name and message of an error, as text of limited length that PostgreSQL can store; an error without a
+    message shows its type.
     """
     name = type(error).__name__[:ERROR_MAX]
     try:
@@ -68,7 +68,7 @@ def _storable(text: str) -> str:
 
 
 def frames(error: BaseException) -> str:
-    """Describe where `error` came from, and what that came from: types and places, no words and no values."""
+    """Describe where `error` and its causes came from: types and places, no messages and no values."""
     given = getattr(error, "frames", None)
     if isinstance(given, str):
         return given
@@ -86,8 +86,8 @@ def frames(error: BaseException) -> str:
 
 
 def add_places(error: BaseException, places: Iterable[str]) -> None:
-    """Let the frames of `error` tell these too, first of all: a flush writes for handlers that have come back, and
-    fails in frames of libraries only.
+    """Put these places before the frames of `error`: a flush writes for handlers that have already returned, and fails
+    in library frames only.
     """
     with suppress(AttributeError, TypeError):  # of an exception without a `__dict__`
         vars(error)[_PLACES] = (*_added(error), *places)[:FRAMES_MAX]
@@ -99,7 +99,7 @@ def _added(error: BaseException) -> tuple[str, ...]:
 
 
 def of_function(function: Any) -> str:
-    """Name where a function is."""
+    """Return the place of a function."""
     inner = inspect.unwrap(getattr(function, "func", function))  # of a partial
     code = getattr(inner, "__code__", None)
     name = getattr(inner, "__qualname__", type(inner).__qualname__)
@@ -107,19 +107,19 @@ def of_function(function: Any) -> str:
 
 
 def of_class(kind: type) -> str:
-    """Name where a class is."""
+    """Return the place of a class."""
     return (
         f"{_short(getattr(sys.modules.get(kind.__module__), '__file__', None) or kind.__module__)}, {kind.__qualname__}"
     )
 
 
 def stack(frame: FrameType) -> str:
-    """Describe where a thread is, whose innermost frame is `frame`."""
+    """Describe the stack of a thread whose innermost frame is `frame`."""
     return "\n".join(_lines(reversed(list(walk_stack(frame)))))
 
 
 def place(error: BaseException) -> str:
-    """Name the innermost place of the service in `error`, or the innermost of all if it never came to the service."""
+    """Return the innermost place of the service in `error`, or the innermost of all if there is none."""
     own, others = _split(walk_tb(error.__traceback__))
     if not own and (added := _added(error)):
         return added[0]
@@ -133,7 +133,7 @@ def _is_own(frame: FrameType) -> bool:
 
 
 def _split(walked: Iterable[tuple[FrameType, int]]) -> Sequence[deque[tuple[FrameType, int]]]:
-    """Divide frames, the outermost first, in the service's and others, and keep the last of each."""
+    """Split frames, outermost first, into the service's and others, and keep the last of each."""
     parts: tuple[deque[tuple[FrameType, int]], ...] = (deque(maxlen=FRAMES_MAX), deque(maxlen=FRAMES_MAX))
     for frame, line in walked:
         parts[not _is_own(frame)].append((frame, line))
@@ -159,7 +159,7 @@ def _short(name: str) -> Path:
 
 
 def facts(record: Record) -> dict[str, object]:
-    """Name a record for a log line; whatever it holds, the line stays short and printable."""
+    """Return log fields that identify a record; they stay short and printable whatever the record holds."""
     found = dict(record.headers or ())
     return {
         "topic": record.input.topic,
@@ -179,13 +179,13 @@ def _printable(data: bytes | None) -> str | None:
 
 
 def told(error: BaseException) -> dict[str, object]:
-    """Tell an error in a log line."""
+    """Return log fields that describe an error."""
     name, detail = describe(error)
     return {"error": name, "detail": detail[:LOGGED_MAX], "traceback": frames(error)}
 
 
 def log_batch(error: Exception, record: Record | None, records: int) -> None:
-    """Log that a batch was rolled back: for `record`, if that is known."""
+    """Log that a batch was rolled back, because of `record` if that is known."""
     log.warning("batch_failed", records=records, **(facts(record) if record is not None else {}), **told(error))
 
 
@@ -195,6 +195,6 @@ def log_set_aside(error: Exception, record: Record) -> None:
 
 
 def log_retry(error: Exception, record: Record, attempts: int, seconds: float) -> None:
-    """Log that an input waits at `record`."""
+    """Log that an input is parked at `record`."""
     tell = log.error if isinstance(error, ServiceBroken) else log.warning
     tell("retry_later", attempts=attempts, seconds=round(seconds, 2), **facts(record), **told(error))

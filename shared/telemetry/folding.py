@@ -1,6 +1,5 @@
 """Folding of repeated log lines: the first of a kind is written, the rest are counted, and the count is written once a
-minute, or soon after the last of them, with its time. A server that is away must not fill a disk, nor hide what else is
-published.
+minute, or soon after the last one, with its time. A server that is down must not fill a disk, nor bury other lines.
 """
 
 import re
@@ -18,28 +17,28 @@ SECONDS = 60.0
 """How long the lines of a kind are counted before their count is written."""
 
 QUIET_SECONDS = 10.0
-"""A kind that has had no line for so long is written before its minute is over: it may be over itself."""
+"""A kind without a line for this long is written before its minute is over: the trouble may have ended."""
 
 LOOK_SECONDS = 2.0
-"""How often it is looked which counts are to be written."""
+"""Seconds between two checks for counts to write."""
 
 KINDS_MAX = 500
-"""Kinds that are remembered; the one that was seen first makes room, with its count."""
+"""Kinds that are remembered; the oldest one makes room, and its count is written."""
 
 LEVELS = frozenset({"warning", "error"})
-"""What is less is asked for by a level; what is more tells the end of the work, and is repeated on purpose."""
+"""Lower levels are written only on request; `critical` reports the end of work, and is repeated on purpose."""
 
 MEASURES = frozenset({"seconds", "timestamp", "exception", "exc_info", "stack_info", "traceback", "repeated", "last"})
-"""Facts that differ from one repetition to the next."""
+"""Fields that differ from one repetition to the next."""
 
 OVER = re.compile(r"\w+_(available|ended)|resumed")
-"""Lines that say that something is over: all counts are written before them, and before what is critical."""
+"""Lines that report an end: all counts are written before them, and before critical lines."""
 
 WORDS = frozenset({"event", "detail", "error", "client"})
-"""Facts in which numbers do not make another kind: ports, milliseconds, counts."""
+"""Fields in which different numbers do not make a different kind: ports, milliseconds, counts."""
 
 SET_ANEW = frozenset({"event", "level", "timestamp", "repeated", "last"})
-"""Facts of a repetition that the line with the count has of its own."""
+"""Fields of a repetition that the line with the count sets itself."""
 
 _NUMBER = re.compile(r"\d+")
 _FLUSHED = "_flushed"
@@ -54,14 +53,14 @@ class _Kind:
     seen: float = 0.0
     last: Line | None = None
     at: str = ""
-    """When the last one was: ISO 8601, UTC."""
+    """Time of the last repetition: ISO 8601, UTC."""
 
     def is_over(self, now: float) -> bool:
         return now - self.began >= SECONDS or (self.repeated > 0 and now - self.seen >= QUIET_SECONDS)
 
 
 class Folding:
-    """A processor of structlog. What has facts of its own, such as an offset or an event's id, is no repetition."""
+    """A structlog processor. A line with different fields, such as an offset or an event id, is no repetition."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -95,7 +94,7 @@ class Folding:
         return line
 
     def flush(self, *, everything: bool = False) -> None:
-        """Write the counts of all kinds whose minute is over or that are quiet, or of all that there are."""
+        """Write the counts of all kinds that are quiet or whose minute is over, or of all kinds."""
         now = self._clock()
         with self._turn:
             over = [key for key, kind in self._kinds.items() if everything or kind.is_over(now)]
@@ -104,7 +103,7 @@ class Folding:
             _write(kind)
 
     def watch(self) -> None:
-        """Flush, on a thread of its own, for as long as the process lives."""
+        """Flush periodically on a separate thread while the process lives."""
 
         def run() -> None:
             while True:

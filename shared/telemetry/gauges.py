@@ -1,4 +1,4 @@
-"""A gauge that shows nothing while its value is not known: 0 would say that all is well."""
+"""A gauge that is absent while its value is unknown: 0 would suggest that all is well."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -8,11 +8,11 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.registry import Collector
 
 LASTS_SECONDS = 20.0
-"""A value that was not measured anew for so long is not known any more. What measures does so every few seconds."""
+"""A value not measured again for this long is unknown. Measurements come every few seconds."""
 
 
 class Known(Collector):
-    """A gauge whose values are set all at once, and are forgotten when nobody measures them any more."""
+    """A gauge whose values are set all at once, and forgotten when they are no longer measured."""
 
     def __init__(
         self,
@@ -45,7 +45,7 @@ class Known(Collector):
         self._found = (0.0, {})
 
     def collect(self) -> Iterator[GaugeMetricFamily]:
-        """Return what is known to who asks."""
+        """Yield the known values."""
         since, values = self._found
         family = GaugeMetricFamily(self._name, self._documentation, labels=self._labels)
         if self._clock() - since < self._lasts:
@@ -54,5 +54,5 @@ class Known(Collector):
         yield family
 
     def describe(self) -> Iterator[GaugeMetricFamily]:
-        """Name it without asking for values."""
+        """Yield its name without values."""
         yield GaugeMetricFamily(self._name, self._documentation, labels=self._labels)

@@ -1,6 +1,6 @@
-"""What every log line says of the event that is being handled, or of the request that is being served, while it is.
+"""The fields that identify the current event or request in every log line.
 
-It is looked up when a line is written, so an event that logs nothing pays nothing.
+They are looked up when a line is written, so an event that logs nothing pays nothing.
 """
 
 from collections.abc import Callable, Mapping
@@ -10,14 +10,14 @@ from typing import Any
 from ..protocol.ports import Delivery
 
 VALUE_MAX = 200
-"""Characters of a key or an id; whoever chose them may have chosen more."""
+"""Characters logged of a key or an id, which may be longer."""
 
 _facts: ContextVar[Callable[[], Mapping[str, object]] | None] = ContextVar("facts", default=None)
 
 
 class bound:  # noqa: N801 - it is used like a function
-    """Add `facts` to every line that is written until the block ends. A class, since each event passes through it: a
-    generator costs three times as much.
+    """Add `facts` to every line written until the block ends. It is a class because every event passes through it, and
+    a generator costs three times as much.
     """
 
     __slots__ = ("_facts", "_token")
@@ -33,13 +33,13 @@ class bound:  # noqa: N801 - it is used like a function
 
 
 def add(_logger: object, _method: str, line: Any) -> Any:
-    """Add them to a line, as a processor of structlog; what the line says itself stays."""
+    """Add the facts to a line, as a structlog processor; the line's own fields win."""
     facts = _facts.get()
     return line if facts is None else {**facts(), **line}
 
 
 def of_delivery(delivery: Delivery) -> Mapping[str, object]:
-    """Name an event and its record."""
+    """Return the fields of an event and its record."""
     found = delivery.envelope
     return {
         "event_id": found.id[:VALUE_MAX],
@@ -53,5 +53,5 @@ def of_delivery(delivery: Delivery) -> Mapping[str, object]:
 
 
 def trace(traceparent: str | None) -> Mapping[str, object]:
-    """Name the trace of a W3C traceparent: version, trace id, span id, flags."""
+    """Return the trace id of a W3C traceparent: version, trace id, span id, flags."""
     return {"trace_id": traceparent.split("-")[1]} if traceparent and traceparent.count("-") >= 3 else {}

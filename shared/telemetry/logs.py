@@ -1,4 +1,4 @@
-"""Logs: whatever a process writes while it works is in the form that LOG_FORMAT names, its libraries' lines too."""
+"""Logs: every line of a running process has the format of LOG_FORMAT, including those of its libraries."""
 
 import atexit
 import json
@@ -20,17 +20,17 @@ from .folding import Folding
 log: structlog.stdlib.BoundLogger = structlog.get_logger()
 
 _TRACEBACKS = structlog.processors.ExceptionRenderer(structlog.tracebacks.ExceptionDictTransformer(show_locals=False))
-"""By itself structlog shows every variable of every frame: passwords, and the headers of requests."""
+"""By default structlog shows every variable of every frame, with passwords and request headers."""
 
 CHATTY = ("alembic", "asyncio", "concurrent", "fastapi", "psycopg", "sqlalchemy", "uvicorn")
-"""Loggers of libraries that would make lines, or statements with their values, only to have them dropped."""
+"""Loggers of libraries that would build lines, or statements with their values, only to be dropped."""
 
 _NOT_EXTRA = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName", "event", "level", "logger"}
-"""What every record of `logging` has; the rest are the caller's own facts, given as `extra`."""
+"""The standard attributes of a `logging` record; any others are the caller's `extra` fields."""
 
 
 def configure(settings: Settings, **facts: object) -> None:
-    """Write logs to standard error in the wanted form; `facts` go with every line, of every thread."""
+    """Write logs to standard error in the configured format, with `facts` in every line of every thread."""
     renderer: structlog.typing.Processor
     tracebacks: structlog.typing.Processor = structlog.processors.format_exc_info
     if settings.log_format == "json":
@@ -66,8 +66,8 @@ def configure(settings: Settings, **facts: object) -> None:
 
 
 class Libraries(logging.Handler):
-    """Writes what is logged with `logging` like our own lines: of a service whatever LOG_LEVEL lets pass, of libraries
-    warnings and errors.
+    """Writes records of `logging` like our own lines: those of a service from LOG_LEVEL up, those of libraries from
+    warning up.
     """
 
     def __init__(self) -> None:
@@ -82,20 +82,20 @@ class Libraries(logging.Handler):
         extra = {name: value for name, value in vars(record).items() if name not in _NOT_EXTRA}
         try:
             words = record.getMessage()
-        except (TypeError, ValueError):  # whoever wrote the line gave it the wrong arguments
+        except (TypeError, ValueError):  # the line was logged with the wrong arguments
             words = f"{record.msg} {record.args}"
         structlog.get_logger().log(_level(record), words, logger=record.name, exc_info=record.exc_info or None, **extra)
 
 
 class _ClientLines(logging.Handler):
-    """Writes the lines of librdkafka like our own. Its clients hand them over when they are polled."""
+    """Writes librdkafka's lines like our own. Its clients deliver them when they are polled."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Write one: the client gives a facility, its own name, and the words."""
+        """Write one, made of a facility, the client's name, and the message."""
         facts = record.args if isinstance(record.args, tuple) and len(record.args) == 3 else None
         facility, client, words = facts or ("", "", record.getMessage())
         structlog.get_logger().log(
-            # A lost connection is an error to the client, which then makes another one.
+            # A lost connection is an error to the client, but it reconnects.
             min(_level(record), logging.WARNING),
             "kafka_client",
             facility=str(facility),
@@ -105,7 +105,7 @@ class _ClientLines(logging.Handler):
 
 
 def of_client(name: str) -> logging.Logger:
-    """Return the `logger` of a Kafka client: without one librdkafka writes to standard error in a form of its own."""
+    """Return the `logger` for a Kafka client: without one librdkafka writes to standard error in its own format."""
     logger = logging.getLogger(f"librdkafka.{name}")
     logger.setLevel(logging.DEBUG)
     logger.propagate = False
@@ -114,8 +114,8 @@ def of_client(name: str) -> logging.Logger:
 
 
 def catch_all() -> None:
-    """Log what Python itself would write: warnings, exceptions that end the process or a thread, or that nobody can
-    catch. For a process of ours alone, after which nobody wants these hooks.
+    """Log what Python itself would print: warnings, exceptions that end the process or a thread, and unraisable ones.
+    Only for processes that we start ourselves: the hooks are never removed.
     """
     logging.captureWarnings(capture=True)
 
@@ -141,14 +141,14 @@ def catch_all() -> None:
 
 
 def in_json() -> bool:
-    """Whether JSON is wanted; also before the settings could be read, or because they could not."""
+    """Return whether logs are in JSON, even before the settings are read, or if they cannot be."""
     if structlog.is_configured():
         return isinstance(structlog.get_config()["processors"][-1], structlog.processors.JSONRenderer)
     return os.environ.get("LOG_FORMAT", "").lower() == "json"
 
 
 def log_misconfigured(service: str, process: str, detail: str) -> None:
-    """Report in one line of JSON why a process does not start; its settings may be what is wrong."""
+    """Report in one line of JSON why a process does not start; its settings may be the cause."""
     time = datetime.now(UTC).isoformat()
     line = {"service": service, "process": process, "detail": detail, "event": "refused", "level": "critical"}
     sys.stderr.write(f"{json.dumps({**line, 'timestamp': time})}\n")

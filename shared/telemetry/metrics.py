@@ -1,4 +1,4 @@
-"""Metrics; and the small HTTP server of a worker that shows its health and its metrics."""
+"""Metrics, and a worker's small HTTP server for its health and metrics."""
 
 import math
 import socket
@@ -66,15 +66,15 @@ CYCLE = Histogram(
 
 
 CLIENTS_MAX = 32
-"""Open connections at the port of health and metrics; one or two are wanted at a time."""
+"""Maximum open connections at the port for health and metrics; one or two are needed at a time."""
 CLIENT_SECONDS = 10.0
-"""For a request and its answer together, however its bytes come: they are a few thousand."""
+"""Limit of a request and its answer together, however slow; they are a few thousand bytes."""
 CLIENT_SILENT_SECONDS = 5.0
 ACCEPT_AGAIN_SECONDS = 0.1
 
 
 def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> ThreadingHTTPServer:
-    """Answer /health/live, /health/ready and /metrics on a thread of its own. Raises OSError."""
+    """Serve /health/live, /health/ready and /metrics on a separate thread. Raises OSError."""
 
     class Handler(BaseHTTPRequestHandler):
         timeout = CLIENT_SILENT_SECONDS
@@ -98,7 +98,7 @@ def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> Thread
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """A probe every second is no news."""
+            """Log nothing: a probe every second is no news."""
 
     server = _Server((host, port), Handler)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
@@ -106,16 +106,16 @@ def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> Thread
 
 
 class _Server(ThreadingHTTPServer):
-    """A thread for each client, of whom there are never many: a slow one must cost a worker neither its threads nor the
-    files that it needs for Kafka and PostgreSQL, and must not keep a health check waiting.
+    """A thread per client, of limited number: slow clients must not use up a worker's threads, nor the files it needs
+    for Kafka and PostgreSQL, nor delay a health check.
     """
 
     daemon_threads = True
-    request_queue_size = 128  # with the usual 5, a check waits a second for its turn among many
+    request_queue_size = 128  # with the default of 5, a check among many waits a second
 
     def __init__(self, *given: Any) -> None:
         self._open: dict[socket.socket, float] = {}
-        """Since when, by the monotonic clock; the oldest first."""
+        """When each was opened, by the monotonic clock; the oldest first."""
         self._lock = threading.Lock()
         super().__init__(*given)
 
@@ -123,12 +123,12 @@ class _Server(ThreadingHTTPServer):
         """Accept a connection."""
         try:
             return super().get_request()
-        except OSError:  # no file is left, and the selector tells at once that somebody still waits
+        except OSError:  # out of files, and the selector reports the waiting client again at once
             time.sleep(ACCEPT_AGAIN_SECONDS)
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Serve a client on a thread; of too many, the one that is here longest is hung up on."""
+        """Serve a client on a thread; if there are too many, disconnect the oldest."""
         with self._lock:
             self._open[request] = time.monotonic()
             crowded = next(iter(self._open)) if len(self._open) > CLIENTS_MAX else None
@@ -137,7 +137,7 @@ class _Server(ThreadingHTTPServer):
         super().process_request(request, client_address)
 
     def service_actions(self) -> None:
-        """Hang up on clients who take too long; called twice a second."""
+        """Disconnect clients that take too long; called twice a second."""
         too_old = time.monotonic() - CLIENT_SECONDS
         with self._lock:
             late = [client for client, since in self._open.items() if since < too_old]
@@ -157,6 +157,6 @@ class _Server(ThreadingHTTPServer):
             client.shutdown(socket.SHUT_RDWR)  # its thread notices, and closes it
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - http.server's own
-        """Ignore a client that has hung up, or sends nothing: that is no error of ours, and no news."""
+        """Ignore a client that disconnected or sends nothing: that is not our error, and no news."""
         if not isinstance(sys.exc_info()[1], OSError):
             log.error("health_failed", client=str(client_address[0]), exc_info=True)

@@ -1,4 +1,4 @@
-"""Outages of the two servers: each has one line at its beginning and one at its end, whoever notices, and how often."""
+"""Outages of the two servers: each logs one line when it begins and one when it ends, however often it is noticed."""
 
 import threading
 import time
@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 from .logs import log
 
 DETAIL_MAX = 1_000
-"""Characters of what an error says; a database error repeats whole statements."""
+"""Characters kept of an error; a database error repeats whole statements."""
 
 
 class Outage:
-    """Whether a server answers. Several parts of a process may miss it; it is back when none of them does any more."""
+    """Whether a server answers. Several parts of a process may miss it; the outage ends when none does any more."""
 
     def __init__(self, server: str, clock: Callable[[], float] = time.monotonic) -> None:
         self._server = server
@@ -24,11 +24,11 @@ class Outage:
 
     @property
     def lasts(self) -> bool:
-        """Whether somebody misses the server now."""
+        """Whether any part of the process misses the server now."""
         return bool(self._missed_by)
 
     def missed(self, by: str, detail: str, *, for_seconds: float = 0.0) -> None:
-        """Note that `by` got no answer, since some seconds ago."""
+        """Note that `by` has had no answer for `for_seconds`."""
         with self._turn:
             first = not self._missed_by
             self._missed_by.add(by)

@@ -1,8 +1,8 @@
-"""What the main loop waits for, seen from beside it: each wait has a limit, and one that takes long is told, in health
-and with one line in the log.
+"""The waits of the main loop, watched from another thread. Each has a limit; a long one is shown in health, and by one
+line in the log.
 
-The calls of the Kafka client and of the database do not come back while they wait. So what is waited for is noted
-before, which costs a microsecond, and told by another thread.
+Calls of the Kafka client and the database do not return while they wait. So each wait is noted before the call, which
+costs a microsecond, and another thread reports it.
 """
 
 import time
@@ -14,24 +14,24 @@ from datetime import UTC, datetime, timedelta
 from .logs import log
 
 TOLD_SECONDS = 3.0
-"""Waits are shorter while all is well. One that takes so long is told."""
+"""Waits are shorter while all is well. One that takes this long is reported."""
 
 
 @dataclass
 class Wait:
-    """One wait; who waits may say more exactly for what, while it lasts."""
+    """One wait; `what` may be made more precise while it lasts."""
 
     what: str
     began: float
     """By the clock of `Waits`."""
     seconds: float
-    """Its limit; then it fails, or is tried again."""
+    """Its limit; after that it fails, or is retried."""
     within: "Wait | None"
     told: bool = False
 
 
 class Waits:
-    """The waits of one thread, which may be nested: a recovery waits for this and then for that."""
+    """The waits of one thread, which may be nested: a recovery consists of several waits."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
@@ -39,7 +39,7 @@ class Waits:
 
     @contextmanager
     def waiting(self, what: str, seconds: float) -> Iterator[Wait]:
-        """Wait for `what` in this block, for `seconds` at the most."""
+        """Note that this block waits for `what`, for `seconds` at most."""
         wait = self.begin(what, seconds)
         try:
             yield wait
@@ -47,12 +47,12 @@ class Waits:
             self.end(wait)
 
     def begin(self, what: str, seconds: float) -> Wait:
-        """Begin a wait that is no block of its own; whoever begins it ends it."""
+        """Begin a wait that is not a block; the caller must `end` it."""
         self._now = wait = Wait(what, self._clock(), seconds, self._now)
         return wait
 
     def end(self, wait: Wait) -> None:
-        """End what `begin` gave, and what began within it. What has ended with a wait around it has ended."""
+        """End a wait from `begin`, and those within it. Does nothing if it ended with an outer wait."""
         inner = self._now
         while inner is not None and inner is not wait:
             inner = inner.within
@@ -60,7 +60,7 @@ class Waits:
             self._now = wait.within
 
     def words(self) -> str:
-        """Describe what it has been waiting long, as exactly as possible, and until when; empty if it has not."""
+        """Describe the innermost long wait, and its end; empty if there is none."""
         wait = self._long()
         return "" if wait is None else self._words(wait)
 
@@ -90,4 +90,4 @@ class Waits:
 
 
 MAIN_LOOP = Waits()
-"""Those of a worker's main loop."""
+"""The waits of a worker's main loop."""

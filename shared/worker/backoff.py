@@ -1,4 +1,4 @@
-"""How a worker waits before it asks a server again: longer each time, unready, and told in health and log."""
+"""The waits of a worker before it asks a server again: longer each time, unready, and shown in health and log."""
 
 import random
 import threading
@@ -11,11 +11,11 @@ from .health import Health
 from .watchdog import Watchdog
 
 PAUSE_MIN, PAUSE_MAX = 0.1, 2.0
-"""Seconds between two attempts while a server is not available."""
+"""Seconds between two attempts while a server is unavailable."""
 
 
 class Backoff:
-    """The waits of a worker between attempts. Each ends at once when the process is asked to end."""
+    """The waits of a worker between attempts. Each ends at once when the process is asked to stop."""
 
     def __init__(self, health: Health, watchdog: Watchdog, stopping: threading.Event) -> None:
         self._health = health
@@ -25,22 +25,22 @@ class Backoff:
         self._pause = PAUSE_MIN
 
     def succeeded(self) -> None:
-        """Begin with the shortest wait again."""
+        """Start over with the shortest wait."""
         self._pause = PAUSE_MIN
 
     def failed(self, error: Unavailable) -> None:
-        """Wait, each time longer, since a server did not answer."""
+        """Wait because a server did not answer; longer each time."""
         self.missed(error, self._pause)
         self._pause = min(2 * self._pause, PAUSE_MAX)
 
     def missed(self, error: Unavailable, seconds: float | None = None) -> None:
-        """Tell that a server did not answer, and wait."""
+        """Report that a server did not answer, and wait."""
         outage = outages.KAFKA if isinstance(error, KafkaUnavailable) else outages.DATABASE
         outage.missed("worker", str(error))
         self.wait(error, seconds)
 
     def wait(self, why: Exception, seconds: float | None = None) -> None:
-        """Tell why, and wait: for `PAUSE_MAX`, or for `seconds`."""
+        """Report why, and wait for `seconds`, or for `PAUSE_MAX`."""
         self._health.enter("waiting", str(why), ready=False)
         log.warning("waiting", error=type(why).__name__, detail=str(why)[:LOGGED_MAX])
         self._watchdog.rest()

@@ -1,4 +1,4 @@
-"""How Kafka clients that are replaced are closed: beside the main loop, since closing may never return (librdkafka)."""
+"""Closes replaced Kafka clients in threads, since closing may never return (librdkafka)."""
 
 import threading
 
@@ -8,11 +8,11 @@ from ..telemetry.waits import MAIN_LOOP
 from .budgets import CLOSE_SECONDS
 
 CLOSING_MAX = 3
-"""So many replaced clients may still be closing."""
+"""The number of replaced clients that may still be closing."""
 
 
 def close(kafka: KafkaClient) -> None:
-    """Close clients that are replaced; those that do not end in time are left alone, and are in nobody's way. Raises
+    """Close replaced clients; those that do not close in time are left behind, where they do no harm. Raises
     `TooManyRecoveries`.
     """
     closing = threading.Thread(target=kafka.close, name="closing", daemon=True)

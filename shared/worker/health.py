@@ -1,4 +1,4 @@
-"""What a worker says of itself in its health and its metrics: its state, whether it is ready, what it waits for."""
+"""The state of a worker in its health and metrics: what it does, whether it is ready, what it waits for."""
 
 from ..protocol.cycle import Cycle
 from ..telemetry import metrics
@@ -7,7 +7,7 @@ from .observer import Observer
 
 
 class Health:
-    """The state of one worker. What it does not know it does not show."""
+    """The state of one worker. It shows only what it knows."""
 
     def __init__(self, observer: Observer, *, debugging: bool) -> None:
         self._observer = observer
@@ -17,20 +17,18 @@ class Health:
         self.enter("starting")
 
     def told(self) -> tuple[bool, str]:
-        """Whether this worker works, or stands by to work; and what it does."""
+        """Return whether this worker works or stands by, and what it is doing."""
         if self._debugging:
             return False, f"debugging (DEBUG_NO_TIMEOUTS): {self._state}"
         silence = self._observer.silence()
-        if self.is_ready and silence:  # the main loop may wait for it, and tell nothing
+        if self.is_ready and silence:  # the main loop may be waiting for it silently
             return False, silence
         cause = "" if self._state.startswith("waiting") else silence
         words = (self._state, cause, MAIN_LOOP.words(), self._observer.held_back())
         return self.is_ready, "; ".join(filter(None, words))
 
     def enter(self, state: str, detail: str = "", *, ready: bool | None = None) -> None:
-        """Be in a state, in all that shows it; ready, unready, or as before. What a worker owns is known while it works
-        and only then.
-        """
+        """Enter a state, in health and metrics; ready, unready, or as before. Only a working worker shows its share."""
         if ready is not None:
             self.is_ready = ready
         self._state = f"{state}: {detail}" if detail else state
@@ -44,8 +42,8 @@ class Health:
             metrics.PARKED.forget()
 
     def working(self, cycle: Cycle, *, assigned: bool, share_seconds: float, unreadable: str = "") -> None:
-        """Enter what follows from a cycle. Whoever owns nothing works only if the group has given him nothing to do; it
-        answers within `share_seconds`.
+        """Enter the state that follows from a cycle. A worker that owns nothing works only if the group has assigned it
+        an empty share; the group answers within `share_seconds`.
         """
         silence, owned, parked = self._observer.silence(), cycle.owned, cycle.parked()
         if silence:
@@ -61,13 +59,13 @@ class Health:
             metrics.LANES.set(len(owned.lanes))
 
     def standing_by(self) -> None:
-        """Enter what follows while all slots are taken."""
+        """Enter the state of a worker while all slots are taken."""
         if silence := self._observer.silence():
             self.enter("waiting", silence, ready=False)
         else:
             self.enter("standby", "all slots are taken", ready=True)
 
     def _wait_for_share(self, seconds: float) -> None:
-        share, self._share = self._share, None  # it is the same wait as at the last look
+        share, self._share = self._share, None  # the same wait goes on
         self.enter("waiting", "the group has not given this worker a share yet", ready=False)
         self._share = share or MAIN_LOOP.begin("its group, which waits for members that do not answer", seconds)

@@ -1,4 +1,4 @@
-"""Housekeeping, beside the work of a worker: deletes what is older than its retention."""
+"""Housekeeping, beside the worker's main loop: deletes rows older than their retention."""
 
 import threading
 
@@ -11,13 +11,13 @@ from ..settings import Settings
 from ..telemetry.metrics import log
 
 PRUNE_SECONDS = 30.0
-"""Between two prunings."""
+"""Seconds between two prunings."""
 ROWS = 5_000
-"""Rows deleted in one transaction; it takes some milliseconds and holds no lock that a batch waits for."""
+"""Rows deleted in one transaction, which takes milliseconds and holds no lock that a batch waits for."""
 ROUNDS_MAX = 200
-"""Steps of one period: a million rows, more than a worker can add meanwhile."""
+"""Transactions per period: a million rows, more than a worker can add meanwhile."""
 LOCK = -1
-"""The advisory lock of the one worker that cleans; slots are not negative."""
+"""The advisory lock of the one worker that prunes; slots are never negative."""
 
 _PRUNE_KEYS = text("""
     DELETE FROM exactly_once_idempotency_key WHERE ctid = ANY(ARRAY(
@@ -28,7 +28,7 @@ _PRUNE_KEYS = text("""
 
 
 class Housekeeping:
-    """A thread that prunes the inbox, what was published, and the idempotency keys; one worker of a service at a
+    """A thread that prunes the inbox, the claim log, dead letters and idempotency keys; one worker of a service at a
     time.
     """
 
@@ -42,16 +42,16 @@ class Housekeeping:
         self._thread = threading.Thread(target=self._run, name="housekeeping", daemon=True)
 
     def start(self) -> None:
-        """Begin, if that is not done yet."""
+        """Start, unless already started."""
         if not self._thread.is_alive():
             self._thread.start()
 
     def stop(self) -> None:
-        """End after the step that is under way."""
+        """Stop after the current transaction."""
         self._stopping.set()
 
     def clean(self) -> int:
-        """Delete what is too old, now; return the number of rows. Another worker at it: nothing to do."""
+        """Delete expired rows now and return their number; 0 while another worker holds the lock."""
         deleted = 0
         for _ in range(ROUNDS_MAX):
             with self._engine.begin() as connection:

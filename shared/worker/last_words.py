@@ -1,4 +1,4 @@
-"""What is printed when the watchdog ends a process."""
+"""The log fields written when the watchdog ends a process."""
 
 import sys
 import threading
@@ -12,8 +12,8 @@ from ..telemetry import failures
 
 
 def last_words(database: WorkerDatabase, budget: float, what: str) -> dict[str, object]:
-    """Describe where the main thread is stuck and with which record, and note that for the next process if it is stuck
-    in a handler: `what` is what the watchdog watches, and `budget` the seconds of a cycle.
+    """Describe where the main thread is stuck and with which record; if in a handler, note that for the next process.
+    `what` is the work that the watchdog watches, and `budget` the seconds of a cycle.
     """
     frame = sys._current_frames().get(threading.main_thread().ident or 0)
     where = failures.stack(frame) if frame is not None else ""

@@ -1,4 +1,4 @@
-"""The main loop of a worker: it runs one cycle after the other, and knows what to do about each error."""
+"""The main loop of a worker: it runs cycle after cycle and reacts to each error."""
 
 import threading
 import time
@@ -25,22 +25,22 @@ from .topic_watch import TopicWatch
 from .watchdog import Watchdog
 
 WAIT_MIN, WAIT_MAX = 0.005, 0.1
-"""Seconds that an idle worker waits for records before it looks into the outbox again: short after work, longer the
-longer nothing happens.
+"""Seconds that an idle worker waits for records before it checks the outbox again: short after work, then longer and
+longer.
 """
 
 REPORT_SECONDS = 1.0
-"""How often next offsets are reported to Kafka when nothing is published. Lag tools read it; the protocol does not
-need it.
+"""How often next offsets are reported to Kafka when nothing is published. Lag tools read them; the protocol does not
+need them.
 """
 
 
 class WornOut(Exception):
-    """The Kafka clients get no answer for so long that new ones shall ask."""
+    """The Kafka clients got no answer for so long that they must be replaced."""
 
 
 class MainLoop:
-    """Cycles with one pair of Kafka clients after the other; what it counts outlives them."""
+    """Runs cycles with one pair of Kafka clients after another; its counts outlive them."""
 
     def __init__(
         self,
@@ -70,8 +70,8 @@ class MainLoop:
         self._reporting = Reporting(settings, service.name)
 
     def run(self, kafka: KafkaClient, watch: TopicWatch) -> None:
-        """Run cycles with `kafka` until the process is asked to end. Raises `Stop` only if it is proven; `Fenced` and
-        `WornOut` if new clients have to go on; `Exit` and `Misconfigured` if the process must end.
+        """Run cycles with `kafka` until the process is asked to stop. Raises `Stop` only if it is proven; `Fenced` and
+        `WornOut` if new clients must take over; `Exit` and `Misconfigured` if the process must end.
         """
         limits = Limits(self._settings.batch_records, self._settings.claim_rows, self._settings.retry_attempts_max)
         cycle = Cycle(self._service.name, kafka, self._database, Handlers(self._service).open, limits)
@@ -112,7 +112,7 @@ class MainLoop:
             except Unavailable as error:
                 self._backoff.failed(error)
                 if isinstance(error, KafkaUnavailable) and time.monotonic() - answered > CLIENTS_SECONDS:
-                    # Whatever they remember of brokers that were lost, new ones do not.
+                    # The clients may remember lost brokers; new ones do not.
                     raise WornOut(str(error)) from error
 
     def _recover(self, cycle: Cycle) -> None:
@@ -124,7 +124,7 @@ class MainLoop:
         outages.KAFKA.answered("worker")
 
     def _warn(self, cycle: Cycle, resumes: int) -> int:
-        """Tell the cycle at which records processes ended, if it has taken over a share since the last time."""
+        """Tell the cycle at which records processes ended, if it took over a share since the last call."""
         if cycle.resumes != resumes:
             for source, attempt in self._database.attempts().items():
                 cycle.suspect(source, attempt)
@@ -133,7 +133,7 @@ class MainLoop:
         return cycle.resumes
 
     def _after(self, cycle: Cycle, progress: Progress, seconds: float, *, assigned: bool, unreadable: str = "") -> None:
-        """Show what a cycle did that took so many seconds, and what follows from it. Raises `TooManyDeadLetters`."""
+        """Report a cycle that took `seconds`, and act on its outcome. Raises `TooManyDeadLetters`."""
         if progress.received or progress.published:
             self._observer.answered()
         self._health.working(

@@ -1,4 +1,4 @@
-"""How often something happened in the last minute."""
+"""A count of occurrences in the last minute."""
 
 import time
 from collections import deque
@@ -8,14 +8,14 @@ SECONDS = 60.0
 
 
 class Minute:
-    """Counts occurrences; those of more than a minute ago are forgotten."""
+    """Counts occurrences; forgets those older than a minute."""
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._times: deque[float] = deque()
 
     def count(self, more: int = 1) -> int:
-        """Note `more` occurrences now, and return the number of those of the last minute."""
+        """Note `more` occurrences now; return the number in the last minute."""
         now = self._clock()
         self._times.extend([now] * more)
         while self._times and self._times[0] < now - SECONDS:

@@ -1,5 +1,5 @@
-"""What is true whether the worker works or not, seen from beside it: how far behind the service is, whether its servers
-answer, and who holds its topics back. A thread with a client of its own, which is in no group and changes nothing.
+"""Watches a service whether or not the worker works: its lag and backlog, whether its servers answer, and who holds its
+topics back. A thread with its own client, which joins no group and changes nothing.
 """
 
 import threading
@@ -22,48 +22,46 @@ from ..telemetry import logs, metrics, outages
 from ..telemetry.logs import log
 
 LOOK_SECONDS = 3.0
-"""How often it looks. Each look asks Kafka three questions and PostgreSQL two, which take milliseconds."""
+"""Seconds between two looks. Each sends Kafka three requests and PostgreSQL two, which take milliseconds."""
 
 ANSWER_SECONDS = 4.0
-"""For one question to Kafka; and so long a look waits for what PostgreSQL says."""
+"""Timeout of one request to Kafka, and of a look's wait for PostgreSQL."""
 
 SILENT_SECONDS = 10.0
-"""A server that has given no answer for so long is away: two looks, and time for a busy machine."""
+"""A server that has not answered for this long is down: two looks, plus slack for a busy machine."""
 
 _HANDLED = text("SELECT topic, partition, next_offset FROM exactly_once_position WHERE topic = ANY(:topics)")
 
 
 class Answers:
-    """Since when a server gives no answer, counted from the first question that has none: while nobody asks, it is not
-    silent.
-    """
+    """Tracks how long a server has been silent, from its first unanswered request on; without one it is not silent."""
 
     def __init__(self, server: str, outage: outages.Outage) -> None:
         self._server = server
         self._outage = outage
         self._asked: float | None = None
         self.error = ""
-        """What the client says of the last question."""
+        """The client's error for the last request."""
 
     def ask(self) -> None:
-        """Begin to ask; the first question without an answer counts."""
+        """Note a request; the first unanswered one counts."""
         if self._asked is None:
             self._asked = time.monotonic()
 
     def answered(self) -> None:
-        """Note an answer to somebody, or to a part of the question: the rest of it counts from now on."""
+        """Note an answer to another client, or to part of the request: the rest counts from now on."""
         if self._asked is not None:
             self._asked = time.monotonic()
         self.error = ""
         self._outage.answered("observer")
 
     def end(self) -> None:
-        """Note that all was answered."""
+        """Note that everything was answered."""
         self._asked = None
         self.answered()
 
     def silence(self) -> str:
-        """Tell since when there is no answer; empty while there is."""
+        """Say for how long there has been no answer; empty while there is one."""
         asked = self._asked
         seconds = time.monotonic() - asked if asked is not None else 0.0
         if seconds <= SILENT_SECONDS:
@@ -95,17 +93,17 @@ class Observer:
         self._thread = threading.Thread(target=self._run, name="observer", daemon=True)
 
     def start(self) -> None:
-        """Begin, if it has not begun yet."""
+        """Start, unless already started."""
         if self._thread.ident is None:
             self._thread.start()
 
     def stop(self) -> None:
-        """End after the question that is under way."""
+        """Stop after the current request."""
         self._stopping.set()
 
     def own(self, inputs: Collection[Input]) -> None:
-        """Show the lag of these inputs from now on: others have the rest. Whoever owns none shows all: of a service
-        that stands still nobody owns anything.
+        """Show the lag of these inputs from now on; other workers show the rest. A worker that owns none shows all,
+        since no worker of a stopped service owns any.
         """
         self._owned = frozenset(inputs)
 
@@ -114,11 +112,11 @@ class Observer:
         self._kafka.answered()
 
     def silence(self) -> str:
-        """Tell which server gives no answer, and since when; empty while both do."""
+        """Say which server does not answer, and for how long; empty while both do."""
         return "; ".join(filter(None, (self._kafka.silence(), self._database.silence())))
 
     def held_back(self) -> str:
-        """Tell which of the inputs owned are held back, and by whom; empty if none is."""
+        """Say which of the inputs owned are held back, and by whom; empty if none is."""
         found = sorted(dict(self._held).items())
         return "; ".join(str(held) for source, held in found if held.told and self._ours(source))
 
@@ -129,16 +127,16 @@ class Observer:
         while not self._stopping.is_set():
             try:
                 self.look()
-            except Exception:  # noqa: BLE001 - whatever it is, the next look may do
+            except Exception:  # noqa: BLE001 - whatever it is, the next look may succeed
                 log.exception("observer_failed")
             self._stopping.wait(LOOK_SECONDS)
 
     def look(self) -> None:
-        """Look once. Kafka comes first: what is handled meanwhile must not count as lag."""
+        """Look once. Kafka comes first: records handled meanwhile must not count as lag."""
         self._see_kafka()
         self._show()
         self._read_database()
-        self.silence()  # for the log, though nobody asks for health
+        self.silence()  # for the log, even if no health check asks
         self._show()
 
     # ---- Kafka
@@ -165,8 +163,8 @@ class Observer:
         if self._ends or not inputs:
             self._kafka.end()
         if len(stable) == len(self._ends) == len(inputs):
-            self._admin = admin  # else another one next time: an old client may know leaders only that are gone
-        # The ends are read last: what a transaction wrote and ended meanwhile is seen as held back, at one look.
+            self._admin = admin  # else a new one next time: an old client may know only leaders that are gone
+        # The ends are read last: a transaction that wrote and ended meanwhile appears held back, in this look only.
         self._see_held({source: at for source, at in stable.items() if at < self._ends.get(source, at)})
 
     def _inputs(self, admin: AdminClient) -> list[Input]:
@@ -181,14 +179,14 @@ class Observer:
         return found
 
     def _offsets(self, admin: AdminClient, inputs: Collection[Input], level: IsolationLevel) -> dict[Input, int]:
-        """Return the ends of those inputs whose leader tells it."""
+        """Return the ends of the inputs whose leaders answer."""
         asked = {TopicPartition(*source): OffsetSpec.latest() for source in inputs}  # type: ignore[no-untyped-call]
         found = {}
         answers = admin.list_offsets(asked, isolation_level=level, request_timeout=ANSWER_SECONDS) if asked else {}
         for p, answer in answers.items():
             with suppress(KafkaException, TimeoutError):
                 found[Input(p.topic, p.partition)] = int(answer.result(2 * ANSWER_SECONDS).offset)
-        # When a leader does not answer, the client gives a negative offset instead of an error.
+        # If a leader does not answer, the client returns a negative offset instead of an error.
         return {source: offset for source, offset in found.items() if offset >= 0}
 
     def _see_held(self, stable: dict[Input, int]) -> None:
@@ -202,7 +200,7 @@ class Observer:
         self._tell_who_holds()
 
     def _ask_who_holds(self) -> None:
-        """Ask on a thread of its own: brokers that do not answer must not keep the next look waiting."""
+        """Ask on a separate thread: brokers that do not answer must not delay the next look."""
         due = [found for found in self._held.values() if not found.asked and found.seconds() > HELD_SECONDS]
         if due and (self._asking is None or not self._asking.is_alive()):
             arguments = (self._settings, self._service.name, due)
@@ -238,7 +236,7 @@ class Observer:
     # ---- PostgreSQL
 
     def _read_database(self) -> None:
-        """Read on a thread of its own: a server that hangs keeps it for ever, and must not hide what Kafka says."""
+        """Read on a separate thread: a server that hangs blocks it for ever, and must not hide Kafka's state."""
         if self._reading is not None and self._reading.is_alive():
             return
         self._reading = threading.Thread(target=self._see_database, name="observer of PostgreSQL", daemon=True)
@@ -258,7 +256,7 @@ class Observer:
                     dead_letters.look(connection)
             self._database.end()
         except SQLAlchemyError as error:
-            # The next offset stays as it was last: nobody moves it while the database is away, or the table locked.
+            # Keep the last next offsets: they cannot move while the database is down, or the table is locked.
             backlog.ROWS.forget()
             backlog.OLDEST.forget()
             dead_letters.WAITING.forget()

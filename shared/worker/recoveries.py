@@ -1,4 +1,4 @@
-"""How often a worker recovers, and what is too often: then it ends, and says what led to it."""
+"""Counts a worker's recoveries; if there are too many it ends, and reports their causes."""
 
 from collections import Counter, deque
 
@@ -9,14 +9,14 @@ from ..telemetry.metrics import log
 from .minute import Minute
 
 FENCED_PER_MINUTE_MAX = 5
-"""A frozen broker that wakes may let a worker's client fence itself, once; more often there is somebody else."""
+"""A frozen broker that wakes may make a worker's client fence itself, once; more means that another client does it."""
 
 CAUSE_MAX, CAUSES_MAX, CAUSES_KEPT = 300, 5, 1_000
-"""Characters of a cause of recoveries; how many causes are named, the most frequent first; how many are kept."""
+"""Characters of a recovery's cause; number of causes named, the most frequent first; number kept."""
 
 
 class Recoveries:
-    """Counts those of one worker."""
+    """Counts the recoveries of one worker."""
 
     def __init__(self, per_minute_max: int, group: str) -> None:
         self._per_minute_max = per_minute_max
@@ -26,7 +26,7 @@ class Recoveries:
         self._causes: deque[str] = deque(maxlen=CAUSES_KEPT)
 
     def count(self, doubt: RecoveryNeeded) -> None:
-        """Count one, for `doubt`. Raises `TooManyRecoveries`."""
+        """Count a recovery for `doubt`. Raises `TooManyRecoveries`."""
         cause = type(doubt).__name__
         metrics.RECOVERIES.labels(cause).inc()
         log.warning("recovery", cause=cause, detail=str(doubt)[:LOGGED_MAX])
@@ -42,7 +42,7 @@ class Recoveries:
             )
 
     def fenced(self, fenced: Fenced) -> None:
-        """Count one that new clients have to bring about. Raises `TooManyRecoveries` if these do not help."""
+        """Count a recovery that needs new clients. Raises `TooManyRecoveries` if these do not help."""
         metrics.RECOVERIES.labels(type(fenced).__name__).inc()
         if self._fences.count() > FENCED_PER_MINUTE_MAX:
             raise TooManyRecoveries(

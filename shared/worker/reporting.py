@@ -1,4 +1,4 @@
-"""What a cycle did, told in metrics and log; and the limits that stop a worker when too much of it was to set aside."""
+"""Reports each cycle in metrics and log, and stops a worker that sets too many records aside."""
 
 from collections.abc import Sequence
 
@@ -13,7 +13,7 @@ from ..telemetry.metrics import log
 from .minute import Minute
 
 UNREAD_LOGGED_MAX = 100
-"""A minute: who writes junk must not fill a disk. Each of the records is kept, as a dead letter."""
+"""Per minute: a producer of junk must not fill a disk with log. Each record is kept, as a dead letter."""
 
 
 class Reporting:
@@ -27,13 +27,13 @@ class Reporting:
         self._equal_failures = EqualFailures(settings.equal_failures_max, program(service))
 
     def report(self, progress: Progress, seconds: float) -> None:
-        """Report a cycle that had something to do and took so many seconds. Raises `TooManyDeadLetters`."""
+        """Report a cycle that was not idle and took `seconds`. Raises `TooManyDeadLetters`."""
         _count(progress, seconds)
         _tell(progress, seconds)
         if progress.failed is not None:
             failures.log_batch(progress.failed, progress.failed_at, progress.received)
-        # Only what a handler has failed for tells of the service. What never came to one, since it is no event of ours
-        # or cannot be read as one, is in the hands of whoever may write to the topic, and must stop nobody.
+        # Only records for which a handler failed say something about the service. Records that are no events of ours,
+        # or unreadable, never reach a handler: any producer of the topic can write them, so they must not stop us.
         failed = [dead_letter for dead_letter in progress.set_aside if dead_letter.envelope is not None]
         for dead_letter in failed:
             failures.log_set_aside(dead_letter.error, dead_letter.record)
@@ -48,12 +48,12 @@ class Reporting:
             )
 
     def _log_unread(self, dead_letters: Sequence[NewDeadLetter]) -> None:
-        """Log each record that came to no handler, up to so many a minute; of more, that there are more."""
+        """Log each record that reached no handler, up to a limit per minute; then, that there are more."""
         for dead_letter in dead_letters:
             metrics.UNREAD.inc()
             if self._unread.count() <= UNREAD_LOGGED_MAX:
                 failures.log_set_aside(dead_letter.error, dead_letter.record)
-            else:  # the same line each time, which is counted and not repeated
+            else:  # the same line each time, which is counted instead of repeated
                 log.warning(
                     "set_aside_unread",
                     topic=dead_letter.record.input.topic,
@@ -75,7 +75,7 @@ def _count(progress: Progress, seconds: float) -> None:
 
 
 def _tell(progress: Progress, seconds: float) -> None:
-    """Tell a batch to whoever debugs."""
+    """Log a batch at debug level."""
     log.debug(
         "batch",
         received=progress.received,

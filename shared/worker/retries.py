@@ -1,4 +1,4 @@
-"""When an input that was parked is tried again: each time later, and not all at once."""
+"""The schedule of retries for parked inputs: each time later, and spread out."""
 
 import random
 import time
@@ -12,7 +12,7 @@ from ..telemetry.failures import log_retry
 PAUSE_SECONDS = 0.1
 """Doubled for each attempt, the first one included."""
 DOUBLINGS_MAX = 16
-"""The setting is reached long before: 0.1 s doubled so often are 1.8 hours."""
+"""The setting is reached long before: 0.1 s doubled this often is 1.8 hours."""
 
 
 class Retries:
@@ -23,13 +23,13 @@ class Retries:
     ) -> None:
         self._seconds_max = seconds_max
         self._calm_seconds = calm_seconds
-        """How long this process lives before it tries a record at which others were killed."""
+        """How long this process lives before it retries a record at which others were killed."""
         self._clock = clock
         self._due: dict[Input, float] = {}
         self._random = random.Random()  # noqa: S311 - it spreads attempts in time
 
     def release(self, cycle: Cycle) -> None:
-        """Unpark the inputs of `cycle` that have waited long enough; tell those that have just begun to."""
+        """Unpark the inputs of `cycle` that have waited long enough; log those that have just begun to wait."""
         now, parked = self._clock(), cycle.parked()
         for source, attempts in parked.items():
             if source not in self._due:

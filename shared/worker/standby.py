@@ -1,4 +1,4 @@
-"""How a worker comes by its slot: it stands by until one is free, and sees that it is still its own."""
+"""How a worker gets its slot: it stands by until one is free, and checks that it still holds it."""
 
 import threading
 import time
@@ -16,7 +16,7 @@ STANDBY_SECONDS = 1.0
 
 
 class Standby:
-    """Asks for a slot of `slots`, until there is one or the process is asked to end."""
+    """Asks for one of `slots` slots, until one is free or the process is asked to stop."""
 
     def __init__(
         self, database: WorkerDatabase, slots: int, health: Health, backoff: Backoff, stopping: threading.Event
@@ -28,7 +28,7 @@ class Standby:
         self._stopping = stopping
 
     def take_slot(self) -> bool:
-        """Take a slot, or stand by until one is free; False if the worker was asked to stop meanwhile."""
+        """Take a slot, or stand by until one is free; return False if asked to stop meanwhile."""
         settled, asked_at = False, 0.0
         while not self._stopping.is_set():
             wait = STANDBY_SECONDS
@@ -39,7 +39,7 @@ class Standby:
                         asked_at = time.monotonic()
                         if wait > 0:
                             self._log_settling()
-                    # By our clock too: the server's may have been set back, and then it seems to start in the future.
+                    # By our clock too: the server's may have been set back, so that its start lies in the future.
                     wait = min(wait, SETTLE_SECONDS - (time.monotonic() - asked_at))
                     settled = wait <= 0
                 if settled:
@@ -54,8 +54,8 @@ class Standby:
         return False
 
     def keep_slot(self) -> None:
-        """See that the slot is still ours, before new clients take the place of the old ones in the group and at the
-        broker of transactions. Raises `SlotLost`: then somebody else has it, and by right.
+        """Check that the slot is still ours, before new clients replace the old ones in the group and at the
+        transaction coordinator. Raises `SlotLost`: then another worker holds it, rightfully.
         """
         while not self._stopping.is_set():
             try:

@@ -1,4 +1,4 @@
-"""What must hold before a process works: its libraries, its database, its topics."""
+"""The checks before a process works: its libraries, its database, its topics."""
 
 import time
 from typing import NamedTuple
@@ -18,7 +18,7 @@ from ..settings import Settings
 from ..telemetry.metrics import log
 
 MISSING_SECONDS = 3.0
-"""How long a topic must be missing before it is: one question to another broker, and to the same one a little later."""
+"""How long a topic must stay absent to count as missing: time to ask another broker, and the same one again later."""
 
 
 def check_database(engine: Engine, service: Service) -> None:
@@ -33,13 +33,13 @@ class Topics(NamedTuple):
 
     cluster_id: str
     present: dict[str, tuple[str, int]]
-    """Id and number of partitions of each that is there."""
+    """Id and number of partitions of each topic that exists."""
     missing: list[str]
 
 
 def see_topics(settings: Settings, service: Service) -> Topics:
-    """Ask for the cluster and the topics of `service`. What is missing is asked for again: a broker that has just
-    started may not know all topics yet. Raises `KafkaUnavailable` or `Misconfigured`.
+    """Return the cluster and the topics of `service`. Ask again for missing ones: a broker that has just started may
+    not know all topics yet. Raises `KafkaUnavailable` or `Misconfigured`.
     """
     client = admin(settings)
     found = describe(client, settings, needed(service))
@@ -59,8 +59,8 @@ def see_topics(settings: Settings, service: Service) -> Topics:
 
 
 def compare_topics(connection: Connection, settings: Settings, service: Service, seen: Topics) -> dict[str, Stop]:
-    """Compare what the brokers show with what the database knows of it; return what a worker must stop for, the deepest
-    cause first, by source: `cluster`, or the name of a topic.
+    """Compare the brokers' answers with the database; return the reasons for a worker to stop, the deepest cause first,
+    by source: `cluster`, or the name of a topic.
     """
     known_cluster = connection.execute(text("SELECT cluster_id FROM exactly_once_cluster")).scalar_one_or_none()
     if known_cluster not in (None, seen.cluster_id):
@@ -110,17 +110,17 @@ def refuse_missing(service: Service, seen: Topics) -> None:
 
 
 def look_at_topics(engine: Engine, settings: Settings, service: Service) -> Stop | None:
-    """Return what the topics are a reason to stop for, the deepest cause first. Raises what `see_topics` raises."""
+    """Return the deepest reason to stop that the topics give, if any. Raises what `see_topics` raises."""
     seen = see_topics(settings, service)
     with engine.connect() as connection, connection.begin():
         return next(iter(compare_topics(connection, settings, service, seen).values()), None)
 
 
 def check_topics(engine: Engine, settings: Settings, service: Service) -> None:
-    """Compare the topics with what the database knows of them, and remember those that are new.
+    """Compare the topics with their rows in the database, and store the new ones.
 
-    Raises `Misconfigured` for a missing topic, `LanesDiffer` for a number of partitions that changed, `OtherCluster`
-    for another cluster or a recreated topic.
+    Raises `Misconfigured` for a missing topic, `LanesDiffer` for a changed number of partitions, `OtherCluster` for
+    another cluster or a recreated topic.
     """
     seen = see_topics(settings, service)
     refuse_missing(service, seen)

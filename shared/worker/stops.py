@@ -1,7 +1,7 @@
-"""Reasons to stop: proven before a worker stops, and asked for again for as long as it is stopped.
+"""Reasons to stop: proven before a worker stops, and checked again while it is stopped.
 
-What one client says may not be so: it may have taken an outage for a loss. So nobody stops before other clients were
-asked, and nobody stays stopped when the reason is gone.
+One client may be wrong: it may have taken an outage for a loss. So a worker stops only after other clients have
+confirmed the reason, and goes on once the reason is gone.
 """
 
 import random
@@ -29,21 +29,21 @@ from .observer import Observer
 from .watchdog import Watchdog
 
 CONFIRM_SECONDS = 1.0
-"""Before a worker stops, all servers are asked once more; so long after the first answer, another may have come up."""
+"""Before a worker stops, it asks all servers again, this much later: another one may have come up meanwhile."""
 
 REPEAT_SECONDS = 60.0
 """How often a stopped worker repeats why."""
 
 PROBE_MIN, PROBE_MAX = 2.0, 15.0
-"""Seconds between two looks of a stopped worker whether there is still a reason; so long after a decision it works."""
+"""Seconds between two checks of a stopped worker for its reason; it resumes this long after a decision."""
 
 LISTED_MAX = 20
 """Reasons in one log line."""
 
 
 class Stops:
-    """Asks the servers by clients of its own: `stands` what there is to stop for, the deepest cause first; `check`
-    whether all holds that a worker needs to start.
+    """Asks the servers with its own clients: `stands` returns the reasons to stop, the deepest cause first; `check`
+    verifies what a worker needs to start.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Stops:
         self._random = random.Random()  # noqa: S311 - it spreads attempts in time
 
     def check(self) -> None:
-        """Check what must hold before a worker works, until it does. Raises `Stop` only if it is proven."""
+        """Repeat the checks before work until they pass. Raises `Stop` only if it is proven."""
         while not self._stopping.is_set():
             try:
                 self._check()
@@ -77,8 +77,8 @@ class Stops:
                 return
 
     def prove(self, doubt: Stop | NotLetIn) -> None:
-        """Raise what there is to stop for when all servers are asked again, by clients of their own and after a pause.
-        Return, after another one, if they say nothing of the kind or do not answer: then it is no time to stop.
+        """Raise the reason to stop that all servers give when asked again, by separate clients and after a pause.
+        Return, after another pause, if they give none or do not answer: then it is no time to stop.
         """
         if isinstance(doubt, TooManyDeadLetters | ContentStuck):
             raise doubt
@@ -99,8 +99,8 @@ class Stops:
         self._backoff.wait(Unproven(f"{doubt} (asked again: {detail})"))
 
     def wait(self, stop: Stop) -> None:
-        """Stay alive and unready, and repeat what an operator has to decide; until there is nothing to stop for any
-        more, or the process is asked to end. After `TooManyDeadLetters` only a restart tells that all is mended.
+        """Stay alive and unready, and repeat what an operator has to decide, until the reason is gone or the process
+        is asked to stop. After `TooManyDeadLetters` only a restart says that the cause is fixed.
         """
         self._watchdog.rest()
         pause, told = PROBE_MIN, float("-inf")
@@ -127,7 +127,7 @@ class Stops:
                 return
 
     def _ask(self, doubt: Stop | NotLetIn) -> None:
-        """Raise the deepest of the reasons to stop that the servers tell."""
+        """Raise the deepest reason to stop that the servers give."""
         found = self._stands(doubt)
         if len(found) > 1:
             log.error("more_to_decide", also=[str(stop) for stop in found[1:LISTED_MAX]], count=len(found))

@@ -1,7 +1,7 @@
-"""A thread that looks whether the topics are still those that the positions are of.
+"""A thread that checks whether the topics are still those that the positions belong to.
 
 A topic that is deleted and created again has the same name, and soon offsets that look like the old ones: only its id
-tells. Clients do not say it in time, so somebody asks.
+differs. Clients do not report that in time, so this thread asks.
 """
 
 import threading
@@ -13,11 +13,11 @@ from ..errors import Misconfigured, Stop, Unavailable
 from ..telemetry.metrics import log
 
 LOOK_SECONDS = 25.0
-"""Between two looks: one question to one broker, and three rows of PostgreSQL. So it is known within half a minute."""
+"""Between two looks: one request to one broker, and three rows of PostgreSQL. Changes are seen within half a minute."""
 
 
 class TopicWatch:
-    """Asks `look` all the time; what it finds is for the worker to prove."""
+    """Calls `look` periodically; the worker has to prove its findings."""
 
     def __init__(self, look: Callable[[], Stop | None]) -> None:
         self._look = look
@@ -26,12 +26,12 @@ class TopicWatch:
         threading.Thread(target=self._run, name="topics", daemon=True).start()
 
     def take(self) -> Stop | None:
-        """Return what was found, once."""
+        """Return a finding, once."""
         found, self._found = self._found, None
         return found
 
     def stop(self) -> None:
-        """End after the look that is under way."""
+        """Stop after the current look."""
         self._ending.set()
 
     def _run(self) -> None:

@@ -1,7 +1,7 @@
 """The watchdog: ends the process when one piece of work takes longer than its budget.
 
-Some calls of the Kafka client ignore their timeout (librdkafka #5456) and cannot be interrupted from Python. A process
-that ends leaves everything as a crash does, and a crash is what the protocol is made for.
+Some calls of the Kafka client ignore their timeout (librdkafka #5456) and cannot be interrupted from Python. Ending the
+process leaves the state of a crash, and the protocol is built for crashes.
 """
 
 import os
@@ -13,29 +13,29 @@ from ..telemetry.metrics import log
 from ..telemetry.waits import MAIN_LOOP
 
 EXIT_CODE = 75
-"""EX_TEMPFAIL of sysexits.h: start me again."""
+"""EX_TEMPFAIL of sysexits.h: restart me."""
 
 TICK_SECONDS = 0.2
 
 LAST_WORDS_SECONDS = 5.0
-"""For noting what was in hand; a database that does not answer must not keep a process that is stuck."""
+"""For noting what it was working on; a database that does not answer must not keep a stuck process alive."""
 
 
 class Watchdog:
-    """Counts down while the process runs. Time in which the whole process was frozen does not count: on waking it shall
-    recover, not die.
+    """Counts down while the process runs. Time spent frozen (SIGSTOP) does not count, so that a resumed process
+    recovers instead of exiting.
     """
 
     def __init__(self, last_words: Callable[[str], dict[str, object]] = lambda _: {}, *, off: bool = False) -> None:
         self._off = off
         self._last_words = last_words
-        """Returns what else is to be logged; it may take `LAST_WORDS_SECONDS`."""
+        """Returns more fields to log; it may take `LAST_WORDS_SECONDS`."""
         self._left = float("inf")
         self._what = ""
         threading.Thread(target=self._watch, name="watchdog", daemon=True).start()
 
     def allow(self, what: str, seconds: float) -> None:
-        """Allow `what` to take up to `seconds` from now on; it replaces what was allowed before."""
+        """Allow `what` to take up to `seconds` from now on; this replaces the previous budget."""
         self._what = what
         self._left = float("inf") if self._off else seconds
 

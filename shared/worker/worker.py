@@ -1,7 +1,6 @@
-"""A worker: it takes a slot, runs cycles, recovers from doubt, and stops when it is asked to.
+"""A worker: it takes a slot, runs cycles, recovers from doubt, and stops when asked to.
 
-Everything that has to do with clocks, threads and signals is here, and in what this puts together, not in
-`shared.protocol.cycle`.
+Everything about clocks, threads and signals is here and in the parts assembled here, not in `shared.protocol.cycle`.
 """
 
 import signal
@@ -82,7 +81,7 @@ class Worker:
         )
 
     def ready(self) -> tuple[bool, str]:
-        """Whether this worker works, or stands by to work; and what it does."""
+        """Return whether this worker works or stands by, and what it is doing."""
         return self._health.told()
 
     def run(self) -> None:
@@ -103,7 +102,7 @@ class Worker:
                 try:
                     live()
                 except Stop as stop:
-                    # The slot too: an operator decides while no worker holds one.
+                    # Release the slot too: an operator decides while no worker holds one.
                     self._database.close()
                     self._observer.start()
                     self._stops.wait(stop)
@@ -122,7 +121,7 @@ class Worker:
         self._live()
 
     def _live(self) -> None:
-        """Take a slot, and work until the process is asked to end. Raises `Stop` only if it is proven."""
+        """Take a slot, and work until the process is asked to stop. Raises `Stop` only if it is proven."""
         if not self._standby.take_slot():
             return
         slot = self._database.slot
@@ -142,7 +141,7 @@ class Worker:
         self._watchdog.allow("stopping", self._settings.shutdown_grace_seconds)
 
     def _work(self, slot: int, watch: TopicWatch) -> None:
-        """Work with one pair of Kafka clients after the other."""
+        """Work with one pair of Kafka clients after another."""
         kafka: KafkaClient | None = None
         try:
             while not self._stopping.is_set():

@@ -1,4 +1,4 @@
-"""What the inventory service publishes, and its own view of what it consumes: only the fields that it needs."""
+"""The events that the inventory service publishes, and its view of those it consumes: only the fields it needs."""
 
 from typing import Annotated
 
@@ -14,7 +14,7 @@ class OrderEvent(Event, key="order_id"):
 
 
 class StockReserved(OrderEvent, topic="inventory.events"):
-    """All lines of the order are reserved. Carries all that the payment needs: who pays how much."""
+    """All lines of the order are reserved. Carries what the payment needs: who pays how much."""
 
     account: Id
     amount: Money

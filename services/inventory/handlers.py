@@ -64,7 +64,7 @@ RESERVATION = Machine(
 
 service = Service("inventory", publishes=(StockReserved, StockRejected, StockReleased, StockSold))
 
-# Every handler locks reservations before items: two workers never wait for each other.
+# Every handler locks reservations before items, so two workers never deadlock.
 OrderedStock = Annotated[Mapping[str, Stock], lock(by=lambda event: {line.sku for line in event.lines})]
 ReservedStock = Annotated[Mapping[str, Stock], lock(by=lambda _, reservation: reservation.lines)]
 
@@ -73,7 +73,7 @@ ReservedStock = Annotated[Mapping[str, Stock], lock(by=lambda _, reservation: re
 def reserve(event: OrderPlaced, session: Session, stock: OrderedStock) -> StockReserved | StockRejected:
     """Reserve all lines or none, at today's prices."""
     wanted: Counter[str] = Counter()
-    for line in event.lines:  # the contract of the topic lets a line repeat a SKU; the sum counts
+    for line in event.lines:  # the topic's contract lets lines repeat a SKU; the sum counts
         wanted[line.sku] += line.quantity
     amount = sum(item.price * wanted[sku] for sku, item in stock.items())
     session.add(reservation := Reservation(order_id=event.order_id, lines=dict(wanted)))
@@ -102,7 +102,7 @@ def sell(event: PaymentCaptured, reservation: Reservation, stock: ReservedStock)
 def release(
     event: PaymentDeclined | OrderCancelled, session: Session, reservation: Reservation | None, stock: ReservedStock
 ) -> StockReleased | None:
-    """There will be no sale, or there was one and it is undone: what was taken is available again."""
+    """There will be no sale, or a sale is undone: what was taken is available again."""
     if reservation is None:
         session.add(Reservation(order_id=event.order_id, state=CANCELLED, lines={}))
         return None

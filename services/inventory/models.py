@@ -42,7 +42,7 @@ class ReservationState(StrEnum):
 
 
 class Reservation(Base):
-    """What one order has taken from the stock."""
+    """The stock taken by one order."""
 
     __tablename__ = "reservation"
     __table_args__ = (

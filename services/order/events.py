@@ -1,4 +1,4 @@
-"""What the order service publishes, and its own view of what it consumes: only the fields that it needs."""
+"""The events that the order service publishes, and its view of those it consumes: only the fields it needs."""
 
 from typing import Annotated
 

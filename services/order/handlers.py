@@ -1,8 +1,8 @@
 """What the order service does about each event.
 
 The order's own row decides the saga: it is confirmed by the payment or cancelled by the customer, depending on which
-transaction commits first, and never both. `OrderCancelled` is published if and only if the order is CANCELLED; the
-other services undo what they had done when they consume it.
+transaction commits first, and never both. `OrderCancelled` is published if and only if the order is CANCELLED; when the
+other services consume it, they undo what they did.
 """
 
 from typing import Annotated
@@ -83,7 +83,7 @@ ItsOrder = Annotated[Order, lock(by="order_id")]
 
 @service.on(StockReserved, ORDER)
 def reserved(event: StockReserved, order: ItsOrder) -> None:
-    """The stock is there: now the price is known, and the payment service is at work."""
+    """The stock is reserved: the price is known now, and the payment is under way."""
     order.amount, order.currency = event.amount, event.currency
 
 

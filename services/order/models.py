@@ -35,7 +35,7 @@ class Order(Base):
         CheckConstraint("(state = 'REJECTED') = (reason IS NOT NULL)", name="orders_reason"),
         Index("orders_state_id", "state", "id"),
     )
-    # Orders are inserted one at a time, by requests, and the answer tells the database's `placed_at`.
+    # Requests insert orders one at a time, and the answer contains the database's `placed_at`.
     __mapper_args__ = {"eager_defaults": "auto"}  # noqa: RUF012 (SQLAlchemy's own name and type)
 
     id: Mapped[str] = mapped_column(primary_key=True, comment="UUIDv7, so ids grow with time")

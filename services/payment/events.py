@@ -1,4 +1,4 @@
-"""What the payment service publishes, and its own view of what it consumes: only the fields that it needs."""
+"""The events that the payment service publishes, and its view of those it consumes: only the fields it needs."""
 
 from shared import Currency, Event, Id, Money, Reason
 
@@ -32,7 +32,7 @@ class PaymentRefunded(OrderEvent, topic="payment.events"):
 
 
 class StockReserved(OrderEvent, topic="inventory.events"):
-    """Consumed: the stock is there; this account is to pay this amount."""
+    """Consumed: the stock is reserved; this account pays this amount."""
 
     account: Id
     amount: Money

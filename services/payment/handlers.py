@@ -39,14 +39,14 @@ PAYMENT = Machine(
 
 service = Service("payment", publishes=(PaymentCaptured, PaymentDeclined, PaymentRefunded))
 
-# Every handler locks payments before accounts: two workers never wait for each other.
+# Every handler locks payments before accounts, so two workers never deadlock.
 Payer = Annotated[Account | None, lock(by="account")]
 RefundedAccount = Annotated[Account | None, lock(by=lambda _, payment: payment.account)]
 
 
 @service.on(StockReserved, PAYMENT)
 def charge(event: StockReserved, session: Session, account: Payer) -> PaymentCaptured | PaymentDeclined:
-    """The stock is there: take the money, or decline."""
+    """The stock is reserved: take the money, or decline."""
     payment = Payment(order_id=event.order_id, account=event.account, amount=event.amount, currency=event.currency)
     session.add(payment)
     if account is None:
@@ -84,8 +84,8 @@ def refund(
 
 
 def _posting(kind: str, order_id: str, account: Account, amount: int) -> tuple[Entry, Entry]:
-    """Both sides of a posting between a customer and the merchant; the customer receives `amount`, or pays it when it
-    is negative.
+    """Return both sides of a posting between a customer and the merchant; the customer receives `amount`, or pays it
+    if negative.
     """
     posting = f"{kind}:{order_id}"
     return (

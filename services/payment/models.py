@@ -14,9 +14,7 @@ class Base(Tables, DeclarativeBase):
 
 
 class Account(Base):
-    """A customer's account. Its balance is the sum of its entries in the ledger, kept here so that one locked row
-    decides.
-    """
+    """A customer's account. Its balance is the sum of its ledger entries, kept here so that one locked row decides."""
 
     __tablename__ = "account"
     __table_args__ = (CheckConstraint("balance >= 0", name="account_balance"),)
@@ -61,7 +59,7 @@ class Payment(Base):
 class Entry(Base):
     """One side of a posting in the ledger. The two sides of a posting sum to zero; entries are only ever added.
 
-    A posting is named after its cause, so a second capture of one order is refused by the primary key.
+    A posting is named after its cause, so the primary key refuses a second capture of one order.
     """
 
     __tablename__ = "entry"

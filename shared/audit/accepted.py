@@ -1,11 +1,11 @@
-"""What was accepted: a decision explains what the audit finds because of it, and hides nothing.
+"""Accepted findings: a decision explains the audit's findings that follow from it, and hides none.
 
-After a restored backup the topics have events that this database never decided. Whoever decides about the lane accepts
-that. The events stay lost to this service, so they stay in the audit, with the number of the decision.
+After a restored backup the topics have events that this database never decided. A decision about the lane accepts
+that. The events stay lost to this service, so the audit still lists them, with the number of the decision.
 
-Whoever rewinds an input accepts that what was published about its records is published again. The id of such an event
-names its record, so it can be told which of them a rewind explains. Whoever rewinds a lane accepts the same of the rows
-that wait in it, and the decision remembers these.
+Rewinding an input accepts that events about its records are published again. The id of such an event names its record,
+which shows whether a rewind explains it. Rewinding a lane accepts the same for the rows that wait in it, and the
+decision remembers these rows.
 """
 
 import math
@@ -23,12 +23,10 @@ _DECISIONS = text("""
 """)
 
 _CAUSED = re.compile(r".+?:(?P<source>.+-\d+)\.(?P<epoch>\d+)\.(?P<offset>\d+)\.[^.]+\.\d+")
-"""What `dead_letters.cause_id` makes: the id of what is published about a record."""
+"""The form of `dead_letters.cause_id`: the id of an event about a record."""
 
 SAME_TRANSACTION_SECONDS = 60.0
-"""What `skip` counts as published it writes down shortly before the decision itself; with 50,000 rows it took a
-second.
-"""
+"""`skip` logs the rows that it counts as published shortly before the decision itself; 50,000 rows took a second."""
 
 
 class Decision(NamedTuple):
@@ -36,7 +34,7 @@ class Decision(NamedTuple):
 
     id: int
     time: float
-    """In seconds since 1970, by the clock of the database."""
+    """In seconds since 1970, by the database's clock."""
     command: str
     before: int | None
     """The position of the lane in the database."""
@@ -52,11 +50,11 @@ class Rewind(NamedTuple):
     end: int
     """The records from `first` up to `end`, not included, may have been handled before."""
     epoch: int | None
-    """None of a decision that an older release made."""
+    """None for a decision of an older release."""
 
 
 class Accepted:
-    """The decisions that explain something, in their order."""
+    """The decisions that explain findings, in order."""
 
     def __init__(self, connection: Connection) -> None:
         with connection.begin():
@@ -65,9 +63,7 @@ class Accepted:
         self._resized = max((row.time for row in rows if row.command == "lanes resize"), default=-math.inf)
         self._rewinds: dict[str, list[Rewind]] = {}
         self._waited: dict[str, tuple[str, list[int]]] = {}
-        """The key of each event that waited in a lane when that was decided, and the decisions that publish it
-        again.
-        """
+        """For each event that waited in a lane at a decision: its key, and the decisions that publish it again."""
         for row in rows:
             if rewind := _rewind(row):
                 self._rewinds.setdefault(_source(row.source), []).append(rewind)
@@ -79,13 +75,13 @@ class Accepted:
                     self._waited.setdefault(event_id, (key, []))[1].append(row.id)
 
     def born_empty(self, lane: int) -> bool:
-        """Whether nothing was ever claimed by `lane` before position 1, as far as decisions tell."""
+        """Whether `lane` never claimed anything before position 1, as far as decisions show."""
         moved = any(made.after < (made.before or 0) for made in self._by_lane.get(lane, ()))
         return self._resized == -math.inf and not moved
 
     def reached(self, lane: int, position: float) -> float:
-        """Where the positions of `lane` went on after `position`, of the last claim that is known: what a decision left
-        out was claimed by a database that is gone, and is no gap in what this one knows.
+        """Return where the positions of `lane` continued after `position`, its last known claim. Positions that a
+        decision skipped were claimed by a lost database; they are no gap in this one.
         """
         for made in self._by_lane.get(lane, ()):
             if made.before is not None and made.before <= position + 1:
@@ -93,13 +89,13 @@ class Accepted:
         return position
 
     def unknown(self, lane: int, decided: float) -> int | None:
-        """The decision that accepted an event which nobody knows."""
+        """The decision that accepted an unknown event."""
         everywhere = [made for made_of in self._by_lane.values() for made in made_of]
         mine = self._by_lane.get(lane, ()) if decided > self._resized else everywhere
         return _first(made.id for made in mine if made.time >= decided)
 
     def never(self, lane: int, position: int, claimed: float) -> int | None:
-        """The decision that counted events as published which are in no topic."""
+        """The decision that counted events in no topic as published."""
         return _first(
             made.id
             for made in self._by_lane.get(lane, ())
@@ -114,13 +110,12 @@ class Accepted:
         return bool(self._rewinds or self._waited)
 
     def key(self, event_id: str) -> str | None:
-        """The key of an event that waited in a lane when that was decided."""
+        """The key of an event that waited in a lane at a decision."""
         return self._waited[event_id][0] if event_id in self._waited else None
 
     def again(self, event_id: str, nth: int, published_at: float) -> int | None:
         """The decision that explains why an event is published for the `nth` time (from 2 on), at `published_at` or
-        later: each rewind over its record explains one duplicate, which comes after it; and each of the lane in which
-        it waited.
+        later. Each rewind over its record, or of the lane in which it waited, explains one later duplicate.
         """
         explain = list(self._waited[event_id][1]) if event_id in self._waited else []
         if found := _CAUSED.fullmatch(event_id):
@@ -135,12 +130,12 @@ class Accepted:
 
 
 def _source(written: str) -> str:
-    """Write the input `topic[0]` as ids do: `topic-0`."""
+    """Write the input `topic[0]` as in ids: `topic-0`."""
     return re.sub(r"\[(\d+)\]$", r"-\1", written)
 
 
 def _rewind(row: Any) -> Rewind | None:
-    # One that raises the epoch explains none: what is published then has new ids. One of a lane is about no record.
+    # One that raises the epoch explains none: later events have new ids. One of a lane concerns no record.
     if row.command != "positions rewind" or "H" not in row.after or "epoch" in row.after:
         return None
     end = max(row.before.get("H") or 0, row.before.get("committed") or 0)

@@ -1,28 +1,28 @@
-"""`audit`: compares what the database has decided to publish with what the topics have, while everything runs.
+"""`audit`: compares what the database decided to publish with what the topics contain, while everything runs.
 
-It changes nothing, joins no group, and holds no snapshot for long, so the two sides move while they are read. What it
-says is true all the same, because of the order of its looks:
+It changes nothing, joins no group, and holds no snapshot for long, so both sides move while they are read. Its answer
+is still true, because of the order of its reads:
 
-1. The lanes: their present claims, and the last row of `exactly_once_claimed` in each. A row that is not of a present
-   claim is published: the next claim is made when the published position proves the last one
+1. The lanes: their current claims, and the last row of `exactly_once_claimed` in each. A row of an earlier claim is
+   published: the next claim is made once the published position proves the last one
    (`shared.postgres.claim_log`).
-2. The published position, after 1: is the present claim published too? From here on an event is either *sure*,
+2. The published position, after 1: is the current claim published too? From here on an event is either *sure*,
    published before this moment, or not.
 3. The high watermarks, after 2. The records of a transaction are in the log before it is committed, and the published
-   position becomes visible with the commit: so every sure event is below these ends. Its marker may still be on its
-   way, so the topics are read until nothing below the ends is open.
+   position becomes visible with the commit, so every sure event is below these ends. Its marker may still be on its
+   way, so the topics are read until no transaction below the ends is open.
 4. The rows of `exactly_once_claimed`, after 3, page by page. A record is produced after its claim is committed, so each
-   record below the ends has its claim here. Later claims are here too, and are not sure: nobody misses them in the
-   topics.
+   record below the ends has its claim here. Later claims are here too, and are not sure: the topics need not have
+   them.
 5. The topics, from their beginning to the ends.
-6. How far back the topics reach, after 5: retention works meanwhile, as pruning does during 4. What it removes before
-   it is read makes a gap at the beginning, and only what is younger than the gap is compared.
+6. How far back the topics reach, after 5: retention runs meanwhile, as pruning does during 4. Records it removes before
+   they are read leave a gap at the beginning, and only what is younger than the gap is compared.
 
-A claim that changes during all this (a smaller one, a row set aside, lanes resized, a decision) is a present one that
-is not published, so it is not sure. Between 1 and 4 rows only come behind, or go for their age.
+A claim that changes during all this (a smaller one, a row set aside, lanes resized, a decision) is a current one that
+is not published, so it is not sure. Between 1 and 4 rows are only appended, or deleted for their age.
 
-What nobody can know is not compared, but counted: records from before the first claim that is known without a gap;
-claims from a time of which a topic has removed records; what is behind a transaction that does not end.
+What cannot be known is counted, not compared: records from before the first claim that is known without a gap; claims
+from a time of which a topic has removed records; records behind a transaction that does not end.
 """
 
 import math
@@ -52,7 +52,7 @@ from .report import EVERYTHING, EXAMPLES, Finding, Report, moment
 from .topics import Listening
 
 UNPUBLISHED_SECONDS = 60.0
-"""Longer than any timeout (their defaults) after which another worker goes on with a lane."""
+"""Longer than any default timeout after which another worker takes over a lane."""
 
 _NOW = text("SELECT clock_timestamp()")
 _READY = text("SELECT to_regclass('exactly_once_claimed') IS NOT NULL")
@@ -71,8 +71,8 @@ BEFORE = "records from before the first claim that is known"
 
 
 def audit(context: Context, *, json: bool, everything: bool = False) -> bool:
-    """Compare, and print what is found, `everything` or the first of each kind; True if nothing is wrong that no
-    decision has accepted. Raises `Misconfigured`, `KafkaUnavailable`, `CommandFailed`.
+    """Compare, and print `everything` or the first findings of each kind; True if decisions have accepted all that is
+    wrong. Raises `Misconfigured`, `KafkaUnavailable`, `CommandFailed`.
     """
     with (
         Group(context.settings, context.service) as group,
@@ -136,7 +136,7 @@ class _Audit:
         proved = {n: n.proved(published.get(n.number)) and n.number not in doubtful for n in lanes}
         spans = self._group.spans(self._partitions(self._topics))  # 3
         task = self._progress.add_task("claims", total=None)
-        self._accepted = Accepted(self._connection)  # before 4: a decision that comes later explains nothing yet
+        self._accepted = Accepted(self._connection)  # before 4: a later decision explains nothing yet
         known = claims.read(  # 4
             self._connection, proved, self._accepted, self._ledger, lambda: self._progress.advance(task)
         )
@@ -184,7 +184,7 @@ class _Audit:
                 self._report.add(Finding("positions", told, where=name))
 
     def _positions(self) -> set[int]:
-        """Compare positions, and what waits; return the lanes that disagree."""
+        """Compare positions and the backlog; return the lanes that disagree."""
         name, report = self._service.name, self._report
         for source in survey.inputs(self._connection, self._group, self._service):
             stop = source.disagreement(name)
@@ -257,7 +257,7 @@ class _Audit:
             event_id, published = again.event_id or "", _decided(again.time or "")
         else:
             batch = self._ledger.batch(again.place)
-            if self._batch != batch.id:  # what is published twice is mostly published twice one after the other
+            if self._batch != batch.id:  # duplicates mostly come one after the other
                 self._batch, self._ids = batch.id, claims.event_ids(self._connection, batch.lane, batch.id)
             index = again.place & ((1 << INDEX_BITS) - 1)
             event_id, published = self._ids[index] if index < len(self._ids) else "", batch.claimed_at
@@ -267,7 +267,7 @@ class _Audit:
         )
 
     def _bounds(self, consumed: Listening) -> dict[str, dict[str, float]]:
-        """For each topic, up to when what was claimed for it cannot be compared, and why."""
+        """For each topic, up to when its claims cannot be compared, and why."""
         bounds: dict[str, dict[str, float]] = {source.topic: {} for source in consumed.parts}
         kept = audit_topics.kept_since(self._context, self._group, consumed.parts)  # 6
         for topic, since in kept.items():
@@ -291,7 +291,7 @@ class _Audit:
                 self._report.add(Finding("open", told, where=str(source)))
 
     def _name(self) -> None:
-        """Give the findings the names of their events."""
+        """Add to the findings the names of their events."""
         for finding in self._report.findings:
             if finding.place is not None:
                 batch = self._ledger.batch(finding.place)
@@ -301,7 +301,7 @@ class _Audit:
 
 
 def _decided(written: str) -> float:
-    """Return the time in a record's header; a record that has none is not from before anything."""
+    """Return the time in a record's header; a record without one counts as later than everything."""
     try:
         found = datetime.fromisoformat(written)
     except ValueError:

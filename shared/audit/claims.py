@@ -1,4 +1,4 @@
-"""The audit's first side: what the database has claimed, and since when it knows that without a gap."""
+"""The audit's first side: the database's claims, and since when they are known without a gap."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping
@@ -12,13 +12,13 @@ from .accepted import Accepted
 from .ledger import Batch, Ledger
 
 LANES_MAX = 1_000
-"""The most that PARTITIONS may be; a lane that is gone may have left claims behind."""
+"""The maximum of PARTITIONS; a removed lane may have left claims behind."""
 
 PAGE_ROWS = 1_000
 PAGE_EVENTS = 20_000
 """Event ids in one page: 2 MB. A single claim may have more."""
 
-# The last row of each lane by the primary key, in one statement with the claim that it is, or is not, of.
+# The last row of each lane by the primary key, read with the lane's claim, which it may belong to, in one statement.
 _LOOK = text("""
     SELECT number, lane.position, CAST(lane.claim_id AS text), last.id, last.position, CAST(last.claim_id AS text)
     FROM generate_series(0, :lanes - 1) AS number
@@ -45,20 +45,20 @@ _EVENT = text("SELECT event_ids[CAST(:nth AS int)] FROM exactly_once_claimed WHE
 
 
 class Lane(NamedTuple):
-    """A lane at one moment: its present claim, and the last row of `exactly_once_claimed`."""
+    """A lane at one moment: its current claim, and the last row of `exactly_once_claimed`."""
 
     number: int
     position: int | None
-    """None if the lane is gone."""
+    """None if the lane was removed."""
     claim_id: str
     last_id: int
     last_position: int
     last_claim_id: str
 
     def proved(self, published: Committed | None) -> bool:
-        """Whether the published position, read after this, proves that the present claim is published."""
+        """Whether the published position, read after this, proves that the current claim is published."""
         if self.position is None:
-            return True  # a lane is taken away when it has no claim under way
+            return True  # a lane is removed only without an open claim
         return published is not None and (
             published.offset > self.position or published == (self.position, self.claim_id)
         )
@@ -66,22 +66,22 @@ class Lane(NamedTuple):
 
 @dataclass
 class Known:
-    """What was read."""
+    """The claims read."""
 
     since: dict[int, float] = field(default_factory=dict)
-    """From when on every claim of a lane is known, in seconds since 1970 by the clock of the database."""
+    """From when on every claim of a lane is known, in seconds since 1970 by the database's clock."""
     claims: int = 0
     events: int = 0
     first: float = math.inf
     """When the first of them was claimed."""
 
     def since_when(self, lane: int) -> float:
-        """From when on an event of `lane` that is in no claim is by nobody we know."""
+        """From when on an event of `lane` that is in no claim is of unknown origin."""
         return self.since.get(lane, math.inf)
 
 
 def look(connection: Connection) -> list[Lane]:
-    """See all lanes, also those that are gone."""
+    """Read all lanes, removed ones included."""
     with connection.begin():
         rows: list[Any] = list(connection.execute(_LOOK, {"lanes": LANES_MAX}))
     return [
@@ -93,16 +93,16 @@ def look(connection: Connection) -> list[Lane]:
 def read(
     connection: Connection, proved: Mapping[Lane, bool], accepted: Accepted, ledger: Ledger, tick: Callable[[], None]
 ) -> Known:
-    """Enter all claims into `ledger`, page by page, each in a short transaction. `proved` has the lanes, and whether
-    the present claim of each is published.
+    """Enter all claims into `ledger`, page by page, each in a short transaction. `proved` maps the lanes to whether
+    their current claim is published.
     """
     known = Known()
     for lane, is_published in proved.items():
         position = 0.0 if accepted.born_empty(lane.number) else -math.inf
         since = -math.inf if position == 0 else math.inf
         for row in _rows(connection, lane.number, tick):
-            # A number that was left out was claimed by an older release, or by a database that was lost. One that
-            # comes again was given again after a decision.
+            # A missing number was claimed by an older release, or by a database that was lost. A repeated one was
+            # assigned again after a decision.
             if row.position > accepted.reached(lane.number, position) + 1:
                 since = row.time
             position = row.position
@@ -113,7 +113,7 @@ def read(
             known.events += len(row.event_ids)
             known.first = min(known.first, row.time)
         known.since[lane.number] = math.inf if (lane.position or 0) > accepted.reached(lane.number, position) else since
-    # A key of a lane that is gone has another lane now, which does not know what that one had forgotten.
+    # A key of a removed lane is in another lane now, which does not know what the old one had pruned.
     gone = max((known.since[lane.number] for lane in proved if lane.position is None), default=-math.inf)
     known.since = {number: max(since, gone) for number, since in known.since.items()}
     return known
@@ -132,13 +132,13 @@ def _rows(connection: Connection, lane: int, tick: Callable[[], None]) -> Iterat
 
 
 def event_id(connection: Connection, lane: int, batch: int, index: int) -> str | None:
-    """Return the id of a claimed event; None if it was forgotten meanwhile."""
+    """Return the id of a claimed event; None if it was deleted meanwhile."""
     with connection.begin():
         found = connection.execute(_EVENT, {"nth": index + 1, "lane": lane, "id": batch}).scalar_one_or_none()
     return None if found is None else str(found)
 
 
 def event_ids(connection: Connection, lane: int, batch: int) -> list[str]:
-    """Return the ids of a claim's events; none if it was forgotten meanwhile."""
+    """Return the ids of a claim's events; none if it was deleted meanwhile."""
     with connection.begin():
         return connection.execute(_EVENTS, {"lane": lane, "id": batch}).scalar_one_or_none() or []

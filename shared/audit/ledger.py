@@ -1,7 +1,7 @@
-"""Two long lists, side by side: what was claimed, and what the topics have. Memory stays small however long they are.
+"""The ledger compares two long lists, the claims and the topics' records, in little memory however long they are.
 
-They are kept in a temporary SQLite database: SQLite holds a bounded part of it in memory, writes the rest to a file in
-TMPDIR that nobody else sees, and removes it with the process, however that ends.
+They are kept in a temporary SQLite database: SQLite holds a bounded part of it in memory, writes the rest to a private
+file in TMPDIR, and removes it with the process, however that ends.
 """
 
 import sqlite3
@@ -10,7 +10,7 @@ from contextlib import closing
 from typing import NamedTuple
 
 CACHE_KILOBYTES = 32_000
-"""What SQLite holds in memory. With a fifth of it a million events took as long; they fill 80 MB."""
+"""SQLite's memory. With a fifth of it a million events, which fill 80 MB, took as long."""
 
 INDEX_BITS = 16
 """A place is the id of a batch and an index in it; a batch has at most 65,536 events (CLAIM_ROWS is 50,000 at most)."""
@@ -23,7 +23,7 @@ _TABLES = """
         PRIMARY KEY (part, at)
     ) WITHOUT ROWID;
 """
-# Only of a record that nobody knows is more kept than numbers.
+# Only for an unknown record is more kept than numbers.
 _RECORD = """
     INSERT OR IGNORE INTO record
     SELECT :part, :offset, :identity, :key, claim.place, iif(claim.place IS NULL, :event_id, NULL),
@@ -47,8 +47,8 @@ _NEVER = """
     WHERE NOT EXISTS (SELECT 1 FROM record WHERE record.hash = claim.hash) ORDER BY place
 """
 _STRANGE = "SELECT part, at, id, time, lane, word, type FROM record WHERE place IS NULL ORDER BY part, word, at"
-# Whoever comes after a later one of its key also comes after a later one of its partition. In most systems nobody does,
-# and nothing has to be sorted by key.
+# A record out of order within its key is also out of order within its partition. Partitions are checked first: usually
+# none fails, and the sort by key is skipped.
 _LATE = """
     CREATE TABLE late AS SELECT DISTINCT part, key FROM (
         SELECT part, key, place, max(place) OVER (
@@ -68,23 +68,23 @@ _DISORDER = """
 
 
 class Batch(NamedTuple):
-    """The events of one claim that are for one topic."""
+    """The events of one claim for one topic."""
 
     id: int
     lane: int
     position: int
     topic: str
     claimed_at: float
-    """In seconds since 1970, by the clock of the database."""
+    """In seconds since 1970, by the database's clock."""
     sure: bool
-    """Whether it is certain that it was published before the ends of the topics were fixed."""
+    """Whether it was certainly published before the ends of the topics were fixed."""
 
 
 class Consumed(NamedTuple):
-    """A record of the service, as it is put into the ledger."""
+    """A record of the service, as entered in the ledger."""
 
     part: int
-    """The partition: the caller's number for it."""
+    """The caller's number for the partition."""
     offset: int
     identity: int
     key: int
@@ -98,14 +98,14 @@ class Consumed(NamedTuple):
 
 
 class Again(NamedTuple):
-    """A record whose event was published before it."""
+    """A record whose event was already published."""
 
     part: int
     offset: int
     place: int | None
-    """None if nobody knows the event."""
+    """None if the event is unknown."""
     event_id: str | None
-    """Given, with the time, if nobody knows the event."""
+    """Set, with the time, if the event is unknown."""
     time: str | None
     nth: int
     """2 for the first duplicate."""
@@ -122,7 +122,7 @@ class Missing(NamedTuple):
 
 
 class Stranger(NamedTuple):
-    """A record that carries the service's name, and is in no claim."""
+    """A record under the service's name that is in no claim."""
 
     part: int
     offset: int
@@ -144,12 +144,12 @@ class Disorder(NamedTuple):
 
 
 def identity(topic: str, event_id: str) -> int:
-    """A number of 64 bits for an event on a topic. Of a million events two have the same with a probability of 3e-8."""
+    """Return 64 bits for an event on a topic. Among a million events, two collide with a probability of 3e-8."""
     return hash((topic, event_id))
 
 
 class Ledger:
-    """The two lists. All claims have to be in before the first record."""
+    """The two lists. All claims must be entered before the first record."""
 
     def __init__(self) -> None:
         self._database = sqlite3.connect("", isolation_level=None)  # "": a temporary file
@@ -163,32 +163,32 @@ class Ledger:
         self._database.close()
 
     def claim(self, batch: Batch, event_ids: Sequence[str]) -> None:
-        """Enter what was claimed."""
+        """Enter claimed events."""
         assert len(event_ids) <= 1 << INDEX_BITS
         first, topic = batch.id << INDEX_BITS, batch.topic
         self._database.execute("INSERT INTO batch VALUES (?, ?, ?, ?, ?, ?)", batch)
-        # An id that is claimed twice counts where it was claimed last.
+        # An id that is claimed twice counts at its last claim.
         self._database.executemany(
             "INSERT OR REPLACE INTO claim VALUES (?, ?)",
             [(identity(topic, event_id), first + n) for n, event_id in enumerate(event_ids)],
         )
 
     def consume(self, records: Iterable[Consumed]) -> None:
-        """Enter what a topic has."""
+        """Enter a topic's records."""
         self._database.executemany(_RECORD, (record._asdict() for record in records))
 
     def settle(self) -> None:
-        """Compare, once everything is in; the answers below are had afterwards."""
+        """Compare, once everything is entered; the methods below need it."""
         self._database.executescript(_SETTLE)
         self._database.execute(_LATE)
 
     def batch(self, place: int) -> Batch:
-        """Return the batch that a place is in."""
+        """Return the batch that contains `place`."""
         row = self._database.execute("SELECT * FROM batch WHERE id = ?", (place >> INDEX_BITS,)).fetchone()
         return Batch(*row)
 
     def twice(self) -> Iterator[Again]:
-        """Return the records that repeat another one."""
+        """Return the duplicates."""
         return map(Again._make, self._rows(_TWICE))
 
     def never(self) -> Iterator[Missing]:
@@ -200,7 +200,7 @@ class Ledger:
         return map(Stranger._make, self._rows(_STRANGE))
 
     def disorder(self) -> Iterator[Disorder]:
-        """Return the records that are out of the order of their key. What was published twice has no order."""
+        """Return the records that are out of order within their key. Duplicates have no order."""
         return map(Disorder._make, self._rows(_DISORDER))
 
     def _rows(self, query: str) -> Iterator[tuple[object, ...]]:

@@ -1,4 +1,4 @@
-"""What the audit has found: counts, the first examples of each kind, and what could not be compared."""
+"""The audit's report: counts, the first examples of each kind, and what could not be compared."""
 
 import math
 from collections import Counter
@@ -26,7 +26,7 @@ KINDS = {
 
 @dataclass
 class Finding:
-    """One thing that is wrong."""
+    """One thing found wrong."""
 
     kind: str
     detail: str
@@ -34,26 +34,26 @@ class Finding:
     """A record, `topic[partition]@offset`; a partition; or a topic."""
     event_id: str | None = None
     key: str | None = None
-    """Known of a record that nobody knows, and of what a decision about a lane remembers; else the database remembers
-    the ids of events, not their keys.
+    """Known for an unknown record and for what a decision about a lane remembers. Otherwise the database keeps only
+    the ids of events.
     """
     event_type: str | None = None
     lane: int | None = None
     position: int | None = None
     place: int | None = None
-    """Where the ledger has the event; the event's id, lane and position are told from it in the end."""
+    """The event's place in the ledger, from which its id, lane and position are found in the end."""
     accepted_by: int | None = None
     """The number of the decision that explains it."""
 
 
 @dataclass
 class Report:
-    """Everything that is told."""
+    """The whole report."""
 
     service: str
     at: datetime
     most: int = EXAMPLES
-    """How many findings of each kind are named."""
+    """Findings of each kind that are named."""
     records: int = 0
     ours: int = 0
     claims: int = 0
@@ -66,16 +66,16 @@ class Report:
     open: dict[str, float] = field(default_factory=dict)
     """The age of each transaction that was open for more than a moment, by its partition."""
     counts: Counter[str] = field(default_factory=Counter)
-    """What is wrong, by its kind."""
+    """Findings by kind."""
     accepted: Counter[str] = field(default_factory=Counter)
-    """What is wrong and was accepted by a decision, by its kind."""
+    """Findings that a decision accepted, by kind."""
     decisions: set[int] = field(default_factory=set)
-    """Those that have accepted something."""
+    """Those that accepted findings."""
     findings: list[Finding] = field(default_factory=list)
     not_compared: Counter[str] = field(default_factory=Counter)
 
     def add(self, finding: Finding) -> None:
-        """Count a finding, and keep it if it is one of the first."""
+        """Count a finding; keep it if it is one of the first."""
         counts = self.counts if finding.accepted_by is None else self.accepted
         counts[finding.kind] += 1
         if counts[finding.kind] <= self.most:
@@ -85,12 +85,12 @@ class Report:
 
     @property
     def clean(self) -> bool:
-        """Whether nothing is wrong that no decision has accepted."""
+        """Whether decisions have accepted all findings."""
         return not self.counts
 
     @property
     def per_second(self) -> float:
-        """Records that were read and compared in a second of the whole audit."""
+        """Records read and compared per second of the whole audit."""
         return self.records / max(self.seconds, 0.001)
 
     def as_json(self) -> None:
@@ -183,7 +183,7 @@ class Report:
 
 
 def moment(seconds: float) -> datetime:
-    """Return a time that is in seconds since 1970."""
+    """Convert from seconds since 1970."""
     return datetime.fromtimestamp(seconds, UTC)
 
 

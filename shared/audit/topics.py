@@ -1,4 +1,4 @@
-"""The audit's other side: what the topics have, how far back they reach, and which transactions hold them back."""
+"""The audit's other side: the topics' records, how far back they reach, and which transactions hold them back."""
 
 import math
 import time
@@ -17,16 +17,16 @@ from ..protocol.ports import Input
 from .ledger import Consumed, Ledger, identity
 
 WORD_MAX = 256
-"""Characters of a key and of a type that are told."""
+"""Characters of a key or type that are reported."""
 
 STANDING_SECONDS = 1.0
-"""A last stable offset that stands still for so long is held back by one transaction; those of workers take
+"""A last stable offset that stands still this long is held back by one transaction; those of workers take
 milliseconds."""
 
 
 @dataclass
 class Listening:
-    """What was consumed."""
+    """The records consumed."""
 
     parts: list[Input] = field(default_factory=list)
     """The partitions, by their numbers in the ledger."""
@@ -37,7 +37,7 @@ class Listening:
 
 
 def longest(context: Context) -> float:
-    """How long a transaction of a worker may be open, in seconds: after that the broker has ended it."""
+    """Return the longest that a worker's transaction may be open, in seconds: then the broker ends it."""
     return context.settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
 
 
@@ -50,7 +50,7 @@ def listen(
     ledger: Ledger,
     tick: Callable[[int], None],
 ) -> Listening:
-    """Read the partitions from their beginning to the ends in `spans`, and enter what the service has published into
+    """Read the partitions from the beginning to the ends in `spans`, and enter what the service published into
     `ledger`.
     """
     consumed = Listening(sorted(spans))
@@ -81,7 +81,7 @@ def listen(
 
 def _consumed(place: tuple[Input, int], part: int, key: bytes, headers: dict[str, Any], lane: int) -> Consumed:
     event_id = (headers.get("ce_id") or b"").decode(errors="replace")
-    # Two records without an id are not one event.
+    # Two records without an id are not the same event.
     number = identity(place[0].topic, event_id) if event_id else hash(place)
     decided = (headers.get("ce_time") or b"").decode(errors="replace")
     kind = (headers.get("ce_type") or b"").decode(errors="replace")
@@ -90,8 +90,8 @@ def _consumed(place: tuple[Input, int], part: int, key: bytes, headers: dict[str
 
 
 def standing(context: Context, group: Group, sources: Collection[Input]) -> dict[Input, float]:
-    """Tell which of `sources` are held back by a transaction that was open at two looks, and for how long: since its
-    first record there, by the clock of whoever wrote that.
+    """Return which of `sources` are held back by a transaction that was open in two reads, and for how long: since its
+    first record there, by its writer's clock.
     """
     held = _held(group, sources)
     if held:
@@ -107,14 +107,14 @@ def _held(group: Group, sources: Collection[Input]) -> dict[Input, int]:
 
 
 def kept_since(context: Context, group: Group, sources: Collection[Input]) -> dict[str, float]:
-    """Tell from when on the topics have everything, in seconds since 1970 by the clock of the database; topics from
-    which nothing was removed are left out.
+    """Return from when on the topics are complete, in seconds since 1970 by the database's clock; topics from which
+    nothing was removed are left out.
     """
     cut = {source: span for source, span in group.spans(sources).items() if span.low > 0}
     firsts = times(context, {source: span.low for source, span in cut.items() if span.low < span.high})
     found: dict[str, float] = {}
     for source in cut:
-        # The database's clock and that of whoever wrote the record may be apart.
+        # The clocks of the database and of the record's writer may differ.
         since = firsts.get(source, math.inf) + CLOCKS_SECONDS
         found[source.topic] = max(found.get(source.topic, 0.0), since)
     return found

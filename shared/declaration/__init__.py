@@ -1,1 +1,1 @@
-"""What a handler declares by the types of its parameters, read when its service is imported."""
+"""The declarations in the types of a handler's parameters, read when its service is imported."""

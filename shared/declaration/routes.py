@@ -1,4 +1,4 @@
-"""A handler as it was declared: its event, its rows, and what it may return; all read when its service is imported."""
+"""A handler's declaration: its event, its rows, and what it may return, all read when its service is imported."""
 
 import inspect
 from collections.abc import Callable, Iterable, Sequence
@@ -31,7 +31,7 @@ class Route:
         """In the order in which they are locked; each is a stage of the whole batch."""
         self.machine = machine
         self._judged = judged
-        """The row whose state the machine looks at; it may be no parameter of the handler."""
+        """The row whose state the machine checks; it need not be a parameter of the handler."""
         self._session = session
         self._given = tuple(one for one in rows if one.name)
         self._returns_event = returns_event
@@ -39,7 +39,7 @@ class Route:
         """The handler's name, for messages."""
 
     def call(self, event: Event, session: Session) -> Iterable[Event]:
-        """Handle `event`, as the machine has it; return what is to be published."""
+        """Handle `event` as the machine says; return the events to publish."""
         judged = self._judged
         if self.machine is None or judged is None:
             return self._events(self._call(event, session, {}))
@@ -49,7 +49,7 @@ class Route:
         if not cell.to:
             return ()
         events = self._events(self._call(event, session, {judged.name: row}))
-        if row is None or NONE in cell.to:  # it may be new now, or deleted
+        if row is None or NONE in cell.to:  # it may now be new, or deleted
             row = judged.find(event, session, {})
         self.machine.settle(self.event, before, cell, row)
         return events
@@ -67,8 +67,8 @@ class Route:
         return self.handler(event, **known)
 
     def _events(self, returned: Any) -> Sequence[Event]:
-        """Return the events that a handler returned. Raises `TypeError` if it returned something else: to have
-        forgotten `return` must not lose an event.
+        """Return the events that a handler returned. Raises `TypeError` if it returned something else: a forgotten
+        `return` must not lose an event.
         """
         if returned is None and not self._returns_event:
             return ()
@@ -92,7 +92,7 @@ def refuse_no_event(event: Any, where: str) -> None:
 def read(
     handler: Any, events: Sequence[type[Event]], machine: Machine[Any] | None, publishes: Sequence[type[Event]]
 ) -> list[Route]:
-    """Read a handler's parameters and what it returns, and make its routes, one for each event.
+    """Read a handler's parameters and return type, and return its routes, one per event.
 
     Raises `TypeError` for what cannot be a handler of these events, with a sentence that says what to write.
     """
@@ -157,7 +157,7 @@ def _parameters(handler: Any, of: str) -> tuple[list[inspect.Parameter], dict[st
 
 
 def _judged(machine: Machine[Any], events: Sequence[type[Event]], rows: list[Rows], of: str) -> Rows:
-    """Return the row whose state `machine` looks at: a parameter, or else the row with the event's key."""
+    """Return the row whose state `machine` checks: a parameter, or else the row with the event's key."""
     for event in events:
         if event not in machine.table:
             raise TypeError(f"{of}: the table of {machine.name} has no row for {event.__name__}")
@@ -187,8 +187,8 @@ def _judged(machine: Machine[Any], events: Sequence[type[Event]], rows: list[Row
 
 
 def _refuse_undeclared(publishes: Sequence[type[Event]], returned: Any, of: str) -> bool:
-    """Refuse a handler that returns an event which its service does not publish; return whether it always returns an
-    event, or several. Raises `TypeError`.
+    """Refuse a handler that returns an event that its service does not publish; return whether it always returns one
+    or more events. Raises `TypeError`.
     """
     if returned is Any:
         return False

@@ -8,10 +8,9 @@
     stock: Annotated[Mapping[str, Stock], lock(by=lambda event: [line.sku for line in event.lines])]
     stock: Annotated[Mapping[str, Stock], lock(by=lambda event, reservation: reservation.lines)]
 
-The last one looks at a row that is declared before it; if that is missing, there is nothing to lock. The rows of a
-whole batch are loaded and locked at once: first the first parameter of every handler, then the second, and so on, each
-table in key order. So two workers never wait for each other in a circle, as long as all handlers declare their tables
-in the same order.
+The last one uses a row declared before it; if that is missing, there is nothing to lock. The rows of a whole batch are
+loaded and locked at once: first the first parameter of every handler, then the second, and so on, each table in key
+order. So two workers never deadlock, as long as all handlers declare their tables in the same order.
 """
 
 import inspect
@@ -30,7 +29,7 @@ By = str | tuple[str, ...] | Callable[..., Any]
 
 
 class Lock(NamedTuple):
-    """What stands in `Annotated[Model, lock(...)]`."""
+    """The marker in `Annotated[Model, lock(...)]`."""
 
     by: By | None
 
@@ -38,14 +37,14 @@ class Lock(NamedTuple):
 def lock(by: By | None = None) -> Lock:
     """Find the row, or the rows, by `by`: a field of the event, several for a key of several columns, or a function.
 
-    A function takes the event, and rows that are declared before, by their names. It returns a primary key, or None;
-    for a `Mapping`, all keys.
+    A function takes the event, and rows declared earlier, by name. It returns a primary key, or None; for a `Mapping`,
+    all keys.
     """
     return Lock(by)
 
 
 class Found(dict[Any, Any]):
-    """The rows of a `Mapping`, by their keys; those that exist."""
+    """The existing rows of a `Mapping`, by key."""
 
     __slots__ = ("model",)
 
@@ -72,12 +71,12 @@ class Rows:
         self.model = model
         self.many = many
         self.optional = optional
-        """Whether the handler takes None for a row that is missing."""
+        """Whether the handler accepts None for a missing row."""
         self._by = by
         self._after = after
 
     def keys(self, event: Any, session: Session) -> Collection[Any]:
-        """Return the primary keys, for a whole batch to be loaded."""
+        """Return the primary keys, for loading a whole batch."""
         return self._keys(event, [rows.find(event, session) for rows in self._after] if self._after else ())
 
     def _keys(self, event: Any, earlier: Sequence[Any]) -> Collection[Any]:
@@ -90,9 +89,7 @@ class Rows:
         return found if isinstance(found, Collection) else list(found)
 
     def find(self, event: Any, session: Session, known: Mapping[str, Any] | None = None) -> Any:
-        """Return what the handler is to be given; `known` has the rows before. Asks the database nothing if the batch
-        was loaded.
-        """
+        """Return the handler's argument; `known` has the earlier rows. Needs no query if the batch was loaded."""
         earlier: Sequence[Any] = ()
         if self._after:
             earlier = [rows.find(event, session) if known is None else known[rows.name] for rows in self._after]
@@ -110,7 +107,7 @@ class Rows:
         return found
 
     def refuse_missing(self, event: Any) -> None:
-        """Raise `Reject`: the row is missing, and the handler wants one."""
+        """Raise `Reject`: the row is missing, and the handler requires it."""
         raise Reject(
             f"there is no {self.model.__name__} for {type(event).__name__} {event.key!r}; a handler that does without "
             f"declares `{self.name}: {self.model.__name__} | None`"
@@ -118,9 +115,7 @@ class Rows:
 
 
 def parameter(name: str, annotation: Any, events: Sequence[type[Any]], before: Sequence[Rows], of: str) -> Rows | None:
-    """Read one parameter of the handler `of`; None if it is no row. Raises `TypeError` for a declaration that is
-    wrong.
-    """
+    """Read one parameter of the handler `of`; None if it is not a row. Raises `TypeError` if it is declared wrongly."""
     outer, may_be_none = _without_none(annotation)
     bare, *more = get_args(outer) if get_origin(outer) is Annotated else (outer,)
     wish = next((one for one in more if isinstance(one, Lock)), None)
@@ -154,7 +149,7 @@ def parameter(name: str, annotation: Any, events: Sequence[type[Any]], before: S
 
 
 def is_table(model: Any) -> bool:
-    """Whether `model` is a class of a table."""
+    """Whether `model` is the class of a table."""
     return isinstance(model, type) and hasattr(mapping(model, raiseerr=False), "primary_key")
 
 
@@ -174,7 +169,7 @@ def _earlier(by: Callable[..., Any], name: str, before: Sequence[Rows], of: str)
     refuse_async(by, f"{of}: `lock(by=...)` of `{name}`")
     try:
         names = list(inspect.signature(by).parameters)
-    except (TypeError, ValueError):  # of a function in C
+    except (TypeError, ValueError):  # a function in C
         names = ["event"]
     if not names:
         raise TypeError(f"{of}: `lock(by=...)` of `{name}` is called with the event, and takes nothing")

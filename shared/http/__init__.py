@@ -1,4 +1,4 @@
-"""The HTTP side of a service: the same answers, limits and keys for every API. A worker imports nothing of it."""
+"""The HTTP side of a service: the same answers, limits and keys for every API. A worker imports none of it."""
 
 from .bodies import RequestBody, ResponseBody
 from .call import Created

@@ -1,4 +1,4 @@
-"""The HTTP application of every service: its own routes, health, metrics, and one manner of refusing."""
+"""The HTTP application of every service: its own routes, health, metrics, and one form of error answers."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
@@ -31,7 +31,7 @@ from .router import KEY_PARAMETER, Route
 from .tokens import Callers
 
 DEFAULT_RESPONSES = (401, 403, 408, 413, 422, 429, 500, 503)
-"""Every endpoint may give these."""
+"""Any endpoint may return these."""
 
 
 class Alive(BaseModel):
@@ -53,7 +53,7 @@ class Ready(BaseModel):
 def make_application(
     *, routes: str, service: Service, settings: Settings, engine: Engine, outbox: Outbox, requests: Requests
 ) -> FastAPI:
-    """Put the application of `service` together; `routes` is the `module:name` of its router."""
+    """Assemble the application of `service`; `routes` is its router's `module:name`."""
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -96,7 +96,7 @@ def make_application(
 
 
 def _complete(schema: dict[str, Any], scopes: Mapping[tuple[str, str], str]) -> None:
-    """Tell in the OpenAPI schema what the framework does not know; it keeps the schema for its page."""
+    """Add to the OpenAPI schema what the framework does not know; it keeps the schema for its page."""
     schema.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
     for path, operations in schema["paths"].items():
         for method, operation in operations.items():
@@ -108,15 +108,15 @@ def _complete(schema: dict[str, Any], scopes: Mapping[tuple[str, str], str]) -> 
 
 
 def _threads(engine: Engine) -> int:
-    """As many requests at work as there are connections, but one, which health and metrics use: waiting requests wait
-    here, not for the pool.
+    """Return how many requests may run at once: one per connection, except the one for health and metrics. So requests
+    wait here, not for the pool.
     """
     return max(engine.pool.size() - 1, 1) if isinstance(engine.pool, QueuePool) else 1
 
 
 def _operating(service: Service, engine: Engine) -> APIRouter:
     router = APIRouter()
-    # Its own thread: health must be told also while every other thread waits for the database.
+    # Its own thread: health must answer even while every other thread waits for the database.
     limiter = CapacityLimiter(1)
 
     def ready() -> Ready:

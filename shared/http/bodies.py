@@ -1,4 +1,4 @@
-"""What a request brings, and what an answer holds."""
+"""The bodies of requests and answers."""
 
 from collections.abc import Collection
 from typing import Any, ClassVar, Self
@@ -9,7 +9,7 @@ from sqlalchemy.orm import object_session
 
 
 class RequestBody(BaseModel):
-    """The JSON of a request: no field that is not declared, and no number as a text.
+    """The JSON of a request: no undeclared field, and no number as text.
 
     class ReceiveStock(RequestBody, example={"quantity": 100}):
         quantity: Quantity
@@ -32,7 +32,7 @@ class RequestBody(BaseModel):
 
 
 class ResponseBody(BaseModel):
-    """The JSON of an answer, which `of` fills in from a row, by the names of the columns.
+    """The JSON of an answer, which `of` fills in from a row by column name.
 
         class StockLevel(ResponseBody, of=Stock):
             sku: str
@@ -40,7 +40,7 @@ class ResponseBody(BaseModel):
 
         StockLevel.of(item)
 
-    `given` names the fields that are no columns; they are given to `of` by name.
+    `given` names the fields that are not columns; pass them to `of` by name.
     """
 
     _model: ClassVar[type[Any] | None] = None
@@ -53,7 +53,7 @@ class ResponseBody(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Refuse a field that the table has not got. Raises `TypeError`."""
+        """Refuse a field that the table lacks. Raises `TypeError`."""
         if cls._model is None:
             return
         unknown = [name for name in cls.model_fields if name not in cls._given and not hasattr(cls._model, name)]
@@ -65,7 +65,7 @@ class ResponseBody(BaseModel):
 
     @classmethod
     def of(cls, row: Any, **given: Any) -> Self:
-        """Make the body of a row. A new row is written first, so that its defaults of the database are known."""
+        """Return the body for a row. A new row is written first, so that the database's defaults are known."""
         if cls._model is None or not isinstance(row, cls._model):
             wanted = cls._model.__name__ if cls._model is not None else "nothing: declare `of=Model`"
             raise TypeError(f"{cls.__name__}.of(...) was given a {type(row).__name__}; it is made of {wanted}")

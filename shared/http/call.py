@@ -1,4 +1,4 @@
-"""One request: its transaction, its idempotency, and what becomes of what the endpoint returns."""
+"""One request: its transaction, its idempotency, and the answer made of what the endpoint returns."""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,7 +30,7 @@ Body = TypeVar("Body")
 
 
 class Created(Generic[Body]):
-    """What an endpoint returns that has made something: 201, and where it can be read."""
+    """Returned by an endpoint that created something: 201, and where to read it."""
 
     def __init__(self, body: Body, location: str | None = None) -> None:
         self.body = body
@@ -39,7 +39,7 @@ class Created(Generic[Body]):
 
 @dataclass(frozen=True)
 class Parts:
-    """What every call works with."""
+    """What all calls share."""
 
     requests: Requests
     outbox: Outbox
@@ -50,7 +50,7 @@ class Parts:
 
 
 Work = Callable[[Transaction], Any]
-"""An endpoint that has its parameters; it returns a body, or `Created`."""
+"""An endpoint with its parameters bound; it returns a body, or `Created`."""
 
 
 class Call:
@@ -62,7 +62,7 @@ class Call:
         self.traceparent = traceparent
 
     def answer(self, work: Work, status: int) -> Response:
-        """Do `work` in a transaction that commits when the answer is ready. `Reject` is answered with 409."""
+        """Run `work` in a transaction that commits when the answer is ready. `Reject` is answered with 409."""
         try:
             with self._transaction() as session:
                 answer = work(session)
@@ -71,12 +71,12 @@ class Call:
             raise Problem(409, str(error)) from error
 
     def once(self, work: Work, status: int) -> Response:
-        """Do `work` in the request's transaction, together with its answer; or return the answer of the request that
-        this one repeats.
+        """Run `work` and store its answer in the request's transaction; or return the answer of the request that this
+        one repeats.
 
-        A refusal (`Problem` below 500, or `Reject`) undoes the work and is kept as the answer in a transaction of its
-        own: it has no effect that it would have to be atomic with, and if a duplicate got in between, the duplicate's
-        answer is kept already and is the one returned.
+        A refusal (`Problem` below 500, or `Reject`) undoes the work and is stored as the answer in a second
+        transaction: it has no effect to be atomic with. If a duplicate got in between, its answer is already stored,
+        and is the one returned.
         """
         try:
             with self._transaction() as session:
@@ -129,7 +129,7 @@ class _NotStored(Problem):
 
 
 async def call_of(request: Request) -> Call:
-    """Make the call of a request whose headers were checked."""
+    """Return the call of a request whose headers were checked."""
     request_key = RequestKey(
         scope=f"{request.state.caller} {request.method} {request.url.path}",
         key=request.headers.get("idempotency-key", ""),

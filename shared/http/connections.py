@@ -1,9 +1,9 @@
-"""Connections that keep the API waiting: each state of one has a limit, and of too many the longest waiting is closed.
+"""Limits on slow connections: each state of one has a time limit, and of too many the longest waiting is closed.
 
 uvicorn limits how long a connection may idle between two requests, and nothing else: neither silence before the first
 byte, nor a head or a body that comes byte by byte, nor a client that does not read its answer
-(https://uvicorn.dev/settings/#timeouts). Whoever holds open as many connections as the process may have files makes it
-deaf. The limits are of whole states, not of pauses: a byte now and then does not prolong one.
+(https://uvicorn.dev/settings/#timeouts). A client that holds as many connections as the process may have files blocks
+the API. The limits are for whole states, not for pauses: a byte now and then does not extend one.
 """
 
 import asyncio
@@ -20,24 +20,24 @@ CLOSED = Counter(
 
 HEAD_SECONDS = 20.0
 """From the connection, or the first byte after an answer, to the end of a request's head. It is a packet or two; a
-network that loses some of them needs seconds. Apache gives as long."""
+network that loses some of them needs seconds. Apache allows as long."""
 
 IDLE_SECONDS = 30.0
-"""Between an answer and the next request; an answer must have been read within it too."""
+"""Between an answer and the next request; the client must also read an answer within it."""
 
 GRACE_SECONDS = 5.0
-"""An answer that was given up, or a connection that is being closed, has so long to reach the client."""
+"""How long an abandoned answer, or a connection that is being closed, has to reach the client."""
 
 CONNECTIONS_MAX = 1_000
-"""Twice as many as may be in flight: who is refused must be told so."""
+"""Twice as many as may be in flight: refusals must be answered too."""
 
 BACKLOG_MAX = 1_000
-"""Connections that the kernel keeps until they are accepted; asyncio accepts so many before it looks at one."""
+"""Connections that the kernel queues until they are accepted; asyncio accepts this many before it serves one."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What the connections of a process may do."""
+    """The limits on a process's connections."""
 
     connections: int
     backlog: int
@@ -48,9 +48,9 @@ class Limits:
 
 
 def limits(request_seconds_max: float) -> Limits:
-    """Return the limits of this process: a third of the files that it may open are for connections, and twice a fifth
-    for those that were accepted before others were closed, which takes the loop two turns; the rest is for the
-    database, libraries and the log.
+    """Return the limits of this process. A third of the files that it may open are for connections. Twice a fifth are
+    for those accepted before others were closed, which takes the loop two turns. The rest is for the database,
+    libraries and the log.
     """
     files, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     if files == resource.RLIM_INFINITY:
@@ -63,11 +63,11 @@ def limits(request_seconds_max: float) -> Limits:
 
 
 class Connection(H11Protocol):
-    """One connection. `limited` makes the class that uvicorn is given."""
+    """One connection. `limited` makes the class for uvicorn."""
 
     limits: Limits
     since = 0.0
-    """When its present state began, by the loop's clock."""
+    """When its current state began, by the loop's clock."""
     _state: Literal["asking", "working", "idle"] = "asking"
     _deadline: asyncio.TimerHandle | None = None
 
@@ -80,7 +80,7 @@ class Connection(H11Protocol):
             min(waiting, key=lambda one: one.since).drop("crowded")
 
     def waits_for_client(self) -> bool:
-        """Tell whether nothing is being done for this one: there is no complete request, or its answer is given."""
+        """Return whether no work is under way for this one: its request is incomplete, or its answer is sent."""
         return self._state != "working" or self.cycle.more_body
 
     def data_received(self, data: bytes) -> None:
@@ -90,14 +90,14 @@ class Connection(H11Protocol):
         super().data_received(data)
 
     def handle_events(self) -> None:
-        """Look at what came; the end of a head begins an answer."""
+        """Handle what arrived; the end of a head begins an answer."""
         before = self.cycle
         super().handle_events()
         if self.cycle is not before:
             self._enter("working", self.limits.work_seconds)
 
     def on_response_complete(self) -> None:
-        """Wait for the next request. It may be here already: some clients do not wait for answers."""
+        """Wait for the next request. It may have arrived already: some clients do not wait for answers."""
         self._enter("idle", self.limits.idle_seconds)
         super().on_response_complete()
 
@@ -107,10 +107,10 @@ class Connection(H11Protocol):
         super().connection_lost(exc)
 
     def drop(self, reason: str) -> None:
-        """Close without waiting: an answer that nobody reads would never be sent."""
+        """Close without waiting: an answer that is not read would never be sent."""
         CLOSED.labels(reason).inc()
         self._stop_waiting()
-        self.connections.discard(self)  # at once: several may come before the loop tells that it is lost
+        self.connections.discard(self)  # at once: several may arrive before the loop reports the loss
         self.transport.abort()
 
     def _enter(self, state: Literal["asking", "working", "idle"], seconds: float) -> None:

@@ -1,6 +1,4 @@
-"""The outermost layer of the HTTP API: what a request may cost, how long it took, and what is reported when it
-fails.
-"""
+"""The outermost layer of the HTTP API: it limits requests, measures them, and reports their failures."""
 
 import asyncio
 import time
@@ -18,7 +16,7 @@ IN_FLIGHT = Gauge("exactly_once_http_requests_in_flight", "Requests that wait or
 REFUSED = Counter("exactly_once_http_requests_refused_total", "Requests refused because too many were in flight")
 
 IN_FLIGHT_MAX = 500
-"""Each waits for a thread and may hold a body; beyond this, waiting helps nobody."""
+"""Each waits for a thread and may hold a body; beyond this, waiting is useless."""
 
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -26,8 +24,8 @@ _log = structlog.get_logger(__name__)
 
 
 class Guard:
-    """ASGI middleware: limits the body, the time and the number of requests, measures, and answers 500 without a word
-    about the cause.
+    """ASGI middleware: limits request size, duration and number, records metrics, and hides internal errors behind a
+    plain 500.
     """
 
     def __init__(self, app: ASGIApp, body_bytes_max: int, seconds_max: float) -> None:
@@ -53,10 +51,10 @@ class Guard:
             if not work.done():
                 await request.give_up(scope)
         finally:
-            # What waits for a thread is taken back. What is in one goes on to its end: statements of the database have
-            # a timeout of their own, and the caller was told that he does not know what happened. A scope knows the
-            # difference; to cancel the task itself would give back the thread's place while the thread goes on, so that
-            # threads without number would wait for a database that stands still, and the loop for a turn among them.
+            # A request that waits for a thread is cancelled. One in a thread runs to its end: database statements have
+            # their own timeout, and the caller was told that the outcome is unknown. A scope knows the difference.
+            # Cancelling the task itself would free the thread's place while the thread runs on: an unbounded number of
+            # threads would wait for a stalled database, and the loop for a turn among them.
             if work.done():
                 self._ended(work)
             else:
@@ -73,7 +71,7 @@ class Guard:
             )
             if request.status == 0:
                 await request.answer(scope, defect())
-        # Only names that we chose: a label made by the caller would grow without end.
+        # Only known names: a label chosen by callers would grow without bound.
         method = scope["method"] if scope["method"] in _METHODS else "(other)"
         route = getattr(scope.get("route"), "path", "(none)")
         SECONDS.labels(method, route, str(request.status)).observe(time.perf_counter() - started)
@@ -107,7 +105,7 @@ class Guard:
 
 
 class _Request:
-    """One request on its way: counts what comes in, and lets nothing out after it was given up."""
+    """One request under way: counts incoming bytes, and sends nothing after it was given up."""
 
     def __init__(self, receive: Receive, send: Send, body_bytes_max: int) -> None:
         self._receive = receive
@@ -117,22 +115,22 @@ class _Request:
         self._waits_for_body = False
         self._given_up = False
         self.status = 0
-        """Of the answer; 0 while there is none."""
+        """The answer's; 0 while there is none."""
 
     async def receive(self) -> Message:
-        """Count what comes, for a body that does not say its length, or lies."""
+        """Count bytes, for a body with no length or a false one."""
         self._waits_for_body = True
         message = await self._receive()
         self._waits_for_body = False
         if message["type"] == "http.request":
             self._received += len(message.get("body", b""))
             if self._received > self._body_bytes_max:
-                # The only kind that the framework lets pass here.
+                # The only kind that the framework passes on here.
                 raise HTTPException(413, _too_large(self._body_bytes_max))
         return message
 
     async def send(self, message: Message) -> None:
-        """Send, unless the caller has been answered already."""
+        """Send, unless the caller was already answered."""
         if self._given_up:
             return
         if message["type"] == "http.response.start":
@@ -144,7 +142,7 @@ class _Request:
         await problem.response()(scope, self._receive, self.send)
 
     async def give_up(self, scope: Scope) -> None:
-        """Answer in place of what takes too long. An answer that has begun just ends."""
+        """Answer in place of slow work. An answer that has begun just ends."""
         self._given_up = True
         if self.status == 0:
             problem = _TOO_SLOW if self._waits_for_body else busy(f"this took too long; {repeat(scope['method'])}")

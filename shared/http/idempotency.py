@@ -1,7 +1,7 @@
-"""`Idempotency-Key`: a POST that is repeated gets the first one's answer and has no second effect.
+"""`Idempotency-Key`: a repeated POST gets the first one's answer and has no second effect.
 
-The key and the answer are stored by the transaction of the effect. A concurrent request that comes while the first is
-at work waits for it at the key's index entry, as long as `lock_timeout` allows.
+The transaction of the effect stores the key and the answer. A duplicate that arrives while the first request is under
+way waits for it at the key's index entry, as long as `lock_timeout` allows.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ class KeyReused(ExactlyOnceError):
 
 
 class RequestKey(NamedTuple):
-    """What a request asks for, as far as repeating it goes."""
+    """The identity of a request, for detecting its duplicates."""
 
     scope: str
     """Principal, method and path: two customers may use the same key, and so may two endpoints."""
@@ -27,7 +27,7 @@ class RequestKey(NamedTuple):
 
 
 class StoredResponse(msgspec.Struct):
-    """An answer that is given again, byte for byte."""
+    """An answer that is replayed byte for byte."""
 
     status: int
     body: msgspec.Raw
@@ -47,10 +47,10 @@ _KEEP = text(
 
 
 def begin(connection: Connection, request_key: RequestKey) -> StoredResponse | None:
-    """Take the key; or return the answer of the request that had it. Raises `KeyReused`."""
+    """Take the key, or return the answer of the request that took it. Raises `KeyReused`."""
     names = {"scope": request_key.scope, "key": request_key.key}
     body_hash = hashlib.sha256(request_key.body).digest()
-    # Twice: an old key may be forgotten between the two statements.
+    # Twice: an old key may be pruned between the two statements.
     for _ in range(2):
         if connection.execute(_INSERT, {**names, "hash": body_hash}).scalar_one_or_none():
             return None

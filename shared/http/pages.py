@@ -1,9 +1,9 @@
-"""The pages of an API, `/docs` and `/redoc`, with scripts of our own: they work behind a firewall, and load nothing
-from anybody else.
+"""The pages of an API, `/docs` and `/redoc`, with their scripts served by the API: they work behind a firewall, and
+load nothing from other sites.
 
-The scripts are in the package `fastapi-offline`. A Content-Security-Policy lets a browser run these and the one that is
-written in the page, and nothing that a description could smuggle in. Addresses are relative, so that a proxy may serve
-the API below any path.
+The scripts are in the package `fastapi-offline`. A Content-Security-Policy lets a browser run only these and the one in
+the page, and none that a description might smuggle in. Addresses are relative, so that a proxy may serve the API below
+any path.
 """
 
 import re
@@ -32,7 +32,7 @@ POLICY = {
 
 
 def install(app: FastAPI) -> None:
-    """Serve both pages of `app`, which must have been made without its own (`docs_url=None, redoc_url=None`)."""
+    """Serve both pages of `app`, which must be created without its own (`docs_url=None, redoc_url=None`)."""
     icon = f"{ASSETS}/favicon.png"
     swagger = _guarded(
         get_swagger_ui_html(
@@ -64,7 +64,7 @@ def install(app: FastAPI) -> None:
 
 
 def _guarded(page: HTMLResponse) -> HTMLResponse:
-    """Return the page with a policy that names the scripts in it by their hash."""
+    """Return the page with a policy that allows the scripts in it by hash."""
     inline = re.findall(rb"<script>(.*?)</script>", bytes(page.body), re.DOTALL)
     hashes = [f"'sha256-{b64encode(sha256(script).digest()).decode()}'" for script in inline]
     policy = POLICY | {"script-src": " ".join(["'self'", *hashes])}

@@ -1,10 +1,9 @@
-"""Places at work: whoever waits for a locked row takes one, and must not take them all.
+"""Places: the right to run. Requests that wait for one locked row occupy places, and must not occupy them all.
 
-An endpoint works in a thread with a connection, and there are few of both. A row that somebody has locked would take
-them one after another, and then nobody is answered, whatever he asks for. So what changes something may take all
-places but some, which are left to those who only read; and requests for one resource may take some and no more: what
-one row makes wait is mostly what names it. The others wait here, which costs nothing, and if they are many they are
-refused at once.
+An endpoint runs in a thread with a connection, and both are few. Requests that wait for a locked row would take them
+one after another, until no request is answered, whatever it asks for. So some places are reserved for reads, and
+requests for one resource may take only some of the others: those that wait for a row are mostly those that name it.
+The rest wait here, which costs nothing; too many are refused at once.
 """
 
 from collections.abc import AsyncIterator
@@ -21,25 +20,25 @@ CROWDED = Counter(
 )
 
 FOR_READERS = 2
-"""Places that only those take who change nothing."""
+"""Places reserved for requests that change nothing."""
 
 WAITING_MAX = 100
-"""Requests for one resource that wait or are at work, a fifth of all that an API holds at the same time."""
+"""Requests for one resource that wait or run, a fifth of all that an API holds at once."""
 
 
 class Places:
-    """Shares the places of one API process. Used on the event loop alone."""
+    """Shares out the places of one API process. Used only on the event loop."""
 
     def __init__(self, places: int) -> None:
-        """`places` is the number of requests that can be at work."""
+        """`places` is the number of requests that can run at once."""
         self._writers = CapacityLimiter(max(1, places - FOR_READERS))
         self._each = max(1, places // 3)
         self._resources: dict[str, tuple[CapacityLimiter, int]] = {}
-        """Of each resource: its places, and how many want one; those alone that somebody wants."""
+        """By requested resource: its places, and how many requests want one."""
 
     @asynccontextmanager
     async def take(self, resource: str) -> AsyncIterator[None]:
-        """Hold a place for a change of `resource`; wait for it. Raises `Problem` 503 if many wait already."""
+        """Wait for a place for a change of `resource`, and hold it. Raises `Problem` 503 if too many wait."""
         limiter, wanted = self._resources.get(resource) or (CapacityLimiter(self._each), 0)
         if wanted >= WAITING_MAX:
             CROWDED.inc()
@@ -55,8 +54,8 @@ class Places:
 
 
 def resource(request: Request) -> str:
-    """Name what a request is about: its path up to the first name in it, so that `/accounts/ada/deposits` is about
-    `/accounts/ada`; and where a path has no name, as that of a collection, what its Idempotency-Key stands for.
+    """Return the resource of a request: its path up to the first name, so that `/accounts/ada/deposits` is about
+    `/accounts/ada`. For a path without a name, such as a collection's, its Idempotency-Key stands in.
     """
     route: str = request.scope["route"].path_format
     head, brace, _ = route.partition("{")

@@ -1,5 +1,5 @@
-"""Every error answer of the HTTP API is a problem (RFC 9457): what is wrong, in words for the caller, and nothing about
-our insides.
+"""Every error answer of the HTTP API is a problem (RFC 9457): it tells the caller what is wrong, and nothing about our
+internals.
 """
 
 from collections.abc import Mapping, Sequence
@@ -23,10 +23,10 @@ MEDIA_TYPE = "application/problem+json"
 RETRY_SECONDS = 2
 NOT_JSON = "the body is not JSON"
 ERRORS_MAX = 10
-"""A body can be wrong in a thousand places; the first ones tell enough."""
+"""A body can be wrong in a thousand places; the first few are enough."""
 
 WORDS_MAX = 200
-"""Characters of a piece of text in an answer. It may come from the request: an unknown field's name has any length."""
+"""Characters of a piece of text in an answer. It may come from the request, as an unknown field's name does."""
 
 DETAIL_MAX = 2_000
 """Characters of `detail`."""
@@ -35,9 +35,7 @@ _log = structlog.get_logger(__name__)
 
 
 def shortened(words: str, most: int = WORDS_MAX) -> str:
-    """Return the begin of `words`, if they are long. What JSON allows and UTF-8 does not, half a pair, is spelled
-    out.
-    """
+    """Return `words`, shortened if too long. A lone surrogate, which JSON allows and UTF-8 does not, is spelled out."""
     words = words if len(words) <= most else f"{words[:most]}..."
     return words.encode(errors="backslashreplace").decode()
 
@@ -66,7 +64,7 @@ class ProblemResponse(BaseModel):
 
 
 class Problem(Exception):
-    """An answer that refuses the request. Raised in an endpoint, it undoes what the request has done so far."""
+    """An answer that refuses the request. Raising it in an endpoint undoes what the request did so far."""
 
     def __init__(
         self,
@@ -101,24 +99,24 @@ class Problem(Exception):
 
 
 def busy(detail: str) -> Problem:
-    """The service cannot do it now; nothing is wrong with the request."""
+    """The service is unavailable; the request is fine."""
     return Problem(503, detail, retry_seconds=RETRY_SECONDS)
 
 
 def repeat(method: str) -> str:
-    """Describe what a caller may do whose request was not answered in the end."""
+    """Return advice for a caller who did not learn the outcome of a request."""
     if method == "POST":
         return "a POST may be repeated safely with the same Idempotency-Key"
     return f"this {method} may be repeated safely" if method in {"GET", "HEAD", "PUT"} else "try again later"
 
 
 def defect() -> Problem:
-    """A defect of ours. The log has the rest."""
+    """A defect of ours. The log has the details."""
     return Problem(500, "something went wrong on our side; it is logged")
 
 
 def of_validation(error: RequestValidationError) -> Problem:
-    """Describe where the request is wrong. The values themselves are not repeated: they may be secret, or huge."""
+    """Describe where the request is wrong, without repeating its values: they may be secret, or huge."""
     found = error.errors()
     if any(wrong["type"] == "json_invalid" for wrong in found):
         return Problem(400, NOT_JSON, kind="not-json")
@@ -132,7 +130,7 @@ def of_validation(error: RequestValidationError) -> Problem:
 
 
 def of_database(error: DBAPIError | NoFreeConnection, method: str) -> Problem:
-    """Report that the database cannot do it now. Raises `error` where it refused a statement: a defect of ours."""
+    """Report that the database is unavailable. Raises `error` if it refused a statement: a defect of ours."""
     state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
     words = str(getattr(error, "orig", error)).strip()
     if isinstance(error, DBAPIError) and (
@@ -147,8 +145,8 @@ def of_database(error: DBAPIError | NoFreeConnection, method: str) -> Problem:
 
 
 def of_http(error: HTTPException, request: Request, routes: Sequence[BaseRoute]) -> Problem:
-    """Describe what the framework says: no such path, no such method."""
-    if error.status_code == 400:  # all that the framework refuses so is a body that it cannot read
+    """Translate the framework's errors: no such path, no such method."""
+    if error.status_code == 400:  # the framework returns it only for an unreadable body
         return Problem(400, NOT_JSON, kind="not-json")
     headers = dict(error.headers or {})
     if error.status_code == 405:
@@ -159,7 +157,7 @@ def of_http(error: HTTPException, request: Request, routes: Sequence[BaseRoute])
 
 
 def install(app: FastAPI, routes: Sequence[BaseRoute]) -> None:
-    """Answer every error of `app` with a problem; `routes` are all that it has."""
+    """Answer every error of `app` with a problem; `routes` are all its routes."""
 
     async def answer(request: Request, error: Exception) -> Response:
         match error:

@@ -1,4 +1,4 @@
-"""How often one caller may call: a bucket of tokens for each, refilled at the rate and full at the start."""
+"""Rate limits: a token bucket per caller, full at the start and refilled at the rate."""
 
 import math
 import time
@@ -12,24 +12,24 @@ from .problems import Problem
 LIMITED = Counter("exactly_once_http_requests_limited_total", "Requests refused because their caller asked too often")
 
 BURST_SECONDS = 2.0
-"""What a caller may have saved up: so many seconds of its rate at once."""
+"""A caller's maximum burst, in seconds of its rate."""
 
 CALLERS_MAX = 10_000
-"""Buckets that are kept. The one that was not used for longest goes first, and it is almost surely full again."""
+"""Buckets that are kept. The least recently used one is dropped first; it is almost surely full again."""
 
 
 class Rate:
-    """Limits each caller to so many requests per second, in this process. Used on the event loop alone."""
+    """Limits each caller's requests per second, in this process. Used only on the event loop."""
 
     def __init__(self, per_second: float, clock: Callable[[], float] = time.monotonic) -> None:
-        """`per_second` of 0 limits nobody."""
+        """`per_second` of 0 disables the limit."""
         self._per_second = per_second
         self._most = max(1.0, per_second * BURST_SECONDS)
         self._clock = clock
         self._buckets: OrderedDict[str, tuple[float, float]] = OrderedDict()
 
     def take(self, caller: str) -> None:
-        """Count a request. Raises `Problem` 429, which says when to come again."""
+        """Count a request. Raises `Problem` 429, which says when to retry."""
         if not self._per_second:
             return
         now = self._clock()

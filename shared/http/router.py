@@ -9,7 +9,7 @@
         return Created(StockLevel.of(item))
 
 A POST runs once for its `Idempotency-Key`: its answer is rendered and stored in the transaction of its effect. Any
-other endpoint that takes a `Transaction` runs in one. To raise `Problem` or `Reject` undoes all of it.
+other endpoint that takes a `Transaction` runs in one. Raising `Problem` or `Reject` undoes all of it.
 """
 
 import inspect
@@ -35,7 +35,7 @@ _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 CALL = "exactly_once_call"
-"""The parameter by which the framework gives a call to the wrapped endpoint."""
+"""The parameter in which the framework passes a call to the wrapped endpoint."""
 
 KEY_PARAMETER = {
     "name": "Idempotency-Key",
@@ -45,14 +45,14 @@ KEY_PARAMETER = {
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
     "example": "7d444840-9dc0-11d1-b245-5ffdce74fad2",
 }
-"""How OpenAPI tells of the header; `Route` checks it before the framework looks at anything."""
+"""The header in OpenAPI; `Route` checks it before the framework reads anything."""
 
 _DEFAULT = Default(None)
 
 
 class Router(APIRouter):
-    """Collects the endpoints of a service. A token needs the scope `<scope>:read`, or `<scope>:write` where something
-    may be changed.
+    """Collects the endpoints of a service. A token needs the scope `<scope>:read`, or `<scope>:write` for an endpoint
+    that may change data.
     """
 
     def __init__(self, *, scope: str, **more: Any) -> None:
@@ -60,19 +60,19 @@ class Router(APIRouter):
 
 
 class Route(APIRoute):
-    """A route that checks the caller and the headers of a request before anything reads its body, and runs its endpoint
-    in the request's transaction.
+    """A route that checks a request's caller and headers before its body is read, and runs its endpoint in the
+    request's transaction.
     """
 
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
-        # The framework makes each route again when it includes a router.
+        # The framework recreates each route when it includes a router.
         if not hasattr(endpoint, "in_transaction"):
             endpoint = _in_transaction(path, endpoint, given)
         super().__init__(path, endpoint, **given)
 
     @property
     def scope(self) -> str:
-        """What a token must permit: to read or to write what the router's first tag names."""
+        """The scope that a token needs: to read or to write what the router's first tag names."""
         return f"{self.tags[0]}:{'read' if (self.methods or set()) <= {'GET', 'HEAD'} else 'write'}"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
@@ -94,7 +94,7 @@ class Route(APIRoute):
 
 
 def _facts(request: Request, keys: list[str]) -> Mapping[str, object]:
-    """Name a request for the log lines of its endpoint."""
+    """Identify a request in its endpoint's log lines."""
     return {
         "method": request.method,
         "path": request.url.path[: log_context.VALUE_MAX],
@@ -104,7 +104,7 @@ def _facts(request: Request, keys: list[str]) -> Mapping[str, object]:
 
 
 async def _placed(request: Request, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
-    """Handle a request; if it changes something, in a place that is shared by `Places`."""
+    """Handle a request; if it may change data, in a place from `Places`."""
     if request.method in {"GET", "HEAD"}:
         return await handle(request)
     try:
@@ -121,7 +121,7 @@ def _admitted(request: Request, scope: str) -> str:
     parts: Parts = request.app.state.parts
     caller = parts.callers.identify(request)
     address = request.client.host if request.client else "unknown"
-    # Whoever has not proved his name is counted by his address: a name that is free to choose limits nobody.
+    # A caller without a proven name is counted by address: a freely chosen name would limit nothing.
     parts.rate.take(f"name {caller.name}" if caller and caller.digest else f"address {address}")
     return parts.callers.admit(caller, scope, tried="authorization" in request.headers)
 
@@ -144,7 +144,7 @@ def _traceparent(request: Request) -> str:
 
 
 def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, Any]) -> Callable[..., Any]:
-    """Wrap `endpoint`, and complete what OpenAPI is told of it. Raises `TypeError` for what cannot be an endpoint."""
+    """Wrap `endpoint`, and complete its OpenAPI description. Raises `TypeError` for what cannot be an endpoint."""
     of = f"{path}, {getattr(endpoint, '__qualname__', endpoint)!s}"
     hints = get_type_hints(endpoint, include_extras=True)
     methods = {method.upper() for method in given.get("methods") or ("GET",)}
@@ -180,18 +180,18 @@ def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, An
 
 
 def _refusals(path: str, methods: set[str]) -> list[int]:
-    """Return the error answers that an endpoint has besides those of all, by its method and path."""
+    """Return an endpoint's error answers beyond the common ones, by its method and path."""
     found = {415} if methods & {"POST", "PUT", "PATCH"} else set()
     if "POST" in methods:
         found |= {400, 409}
-    if "{" in path and methods - {"PUT"}:  # a PUT makes what is not there
+    if "{" in path and methods - {"PUT"}:  # a PUT creates what is missing
         found.add(404)
     return sorted(found)
 
 
 def _describe_answer(returned: Any, methods: set[str], given: dict[str, Any], of: str) -> None:
-    """Tell OpenAPI the body and the status from the type that the endpoint returns. Raises `TypeError` if a POST
-    returns what cannot be stored.
+    """Describe body and status in OpenAPI by the type that the endpoint returns. Raises `TypeError` if a POST returns
+    what cannot be stored.
     """
     members = get_args(returned) if get_origin(returned) in (Union, UnionType) else (returned,)
     created = [get_args(one)[0] for one in members if get_origin(one) is Created]

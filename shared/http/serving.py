@@ -1,4 +1,4 @@
-"""Serves the HTTP API of a service until it is asked to stop."""
+"""Serves the HTTP API of a service until told to stop."""
 
 import signal
 import socket
@@ -14,8 +14,8 @@ from . import connections
 
 
 def serve(application: Any, settings: Settings) -> None:
-    """Run the API on HTTP_HOST and HTTP_PORT; on SIGTERM finish what is under way, within SHUTDOWN_GRACE_SECONDS.
-    Raises `Misconfigured` for an address that cannot be listened on.
+    """Run the API on HTTP_HOST and HTTP_PORT; on SIGTERM finish open requests, within SHUTDOWN_GRACE_SECONDS. Raises
+    `Misconfigured` for an address that cannot be listened on.
     """
     limits = connections.limits(settings.http_request_seconds_max)
     config = uvicorn.Config(
@@ -30,7 +30,7 @@ def serve(application: Any, settings: Settings) -> None:
         server_header=False,
     )
     server = uvicorn.Server(config)
-    # While it runs, uvicorn has handlers of its own. Before, these keep the wish; afterwards uvicorn raises the signal
+    # While it runs, uvicorn has its own handlers. Before that, these record the signal; afterwards uvicorn raises it
     # again, which without them would end the process as if it had not finished.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
@@ -45,6 +45,6 @@ def _listening(host: str, port: int) -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
-    except (OSError, UnicodeError) as error:  # a name that is too long for DNS cannot be encoded
+    except (OSError, UnicodeError) as error:  # a name too long for DNS cannot be encoded
         reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
         raise Misconfigured(f"HTTP_HOST, HTTP_PORT: cannot listen on {host[:100]}:{port}: {reason}") from error

@@ -1,8 +1,8 @@
-"""Bearer tokens: who calls, and what for (RFC 6750).
+"""Bearer tokens: a caller's name and scopes (RFC 6750).
 
-Only the SHA-256 of a token is kept. That is enough for a secret of 256 random bits, and for those alone: it would not
-protect a password that somebody has chosen. Two tokens may have the same name, so that one can be replaced without a
-pause; the name is the caller to whom an Idempotency-Key belongs.
+Only the SHA-256 of a token is kept. That is enough for a secret of 256 random bits, but would not protect a password
+chosen by a person. Two tokens may have the same name, so that one can be replaced without a pause; the name is the
+caller to whom an Idempotency-Key belongs.
 """
 
 import hashlib
@@ -26,7 +26,7 @@ _FORM = "must be name:scope,scope:sha256-of-the-token, with blanks or line break
 
 
 class Token(NamedTuple):
-    """What is known of a token."""
+    """A token as the API knows it."""
 
     name: str
     scopes: frozenset[str]
@@ -34,9 +34,7 @@ class Token(NamedTuple):
 
 
 def make(name: str, scopes: Sequence[str]) -> tuple[str, str]:
-    """Invent a token; return it, and its entry in API_TOKENS. Raises `Misconfigured` for a name or scope that
-    cannot be one.
-    """
+    """Generate a token; return it and its API_TOKENS entry. Raises `Misconfigured` for an invalid name or scope."""
     token = secrets.token_urlsafe(32)
     entry = f"{name}:{','.join(scopes)}:{_digest(token).hex()}"
     parse(entry)
@@ -44,7 +42,7 @@ def make(name: str, scopes: Sequence[str]) -> tuple[str, str]:
 
 
 def parse(text: str) -> tuple[Token, ...]:
-    """Read API_TOKENS. Raises `Misconfigured`; it does not repeat what it has read."""
+    """Parse API_TOKENS. Raises `Misconfigured`, without repeating the text."""
     found = []
     for number, entry in enumerate(text.split(), 1):
         name, _, rest = entry.partition(":")
@@ -56,10 +54,10 @@ def parse(text: str) -> tuple[Token, ...]:
 
 
 class Callers:
-    """Everybody who may call this API."""
+    """The callers of this API."""
 
     def __init__(self, settings: Settings, service: str) -> None:
-        """Raises `Misconfigured` if nobody may."""
+        """Raises `Misconfigured` if there are none."""
         self._open = settings.api_auth == "off"
         self._tokens = parse(settings.api_tokens.get_secret_value())
         if not self._open and not self._tokens:
@@ -69,9 +67,9 @@ class Callers:
             )
 
     def identify(self, request: Request) -> Token | None:
-        """Tell whose token the request brings; None if it brings none that is known.
+        """Return the request's token; None if it has no known one.
 
-        With API_AUTH=off callers are told apart by their credentials, whatever these are.
+        With API_AUTH=off callers are distinguished by their credentials, whatever these are.
         """
         given = request.headers.get("authorization")
         if self._open:
@@ -80,14 +78,14 @@ class Callers:
         kind, _, token = (given or "").partition(" ")
         digest = _digest(token.strip())
         found = None
-        for known in self._tokens:  # all of them, each in constant time: how long it takes tells nothing
+        for known in self._tokens:  # all of them, each in constant time: the duration reveals nothing
             if hmac.compare_digest(known.digest, digest):
                 found = known
         return found if kind.lower() == "bearer" else None
 
     def admit(self, caller: Token | None, scope: str, *, tried: bool) -> str:
-        """Return the caller's name. Raises `Problem`: 401 for somebody unknown, who has `tried`, 403 without
-        `scope`.
+        """Return the caller's name. Raises `Problem`: 401 for an unknown caller, who may have `tried` a token, 403
+        without `scope`.
         """
         if caller is None:
             detail = "this token is not known" if tried else "this needs a token: Authorization: Bearer ..."

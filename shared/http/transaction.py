@@ -14,7 +14,7 @@ Model = TypeVar("Model", bound=DeclarativeBase)
 
 
 class Transaction(Session):
-    """The request's transaction: it commits when the endpoint has returned, together with its answer. Any exception
+    """The request's transaction: it commits, together with the answer, once the endpoint has returned. Any exception
     undoes all of it.
     """
 
@@ -23,14 +23,14 @@ class Transaction(Session):
         return _or_404(self.lock(model, key), model, key)
 
     def get_or_404(self, model: type[Model], key: Any) -> Model:
-        """Return the row of `model` with the primary key `key`, not locked: to be read. Raises `Problem`."""
+        """Return the row of `model` with the primary key `key`, unlocked, for reading. Raises `Problem`."""
         return _or_404(self.get(model, key), model, key)
 
     def lock_or_add(self, row: Model) -> tuple[Model, bool]:
-        """Return the row with the primary key of `row`, locked, and False; or `row` as it was written now, and True.
+        """Return the existing row with the primary key of `row`, locked, and False; or `row`, just written, and True.
 
-        A request that adds a row at the same moment is waited for, and wins; a handler needs no such care, since its
-        batch is repeated.
+        A concurrent request that adds the row wins, and is waited for. A handler needs no such care: its batch is
+        repeated.
         """
         model = type(row)
         columns = {name: value for name, value in vars(row).items() if name in inspect(model).column_attrs}

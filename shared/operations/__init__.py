@@ -1,1 +1,1 @@
-"""The operator's commands: what the two systems say, and what is decided where they disagree. See docs/operating.md."""
+"""The operator's commands: show both systems' state, and decide where they disagree. See docs/operating.md."""

@@ -1,4 +1,4 @@
-"""`dead-letters list | show`: what was set aside, readable whatever it holds."""
+"""`dead-letters list | show`: what was set aside, readable whatever it contains."""
 
 from json import dumps, loads
 from typing import Any
@@ -90,7 +90,7 @@ def _facts(dead_letter: DeadLetter) -> dict[str, Any]:
 
 
 def readable(data: bytes | None) -> Any:
-    """Return what `data` is: JSON if it can be read as such, else text, else its bytes in hexadecimal."""
+    """Decode `data`: as JSON if possible, else as text, else as its bytes in hexadecimal."""
     if data is None:
         return None
     try:
@@ -99,7 +99,7 @@ def readable(data: bytes | None) -> Any:
         return {"hex": data.hex()}
     try:
         found = loads(text)
-        dumps(found, indent=2, allow_nan=False)  # what is too deep or no JSON of others stays text
+        dumps(found, indent=2, allow_nan=False)  # too deep, or not strict JSON: stays text
     except (ValueError, RecursionError):
         return text
     return found if isinstance(found, dict | list) else text
@@ -108,7 +108,7 @@ def readable(data: bytes | None) -> Any:
 def _text(value: Any) -> str:
     if value is None:
         return "-"
-    # JSON of one line, with what is not ASCII as it is: the output escapes what is not printable.
+    # JSON on one line, with non-ASCII text as it is: the output escapes what is not printable.
     return value if isinstance(value, str) else dumps(value, ensure_ascii=False)
 
 

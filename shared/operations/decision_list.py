@@ -1,4 +1,4 @@
-"""`decisions list`: what operators have decided, the newest last."""
+"""`decisions list`: the operators' decisions, newest last."""
 
 from typing import Any
 
@@ -43,7 +43,7 @@ def show(context: Context, *, source: str | None, most: int, json: bool) -> None
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    """Return facts as a line; of a long list its length."""
+    """Format facts as a line; a long list as its length."""
     return ", ".join(
         f"{name} {f'({len(fact)})' if isinstance(fact, list) and len(fact) > 5 else 'none' if fact is None else fact}"
         for name, fact in facts.items()

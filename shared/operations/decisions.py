@@ -1,7 +1,7 @@
 """`positions adopt | rewind | skip`: an operator decides where Kafka and PostgreSQL disagree.
 
-The three words mean the same everywhere. `adopt` believes what Kafka shows. `rewind` would rather publish or handle
-something twice than not at all. `skip` would rather not do it than do it twice. docs/operating.md has the whole table.
+The three words mean the same everywhere. `adopt` trusts what Kafka shows. `rewind` prefers publishing or handling twice
+to not at all. `skip` prefers not at all to twice. docs/operating.md has the whole table.
 """
 
 import re
@@ -23,7 +23,7 @@ _SET_TOPIC = text("UPDATE exactly_once_topic SET topic_id = :id, partitions = :p
 
 
 def decide(context: Context, choice: Choice, sources: Sequence[str], to: int | None, *, yes: bool) -> None:
-    """Plan what `choice` means for `sources`, ask, and do it. Raises `CommandFailed`."""
+    """Plan `choice` for `sources`, ask, and carry it out. Raises `CommandFailed`."""
     with maintenance.maintenance(context) as here:
         plans = []
         for source in sources:
@@ -82,7 +82,7 @@ def _plans(here: Maintenance, choice: Choice, source: str, to: int | None) -> li
 
 
 def refuse_other(here: Maintenance, topic: str) -> None:
-    """Refuse to compare positions with a cluster or a topic that they are not of."""
+    """Refuse to compare positions with another cluster or topic than theirs."""
     present, cluster_id = here.group.topics([topic]).get(topic), here.group.cluster_id()
     with here.connection.begin():
         known_cluster = here.connection.execute(_CLUSTER).scalar_one_or_none()

@@ -1,7 +1,7 @@
-"""What a service must stop for: everything that Kafka and PostgreSQL say of it, asked anew by clients of its own.
+"""Diagnose what a service must stop for, by asking Kafka and PostgreSQL anew with separate clients.
 
-A worker believes nothing that its own clients told it before this says the same, and goes on when this says nothing any
-more; `positions show` shows the same words.
+A worker stops for nothing that its own clients report until this confirms it, and resumes once this reports nothing;
+`positions show` prints the same words.
 """
 
 from collections.abc import Sequence
@@ -22,7 +22,7 @@ _ROW = text("SELECT EXISTS (SELECT FROM exactly_once_outbox WHERE event_id = :ev
 def diagnose(engine: Engine, settings: Settings, service: Service) -> list[Stop]:
     """Return all that workers must stop for, the deepest cause first.
 
-    Raises `KafkaUnavailable`, `DatabaseUnavailable`, `CommandFailed` or `DBAPIError` if somebody does not answer,
+    Raises `KafkaUnavailable`, `DatabaseUnavailable`, `CommandFailed` or `DBAPIError` if a server does not answer,
     `Misconfigured`.
     """
     seen = startup.see_topics(settings, service)
@@ -39,7 +39,7 @@ def diagnose(engine: Engine, settings: Settings, service: Service) -> list[Stop]
 
 
 def stands(stop: Stop | NotLetIn, engine: Engine, settings: Settings, service: Service) -> Sequence[Stop]:
-    """Return what a worker that has stopped for `stop` must still stop for; nothing if it may go on.
+    """Return what a worker that stopped for `stop` must still stop for; nothing if it may resume.
 
     Raises what `diagnose` raises.
     """
@@ -53,7 +53,6 @@ def stands(stop: Stop | NotLetIn, engine: Engine, settings: Settings, service: S
         source, position = stop.held
         with engine.connect() as connection, connection.begin():
             if positions.read(connection, [source]).get(source) == position:
-                # It has grown beyond the next offset meanwhile; what was written since it was cut is not what was
-                # handled.
+                # It has since grown beyond the next offset, but with other records than those handled before the cut.
                 return [stop]
     return []

@@ -1,6 +1,6 @@
-"""`dead-letters dismiss`: an operator decides that records which were set aside shall never be handled.
+"""`dead-letters dismiss`: an operator decides that records which were set aside are never handled.
 
-They stay where they are, for DEAD_LETTER_RETENTION_HOURS, and count as waiting no more. The decision keeps the reason.
+They stay in the table for DEAD_LETTER_RETENTION_HOURS, and no longer count as waiting. The decision keeps the reason.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ from .maintenance import Context
 from .output import echo
 
 IDS_MAX = 1_000
-"""Ids of dead letters that a decision remembers; with more, their number has to do. Each dead letter knows its
+"""Ids of dead letters that a decision keeps; beyond that it keeps only their number. Each dead letter has its
 decision.
 """
 
@@ -23,7 +23,7 @@ _WHICH = """
     AND (CAST(:topic AS text) IS NULL OR topic = :topic) AND (CAST(:error AS text) IS NULL OR error = :error)
 """
 _COUNT = text(f"SELECT count(*), min(id), max(id) FROM exactly_once_dead_letter WHERE {_WHICH}")  # noqa: S608 - constants
-# What came since the operator was asked is not what he was asked about.
+# Later arrivals are not what the operator was asked about.
 _LOCK = text(f"SELECT id FROM exactly_once_dead_letter WHERE {_WHICH} AND id <= :last ORDER BY id FOR UPDATE")  # noqa: S608
 _DISMISS = text("""
     UPDATE exactly_once_dead_letter SET dismissed_at = clock_timestamp(), dismissed_by = :decision WHERE id = ANY(:ids)
@@ -40,8 +40,8 @@ def dismiss(
     reason: str,
     yes: bool,
 ) -> bool:
-    """Dismiss dead letters by their numbers, or all that wait of a topic or with an error; False if one of `numbers`
-    does not wait. Raises `CommandFailed`.
+    """Dismiss dead letters by number, or all waiting ones of a topic or with an error; False if one of `numbers` does
+    not wait. Raises `CommandFailed`.
     """
     if bool(numbers) + bool(topic or error) + every != 1:
         raise CommandFailed("Name them: one or more ID, or --topic and --error, or --all")

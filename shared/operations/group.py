@@ -1,6 +1,7 @@
-"""What Kafka says of a service, for an operator: who is in its group, its committed offsets, how far its topics reach.
+"""Kafka's view of a service, for an operator: its group's members, its committed offsets, its topics' ranges.
 
-Nothing here joins the group. Only `lower` changes anything, and the broker refuses it while the group has members.
+Nothing here joins the group. Only `lower` and `grow` change anything; the broker refuses `lower` while the group has
+members.
 """
 
 import time
@@ -30,7 +31,7 @@ from ..settings import Settings
 POLL_SECONDS = 0.2
 
 CLEANUP_SECONDS = 15.0
-"""After its timeout a transaction is ended by the broker's next cleanup: every 10 s, unless the broker is set up
+"""After its timeout the broker's next cleanup ends a transaction: every 10 s, unless the broker is configured
 otherwise."""
 
 
@@ -58,7 +59,7 @@ MOVING = frozenset(
         KafkaError._ALL_BROKERS_DOWN,
     }
 )
-"""The coordinator or the leader has just moved, or a broker is just starting; ask again."""
+"""The coordinator or leader has just moved, or a broker is starting; ask again."""
 
 MISSING = frozenset({KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError._UNKNOWN_PARTITION, KafkaError._UNKNOWN_TOPIC})
 
@@ -70,12 +71,12 @@ class _Silent(KafkaUnavailable):
 
 
 class Span(NamedTuple):
-    """What a partition holds."""
+    """The range of a partition."""
 
     low: int
     """Its first offset."""
     stable: int
-    """Where read_committed ends: before the first transaction that is open."""
+    """Where read_committed ends: before the first open transaction."""
     high: int
     """Its end."""
 
@@ -97,10 +98,10 @@ class Group:
         self._reader = Consumer(
             {
                 **settings.kafka(),
-                "group.id": service.name,  # it is asked for, not joined: nothing is subscribed
+                "group.id": service.name,  # queried, not joined: nothing is subscribed
                 "isolation.level": "read_committed",
                 "enable.auto.commit": False,
-                "log_level": 0,  # what fails is told by the calls
+                "log_level": 0,  # the calls report failures
             }
         )
 
@@ -122,7 +123,7 @@ class Group:
         return {name: Topic(str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None}
 
     def members(self) -> list[str]:
-        """Name the members that the group has now."""
+        """List the group's current members."""
         name = self._service.name
         members = _ask(
             lambda: _result(self._admin.describe_consumer_groups([name], request_timeout=topics.ADMIN_SECONDS)[name])
@@ -130,14 +131,14 @@ class Group:
         return sorted(f"{m.group_instance_id or m.member_id} at {m.host.lstrip('/')}" for m in members)
 
     def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
-        """Read committed offsets as a worker does: only when no transaction is open that might change them."""
+        """Read committed offsets as a worker does: only while no open transaction might change them."""
         seconds = self._settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
         deadline = time.monotonic() + seconds
         while True:
             try:
                 return committed_offsets(self._reader, self._service.lane_topic, inputs, lanes)
             except KafkaUnavailable as error:
-                self.members()  # the same coordinator says so if a right is missing; the consumer only waits
+                self.members()  # the same coordinator reports a missing right; the consumer only waits
                 if time.monotonic() > deadline:
                     raise CommandFailed(f"after {seconds:.0f} s Kafka still gives no {error}") from error
 
@@ -161,7 +162,7 @@ class Group:
                 )
 
     def spans(self, inputs: Collection[Input]) -> dict[Input, Span]:
-        """Tell what partitions hold; those that do not exist are left out."""
+        """Return the partitions' ranges; those that do not exist are left out."""
         committed, all_of_it = IsolationLevel.READ_COMMITTED, IsolationLevel.READ_UNCOMMITTED
         earliest, latest = OffsetSpec.earliest(), OffsetSpec.latest()  # type: ignore[no-untyped-call]
         lows = self._offsets(inputs, earliest, all_of_it)
@@ -170,7 +171,7 @@ class Group:
         return {i: Span(lows[i], stable[i], highs[i]) for i in lows if i in stable and i in highs}
 
     def at_time(self, inputs: Collection[Input], milliseconds: int) -> dict[Input, int]:
-        """Return the first offset of each partition that is not older; -1 if all of it is older."""
+        """Return each partition's first offset that is not older; -1 if all are older."""
         return self._offsets(inputs, OffsetSpec.for_timestamp(milliseconds), IsolationLevel.READ_UNCOMMITTED)
 
     def _offsets(self, inputs: Collection[Input], spec: OffsetSpec, level: IsolationLevel) -> dict[Input, int]:
@@ -187,7 +188,7 @@ class Group:
                 except KafkaUnavailable as error:
                     if _code(error.__cause__) not in MISSING:
                         raise
-            # When a leader does not answer, the client gives this instead of an error.
+            # When a leader does not answer, the client returns this, not an error.
             if silent := [str(source) for source, offset in found.items() if offset == OFFSET_INVALID]:
                 raise _Silent(f"{', '.join(silent)}: the leader did not answer how far it goes")
             return found
@@ -195,14 +196,14 @@ class Group:
         return _ask(ask)
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Give `topic` as many partitions; returns when the brokers know them."""
+        """Add partitions to `topic`; return when the brokers know them."""
         asked = self._admin.create_partitions([NewPartitions(topic, partitions)], request_timeout=topics.ADMIN_SECONDS)
         _result(asked[topic])
         wait_until(lambda: self.topics([topic])[topic].partitions >= partitions, topics.ADMIN_SECONDS)
 
 
 def _ask(question: Callable[[], Answer]) -> Answer:
-    """Ask until there is an answer: a coordinator that has just moved is not there for a moment."""
+    """Ask until there is an answer: a coordinator that has just moved is briefly unavailable."""
     deadline = time.monotonic() + topics.ADMIN_SECONDS
     while True:
         try:
@@ -227,7 +228,7 @@ def _code(error: BaseException | None) -> int | None:
 
 
 def wait_until(condition: Callable[[], object], seconds: float) -> bool:
-    """Wait until `condition` holds; False if it does not within `seconds`."""
+    """Wait until `condition` holds; False if not within `seconds`."""
     deadline = time.monotonic() + seconds
     while not condition():
         if time.monotonic() > deadline:

@@ -1,4 +1,4 @@
-"""What a decision means for an input: a new next offset, and a committed offset that is not above it."""
+"""Decisions about an input: they set its next offset, and lower a committed offset that is above it."""
 
 from collections.abc import Collection, Mapping
 from typing import Any
@@ -11,7 +11,7 @@ from ..protocol.ports import Input
 from .maintenance import Choice, Maintenance, Plan
 from .survey import InputState
 
-# A row that is made anew has the epoch of its topic, so that it gives the ids that it would have given.
+# A recreated row has the epoch of its topic, so that event ids come out as they would have.
 _SET = text("""
     INSERT INTO exactly_once_position AS old (topic, partition, next_offset, epoch)
     VALUES (:topic, :partition, :h, (SELECT coalesce(max(epoch), 0) FROM exactly_once_position
@@ -66,7 +66,7 @@ def plan(here: Maintenance, choice: Choice, state: InputState, to: int | None) -
 
     before: dict[str, Any] = {"H": old, "committed": committed}
     if state.position is not None:
-        before["epoch"] = state.position.epoch  # `audit` tells by it what a rewind explains
+        before["epoch"] = state.position.epoch  # shows `audit` what a rewind explains
     after: dict[str, Any] = {"H": h, "committed": h if lowered else committed}
     if state.beyond_the_end:
         after["epoch"] = state.position.epoch + 1 if state.position else 0
@@ -111,28 +111,28 @@ def _means(old: int | None, h: int, end: int) -> str:
 
 
 def begin_again(here: Maintenance, topic: str) -> dict[Input, int]:
-    """Tell where the inputs of a topic that was created again begin."""
+    """Return where the inputs of a recreated topic begin."""
     with here.connection.begin():
         known = [Input(topic, partition) for (partition,) in here.connection.execute(_KNOWN, {"topic": topic})]
     spans = here.group.spans(known)
-    # A partition that the new topic does not have yet will begin at 0.
+    # A partition that the new topic does not have yet begins at 0.
     return {source: spans[source].low if source in spans else 0 for source in sorted(known)}
 
 
 def begin_at(connection: Connection, moves: Mapping[Input, int]) -> None:
-    """Set next offsets to the new beginnings, under a new epoch: offsets are used again, and ids are made of them."""
+    """Set next offsets to the new beginnings, under a new epoch: offsets are reused, and ids are derived from them."""
     for source, h in moves.items():
         connection.execute(_BEGIN, {"topic": source.topic, "partition": source.partition, "h": h})
     _forget_ends(connection, moves)
 
 
 def _forget_ends(connection: Connection, inputs: Collection[Input]) -> None:
-    """Forget at which records processes ended: after a decision, an offset may stand for another record."""
+    """Delete stuck records: after a decision, an offset may stand for another record."""
     attempts.forget(connection, inputs)
     stuck_records.forget(connection, inputs)
 
 
 def lower(here: Maintenance, moves: Mapping[Input, int]) -> None:
-    """Lower committed offsets that are above the next offset to it."""
+    """Lower committed offsets that exceed the next offset to it."""
     committed = here.group.committed(list(moves), ())
     here.group.lower({source: h for source, h in moves.items() if source in committed and committed[source].offset > h})

@@ -1,5 +1,5 @@
-"""What a decision means for a lane: its row always follows the published position; the question is which rows count
-as published.
+"""Decisions about a lane: its row always follows the published position; the question is which rows count as
+published.
 """
 
 from typing import Any
@@ -15,10 +15,10 @@ from .maintenance import Choice, Maintenance, Plan
 from .survey import LaneState
 
 IDS_MAX = 1_000
-"""Ids of deleted rows that a decision remembers; with more, their number has to do."""
+"""Ids of deleted rows that a decision keeps; beyond that it keeps their number."""
 
 DUPLICATES_MAX = 20_000
-"""Rows that a decision remembers because they may be published twice, 2 MB; the audit cannot explain more
+"""Rows that a decision keeps because they may be published twice, 2 MB; the audit cannot explain more
 duplicates.
 """
 
@@ -49,7 +49,7 @@ def plan(here: Maintenance, choice: Choice, state: LaneState) -> Plan | None:
         gone = list(here.connection.execute(text(_CHOSEN.format(chosen)), {"lane": lane}).scalars())
         rows = here.connection.execute(_COUNT, {"lane": lane}).scalar_one()
         remembers: dict[str, Any] = {"event_ids": gone[:IDS_MAX]}
-        if choice != "adopt":  # which leaves nothing that a topic has
+        if choice != "adopt":  # which leaves no row that a topic has
             kept = here.connection.execute(text(_KEPT.format(chosen)), {"lane": lane, "most": DUPLICATES_MAX})
             remembers["may be said twice"] = [list(row) for row in kept]
     claimed = claim.rows if claim else 0
@@ -89,10 +89,10 @@ def plan(here: Maintenance, choice: Choice, state: LaneState) -> Plan | None:
 
 
 def at(state: LaneState) -> Committed:
-    """Return the position and the claim id that agree with the published position. Without one the lane begins at 0, as
-    a new one does.
+    """Return the position and claim id that agree with the published position. Without one the lane begins at 0, like
+    a new one.
 
-    Raises `CommandFailed` if the published position was committed by something else.
+    Raises `CommandFailed` if something else committed the published position.
     """
     if state.published is None:
         return Committed(0, "")
@@ -109,5 +109,5 @@ def at(state: LaneState) -> Committed:
 
 
 def set_claim(connection: Connection, lane: int, position: Committed) -> None:
-    """Let the row of `exactly_once_lane` agree with the published position, with no rows claimed."""
+    """Set the row of `exactly_once_lane` to the published position, with no rows claimed."""
     connection.execute(_SET, {"lane": lane, "position": position.offset, "claim": position.metadata or None})

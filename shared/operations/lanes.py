@@ -1,9 +1,8 @@
-"""`lanes drain | resize`: another number of lanes, without anything being published twice or out of order.
+"""`lanes drain | resize`: change the number of lanes; nothing is published twice or out of order.
 
-Waiting rows move to the lane that their key has from then on, in the order of their ids, while no lane has a batch
-under way and nobody can add a row. So all rows of one key are in one lane before and after, and each lane publishes
-them in the same order. Rows that Kafka has are deleted, not moved; what was claimed and is provably not published is
-claimed anew.
+Waiting rows move to their key's new lane, in the order of their ids, while no lane has an open batch and no row can be
+added. So all rows of one key are in one lane before and after, and each lane publishes them in the same order. Rows
+that Kafka has are deleted, not moved; rows that were claimed and are provably not published are claimed anew.
 """
 
 import time
@@ -25,7 +24,7 @@ PROGRESS_SECONDS = 2.0
 
 PAGE = 5_000
 
-# Who adds a row reads this table first, so nobody can add one, and those who have read it are waited for.
+# Inserting a row reads this table first, so the lock bars new inserts and waits for those under way.
 _LOCK = text("LOCK TABLE exactly_once_lane IN ACCESS EXCLUSIVE MODE")
 _FORGET = text("""
     DELETE FROM exactly_once_outbox AS outbox USING (SELECT lane, unnest(row_ids) AS id
@@ -44,9 +43,7 @@ _TOPIC = text("UPDATE exactly_once_topic SET partitions = :partitions WHERE name
 
 
 def drain(context: Context, seconds: float) -> None:
-    """Wait until everything in the outbox is published, while workers work. Raises `CommandFailed` if it takes
-    longer.
-    """
+    """Wait until workers have published the whole outbox. Raises `CommandFailed` if it takes longer than `seconds`."""
     shown = 0.0
     left = ""
     with Group(context.settings, context.service) as group, context.engine.connect() as connection:
@@ -72,7 +69,7 @@ def drain(context: Context, seconds: float) -> None:
 
 
 def resize(context: Context, *, yes: bool) -> None:
-    """Make as many lanes as PARTITIONS says."""
+    """Change the number of lanes to PARTITIONS."""
     wanted = context.settings.partitions
     with maintenance.maintenance(context) as here:
         topics = here.group.topics(needed(context.service))
@@ -120,7 +117,7 @@ def resize(context: Context, *, yes: bool) -> None:
 
 
 def _rearrange(connection: Connection, states: list[LaneState], wanted: int) -> int:
-    """Take back all claims, and give every waiting row the lane of its key; gives how many rows changed theirs."""
+    """Take back all claims, and move every waiting row to its key's lane; return how many rows moved."""
     for state in states:
         if state.is_published:
             connection.execute(_FORGET, {"lane": state.lane})

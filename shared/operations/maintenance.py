@@ -1,8 +1,8 @@
-"""What an operator's commands work with, and the rules for those that decide something.
+"""The context of an operator's commands, and the rules for those that decide something.
 
-A decision is made while nobody works: every slot is held, so that no worker can begin, and the consumer group is empty,
-so that Kafka accepts nothing from a worker that is only frozen. It is asked for before it is made, and the database
-remembers it, in the transaction that makes it.
+A decision is made while no worker runs: the command holds every slot, so that none can start, and the consumer group is
+empty, so that Kafka accepts nothing from a worker that is only frozen. The operator confirms it first, and the database
+records it in the transaction that makes it.
 """
 
 import json
@@ -28,21 +28,21 @@ from .output import ask, note
 Choice = Literal["adopt", "rewind", "skip"]
 
 SLOTS = 1_000
-"""The most that WORKER_SLOTS may be; a worker may have another value of it than this process."""
+"""The maximum of WORKER_SLOTS; a worker's value may differ from this process's."""
 
 LOCK = -2
-"""The advisory lock of the one operator who decides; slots are not negative, and -1 is housekeeping's."""
+"""The advisory lock of the one deciding operator; slots are not negative, and -1 is housekeeping's."""
 
 STATEMENT_SECONDS = 600
 """A decision may touch a whole outbox, which a batch never does."""
 
 HAND_OVER_SECONDS = 3.0
-"""What a process held that has just ended is free a moment later."""
+"""Locks of a process that just ended are released a moment later."""
 
 BROKERS_SESSION_SECONDS = 45.0
 """The session timeout of a KIP-848 group is the broker's; this is its default."""
 
-# Other locks of this class have negative numbers: as an oid these are beyond any slot.
+# Other locks of this class have negative numbers, which as an oid exceed any slot.
 _HOLDERS = text("""
     SELECT held.objid, held.pid, coalesce(host(activity.client_addr), 'local')
     FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid)
@@ -64,7 +64,7 @@ _DECISION = text("""
 
 @dataclass(frozen=True)
 class Context:
-    """What an operator's command works with."""
+    """The context of an operator's command."""
 
     settings: Settings
     service: Service
@@ -72,35 +72,35 @@ class Context:
     outbox: Outbox
 
     def command(self, words: str) -> str:
-        """Return a command of this service as it is typed."""
+        """Return a command of this service, as typed."""
         return f"`{program(self.service.name)} {words}`"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a decision will do."""
+    """The plan of a decision."""
 
     source: str
     before: dict[str, Any]
     after: dict[str, Any]
     means: str
-    """What follows from it, for the operator who is asked."""
+    """Its consequences, for the operator to confirm."""
     carry_out: Callable[[Connection], None]
-    """The database's part, in the transaction that also remembers the decision."""
+    """The database's part, in the transaction that also records the decision."""
     finish: Callable[[], None] = lambda: None
     """Kafka's part, after the commit; running the command again makes up for it."""
     remembers: Mapping[str, Any] = field(default_factory=dict)
-    """What the decision keeps besides `after`."""
+    """What the decision records besides `after`."""
 
 
 @dataclass(frozen=True)
 class Maintenance:
-    """What a decision works with, while nobody else works."""
+    """The context of a decision, while no worker runs."""
 
     context: Context
     group: Group
     connection: Connection
-    """It holds the slots, and has no transaction open."""
+    """Holds the slots; has no open transaction."""
 
     @property
     def service(self) -> str:
@@ -110,10 +110,10 @@ class Maintenance:
 
 @contextmanager
 def maintenance(context: Context) -> Iterator[Maintenance]:
-    """Keep every worker of the service from working while the block runs. Raises `CommandFailed` if one does."""
+    """Keep every worker of the service out while the block runs. Raises `CommandFailed` if one is running."""
     refuse_transaction_pooler(context.engine)
     with Group(context.settings, context.service) as group, context.engine.connect() as connection:
-        connection.detach()  # when it is closed, so is the session, and the slots are free
+        connection.detach()  # closing it ends the session and frees the slots
         with connection.begin():
             connection.execute(text(f"SET statement_timeout = '{STATEMENT_SECONDS}s'"))
         try:
@@ -122,13 +122,13 @@ def maintenance(context: Context) -> Iterator[Maintenance]:
             _wait_until_empty(context, group)
             yield Maintenance(context, group, connection)
         finally:
-            # Explicitly, not left to the end of the session: that comes a moment after this process has gone on.
+            # Explicitly: the session's end comes only a moment after this process has gone on.
             with suppress(DBAPIError):
                 _give(connection)
 
 
 def _take(connection: Connection) -> bool:
-    """Take the turn and every slot, or nothing."""
+    """Take the decision lock and every slot, or nothing."""
     with connection.begin():
         turn = connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one()
         if turn and connection.execute(_TAKE_ALL, {"class": LOCK_CLASS, "slots": SLOTS}).scalar_one():
@@ -157,7 +157,7 @@ def _who_works(context: Context, connection: Connection) -> str:
 
 
 def _wait_until_empty(context: Context, group: Group) -> None:
-    """Wait until the group has no member: one that was killed is given up by the broker after its session timeout."""
+    """Wait until the group is empty: the broker drops a killed member after its session timeout."""
     members = group.members()
     if not members:
         return
@@ -178,13 +178,13 @@ def _wait_until_empty(context: Context, group: Group) -> None:
 def decided(
     connection: Connection, command: str, source: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> int:
-    """Remember a decision, in the transaction that carries it out; return its number."""
+    """Record a decision, in the transaction that carries it out; return its number."""
     facts = {"command": command, "source": source, "before": json.dumps(before), "after": json.dumps(after)}
     return int(connection.execute(_DECISION, facts).scalar_one())
 
 
 def confirm(question: str, *, yes: bool) -> None:
-    """Ask before something is done that cannot be undone. Raises `CommandFailed` unless the answer is yes."""
+    """Ask before an irreversible step. Raises `CommandFailed` unless the answer is yes."""
     if yes:
         return
     if not sys.stdin.isatty():

@@ -1,4 +1,4 @@
-"""`outbox show | set-aside`: the rows that wait to be published, and the one that Kafka refuses to take."""
+"""`outbox show | set-aside`: the rows that wait to be published, and the one that Kafka refuses."""
 
 from typing import Any
 
@@ -28,7 +28,7 @@ _DELETE = text("DELETE FROM exactly_once_outbox WHERE lane = :lane AND id = :id"
 _UNCLAIM = text("""
     UPDATE exactly_once_lane SET row_ids = array_remove(row_ids, :id), claim_id = gen_random_uuid() WHERE lane = :lane
 """)
-# Claimed or not, the key decides the lane, and the time stays that of the decision.
+# The key decides the lane, and the time stays the original one.
 _PUT_BACK = text("""
     INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent,
         decided_at)
@@ -36,7 +36,7 @@ _PUT_BACK = text("""
            CAST(:decided_at AS timestamptz)
 """)
 TOPIC_HEADER = "topic"
-"""Where a row that was set aside keeps the topic that it is for."""
+"""The header in which a row that was set aside keeps its topic."""
 
 
 def show(context: Context, event_id: str | None, *, json: bool) -> None:
@@ -81,7 +81,7 @@ def _facts(row: Any) -> dict[str, Any]:
 
 
 def set_aside(context: Context, event_id: str, *, yes: bool) -> None:
-    """Move a row from the outbox to the dead letters; the others of its lane are published then."""
+    """Move a row from the outbox to the dead letters, so that the others of its lane are published."""
     with maintenance.maintenance(context) as here:
         with here.connection.begin():
             row = here.connection.execute(_FIND, {"event_id": event_id}).one_or_none()
@@ -96,7 +96,7 @@ def set_aside(context: Context, event_id: str, *, yes: bool) -> None:
 
 
 def _unpublished(here: Maintenance, row: Any) -> survey.LaneState:
-    """Make sure that Kafka has not got the row: only then may it leave its claim."""
+    """Ensure that Kafka does not have the row: only then may it leave its claim."""
     (state,) = survey.see_lanes(here.connection, here.group, [row.lane], here.context.service)
     stop = state.disagreement(here.service)
     if stop is not None:
@@ -158,7 +158,7 @@ def _dead_letter(here: Maintenance, row: Any) -> NewDeadLetter:
 
 
 def put_back(connection: Connection, dead_letter: DeadLetter) -> None:
-    """Publish after all what was set aside: it waits again, behind what its key has published meanwhile."""
+    """Put a row that was set aside back: it waits again, behind what its key has published since."""
     kind, _, version = (dead_letter.event_type or "").rpartition(".v")
     key = (dead_letter.record.key or b"").decode()
     connection.execute(

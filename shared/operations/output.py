@@ -1,9 +1,9 @@
-"""What an operator reads: lines, aligned columns, or JSON for programs.
+"""The output of the operator's commands: lines, aligned columns, or JSON for programs.
 
-Whatever a record holds, its text does nothing to a terminal: what is not printable is written as an escape - control
-characters, line ends, the marks that turn the direction of writing, lone surrogates - and so is what the terminal's
-encoding has not got. Whoever closes the pipe has read enough: the command goes on to its end, and says nothing more. So
-it does when the answer cannot be written, to a full disk for example, and this is reported on standard error.
+No record's text can affect a terminal: unprintable characters are written as escapes - control characters, line ends,
+bidirectional marks, lone surrogates - and so is what the terminal's encoding lacks. When the reader closes the pipe,
+the command runs to its end and prints nothing more. It does the same when the answer cannot be written, to a full disk
+for example, and reports that on standard error.
 """
 
 import json
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import TextIO
 
 _lost: list[TextIO] = []
-"""The streams that could not be written to the end."""
+"""The streams that could not be fully written."""
 
 
 def echo(line: str = "") -> None:
@@ -22,12 +22,12 @@ def echo(line: str = "") -> None:
 
 
 def note(line: str) -> None:
-    """Print a line about what is going on; it is no part of the answer."""
+    """Print a progress line, which is not part of the answer."""
     _write(sys.stderr, printable(line))
 
 
 def ask(question: str) -> str:
-    """Ask on standard error, and return the line that is answered."""
+    """Ask on standard error; return the line typed in answer."""
     _write(sys.stderr, printable(question), end=" ")
     return sys.stdin.readline()
 
@@ -46,14 +46,14 @@ def as_json(value: object) -> None:
 
 
 def printable(text: str) -> str:
-    """Return text in which every character that could do something to a terminal is an escape of Python."""
+    """Return text in which every character that could affect a terminal is a Python escape."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text)
 
 
 def end_quietly() -> None:
-    """Bring out what is still to be written, to nobody if nobody reads it."""
+    """Flush what is still to be written; discard it if the pipe is closed."""
     for stream in (sys.stdout, sys.stderr):
         if stream is not None:
             try:
@@ -65,12 +65,12 @@ def end_quietly() -> None:
 
 
 def lost() -> bool:
-    """Whether some of the answer could not be written, and it is not that nobody reads it."""
+    """Whether part of the answer could not be written, other than to a closed pipe."""
     return bool(_lost)
 
 
 def age(seconds: float | None) -> str | None:
-    """Describe how old something is, in one unit."""
+    """Format an age in one unit."""
     if seconds is None:
         return None
     for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60)):
@@ -100,7 +100,7 @@ def _lose(stream: TextIO, error: OSError) -> None:
 
 
 def _silence(stream: TextIO) -> None:
-    """Let a stream lead nowhere from now on: the interpreter flushes it once more in the end."""
+    """Discard what a stream still gets: the interpreter flushes it once more at exit."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, stream.fileno())
     os.close(nowhere)

@@ -1,9 +1,9 @@
 """`positions set-aside`: the record that an input waits at becomes a dead letter, and the input goes on behind it.
 
 A handler that raises `Retry` for ever holds up its input, and `skip` would lose the record. Here it is kept: one
-transaction of PostgreSQL locks the next offset, inserts the dead letter and its notice, moves the next offset past the
-record, and remembers the decision. That is what a worker does with a record that can never be handled, so it may be
-done while workers work: one that has the record in its hands finds the next offset beyond it, and drops it.
+PostgreSQL transaction locks the next offset, inserts the dead letter and its notice, moves the next offset past the
+record, and records the decision. A worker does the same with a record that can never be handled, so this is safe while
+workers run: one that is handling the record finds the next offset beyond it, and drops it.
 """
 
 import re
@@ -27,23 +27,21 @@ from .output import echo
 from .reading import Reading
 
 AHEAD = 10_000
-"""Records behind it that are searched for its key: some seconds of reading."""
+"""Later records that are searched for its key: some seconds of reading."""
 
 PATIENCE_SECONDS = 15.0
-"""How long nothing may come. Everything that is read is settled."""
+"""The longest wait without a record. Everything read is settled."""
 
 
 class _Found(NamedTuple):
     record: Record
     behind: int
-    """How many of the records behind it, of those that were read, have its key."""
+    """How many of the later records that were read have its key."""
     read: int
 
 
 def set_aside(context: Context, source: str, offset: int | None, *, reason: str, yes: bool) -> None:
-    """Set aside the record that `source` waits at. Raises `CommandFailed`, if it is not the one at `offset` for
-    example.
-    """
+    """Set aside the record that `source` waits at. Raises `CommandFailed`, for example if it is not at `offset`."""
     if not reason.strip():
         raise CommandFailed("--reason is empty: say why this record is not waited for")
     if yes and offset is None:
@@ -79,7 +77,7 @@ def _input(context: Context, source: str) -> Input:
 
 
 def _see(context: Context, connection: Connection, source: Input) -> tuple[Position, int]:
-    """Return the next offset and the end of what can be read. Raises `CommandFailed` where something else must be
+    """Return the next offset and the end of the readable records. Raises `CommandFailed` if something else must be
     decided first.
     """
     with Group(context.settings, context.service) as group:
@@ -101,9 +99,7 @@ def _see(context: Context, connection: Connection, source: Input) -> tuple[Posit
 
 
 def _look(context: Context, source: Input, h: int, end: int) -> _Found:
-    """Read the record at the next offset, or the first one behind it where only markers lie between, and what comes
-    after it.
-    """
+    """Read the record at the next offset, or the first one behind it if only markers lie between, and later ones."""
     first: Record | None = None
     behind = read = 0
     reading = Reading(context, {source: (h, min(end, h + AHEAD))}, removed="error")

@@ -1,4 +1,4 @@
-"""Reads topics as any consumer with read_committed would, without joining a group, up to ends that are fixed before."""
+"""Read topics as any read_committed consumer would, without joining a group, up to ends fixed beforehand."""
 
 import time
 from collections.abc import Collection, Iterator, Mapping
@@ -13,38 +13,38 @@ from ..protocol.ports import Input
 from .maintenance import Context
 
 PORTION = 5_000
-"""Messages that are taken at once: a few MB."""
+"""Messages consumed at once: a few MB."""
 
 POLL_SECONDS = 0.2
-"""How long a portion is waited for."""
+"""How long to wait for a portion."""
 
 FIRST_SECONDS = 10.0
 """How long `times` waits; it takes some milliseconds."""
 
 
 class Reading:
-    """One reading of `ranges`: of each partition, the first offset and the end."""
+    """One reading of `ranges`: each partition's first offset and end."""
 
     def __init__(
         self, context: Context, ranges: Mapping[Input, tuple[int, int]], *, removed: Literal["error", "earliest"]
     ) -> None:
-        # Retention may remove the beginning while it is read: go on behind it, or not.
+        # Retention may remove the beginning during the reading: go on behind it, or not.
         self._configuration = _configuration(context) | {"auto.offset.reset": removed}
         self._reached = {source: first for source, (first, end) in ranges.items() if first < end}
         self._first = dict(self._reached)
         self._ends = {source: end for source, (_, end) in ranges.items()}
         self.left = set(self._reached)
-        """The partitions whose end is not reached yet; whoever gives one up takes it out."""
+        """The partitions whose end is not reached yet; to give one up, remove it."""
         self.silent_since = time.monotonic()
 
     @property
     def passed(self) -> int:
-        """How many offsets are behind us."""
+        """How many offsets were passed."""
         return sum(self._reached[source] - first for source, first in self._first.items())
 
     def portions(self) -> Iterator[list[tuple[Input, int, Message]]]:
-        """Yield records below the ends with their places, in the order of each partition; nothing if none came for
-        `POLL_SECONDS`. Raises `KafkaUnavailable`.
+        """Yield records below the ends with their places, in order within each partition; an empty list if none came
+        for `POLL_SECONDS`. Raises `KafkaUnavailable`.
         """
         with closing(Consumer(self._configuration)) as consumer:
             consumer.assign([TopicPartition(*source, offset) for source, offset in self._first.items()])
@@ -53,7 +53,7 @@ class Reading:
                 for message in consumer.consume(PORTION, POLL_SECONDS):
                     source, offset = Input(message.topic() or "", message.partition() or 0), message.offset() or 0
                     if source not in self.left:
-                        continue  # what came after the end was fixed
+                        continue  # arrived after the end was fixed
                     problem = message.error()
                     if problem is None:
                         if offset < self._ends[source]:
@@ -61,7 +61,7 @@ class Reading:
                         offset += 1
                     elif problem.code() != KafkaError._PARTITION_EOF:
                         raise KafkaUnavailable(f"{source} cannot be read: {problem.name()}: {problem.str()}")
-                    # The end itself is told only when everything before it is settled, control markers included.
+                    # The end is reported only once everything before it is settled, control markers included.
                     self._reach(consumer, source, offset)
                 yield found
 
@@ -75,8 +75,7 @@ class Reading:
 
 
 def times(context: Context, places: Mapping[Input, int]) -> dict[Input, float]:
-    """Return the time of the first record of each partition from the given offset on, committed or not, in seconds
-    since
+    """Return the time of each partition's first record from the given offset on, committed or not, in seconds since
     1970 by the clock of its producer or broker; those that have none are left out. Raises `KafkaUnavailable`.
     """
     found: dict[Input, float] = {}
@@ -112,12 +111,12 @@ def _names(sources: Collection[Input]) -> str:
 def _configuration(context: Context) -> dict[str, Any]:
     return {
         **context.settings.kafka(),
-        "group.id": context.service.name,  # the client wants one; it is not joined
+        "group.id": context.service.name,  # the client requires one; it is not joined
         "isolation.level": "read_committed",
         "enable.auto.commit": False,
         "enable.partition.eof": True,
         "fetch.wait.max.ms": 100,
-        # At its default of 1 s a consumer stands still for that long whenever its queue has been full.
+        # At the default of 1 s a consumer pauses that long whenever its queue was full.
         "fetch.queue.backoff.ms": 5,
         "queued.max.messages.kbytes": 16_000,
         "receive.message.max.bytes": RECEIVE_BYTES_MAX,

@@ -1,9 +1,9 @@
-"""`dead-letters redrive`: handle a record again that was set aside.
+"""`dead-letters redrive`: handle again a record that was set aside.
 
-It is one PostgreSQL transaction: the dead letter is locked, its event goes into the inbox, its handlers run under the
-ids of the original record, what they publish goes into the outbox, and the dead letter is marked as done. So it happens
-once, whoever dies meanwhile, and however many do it at the same time. Nothing is produced: the workers publish it like
-everything else.
+One PostgreSQL transaction locks the dead letter, enters its event in the inbox, runs its handlers under the ids of the
+original record, writes what they publish to the outbox, and marks the dead letter as done. So it takes effect once,
+whichever process dies, and however many run at the same time. The command itself produces nothing: the workers publish
+the events like all others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -25,13 +25,13 @@ from .maintenance import Context
 from .output import echo
 
 ATTEMPTS = 3
-"""A worker may hold a lock for a moment, or insert the same row first; more often than that is no coincidence."""
+"""A worker may briefly hold a lock, or insert the same row first; more often than this is no coincidence."""
 
 PAGE = 500
 
 
 class Outcome(Enum):
-    """What became of a dead letter."""
+    """The outcome of a redrive."""
 
     DONE = "re-driven"
     EARLIER = "was re-driven before"
@@ -42,7 +42,7 @@ class Outcome(Enum):
 
 
 class Result(NamedTuple):
-    """What became of a dead letter, and why."""
+    """The outcome of a redrive, and its reason."""
 
     outcome: Outcome
     detail: str = ""
@@ -54,8 +54,8 @@ class Result(NamedTuple):
 
 
 def redrive(context: Context, numbers: Sequence[int], *, every: bool, dismissed: bool) -> bool:
-    """Re-drive dead letters in the order in which they were set aside, `dismissed` ones only if that is requested too;
-    False if one of them is not done then.
+    """Redrive dead letters in the order in which they were set aside, `dismissed` ones only on request; False if one
+    of them is not done afterwards.
     """
     handlers = Handlers(context.service)
     results = []
@@ -83,9 +83,9 @@ def _every(context: Context) -> Iterator[int]:
 
 
 def one(context: Context, handlers: Handlers, number: int, *, dismissed: bool = False) -> Result:
-    """Re-drive one dead letter. If it fails again it stays, with its new error.
+    """Redrive one dead letter. If it fails again it stays, with its new error.
 
-    Raises `CommandFailed` if the connection was lost, and with it the knowledge of what happened.
+    Raises `CommandFailed` if the connection was lost, which leaves the outcome unknown.
     """
     reason: Exception = CommandFailed()
     for _ in range(ATTEMPTS):
@@ -103,7 +103,7 @@ def one(context: Context, handlers: Handlers, number: int, *, dismissed: bool = 
             reason = failure.__cause__ if isinstance(failure.__cause__, Exception) else failure
             if not isinstance(reason, IntegrityError):
                 return _failed(context, number, reason)
-    if isinstance(reason, Unavailable):  # this is not about the dead letter
+    if isinstance(reason, Unavailable):  # not due to the dead letter
         return Result(Outcome.FAILED, str(reason))
     return _failed(context, number, reason)
 
@@ -149,7 +149,7 @@ def _lock(session: Session, number: int) -> DeadLetter | None:
 
 
 def _handle(transaction: PostgresTransaction, handlers: Handlers, dead_letter: DeadLetter) -> bool:
-    """Do what a batch would have done with the record; False if its event has taken effect already."""
+    """Handle the record as a batch would; False if its event has already taken effect."""
     opened = handlers.open(dead_letter.record)
     if opened is None:
         raise Reject(

@@ -1,4 +1,4 @@
-"""`positions show`: what both systems say of every position, and what that means."""
+"""`positions show`: every position as both systems have it, and what that means."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -15,13 +15,11 @@ from .output import age, as_json, columns, echo
 from .survey import InputState, LaneState, Waiting
 
 BATCHES_MAX = 5
-"""Inputs of which the next batch is looked at; each takes some tenths of a second."""
+"""Inputs whose next batch is examined; each takes some tenths of a second."""
 
 
 def show(context: Context, *, json: bool) -> bool:
-    """Print all positions; return whether there is nothing to decide. It may be done at any time, and changes
-    nothing.
-    """
+    """Print all positions; return whether there is nothing to decide. Safe at any time: it changes nothing."""
     service = context.service
     with Group(context.settings, service) as group, context.engine.connect() as connection:
         seen = startup.see_topics(context.settings, service)
@@ -53,7 +51,7 @@ def show(context: Context, *, json: bool) -> bool:
 
 
 def _stop(wrong: Mapping[str, Stop], topic: str) -> Stop | None:
-    """What comes before any comparison of positions: they are of another log."""
+    """The stop that precedes any comparison of positions: they are of another log."""
     stop = wrong.get("cluster") or wrong.get(topic)
     return stop if isinstance(stop, OtherCluster) else None
 
@@ -65,7 +63,7 @@ def _print(
     lanes: list[dict[str, Any]],
     members: list[str],
 ) -> None:
-    """Print the two tables, and in full what is wrong."""
+    """Print the two tables, and each problem in full."""
     echo(f"members of group {service}: {', '.join(members) or 'none'}")
     echo()
     columns(
@@ -96,7 +94,7 @@ def _print(
             for n in ({**lane, "oldest": age(lane["oldest_seconds"])} for lane in lanes)
         ],
     )
-    # What is wrong with a topic is wrong with all its partitions: it is told once.
+    # A topic's problem is that of all its partitions: it is printed once.
     for wrong in dict.fromkeys(found["detail"] for found in (*topics, *inputs, *lanes) if found["detail"]):
         echo()
         echo(wrong)
@@ -106,7 +104,7 @@ def _print(
 
 
 def _why(context: Context, source: Mapping[str, Any], members: list[str]) -> str:
-    """Tell why an input waits, as far as it can be seen from here: what a worker has in its memory cannot."""
+    """Return why an input waits, as far as it shows from outside a worker's memory."""
     where = f"{source['source']} waits at {source['next_offset']}"
     if not members:
         return f"{where}: no worker is a member of the group"
@@ -121,10 +119,10 @@ def _why(context: Context, source: Mapping[str, Any], members: list[str]) -> str
 
 
 def _batch(context: Context, source: Input, offset: int) -> str:
-    """Tell how far the batch goes at which an input stands: it may be one that no worker can unpack."""
+    """Describe the extent of the batch that an input waits at: perhaps no worker can unpack it."""
     try:
         header = batch_header.read(context.settings, context.service.name, source, offset)
-    except Exception:  # noqa: BLE001 - of kafka-python; without it less is told
+    except Exception:  # noqa: BLE001 - from kafka-python; without it less is shown
         return ""
     if header is None:
         return ""
@@ -136,7 +134,7 @@ def _batch(context: Context, source: Input, offset: int) -> str:
 
 
 def _input(state: InputState, stop: Stop | None, held: Held | None, *, waits: bool) -> dict[str, Any]:
-    # Of a log that went back, or of another one, there is no lag.
+    # A log that went back, or another log, has no lag.
     of_this_log = not isinstance(stop, OtherCluster) and not state.beyond_the_end
     comparison = _comparison(state, stop)
     if held and stop is None:

@@ -1,6 +1,6 @@
-"""What the two systems say of every position, side by side, and what that means: read for an operator.
+"""Every position as the two systems have it, side by side, and what that means, for an operator.
 
-It may be read while workers work. What then looks like a disagreement is believed only if it stands still.
+Workers may run meanwhile. What then looks like a disagreement counts only if it stands still.
 """
 
 import time
@@ -20,18 +20,18 @@ from .group import Group, Span
 from .maintenance import Context
 
 STANDING_SECONDS = 1.0
-"""Transactions of those who are well take some milliseconds."""
+"""Transactions of healthy workers take some milliseconds."""
 
 LOOK_AGAIN_SECONDS = 0.05
 
 ROUNDS_MAX = 5
-"""How often a disagreement is read again; a worker moves a position once in some milliseconds."""
+"""How often a disagreement is read again; a worker moves a position every few milliseconds."""
 
 _INPUTS = text("SELECT topic, partition FROM exactly_once_position WHERE topic = ANY(:topics)")
 
 _LANES = text("SELECT lane FROM exactly_once_lane")
 
-# The rows of a claim are deleted together with it, so the rest of the lane can be had by subtraction.
+# The rows of a claim are deleted together with it, so subtraction gives the rest of the lane.
 _WAITING = text("""
     SELECT lane.lane, (SELECT count(*) FROM exactly_once_outbox AS outbox
         WHERE outbox.lane = lane.lane), cardinality(lane.row_ids),
@@ -46,7 +46,7 @@ _WAITING = text("""
 
 
 class InputState(NamedTuple):
-    """An input, as both systems see it."""
+    """An input as both systems have it."""
 
     source: Input
     position: Position | None
@@ -55,8 +55,8 @@ class InputState(NamedTuple):
 
     @property
     def lag(self) -> int | None:
-        """How many offsets are still to be handled, those that are held back included: what the metric
-        `exactly_once_consumer_lag_records` says. Control markers have offsets too, and the next offset passes them.
+        """How many offsets are still to be handled, including those held back: the value of the metric
+        `exactly_once_consumer_lag_records`. Control markers have offsets too, and the next offset passes them.
         """
         if self.span is None:
             return None
@@ -92,14 +92,14 @@ class InputState(NamedTuple):
 
 
 class LaneState(NamedTuple):
-    """A lane, as both systems see it."""
+    """A lane as both systems have it."""
 
     lane: int
     published: Committed | None
     claim: Claim | None
 
     def disagreement(self, service: str) -> Stop | None:
-        """What a worker would stop for. The published position must have been read after the claim, or nobody works."""
+        """What a worker would stop for. Unless no worker runs, the published position must be read after the claim."""
         try:
             compare_lane(service, self.lane, self.published, self.claim, published_read_last=True)
         except Stop as stop:
@@ -121,14 +121,14 @@ class LaneState(NamedTuple):
 
 
 class Waiting(NamedTuple):
-    """What waits in a lane to be published."""
+    """The backlog of a lane."""
 
     rows: int
     oldest_seconds: float | None
 
 
 def inputs(connection: Connection, group: Group, service: Service) -> list[InputState]:
-    """See the inputs of a service: the partitions that there are, and those that the database knows."""
+    """Read the inputs of a service: the existing partitions, and those that the database knows."""
     topics = group.topics(service.consumed_topics)
     with connection.begin():
         known = {Input(*row) for row in connection.execute(_INPUTS, {"topics": list(service.consumed_topics)})}
@@ -137,7 +137,7 @@ def inputs(connection: Connection, group: Group, service: Service) -> list[Input
 
 
 def see_inputs(connection: Connection, group: Group, sources: Collection[Input]) -> list[InputState]:
-    """See some inputs. Kafka is read first: the next offset only grows, so what is too high then really is."""
+    """Read some inputs. Kafka is read first: the next offset only grows, so one that is too high really is."""
     committed = group.committed(sources, ())
     with connection.begin():
         rows = positions.read(connection, sources)
@@ -146,8 +146,8 @@ def see_inputs(connection: Connection, group: Group, sources: Collection[Input])
 
 
 def waiting_inputs(connection: Connection, states: Iterable[InputState]) -> set[Input]:
-    """Find the inputs in which a record can be read and the next offset stays before it for a while. It takes no longer
-    than they take to move.
+    """Find the inputs whose next offset stays before a readable record for a while. Returns as soon as all have
+    moved.
     """
     still = {
         state.source: state.position
@@ -164,7 +164,7 @@ def waiting_inputs(connection: Connection, states: Iterable[InputState]) -> set[
 
 
 def held_back(context: Context, group: Group, states: Iterable[InputState]) -> dict[Input, Held]:
-    """Find the inputs in which the same transaction was open at two looks, and whose it is."""
+    """Find the inputs in which the same transaction was open in two reads, and its owner."""
     open_at = {s.source: s.span.stable for s in states if s.span is not None and s.span.stable < s.span.high}
     if not open_at:
         return {}
@@ -179,7 +179,7 @@ def held_back(context: Context, group: Group, states: Iterable[InputState]) -> d
 
 
 def lanes(connection: Connection, group: Group, service: Service) -> list[LaneState]:
-    """See all lanes of a service: those of the topic, and those of the database."""
+    """Read all lanes of a service: the topic's and the database's."""
     topic = group.topics([service.lane_topic]).get(service.lane_topic)
     with connection.begin():
         known = {int(lane) for (lane,) in connection.execute(_LANES)}
@@ -188,7 +188,7 @@ def lanes(connection: Connection, group: Group, service: Service) -> list[LaneSt
 
 
 def see_lanes(connection: Connection, group: Group, numbers: Collection[int], service: Service) -> list[LaneState]:
-    """See some lanes; those that seem to disagree are read again until two readings are the same."""
+    """Read some lanes; those that seem to disagree are read again until two readings agree."""
     found: dict[int, LaneState] = {}
     doubtful = set(numbers)
     for _ in range(ROUNDS_MAX):
@@ -206,7 +206,7 @@ def see_lanes(connection: Connection, group: Group, numbers: Collection[int], se
 
 
 def waiting(connection: Connection, states: Iterable[LaneState]) -> dict[int, Waiting]:
-    """Count the rows of lanes that are not published yet, and tell the age of the oldest."""
+    """Return the number of unpublished rows in each lane, and the age of the oldest."""
     by_lane = {state.lane: state for state in states}
     with connection.begin():
         rows: list[Any] = list(connection.execute(_WAITING, {"lanes": sorted(by_lane)}))

@@ -1,7 +1,7 @@
-"""Which events of the outbox Kafka already has: the evidence that `positions adopt` of a lane needs.
+"""Find the events of the outbox that Kafka already has: the evidence that `positions adopt` of a lane needs.
 
-The topics are read as any consumer would read them, from before the oldest waiting row was decided. Memory stays small
-however much there is: ids go to a temporary table in portions.
+The topics are read as by any consumer, from before the oldest waiting row was decided. Memory stays small however much
+there is: ids go to a temporary table in portions.
 """
 
 import time
@@ -19,10 +19,10 @@ from .maintenance import Context, Maintenance
 from .reading import Reading
 
 CLOCKS_SECONDS = 3_600
-"""Rows carry the time of the database, records that of a worker or a broker: so far may their clocks be apart."""
+"""Rows have the database's time, records a worker's or a broker's: their clocks may differ by this much."""
 
 PORTION = 2_000
-"""Ids that are looked up at once."""
+"""Ids looked up at once."""
 
 _OLDEST = text("SELECT min(decided_at) FROM exactly_once_outbox WHERE lane = :lane")
 
@@ -38,13 +38,13 @@ _INDEX = f"CREATE INDEX ON {_TABLE} (event_id)"
 _MARK = f"UPDATE {_TABLE} SET visible = true WHERE event_id = ANY(:ids) AND topic = :topic"  # noqa: S608 - a number
 
 VISIBLE = f"SELECT id FROM {_TABLE} WHERE visible"  # noqa: S608 - a number
-"""With the number of a lane, gives the ids of the rows that Kafka has, on the connection of `look`."""
+"""A query for the ids of the rows that Kafka has, by the number of a lane, on the connection of `look`."""
 
 
 def look(here: Maintenance, lane: int) -> None:
-    """Find out which rows of `lane` Kafka has; afterwards `VISIBLE` of the lane gives them.
+    """Find which rows of `lane` Kafka has; afterwards `VISIBLE` returns them.
 
-    Raises `CommandFailed` if the topics do not reach back far enough to tell, or are held back by an open transaction.
+    Raises `CommandFailed` if the topics do not reach back far enough, or an open transaction holds them back.
     """
     context, group, connection = here.context, here.group, here.connection
     with connection.begin():

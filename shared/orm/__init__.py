@@ -1,1 +1,1 @@
-"""What the session does with rows: it holds locks, orders a flush, and writes many rows at once."""
+"""The session's work with rows: hold locks, order a flush, and write many rows at once."""

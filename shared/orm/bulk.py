@@ -1,13 +1,13 @@
-"""Many rows in one statement: how the new and changed rows of a batch reach PostgreSQL.
+"""Write the new and changed rows of a batch to PostgreSQL, many rows in one statement.
 
-The ORM hands the rows of a flush to the driver's `executemany`, and psycopg sends one statement for each of them. Here
-they go as arrays in a single one:
+The ORM hands the rows of a flush to the driver's `executemany`, and psycopg sends one statement for each. Here they go
+as arrays in a single one:
 
     INSERT INTO stock (sku, price) SELECT given.sku, given.price FROM unnest(...) AS given (sku, price)
     UPDATE stock SET price=given.price FROM unnest(...) AS given (price, stock_sku) WHERE stock.sku = given.stock_sku
 
-Measured for 500 rows of seven columns: 5 us of CPU for each row, on both sides together, instead of 33. Only a
-statement that means the same in this form is changed; any other is left to the driver.
+Measured for 500 rows of seven columns: 5 us of CPU per row, on both sides together, instead of 33. Only a statement
+that means the same in this form is changed; any other is left to the driver.
 """
 
 import re
@@ -26,11 +26,11 @@ from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import NullType, TypeEngine
 
 KINDS = (str, int, float, Decimal, bytes, date, UUID, Jsonb, Binary)
-"""What may be in an array; whoever stores something else is served by the driver."""
+"""Types that an array may contain; any other is left to the driver."""
 
 
 class Array(list[Any]):
-    """Values that go to PostgreSQL as a binary array: 1.7 us for a row of seven columns, 7.8 us as text."""
+    """Values sent to PostgreSQL as a binary array: 1.7 us for a row of seven columns, 7.8 us as text."""
 
 
 class _Form(NamedTuple):
@@ -40,11 +40,11 @@ class _Form(NamedTuple):
     names: tuple[str, ...]
     """Its parameters."""
     keys: tuple[str, ...]
-    """Those that find the rows to be changed. `executemany` may change a row twice, one statement would do it once."""
+    """Those that find the rows to change. `executemany` may change a row twice; one statement changes it once."""
 
 
 def install(engine: Engine) -> None:
-    """Send what `engine` gets to execute for many rows in one statement, where that means the same."""
+    """Make `engine` send many rows in one statement, where that means the same."""
     event.listen(engine, "connect", _teach_arrays)
     event.listen(engine, "do_executemany", _execute)
 
@@ -54,7 +54,7 @@ def _teach_arrays(connection: Any, _record: object) -> None:
 
 
 def _execute(cursor: Any, statement: str, rows: Sequence[Mapping[str, Any]], context: Any) -> bool:
-    """Answer SQLAlchemy's event: True if it is done, False if the driver shall do it."""
+    """Answer SQLAlchemy's event: True if it is done, False to leave it to the driver."""
     form = _form(context.compiled, statement) if isinstance(context.compiled, SQLCompiler) else None
     if form is None:
         return False
@@ -68,7 +68,7 @@ def _execute(cursor: Any, statement: str, rows: Sequence[Mapping[str, Any]], con
 
 
 def _alike(values: Array) -> bool:
-    """Whether all are of one kind: the driver looks at one element of an array to know how to send all of them."""
+    """Whether all are of one kind: the driver inspects one element of an array to decide how to send all."""
     kinds = {type(value) for value in values if value is not None}
     return len(kinds) <= 1 and all(issubclass(kind, KINDS) for kind in kinds)
 
@@ -83,12 +83,12 @@ _UPDATE = re.compile(rf"(UPDATE [^()]+ SET {_SET}(?:, {_SET})*)( WHERE {_IS}(?: 
 
 @lru_cache(maxsize=500)
 def _form(compiled: SQLCompiler, statement: str) -> _Form | None:
-    """Return the form of `statement` that takes arrays; None if it is more than values in their places."""
+    """Return the form of `statement` that takes arrays; None if it contains more than plain values."""
     found = _INSERT.fullmatch(statement) or _UPDATE.fullmatch(statement)
     names = tuple(dict.fromkeys(_NAME.findall(statement)))
     if found is None or compiled.effective_returning or not compiled.binds.keys() >= set(names):
         return None
-    if any(isinstance(compiled.binds[name].type, NullType) for name in names):  # of a `text`, which names no types
+    if any(isinstance(compiled.binds[name].type, NullType) for name in names):  # from `text`, which has no types
         return None
     words = [_word(compiled.binds[name].type, compiled.dialect) for name in names]
     arrays = ", ".join(f"%({name})s::{word}[]" for name, word in zip(names, words, strict=True))
@@ -100,7 +100,7 @@ def _form(compiled: SQLCompiler, statement: str) -> _Form | None:
 
 
 def _word(type_: TypeEngine[Any], dialect: Dialect) -> str:
-    """Name the type of a parameter, a text without its length: a cast would cut what the table refuses."""
+    """Return a parameter's type in SQL, text without its length: a cast would cut what the table refuses."""
     while isinstance(type_, TypeDecorator):
         type_ = type_.load_dialect_impl(dialect)
     return "TEXT" if isinstance(type_, String) and not isinstance(type_, Enum) else type_.compile(dialect)

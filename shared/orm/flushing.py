@@ -1,11 +1,11 @@
-"""The order in which a flush writes: as the foreign keys of the tables ask, also where models have no relationships.
+"""The order in which a flush writes: by the tables' foreign keys, even if models have no relationships.
 
-By itself the ORM knows of a foreign key only through a `relationship`; without one it writes class by class, in the
-order of their names. Here each flush is told what the tables say: a row is written after the rows that it refers to,
-and lets go of them, or is deleted, before they are deleted.
+By itself the ORM knows a foreign key only through a `relationship`; without one it writes class by class, in the order
+of their names. Here each flush follows the tables' keys: a row is written after the rows that it refers to, and drops
+its references or is deleted before they are deleted.
 
-Tables that refer to themselves or, in a circle, to each other are put in order row by row. Rows that do that have no
-order; one of their foreign keys has to be DEFERRABLE INITIALLY DEFERRED, which is left to PostgreSQL.
+Tables that refer to themselves or, in a circle, to each other are ordered row by row. Rows that form a circle have no
+order; one of their foreign keys must be DEFERRABLE INITIALLY DEFERRED, which is left to PostgreSQL.
 """
 
 # mypy: allow-untyped-calls
@@ -19,7 +19,7 @@ from sqlalchemy.exc import NoReferenceError
 from sqlalchemy.orm import Mapper
 from sqlalchemy.orm import Session as OrmSession
 
-# There is no public way to add to the order of a flush. That this one does is shown by `test_flushing.py`.
+# There is no public way to add to the order of a flush. `test_flushing.py` shows that this one works.
 from sqlalchemy.orm.unitofwork import UOWTransaction, _DeleteAll, _DeleteState, _SaveUpdateAll, _SaveUpdateState
 from sqlalchemy.schema import ForeignKeyConstraint
 
@@ -38,14 +38,14 @@ class Reference(NamedTuple):
 
 
 WRITES = "writes"
-"""What a session's `info` has of the last flush: the hierarchies of classes whose rows it writes."""
+"""The key in a session's `info` for the last flush: the hierarchies of classes whose rows it writes."""
 
 _TABLES = re.compile(r'\b(?:INTO|UPDATE|FROM|JOIN)\s+(?:"?\w+"?\.)?"?(\w+)')
 
 
 def written(session: OrmSession, error: Exception) -> list[str]:
-    """Name the classes of the rows that the last flush was writing when it failed: those in the statement that
-    failed, or all if that tells none.
+    """Name the classes of the rows that the last flush was writing when it failed: those in the failed statement, or
+    all if it shows none.
     """
     mappers = [m for base in session.info.get(WRITES, ()) for m in base.self_and_descendants]
     named = {name.lower() for name in _TABLES.findall(getattr(error, "statement", None) or "")}
@@ -54,7 +54,7 @@ def written(session: OrmSession, error: Exception) -> list[str]:
 
 
 def order(session: OrmSession, flush: UOWTransaction, _instances: object) -> None:
-    """Tell a flush what the foreign keys of its tables ask for: SQLAlchemy's event `before_flush`."""
+    """Order a flush by the foreign keys of its tables: SQLAlchemy's event `before_flush`."""
     states = {*session._new, *session._deleted, *session._dirty_states}
     hierarchies = frozenset(state.manager.mapper.base_mapper for state in states)
     session.info[WRITES] = hierarchies  # a flush that fails forgets them
@@ -68,7 +68,7 @@ def order(session: OrmSession, flush: UOWTransaction, _instances: object) -> Non
 
 
 def _generate_actions(flush: UOWTransaction, references: tuple[Reference, ...]) -> Any:
-    """Do what the ORM does, which breaks circles up into actions for each row; then put these in order."""
+    """Let the ORM break circles up into actions for each row; then order these."""
     actions = UOWTransaction._generate_actions(flush)
     for reference in references:
         for all_rows, one_row, deleted in (
@@ -83,7 +83,7 @@ def _generate_actions(flush: UOWTransaction, references: tuple[Reference, ...]) 
 
 
 def _rows(flush: UOWTransaction, reference: Reference, *, deleted: bool) -> Iterator[tuple[Any, Any]]:
-    """Return the rows that refer to another row of this flush, each with that."""
+    """Yield the rows that refer to another row of this flush, each with that row."""
     parents = {
         _values(state, reference.refers_to): state
         for state in flush.states_for_mapper_hierarchy(reference.parent, deleted, listonly=False)
@@ -95,20 +95,20 @@ def _rows(flush: UOWTransaction, reference: Reference, *, deleted: bool) -> Iter
 
 
 def _values(state: Any, names: tuple[str, ...], *, before: bool = False) -> tuple[object, ...]:
-    """Return values of a row as they will be written, or as they were `before` this transaction changed them."""
+    """Return a row's values as they will be written, or as they were `before` this transaction changed them."""
     return tuple(
         state.committed_state[name] if before and name in state.committed_state else state.dict.get(name)
         for name in names
     )
 
 
-@lru_cache(maxsize=500)  # A service has few sets of tables that it changes together.
+@lru_cache(maxsize=500)  # A service changes few sets of tables together.
 def _references(hierarchies: frozenset[Mapper[Any]]) -> tuple[Reference, ...]:
     """Return the foreign keys between these hierarchies."""
     owners: dict[Any, Mapper[Any]] = {}
     for mapper in (mapper for base in hierarchies for mapper in base.self_and_descendants):
         for table in mapper.tables:
-            owners.setdefault(table, mapper)  # the class that is nearest to the base
+            owners.setdefault(table, mapper)  # the class nearest to the base
     found = []
     for table, mapper in owners.items():
         for key in table.foreign_key_constraints:
@@ -129,8 +129,8 @@ def _references(hierarchies: frozenset[Mapper[Any]]) -> tuple[Reference, ...]:
 
 
 def _is_left_out(key: ForeignKeyConstraint, mapper: Mapper[Any], parent: Mapper[Any]) -> bool:
-    """Whether the order of a flush has nothing to do with a key: PostgreSQL looks at it only at the commit, a
-    relationship sets it in an UPDATE of its own, or it is what makes one row of two tables.
+    """Whether a key does not affect the order of a flush: PostgreSQL checks it only at the commit, a relationship sets
+    it in a separate UPDATE, or it joins two tables into one row.
     """
     if key.deferrable and str(key.initially).upper() == "DEFERRED":
         return True

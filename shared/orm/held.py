@@ -1,8 +1,8 @@
-"""What a session knows of rows: which it holds locked until the end of its transaction, and which are not there.
+"""Held rows: those that a session holds locked until its transaction ends, and those known not to exist.
 
 A row is held if no other transaction can lock or change it before this one ends: it was locked for update, changed by a
-statement that told which rows these were, or is new. Only then does the order of the events about it become the order
-of the commits, and only for such rows `Outbox.add` takes events.
+statement that returned its rows, or is new. Only then is the order of the events about it the order of the commits, and
+only for such rows does `Outbox.add` accept events.
 """
 
 from collections.abc import Iterable, Sequence
@@ -21,7 +21,7 @@ class Key(NamedTuple):
     """The primary key of a model."""
 
     names: tuple[str, ...]
-    """Of its attributes."""
+    """Its attributes."""
 
     def of(self, row: object) -> Any:
         """Return the key of a row as `lock` takes it: a value, or a tuple; None if it has none yet."""
@@ -35,7 +35,7 @@ class Key(NamedTuple):
         return key_of(*key) if len(self.names) > 1 else str(key)
 
 
-# Both are asked for in every batch, and to build such a statement takes as long as to execute it.
+# Every batch needs both, and building such a statement takes as long as executing it.
 
 
 @cache
@@ -53,8 +53,8 @@ def kinds(model: Any) -> tuple[Any, ...]:
 
 @cache
 def locking(model: Any) -> Select[Any]:
-    """Make the statement that reads the rows with the given `keys` and locks them, in key order so that two sessions
-    cannot wait for each other. With several columns there is one list of values for each: `keys0`, `keys1` ...
+    """Return the statement that reads and locks the rows with the given `keys`, in key order so that two sessions
+    cannot deadlock. With several columns there is a list of values for each: `keys0`, `keys1` ...
     """
     columns = inspect(model).primary_key
     if len(columns) == 1:
@@ -95,7 +95,7 @@ class Held:
 
     def __init__(self) -> None:
         self.rows: dict[Any, dict[Any, Any]] = {}
-        """By model and key; None for a row that is not there."""
+        """By model and key; None for a row that does not exist."""
         self.keys: set[str] = set()
         """As the keys of events."""
         self._unnamed: dict[Any, list[Any]] = {}
@@ -122,7 +122,7 @@ class Held:
         self.keys.add(primary.text(found))
 
     def let_go(self, row: object) -> None:
-        """A new row is not going to be written after all."""
+        """Release a new row that will not be written after all."""
         model: Any = type(row)
         found = key(model).of(row)
         for kind in kinds(model):
@@ -133,14 +133,14 @@ class Held:
             self._unnamed[model].remove(row)
 
     def name(self, models: Iterable[Any] | None = None) -> None:
-        """Look again at new rows whose key was not known."""
+        """Recheck new rows whose key was not known."""
         for model in list(self._unnamed) if models is None else models:
             rows = self._unnamed.pop(model, ())
             for row in rows:
                 self.hold(row)
 
     def forget(self, tables: set[Table] | None, *, missing_only: bool) -> None:
-        """Something else has written to `tables`, or who knows to which: what was known of rows may not be so."""
+        """Forget rows of `tables`, or of all tables: another statement wrote to them, so they may have changed."""
         for model, rows in self.rows.items():
             if tables is None or tables & set(inspect(model).tables):
                 if missing_only:
@@ -150,9 +150,9 @@ class Held:
 
 
 def locked_tables(statement: Any) -> set[Any]:
-    """Name the tables whose rows a SELECT locks against everybody: none if it locks them for readers too.
+    """Return the tables whose rows a SELECT locks exclusively: none if others may share the lock.
 
-    PostgreSQL locks nothing in a WITH query, and what comes out of a subquery is no row of a table that we could name.
+    PostgreSQL locks nothing in a WITH query, and the rows of a subquery belong to no table that we could name.
     """
     lock: ForUpdateArg | None = getattr(statement, "_for_update_arg", None)
     if lock is None or lock.read:

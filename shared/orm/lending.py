@@ -1,6 +1,6 @@
-"""The connection as a handler or a request gets it: it does everything but end the transaction.
+"""The connection lent to a handler or a request: it does everything but end the transaction.
 
-The transaction is not theirs: it also holds what other handlers of the batch did, the position of the input, and what
+The transaction is not theirs: it also contains the work of the batch's other handlers, the input's position, and what
 is published.
 """
 
@@ -17,7 +17,7 @@ _ENDING = re.compile(
 
 
 def refuse(what: str) -> NoReturn:
-    """Refuse what would end the transaction. Raises `SessionMisused`."""
+    """Refuse to end the transaction. Raises `SessionMisused`."""
     raise SessionMisused(
         f"{what} is not for a handler or a request: the transaction ends with the whole batch, or with the request. "
         f"To undo a part of it, use `with session.begin_nested():`"
@@ -32,7 +32,7 @@ def refuse_ending(statement: object) -> None:
 
 
 class LentConnection(Connection):
-    """Another face of a connection, with the same state."""
+    """A second view of a connection, with the same state."""
 
     def commit(self) -> None:
         """Refused."""
@@ -70,7 +70,7 @@ class LentConnection(Connection):
 
 
 def lent(connection: Connection) -> Connection:
-    """Return `connection` as a handler may have it."""
+    """Return `connection` as lent to a handler."""
     made = LentConnection.__new__(LentConnection)
-    made.__dict__ = connection.__dict__  # what happens to one happens to the other
+    made.__dict__ = connection.__dict__  # both share one state
     return cast("Connection", made)

@@ -6,8 +6,8 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import DatabaseUnavailable, Misconfigured
 
-# PostgreSQL gives a code for each of these, and libpq keeps it to itself; the words are those of a server whose
-# lc_messages is English. With others, and with what is not here, the process is started again, which does no harm.
+# PostgreSQL sends a code with each of these, but libpq does not expose it. The texts are those of a server whose
+# lc_messages is English. In other languages, and for texts not listed, the process restarts, which is harmless.
 _DATABASE_DENIES = (
     "authentication failed",
     "no password supplied",
@@ -28,8 +28,8 @@ _DATABASE_DENIES = (
 
 
 def connect(engine: Engine, setting: str = "DATABASE_URL") -> Connection:
-    """Open a connection; `setting` says where to. Raises `Misconfigured` if PostgreSQL does not let us in,
-    `DatabaseUnavailable` if it may later.
+    """Open a connection; `setting` names the URL's setting. Raises `Misconfigured` if PostgreSQL refuses us for good,
+    `DatabaseUnavailable` if not.
     """
     try:
         return engine.connect()
@@ -38,7 +38,7 @@ def connect(engine: Engine, setting: str = "DATABASE_URL") -> Connection:
 
 
 def no_connection(error: DBAPIError, setting: str = "DATABASE_URL") -> Misconfigured | DatabaseUnavailable:
-    """Describe what it means that no connection to PostgreSQL could be opened."""
+    """Classify a failure to connect to PostgreSQL."""
     detail = " ".join(str(error.orig).split())
     if not isinstance(error.orig, PsycopgOperationalError):  # the URL has an option that libpq does not know
         return Misconfigured(f"{setting}: {detail}")

@@ -1,15 +1,15 @@
-"""Attempts: what a process is about to handle, noted before it does, so that the next one knows at what it was killed.
+"""Attempts: notes of what a process is about to handle, so that its successor knows which records may have killed it.
 
-A segfault in an extension, the kernel's OOM killer and a handler that holds the GIL leave no time for last words; and
-who loses the session of PostgreSQL does not know why: perhaps the record has ended the server's process. So a process
-notes each batch that its predecessor may have had in its hands; in the transaction that moves the next offset past the
-batch the note goes away, and when the batch is rolled back too. A note that is found later is therefore of a process or
-a session that came to no end: its records are tried alone, and a record at which that happened `ENDS` times in a row,
-alone, is set aside.
+A segfault in an extension, the kernel's OOM killer and a handler that holds the GIL leave no time to report anything.
+A process that loses its PostgreSQL session does not know why: perhaps the record crashed the server process. So a
+process notes each batch that its predecessor may have been handling. The note is deleted in the transaction that moves
+the next offset past the batch, and when the batch is rolled back. A note found later thus means that a process or
+session was cut off: its records are tried alone, and a record that was being tried alone `ENDS` times in a row is set
+aside.
 
-That something from outside killed them all, each within the milliseconds of this record, is made unlikely by a pause:
-before it tries such a record again a process lives for a while (`budgets.calm_seconds`). Whoever kills faster never
-gets to it.
+An outside cause might kill each of them within the milliseconds of this record. A pause makes that unlikely: a process
+runs for a while before it tries such a record again (`budgets.calm_seconds`). A cause that kills sooner never meets
+the record.
 """
 
 from collections.abc import Collection, Mapping, Sequence
@@ -70,13 +70,13 @@ def begin(connection: Connection, records: Sequence[Record]) -> None:
 
 
 def forget(connection: Connection, inputs: Collection[Input]) -> None:
-    """Forget what was noted of `inputs`: it was handled, or the process outlived it."""
+    """Delete the notes of `inputs`: their records were handled, or the process survived."""
     if inputs:
         connection.execute(_FORGET, _names(sorted(inputs)))
 
 
 def read(connection: Connection) -> Mapping[Input, Attempt]:
-    """Forget what was handled since, and return the others."""
+    """Delete notes of what was handled since; return the others."""
     connection.execute(_FORGET_PASSED)
     return {
         Input(topic, partition): Attempt(offset, last, ends, ProcessEnded(_words(ends, begun_at)))

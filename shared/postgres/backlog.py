@@ -1,4 +1,4 @@
-"""How much waits in the outbox, found cheaply: the API stops accepting work that no worker publishes."""
+"""The outbox backlog, measured cheaply: the API stops accepting work that no worker publishes."""
 
 import threading
 import time
@@ -22,7 +22,7 @@ _CHECK_SECONDS = 1.0
 
 
 class Waiting(NamedTuple):
-    """What waits in the outbox."""
+    """The outbox backlog."""
 
     rows_at_most: int
     oldest_seconds: float
@@ -44,7 +44,7 @@ _COUNT = text("SELECT count(*) FROM (SELECT FROM exactly_once_outbox LIMIT :most
 
 
 def look(connection: Connection) -> Waiting:
-    """See what waits. Costs two index look-ups for each lane."""
+    """Measure the backlog, with two index look-ups per lane."""
     rows, seconds = connection.execute(_LOOK).one()
     waiting = Waiting(int(rows), max(float(seconds), 0.0))
     ROWS.set(waiting.rows_at_most)
@@ -53,7 +53,7 @@ def look(connection: Connection) -> Waiting:
 
 
 class Backlog:
-    """Whether too much waits; looked at once a second at most, by one of the requests that ask."""
+    """Whether the backlog is too large; one of the requests that ask checks it, at most once a second."""
 
     def __init__(self, rows_max: int, clock: Callable[[], float] = time.monotonic) -> None:
         self._rows_max = rows_max
@@ -63,7 +63,7 @@ class Backlog:
         self._full = False
 
     def full(self, connection: Connection) -> bool:
-        """Tell whether more than the allowed number of events wait."""
+        """Return whether more events wait than are allowed."""
         if self._clock() >= self._next and self._looking.acquire(blocking=False):
             try:
                 # One event that is stuck while others pass exceeds the bound too: only then is it worth counting.

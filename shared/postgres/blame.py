@@ -1,9 +1,9 @@
-"""Whose fault a failure is: the record's, or the service's, its schema's and its surroundings'.
+"""Decide what a failure is due to: the record, or the service, its schema and its surroundings.
 
-What cannot be the record's fault is never a dead letter: the input waits, and goes on by itself when it is mended. Of
-SQLSTATE's classes (https://www.postgresql.org/docs/current/errcodes-appendix.html):
+A failure that the record cannot have caused is never a dead letter: the input waits, and resumes once it is fixed.
+By class of SQLSTATE (https://www.postgresql.org/docs/current/errcodes-appendix.html):
 
-    08 40, of 25 53 55 57   the server cannot now: the whole worker waits (`shared.postgres.transaction`)
+    08 40, of 25 53 55 57   the server is unavailable: the whole worker waits (`shared.postgres.transaction`)
     58, others of these     either: a query that takes too long, too much memory or too large a temporary file, a page
                             that cannot be read. The record is tried alone, while its input waits in between; it is the
                             record's when others of its type are handled meanwhile (`shared.protocol.intake`)
@@ -12,10 +12,10 @@ SQLSTATE's classes (https://www.postgresql.org/docs/current/errcodes-appendix.ht
     42804 42846 42725       of class 42, but they follow from the type of a value, which may differ from
     42P08 42P18             record to record (None where a number was): as any other failure
     22 54 23                data, limits and constraints: the record's; 23502 also after a wrong deploy
-    all others              a function's own words (P0), cursors, savepoints: may be the record's
+    all others              errors that functions raise (P0), cursors, savepoints: may be the record's
 
-A missing row-level right (42501) waits too: to wait loses nothing. What nobody can sort, such as a `KeyError`, may be
-either: alone it is a dead letter, and many equal ones in a row stop the worker (`EqualFailures`).
+A missing row-level right (42501) waits too: waiting loses nothing. An error of unclear cause, such as a `KeyError`,
+is a dead letter if alone; many equal ones in a row stop the worker (`EqualFailures`).
 """
 
 import errno
@@ -34,26 +34,26 @@ SERVICE = frozenset({"0A", "26", "28", "3D", "3F", "42", "72", "F0", "HV", "XX"}
 """Classes of SQLSTATE that are the same for every record."""
 
 BY_VALUE = frozenset({"42804", "42846", "42725", "42P08", "42P18"})
-"""Of these classes, and yet a value may bring them about."""
+"""States of these classes that a value may cause."""
 
 INFRASTRUCTURE = frozenset({"08", "25", "40", "53", "55", "57", "58"})
-"""Classes that say something about the server and, mostly, nothing about the data: connection, transaction state,
-rollback (serialization, deadlock), resources, object not available (locks), operator intervention, system error.
+"""Classes that concern the server and mostly not the data: connection, transaction state, rollback (serialization,
+deadlock), resources, object not available (locks), operator intervention, system error.
 """
 
 IN_FAILED_TRANSACTION = "25P02"
 """Not infrastructure: a handler caught a database error and went on."""
 
 SURROUNDINGS = frozenset({"08", "40", "25006", "25P03", "25P04", "53100", "53300", "55P03"})
-"""Of these, what no record can bring about: read-only, ended for being idle or late, disk full, too many connections,
-somebody's lock. Of class 57 only a cancelled statement, 57014, may be for a record.
+"""Those that no record can cause: read-only, ended for being idle or late, disk full, too many connections, another
+session's lock. Of class 57 only a cancelled statement, 57014, may be due to a record.
 """
 
 RECORD = frozenset({"22", "23", "54"})
 """Classes that are about values: many of them in a row may be many bad records."""
 
 NOT_NULL = "23502"
-"""Of these, and also what a column without a default does to old code."""
+"""One of these; a column without a default also causes it in old code."""
 
 FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EMFILE, errno.ENFILE, errno.EROFS, errno.ENOMEM})
 """A machine without room says nothing about a record."""
@@ -68,13 +68,13 @@ def state_of(error: BaseException | None) -> str:
 
 
 def is_infrastructure(error: BaseException | None) -> bool:
-    """Whether PostgreSQL says in `error` that it cannot do something now."""
+    """Whether `error` means that PostgreSQL cannot do something now."""
     state = state_of(error)
     return state[:2] in INFRASTRUCTURE and state != IN_FAILED_TRANSACTION
 
 
 def may_be_either(error: BaseException | None) -> bool:
-    """Whether `error`, of a handler's statement, may be for the record or for the surroundings."""
+    """Whether `error`, of a handler's statement, may be due to the record or to the surroundings."""
     state = state_of(error)
     if not is_infrastructure(error) or state in SURROUNDINGS or state[:2] in SURROUNDINGS:
         return False
@@ -82,11 +82,11 @@ def may_be_either(error: BaseException | None) -> bool:
 
 
 def is_service(error: BaseException | None) -> bool:
-    """Whether no record can be the reason of `error`."""
+    """Whether no record can have caused `error`."""
     if isinstance(error, DBAPIError):
         state = state_of(error)
         return state[:2] in SERVICE and state not in BY_VALUE
-    if isinstance(error, NameError):  # a local variable that was not set yet may hang on the record
+    if isinstance(error, NameError):  # a local variable may be unset because of the record
         return not isinstance(error, UnboundLocalError)
     if isinstance(error, AttributeError):
         return isinstance(error.obj, ModuleType)
@@ -98,8 +98,8 @@ def is_service(error: BaseException | None) -> bool:
 
 
 def is_debuggers(error: BaseException | None) -> bool:
-    """Whether somebody has left the debugger, and `error`, or what it came from, is how the debugger ends what runs:
-    BdbQuit, or in newer versions a SystemExit.
+    """Whether `error`, or its cause, is how the debugger stops a program when a person quits it: BdbQuit, or in newer
+    versions a SystemExit.
     """
     for _ in range(CAUSES_MAX):
         if error is None:
@@ -118,8 +118,8 @@ def why(error: BaseException) -> str:
 
 
 def _counts(error: BaseException) -> bool:
-    """Whether many of them are rather a defect than many bad records. To reject is a decision of the handler, made for
-    this record.
+    """Whether many of them mean a defect rather than many bad records. A `Reject` is the handler's decision about this
+    one record.
     """
     if isinstance(error, Reject | Retry):
         return False
@@ -128,9 +128,9 @@ def _counts(error: BaseException) -> bool:
 
 
 class EqualFailures:
-    """Counts dead letters of one type of event that failed equally, from different keys, without one handled between.
+    """Counts dead letters of one event type that failed equally, under different keys, with none handled in between.
 
-    Equal is: the same type of exception, raised at the same line of the service.
+    Equal means the same type of exception, raised at the same line of the service.
     """
 
     def __init__(self, most: int, command: str) -> None:
@@ -139,9 +139,7 @@ class EqualFailures:
         self._rows: dict[str, tuple[tuple[str, str], set[bytes | None]]] = {}
 
     def note(self, handled: Collection[str], dead_letters: Sequence[NewDeadLetter]) -> None:
-        """Note what became of a batch: types of events that were handled, and dead letters. Raises
-        `TooManyDeadLetters`.
-        """
+        """Note a batch's handled event types and dead letters. Raises `TooManyDeadLetters`."""
         for name in handled:
             self._rows.pop(name, None)
         for dead_letter in dead_letters:

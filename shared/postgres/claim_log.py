@@ -1,12 +1,12 @@
-"""What was decided to be published: the event ids of every claim, kept for AUDIT_RETENTION_HOURS, so that `audit` can
-compare them with the topics.
+"""The claim log: the event ids of every claim, kept for AUDIT_RETENTION_HOURS, so that `audit` can compare them with
+the topics.
 
 A row is one claim, or the part of it that is for one topic. `shared.postgres.outbox` writes it in the statement that
-makes the claim. Whatever changes a claim afterwards calls one of these in its own transaction. So these hold:
+makes the claim. Code that changes a claim afterwards calls one of these in the same transaction. Therefore:
 
-- a row that is not of its lane's present claim is published: the next claim is made when the published position proves
-  the last one;
-- a row of the present claim is published if the published position is that of the claim, else it is being published.
+- a row of an earlier claim of its lane is published: the next claim is made once the published position proves the
+  last one;
+- a row of the current claim is published if the published position is that of the claim, else it is being published.
 """
 
 from collections.abc import Collection
@@ -14,10 +14,10 @@ from collections.abc import Collection
 from sqlalchemy import Connection, text
 
 IDS_MAX = 10_000
-"""Event ids in one row that is written for an operator, who may count a whole outbox as published."""
+"""Event ids per row when an operator counts rows as published, perhaps a whole outbox."""
 
-# The rows of the present claim are the last of the lane. One that is published may have no rows to be published any
-# more, but is not taken back.
+# The rows of the current claim are the lane's last. A published claim may have no outbox rows left, but is not taken
+# back.
 _TAKE_BACK = text("""
     DELETE FROM exactly_once_claimed AS entry USING (
         SELECT lane, claim_id, coalesce((
@@ -49,8 +49,8 @@ _COUNT_AS_PUBLISHED = """
     GROUP BY topic, part ORDER BY topic, part
 """
 
-# The last row of a lane stays: it tells that nothing was claimed since, so that what a lost database published is found
-# also on a lane that rests.
+# The last row of a lane stays: it shows that nothing was claimed since. So what a lost database published is found on
+# an idle lane too.
 _PRUNE = text("""
     DELETE FROM exactly_once_claimed AS entry WHERE ctid = ANY(ARRAY(
         SELECT ctid FROM exactly_once_claimed AS entry
@@ -61,19 +61,17 @@ _PRUNE = text("""
 
 
 def take_back(connection: Connection, lanes: Collection[int]) -> None:
-    """Forget the present claims of `lanes`: their rows wait again, or are claimed or counted as published otherwise."""
+    """Delete the current claims of `lanes`: their rows wait again, are claimed anew, or are counted as published."""
     connection.execute(_TAKE_BACK, {"lanes": sorted(lanes)})
 
 
 def write(connection: Connection, lanes: Collection[int]) -> None:
-    """Write down the present claims of `lanes`, after they were changed."""
+    """Log the current claims of `lanes` after a change."""
     connection.execute(_CLAIMED, {"lanes": sorted(lanes)})
 
 
 def count_as_published(connection: Connection, lane: int, position: int, claim_id: str, chosen: str) -> None:
-    """Write down the waiting rows whose ids the query `chosen` gives, as published with `position`; `IDS_MAX` in a
-    row.
-    """
+    """Log the waiting rows that the query `chosen` selects as published at `position`, `IDS_MAX` per row of the log."""
     connection.execute(
         text(_COUNT_AS_PUBLISHED.format(chosen)),
         {"lane": lane, "position": position, "claim_id": claim_id or None, "most": IDS_MAX},

@@ -1,14 +1,14 @@
-"""How an error of the database is told: what failed, where in the schema, and never a value.
+"""Rewrite database errors so that they tell what failed, where in the schema, and never a value.
 
-A value is somebody's data. PostgreSQL writes values into the DETAIL, HINT and CONTEXT of an error, and into the message
-of some; SQLAlchemy adds the statement and its parameters. All of that would end in logs, in dead letters and in what is
-published about them. So every error is rewritten where it comes up, in the engine, before anybody can write it down:
+A value may be personal data. PostgreSQL writes values into an error's DETAIL, HINT and CONTEXT, and sometimes into its
+message; SQLAlchemy adds the statement and its parameters. All of that would end up in logs, in dead letters and in the
+events about them. So the engine rewrites every error where it arises, before anything can record it:
 
     (psycopg.errors.UniqueViolation) duplicate key value violates unique constraint "parcel_pkey"
     (SQLSTATE 23505, table parcel)
     [SQL: INSERT INTO parcel (id) VALUES (%(id)s)]
 
-The type of the error and its SQLSTATE stay as they are, and so does `orig.diag`, for a handler that has to look at it.
+The error's type, its SQLSTATE and `orig.diag` stay as they are, for a handler that has to inspect them.
 """
 
 import re
@@ -22,21 +22,21 @@ from sqlalchemy.exc import StatementError
 NAMES_ONLY = frozenset(
     {"08", "0A", "23", "25", "28", "2B", "3B", "3D", "3F", "40", "42", "53", "54", "55", "57", "58", "F0", "XX"}
 )
-"""Classes of SQLSTATE whose messages name servers, limits and parts of the schema. Those of the others, data exceptions
-above all, repeat values. https://www.postgresql.org/docs/current/errcodes-appendix.html
+"""Classes of SQLSTATE whose messages name servers, limits and parts of the schema. Messages of other classes, data
+exceptions above all, repeat values. https://www.postgresql.org/docs/current/errcodes-appendix.html
 """
 
 QUOTING = frozenset({"42601", "42P22", "42846"})
-"""Of these classes, and repeats a piece of the statement nevertheless."""
+"""States of these classes whose messages quote the statement."""
 
 FREE_WORDS = frozenset({"00", "01", "02", "P0", "38", "39"})
-"""What a function or a trigger says in its own words, which may be anything."""
+"""Errors raised by functions and triggers, with any text."""
 
 LOCKED = "55P03"
-"""A lock was not had in time."""
+"""A lock was not granted in time."""
 
 OURS = "canceling wait for synchronous replication"
-"""A warning of the server itself that has the SQLSTATE of any other."""
+"""A warning of the server itself, without a SQLSTATE of its own."""
 
 _QUOTED = re.compile(r"(['\"]).*\1", re.DOTALL)  # greedy: a value may have quotes in it
 _PLACE = re.compile(r"^PL/\w+ function ([\w.\"]+)\(.*?\) (line \d+)", re.MULTILINE)
@@ -45,12 +45,12 @@ _LITERAL = re.compile(r"[eE]'(?:[^'\\]|\\.|'')*'|'(?:[^']|'')*'|\$(\w*)\$.*?\$\1
 
 
 def install(engine: Engine) -> None:
-    """Let no error of `engine` tell a value."""
+    """Keep values out of all errors of `engine`."""
     event.listen(engine, "handle_error", _rewrite)
 
 
 def words(diagnostic: Diagnostic) -> str:
-    """Describe what the server reports, without values."""
+    """Return the server's report, without values."""
     state, message = diagnostic.sqlstate or "", diagnostic.message_primary or ""
     if state[:2] in FREE_WORDS and not message.startswith(OURS):
         message = "a function or a trigger says something, which may hold values; the server's log has its words"
@@ -75,11 +75,11 @@ def words(diagnostic: Diagnostic) -> str:
 
 
 def _rewrite(context: ExceptionContext) -> None:
-    """Rewrite an error and what SQLAlchemy has made of it, in place: both are shown in a traceback."""
+    """Rewrite an error and SQLAlchemy's wrapper in place: a traceback shows both."""
     original, made = context.original_exception, context.sqlalchemy_exception
     if isinstance(original, psycopg.Error) and original.diag.sqlstate:
         original.args = (words(original.diag),)
-    elif isinstance(original, psycopg.DataError):  # the driver's own: it can neither write nor read a value
+    elif isinstance(original, psycopg.DataError):  # the driver's own: it cannot write or read a value
         _rewrite_conversion(original, _QUOTED.sub('"…"', str(original).partition(": ")[0]))
     elif made is not None and not isinstance(original, psycopg.Error):
         _rewrite_conversion(original, "a value of the statement cannot be written as its type")
@@ -92,5 +92,5 @@ def _rewrite(context: ExceptionContext) -> None:
 
 def _rewrite_conversion(error: BaseException, told: str) -> None:
     error.args = (told,)
-    error.__cause__ = None  # what it was made of has the value too
+    error.__cause__ = None  # its cause contains the value too
     error.__suppress_context__ = True

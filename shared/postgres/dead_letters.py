@@ -1,8 +1,8 @@
 """Dead letters: records that cannot be handled, set aside in the transaction that moves the next offset past them.
 
-The record itself is kept in a table of the service's database; the topic `<service>.dead-letters` tells that it is
-there. `shared.operations.redrive` handles it again. An outbox row that Kafka refuses is set aside in the same form: its
-origin is the lane, its offset the id of the row.
+The record itself is kept in a table of the service's database; an event on the topic `<service>.dead-letters` announces
+it. `shared.operations.redrive` handles it again. An outbox row that Kafka refuses is set aside the same way: its origin
+is the lane, its offset the id of the row.
 """
 
 import base64
@@ -32,13 +32,13 @@ OLDEST = Known(
     "Age of the oldest dead letter that waits; 0: none waits; absent if not known",
 )
 COUNTED_MAX = 100_000
-"""With so many, how many more is no question."""
+"""Counting stops here: the rest changes nothing."""
 
 State = Literal["open", "redriven", "dismissed"]
 
 KEPT_BYTES_MAX, CUT_BYTES = 100_000_000, 1_000_000
-"""A larger record is kept as its beginning: PostgreSQL ends the session at a parameter of 1 GB, and a compressed batch
-may hold such a record. The whole of it is in the topic.
+"""Of a larger record only the beginning is kept: PostgreSQL ends the session at a parameter of 1 GB, and a compressed
+batch may hold such a record. The topic has it whole.
 """
 
 _INSERT = text("""
@@ -67,13 +67,13 @@ class RecordSetAside(Event, frozen=True, kw_only=True):
 
 
 def cause_id(service: str, record: Record, epoch: int, event_type: str, n: int) -> str:
-    """The id of the n-th event of a type that `service` publishes about `record`: the same whenever it is handled."""
+    """The id of the n-th event of a type that `service` publishes about `record`: the same each time it is handled."""
     return f"{service}:{record.input.topic}-{record.input.partition}.{epoch}.{record.offset}.{event_type}.{n}"
 
 
 def set_aside(session: Session, service: Service, outbox: Outbox, dead_letters: Sequence[NewDeadLetter]) -> list[int]:
-    """Insert `dead_letters`, and announce them; return their ids. Whatever a record holds, it is stored, and what is
-    reported of it has its bounds.
+    """Insert and announce `dead_letters`; return their ids. A record is stored whatever it contains, and what is
+    reported of it is bounded.
     """
     if not dead_letters:
         return []
@@ -83,7 +83,7 @@ def set_aside(session: Session, service: Service, outbox: Outbox, dead_letters: 
         error, detail = describe(dead_letter.error)
         traceparent = dead_letter.envelope.traceparent if dead_letter.envelope else None
         if _is_notice(service, dead_letter):
-            continue  # it would be refused as this one was, and so on without an end
+            continue  # it would be refused as this one was, and so on for ever
         told = RecordSetAside(
             dead_letter=number,
             source_topic=record.input.topic,
@@ -103,7 +103,7 @@ def set_aside(session: Session, service: Service, outbox: Outbox, dead_letters: 
 
 
 def _is_notice(service: Service, dead_letter: NewDeadLetter) -> bool:
-    """Whether it is a row of the outbox that tells of a dead letter."""
+    """Whether it is an outbox row that announces a dead letter."""
     of_outbox = dead_letter.record.input.topic == service.lane_topic
     return of_outbox and dead_letter.envelope is not None and dead_letter.envelope.type == RecordSetAside.__name__
 
@@ -138,7 +138,7 @@ def _insert(connection: Connection, rows: Sequence[dict[str, Any]]) -> list[int]
     except (DataError, UnicodeError):
         if len(rows) > 1:
             return [number for row in rows for number in _insert(connection, [row])]
-    # A database in another encoding than UTF-8 has not got every character.
+    # A database whose encoding is not UTF-8 lacks some characters.
     (row,) = rows
     plain = [(_ascii(name), held) for name, held in json.loads(row["headers"])]
     row |= {"headers": json.dumps(plain), "error": _ascii(row["error"]), "detail": _ascii(row["detail"])}
@@ -227,7 +227,7 @@ def _dead_letter(row: Any) -> DeadLetter:
 
 
 def find(connection: Connection, number: int, *, lock: bool = False) -> DeadLetter | None:
-    """Return a dead letter, and `lock` it against anybody else who would re-drive it."""
+    """Return a dead letter; `lock` keeps others from redriving it meanwhile."""
     row = connection.execute(text(_FIND + (" FOR UPDATE" if lock else "")), {"id": number}).one_or_none()
     return None if row is None else _dead_letter(row)
 
@@ -235,31 +235,31 @@ def find(connection: Connection, number: int, *, lock: bool = False) -> DeadLett
 def select(
     connection: Connection, *, state: State | None, topic: str | None, error: str | None, after: int, most: int
 ) -> list[DeadLetter]:
-    """List dead letters from `after` on: in which state, from which topic, set aside for which error."""
+    """List dead letters from `after` on, filtered by state, topic and error."""
     states = {name: name == state for name in ("open", "redriven", "dismissed")}
     asked = {**states, "topic": topic, "error": error, "after": after, "most": most}
     return [_dead_letter(row) for row in connection.execute(_LIST, asked)]
 
 
 def look(connection: Connection) -> None:
-    """Show how many wait, and for how long the oldest. It costs an index look-up for each, COUNTED_MAX at most."""
+    """Show how many wait, and the age of the oldest. Costs an index look-up for each, COUNTED_MAX at most."""
     count, seconds = connection.execute(_LOOK, {"most": COUNTED_MAX}).one()
     WAITING.set(count)
     OLDEST.set(max(float(seconds or 0), 0.0))
 
 
 def prune(connection: Connection, seconds: float, rows: int) -> int:
-    """Delete up to `rows` that were re-driven or dismissed more than `seconds` ago; return how many were deleted."""
+    """Delete up to `rows` that were redriven or dismissed more than `seconds` ago; return how many were deleted."""
     return connection.execute(_PRUNE, {"seconds": seconds, "rows": rows}).rowcount
 
 
 def waiting(connection: Connection, after: int, most: int) -> list[int]:
-    """Return the next dead letters that were neither re-driven nor dismissed."""
+    """Return the next dead letters that were neither redriven nor dismissed."""
     return list(connection.execute(_WAITING, {"after": after, "most": most}).scalars())
 
 
 def done(connection: Connection, number: int) -> None:
-    """Mark a dead letter as re-driven."""
+    """Mark a dead letter as redriven."""
     connection.execute(_DONE, {"id": number})
 
 

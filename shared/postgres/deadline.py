@@ -1,11 +1,11 @@
-"""The budget of the handlers of one batch. What takes longer is interrupted, and its batch is rolled back.
+"""The time budget of one batch's handlers. A handler that exceeds it is interrupted, and its batch is rolled back.
 
 A timer's signal raises an exception in the handler, but never inside the database driver or the library, where it would
-leave something half done: there the statement under way is cancelled at the server, and the exception waits until the
-handler's own code goes on. What a signal cannot interrupt is left to the watchdog.
+leave something half done. There the running statement is cancelled at the server, and the exception waits until the
+handler's own code resumes. What a signal cannot interrupt is left to the watchdog.
 
-It is armed for steps 2.3 and 2.4 of the cycle alone. Once the budget is used up the transaction cannot commit any more,
-so nothing of what was cut short is kept.
+It is armed only for steps 2.3 and 2.4 of the cycle. Once the budget is used up the transaction can no longer commit,
+so no half-done work is kept.
 """
 
 import signal
@@ -19,16 +19,16 @@ from sqlalchemy.exc import DBAPIError
 from ..errors import DatabaseUnavailable, HandlerTooSlow, HandlingFailed
 
 TICK_SECONDS = 0.3
-"""How often the time is looked at. Of a pause of the whole process two of these count, as with the watchdog: a process
-that was frozen shall not blame the record that it was at. It is longer than the 0.1 s after which psycopg looks for
-signals: its wait begins anew with each signal, and with shorter ticks it would never look.
+"""Interval between checks of the time. As with the watchdog, a pause of the whole process counts as two ticks at most:
+a frozen process must not blame its current record. A tick exceeds the 0.1 s after which psycopg checks for signals:
+each signal restarts its wait, so with shorter ticks it would never check.
 """
 
 CANCELS_MAX = 10
-"""So many statements are cancelled at most; a handler that goes on after that is left to the watchdog."""
+"""Most statements to cancel; a handler that goes on after that is left to the watchdog."""
 
 FLUSH_SECONDS_MIN = 0.5
-"""What a flush has at least, whatever its handlers took."""
+"""Minimum for a flush, however long its handlers took."""
 
 CANCELLED = frozenset({"57014", "25P02"})
 """query_canceled, and in_failed_sql_transaction: the handler went on after it."""
@@ -40,13 +40,13 @@ T = TypeVar("T")
 
 
 class Interrupt(BaseException):
-    """Raised in a handler; no `Exception`, so that a handler's `except Exception` lets it pass."""
+    """Raised in a handler; not an `Exception`, so that `except Exception` does not catch it."""
 
 
 class Deadline:
     """The budget of one batch at a time. Does nothing until `install` is called, in the main thread.
 
-    `cancel` cancels the statement that the worker's session is at, and tells whether that waited for a lock.
+    `cancel` cancels the running statement of the worker's session and returns whether it waited for a lock.
     """
 
     def __init__(self, seconds: float = 0, cancel: Callable[[], bool] = lambda: False) -> None:
@@ -67,7 +67,7 @@ class Deadline:
         self._installed = True
 
     def renew(self) -> None:
-        """Begin with the whole budget: a new batch."""
+        """Restore the full budget for a new batch."""
         self._left, self._cancels, self._locked, self.passed = self._seconds, 0, False, False
 
     def __enter__(self) -> None:
@@ -89,7 +89,7 @@ class Deadline:
         record, cause = (error.record, error.__cause__) if isinstance(error, HandlingFailed) else (None, error)
         if isinstance(cause, DBAPIError) and getattr(cause.orig, "sqlstate", None) in CANCELLED:
             if self._locked:
-                # Whoever holds the lock is slow, not this record.
+                # The lock's holder is slow, not this record.
                 raise DatabaseUnavailable("a handler waited for a lock until its budget was used up") from cause
             cause = self.too_slow().with_traceback(cause.__traceback__)
         elif cause is None:
@@ -98,7 +98,7 @@ class Deadline:
             raise HandlingFailed(record) from cause
 
     def call(self, function: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Call what may be interrupted. Raises `HandlerTooSlow` once the budget is used up."""
+        """Call an interruptible `function`. Raises `HandlerTooSlow` once the budget is used up."""
         try:
             result = function(*args, **kwargs)
         except Interrupt as interrupt:
@@ -108,7 +108,7 @@ class Deadline:
         return result
 
     def too_slow(self) -> HandlerTooSlow:
-        """Describe what the budget is."""
+        """Return the error for a spent budget."""
         return HandlerTooSlow(f"not done within HANDLER_SECONDS_MAX = {self._seconds:g}")
 
     def _tick(self, _number: int, frame: FrameType | None) -> None:
@@ -144,7 +144,7 @@ class Deadline:
 
 
 def in_database(frame: FrameType) -> bool:
-    """Whether a thread whose innermost frame this is waits for the database."""
+    """Whether a thread with this innermost frame is waiting for the database."""
     return _package(frame) in _DATABASE
 
 

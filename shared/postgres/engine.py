@@ -1,4 +1,4 @@
-"""The database of a service: its engine, what it must promise, and the transaction of an HTTP request."""
+"""A service's database: its engine, the guarantees it must meet, and the transaction of an HTTP request."""
 
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -20,37 +20,37 @@ POSTGRES_MIN = 160000
 
 # A worker that is frozen in a transaction must not hold its row locks for ever: the server ends such a session.
 IDLE_IN_TRANSACTION_MS = 10_000
-# The longest wait for another worker's row lock; above the pause of a frozen worker it would never be reached.
+# The longest wait for another worker's row lock; beyond a frozen worker's pause it would never be reached.
 LOCK_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 30_000
-# A day, for whoever stands at a breakpoint. Not 0: a session without a limit is refused (`refuse_unsafe`).
+# A day, for time spent at a breakpoint. Not 0: a session without a limit is refused (`refuse_unsafe`).
 DEBUGGING_MS = 86_400_000
 # A server that cannot be reached must be noticed well within the watchdog's budget, on both sides.
 TCP_TIMEOUT_MS = 8_000
 CONNECT_SECONDS = 5
 
 POOLER_ROUNDS = 3
-"""A pooler that takes turns among two sessions shows it in the second round."""
+"""A pooler that alternates between two sessions is found in the second round."""
 
 
 def connect(settings: Settings, service: str, pool_size: int, *, debugging: bool = False) -> Engine:
-    """Make the engine of `service`; it opens no connection yet. While `debugging`, a transaction may stand still."""
+    """Create the engine of `service`; it opens no connection yet. While `debugging`, a transaction may idle."""
     session_settings.forget_libpq_variables()
     handlers_ms = DEBUGGING_MS if debugging else int(settings.handler_seconds * 2_000)
     options = {
-        # A handler that asks nothing leaves its session idle.
+        # A handler that sends no query leaves its session idle.
         "idle_in_transaction_session_timeout": max(IDLE_IN_TRANSACTION_MS, handlers_ms),
         "lock_timeout": LOCK_TIMEOUT_MS,
         "statement_timeout": max(STATEMENT_TIMEOUT_MS, handlers_ms),
-        # Notices a client that died while its statement waits; without it the statement would go on to its end.
+        # Detects a client that died while its statement waits; without it the statement would run to its end.
         "client_connection_check_interval": 1_000,
         "tcp_keepalives_idle": 5,
         "tcp_keepalives_interval": 2,
         "tcp_keepalives_count": 3,
         "tcp_user_timeout": TCP_TIMEOUT_MS,
     }
-    # A pooler refuses options, or drops them; the role has them then. And the statement that was prepared may be in
-    # another session than the one that is to execute it.
+    # A pooler refuses or drops options, so the role has them instead. And a prepared statement may exist in another
+    # session than the one that executes it.
     session: dict[str, Any] = (
         {"prepare_threshold": None} if settings.database_pooler else {"options": session_settings.options(options)}
     )
@@ -78,10 +78,10 @@ def connect(settings: Settings, service: str, pool_size: int, *, debugging: bool
 
 
 def refuse_unsafe(engine: Engine) -> None:
-    """Refuse a server that may lose what it has acknowledged, and a session that may wait for ever or write values in
+    """Refuse a server that may lose acknowledged commits, and a session that may wait for ever or write values in
     another form.
 
-    Raises `Misconfigured`, naming the setting, or `DatabaseUnavailable` if there is no answer: it may come back.
+    Raises `Misconfigured`, naming the setting, or `DatabaseUnavailable` if the server does not answer.
     """
     with postgres_access.connect(engine) as connection:
         if int(connection.execute(text("SHOW server_version_num")).scalar_one()) < POSTGRES_MIN:
@@ -101,11 +101,11 @@ def refuse_unsafe(engine: Engine) -> None:
 
 
 def refuse_transaction_pooler(engine: Engine) -> None:
-    """Refuse a pooler that gives each transaction another session: a slot is a lock of one session. Raises
+    """Refuse a pooler that switches sessions between transactions: a slot is a lock of one session. Raises
     `Misconfigured`.
 
-    Two connections that are both open have two sessions, unless there is such a pooler, which gives the second the one
-    that the first has just left; or, if it takes turns, the first another one than before.
+    Two open connections must have two sessions that stay the same. A transaction pooler gives itself away: it hands
+    the second connection the session that the first just used, or switches the first one's session.
     """
     with postgres_access.connect(engine) as first, postgres_access.connect(engine) as second:
         seen = set()
@@ -136,14 +136,12 @@ class Requests:
         self._outbox = outbox
 
     def transaction(self) -> AbstractContextManager[Session]:
-        """Open a session; commit it, and what was published in it, when the block ends well; any exception undoes
-        all.
-        """
+        """Open a session. When the block succeeds, commit it and what was published in it; an exception undoes all."""
         return self.session(Session)
 
     @contextmanager
     def session(self, kind: type[Kind]) -> Iterator[Kind]:
-        """Do what `transaction` does, with a session of this class."""
+        """As `transaction`, with a session of class `kind`."""
         with kind(self._engine) as session, session.begin():
             with session.lent():
                 yield session

@@ -25,7 +25,7 @@ class Handlers:
     def __init__(self, service: Service, deadline: Deadline | None = None) -> None:
         self.deadline = deadline or Deadline()
         self.at: tuple[Record, str] | None = None
-        """What is being handled, and by which handler."""
+        """The record being handled, and its handler."""
         self._routes: dict[type[Event], list[Route]] = {}
         self._decoders: dict[tuple[str, str], dict[int, msgspec.json.Decoder[Event]]] = {}
         for route in service.routes:
@@ -34,11 +34,11 @@ class Handlers:
             versions[route.event.version] = msgspec.json.Decoder(route.event)
 
     def open(self, record: Record) -> Opened | None:
-        """Read a record; None if the service does not consume its type.
+        """Decode a record; None if the service does not consume its type.
 
-        Raises `Malformed` for what is not an event, and `Retry` for a version above all that this service knows: in a
-        rolling upgrade the producer may be ahead, and a good record must not be set aside for it. No upgrade brings an
-        older one.
+        Raises `Malformed` for what is not an event, and `Retry` for a version newer than all this service knows: in a
+        rolling upgrade the producer may be ahead, which is no reason to set a good record aside. No upgrade brings back
+        an older version.
         """
         found = envelope(record.key, record.value, record.headers)
         versions = self._decoders.get((record.input.topic, found.type))
@@ -54,9 +54,9 @@ class Handlers:
             raise Malformed(f"{found.type}.v{found.version} is older than what this service knows, {sorted(versions)}")
         try:
             return Opened(found, decoder.decode(found.data))
-        except MemoryError:  # perhaps not for this record: it is tried again, alone
+        except MemoryError:  # perhaps not due to this record: it is retried alone
             raise
-        except Exception as error:  # besides errors of msgspec: too deep, not UTF-8, or what a type of the event raises
+        except Exception as error:  # besides msgspec's errors: too deep, not UTF-8, or raised by an event's type
             raise Malformed(f"{found.type} cannot be read: {error}") from error
 
     def run(
@@ -64,8 +64,7 @@ class Handlers:
     ) -> None:
         """Load what the batch needs, then handle one event at a time; `collect` takes what each publishes.
 
-        Raises `HandlingFailed` with the index of the delivery that failed, as far as it is known, and the reason as its
-        cause.
+        Raises `HandlingFailed` with the record that failed, if known, and the reason as its cause.
         """
         with session.lent():
             self._load(deliveries, session)
@@ -74,9 +73,7 @@ class Handlers:
                     self._run_one(delivery, session, collect)
 
     def places(self, deliveries: Sequence[Delivery]) -> list[str]:
-        """Tell which handlers a batch has, and for which of its events: for a failure that shows none of their
-        lines.
-        """
+        """List the batch's handlers and their events, for a failure whose traceback shows none of their lines."""
         counts = Counter(type(delivery.event) for delivery in deliveries)
         return [
             f"{of_function(route.handler)}: handles {kind.__name__}.v{kind.version}, {count} in this batch"
@@ -95,18 +92,18 @@ class Handlers:
             for route in self._routes[type(delivery.event)]:
                 self.at = delivery.record, route.name
                 self.deadline.call(handle, route)
-        except KeyboardInterrupt:  # of the person at the terminal; a worker has its own answer to that signal
+        except KeyboardInterrupt:  # from a person at the terminal; a worker handles that signal itself
             raise
-        except BaseException as error:  # noqa: BLE001 - what one record brings about must not end the process
-            # A flush that failed may have failed for what the record before has changed.
+        except BaseException as error:  # noqa: BLE001 - one record must not end the process
+            # A flush may have failed because of what an earlier record changed.
             raise HandlingFailed(delivery.record if session.is_active else None) from _exception(error)
         finally:
             self.at = None
             session.publisher = None
 
     def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
-        """Load the declared rows of the whole batch: the first rows of every handler, then all second ones, and so on;
-        each model in key order.
+        """Load the declared rows of the whole batch: every handler's first rows, then all second ones, and so on; each
+        model in key order.
         """
 
         def keys(rows: Rows, delivery: Delivery) -> Collection[object]:
@@ -136,9 +133,7 @@ class Handlers:
 
 
 def _exception(error: BaseException) -> Exception:
-    """Return `error` as one that a record may fail for: `sys.exit`, a panic of an extension in Rust, a cancelled
-    task.
-    """
+    """Return `error` as an `Exception`: it may be `sys.exit`, a panic of a Rust extension or a cancelled task."""
     if isinstance(error, Exception):
         return error
     return RuntimeError(": ".join(describe(error))).with_traceback(error.__traceback__)

@@ -1,7 +1,7 @@
-"""The inbox: which events were received, so that one that comes twice takes effect once.
+"""The inbox: the ids of received events, so that a duplicate has no effect.
 
 It guards against producers that are not exactly-once and against the client's gap that KAFKA-17754 describes. Its
-window is INBOX_RETENTION_HOURS: an event that comes again later than that takes effect again.
+window is INBOX_RETENTION_HOURS: a duplicate that arrives later takes effect again.
 """
 
 from collections.abc import Sequence
@@ -27,7 +27,7 @@ _PRUNE = text("""
 
 
 def receive(connection: Connection, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-    """Insert (source, event id) pairs; return those that were not there before."""
+    """Insert (source, event id) pairs; return the new ones."""
     if not ids:
         return set()
     rows = connection.execute(

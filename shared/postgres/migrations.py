@@ -3,7 +3,7 @@
 A migration's name says when it runs: `0007_pre_...` before the code that needs it is rolled out, `0008_post_...` when
 no old code runs any more. So a process starts on a database that has the last `pre` migration it knows; a pending
 `post`, and a database that is newer than the code, are accepted. There are no downgrades: old code runs on the new
-schema, and a step back is another step forward.
+schema, and a step back is a new migration.
 """
 
 import re
@@ -24,19 +24,19 @@ from . import access as postgres_access
 from . import database_errors, roles, session_settings, version_table
 
 FOLDER = "migrations"
-"""Has a folder for each service."""
+"""Contains a folder per service."""
 ENVIRONMENT = Path(__file__).parent / "alembic"
 """Where Alembic finds its `env.py`."""
 
 _LOCK = 0x45584F4D
-"""The advisory lock of whoever migrates ("EXOM"); containers that start together take turns."""
+"""The migration's advisory lock ("EXOM"); containers that start together take turns."""
 _LOCK_SECONDS = 120
 _DDL_LOCK_SECONDS = 5
-"""A migration that waits for a table makes everybody behind it wait, so it gives up soon and can be run again."""
+"""A migration that waits for a table blocks all later sessions, so it gives up soon and can be run again."""
 
 
 _UNLIMITED = {"statement_timeout": 0, "idle_in_transaction_session_timeout": 0}
-"""An index on a large table takes hours; what is set for the role's other work must not end it."""
+"""An index on a large table takes hours; limits set for the role's other work must not end it."""
 
 
 class Migration(NamedTuple):
@@ -73,9 +73,7 @@ def history(service: str) -> list[Migration]:
 
 
 def refuse_behind(engine: Engine, service: str) -> None:
-    """Refuse to start on a schema that lacks a migration which this code needs, or on one without lanes. Raises
-    `Misconfigured`.
-    """
+    """Refuse to start on a schema without lanes or without a migration that this code needs. Raises `Misconfigured`."""
     needed = [migration for migration in history(service) if migration.phase == "pre"][-1]
     command = f"run `{program(service)} migrate` first"
     with engine.connect() as connection:
@@ -97,7 +95,7 @@ def behind(connection: Connection, service: str) -> list[str]:
 
 
 def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -> list[str]:
-    """Bring the database of `service` up to date and give what was done, a line each.
+    """Bring the database of `service` up to date; return what was done, a line each.
 
     With `before_rollout`, `post` migrations at the end of the history are left for later.
     """
@@ -105,7 +103,7 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
     if before_rollout:
         known = known[: max(index for index, migration in enumerate(known) if migration.phase == "pre") + 1]
     session_settings.forget_libpq_variables()
-    # Through a pooler, which refuses options, only where nobody has named another way.
+    # Through a pooler, which refuses options, only if no direct way is set.
     pooled = settings.database_pooler and not settings.migration_database_url
     session = {} if pooled else {"options": session_settings.options(_UNLIMITED)}
     engine = create_engine(
@@ -149,7 +147,7 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
 
 @contextmanager
 def _permitted(setting: str, role: str | None) -> Iterator[None]:
-    """Raise `Misconfigured` where the role may not change the schema: no new attempt helps."""
+    """Raise `Misconfigured` if the role may not change the schema: a retry would not help."""
     try:
         yield
     except ProgrammingError as error:
@@ -163,9 +161,7 @@ def _permitted(setting: str, role: str | None) -> Iterator[None]:
 
 
 def runtime_role(settings: Settings, service: str) -> str | None:
-    """Name the role that runs, if it is another one than that which migrates. Raises `Misconfigured` if it has no
-    name.
-    """
+    """Return the runtime role's name, if another role migrates. Raises `Misconfigured` if it has no name."""
     if not settings.migration_database_url:
         return None
     runs, migrates = (make_url(dsn).username for dsn in (settings.dsn(service), settings.migration_dsn(service)))
@@ -190,7 +186,7 @@ def _upgrade(connection: Connection, service: str, revision: str) -> None:
 
 
 def _seed_lanes(connection: Connection, lanes: int) -> int:
-    """Make the lanes of a new database; their number is then changed only by the command that drains them first."""
+    """Create the lanes of a new database; afterwards only the command that drains them changes their number."""
     made = connection.execute(
         text("""
             INSERT INTO exactly_once_lane (lane) SELECT number FROM generate_series(0, :last) AS number

@@ -1,4 +1,4 @@
-"""The outbox: events wait here, committed together with the change that causes them, until Kafka has them.
+"""The outbox: events, committed together with the change that causes them, wait here until Kafka has them.
 
 A row belongs to a lane, the share of the outbox that its key falls into. The claim of a lane names the rows that are
 being published; see `shared.protocol.cycle` for the order in which all of this is committed.
@@ -32,7 +32,7 @@ class PendingEvent(NamedTuple):
 
 
 class Outbox:
-    """What a service publishes, on its way into the table."""
+    """Collects a service's events and writes them to the table."""
 
     def __init__(self, service: Service, event_bytes_max: int) -> None:
         self._service = service.name
@@ -56,7 +56,7 @@ class Outbox:
         return event_id
 
     def collect(self, session: Session, event: Event, event_id: str, traceparent: str | None) -> None:
-        """Keep `event` in the session under an id that its cause gives. Raises what `add` raises."""
+        """Keep `event` in the session under an id derived from its cause. Raises what `add` raises."""
         name = type(event).__name__
         if type(event) not in self._publishes:
             raise TypeError(f"{self._service} does not publish {name}: add it to `publishes` of its Service")
@@ -68,15 +68,14 @@ class Outbox:
         self.keep(session, PendingEvent(event, event.topic, key, event_id, traceparent))
 
     def keep(self, session: Session, pending: PendingEvent) -> None:
-        """Keep what the library itself publishes, which is about no aggregate."""
+        """Keep an event of the library's own, which concerns no aggregate."""
         session.collected.append(pending)
 
     def write(self, session: Session) -> int:
-        """Flush the session, then insert the collected events in the order in which they were published; return their
-        number.
+        """Flush the session, then insert the collected events in the order of publishing; return their number.
 
         The flush comes first: it takes the locks of new rows too, so ids of one key grow in the order of the commits.
-        Raises `Reject` for an event that Kafka would refuse for its size.
+        Raises `Reject` for an event that is too large for Kafka.
         """
         session.flush()
         pending: list[PendingEvent] = session.collected
@@ -128,8 +127,8 @@ _INSERT = text("""
     ORDER BY added.nth
 """)
 
-# NO KEY: whoever inserts a row holds a key share lock of its lane until the commit. FOR UPDATE would wait for every
-# request that is under way, and two workers that publish something for each other's lanes would wait for each other.
+# NO KEY: an insert holds a key share lock of its lane until the commit. FOR UPDATE would wait for every open request,
+# and two workers that insert rows into each other's lanes would deadlock.
 _LOCK = text("""
     SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane WHERE lane = ANY(:lanes)
     ORDER BY lane FOR NO KEY UPDATE
@@ -149,8 +148,8 @@ _FORGET = text("""
     WHERE outbox.lane = claimed.lane AND outbox.id = claimed.id
 """)
 
-# What is claimed is written down in the same statement, for `audit` (`shared.postgres.claim_log`). It must cost
-# nothing, so what is rare has a way of its own: more bytes than are allowed, and several topics.
+# The same statement logs the claim for `audit` (`shared.postgres.claim_log`). That must cost nothing, so the rare
+# cases have branches of their own: more bytes than allowed, and several topics.
 _CLAIM = text("""
     WITH next AS MATERIALIZED (
         SELECT wanted.lane, waiting.*,
@@ -227,7 +226,7 @@ def read_claims(connection: Connection, lanes: Collection[int]) -> dict[int, Cla
 
 
 def unpublished(connection: Connection, lanes: Collection[int]) -> bool:
-    """Whether `lanes` have any row."""
+    """Whether `lanes` have any rows."""
     return bool(connection.execute(_UNPUBLISHED, {"lanes": sorted(lanes)}).scalar_one())
 
 

@@ -1,8 +1,8 @@
-"""Positions: the next offset, what has been handled, is a row of Postgres; the published position is a committed offset
-of Kafka.
+"""Positions: the next offset (what has been handled) is a row in PostgreSQL; the published position is a committed
+offset in Kafka.
 
-Neither is ever believed from the other system. This module holds the rows of next offsets, and the comparison of what
-the two systems say.
+Neither is ever taken from the other system. This module has the rows of next offsets, and the comparison of the two
+systems.
 """
 
 from collections.abc import Collection, Mapping
@@ -21,7 +21,7 @@ _SELECT = """
 _READ = text(_SELECT)
 _LOCK = text(_SELECT + " FOR UPDATE OF position")
 
-# greatest(): a worker that stalled before its turn cannot move it back.
+# greatest(): a worker that stalled cannot move it back later.
 _ADVANCE = text("""
     UPDATE exactly_once_position AS position SET next_offset = greatest(position.next_offset, handled.next_offset)
     FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]))
@@ -46,7 +46,7 @@ def lock(connection: Connection, inputs: Collection[Input]) -> dict[Input, Posit
 
 
 def read(connection: Connection, inputs: Collection[Input]) -> dict[Input, Position]:
-    """Read the rows of `inputs`; those that are missing are left out."""
+    """Read the rows of `inputs`; missing ones are left out."""
     return {Input(t, p): Position(h, epoch) for t, p, h, epoch in connection.execute(_READ, _names(inputs))}
 
 

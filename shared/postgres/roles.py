@@ -1,7 +1,7 @@
-"""Two roles: one owns the schema and migrates it, the other runs, and may do what the code does and nothing else.
+"""Two roles: one owns the schema and migrates it, the other runs the code and has only the rights that it needs.
 
-`migrate` grants the rights each time, so that a new table needs no further thought; every start looks whether they are
-there. The runtime role owns nothing, so no statement of it can change a table, a trigger or a constraint.
+`migrate` grants the rights each time, so that a new table needs no further thought; every start checks that they are
+there. The runtime role owns nothing, so it cannot change a table, a trigger or a constraint.
 """
 
 from sqlalchemy import Connection, Engine, text
@@ -26,14 +26,14 @@ _LIBRARY = {
     "exactly_once_decision": "SELECT, INSERT",
 }
 
-# Whoever may use a partitioned table needs no right on its partitions.
+# Rights on a partitioned table cover its partitions.
 _TABLES = text("""
     SELECT relname FROM pg_class
     WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind IN ('r', 'p') AND NOT relispartition
     ORDER BY relname
 """)
 
-# Those of identity columns need no right; a sequence of one's own does.
+# Sequences of identity columns need no right; separate ones do.
 _SEQUENCES = text("""
     SELECT relname FROM pg_class
     WHERE relnamespace = CAST(current_schema() AS regnamespace) AND relkind = 'S' AND NOT EXISTS (
@@ -51,25 +51,25 @@ _MISSING = text("""
 """)
 
 NAMED_MAX = 5
-"""Missing rights that a message names; whoever lacks more has not been granted anything."""
+"""Missing rights that a message names; if more are missing, none were granted."""
 
 
 def rights(table: str) -> str:
-    """Return what the runtime role may do with `table`; with one of the service's own, everything but its shape."""
+    """Return the runtime role's rights on `table`; on a service's own, all but changing its structure."""
     return _LIBRARY.get(table, _ALL)
 
 
 def _needed(table: str) -> list[str]:
-    """Return the rights to look for. A table that this code does not know may be of a newer library, which has granted
-    what it thinks right: some right there must be.
+    """Return the rights to check. An unknown table may belong to a newer library, which granted what it saw fit: any
+    right will do.
     """
     return _LIBRARY[table].split(", ") if table in _LIBRARY else [_ALL]
 
 
 def grant(connection: Connection, role: str) -> None:
-    """Give `role` what it needs, and take from it what it does not, in the transaction of `connection`.
+    """Grant `role` the rights it needs and revoke all others, in the transaction of `connection`.
 
-    Raises `Misconfigured` if there is no such role.
+    Raises `Misconfigured` if the role does not exist.
     """
     if not connection.execute(_EXISTS, {"role": role}).scalar_one():
         raise Misconfigured(f"DATABASE_URL: there is no role {role}; create it first, as docs/deploying.md says")

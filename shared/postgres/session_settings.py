@@ -1,5 +1,5 @@
-"""Nothing of the surroundings decides how we speak with PostgreSQL: libpq's variables are dropped, and what a server, a
-database or a role has as its default is set for every session, or refused at the start.
+"""Settings of a PostgreSQL session, independent of the surroundings: libpq's variables are dropped, and defaults of a
+server, database or role are overridden in every session, or refused at the start.
 """
 
 import os
@@ -32,14 +32,14 @@ SESSION = {
     "gin_fuzzy_search_limit": "0",
     "default_transaction_isolation": "read committed",
     "default_transaction_deferrable": "off",
-    # A commit that was acknowledged lasts, and one that may not is told of by a warning.
+    # An acknowledged commit lasts; one that may not last comes with a warning.
     "synchronous_commit": "on",
     "client_min_messages": "notice",
-    # A worker's session may be idle for as long as nothing happens, and an error ends a transaction, not the session.
+    # A worker's session may idle as long as nothing happens, and an error ends the transaction, not the session.
     "idle_session_timeout": "0",
     "exit_on_error": "off",
 }
-"""What every session of ours has. Each may be set by any role, and is known to PostgreSQL 16."""
+"""Settings of all our sessions. Any role may set each of them, and PostgreSQL 16 knows them all."""
 
 NOT_OF_CONNECTIONS = frozenset(
     {
@@ -47,7 +47,7 @@ NOT_OF_CONNECTIONS = frozenset(
         *("PGSSLKEYLOGFILE", "PGOAUTHDEBUG", "PGOAUTHCAFILE"),
     }
 )
-"""Variables of libpq that stand for no parameter of a connection, or for one that only newer versions have.
+"""Variables of libpq without a connection parameter, or with one that only newer versions have.
 https://www.postgresql.org/docs/current/libpq-envars.html
 """
 
@@ -57,17 +57,17 @@ MAY_DIFFER = frozenset(
         "idle_session_timeout",
     }
 )
-"""Behind a pooler, which takes no options, these may have other values: nothing of ours is written by them, or another
-check looks at them.
+"""Behind a pooler, which takes no options, these may have other values: none affects what we write, or another check
+covers it.
 """
 
 TRANSACTION_MS_MIN = 30_000
-"""`transaction_timeout`, which PostgreSQL 17 has brought, must leave room for a statement's own timeout."""
+"""`transaction_timeout`, new in PostgreSQL 17, must leave room for a statement's own timeout."""
 
 
 def forget_libpq_variables() -> None:
-    """Take libpq's variables out of the environment, ours and that of children: the URL alone says where to connect,
-    as whom, and how.
+    """Remove libpq's variables from our environment and our children's: the URL alone says where to connect, as whom
+    and how.
     """
     known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar} | NOT_OF_CONNECTIONS
     if found := sorted(known & os.environ.keys()):
@@ -77,14 +77,14 @@ def forget_libpq_variables() -> None:
 
 
 def options(more: Mapping[str, object]) -> str:
-    """Write SESSION and `more` as the `options` of a connection."""
+    """Format SESSION and `more` as a connection's `options`."""
     return " ".join(
         f"-c {name}={str(value).replace(' ', chr(92) + ' ')}" for name, value in {**SESSION, **more}.items()
     )
 
 
 def refuse_unfit(connection: Connection, setting: str) -> None:
-    """Refuse a session that is not as it must be; `setting` says where it leads. Raises `Misconfigured`, or
+    """Refuse a session with unfit settings; `setting` names its URL's setting. Raises `Misconfigured`, or
     `DatabaseUnavailable` for a standby: it may be promoted.
     """
     found = _settings(connection)
@@ -112,7 +112,7 @@ def _settings(connection: Connection) -> dict[str, str]:
 
 
 def _alike(found: str, wanted: str) -> bool:
-    # The order of day and month counts only for what others write without a name of the month.
+    # The order of day and month matters only for input without the month's name.
     return found.lower().split(",")[0] == wanted.lower().split(",")[0]
 
 

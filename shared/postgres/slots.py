@@ -1,7 +1,7 @@
-"""Slots: a small number that a worker holds for as long as it lives, by an advisory lock of its one database session.
+"""Slots: a slot is a small number that a worker holds while it lives, by an advisory lock of its one database session.
 
-The slot gives a worker its transactional.id and its group.instance.id. A worker that is killed and started again takes
-the same slot: it ends the transaction that the dead one left open, and gets its partitions back without waiting for the
+The slot determines a worker's transactional.id and group.instance.id. A worker that is killed and restarted takes the
+same slot: it ends the transaction that the dead one left open, and gets its partitions back without waiting for the
 session timeout.
 """
 
@@ -10,24 +10,24 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 LOCK_CLASS = 0x45584F4E
-"""The first half of the advisory lock's key, so that a service's own advisory locks do not meet ours ("EXON")."""
+"""The first half of the advisory lock's key, so that a service's own locks do not collide with ours ("EXON")."""
 
 SETTLE_SECONDS = 5.0
-"""After a server start a newcomer waits this long: workers that lived before it take their own slots again first."""
+"""After a server start a newcomer waits this long: workers from before retake their slots first."""
 
 TERMINATE_MS = 5_000
 """How long to wait for our own old session to end."""
 
 
 class Backend(NamedTuple):
-    """A server process; the start time tells it from another one with the same pid."""
+    """A server process; the start time distinguishes it from another with the same pid."""
 
     pid: int
     started: str
 
 
 def backend(connection: Connection) -> Backend:
-    """Name the server process of `connection`."""
+    """Identify the server process of `connection`."""
     row = connection.execute(
         text("SELECT pid, CAST(backend_start AS text) FROM pg_stat_activity WHERE pid = pg_backend_pid()")
     ).one()
@@ -35,7 +35,7 @@ def backend(connection: Connection) -> Backend:
 
 
 def seconds_since_start(connection: Connection) -> float:
-    """How long the server has been up."""
+    """Return the server's uptime."""
     return float(
         connection.execute(
             text("SELECT extract(epoch FROM clock_timestamp() - pg_postmaster_start_time())")
@@ -52,7 +52,7 @@ def take_any(connection: Connection, slots: int) -> int | None:
 
 
 def take(connection: Connection, slot: int) -> bool:
-    """Take `slot`, if nobody holds it."""
+    """Take `slot` if it is free."""
     return bool(
         connection.execute(
             text("SELECT pg_try_advisory_lock(:class, :slot)"), {"class": LOCK_CLASS, "slot": slot}
@@ -77,7 +77,7 @@ def is_mine(connection: Connection, slot: int) -> bool:
 
 
 def terminate(connection: Connection, old: Backend) -> None:
-    """End our own old session, if the server has not noticed yet that we lost it; this also settles its last COMMIT."""
+    """End our own old session if the server has not yet noticed its loss; this also settles its last COMMIT."""
     connection.execute(
         text(
             "SELECT pg_terminate_backend(pid, :ms) FROM pg_stat_activity WHERE pid = :pid AND CAST(backend_start AS "

@@ -1,8 +1,8 @@
-"""Records at which the watchdog ended a process: remembered for the next one, which tries them alone, and sets them
-aside if it would end again and again.
+"""Stuck records: those at which the watchdog ended a process. The next process tries them alone, and sets them aside
+if it would end again and again.
 
-There is at most one of each input. It is written by a process that is about to end, on a session of its own; what was
-done with the record meanwhile is told by the next offset.
+Each input has at most one. A process that is about to end writes it, on a separate session; the next offset shows
+whether the record was handled since.
 """
 
 from collections.abc import Collection, Mapping
@@ -49,13 +49,13 @@ def note(connection: Connection, record: Record, detail: str, traceback: str) ->
 
 
 def forget(connection: Connection, inputs: Collection[Input]) -> None:
-    """Forget the records of `inputs`."""
+    """Delete the records of `inputs`."""
     for source in inputs:
         connection.execute(_FORGET_INPUT, {"topic": source.topic, "partition": source.partition})
 
 
 def read(connection: Connection) -> Mapping[Input, Stuck]:
-    """Forget records that were done since, and return the others."""
+    """Delete records that were handled since; return the others."""
     connection.execute(_FORGET)
     found = {}
     for topic, partition, offset, ends, detail, traceback in connection.execute(_READ):

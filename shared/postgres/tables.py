@@ -88,7 +88,7 @@ outbox = Table(
     metadata,
     # CACHE 1: ids of one key must grow in commit order, so no session may hold ids in reserve.
     Column("id", BigInteger, Identity(always=True, cache=1), nullable=False),
-    # An API that computes lanes with another number of them than the database has is refused here.
+    # Refuses an API that computes lanes with another number than the database has.
     Column("lane", SmallInteger, ForeignKey("exactly_once_lane.lane"), nullable=False),
     Column("topic", Text, nullable=False),
     Column("key", Text, CheckConstraint("key <> ''"), nullable=False),
@@ -119,7 +119,7 @@ claimed = Table(
     Index("exactly_once_claimed_claimed_at", "claimed_at", postgresql_using="brin"),
 )
 
-# A server that was built without lz4 keeps its own way.
+# A server built without lz4 keeps its default.
 event.listen(
     claimed,
     "after_create",

@@ -37,7 +37,7 @@ from .outbox import Outbox
 
 
 def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoubt | None:
-    """Return what to raise if `error` is about the server and not about the data, else None."""
+    """Return what to raise if `error` concerns the server and not the data, else None."""
     if not isinstance(error, DBAPIError):
         return None
     if error.connection_invalidated:
@@ -49,8 +49,8 @@ def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoub
 
 @contextmanager
 def _sorted_errors() -> Iterator[None]:
-    """Raise what a failure of the server means, also when a handler met it. Anything else may be for what a record
-    holds, such as a text that the database's encoding has not got.
+    """Translate failures of the server, also those that a handler met. Others may be due to a record's content, such
+    as text that the database's encoding lacks.
     """
     try:
         yield
@@ -108,7 +108,7 @@ class PostgresTransaction:
         self._attempted = attempted if attempted is not None else set()
         self._outlived = outlived
         self._handled = False
-        """Whether what was attempted is handled when this is committed."""
+        """Whether the attempted records are handled once this commits."""
         self._service = service
         self._handlers = handlers
         self._outbox = outbox
@@ -160,7 +160,7 @@ class PostgresTransaction:
 
     @contextmanager
     def _placed(self) -> Iterator[None]:
-        """Let a failure of no record in particular name the handlers of the batch."""
+        """Make a failure of no particular record name the batch's handlers."""
         try:
             yield
         except HandlingFailed as error:
@@ -206,7 +206,7 @@ class PostgresTransaction:
         except DBAPIError as error:
             if error.connection_invalidated:
                 raise DatabaseInDoubt(f"the reply to COMMIT was lost: {error.orig}") from error
-            if blame.may_be_either(error):  # of a trigger that waits for the COMMIT
+            if blame.may_be_either(error):  # from a trigger deferred to COMMIT
                 raise HandlingFailed(None) from Undecided(f"PostgreSQL: {error.orig}")
             raise unavailable(error) or HandlingFailed(None) from error
         finally:
@@ -214,7 +214,7 @@ class PostgresTransaction:
         if self._handled:
             self._attempted.clear()
         if self._warnings:
-            # "canceling wait for synchronous replication": committed here, perhaps not where the next primary will be.
+            # "canceling wait for synchronous replication": committed here, perhaps not on the next primary.
             raise DatabaseInDoubt(f"COMMIT came back with a warning: {self._warnings[0]}")
 
     def rollback(self) -> None:
@@ -248,7 +248,7 @@ class WorkerDatabase:
     ) -> None:
         self._engine = engine
         self._aside = aside
-        """For what cannot wait for the session: it is at work."""
+        """For work that cannot wait for the busy session."""
         self._service = service
         self.deadline = Deadline(handler_seconds_max, self._cancel)
         self._handlers = Handlers(service, self.deadline)
@@ -260,7 +260,7 @@ class WorkerDatabase:
         self._backend: slots.Backend | None = None
         self._warnings: list[str] = []
         self._attempted: set[Input] = set()
-        """Inputs of which a note stands that this process is about to handle their next records."""
+        """Inputs with a note that this process is about to handle their next records."""
 
     @property
     def slot(self) -> int | None:
@@ -268,7 +268,7 @@ class WorkerDatabase:
         return self._slot
 
     def settle_seconds(self) -> float:
-        """How long a newcomer still has to wait before it may take a slot. Raises `DatabaseUnavailable`."""
+        """Return how long a newcomer must still wait before it takes a slot. Raises `DatabaseUnavailable`."""
         with self._transient(connect=True) as connection:
             return slots.SETTLE_SECONDS - slots.seconds_since_start(connection)
 
@@ -319,7 +319,7 @@ class WorkerDatabase:
 
     @property
     def at(self) -> tuple[Record, str] | None:
-        """The record that is being handled, and its handler."""
+        """The record being handled, and its handler."""
         return self._handlers.at
 
     def stuck(self) -> Mapping[Input, stuck_records.Stuck]:
@@ -329,13 +329,13 @@ class WorkerDatabase:
 
     def attempt(self, records: Sequence[Record]) -> None:
         outlived = frozenset(self._attempted)
-        self._attempted.update(record.input for record in records)  # first, for the answer may be lost
+        self._attempted.update(record.input for record in records)  # first: the answer may be lost
         with self._transient() as connection:
             attempts.forget(connection, outlived)
             attempts.begin(connection, records)
 
     def attempts(self) -> Mapping[Input, protocol_attempts.Attempt]:
-        """Return what processes that were killed had in their hands. Raises what `positions` raises."""
+        """Return what killed processes were handling. Raises what `positions` raises."""
         with self._transient() as connection:
             attempts.forget(connection, self._attempted)
             found = attempts.read(connection)
@@ -343,8 +343,8 @@ class WorkerDatabase:
         return found
 
     def _outlived(self) -> None:
-        """Take back what was noted, for this process has outlived it; if not now, before more is noted or read. A
-        session that was lost has not: its record may be the reason.
+        """Delete this process's notes, since it survived; if that fails, retry before more is noted or read. A lost
+        session keeps its note: its record may be the reason.
         """
         if self._connection is None or self._connection.invalidated:
             self._attempted.clear()
@@ -360,14 +360,14 @@ class WorkerDatabase:
             stuck_records.note(connection, record, detail, traceback)
 
     def _cancel(self) -> bool:
-        """Cancel the statement that the session is at; whether it waited for a lock. Never raises."""
+        """Cancel the session's running statement; return whether it waited for a lock. Never raises."""
         with suppress(SQLAlchemyError), self._aside.begin() as connection:
             found = connection.execute(_CANCEL, {"pid": self._backend.pid if self._backend else None}).one_or_none()
             return found is not None and bool(found.locked)
         return False
 
     def close(self) -> None:
-        """End the session, and return the slot back with it."""
+        """End the session, which releases the slot."""
         connection, self._connection = self._connection, None
         if connection is not None:
             connection.invalidate()
@@ -375,8 +375,8 @@ class WorkerDatabase:
 
     @contextmanager
     def _transient(self, *, connect: bool = False) -> Iterator[Connection]:
-        """The connection, in a short transaction. Only who looks after the slot may `connect` anew: a new session does
-        not hold it.
+        """Yield the connection, in a short transaction. Only callers that take or check the slot may `connect` anew: a
+        new session does not hold it.
 
         Raises `DatabaseUnavailable`, or `SlotInDoubt` if the session was lost.
         """

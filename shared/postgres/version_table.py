@@ -1,5 +1,5 @@
-"""The table in which Alembic notes the revision of the schema. Its default name, `alembic_version`, is left to services
-that run an Alembic of their own in the same schema; up to release 4 of the library's tables it was ours as well.
+"""The table that holds Alembic's revision of the schema. Its default name, `alembic_version`, is left to services that
+run their own Alembic in the same schema; up to release 4 of the library's tables it was ours.
 """
 
 from sqlalchemy import Connection, inspect, text
@@ -7,12 +7,12 @@ from sqlalchemy import Connection, inspect, text
 NAME = "exactly_once_schema_version"
 BEFORE = "alembic_version"
 
-# Revisions of ours are four digits, those of others are hashes.
+# Our revisions are four digits, others are hashes.
 _OURS = text(r"SELECT coalesce(bool_and(version_num ~ '^\d{4}$'), false) FROM alembic_version")
 _TAKE_OVER = (
     f"ALTER TABLE {BEFORE} RENAME TO {NAME}",
     f"ALTER TABLE {NAME} RENAME CONSTRAINT {BEFORE}_pkc TO {NAME}_pkc",
-    # For processes of the previous version, until `r0004.remove_old_names`; asks for the rights of the caller.
+    # For processes of the previous version, until `r0004.remove_old_names`; runs with the caller's rights.
     f"CREATE VIEW {BEFORE} WITH (security_invoker = true) AS SELECT version_num FROM {NAME}",  # noqa: S608 - constants
     f"GRANT SELECT ON {BEFORE} TO PUBLIC",
 )
@@ -28,7 +28,7 @@ def revision(connection: Connection) -> str | None:
 
 
 def take_over(connection: Connection) -> None:
-    """Rename the table of a database that an earlier version made."""
+    """Rename the table in a database that an earlier version created."""
     if not inspect(connection).has_table(NAME) and _is_old(connection):
         for statement in _TAKE_OVER:
             connection.execute(text(statement))

@@ -1,7 +1,7 @@
 """What the tests of a service import.
 
-`Scene` tries handlers without servers, `Trial` on a PostgreSQL, `served` an API with a client for it, and `Rehearsal`
-workers on real servers that die at one exact call. A worker imports nothing of it.
+`Scene` tests handlers without servers, `Trial` on PostgreSQL, `served` an API with a client for it, and `Rehearsal`
+workers on real servers that die at one exact call. A worker imports none of it.
 """
 
 from .api import Api, served

@@ -1,4 +1,4 @@
-"""The API of a service, served by uvicorn on a free port, and a client that can look into its database."""
+"""A service's API, served by uvicorn on a free port, and a client that can query its database."""
 
 import threading
 import time
@@ -19,7 +19,7 @@ START_SECONDS_MAX = 20.0
 
 
 class Api(httpx.Client):
-    """A client of one service that can look into its database. A POST gets a key of its own, unless it brings one."""
+    """A client of one service that can query its database. A POST without an Idempotency-Key gets a new one."""
 
     def __init__(self, base_url: str, dsn: str) -> None:
         super().__init__(base_url=base_url, timeout=30)
@@ -30,14 +30,14 @@ class Api(httpx.Client):
         return super().post(url, headers=headers, **more)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        """Run one statement in a transaction of its own; return its rows."""
+        """Run one statement in a separate transaction; return its rows."""
         with psycopg.connect(self.dsn) as connection:
             found = connection.execute(statement.encode(), values)
             return found.fetchall() if found.description else []
 
     @contextmanager
     def locked(self, table: str, row: str) -> Iterator[None]:
-        """Hold a row locked, as a transaction of somebody else that was left open."""
+        """Hold a row locked, as another client's open transaction would."""
         with psycopg.connect(self.dsn) as connection:
             connection.execute(f"SELECT FROM {table} WHERE id = %s FOR UPDATE".encode(), (row,))
             yield
@@ -64,6 +64,6 @@ def served(container_class: type[Any], settings: Settings) -> Iterator[Api]:
     finally:
         server.should_exit = True
         thread.join(START_SECONDS_MAX)
-        # A request that was given up goes on in its thread. What comes back to a pool that was given up stays open.
+        # A request that was given up runs on in its thread. A connection returned to a disposed pool stays open.
         until(lambda: container.engine().pool.checkedout() == 0, "every connection is given back")
         container.engine().dispose()

@@ -1,7 +1,7 @@
-"""A worker process that dies, stands still, or loses its database session, at one exact call of a port.
+"""A worker process that dies, freezes, or loses its database session, at one exact call of a port.
 
-It is the real worker of a real container. Only its two ports are wrapped: each call is announced before and after it,
-and when the planned one comes the process sends itself SIGKILL or SIGSTOP. Nothing is cleaned up, no `finally` runs.
+It is the real worker of a real container. Only its two ports are wrapped: each call is reported before and after it,
+and at the planned one the process sends itself SIGKILL or SIGSTOP. Nothing is cleaned up, no `finally` runs.
 """
 
 import ctypes
@@ -27,14 +27,14 @@ from ..settings import Settings
 
 
 class Phase(Enum):
-    """From when on the planned call counts."""
+    """When the planned call starts to count."""
 
     START = "start"
     """From the start of the process."""
     LIVE = "live"
     """From the first cycle that has something to do after the flag was set."""
     RECOVERY = "recovery"
-    """From a doubt about a Kafka transaction, which is made on purpose in the first such cycle."""
+    """From a Kafka transaction in doubt, which the first such cycle causes on purpose."""
 
 
 class Deed(Enum):
@@ -45,7 +45,7 @@ class Deed(Enum):
     FREEZE = "freeze"
     """The process sends itself SIGSTOP."""
     CUT = "cut"
-    """The server ends the worker's database session. The answer to a COMMIT that it had given is lost with it."""
+    """The server ends the worker's database session. Its answer to a COMMIT is lost with it."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +55,11 @@ class Plan:
     call: str
     """`kafka.commit`, `database.begin`, `transaction.handle`, ..."""
     after: bool
-    """Right after the call came back; otherwise right before it is made."""
+    """Right after the call returned; otherwise right before it is made."""
     phase: Phase = Phase.LIVE
     deed: Deed = Deed.KILL
     doubt_after: bool = False
-    """In `RECOVERY`: the doubtful commit did happen."""
+    """In `RECOVERY`: the commit in doubt did happen."""
 
     def __str__(self) -> str:
         when = f"{self.phase.value}{'-of-a-commit' if self.doubt_after and self.phase is Phase.RECOVERY else ''}"
@@ -71,7 +71,7 @@ FULL = frozenset({"transaction.forget", "transaction.set_aside", "transaction.re
 
 
 class Fate:
-    """Watches the calls of the ports, and lets the plan happen once."""
+    """Watches the calls of the ports, and carries out the plan once."""
 
     def __init__(self, order: "Order") -> None:
         self._plan = None if order.happened.is_set() else order.plan
@@ -80,7 +80,7 @@ class Fate:
         self._doubted = False
 
     def before(self, call: str, arguments: tuple[Any, ...]) -> None:
-        """Take note of a call that is about to be made."""
+        """Note a call that is about to be made."""
         if self._plan is None:
             return
         if self._doubting(call) and not self._plan.doubt_after:
@@ -88,7 +88,7 @@ class Fate:
         self._happen(call, arguments, after=False)
 
     def after(self, call: str, arguments: tuple[Any, ...], result: Any) -> None:
-        """Take note of a call that came back."""
+        """Note a call that returned."""
         if self._plan is None:
             return
         if not self._live and (
@@ -163,7 +163,7 @@ class Watched:
 
 @dataclass(frozen=True)
 class Order:
-    """All that a worker process is told."""
+    """A worker process's instructions."""
 
     service: str
     settings: Settings
@@ -171,15 +171,15 @@ class Order:
     plan: Plan | None
     armed: Flag
     happened: Flag
-    """Set when the plan was carried out: whoever is started again after it has none."""
+    """Set when the plan was carried out: a process started after that has none."""
     build: Callable[[str, Settings], ServiceContainer]
     """Puts the service together in the new process."""
     keyboard: Path | None = None
-    """A pipe that a debugger reads from; what it writes is in the log."""
+    """A pipe that a debugger reads from; its output is in the log."""
 
 
 def main(order: Order) -> None:
-    """Run the worker by the command line's own code, with its exit codes."""
+    """Run the worker with the command line's code and exit codes."""
     _die_with_parent()
     with order.log.open("ab") as log:
         os.dup2(log.fileno(), sys.stderr.fileno())

@@ -1,4 +1,4 @@
-"""Databases for tests: one for each service and module, with its tables, on the shared server."""
+"""Databases for tests: one per service and module, with its tables, on the shared server."""
 
 import uuid
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ RUNTIME = "service_runtime"
 
 
 def settings(postgres: Postgres, suffix: str, **more: object) -> Settings:
-    """Settings of a process of any service, on databases named after it and `suffix`; no Kafka is needed."""
+    """Return settings for a process of any service, on databases named after it and `suffix`; needs no Kafka."""
     return Settings(
         _env_file=None,  # type: ignore[call-arg]
         kafka_bootstrap_servers="localhost:1",
@@ -30,7 +30,7 @@ def settings(postgres: Postgres, suffix: str, **more: object) -> Settings:
 
 @contextmanager
 def migrated(postgres: Postgres, *services: str) -> Iterator[Settings]:
-    """Make databases with tables for `services`, owned by another role than the one that runs; they are gone when the
+    """Create databases with tables for `services`, owned by another role than the runtime role; drop them when the
     block ends.
     """
     suffix = f"_{uuid.uuid4().hex[:12]}"
@@ -50,7 +50,7 @@ def migrated(postgres: Postgres, *services: str) -> Iterator[Settings]:
 
 @contextmanager
 def created(postgres: Postgres, name: str, *metadata: MetaData) -> Iterator[Engine]:
-    """Make a database with the tables of `metadata`, for whoever flushes as a handler does; it is gone when the block
+    """Create a database with the tables of `metadata`, for tests that flush as a handler does; drop it when the block
     ends.
     """
     database = f"{name}_{uuid.uuid4().hex[:12]}"

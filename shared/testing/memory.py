@@ -1,8 +1,8 @@
-"""A session without a database: rows are kept in memory, and what is not possible there is refused.
+"""A session without a database: it keeps rows in memory, and refuses what is not possible there.
 
 It locks, reads by primary key, adds, deletes and publishes as the real session does; whole sagas are explored on it, in
-tens of thousands of worlds. It asks no database, so there are no statements, no constraints and no triggers: those are
-tried by `Trial`. One suite holds both to the same answers (`tests/unit/services/test_sessions.py`).
+tens of thousands of worlds. Without a database there are no statements, constraints or triggers: `Trial` tests those.
+One suite holds both to the same answers (`tests/unit/services/test_sessions.py`).
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,7 +18,7 @@ from ..session import Session
 
 Model = TypeVar("Model", bound=DeclarativeBase)
 Frozen = frozenset[tuple[type[Any], tuple[tuple[str, Any], ...]]]
-"""Rows as values: what one world is compared with another by."""
+"""Rows as values, for comparing worlds."""
 
 
 class MemorySession(Session):
@@ -27,7 +27,7 @@ class MemorySession(Session):
     is_active = True
 
     def __init__(self, rows: Iterable[DeclarativeBase] = ()) -> None:
-        # Nothing of SQLAlchemy's session is wanted, so it is not set up either.
+        # SQLAlchemy's session is not used, so it is not set up.
         self._rows: dict[tuple[type[Any], Any], DeclarativeBase] = {}
         self._added: list[DeclarativeBase] = []
         self._locked: set[str] = set()
@@ -120,7 +120,7 @@ def _key(row: Any) -> Any:
 
 
 def _default(row: DeclarativeBase, column: Any) -> Any:
-    """Return what the database would put into a column that was not given; None if only it can know."""
+    """Return the database's default for a column without a value; None if only the database can know it."""
     if column.default is not None and column.default.is_scalar:
         return column.default.arg
     if column.server_default is None and column.default is None and not column.nullable and not column.primary_key:

@@ -1,4 +1,4 @@
-"""What a client of Kafka sees who knows nothing of the library: records, ends and committed offsets."""
+"""The view of a Kafka client that knows nothing of the library: records, ends and committed offsets."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -18,7 +18,7 @@ ELECTING = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
 )
-"""Who leads a partition is just being decided, or not known to all yet."""
+"""A partition's leader is being elected, or not yet known to all."""
 
 
 class Published(NamedTuple):
@@ -41,7 +41,7 @@ def admin(bootstrap: str) -> AdminClient:
 
 
 def reader(bootstrap: str, group: str, **more: Any) -> Consumer:
-    """A consumer that commits nothing and reads what is committed."""
+    """A consumer that commits nothing and reads committed records."""
     return Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -55,8 +55,8 @@ def reader(bootstrap: str, group: str, **more: Any) -> Consumer:
 
 
 def follow(bootstrap: str, topic: str, partitions: int, go_on: Callable[[set[int]], bool]) -> Iterator[Published]:
-    """Read a topic from its beginning, for as long as `go_on` says so; it is told which partitions are read to their
-    end. A broker that is away is waited for.
+    """Read a topic from its beginning while `go_on` returns true; it gets the partitions that are read to their end.
+    Waits for a broker that is down.
     """
     more = {"auto.offset.reset": "error", "enable.partition.eof": True, "fetch.wait.max.ms": 10}
     with closing(reader(bootstrap, f"{topic}-reader", **more)) as consumer:
@@ -91,7 +91,7 @@ def read(bootstrap: str, topic: str, partitions: int) -> list[Published]:
 
 
 def published(message: Any) -> Published:
-    """Make a value of a record."""
+    """Convert a record to a value."""
     head = {name: value.decode() for name, value in cast("list[tuple[str, bytes]]", message.headers())}
     key, value = message.key(), message.value()
     assert isinstance(key, bytes)
@@ -101,24 +101,24 @@ def published(message: Any) -> Published:
 
 
 def ends(bootstrap: str, topic: str, partitions: int, isolation: IsolationLevel) -> dict[int, int]:
-    """The end of each partition: the last stable offset for READ_COMMITTED, else the high watermark."""
+    """Return each partition's end: the last stable offset for READ_COMMITTED, else the high watermark."""
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(topic, p): latest for p in range(partitions)}
     deadline = time.monotonic() + SECONDS_MAX
     while True:
-        # A new client each time: it keeps the epochs of leaders, and asks with outdated ones after an election.
+        # A new client each time: a client caches leader epochs, which are outdated after an election.
         client = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
         answers = client.list_offsets(asked, isolation_level=isolation)
         try:
             return {p.partition: answer.result(SECONDS_MAX).offset for p, answer in answers.items()}
         except KafkaException as error:
-            # A broker that was frozen, or has just started, learns the epochs after those who ask it.
+            # A broker that was frozen, or just started, learns the epochs later than its clients.
             if error.args[0].code() not in ELECTING or time.monotonic() > deadline:
                 raise
 
 
 def committed(bootstrap: str, group: str, topic: str, partitions: int) -> dict[int, tuple[int, str]]:
-    """What a group has committed for a topic, with the metadata."""
+    """Return a group's committed offsets for a topic, with metadata."""
     with closing(reader(bootstrap, group)) as consumer:
         asked = [TopicPartition(topic, p) for p in range(partitions)]
         return {p.partition: (p.offset, p.metadata or "") for p in consumer.committed(asked, SECONDS_MAX)}

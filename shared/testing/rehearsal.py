@@ -1,4 +1,4 @@
-"""A real service, with workers that can be made to die at one exact call: a stage for the author of handlers.
+"""A real service, with workers that die at one exact call on request: a stage for the author of handlers.
 
     with Rehearsal(ShippingContainer, servers, tmp_path) as rehearsal:
         dying = rehearsal.worker(Plan("kafka.commit", after=True))
@@ -8,8 +8,8 @@
         rehearsal.until_drained()
         assert rehearsal.problems() == []
 
-It is the service with its own migrations and handlers in the container of every worker, on a database of its own. Only
-its name and its topics are other ones, so that many can share the servers.
+It is the service with its own migrations and handlers in the container of every worker, on a separate database. Only
+its name and its topics differ, so that many can share the servers.
 """
 
 import signal
@@ -50,7 +50,7 @@ def events(service: Service) -> list[type[Event]]:
 
 
 def build(container: type[ServiceContainer], name: str, settings: Settings) -> ServiceContainer:
-    """Put the real service together, under another name: called in the process of a worker."""
+    """Assemble the real service under another name; called in a worker's process."""
     made = container()
     known = made.service()
     # First all, then each: a second version of an event may have its topic from the first.
@@ -70,7 +70,7 @@ def build(container: type[ServiceContainer], name: str, settings: Settings) -> S
 
 
 class Rehearsal:
-    """One service, what it was told, and its books."""
+    """One service, what it was told, and its results."""
 
     def __init__(self, container: type[ServiceContainer], servers: Servers, logs: Path) -> None:
         self._container = container
@@ -113,9 +113,7 @@ class Rehearsal:
             if error is not None:
                 error.add_note("\n".join(f"--- {worker.order.log.name}\n{worker.log()}" for worker in self._workers))
         self._servers.postgres.drop_database(self.name)
-        outside.admin(self._servers.kafka.bootstrap).delete_topics(
-            kafka_topics.needed(self.service)
-        )  # nobody waits for it
+        outside.admin(self._servers.kafka.bootstrap).delete_topics(kafka_topics.needed(self.service))  # not waited for
         for event, topic in self._topics.items():
             event.topic = topic
 
@@ -140,12 +138,12 @@ class Rehearsal:
         assert out.flush(SECONDS_MAX) == 0
 
     def until_killed(self, worker: Worker) -> None:
-        """Wait until the worker has come to the call at which it dies."""
+        """Wait until the worker has reached the call at which it dies."""
         ended = worker.ended()
         assert ended == -signal.SIGKILL, f"it ended with {ended} and did not come to {worker.order.plan}"
 
     def until_drained(self) -> None:
-        """Wait until everything is handled and published, and can be read."""
+        """Wait until everything is handled, published and readable."""
 
         def drained() -> bool:
             for worker in self._workers:
@@ -156,14 +154,14 @@ class Rehearsal:
         until(drained, f"{self.name} is drained")
 
     def published(self, event: type[Published]) -> list[Published]:
-        """Return what the service has published, of one type, as a read_committed reader sees it."""
+        """Return the service's published events of one type, as a read_committed reader sees them."""
         wanted = f"{event.__name__}.v{event.version}"
         return [
             msgspec.json.decode(record.data, type=event) for record in self._read(event.topic) if record.type == wanted
         ]
 
     def problems(self) -> list[str]:
-        """Compare what was told with the database and the topics; nothing to complain about is an empty list."""
+        """Compare what was told with the database and the topics; return the problems found."""
         with suppress(AssertionError):
             self.until_drained()
         return [*self._pending(), *self._doubled()]

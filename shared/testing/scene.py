@@ -25,11 +25,11 @@ from .memory import Frozen, thawed
 Model = TypeVar("Model", bound=DeclarativeBase)
 
 EVENT_BYTES_MAX = 900_000
-"""As EVENT_BYTES_MAX is by default, nearly."""
+"""Nearly the default of EVENT_BYTES_MAX."""
 
 
 class Scene:
-    """The rows of a service, and what its handlers do with them."""
+    """A service's rows, on which its handlers run."""
 
     def __init__(self, service: Service, *rows: DeclarativeBase) -> None:
         self._service = service
@@ -44,8 +44,8 @@ class Scene:
         self._rows = session.frozen()
 
     def when(self, *events: Event) -> list[Event]:
-        """Handle `events` as one batch; return what is published. Raises what a handler raises; then nothing has
-        changed.
+        """Handle `events` as one batch; return what is published. Raises what a handler raises, and then changes
+        nothing.
         """
         session = thawed(self._rows)
         published = handle(self._service, session, events)
@@ -54,18 +54,18 @@ class Scene:
         return published
 
     def row(self, model: type[Model], key: Any) -> Model:
-        """Return a row as it is now. Raises `LookupError` if there is none."""
+        """Return a row's current state. Raises `LookupError` if there is none."""
         found = thawed(self._rows).lock(model, key)
         if found is None:
             raise LookupError(f"there is no {model.__name__} {key!r}")
         return found
 
     def rows(self, model: type[Model]) -> list[Model]:
-        """Return all rows of a table, in no order."""
+        """Return all rows of a table, unordered."""
         return [model(**dict(columns)) for kind, columns in self._rows if kind is model]
 
     def everything(self) -> Frozen:
-        """Return all rows as values, to be compared."""
+        """Return all rows as values, for comparison."""
         return self._rows
 
 

@@ -1,34 +1,34 @@
-"""The servers that tests need: this library starts none. A fixture of the project gives them (`tests/conftest.py`)."""
+"""The servers that tests need. The library starts none; a fixture of the project does (`tests/conftest.py`)."""
 
 from typing import Protocol
 
 
 class Kafka(Protocol):
-    """A Kafka cluster that tests may make topics in."""
+    """A Kafka cluster in which tests may create topics."""
 
     @property
     def bootstrap(self) -> str:
-        """Its addresses, as KAFKA_BOOTSTRAP_SERVERS has them."""
+        """Its addresses, as in KAFKA_BOOTSTRAP_SERVERS."""
         ...
 
 
 class Postgres(Protocol):
-    """A PostgreSQL server that tests may make databases and roles in."""
+    """A PostgreSQL server in which tests may create databases and roles."""
 
     def dsn(self, database: str = "postgres", role: str = "postgres") -> str:
         """Return the DSN of a database."""
         ...
 
     def create_database(self, name: str) -> None:
-        """Make a database."""
+        """Create a database."""
         ...
 
     def create_role(self, name: str) -> None:
-        """Make a role that may log in, unless it is there."""
+        """Create a role that may log in, if missing."""
         ...
 
     def drop_database(self, name: str) -> None:
-        """Drop a database, also while it is used."""
+        """Drop a database, even while it is in use."""
         ...
 
 

@@ -1,7 +1,7 @@
 """Handlers of a service as a worker runs them: on the real session and a real PostgreSQL, without Kafka.
 
-A trial is one transaction that is never committed. What the handlers of a batch would be refused there, they are
-refused here: events for aggregates that are not held, rows that the tables do not allow, what the session does not do.
+A trial is one transaction that is never committed. It refuses handlers whatever a worker would: events for aggregates
+that are not held, rows that the tables do not allow, operations that the session does not allow.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from .scene import EVENT_BYTES_MAX, Model, handle
 
 
 class Trial:
-    """A database with the service's tables, and the rows that it is given."""
+    """A database with the service's tables and given rows."""
 
     def __init__(self, connection: Connection, service: Service, base: type[DeclarativeBase]) -> None:
         self._connection = connection
@@ -27,7 +27,7 @@ class Trial:
         self._outbox = Outbox(service, EVENT_BYTES_MAX)
 
     def given(self, *rows: DeclarativeBase) -> None:
-        """Put rows into the database."""
+        """Insert rows."""
         with Session(self._connection) as session:
             session.add_all(rows)
             session.commit()
@@ -41,7 +41,7 @@ class Trial:
         return published
 
     def row(self, model: type[Model], key: Any) -> Model:
-        """Return a row as it is in the database. Raises `LookupError` if there is none."""
+        """Return a row as stored in the database. Raises `LookupError` if there is none."""
         with Session(self._connection) as session:
             found = session.get(model, key)
             session.commit()
@@ -50,7 +50,7 @@ class Trial:
         return found
 
     def everything(self) -> dict[str, set[tuple[object, ...]]]:
-        """Return all rows of the service's tables as text, to be compared."""
+        """Return all rows of the service's tables as text, for comparison."""
         tables = self._base.metadata.sorted_tables
         return {
             table.name: {tuple(map(repr, row)) for row in self._connection.execute(select(table))} for table in tables

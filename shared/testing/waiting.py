@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 SECONDS_MAX = 60.0
 """The longest that anything may take. A takeover waits for the session and transaction timeouts, some 7 s; the rest is
-for a machine that is busy with something else.
+for a busy machine.
 """
 
 POLL_SECONDS = 0.02

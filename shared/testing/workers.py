@@ -1,4 +1,4 @@
-"""Worker processes of a test, and how a test tells them what another service would."""
+"""A test's worker processes, and the means to send them another service's events."""
 
 import multiprocessing
 import os
@@ -23,19 +23,19 @@ from .crashing_worker import Order
 from .waiting import SECONDS_MAX, until
 
 TIMEOUTS = {"session_timeout_ms": 1_000, "transaction_timeout_ms": 5_000}
-"""The least that Kafka and the settings allow."""
+"""The minimum that Kafka and the settings allow."""
 
-# Workers are forked from a process that has imported everything once: a start then costs 20 ms instead of a second.
+# Workers are forked from a process that imported everything once: a start then takes 20 ms instead of a second.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload([module.__name__ for module in (crashing_worker, consumer, _producer, psycopg)])
 _one_looks = threading.Lock()
-"""An exit code can be read once, and whoever starts a process looks for those of all others: a second reader would get
-255. Cells run on several threads.
+"""An exit code can be read only once, and starting a process polls those of all others: a second reader would get 255.
+Cells run on several threads.
 """
 
 
 class StageSettings(Settings):
-    """Settings that come from the test alone, not from the environment of whoever runs it."""
+    """Settings that come only from the test, not from the environment in which it runs."""
 
     @classmethod
     def settings_customise_sources(
@@ -50,7 +50,7 @@ class StageSettings(Settings):
 
 
 class Worker:
-    """One worker process, and the supervisor that starts it again when it asks for it by its exit code."""
+    """One worker process, and the supervisor that restarts it when its exit code asks for that."""
 
     def __init__(self, order: Order) -> None:
         self.order = order
@@ -72,8 +72,8 @@ class Worker:
             old.close()
 
     def supervise(self) -> None:
-        """Start it again if it has ended for that. A busy machine may let it miss its session: its client is then
-        fenced by itself, which it cannot survive.
+        """Restart it if it ended for that. On a busy machine it may miss its session timeout: its client then fences
+        itself, which it cannot survive.
         """
         with self._turn:
             if self.exitcode == EXIT_AGAIN and not self.stopped:
@@ -81,7 +81,7 @@ class Worker:
                 self._replace()
 
     def again(self) -> None:
-        """Start it again in its place, once it has ended."""
+        """Restart it in its place, once it has ended."""
         self.ended()
         with self._turn:
             self._replace()
@@ -103,7 +103,7 @@ class Worker:
 
     @property
     def state(self) -> str:
-        """What has become of it."""
+        """What became of it."""
         import psutil  # not needed to run a rehearsal
 
         if not self.running:
@@ -123,7 +123,7 @@ class Worker:
             os.kill(self.pid, number)
 
     def ended(self, seconds: float = SECONDS_MAX) -> int:
-        """Wait for its end, and return the exit code: negative for a signal."""
+        """Wait for its end; return the exit code, negative for a signal."""
 
         def over() -> bool:
             self.supervise()
@@ -134,7 +134,7 @@ class Worker:
         return self.exitcode
 
     def ready(self) -> tuple[int, str]:
-        """What /health/ready answers; status 0 while nobody answers. Needs the setting METRICS_PORT."""
+        """The answer of /health/ready; status 0 while there is none. Needs the setting METRICS_PORT."""
         address = f"http://127.0.0.1:{self.order.settings.metrics_port}/health/ready"
         try:
             with urllib.request.urlopen(address, timeout=5) as answer:
@@ -150,11 +150,11 @@ class Worker:
 
 
 def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, bytes | str | None]]:
-    """The headers of an event from somewhere else."""
+    """Return the headers of an event from elsewhere."""
     return [("ce_specversion", "1.0"), ("ce_source", "test"), ("ce_id", event_id), ("ce_type", event_type)]
 
 
 @cache
 def producer(bootstrap: str) -> Producer:
-    """Make a producer, once."""
+    """Create a producer, once."""
     return Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "log_level": 0})

@@ -1,4 +1,4 @@
-"""The whole system in containers, as docker-compose.yml has it, with the face of `dev.system.System`.
+"""The whole system in containers, as docker-compose.yml has it, with the interface of `dev.system.System`.
 
     with ComposeSystem("exactly-once-test") as system:
         httpx.get(f"{system.url('order')}/orders", headers=system.headers)
@@ -31,7 +31,7 @@ WORKERS = 2
 """Of each service, by compose/base.yml."""
 
 SECRETS = ("POSTGRES_PASSWORD", "DATABASE_PASSWORD", "MIGRATION_PASSWORD", "API_TOKEN")
-"""What `make up` writes into .env, besides the token's hash."""
+"""The token that `make up` writes into .env beside its hash."""
 
 
 @dataclass(frozen=True)
@@ -100,15 +100,15 @@ class ComposeSystem:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What a request needs besides, to be let in."""
+        """The headers that authorize a request."""
         return {"Authorization": f"Bearer {self._secrets['API_TOKEN']}"}
 
     def balance(self) -> Balance:
-        """Make ready to draw the balance sheet of this system."""
+        """Return the `Balance` of this system."""
         return Balance(self.bootstrap, {service: self.dsn(service) for service in self.services})
 
     def is_ready(self, name: str) -> bool:
-        """Tell whether a container says that it is ready."""
+        """Return whether a container reports that it is ready."""
         return self.docker.ready(name)
 
     def _down(self) -> None:
@@ -122,7 +122,7 @@ class ComposeSystem:
 
 @contextmanager
 def _undisturbed() -> Iterator[None]:
-    """Let nobody who is impatient leave containers behind: Docker would start them again for ever."""
+    """Do not let an impatient Ctrl+C leave containers behind: Docker would restart them for ever."""
     before = {number: signal.signal(number, signal.SIG_IGN) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield

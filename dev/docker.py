@@ -1,4 +1,4 @@
-"""Docker, for one compose project: its commands, its containers, and the blows that these bear."""
+"""Docker, for one compose project: its commands, its containers, and ways to strike them."""
 
 import json
 import os
@@ -23,7 +23,7 @@ KILL_ALL = ("sh", "-c", "kill -s KILL -- -1")
 Not `docker kill`: Docker takes that for the wish of an operator and does not start the container again.
 """
 KILLED = (0, 137)
-"""Who kills may die with the container before it can say that it did."""
+"""The killer may die with the container before it reports success."""
 
 
 class Docker:
@@ -35,11 +35,11 @@ class Docker:
         self._profiles = [word for profile in profiles for word in ("--profile", profile)]
 
     def compose(self, *words: str, seconds: float = COMMAND_SECONDS) -> str:
-        """Run `docker compose ...` and give what it prints. Raises `ServerError`."""
+        """Run `docker compose ...` and return its output. Raises `ServerError`."""
         return self.docker("compose", "--project-name", self.project, *self._profiles, *words, seconds=seconds)
 
     def docker(self, *words: str, seconds: float = COMMAND_SECONDS) -> str:
-        """Run `docker ...` and give what it prints. Raises `ServerError`."""
+        """Run `docker ...` and return its output. Raises `ServerError`."""
         done = self.run(*words, seconds=seconds)
         if done.returncode:
             end = "\n".join((done.stdout + done.stderr).splitlines()[-OUTPUT_LINES:])
@@ -47,7 +47,7 @@ class Docker:
         return done.stdout
 
     def run(self, *words: str, seconds: float = COMMAND_SECONDS) -> "subprocess.CompletedProcess[str]":
-        """Run `docker ...`, whatever comes of it. Raises `ServerError` if there is no docker, or no answer."""
+        """Run `docker ...`; it may fail. Raises `ServerError` if there is no docker, or no answer."""
         try:
             return subprocess.run(
                 ["docker", *words],
@@ -76,11 +76,11 @@ class Docker:
         return found[0]
 
     def kill(self, name: str) -> bool:
-        """Let everything in a container die, as by a crash; False if it was not running."""
+        """Kill everything in a container, as a crash does; False if it was not running."""
         return self.run("exec", self.container(name), *KILL_ALL).returncode in KILLED
 
     def ready(self, name: str) -> bool:
-        """Tell whether a container runs and its health check says so."""
+        """Return whether a container runs and its health check passes."""
         state = self.inspect(name)["State"]
         return bool(state["Running"]) and state.get("Health", {}).get("Status") == "healthy"
 
@@ -104,16 +104,16 @@ class Containers:
         return self._docker.run("pause", self._docker.container(name)).returncode == 0
 
     def thaw(self, name: str) -> bool:
-        """Let a frozen container go on as if nothing had been. False if it was not frozen."""
+        """Let a frozen container continue. False if it was not frozen."""
         return self._docker.run("unpause", self._docker.container(name)).returncode == 0
 
     def causes(self) -> Counter[str]:
-        """Count the restarts that nobody ordered, by container; Docker does not keep why."""
+        """Count the unordered restarts, by container; Docker does not keep why."""
         restarts = {name: self._docker.inspect(name)["RestartCount"] - self._kills[name] for name in self.names}
         return Counter({f"{name}: restarted": count for name, count in restarts.items() if count > 0})
 
     def check(self) -> None:
-        """Docker gives no container up."""
+        """Do nothing: Docker gives no container up."""
 
 
 class Server:

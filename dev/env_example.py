@@ -1,4 +1,4 @@
-"""Writes `.env.example` from the settings, so that it cannot say anything else: `python -m dev.env_example`."""
+"""Writes `.env.example` from the settings, so that the two agree: `python -m dev.env_example`."""
 
 from collections.abc import Iterator, Mapping
 from importlib import import_module

@@ -35,7 +35,7 @@ destroy = function("destroy", None, POINTER)
 
 
 def producer(configuration: Mapping[str, str]) -> ctypes.c_void_p:
-    """Make a client that can produce; whoever makes it calls `destroy`. Raises `ValueError`."""
+    """Make a client that can produce; the caller must `destroy` it. Raises `ValueError`."""
     error, settings = ctypes.create_string_buffer(ERROR_BYTES), POINTER(_conf_new())
     for name, value in configuration.items():
         if _conf_set(settings, name.encode(), value.encode(), error, ERROR_BYTES) != 0:

@@ -76,7 +76,7 @@ def start(
 def send(process: "subprocess.Popen[bytes]", signal_number: signal.Signals) -> bool:
     """Send a signal to the process and its whole group; False if it has ended.
 
-    The process is not yet reaped while `returncode` is unset, so the number cannot belong to somebody else.
+    The process is not yet reaped while `returncode` is unset, so the number cannot belong to another process.
     """
     if process.returncode is not None:
         return False

@@ -14,13 +14,13 @@ QUICK_SECONDS = 5.0
 RESTART_SECONDS_MIN = 0.1
 # While a server is away, a process that ends at once is tried this often: seldom enough to leave the CPU to others.
 RESTART_SECONDS_MAX = 3.0
-# About a minute of quick exits. A server that restarts takes less; whatever takes longer will not mend by itself.
+# About a minute of quick exits. A server that restarts takes less; a longer outage will not end by itself.
 QUICK_EXITS_MAX = 20
 
 
 @dataclass(frozen=True)
 class Program:
-    """What to run, and the name by which it is known by."""
+    """What to run, and the name by which it is known."""
 
     name: str
     command: Sequence[str | Path]

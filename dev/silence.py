@@ -1,4 +1,4 @@
-"""How long a topic was silent after a process was struck."""
+"""The silence of a topic after a process was struck."""
 
 from bisect import bisect_left
 from collections.abc import Mapping, Sequence

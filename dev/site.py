@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 SITE = ROOT / ".site"
 HOME = "docs/index.md"
 README = "readme.md"
-"""The README's name in the site, where index.md is the home page."""
+"""The README's name in the site, whose home page is index.md."""
 DATA = (".md", ".jsonl")
 """Of docs/: pages are staged one by one, and the ledger of storms is data. Everything else is copied as it is."""
 

@@ -1,7 +1,7 @@
 """Starts the processes of the system, keeps them alive, and breaks them when asked to.
 
-A worker that is in doubt ends and relies on being started anew; in production systemd or Kubernetes does that, here
-this does. It is also the hand of the kill test: it knows which process is which, so it can kill, freeze and thaw one,
+A worker that is in doubt ends and relies on being restarted; in production systemd or Kubernetes does that, here
+this does. It also strikes for the kill test: it knows which process is which, so it can kill, freeze and thaw one,
 and tell an exit that was ordered from one that was not.
 """
 
@@ -113,7 +113,7 @@ class Supervisor:
         return self._do(lambda: self._children[name].send(signal.SIGSTOP))
 
     def thaw(self, name: str) -> bool:
-        """Let a frozen program go on as if nothing had been. False if it was not running."""
+        """Let a frozen program continue. False if it was not running."""
         return self._do(lambda: self._children[name].send(signal.SIGCONT))
 
     @property
@@ -127,7 +127,7 @@ class Supervisor:
         return self._do(lambda: tuple(self._exits))
 
     def causes(self) -> Counter[str]:
-        """Count the exits that nobody ordered, by program and cause."""
+        """Count the exits that were not ordered, by program and cause."""
         return Counter(f"{e.name}: {e.cause}" for e in self.exits if not e.ordered)
 
     def pid(self, name: str) -> int | None:
@@ -135,7 +135,7 @@ class Supervisor:
         return self._do(lambda: child.process.pid if (child := self._children[name]).running else None)
 
     def check(self) -> None:
-        """Raise `GaveUp`, with the end of the log, if a program is not started again any more."""
+        """Raise `GaveUp`, with the end of the log, if a program will not be started again."""
         for name in self._do(lambda: [child.program.name for child in self._children.values() if child.given_up]):
             ended = f"{name} ended {QUICK_EXITS_MAX} times right after its start"
             raise GaveUp(f"{ended}. Its log ends:\n{self.tail(name)}")

@@ -45,7 +45,7 @@ class NotReadyError(Exception):
 
 @dataclass(frozen=True)
 class Shape:
-    """How large the system is, and what its processes are told besides."""
+    """The size of the system, and extra settings of its processes."""
 
     partitions: int = 4
     workers: int = 2
@@ -110,15 +110,15 @@ class System:
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What a request needs besides, to be let in: nothing."""
+        """The headers that authorize a request: none."""
         return {}
 
     def balance(self) -> Balance:
-        """Make ready to draw the balance sheet of this system."""
+        """Return the `Balance` of this system."""
         return Balance(self.bootstrap, {service: self.dsn(service) for service in self.services})
 
     def wait_until_ready(self, names: Iterable[str] | None = None, seconds: float = READY_SECONDS) -> None:
-        """Wait until the named processes, or all, say that they are ready.
+        """Wait until the named processes, or all, report that they are ready.
 
         Raises `NotReadyError` or `GaveUp`, with the end of a log.
         """
@@ -179,7 +179,7 @@ class System:
         self.supervisor.start(Program(name, words, env, self.logs))
 
     def _environment(self, service: str) -> dict[str, str]:
-        """Return all variables of a process. Nothing of ours is inherited, and no `.env` lies where it is started."""
+        """Return all variables of a process. It inherits none of ours, and no `.env` lies where it starts."""
         return environment(
             PYTHONPATH=str(ROOT),
             PYTHONUNBUFFERED="1",

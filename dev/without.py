@@ -1,4 +1,4 @@
-"""`make without-demo` and `make without-proof`: what a copy of this tree may leave behind.
+"""`make without-demo` and `make without-proof`: remove what a copy of this tree may leave behind.
 
 `dev/without.toml` lists what goes. What stays is not edited, except pages that name what is gone: a link to it becomes
 plain text. The targets of the Makefile go with the files that define them, dev/demo.mk and dev/proof.mk. All new text
@@ -36,12 +36,12 @@ class Part(msgspec.Struct, frozen=True):
 
 
 class Lists(msgspec.Struct, frozen=True):
-    """What dev/without.toml says."""
+    """The contents of dev/without.toml."""
 
     demo: Part
     proof: Part
     both: tuple[str, ...]
-    """Files of use to the one and to the other: they go with the second of them."""
+    """Files used by both parts: they go with the second one removed."""
 
 
 def parts() -> Lists:
@@ -171,7 +171,7 @@ def _changed() -> str:
 
 
 def main() -> int:
-    """Do it, and tell."""
+    """Remove the part and print the result."""
     parser = argparse.ArgumentParser(prog="python -m dev.without", description="Remove the demo, or the proof.")
     parser.add_argument("part", choices=("demo", "proof"))
     parser.add_argument("--force", action="store_true", help="do not ask; also if something is not committed")

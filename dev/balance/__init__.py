@@ -1,4 +1,4 @@
-"""The balance sheet: whether everything that happened, happened exactly once.
+"""The balance sheet: checks that everything happened exactly once.
 
     sheet = Balance(bootstrap, dsns).sheet(book)
     assert sheet.balanced, sheet.text()

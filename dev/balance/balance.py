@@ -1,4 +1,4 @@
-"""Makes the balance sheet of a running system: waits until it is at rest, then compares everything with everything."""
+"""Makes the balance sheet of a running system: waits until it is at rest, then compares tables and topics."""
 
 import time
 from collections import Counter
@@ -36,7 +36,7 @@ class Balance:
     drain_seconds: float = DRAIN_SECONDS
     settle_seconds: float = SETTLE_SECONDS
     report: Callable[[str], None] = field(default=_silent)
-    """Is told what is being waited for."""
+    """Called with what is being waited for."""
 
     def sheet(self, book: Book | None = None) -> Sheet:
         """Wait until everything is drained, wait once more, and make the sheet - also if it was not drained in time."""

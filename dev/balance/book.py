@@ -1,7 +1,7 @@
-"""What the outside world knows: what it put in, what it asked for, and what it was told.
+"""The clients' view: what they put in, what they asked for, and what they were told.
 
-A client that was answered 201 may rely on it. So an order that was accepted and is gone is found only by somebody who
-kept the answers.
+A client that was answered 201 may rely on it. So only a record of the answers reveals an order that was
+accepted and is gone.
 """
 
 import json
@@ -14,10 +14,10 @@ from typing import Any
 
 @dataclass
 class Book:
-    """Kept by whoever places the orders. `complete` says that nobody else placed any."""
+    """Kept by the client that places the orders; `complete` if it placed all of them."""
 
     accepted: dict[str, str] = field(default_factory=dict)
-    """By order id, the Idempotency-Key of the request that was answered with it."""
+    """Idempotency-Key of the request that was answered with each order id."""
     cancelled: set[str] = field(default_factory=set)
     """Orders whose cancellation was accepted."""
     unknown: set[str] = field(default_factory=set)

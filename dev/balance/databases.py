@@ -1,4 +1,4 @@
-"""What the databases of the services have, read with plain SQL, each in one snapshot.
+"""The contents of the services' databases, read with plain SQL, each in one snapshot.
 
 Orders are joined across the three by merging sorted streams, so memory does not grow with their number.
 """

@@ -1,4 +1,4 @@
-"""What is known of an order that does not balance: what one would otherwise look up in three databases and six logs."""
+"""All that is known of an order that does not balance, collected from three databases and the topics."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -12,7 +12,7 @@ from dev.balance.topics import Record, Topics
 
 
 def dossiers(orders: Sequence[str], databases: Databases, topics: Topics, book: Book | None) -> list[str]:
-    """Tell everything about each of `orders`. Reads the topics once more, for these orders only."""
+    """Describe each of `orders` in full. Reads the topics once more, for these orders only."""
     if not orders:
         return []
     wanted: dict[str, list[Record]] = {order: [] for order in orders}

@@ -1,4 +1,4 @@
-"""What is still on its way, and the wait until nothing is."""
+"""Records and rows still in flight, and the wait until there are none."""
 
 import time
 from collections.abc import Callable
@@ -18,7 +18,7 @@ OFFSETS_TOPIC = "__consumer_offsets"
 
 @dataclass(frozen=True)
 class Lane:
-    """A lane of a service's outbox: what Postgres and Kafka say about it."""
+    """A lane of a service's outbox, as Postgres and Kafka have it."""
 
     service: str
     number: int
@@ -47,7 +47,7 @@ class Lane:
 
 @dataclass(frozen=True)
 class Pending:
-    """What is still on its way."""
+    """What is still in flight."""
 
     open_orders: int
     ends: dict[Partition, End]
@@ -82,7 +82,7 @@ class Pending:
 
 
 def look(databases: Databases, topics: Topics) -> Pending:
-    """See what is still on its way. Kafka's ends are read first, so a record that comes later is seen as pending."""
+    """Return what is in flight. Kafka's ends are read first, so a record that comes later is seen as pending."""
     consumed = {service: consumed_topics(service, databases) for service in databases.services}
     own = [f"{service}.{what}" for service in databases.services for what in ("events", "outbox")]
     every = dict.fromkeys([*own, *(topic for names in consumed.values() for topic in names), OFFSETS_TOPIC])
@@ -104,7 +104,7 @@ def look(databases: Databases, topics: Topics) -> Pending:
 
 
 def wait(look_now: Callable[[], Pending], seconds: float, report: Callable[[str], None]) -> bool:
-    """Wait until nothing is on its way, `seconds` at most; tell whether that was reached.
+    """Wait until nothing is in flight, `seconds` at most; return whether that was reached.
 
     A server that cannot be reached meanwhile is waited for like anything else.
     """

@@ -1,7 +1,7 @@
-"""What must hold for a service for which no rules are written here: one that was copied, say.
+"""What must hold for a service without rules here, such as a copied one.
 
-Nothing is known of its business. But it notes itself, in its inbox, which events it has handled: of each type that it
-handles, it must have handled every one that can be read, and none that cannot. What it publishes must come once, under
+Nothing is known of its business. But its inbox lists the events that it has handled: of each type that it handles,
+it must have handled every one that can be read, and none that cannot. What it publishes must come once, under
 its own name, and each key in one partition.
 """
 
@@ -27,7 +27,7 @@ def others(databases: Databases) -> list[str]:
 
 @dataclass
 class Deviations:
-    """What is wrong with what other services have handled and published."""
+    """Errors in what other services have handled and published."""
 
     unhandled: Offenders = field(default_factory=Offenders)
     invented: Offenders = field(default_factory=Offenders)

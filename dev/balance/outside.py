@@ -1,4 +1,4 @@
-"""Compares the system with the book of those who use it: what they were promised must be there, and nothing else."""
+"""Compares the system with its clients' book: what they were promised must be there, and nothing else."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from dev.balance.sheet import Offenders, Row, none
 
 
 class Outside:
-    """Takes note of every order that the order service has."""
+    """Notes every order that the order service has."""
 
     def __init__(self, book: Book, databases: Databases) -> None:
         self._book = book

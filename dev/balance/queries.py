@@ -30,7 +30,7 @@ ORDERS = {
 
 
 class MustBeEmpty(NamedTuple):
-    """A query for what must not exist."""
+    """A query that must return no rows."""
 
     section: str
     what: str

@@ -14,15 +14,15 @@ PRICED = frozenset({"OrderConfirmed", "PaymentCaptured", "PaymentRefunded"})
 
 @dataclass
 class Consumed:
-    """What a reader of one topic has consumed."""
+    """What a reader has consumed of one topic."""
 
     topic: str
     events: int = 0
     by_key: dict[str, Found] = field(default_factory=dict)
     repeated: Offenders = field(default_factory=Offenders)
-    """One and the same event, written twice."""
+    """Events written twice."""
     foreign: Offenders = field(default_factory=Offenders)
-    """Records that are no events of the service whose topic it is."""
+    """Records that are not events of the topic's service."""
     amounts: Counter[str] = field(default_factory=Counter)
 
 
@@ -71,6 +71,6 @@ def check(consumed: Consumed, orders: Iterable[Order], deviations: Deviations) -
         due = publishes.get(order.state(consumed.topic), ())
         expected += len(due)
         compare(order.id, due, left.pop(order.id, NOTHING_FOUND), deviations)
-    for key, found in left.items():  # nobody has a row of these
+    for key, found in left.items():  # no service has a row of these
         compare(key, (), found, deviations)
     return expected

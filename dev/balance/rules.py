@@ -1,8 +1,7 @@
-"""What must hold between the tables and the topics, written down a second time: nothing here imports a service.
+"""Rules between the tables and the topics, written down a second time: nothing here imports a service.
 
 The state of an order's row in a service says exactly which events that service has published about it, and in which
-order. So one comparison finds what is missing, what is published twice, what nobody should have published, and what is
-out of order.
+order. So one comparison finds what is missing, duplicated, unexpected, or out of order.
 """
 
 from collections import Counter
@@ -22,7 +21,7 @@ TOPICS = ("order.events", "inventory.events", "payment.events")
 
 FINAL = frozenset({"CONFIRMED", "REJECTED", "CANCELLED"})
 
-# By topic and by the state of the row: for a reservation that was sold before it was released, the state is RETURNED.
+# By topic and by the state of the row: a reservation sold before its release is RETURNED.
 PUBLISHES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "order.events": {
         "PLACED": ("OrderPlaced",),
@@ -54,7 +53,7 @@ AGREED = frozenset(
         ("REJECTED", "REJECTED", "-"),
         ("REJECTED", "RELEASED", "DECLINED"),
         # Cancelled by the customer, at any moment.
-        ("CANCELLED", "CANCELLED", "CANCELLED"),  # ... before anybody knew of the order
+        ("CANCELLED", "CANCELLED", "CANCELLED"),  # ... before any service knew of the order
         ("CANCELLED", "REJECTED", "CANCELLED"),  # ... there had been no stock anyway
         ("CANCELLED", "RELEASED", "CANCELLED"),  # ... before the payment
         ("CANCELLED", "RELEASED", "DECLINED"),  # ... there had been no money anyway
@@ -104,7 +103,7 @@ class Found(NamedTuple):
     """What a topic has about one key."""
 
     types: tuple[str, ...]
-    """In the order of the records; a repeat of one and the same event is not among them."""
+    """In the order of the records, without repeats of the same event."""
     partitions: frozenset[int]
 
 

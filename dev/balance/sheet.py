@@ -1,4 +1,4 @@
-"""The balance sheet itself: rows of a number, what it should be, and who is to blame if it is not."""
+"""The balance sheet: each row has a number, the expected number, and the offenders if they differ."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -8,12 +8,12 @@ from rich.table import Table
 from rich.text import Text
 
 OFFENDERS_SHOWN = 20
-"""Enough to see a pattern; the count tells the rest."""
+"""Enough to see a pattern; the count covers the rest."""
 
 
 @dataclass
 class Offenders:
-    """How many, and the first few; each text begins with the id of what it is about."""
+    """A count and the first few offenders; each text begins with the offender's id."""
 
     count: int = 0
     first: list[str] = field(default_factory=list)
@@ -45,7 +45,7 @@ class Row:
 
 
 def none(what: str, offenders: Offenders, *, of_orders: bool = False) -> Row:
-    """Count what must not exist."""
+    """Count rows that must not exist."""
     return Row(what, offenders.count, 0, tuple(offenders.first), of_orders)
 
 
@@ -72,7 +72,7 @@ class Sheet:
 
     @property
     def failed(self) -> tuple[str, ...]:
-        """What does not hold, by name."""
+        """The rows that fail, by name."""
         return tuple(row.what for row in self.rows if not row.ok)
 
     def as_dict(self) -> dict[str, object]:

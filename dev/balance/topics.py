@@ -1,7 +1,7 @@
-"""What Kafka has: records as a reader with `read_committed` sees them, ends, and committed offsets.
+"""Kafka's contents: records as a reader with `read_committed` sees them, ends, and committed offsets.
 
-It parses headers by itself: a mistake in the library's envelope must not be repeated here. What a malicious producer
-has written is left out, by its mark.
+It parses headers by itself, so as not to repeat a mistake in the library's envelope. It skips what the malicious
+producer has written, by its mark.
 """
 
 import json
@@ -25,7 +25,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from shared.kafka.consumer import headers as client_headers
 
 ANSWER_SECONDS = 10.0
-# A reader that gets nothing for so long, while the end is not reached, will get nothing any more.
+# A reader that gets nothing for this long before the end will get nothing more.
 SILENCE_SECONDS = 30.0
 # Records of some hundred bytes: a few MB at a time.
 RECORDS_AT_ONCE = 5_000
@@ -45,7 +45,7 @@ Partition = tuple[str, int]
 STRANGER = "x-stranger"
 """The header that marks what the demo's malicious producer has written; the services do not look at it."""
 STRANGERS_ID = "stranger:"
-"""What its new ids begin with."""
+"""Prefix of its new ids."""
 
 
 class Record(NamedTuple):
@@ -82,9 +82,9 @@ class End(NamedTuple):
     """The end of a partition."""
 
     stable: int
-    """Up to where a reader with read_committed may read: the LSO."""
+    """The LSO: how far a read_committed reader may read."""
     high: int
-    """The end of what is written. Above `stable`: a transaction is open."""
+    """The high watermark. Above `stable`: a transaction is open."""
 
 
 class Topics:
@@ -164,7 +164,7 @@ class Topics:
                     raise TimeoutError(f"nothing came for {SILENCE_SECONDS:.0f} s, and {sorted(left)} did not end")
 
     def follow(self, topics: Iterable[str], going: Callable[[], bool]) -> Iterator[Record]:
-        """Read what is written to `topics` from now on, while `going` says so. A broker that is away is waited for."""
+        """Read what is written to `topics` from now on, while `going` says so. Waits for a broker that is away."""
         ends = self.ends(self.partitions(topics))
         with self._reader() as reader:
             reader.assign([TopicPartition(*partition, end.stable) for partition, end in ends.items()])

@@ -26,7 +26,7 @@ BY_DEFAULT = [name for name in SECTIONS if name != "million"]
 
 def main() -> None:
     given = _arguments()
-    # As a worker writes by default, and beside the figures: some of what is measured runs in this process.
+    # As a worker logs by default, apart from the figures: some of what is measured runs in this process.
     structlog.configure(
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         logger_factory=structlog.PrintLoggerFactory(sys.stderr),

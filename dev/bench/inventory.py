@@ -25,7 +25,7 @@ from shared.settings import Settings
 PARTITIONS = 4
 STOP_SECONDS = 30.0
 POLL_SECONDS = 0.01
-# Nothing that is measured takes this long, unless it stands still.
+# Nothing that is measured takes this long, unless it hangs.
 SILENCE_SECONDS = 60.0
 TEMPLATE = service.name
 
@@ -35,7 +35,7 @@ class BenchError(Exception):
 
 
 class Inventory:
-    """Databases are copies of one that has tables, lanes and stock; all work on the same topics."""
+    """Databases are copies of one with tables, lanes and stock; all use the same topics."""
 
     def __init__(self, servers: Servers) -> None:
         self._servers = servers
@@ -60,7 +60,7 @@ class Inventory:
 
     @contextmanager
     def worker(self, settings: Settings, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a worker process; when the block ends, it is asked to end and must end well."""
+        """Run a worker process; at the end of the block it is asked to end and must exit cleanly."""
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exactly-once-bench-")))
             log = directory / "worker.log"
@@ -92,7 +92,7 @@ def start_worker(settings: Settings, log: Path, **more: str) -> "subprocess.Pope
 
 
 def container(settings: Settings) -> Any:
-    """Put the service together in this process."""
+    """Assemble the service in this process."""
     made = InventoryContainer()
     made.settings.override(providers.Object(settings))
     return made
@@ -112,8 +112,8 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float = SILENC
 
 
 def all_published(connection: "psycopg.Connection[Any]") -> bool:
-    """Whether something was published, and nothing waits to be. Cheap: it looks at the claims alone, which the last
-    cycle empties when Kafka has all rows.
+    """Return whether something was published and nothing is unpublished. Cheap: it reads only the claims, which the
+    last cycle empties when Kafka has all rows.
     """
     row = connection.execute("SELECT sum(position) > 0 AND bool_and(row_ids = '{}') FROM exactly_once_lane").fetchone()
     assert row is not None

@@ -1,4 +1,4 @@
-"""From the client's POST until everybody can read that the order is confirmed, through the whole system over HTTP.
+"""Time from the client's POST until any consumer can read OrderConfirmed, through the whole system over HTTP.
 
 The rate is kept whatever the system does: an order's time begins when its POST is due, so a client that had to wait
 behind a slow answer does not hide it.
@@ -40,7 +40,7 @@ class Client(threading.local):
         self._connections: dict[str, http.client.HTTPConnection] = {}
 
     def send(self, service: str, method: str, path: str, body: dict[str, Any]) -> Any:
-        """Send a request and give its answer. Raises `BenchError` if that is not a success."""
+        """Send a request and return its answer. Raises `BenchError` unless it succeeds."""
         if service not in self._connections:
             self._connections[service] = http.client.HTTPConnection(urlsplit(self._system.url(service)).netloc)
         connection = self._connections[service]
@@ -83,7 +83,7 @@ def _times(placed: dict[str, float], confirmed: dict[str, float]) -> list[float]
 
 
 def _open(client: Client) -> None:
-    """Bring in what is ordered, and the money that it costs."""
+    """Put in the stock to be ordered, and the money to pay for it."""
     for number in range(ITEMS):
         client.send("inventory", "PUT", f"/stock/{sku(number)}", {"price": 100 + number, "currency": "EUR"})
         client.send("inventory", "POST", f"/stock/{sku(number)}/receipts", {"quantity": 1_000_000})
@@ -94,7 +94,7 @@ def _open(client: Client) -> None:
 
 
 def _place(client: Client, rate: int, seconds: float) -> dict[str, float]:
-    """Place orders at `rate` for `seconds`; give when each was due."""
+    """Place orders at `rate` for `seconds`; return when each was due."""
     begin = time.monotonic()
     numbers = itertools.count()
     placed: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""On what the figures were measured."""
+"""The machine that the figures were measured on."""
 
 import os
 import platform
@@ -14,7 +14,7 @@ from dev.servers.jars import KAFKA
 
 
 def describe(servers: Servers) -> dict[str, str]:
-    """Name the machine and the versions of what takes part."""
+    """Name the machine and the versions of the software."""
     with psycopg.connect(servers.postgres.dsn()) as connection:
         found = connection.execute("SHOW server_version").fetchone()
     assert found is not None

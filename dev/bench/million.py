@@ -1,4 +1,4 @@
-"""A million events through one worker: whether its memory and its cost per event stay what they were."""
+"""A million events through one worker: whether its memory and its cost per event stay constant."""
 
 import time
 from collections.abc import Iterator
@@ -29,7 +29,7 @@ class Sample(NamedTuple):
     resident: float
     """MB."""
     cpu: float
-    """Seconds that the worker and its PostgreSQL process have worked."""
+    """CPU seconds of the worker and its PostgreSQL process."""
 
 
 def measure(servers: Servers, report: Echo, *, events: int) -> Iterator[Figure]:

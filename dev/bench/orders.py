@@ -32,7 +32,7 @@ def sku(number: int) -> str:
 
 
 def order_lines(chance: random.Random, items: int = ITEMS) -> tuple[Line, ...]:
-    """Choose what somebody orders."""
+    """Choose the lines of an order."""
     chosen = chance.sample(range(items), chance.randint(1, LINES_MAX))
     return tuple(Line(sku=sku(item), quantity=chance.randint(1, 3)) for item in chosen)
 

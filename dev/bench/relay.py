@@ -1,4 +1,4 @@
-"""Rows per second from a full outbox to the topic, beside a producer that has nothing to look up."""
+"""Rows per second from a full outbox to the topic, beside a producer without a database."""
 
 import time
 from collections.abc import Iterator, Sequence

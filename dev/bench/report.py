@@ -1,4 +1,4 @@
-"""What was measured, as a table for people or as JSON for programs."""
+"""The results, as a table for people or as JSON for programs."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from rich.table import Table
 
 @dataclass(frozen=True)
 class Figure:
-    """One measured number, and what it should reach."""
+    """One measured number, and its target."""
 
     section: str
     what: str
@@ -22,7 +22,7 @@ class Figure:
 
     @property
     def reached(self) -> bool | None:
-        """None if nothing was to be reached."""
+        """None without a target."""
         if self.at_least is not None:
             return self.value >= self.at_least
         if self.at_most is not None:
@@ -44,7 +44,7 @@ def number(value: float) -> str:
 
 
 def write(figures: Sequence[Figure], machine: Mapping[str, str], *, as_json: bool, markdown: bool = False) -> None:
-    """Print what was measured, and on what machine, to standard output."""
+    """Print the results and the machine to standard output."""
     if as_json:
         found = [asdict(figure) | {"reached": figure.reached} for figure in figures]
         print(json.dumps({"machine": machine, "figures": found}, indent=2))

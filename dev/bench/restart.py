@@ -1,4 +1,4 @@
-"""How long a partition stays silent when its worker is killed and started again at once."""
+"""The silence of a partition whose worker is killed and restarted at once."""
 
 import random
 import statistics
@@ -54,7 +54,7 @@ class Arrivals:
         return len(self._first_after) == PARTITIONS
 
     def last(self) -> float:
-        """When the last of the partitions spoke for the first time since the reset."""
+        """When the last partition had its first record since the reset."""
         return max(self._first_after.values())
 
 
@@ -101,7 +101,7 @@ def _kill(settings: Settings, log: Path, arrivals: Arrivals, kills: int) -> Iter
 
 @contextmanager
 def _orders(settings: Settings) -> Iterator[None]:
-    """Let orders come in, at a steady rate, as long as the block lasts."""
+    """Publish orders at a steady rate while the block lasts."""
     stopping = threading.Event()
 
     def run() -> None:

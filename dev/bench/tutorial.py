@@ -1,7 +1,7 @@
 """The loop that tutorials show: consume one record, handle it and commit PostgreSQL, then produce and commit Kafka.
 
 The same handlers and the same client; no inbox, no outbox. A crash between the two commits loses what should have been
-published, so it is not even right; it is here to tell what batches are worth.
+published, so it is not even right; it is here to show what batches are worth.
 """
 
 import time
@@ -23,7 +23,7 @@ WARM = 20
 
 
 def rate(engine: Engine, bootstrap: str, name: str, count: int, settings: dict[str, Any]) -> float:
-    """Handle `count` records of order.events, one at a time; give records per second."""
+    """Handle `count` records of order.events, one at a time; return records per second."""
     handlers = Handlers(service)
     consumer = Consumer(
         {

@@ -37,7 +37,7 @@ EXIT_INTERRUPTED = 130  # as a shell gives it
 
 @dataclass(frozen=True)
 class Options:
-    """What the command line says."""
+    """The command line's options."""
 
     orders: int
     seconds: float
@@ -97,7 +97,7 @@ def _options() -> Options:
 
 
 def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
-    """Start everything, let it be struck, and balance the books."""
+    """Start everything, inject the faults, and balance the books."""
     show.echo(
         f"{options.orders:,} orders in {options.seconds:.0f} s, {options.kills} kills, {options.freezes} freezes; "
         f"repeat it with SEED={options.seed}"

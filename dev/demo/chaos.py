@@ -17,7 +17,7 @@ from dev.demo.stage import Stage
 FREEZE_SECONDS = 15.0
 # Freezes overlap: each begins this long after the one before.
 FREEZE_DISTANCE_SECONDS = 1.5
-# Nobody is struck before orders flow, nor in the last moments: a recovery can only be seen while orders flow.
+# Nothing is struck before orders flow, nor in the last moments: a recovery shows only while orders flow.
 QUIET_SECONDS = 3.0
 OTHERS_SHARE = 0.2
 SERVERS = 2
@@ -27,7 +27,7 @@ Kind = Literal["kill", "freeze", "kill kafka", "kill postgres"]
 
 @dataclass(frozen=True)
 class Blow:
-    """What is done to whom, and when: seconds after the start."""
+    """One planned fault: the victim, and when, in seconds after the start."""
 
     moment: float
     kind: Kind
@@ -102,7 +102,7 @@ class Chaos:
         self._stopping.set()
 
     def run(self) -> None:
-        """Strike all blows at their moments. When it returns, everybody is thawed and every server is up."""
+        """Strike all blows at their moments. When it returns, every process is thawed and every server up."""
         began = time.monotonic()
         acts = [(blow.moment, partial(self._strike, blow)) for blow in self._blows]
         acts += [(blow.moment + blow.seconds, partial(self._undo, blow)) for blow in self._blows]
@@ -135,7 +135,7 @@ class Chaos:
         self._on_blow(self.struck[-1])
 
     def _undo(self, blow: Blow) -> None:
-        """Thaw, or start the server again; does nothing if that was done before."""
+        """Thaw, or start the server again; does nothing the second time."""
         match blow.kind:
             case "freeze":
                 self._system.supervisor.thaw(blow.victim)
@@ -152,6 +152,6 @@ class Chaos:
             self._starts[kind] = self._pool.submit(start)
 
     def _started(self, kind: Kind) -> None:
-        """Wait until a server that was begun to be started is up."""
+        """Wait until a server that is starting is up."""
         if kind in self._starts:
             self._starts.pop(kind).result()

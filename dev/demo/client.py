@@ -1,4 +1,4 @@
-"""A client that insists: it repeats a request under the same Idempotency-Key until somebody answers it."""
+"""A client that insists: it repeats a request under the same Idempotency-Key until it gets an answer."""
 
 import asyncio
 import random
@@ -21,7 +21,7 @@ NOT_NOW = frozenset({500, 502, 503, 504})
 
 
 class UnansweredError(Exception):
-    """Nobody answered within `REQUEST_SECONDS`: the request may have been carried out, or not."""
+    """No answer within `REQUEST_SECONDS`: the request may have been carried out, or not."""
 
 
 class Client:
@@ -29,7 +29,7 @@ class Client:
 
     def __init__(self, connections: int, counts: Counter[str], headers: Mapping[str, str] | None = None) -> None:
         limits = httpx.Limits(max_connections=connections, max_keepalive_connections=connections)
-        # No proxy of the surroundings: what is asked is on this machine.
+        # No proxy from the environment: the servers are on this machine.
         self._http = httpx.AsyncClient(timeout=ANSWER_SECONDS, limits=limits, headers=headers, trust_env=False)
         self._counts = counts
 

@@ -1,4 +1,4 @@
-"""Lets orders flow while processes are struck, and shows how it goes."""
+"""Places orders while processes are struck, and shows the progress."""
 
 import threading
 from collections.abc import Callable
@@ -15,7 +15,7 @@ UNDO_SECONDS = 60.0
 
 
 class Background(threading.Thread):
-    """Work on a thread of its own; whoever waits for it gets its error."""
+    """Work on a thread of its own; waiting for it raises its error."""
 
     def __init__(self, work: Callable[[], None], name: str) -> None:
         # A daemon: Ctrl+C must not wait for customers who insist.
@@ -31,7 +31,7 @@ class Background(threading.Thread):
             self._error = error
 
     def done(self, seconds: float) -> bool:
-        """Wait a while; tell whether the work is done. Raises what it raised."""
+        """Wait a while; return whether the work is done. Raises its error."""
         self.join(seconds)
         if self._error is not None:
             raise self._error
@@ -39,7 +39,7 @@ class Background(threading.Thread):
 
 
 def flow(system: Stage, load: Load, chaos: Chaos, observer: Observer, show: Show) -> None:
-    """Return when all is done that is planned, with nobody frozen and every server up."""
+    """Return when the plan is done, with no process frozen and every server up."""
     customers = Background(load.run, "customers")
     strikes = Background(chaos.run, "chaos")
     try:
@@ -55,7 +55,7 @@ def flow(system: Stage, load: Load, chaos: Chaos, observer: Observer, show: Show
 
 
 def progress(load: Load, chaos: Chaos, observer: Observer) -> str:
-    """Tell how it stands, in one line."""
+    """Describe the progress in one line."""
     counts = observer.counts
     kills = sum(struck.blow.kind == "kill" for struck in chaos.struck)
     return (

@@ -23,7 +23,7 @@ class Load:
     """Carries out a plan, once."""
 
     def __init__(self, url: Callable[[str], str], market: Market, headers: Mapping[str, str] | None = None) -> None:
-        """`url` gives the base URL of the API of a service; `headers` go with every request."""
+        """`url` returns the base URL of the API of a service; `headers` go with every request."""
         self._url = url
         self._headers = headers
         self._market = market
@@ -37,7 +37,7 @@ class Load:
         """How long it took, once it is done."""
 
     def stop(self) -> None:
-        """Begin nothing more; what is under way is finished."""
+        """Begin nothing more; finish what is under way."""
         self._stopping = True
 
     def open(self) -> None:
@@ -45,7 +45,7 @@ class Load:
         asyncio.run(self._open())
 
     def run(self) -> None:
-        """Do everything that is planned."""
+        """Carry out the plan."""
         began = time.monotonic()
         asyncio.run(self._carry_out(self._market.steps))
         self.seconds = time.monotonic() - began

@@ -23,7 +23,7 @@ CANCEL_SECONDS_MAX = 0.15
 
 @dataclass(frozen=True)
 class Step:
-    """Something a customer does, and when: seconds after the start."""
+    """An action of a customer, and when: seconds after the start."""
 
     moment: float
     key: str
@@ -32,7 +32,7 @@ class Step:
 
 @dataclass(frozen=True)
 class Order(Step):
-    """Somebody orders."""
+    """A customer orders."""
 
     account: str
     lines: tuple[tuple[str, int], ...]

@@ -25,7 +25,7 @@ class Observer:
         self.arrivals: defaultdict[Partition, list[float]] = defaultdict(list)
         """When records of a partition could be read, by `time.monotonic`."""
         self.latencies: list[float] = []
-        """From the moment in which the database decided OrderPlaced to the one in which OrderConfirmed can be read."""
+        """From the database's time of OrderPlaced until OrderConfirmed can be read."""
         self.error: Exception | None = None
 
     def __enter__(self) -> Self:

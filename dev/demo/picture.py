@@ -1,4 +1,4 @@
-"""What a run of the demo showed, drawn as an SVG: the picture at the head of the README."""
+"""A run of the demo, drawn as an SVG: the picture at the head of the README."""
 
 import io
 import re

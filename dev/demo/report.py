@@ -1,4 +1,4 @@
-"""What the run has shown, in a few lines: how often it was struck, how fast it came back, how fast it worked."""
+"""The result of a run, in a few lines: how often it was struck, its recovery times, its throughput."""
 
 from collections.abc import Mapping, Sequence
 

@@ -1,4 +1,4 @@
-"""What the demo shows while it works: on a terminal a status that is renewed, elsewhere a plain line now and then."""
+"""The demo's progress display: on a terminal a status that is renewed, elsewhere a plain line now and then."""
 
 import time
 from types import TracebackType
@@ -12,14 +12,14 @@ LINE_SECONDS = 5.0
 
 
 class Show:
-    """Shows what happens, and what the present state is."""
+    """Shows events as they happen, and the current state."""
 
     def __init__(self, console: Console | None = None) -> None:
         self.console = console or Console(highlight=False)
         self._began = time.monotonic()
         self._last_line = 0.0
         self.lines: list[str] = []
-        """What was told so far, in rich's markup."""
+        """The lines shown so far, in rich's markup."""
         self.results: list[RenderableType] = []
         self._status: Status | None = self.console.status("") if self.console.is_terminal else None
 
@@ -35,12 +35,12 @@ class Show:
             self._status.stop()
 
     def echo(self, message: str) -> None:
-        """Tell something that stays."""
+        """Show a line that stays."""
         self.lines.append(f"[dim]{self._clock()}[/dim]  {message}")
         self.console.print(self.lines[-1], soft_wrap=True)
 
     def progress(self, message: str) -> None:
-        """Tell how it stands."""
+        """Show the progress."""
         if self._status is not None:
             self._status.update(f"{self._clock()}  {message}")
         elif time.monotonic() - self._last_line >= LINE_SECONDS:

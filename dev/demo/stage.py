@@ -1,6 +1,4 @@
-"""What the demo needs of a system. `dev.system.System` is one of processes, `dev.compose.ComposeSystem` one of
-containers.
-"""
+"""The system as the demo needs it: `dev.system.System` has processes, `dev.compose.ComposeSystem` containers."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -22,10 +20,10 @@ class Keeper(Protocol):
         """Let a frozen process go on."""
 
     def causes(self) -> Counter[str]:
-        """Count the exits that nobody ordered, by process and cause."""
+        """Count the unordered exits, by process and cause."""
 
     def check(self) -> None:
-        """Raise if a process is not started again any more."""
+        """Raise if a process will not be started again."""
 
 
 class Server(Protocol):
@@ -59,11 +57,11 @@ class Stage(Protocol):
 
     @property
     def servers(self) -> Pair:
-        """What the services stand on."""
+        """The servers under the services."""
 
     @property
     def supervisor(self) -> Keeper:
-        """Who keeps the processes alive."""
+        """The supervisor of the processes."""
 
     @property
     def bootstrap(self) -> str:
@@ -80,7 +78,7 @@ class Stage(Protocol):
 
     @property
     def headers(self) -> Mapping[str, str]:
-        """What a request needs besides, to be let in."""
+        """The headers that authorize a request."""
 
     def balance(self) -> Balance:
-        """Make ready to draw the balance sheet."""
+        """Return the `Balance` of the system."""

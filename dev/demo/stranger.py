@@ -4,9 +4,9 @@ It sends records of every shape (`dev.hostile`), real events once more under the
 the name of the service that published them, and whatever it likes in transactions that it aborts. None of it may show
 in the balance sheet.
 
-It sends no new content in a good form: nobody can tell that from an event of the service (docs/events.md), so the right
-to write is what guards a topic. For the same reason each of its records has a mark of which only the balance sheet
-knows: the services do not look at headers that are not theirs.
+It sends no new content in a good form: that cannot be told from an event of the service (docs/events.md), so the right
+to write is what guards a topic. For the same reason each of its records has a mark that only the balance sheet
+reads: the services ignore headers that are not theirs.
 """
 
 import json
@@ -62,7 +62,7 @@ class Stranger:
         self._thread = threading.Thread(target=self._run, name="stranger", daemon=True)
         self._number = 0
         self.counts: Counter[str] = Counter()
-        """What it has sent, by kind."""
+        """Records sent, by kind."""
         self.error: Exception | None = None
 
     def __enter__(self) -> Self:

@@ -1,1 +1,1 @@
-"""A hostile producer: whoever may write to a topic, and sends what no client of ours would."""
+"""A hostile producer: it may write to a topic, and sends what no client of this library would."""

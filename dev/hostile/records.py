@@ -1,4 +1,4 @@
-"""Records that no client of ours would send, of every shape that a broker takes, made from a seed.
+"""Records that no client of this library sends, in every shape a broker takes, made from a seed.
 
 Each shape bends one thing of a good event, or several; what is not bent is as it should be, so that a record gets as
 far as it can.
@@ -50,7 +50,7 @@ class Parts:
         return self.random.randbytes(self.random.randint(0, most))
 
     def ours(self) -> bytes:
-        """Name one of our headers."""
+        """Choose one of the library's headers."""
         return self.random.choice([name for name, _ in self.headers])
 
     def with_field(self, text: str) -> None:
@@ -138,7 +138,7 @@ def _kind(p: Parts) -> None:
 
 
 def _ahead(p: Parts) -> None:
-    """This one waits for an upgrade, and its input with it."""
+    """This record waits for an upgrade, and so does its input."""
     p.set(b"ce_type", (p.target.type.rpartition(".v")[0] + ".v32767").encode())
 
 
@@ -152,7 +152,7 @@ def _unknown_type(p: Parts) -> None:
 
 
 def _foreign(p: Parts) -> None:
-    """Nothing of it is ours: it takes effect."""
+    """None of it is read by the library: it takes effect."""
     names = (b"dd-pathway-ctx", b"\xff\xfe", b"", b"x" * 300, b"\xed\xa0\x80", b"ce_id\xff", b"CE_ID", b"traceparent")
     for _ in range(p.random.randint(1, 6)):
         p.headers.insert(
@@ -196,7 +196,7 @@ SHAPES: dict[Callable[[Parts], None], int] = {
 """How often each is sent. The last ones cost much: those that PostgreSQL refuses make a whole batch be tried again."""
 
 ALONE = (_ahead, _many_headers, _too_many_headers, _oversize)
-"""More of it, and the broker would not take it."""
+"""The broker takes no more."""
 
 HARMLESS = tuple(shape for shape in SHAPES if shape not in (_flipped, _ahead, _too_many_headers))
 """What cannot make another good event out of a good one, does not wait for an upgrade, and can have a mark."""

@@ -48,7 +48,7 @@ def up(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
 
 
 def is_up(root: Path) -> bool:
-    """Tell whether the servers run in the background."""
+    """Return whether the servers run in the background."""
     return _state(root) is not None
 
 
@@ -70,7 +70,7 @@ def down(root: Path) -> None:
 
 
 def serve(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
-    """Be the process in the background: hold the servers until SIGTERM."""
+    """Run as the background process: hold the servers until SIGTERM."""
     done = Event()
     signal.signal(signal.SIGTERM, lambda *_: done.set())
     with running(kafka_port=kafka_port, postgres_port=postgres_port) as servers:

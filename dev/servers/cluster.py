@@ -1,4 +1,4 @@
-"""Three brokers as a production cluster has them: whatever is acknowledged is on two of them, so one may die."""
+"""Three brokers as in production: an acknowledged record is on two of them, so one may die."""
 
 import shutil
 import time
@@ -60,7 +60,7 @@ class Cluster:
 
     @property
     def named_bootstrap(self) -> str:
-        """Where clients begin that go by the brokers' names from then on."""
+        """Bootstrap address for clients that then use the brokers' names."""
         return ",".join(f"{name}:{port}" for name, port in self._names.items())
 
     def until_whole(self) -> None:
@@ -88,11 +88,11 @@ class Cluster:
         self._all(Kafka.kill)
 
     def freeze(self) -> None:
-        """Let all stand still."""
+        """Freeze all."""
         self._all(Kafka.freeze)
 
     def thaw(self) -> None:
-        """Let all go on."""
+        """Thaw all."""
         self._all(Kafka.thaw)
 
     def stop(self) -> None:

@@ -5,7 +5,7 @@ line, and ends it and removes the data when its input closes, which the kernel d
 ended. `dev.processes` has the kernel end a child with the thread that started it; a server needs more: it is started
 again from threads that end before it does, runs under another account when we are root, and leaves data behind.
 
-Imports nothing of ours and little else: it starts in 20 ms, and must also start where the repository cannot be read.
+Imports nothing of this repository and little else: it starts in 20 ms, even where the repository cannot be read.
 """
 
 import ctypes
@@ -43,7 +43,7 @@ def start(account: str, last_signal: int, command: list[str]) -> "subprocess.Pop
 
 
 def obey(server: "subprocess.Popen[bytes]") -> None:
-    """Send the signals that are asked for, until nobody can ask any more."""
+    """Send the signals that are asked for, until the input closes."""
     for line in sys.stdin:
         server.send_signal(int(line))
 

@@ -57,7 +57,7 @@ def kafka_jars(report: Echo = echo, *, lock: Path = LOCK, root: Path | None = No
 
 
 def _context(repository: Path) -> MavenContext:
-    # requests trusts the list that it was shipped with; this machine, and SSL_CERT_FILE, may trust a proxy besides.
+    # requests trusts only its own list of CAs; this machine, and SSL_CERT_FILE, may also trust a proxy's.
     trusted = ssl.get_default_verify_paths().cafile
     if trusted:
         os.environ.setdefault("REQUESTS_CA_BUNDLE", trusted)

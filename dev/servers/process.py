@@ -1,4 +1,4 @@
-"""One running server: start it under a guard, send it signals, wait for what it should do, and show why it did not."""
+"""One running server: start it under a guard, send it signals, wait for it, and show why it failed."""
 
 import os
 import signal

@@ -1,7 +1,7 @@
 """PostgreSQL refuses to run as root. Where we are root (a container, a CI job), it runs as `nobody`.
 
-`nobody` must then be able to reach its data and its programs, and neither is a matter of course: root's home, and so an
-environment inside it, is closed to everybody else.
+`nobody` must then be able to reach its data and its programs, which it often cannot: root's home, and so an
+environment inside it, is closed to other users.
 """
 
 import os
@@ -29,12 +29,12 @@ def account() -> Account | None:
 
 
 def reachable(path: Path) -> bool:
-    """Tell whether everybody may pass through all directories above `path`."""
+    """Return whether any user may pass through all directories above `path`."""
     return all(parent.stat().st_mode & 0o001 for parent in path.resolve().parents)
 
 
 def open_to_all(directory: Path) -> bool:
-    """Tell whether everybody may enter `directory` and read all that is in it: an umask may have closed any of it."""
+    """Return whether any user may enter `directory` and read all of it: an umask may have closed some of it."""
     return reachable(directory) and all(
         path.stat().st_mode & 0o005 >= (0o005 if path.is_dir() else 0o004)
         for path in (directory, *directory.rglob("*"))
@@ -61,7 +61,7 @@ def programs(account: Account | None, directory: Path) -> Path:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a folder of programs so that everybody may read and run it."""
+    """Copy a folder of programs so that any user may read and run it."""
     shutil.copytree(source, target, symlinks=True)
     for path in [target, *target.rglob("*")]:
         if not path.is_symlink():

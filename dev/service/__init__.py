@@ -10,10 +10,10 @@ same text with other names:
                                 key, `something_id`
 
 So FROM gives the new service something to consume and nothing else: what another service does is seldom what the new
-one shall do, and what all services need is in `shared/`. What each of them repeats is compared by
+one is to do, and what all services need is in `shared/`. What each of them repeats is compared by
 `tests/unit/services/test_drift.py`.
 
 `services/*/__main__.py` is the list of the services, for the tests, the servers, the demo and its balance sheet. So a
-copy adds files (`copying`), and to take it away is to delete them (`removing`). Only what is no Python has lists of its
-own; they are written anew (`entries`), as whatever else the system has for each service.
+copy adds files (`copying`), and to take it away is to delete them (`removing`). Only files that are not Python have
+lists of their own; `entries` rewrites them, like all else that the system has for each service.
 """

@@ -1,5 +1,5 @@
-"""What the system has for each service besides the service's own files: a port, and a place in each file that lists the
-services. Whatever lists services takes it from here.
+"""The system's entries for each service, besides its own files: a port, and a place in each file that lists the
+services. All lists of services are made from these.
 """
 
 import re
@@ -21,7 +21,7 @@ LISTS = {
 
 
 class Entry(NamedTuple):
-    """One service, as somebody starts it."""
+    """One service, as it is started."""
 
     service: str
     """Also the name of its database."""

@@ -1,7 +1,7 @@
 """Takes a service away again, if nothing is lost by it.
 
-A service may go if nobody else consumes it, and if its files can be had again: each is what `new` would write, or is in
-git as it is. Otherwise it stays, unless that is insisted upon.
+A service may go if no other service consumes it and its files can be restored: each is what `new` would write, or is
+in git unchanged. Otherwise it stays, unless forced.
 """
 
 import subprocess

@@ -25,7 +25,7 @@ def blocks(page: str) -> list[str]:
 
 
 class Copy:
-    """A copy of this tree, as somebody has it who has just cloned it, with ports that are free."""
+    """A copy of this tree, like a fresh clone, with free ports."""
 
     def __init__(self, place: Path) -> None:
         self.place = place
@@ -89,7 +89,7 @@ def test_what_the_page_says_of_docker_compose_is_so(copy: Copy) -> None:
 
 
 def test_passwords_are_made_once_and_nobody_else_may_read_them(copy: Copy) -> None:
-    (copy.place / ".env").write_text("LOG_LEVEL=debug")  # somebody's own, without a newline at its end
+    (copy.place / ".env").write_text("LOG_LEVEL=debug")  # a user's own, without a newline at its end
 
     copy.run("make .env")
     first = (copy.place / ".env").read_text()

@@ -61,7 +61,7 @@ def test_it_is_brought_up_again_with_everything_in_place(system: ComposeSystem) 
 
 @pytest.mark.parametrize("name", ["controller", "kafka", "postgres"])
 def test_what_is_kept_is_kept_under_a_name(system: ComposeSystem, name: str) -> None:
-    """`down` leaves volumes, and one without a name would be found by nobody."""
+    """`down` leaves volumes, and one without a name would never be found."""
     kept = [mount["Name"] for mount in system.docker.inspect(name)["Mounts"] if mount["Type"] == "volume"]
     assert kept
     assert all(volume.startswith(f"{PROJECT}_") for volume in kept)

@@ -1,4 +1,4 @@
-"""PostgreSQL that lets nobody in without TLS. The PostgreSQL of the other tests speaks none, the image does."""
+"""PostgreSQL that requires TLS. The PostgreSQL of the other tests speaks none, the image does."""
 
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ ALIAS = "postgres"
 """What the certificate says. The container's own name leads to it too, and is not in the certificate."""
 PASSWORD = "of-this-test"
 READY_SECONDS = 120.0
-# The server reads its key only if nobody else can, and a mounted file belongs to whoever runs the tests.
+# The server reads its key only if no other user can, and a mounted file belongs to the user who runs the tests.
 START = """
 install -d -o postgres -m 700 /tls
 install -o postgres -m 600 /given/* /tls

@@ -1,6 +1,6 @@
 """Every kind of damage that the balance sheet must see, planted by hand in a world that balances.
 
-Each gives the id that must be named as the offender; `DAMAGES` says in which rows it must show, and in no other.
+Each returns the offender's id; `DAMAGES` lists the rows in which it must show, and no others.
 """
 
 from collections.abc import Callable

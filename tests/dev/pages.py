@@ -1,4 +1,4 @@
-"""Pages that tell what to type, carried out in a copy of the tree: what a page shows is what happens."""
+"""Pages with commands, carried out in a copy of the tree: what a page shows is what happens."""
 
 import os
 import re

@@ -34,7 +34,7 @@ ROOT = Path(__file__).parents[2]
 
 @pytest.fixture(scope="module")
 def migrated(_breakable_pair: Servers) -> Servers:
-    """Servers of our own, since these topics are everybody's; with the three databases that each test clones."""
+    """Own servers, since all services share these topics; with the three databases that each test clones."""
     for service in SERVICES:
         try:
             _breakable_pair.postgres.create_database(service)
@@ -367,7 +367,7 @@ def test_a_damage_of_a_service_without_rules_is_seen(fourth: World, name: str) -
 
 
 def test_a_malicious_producer_is_told_apart_by_its_mark(world: World) -> None:
-    """What it writes and what becomes of that are not of the services; how much of it can be read is counted."""
+    """Its records and their fate do not count for the services; how many can be read is counted."""
     order = world.outcomes[GOOD]
     world.publish("order.events", order, "OrderPlaced", headers={STRANGER: "1"})
     world.producer.produce("payment.events", b"\xff", b"\xff", headers={STRANGER: "1"})

@@ -1,4 +1,4 @@
-"""The benchmark runs, small, and says what it measured. How fast anything is, is no matter of a test."""
+"""The benchmark runs, small, and says what it measured. Speed is not tested."""
 
 import json
 import subprocess

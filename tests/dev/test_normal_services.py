@@ -1,4 +1,4 @@
-"""What teams do with services passes our tests: a copy of this tree with two services that are stretched."""
+"""Services as teams change them pass the tests: a copy of this tree with two services that are stretched."""
 
 import re
 from pathlib import Path

@@ -41,7 +41,7 @@ def test_the_page_can_be_followed_to_its_end(tree: Tree) -> None:
 
 
 def test_a_cell_that_is_missing_is_named(tree: Tree) -> None:
-    """The first thing that fails, for somebody who has changed the states alone; in each service with a table."""
+    """The first failure of an author who has changed the states alone; in each service with a table."""
     for service, machine, event in (
         ("order", "order", "StockReserved"),
         ("inventory", "reservation", "OrderPlaced"),

@@ -15,7 +15,7 @@ from tests.dev.tree import ROOT, Tree
 
 LONG = "a_service_whose_name_is_as_long_as_it_ma"
 assert len(LONG) == LENGTH_MAX
-SHORT = "mayfly"  # a name that nobody has given to a service of theirs
+SHORT = "mayfly"  # a name that no user's service has
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""What the quickstart tells a newcomer to type, pasted into a shell as it stands."""
+"""The quickstart's commands, pasted into a shell as they stand."""
 
 import re
 

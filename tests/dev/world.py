@@ -84,7 +84,7 @@ class World:
     def order(
         self, order: str, reservation: str, payment: str, *, without: Iterable[str] = (), book: bool = True
     ) -> str:
-        """Add an order in these states, with all that follows from them; `without` some events. Gives its id."""
+        """Add an order in these states, with all that follows from them; `without` some events. Return its id."""
         order_id = f"order-{next(_numbers)}"
         account, sku = f"account-{order_id}", f"item-{order_id}"
         priced = reservation in {"RESERVED", "SOLD", "RELEASED", "RETURNED"}

@@ -20,7 +20,7 @@ from shared.postgres.transaction import PostgresTransaction
 from shared.protocol.ports import Committed, Input, OutboxRow
 
 DIES_AT = 30
-"""Transactions that publish something; a worker makes hundreds in a run. Whoever takes its place dies there too."""
+"""Transactions that publish something; a worker makes hundreds in a run. Its successors die there too."""
 
 _published = itertools.count(1)
 

@@ -17,14 +17,14 @@ from dev.system import Shape, System
 
 @dataclass(frozen=True)
 class Run:
-    """What came of it."""
+    """Its outcome."""
 
     sheet: Sheet
     load: Load
     struck: tuple[Struck, ...]
 
     def hits(self, kind: str) -> int:
-        """How many blows of a kind hit somebody."""
+        """Number of blows of a kind that hit."""
         return sum(struck.hit for struck in self.struck if struck.blow.kind == kind)
 
     def failing(self) -> set[str]:

@@ -12,7 +12,7 @@ from tests.faults.stage import Stage, Worker
 
 
 class Source(Enum):
-    """What the worker is doing when it dies."""
+    """The worker's work when it dies."""
 
     EVENTS = "events"
     """It handles events, and publishes what the handlers return."""
@@ -24,7 +24,7 @@ class Company(Enum):
     """Who goes on."""
 
     ALONE = "alone"
-    """Nobody, until the dead worker is started again in its place."""
+    """No worker, until the dead one is started again in its place."""
     PAIR = "pair"
     """A second worker, which takes over; then the dead one is started again."""
 
@@ -89,7 +89,7 @@ def cells() -> Iterable[Cell]:
                     Cell(source, company, Plan(call, after, Phase.RECOVERY, doubt_after=did))
                     for call in (*RECOVERY, "kafka.poll")
                 )
-    # Any call of a start that finds a claim of which Kafka knows nothing, or knows all.
+    # Any call of a start that finds a claim of which Kafka has nothing, or everything.
     for first in (Plan("kafka.send_offsets", after=True), Plan("kafka.commit", after=True)):
         for after in SETTLED:
             yield from (

@@ -1,4 +1,4 @@
-"""What was asked of a service and what came of it, and the check whether both agree.
+"""The requests and events of a service and their results, and the check that they agree.
 
 The check knows nothing of the library: it compares what a client fed, what the database holds, and what readers of the
 topics saw. Its anomalies are those of Jepsen's tests of Kafka and of Elle (https://github.com/jepsen-io/kafka,
@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 
 class Kind(Enum):
-    """What can be wrong."""
+    """The kinds of anomaly."""
 
     LOST = "lost"
     """Accepted, and there is neither its effect nor its event."""
@@ -34,7 +34,7 @@ class Kind(Enum):
 
 
 class Anomaly(NamedTuple):
-    """One thing that is wrong."""
+    """One anomaly."""
 
     kind: Kind
     text: str
@@ -66,7 +66,7 @@ class Trail(NamedTuple):
 
 @dataclass
 class History:
-    """All that is known about one run."""
+    """The record of one run."""
 
     asked: Mapping[str, Sequence[int]]
     """Events that Kafka acknowledged and that ought to be handled; numbers by key, in the order of the topic."""
@@ -100,7 +100,7 @@ class History:
 
 
 def anomalies(history: History) -> list[Anomaly]:
-    """Return everything that is wrong; nothing is an empty list."""
+    """Return all anomalies; an empty list if there are none."""
     return [
         *_effects(history),
         *_events(history),
@@ -118,7 +118,7 @@ def _numbers(history: History, key: str) -> list[int]:
 
 
 def _effects(history: History) -> Iterator[Anomaly]:
-    """What was fed, against the database."""
+    """Compare what was fed with the database."""
     effects = Counter(history.effects)
     told = {(consumed.key, consumed.number) for consumed in history.told}
     for key in sorted({*history.asked, *history.requested, *history.trails}):
@@ -128,7 +128,7 @@ def _effects(history: History) -> Iterator[Anomaly]:
         # A number that was fed twice, by two sources say, takes effect twice.
         for number, times in Counter([*asked, *requested]).items():
             if done[number] < times:
-                # Told without having happened is worse than lost, and told below.
+                # Published without having happened is worse than lost; see below.
                 if done[number] or (key, number) not in told:
                     yield Anomaly(Kind.LOST, f"{key}: {number} was accepted {times} times and did {done[number]}")
             elif done[number] > times:

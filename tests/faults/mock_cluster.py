@@ -1,7 +1,7 @@
 """librdkafka's own mock cluster: brokers in this process that answer whatever error a test asks for.
 
 It is part of the library that the confluent-kafka wheel carries. Its brokers speak the protocol but keep no promise:
-they do not isolate transactions and two producers with one transactional.id may both commit. So it can tell how the
+they do not isolate transactions and two producers with one transactional.id may both commit. So it shows how the
 *client* takes an error, and nothing about the guarantee.
 
 Source of all names and numbers: librdkafka's src/rdkafka_mock.h.
@@ -32,7 +32,7 @@ _leader_set = function("mock_partition_set_leader", INT, POINTER, TEXT, ctypes.c
 _coordinator_set = function("mock_coordinator_set", INT, POINTER, TEXT, TEXT, ctypes.c_int32)
 
 ENDLESS = 100_000
-"""So many requests of one kind no client sends in a test."""
+"""More requests of one kind than any client sends in a test."""
 
 
 class Api(IntEnum):
@@ -82,7 +82,7 @@ class MockCluster:
         _succeed(_push_rtts(self._cluster, broker, api, 1, INT(error), INT(rtt_ms)))
 
     def unused(self, api: Api, *, broker: int = 1) -> int:
-        """How many of these answers were not given yet."""
+        """The number of these answers still to be given."""
         count = SIZE()
         _succeed(_stack_count(self._cluster, broker, api, ctypes.byref(count)))
         return count.value
@@ -100,7 +100,7 @@ class MockCluster:
         _succeed(_set_down(self._cluster, broker))
 
     def up(self, broker: int) -> None:
-        """Let it come back."""
+        """Bring it back."""
         _succeed(_set_up(self._cluster, broker))
 
     def wake(self) -> None:

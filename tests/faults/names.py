@@ -22,7 +22,7 @@ _BIND, _RECURSIVE, _PRIVATE = 4096, 16384, 1 << 18
 
 
 class Names:
-    """What some processes know of names."""
+    """The names that some processes can resolve."""
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
         self._path = path

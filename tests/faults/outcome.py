@@ -1,4 +1,4 @@
-"""What came of one storm, and how a scenario is played from its first event to its result."""
+"""The outcome of one storm, and how a scenario is played from its first event to its result."""
 
 import random
 import time
@@ -33,7 +33,7 @@ class Outcome:
 
 
 def play(scenario: Scenario, servers: Servers | ClusterServers, seed: int, logs: Path) -> Outcome:
-    """Play a scenario once. Whatever goes wrong is an anomaly: also that it does not come to rest."""
+    """Play a scenario once. Any failure is an anomaly, also if it does not come to rest."""
     began = time.monotonic()
     dice = random.Random(f"{scenario.name} {seed}")
     with ExitStack() as stack, ThreadPoolExecutor(scenario.plays) as pool:

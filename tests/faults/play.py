@@ -45,7 +45,7 @@ class Play:
     ) -> None:
         self.random = random.Random(seed)
         self.names: Names | None = None
-        """What the workers know of the brokers' names, where these have names."""
+        """The brokers' names as workers resolve them, where they have names."""
         if isinstance(servers, ClusterServers):
             self.names = Names(logs / f"hosts-{uuid.uuid4().hex[:8]}", servers.kafka.names)
             settings = {
@@ -113,7 +113,7 @@ class Play:
 
     @contextmanager
     def frozen(self, *workers: Worker) -> Iterator[None]:
-        """Let workers stand still inside the block."""
+        """Freeze workers inside the block."""
         for worker in workers:
             worker.send(signal.SIGSTOP)
             self.hit("SIGSTOP")
@@ -161,7 +161,7 @@ class Play:
 
     @property
     def events(self) -> int:
-        """How many events were published."""
+        """The number of events published."""
         return len(self._live)
 
     def recoveries(self) -> list[float]:
@@ -190,7 +190,7 @@ class Play:
             self._loading = False
 
     def _supervise(self) -> None:
-        """Start workers again that ask for it, also while a scenario waits for a server."""
+        """Restart workers that ask for it, also while a scenario waits for a server."""
         while not self._closing.wait(POLL_SECONDS):
             for worker in list(self.stage.workers):
                 worker.supervise()

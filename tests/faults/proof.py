@@ -58,7 +58,7 @@ def protocol() -> str:
         tree = ast.parse((ROOT / "shared" / f"{name}.py").read_text())
         for node in ast.walk(tree):
             if isinstance(body := getattr(node, "body", None), list):
-                # A string that stands alone says something to readers only.
+                # A string that stands alone is for readers only.
                 node.body = [  # type: ignore[attr-defined]
                     s for s in body if not (isinstance(s, ast.Expr) and isinstance(s.value, ast.Constant))
                 ]
@@ -170,7 +170,7 @@ def _row(scenario: Scenario, lines: Sequence[dict[str, Any]]) -> str:
         f"{sum(line['events'] for line in mine):,}",
         ", ".join(f"{count:,} {fault}" for fault, count in sorted(_sum(mine).items())),
         str(wrong),
-        # What was never seen in n storms is rarer than this, with a confidence of 95%.
+        # An anomaly never seen in n storms is rarer than this, with a confidence of 95%.
         f"{1 - 0.05 ** (1 / storms):.3f}" if storms and not wrong else "-",
         " / ".join(f"{quantile(recoveries, share):.1f}" for share in (0.5, 0.99, 1.0)) if recoveries else "-",
     )

@@ -1,7 +1,7 @@
-"""What is broken, and how: each scenario is one row of the matrix in docs/proof.md.
+"""The faults: each scenario is one row of the matrix in docs/proof.md.
 
-A scenario strikes one or more plays at once, for as long as it likes; everything is random, from a seed. Whatever it
-has broken is whole again when it returns, so that what is left must find its way to rest by itself.
+A scenario strikes one or more plays at once, for as long as it likes; everything is random, from a seed. When it
+returns, what it broke works again, so that the play must come to rest by itself.
 """
 
 import random
@@ -59,7 +59,7 @@ class Storm:
         return play
 
     def hit(self, fault: str) -> None:
-        """Note that something which all plays share was just broken."""
+        """Note that something shared by all plays was just broken."""
         for play in self.plays:
             play.hit(fault)
 
@@ -131,7 +131,7 @@ def twins(storm: Storm) -> None:
 
 
 def comings_and_goings(storm: Storm) -> None:
-    """Workers join, leave orderly, and die: hardly a batch is published in the generation in which it was read."""
+    """Workers join, leave in order, and die: hardly a batch is published in the generation in which it was read."""
     play = storm.play
     for _ in range(12):
         play.passes(play.random.uniform(0.1, 1.2))
@@ -147,7 +147,7 @@ def comings_and_goings(storm: Storm) -> None:
 
 
 def sessions_ended(storm: Storm) -> None:
-    """The database ends workers' sessions, in the middle of whatever they do."""
+    """The database ends workers' sessions at any moment."""
     play = storm.play
     for _ in range(15):
         play.passes(play.random.uniform(0.05, 0.8))
@@ -170,7 +170,7 @@ def late_commits(storm: Storm) -> None:
 
 
 def contention(storm: Storm) -> None:
-    """Somebody else locks the aggregates in the wrong order: deadlocks, and locks that are waited for; workers die."""
+    """Another session locks the aggregates in the wrong order: deadlocks and lock waits; workers die."""
     play = storm.play
     keys = list(play.stage.keys)
     with closing(psycopg.connect(play.stage.servers.postgres.dsn(play.stage.name))) as rival:
@@ -303,7 +303,7 @@ def brokers_killed(storm: Storm) -> None:
 
 
 def brokers_frozen(storm: Storm) -> None:
-    """One broker after the other stands still, as in a long pause of its garbage collector: it believes to lead what
+    """One broker after the other stands still, as in a long pause of its garbage collector: it believes it leads what
     others lead by now.
     """
     brokers = list(_brokers(storm).brokers)

@@ -1,4 +1,4 @@
-"""Where a fault is played: one small service with its own database and topics on the shared servers, its workers as
+"""The stage of a fault: one small service with its own database and topics on the shared servers, its workers as
 processes that can be killed, and the books that are compared in the end.
 """
 
@@ -67,7 +67,7 @@ TEMPLATE = f"trail_template_{os.getpid()}"
 """Each process that plays has its own: PostgreSQL copies none that another session looks at."""
 
 RUNTIME = "trail_runtime"
-"""The role of the workers: whatever a fault makes them do, they have the rights that a service has."""
+"""The role of the workers: they have a service's rights, whatever a fault makes them do."""
 
 AT_GATE = """
     SELECT count(*) FROM pg_stat_activity
@@ -76,7 +76,7 @@ AT_GATE = """
 
 
 def partition(key: str, partitions: int = PARTITIONS) -> int:
-    """Where a key belongs, by librdkafka's `consistent` partitioner."""
+    """The partition of a key, by librdkafka's `consistent` partitioner."""
     return zlib.crc32(key.encode()) % partitions
 
 
@@ -98,7 +98,7 @@ class Stage:
         self._build = build
         self.name = f"trail-{uuid.uuid4().hex[:12]}"
         self.dsn = servers.postgres.dsn(self.name, RUNTIME)
-        """The workers'; the books are kept by a role that may do anything."""
+        """The workers' URL; the books are kept by a role that may do anything."""
         self.kit = trail.make(self.name)
         self.settings: Settings = StageSettings.model_validate(
             {
@@ -156,7 +156,7 @@ class Stage:
                 error.add_note(f"{self.name}:\n{self.logged()}")
             for worker in self.workers:
                 worker.process.close()
-        # Nobody waits for it: it only keeps a long run from collecting thousands of partitions.
+        # Nothing waits for it: it only keeps a long run from collecting thousands of partitions.
         admin(self.servers).delete_topics(topics.needed(self.kit.service))
 
     def reconnect(self) -> None:
@@ -194,7 +194,7 @@ class Stage:
         sys.stdout.write(self.logged())
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = SECONDS_MAX) -> None:
-        """Wait until `condition` holds, and start again what wants to be started again meanwhile."""
+        """Wait until `condition` holds, and restart workers that ask for it meanwhile."""
 
         def holds() -> object:
             for worker in self.workers:
@@ -231,7 +231,7 @@ class Stage:
         }
 
     def members(self) -> int:
-        """How many members the group has."""
+        """The number of members of the group."""
         found = admin(self.servers).describe_consumer_groups([self.name])[self.name].result(SECONDS_MAX)
         return len(found.members)
 
@@ -274,7 +274,7 @@ class Stage:
         )
 
     def number(self) -> int:
-        """Invent a number."""
+        """Return a new number."""
         return next(self._numbers)
 
     def flush(self) -> None:
@@ -308,7 +308,7 @@ class Stage:
 
     @contextmanager
     def gate_closed(self) -> Iterator[None]:
-        """Let events that wish `wait` wait."""
+        """Hold events that wish `wait`."""
         self.connection.execute(f"CREATE TABLE {trail.GATE} ()".encode())
         yield
         self.connection.execute(f"DROP TABLE {trail.GATE}".encode())
@@ -367,14 +367,14 @@ class Stage:
         return {p: offset for p, (offset, _) in found.items()}
 
     def problems(self) -> list[str]:
-        """Compare what was fed with the database and the topics; nothing to complain about is an empty list."""
+        """Compare what was fed with the database and the topics; an empty list if all is well."""
         # The answer to a commit comes before its markers are in every partition.
         with suppress(AssertionError):
             until(lambda: not self.open_transactions(), "no transaction is open", MARKERS_SECONDS)
         return [str(anomaly) for anomaly in anomalies(self.history())]
 
     def history(self, live: Iterable[Published] = ()) -> History:
-        """Put together all that is known; `live` is what a reader saw that followed the service's topic."""
+        """Return the history of the run; `live` is what a reader that followed the service's topic saw."""
         execute = self.connection.execute
         return History(
             asked=self.asked,

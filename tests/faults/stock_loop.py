@@ -2,7 +2,7 @@
 to it shows that they are real.
 
 It is the loop of confluent-kafka's `examples/eos-transactions.py`, with the errors handled as librdkafka's manual says
-(INTRODUCTION.md, "Transactional Producer"): after an abortable error, or one of the application's own, it aborts, goes
+(INTRODUCTION.md, "Transactional Producer"): after an abortable error, or an error in the application, it aborts, goes
 back to the committed offsets, and goes on with the same producer.
 
     python -m tests.faults.stock_loop BOOTSTRAP NAME SOURCE TARGET LOG [fails-once]
@@ -24,7 +24,7 @@ COMMITTED, ABORTED = "committed", "aborted"
 
 
 class Failure(Exception):
-    """The application could not do its own part."""
+    """The application failed."""
 
 
 def main(bootstrap: str, name: str, source: str, target: str, path: str, *more: str) -> None:

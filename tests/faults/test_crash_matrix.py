@@ -1,6 +1,6 @@
 """A worker is killed before and after every single call that it makes to Kafka and to Postgres.
 
-Whatever it was doing, and whoever goes on: each event takes effect once, each row of the outbox is visible once to a
+Whatever it was doing, whichever goes on: each event takes effect once, each row of the outbox is visible once to a
 read_committed reader, in the order of its key, and nothing is left behind.
 """
 

@@ -98,16 +98,16 @@ def matrix() -> Iterator[Case]:
 
 
 class Seen(NamedTuple):
-    """What came of the answers of a case, in words of the matrix."""
+    """The results of a case's answers, in words of the matrix."""
 
     once: str
     lasting: str
     after_once: str
     after_lasting: str
     unused: int
-    """How many answers nobody asked for."""
+    """The number of answers never requested."""
     reasons: tuple[str, ...]
-    """What the producer published, for whoever reads of a failure."""
+    """What the producer published, to explain a failure."""
 
 
 class Play:
@@ -185,7 +185,7 @@ class Play:
         assert not self._calling.is_alive(), "the call never returns"
 
     def run(self, fault: Callable[[], None] = lambda: None, at: str = "") -> str:
-        """Make all of `CALLS`, the fault before the call `at`; return what came of it in the word of the matrix.
+        """Make all of `CALLS`, the fault before the call `at`; return the result in the matrix's word.
 
         Anything but going on must come from the call itself, or, for a suspicion, from the commit.
         """
@@ -213,7 +213,7 @@ def _assign(consumer: Consumer, partitions: list[TopicPartition]) -> None:
 
 
 def play(case: Case) -> Seen:
-    """Let a broker give an answer without end, and then once; see what came of it, and of a recovery after each."""
+    """Let a broker give an answer without end, and then once; check the result, and a recovery after each."""
     api, call = COLUMNS[case.column]
     code = getattr(KafkaError, case.answer)
     with Play() as stage:
@@ -235,7 +235,7 @@ TEST = "test_an_answer_is_taken_as_the_matrix_says"
 
 
 def meant(word: str) -> set[str]:
-    """What a word of the matrix allows. Whatever goes on may take so long that the producer suspects itself."""
+    """What a word of the matrix allows. A call may take so long that the producer suspects itself."""
     return {"on", "suspect"} if word == "on" else {word}
 
 

@@ -1,7 +1,7 @@
-"""A worker stands still in the middle of its work while another one takes over; then it goes on as if nothing had been.
+"""A worker is frozen in the middle of its work while another one takes over; then it is thawed and goes on.
 
 It does not know that time has passed: it holds a batch, a claim or an open transaction, and tries to finish what it had
-begun. Nothing of that may be seen twice, and it has to find back into the group by itself.
+begun. None of that may be seen twice, and it must rejoin the group by itself.
 """
 
 import signal

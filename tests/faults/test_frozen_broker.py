@@ -1,4 +1,4 @@
-"""A broker stands still for longer than every session, as a machine does that pauses: its workers find back alone.
+"""A broker stands still for longer than every session, as on a paused machine: its workers recover by themselves.
 
 Their clients join again while it wakes, some of them twice, and then fence themselves.
 """

@@ -1,4 +1,4 @@
-"""Brokers that vanish with their names, as a container does that restarts: nothing is lost, so nobody stops."""
+"""Brokers that vanish with their names, as restarted containers do: nothing is lost, so no worker stops."""
 
 import signal
 from collections.abc import Iterator
@@ -47,7 +47,7 @@ def coordinator(stage: Stage) -> int:
 
 @pytest.mark.timeout(240)
 def test_a_broker_that_vanishes_with_its_name_while_lanes_move(cluster: ClusterServers, tmp_path: Path) -> None:
-    """For some seconds it still leads lanes, and nobody can ask it where they end."""
+    """For some seconds it still leads lanes, and cannot be asked where they end."""
     names = Names(tmp_path / "hosts", cluster.kafka.names)
     with Stage(
         cluster,

@@ -1,7 +1,7 @@
 """A server is killed while a worker is between any two of its calls; the server comes back, and the worker goes on.
 
 Many workers, each of a service of its own, stand still at a call each. So one kill meets all calls at once, and
-whatever a worker was about to tell the server, it tells to one that has just replayed its log.
+what a worker was about to send reaches a server that has just replayed its log.
 """
 
 import signal

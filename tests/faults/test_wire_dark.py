@@ -1,4 +1,4 @@
-"""A worker loses its whole network in the middle of something: nothing arrives any more, and nothing is closed. The
+"""A worker loses its whole network in the middle of its work: nothing arrives, and nothing is closed. The
 network comes back when the group has given the worker up.
 """
 
@@ -36,7 +36,7 @@ class Darkness:
 
 
 def play(darkness: Darkness, servers: Servers, logs: Path) -> list[str]:
-    """Let the network go away, and come back."""
+    """Cut the network off, and restore it."""
     with Wire.before(servers) as wire, Stage(servers, logs) as stage:
         stage.worker(None, **wire.settings(stage.dsn))
         stage.ask()

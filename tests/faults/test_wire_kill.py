@@ -2,7 +2,7 @@
 before the request leaves this machine, and once right after it was delivered, while the answer is on its way.
 
 The crash matrix kills between the calls of the ports; most of these make several requests, and a library may be in the
-middle of any of them. Here nobody chooses the places: a first run shows them on the wire. A place is named by its
+middle of any of them. The places are not chosen: a first run shows them on the wire. A place is named by its
 request and how often that came before, since a bare number would be another place whenever a timer sends something. A
 new worker goes on after each kill, and the books are compared each time.
 """
@@ -33,7 +33,7 @@ OBSERVED = (
     "SELECT topic, partition, next_offset FROM exactly_once_position",
     "SELECT (SELECT count(*) FROM (SELECT FROM exactly_once_dead_letter",
 )
-"""How the questions begin that the observer asks, beside the main loop."""
+"""How the observer's queries begin, which run beside the main loop."""
 
 ENDS = "ListOffsets"
 """Asked for by the gauge of the lag, once a second; and in a start, where it counts."""
@@ -43,7 +43,7 @@ cleans = commit_of("DELETE FROM exactly_once_outbox")
 
 
 class What(Enum):
-    """What the worker is doing."""
+    """The worker's work."""
 
     EVENT = "event"
     """One cycle, with an event to handle and to publish."""
@@ -94,7 +94,7 @@ class Place:
 
 
 def counted(what: What) -> Callable[[Part], bool]:
-    """Return what tells whether a request counts, from now on."""
+    """Return a predicate: whether a request counts, from now on."""
     begun = False
 
     def counts(request: Part) -> bool:
@@ -107,7 +107,7 @@ def counted(what: What) -> Callable[[Part], bool]:
 
 
 def named(name: str, what: What) -> Callable[[Part], bool]:
-    """Return what tells whether a request counts and has this name."""
+    """Return a predicate: whether a request counts and has this name."""
     counts = counted(what)
     return lambda request: counts(request) and request.name == name
 
@@ -157,7 +157,7 @@ class Victims:
         return [note.request for note in self._wire.notes[begin:]]
 
     def killed_at(self, place: Place, deed: Deed) -> bool:
-        """Let it do its work, and kill it there; whether it came there at all."""
+        """Let it work, and kill it there; return whether it got there."""
         rule = self._wire.on(named(place.name, self._what), deed, nth=place.nth, call=self._kill)
         self._feed()
         self._stage.until(lambda: rule.happened.is_set() or self._stage.drained(), f"all is done, or {place}")

@@ -1,6 +1,6 @@
 """A request of one transaction that comes late, in the middle of the next one of the same producer (KAFKA-17754).
 
-The client lost its connection and has asked again, successfully; nobody knows that the first request is still on its
+The client lost its connection and has retried successfully; neither side knows that the first request is still on its
 way. librdkafka keeps its epoch from one transaction to the next, so the broker cannot tell whose request it is. Each
 scenario is played with the loop of the tutorials too, where it does its harm: otherwise it would prove nothing.
 """
@@ -203,8 +203,8 @@ def test_our_worker_publishes_once_what_a_late_commit_would_commit(stage: Stage,
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_our_worker_goes_on_where_late_offsets_would_take_it_back(stage: Stage, wire: Wire, loss: str) -> None:
-    """It is killed before it has deleted the rows of the next transaction: whoever took the published position for the
-    older one would publish them again.
+    """It is killed before it has deleted the rows of the next transaction: a successor that took the published
+    position for the older one would publish them again.
     """
     worker = stage.worker(None, **wire.settings(stage.dsn))
     stage.ask()

@@ -17,7 +17,7 @@ HOLD_SECONDS = 4.0
 
 @dataclass(frozen=True)
 class Loss:
-    """What is lost."""
+    """One loss."""
 
     api: str
     deed: Deed

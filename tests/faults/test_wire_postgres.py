@@ -1,4 +1,4 @@
-"""A COMMIT that PostgreSQL never gets, one whose answer never comes, and a session of which only one end is left."""
+"""A COMMIT that PostgreSQL never gets, one whose answer never comes, and a half-open session."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -82,7 +82,7 @@ def until_it_works(work: Callable[[], None]) -> None:
 def test_commit_then_send_and_on_an_error_again_has_its_effect_twice(
     servers: Servers, tmp_path: Path, deed: Deed, effects: int
 ) -> None:
-    """The same loss does its harm to whoever takes a lost answer for a COMMIT that failed."""
+    """The same loss harms code that takes a lost answer for a failed COMMIT."""
     sent: list[str] = []
     with Wire.before(servers) as wire, Stage(servers, tmp_path) as stage:
         url = wire.dsn(stage.dsn)

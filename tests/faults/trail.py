@@ -48,7 +48,7 @@ class Trail(Base):
 
 
 class Effect(Base):
-    """One row for each time that an event took effect. Nothing here refuses a second one: it shall be seen."""
+    """One row for each time that an event took effect. Nothing here refuses a second one: it must show."""
 
     __tablename__ = "effect"
 
@@ -71,7 +71,7 @@ class Asked(Event, frozen=True, kw_only=True):
     trail: Annotated[str, msgspec.Meta(min_length=1)]
     number: int
     wish: str = ""
-    """What the handler shall do besides, or instead."""
+    """What the handler is to do besides, or instead."""
 
     @property
     def key(self) -> str:

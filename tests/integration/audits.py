@@ -1,4 +1,4 @@
-"""What an audit answers, and the damage that it has to find: records that no worker has produced."""
+"""An audit's answer, and the damage that it must find: records that no worker has produced."""
 
 import json
 import time
@@ -15,14 +15,14 @@ from tests.waiting import SECONDS_MAX
 
 
 class Answer(NamedTuple):
-    """What the command has printed, and its exit code."""
+    """The command's output, and its exit code."""
 
     code: int
     facts: dict[str, Any]
 
     @property
     def counts(self) -> dict[str, int]:
-        """How many findings there are of each kind that has any."""
+        """The number of findings of each kind that has any."""
         return {kind: count for kind, count in self.facts["counts"].items() if count}
 
     @property
@@ -38,7 +38,7 @@ class Answer(NamedTuple):
 
     @property
     def details(self) -> list[str]:
-        """What is told of each finding besides."""
+        """The details of each finding."""
         return [finding["detail"] for finding in self.facts["findings"]]
 
 
@@ -56,7 +56,7 @@ def audit(tallies: Tallies, capsys: pytest.CaptureFixture[str], line: str = "aud
 
 
 def now() -> str:
-    """The time, as a record of ours tells it."""
+    """The time, as the library's records have it."""
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 

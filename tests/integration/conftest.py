@@ -28,7 +28,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LockedKafka]:
 
 @pytest.fixture
 def engine(stage: Stage) -> Iterator[Engine]:
-    """The stage's database, for whoever works in it by hand."""
+    """The stage's database, for work in it by hand."""
     engine = create_engine(stage.settings.dsn(stage.name))
     yield engine
     engine.dispose()

@@ -1,4 +1,4 @@
-"""Where an operator's test takes place: the small service with its own database and topics on the shared servers, which
+"""The stage of an operator's test: the small service with its own database and topics on the shared servers, which
 can be worked in this process, stopped anywhere, copied and restored.
 """
 
@@ -75,7 +75,7 @@ class Tallies(Topics):
     # ---- the database
 
     def sql(self, statement: str, *parameters: Any) -> list[Any]:
-        """Run a statement; return the first column of what it gives."""
+        """Run a statement; return the first column of its rows."""
         with psycopg.connect(self.servers.postgres.dsn(self.name), autocommit=True) as connection:
             found = connection.execute(cast("Any", statement), parameters)
             return [row[0] for row in found.fetchall()] if found.description else []
@@ -95,7 +95,7 @@ class Tallies(Topics):
             yield
 
     def copy(self) -> Callable[[], None]:
-        """Copy the database; what it gives puts the copy in the database's place, as a restored backup is."""
+        """Copy the database; return a function that puts the copy in its place, as a restored backup is."""
         name = f"{self.name}-{len(self._copies)}"
         self.servers.postgres.create_database(name, template=self.name)
         self._copies.append(name)

@@ -1,4 +1,4 @@
-"""The Kafka half of the small service's place: what is asked, what is consumed, and what breaks."""
+"""The Kafka half of the small service's stage: what is asked, what is consumed, and what breaks."""
 
 import json
 import time
@@ -34,7 +34,7 @@ class Topics:
         self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Return a topic more partitions."""
+        """Add partitions to a topic."""
         self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(SECONDS_MAX)
 
     @property
@@ -49,7 +49,7 @@ class Topics:
         return {f"{p.topic}[{p.partition}]": (p.offset, p.metadata or "") for p in found}
 
     def commit(self, topic: str, partition: int, offset: int, metadata: str = "") -> None:
-        """Set a committed offset behind everybody's back."""
+        """Set a committed offset behind the worker's back."""
         p = TopicPartition(topic, partition, offset, metadata=metadata)
         asked = self.admin.alter_consumer_group_offsets([ConsumerGroupTopicPartitions(self.name, [p])])
         (answer,) = asked[self.name].result(SECONDS_MAX).topic_partitions
@@ -86,7 +86,7 @@ class Topics:
         return [(json.loads(r.value())["number"], dict(r.headers())["ce_id"].decode()) for r in records]
 
     def numbers(self) -> Counter[int]:
-        """How often each number is consumed."""
+        """Number of times each is consumed."""
         return Counter(number for number, _ in self.consumed())
 
     def read(self, topic: str) -> list[Any]:

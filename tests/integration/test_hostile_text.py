@@ -1,4 +1,4 @@
-"""Whatever text a record, an event or a reason holds: every command shows it, and it does nothing to a terminal."""
+"""Hostile text in a record, an event or a reason: every command shows it, and it does nothing to a terminal."""
 
 import json
 import shlex

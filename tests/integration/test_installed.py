@@ -30,7 +30,7 @@ INSTEAD = (
 
 
 def shell(script: str, folder: Path) -> str:
-    """Run commands in `folder`, with the tools of our environment and the index that pip was told of."""
+    """Run commands in `folder`, with this environment's tools and the index configured for pip."""
     ours = ("MAKE", "MFLAGS", "PYTHON", "VIRTUAL")
     env = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
     tools = ROOT / ".venv/bin"

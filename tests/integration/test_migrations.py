@@ -1,4 +1,4 @@
-"""A migrated database is what the code expects; it gets there once, from any state, however many start at once."""
+"""A migrated database is what the code expects; it gets there once, from any state, however many start together."""
 
 import importlib.util
 import uuid

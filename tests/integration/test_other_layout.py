@@ -44,7 +44,7 @@ def layout(request: pytest.FixtureRequest) -> Layout:
 
 @pytest.fixture
 def repository(tmp_path: Path, layout: Layout) -> Path:
-    """Somebody's repository, after the commands of the page."""
+    """A user's repository, after the page's commands."""
     subprocess.run(
         ["bash", "-c", f"set -e -o pipefail\n{layout.spell(COPY)}"],
         cwd=tmp_path,

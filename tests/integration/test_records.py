@@ -1,6 +1,4 @@
-"""Whatever a record holds, it takes effect, is skipped, or is set aside; and what is reported about it has its
-bounds.
-"""
+"""Any record takes effect, is skipped, or is set aside; and what is reported about it is bounded."""
 
 import json
 import re
@@ -160,7 +158,7 @@ def test_a_batch_that_is_large_when_it_is_unpacked_holds_up_nobody(tallies: Tall
 
 
 def takes_little(name: str, settings: Settings) -> ServiceContainer:
-    """A worker that takes a batch of a tenth of what ours take, so that the test need not be a glutton."""
+    """A worker whose batches are a tenth of the usual size, so that the test need not be large."""
     consumer.RECEIVE_BYTES_MAX = 2_000_000
     return trail.build(name, settings)
 
@@ -219,7 +217,7 @@ def create_in_latin1(postgres: Postgres, name: str) -> None:
 def test_a_database_in_another_encoding_stores_every_dead_letter(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It has not got every character: what is told of a record is written in others then."""
+    """It lacks some characters: a report on a record then uses others."""
     monkeypatch.setattr(Postgres, "create_database", create_in_latin1)
     with Tallies(servers) as tallies:
         wrong, right = good(tallies, 1), good(tallies, 2)
@@ -252,7 +250,7 @@ def test_an_event_as_large_as_the_setting_says_is_published(tallies: Tallies) ->
 
 
 def test_setting_aside_the_notice_of_a_dead_letter_announces_nothing(tallies: Tallies) -> None:
-    """A notice that Kafka refuses would be followed by another one that it refuses, without an end."""
+    """A notice that Kafka refuses would be followed by another that it refuses, for ever."""
     send(tallies, good(tallies, 1)._replace(value=b"{"))
     tallies.work(die="unpublished")
     (event_id,) = tallies.sql("SELECT event_id FROM exactly_once_outbox")

@@ -1,6 +1,4 @@
-"""Whatever goes wrong, no process prints a secret: all that it prints and serves is searched for all that it was
-told.
-"""
+"""No failure makes a process print a secret: all that it prints and serves is searched for all its secrets."""
 
 import os
 import subprocess
@@ -28,7 +26,7 @@ SECRETS = [DATABASE, DATABASE.replace("%63", "c"), MIGRATION, MIGRATION.replace(
 
 
 class Told:
-    """A payment service that is told every kind of secret, by files and by variables."""
+    """A payment service given every kind of secret, by files and by variables."""
 
     def __init__(self, servers: Servers, locked: LockedKafka, folder: Path) -> None:
         self.name = f"payment_{uuid.uuid4().hex[:12]}"

@@ -60,7 +60,7 @@ def engine(postgres: Postgres) -> Iterator[Engine]:
 
 
 class Case(NamedTuple):
-    """What a line is tried with."""
+    """The parts that a line is tried with."""
 
     session: Session
     engine: Engine
@@ -115,7 +115,7 @@ TRIED: dict[str, list[Callable[[Case], None]]] = {}
 
 
 def line(begins: str) -> Callable[[Callable[[Case], None]], Callable[[Case], None]]:
-    """Tell which line of the page a function tries."""
+    """Note which line of the page a function tries."""
 
     def noted(function: Callable[[Case], None]) -> Callable[[Case], None]:
         TRIED.setdefault(begins, []).append(function)

@@ -179,7 +179,7 @@ def test_a_deployment_in_the_order_of_the_page_loses_nothing_and_repeats_nothing
         noted = ["before", "old-on-new-schema", "old-started-again", "too-new", "new"]
         until_noted(*noted)
 
-        # 3. What the old version could not bear.
+        # 3. What the old version could not handle.
         running.command(new, "migrate")
         tell("after")
         until_noted(*noted, "after")

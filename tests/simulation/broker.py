@@ -35,7 +35,7 @@ TOPIC = "consumed"
 
 
 class State(Enum):
-    """What a read_committed reader makes of an entry."""
+    """How a read_committed reader sees an entry."""
 
     OPEN = "open"
     COMMITTED = "committed"
@@ -93,13 +93,13 @@ class Log:
         return len(self.entries)
 
     def committed(self) -> list[Any]:
-        """What readers see now, or will see without anybody's doing."""
+        """What readers see now, or will see without further action."""
         return [entry.value for entry in self.entries if entry.state is State.COMMITTED]
 
 
 @dataclass
 class Producer:
-    """What the coordinator knows of one transactional.id."""
+    """The coordinator's state of one transactional.id."""
 
     pid: int
     epoch: int = 0
@@ -110,7 +110,7 @@ class Producer:
     hung: dict[Input | int, Committed] = field(default_factory=dict)
     """Offsets whose marker was forgotten: the next one of this producer id settles them, whatever it says."""
     forgotten: Collection[str] = ()
-    """Of what the markers will be forgotten when its transaction is aborted: RECORDS, OFFSETS."""
+    """Whose markers will be forgotten when its transaction is aborted: RECORDS, OFFSETS."""
     outcome: bool | None = None
     """Whether the last transaction was committed: the answer to an EndTxn that comes again."""
 
@@ -133,7 +133,7 @@ class Broker:
         self.assignor: Callable[[Collection[int], int], dict[int, Assignment]] = by_range
         """Deals so many partitions out to members."""
         self.refuses: Callable[[Any], bool] = lambda value: False
-        """Whether a topic does not take a record, for its size say."""
+        """Whether a topic refuses a record, say for its size."""
         self._version = version
         self._rule = rule
         self._changed = changed
@@ -144,7 +144,7 @@ class Broker:
     # ---- transactions
 
     def init(self, slot: int) -> int:
-        """InitProducerId: end what is open, and fence whoever had the id before; return the new epoch."""
+        """InitProducerId: end what is open, fence the previous producer; return the new epoch."""
         producer = self.producers.setdefault(slot, Producer(1_000 + slot))
         if producer.began is not None:
             self._rule("init aborts what is open")
@@ -246,7 +246,7 @@ class Broker:
     # ---- the network
 
     def later(self, rounds: int, request: Callable[[], object]) -> None:
-        """Let `request` arrive after some rounds, whoever sent it."""
+        """Let `request` arrive after some rounds, from any sender."""
         self._late.append((self.round + rounds, request))
 
     def inside(self, slot: int, request: Callable[[], object]) -> None:

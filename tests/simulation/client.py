@@ -16,20 +16,20 @@ LATE_ROUNDS = 3
 """How long a late request is on its way: its sender has recovered by then, or not."""
 
 UNSURE = (Fault.REFUSE, Fault.LOSE, Fault.LATE, Fault.LATE_INSIDE)
-"""What a request can meet whose sender then does not know whether it had its effect."""
+"""Faults after which a sender does not know whether its request took effect."""
 
 FORGETFUL = {
     Fault.FORGET: (RECORDS,),
     Fault.FORGET_OFFSETS: (OFFSETS,),
     Fault.FORGET_ALL: (RECORDS, OFFSETS),
 }
-"""What of a transaction a broker forgets that was killed within it."""
+"""What a broker killed within a transaction forgets of it."""
 
 REVOKED = -1
 """The generation of a member that owns nothing and will get its share."""
 
 At = Callable[..., Fault]
-"""Comes to a call; offers the faults that it may meet besides the usual ones."""
+"""Reaches a call; offers extra faults that it may meet."""
 
 
 def lane_of(key: str) -> int:
@@ -58,9 +58,9 @@ class Client:
         self._rows: list[OutboxRow] = []
         self._begun = False
         self._spoilt: KafkaInDoubt | GenerationLost | None = None
-        """What the transaction that was begun has failed for: nothing but a new producer helps."""
+        """The error of the open transaction: nothing but a new producer helps."""
         self._empty = True
-        """Whether the broker has not consumed of this transaction."""
+        """Whether the broker does not know of this transaction."""
         self._doubted = False
         """A connection was lost since the last commit."""
 
@@ -241,7 +241,7 @@ class Client:
         self._epoch = epoch
 
     def _begin_call(self) -> int:
-        """Begin a call within the transaction, which is spoilt unless the call plainly succeeds; return the epoch."""
+        """Begin a call within the transaction, which fails unless the call plainly succeeds; return the epoch."""
         epoch = self._known_epoch()
         if self._spoilt is not None:
             raise self._spoilt

@@ -1,5 +1,5 @@
-"""What really became of the processes that tried a record alone: by this the notes of `shared.postgres.attempts`
-are checked.
+"""How the processes that tried a record alone really ended, to check the notes of
+`shared.postgres.attempts`.
 """
 
 from collections import Counter
@@ -12,12 +12,12 @@ Place = tuple[Input, int]
 
 
 class Ends:
-    """How many processes have begun with a record alone and come to no end."""
+    """Processes that began with a record alone and did not finish."""
 
     def __init__(self) -> None:
         self._now: Counter[Place] = Counter()
         self.most: Counter[Place] = Counter()
-        """So many there were, at the worst moment, when one more began."""
+        """Their maximum at the moment when one more began."""
         self._at: dict[object, Place] = {}
 
     def begun(self, process: object, records: Sequence[Record]) -> None:

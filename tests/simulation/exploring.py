@@ -18,7 +18,7 @@ Plan = Mapping[int, Fault]
 ARRIVALS: tuple[Step, ...] = (
     Arrive("a", "e1"),
     Arrive("ab", "e2"),  # comes with the records of a, and is about b: its row is in the other lane
-    Arrive("-a", "e3"),  # was taken back: nobody may see it
+    Arrive("-a", "e3"),  # was taken back: no reader may see it
     Arrive("ba", "e4"),
     Arrive("?a", "e5"),  # malformed
     Arrive("a", "e1"),  # comes again, from a producer that is not exactly-once
@@ -98,12 +98,12 @@ def read(text: str) -> Scenario:
 
 
 def command(name: str, plan: Plan) -> str:
-    """What plays this again."""
+    """The command that plays this again."""
     return f"python -m tests.simulation.exploring '{name}' " + " ".join(f"{n}:{f.value}" for n, f in plan.items())
 
 
 def trace(points: Sequence[Point]) -> str:
-    """Tell what was called."""
+    """Describe what was called."""
     return "\n".join(
         f"{number:5} round {point.round:3}  process {point.process}  {point.call}"
         + (f"  <- {point.fault.value}" if point.fault is not Fault.NONE else "")

@@ -1,14 +1,14 @@
-"""What can go wrong at one call of a port, and the errors that only the simulation knows.
+"""The faults that can happen at one call of a port, and the simulation's own errors.
 
-A crash after a call is the same as a crash before the next one: in between nothing can be seen from outside. So are the
-stalls.
+A crash after a call is the same as a crash before the next one: nothing in between can be seen from outside. The same
+holds for stalls.
 """
 
 from enum import Enum
 
 
 class Fault(Enum):
-    """What happens at a call."""
+    """One fault at a call."""
 
     NONE = "go-on"
     DIE = "die"
@@ -18,7 +18,7 @@ class Fault(Enum):
     DIE_LATE = "die-late"
     """The process dies with the COMMIT on its way; the server gets it rounds later."""
     PAUSE = "pause"
-    """The process stands still for two rounds: nobody notices."""
+    """The process stands still for two rounds: unnoticed."""
     FREEZE = "freeze"
     """It stands still beyond the session timeout: others have its partitions."""
     SLEEP = "sleep"
@@ -61,7 +61,7 @@ STALLS = {Fault.PAUSE: 2, Fault.FREEZE: 10, Fault.SLEEP: 18}
 
 
 class Died(BaseException):
-    """The process at work is dead: no line of it may do anything any more."""
+    """The process is dead: none of its lines may take effect any more."""
 
 
 class Violated(AssertionError):

@@ -1,4 +1,4 @@
-"""What must hold after every commit of either system, and what must hold at rest."""
+"""Invariants that hold after every commit of either system, and those at rest."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -20,7 +20,7 @@ def _of(key: str, rows: Iterable[OutboxRow]) -> list[str]:
 
 
 def at_any_time(broker: Broker, server: Postgres) -> None:
-    """Raise `Violated` if something happened that can never be mended."""
+    """Raise `Violated` if something happened that can never be undone."""
     published = [row for log in broker.published.values() for row in log.committed()]
     names = {row.event_id for row in published}
     dead_letters = [name_of(dead_letter.record) for dead_letter in server.dead_letters]

@@ -102,7 +102,7 @@ class Postgres:
         self.slots: dict[int, Session | None] = dict.fromkeys(range(slots))
         self.locks: dict[object, Session] = {}
         self.handler: Callable[[Delivery], Sequence[OutboxRow]] = tell
-        """What the service does with an event: the rows that it publishes about it."""
+        """The service's handling of an event: the rows that it publishes about it."""
         self.too_large: Callable[[OutboxRow], bool] = lambda row: False
         """Whether a row is refused for its size when it is written."""
         self._ids = 0
@@ -115,7 +115,7 @@ class Postgres:
         return self._ids
 
     def try_lock(self, session: Session, row: object) -> bool:
-        """Lock a row until the end of the session's transaction, if nobody else has it."""
+        """Lock a row until the session's transaction ends, if no other has it."""
         return self.locks.setdefault(row, session) is session
 
     def commit(self, session: Session) -> None:

@@ -46,12 +46,12 @@ RULES = {
     "a record ends its session",
     "a process outlives an attempt",
 }
-"""Of the model. One that never applies would let a hole pass in silence."""
+"""Rules of the model. One that never applies would hide a gap."""
 
 
 @dataclass
 class Explored:
-    """What came of all runs of one scenario."""
+    """The result of all runs of one scenario."""
 
     runs: int = 0
     rules: Counter[str] = field(default_factory=Counter)
@@ -76,9 +76,7 @@ def explored(name: str) -> Explored:
 @pytest.mark.timeout(120 if FAULTS == 1 else 0)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_one_fault_anywhere_breaks_nothing(name: str) -> None:
-    """Whatever happens once, wherever: each effect once, each row published once and in order, and all comes to
-    rest.
-    """
+    """After any one fault anywhere: each effect once, each row published once and in order, and all is at rest."""
     found = explored(name)
     assert found.failure is None, found.failure
 

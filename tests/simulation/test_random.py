@@ -70,9 +70,7 @@ def chooser(gaps: Sequence[tuple[int, Fault]]) -> Choose:
 @given(scenario=scenarios, gaps=faults)
 @pytest.mark.timeout(0 if "SIMULATION_EXAMPLES" in os.environ else 120)
 def test_many_faults_break_nothing(scenario: Scenario, gaps: list[tuple[int, Fault]]) -> None:
-    """Whatever happens, how often and to whom: each effect once, each row published once and in order, and all
-    rests.
-    """
+    """After any faults: each effect once, each row published once and in order, and all is at rest."""
     run = World(scenario, Parts(), chooser(gaps)).play()
     happened = {number: point.fault for number, point in enumerate(run.points) if point.fault is not Fault.NONE}
     assert read(written(scenario)) == scenario, "the command below would play something else"

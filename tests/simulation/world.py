@@ -111,7 +111,7 @@ class Point:
 
 @dataclass
 class Run:
-    """What a run did."""
+    """The record of a run."""
 
     points: list[Point] = field(default_factory=list)
     rules: Counter[str] = field(default_factory=Counter)
@@ -171,7 +171,7 @@ class Process:
             self._back.acquire()
 
     def heartbeat(self) -> None:
-        """Tell the group that it lives; the client does so by itself, as long as the process is not frozen."""
+        """Send the group a heartbeat; the client does so by itself, as long as the process is not frozen."""
         if self._client is not None and self._client.member is not None and self.frozen is None:
             self._world.broker.last_heartbeat[self._client.member] = self._world.broker.round
 
@@ -190,7 +190,7 @@ class Process:
             raise Died
 
     def at(self, call: str, *more: Fault) -> Fault:
-        """Come to a call."""
+        """Reach a call."""
         if self._dead:
             raise Died
         fault = self._world.choose(self.number, call, (*ALWAYS, *more))

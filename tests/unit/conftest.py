@@ -1,4 +1,4 @@
-"""What unit tests of several modules share."""
+"""Fixtures that unit tests of several modules share."""
 
 from collections.abc import Iterator
 

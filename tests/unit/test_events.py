@@ -1,4 +1,4 @@
-"""The envelope: what is ours is read, what is not is refused with a reason."""
+"""The envelope: a valid one is read, any other is refused with a reason."""
 
 from pathlib import Path
 

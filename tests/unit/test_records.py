@@ -1,5 +1,5 @@
-"""Whatever bytes a record holds, reading it gives an event, nothing, or one of two errors; and what is kept of it can
-be stored and has its bounds.
+"""Reading a record of any bytes returns an event, nothing, or one of two errors; what is kept of it can be stored
+and is bounded.
 
 Hypothesis chooses the records, the same ones in every run; what it once found is among the examples.
 """
@@ -104,7 +104,7 @@ headers = (
 
 
 def read(key: bytes | None, value: bytes | None, held: Any) -> Opened | None:
-    """Read a record, and look at what comes of it."""
+    """Read a record, and check the result."""
     try:
         found = HANDLERS.open(Record(Input(TOPIC, 0), 7, key, value, held))
     except Retry:

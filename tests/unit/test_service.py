@@ -1,4 +1,4 @@
-"""What cannot be a handler is refused where it is declared, with a sentence: at the import of the service."""
+"""An invalid handler is refused where it is declared, with a sentence: at the import of the service."""
 
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping

@@ -56,7 +56,7 @@ def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name:
 def test_a_slip_in_a_name_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str, in_file: bool
 ) -> None:
-    """Its setting would have its default, and nobody would know."""
+    """Its setting would silently have its default."""
     if in_file:
         Path(".env").write_text(f"{name}=8\n")
     else:
@@ -122,7 +122,7 @@ def test_addresses_of_brokers(monkeypatch: pytest.MonkeyPatch, given: str, told:
 def test_a_database_may_have_several_hosts(
     monkeypatch: pytest.MonkeyPatch, given: str, host: str, port: str, wants: str
 ) -> None:
-    """In libpq's own form; the driver is told what libpq would be."""
+    """In libpq's own form; the driver gets what libpq would get."""
     monkeypatch.setenv("DATABASE_URL", given)
 
     url = make_url(load().dsn("order"))

@@ -1,4 +1,4 @@
-"""Both ends of every number are borne by whoever is told of it, and what is one beyond is refused by name."""
+"""Both bounds of every number are accepted by its users, and a value one beyond is refused by name."""
 
 import math
 import os

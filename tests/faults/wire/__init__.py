@@ -1,4 +1,4 @@
-"""The network between a worker and its servers, in our hands.
+"""The network between a worker and its servers, under the test's control.
 
 parting.py    what a connection is parted into
 kafka.py      Kafka's requests and replies

@@ -36,7 +36,7 @@ APIS = {
     60: "DescribeCluster",
     68: "ConsumerGroupHeartbeat",
 }
-"""Those that our clients use."""
+"""The APIs that the clients here use."""
 
 TRANSACTIONAL = {
     "Produce": range(3, 9),
@@ -161,7 +161,7 @@ class Frames:
 
 @dataclass
 class KafkaTalk:
-    """What one connection says, both ways."""
+    """The traffic of one connection, both ways."""
 
     addresses: dict[bytes, bytes]
     """An address as replies spell it, and the one to put in its place."""

@@ -1,4 +1,4 @@
-"""One connection through the proxy: a client, a server, and what becomes of all that passes between them."""
+"""One connection through the proxy: a client, a server, and what happens to all traffic between them."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ REPLY_LOST = frozenset({Deed.DROP_REPLY, Deed.CUT_AFTER, Deed.BLACKHOLE_AFTER})
 
 
 class Network(Protocol):
-    """What all connections have in common."""
+    """The state that all connections share."""
 
     @property
     def dark(self) -> bool:
@@ -35,7 +35,7 @@ class Network(Protocol):
         """Return the rule that a request meets."""
 
     def note(self, link: "Link", request: Part, deed: Deed) -> None:
-        """Note what becomes of a request."""
+        """Note the fate of a request."""
 
     def refuse(self, link: "Link", why: str) -> None:
         """Note that a connection is closed for what came."""

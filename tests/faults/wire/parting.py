@@ -9,7 +9,7 @@ if TYPE_CHECKING:
 
 
 class Garbage(Exception):
-    """What came is not the protocol that is spoken here."""
+    """The data is not in the protocol spoken here."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -20,13 +20,13 @@ class Part:
 
     @property
     def name(self) -> str:
-        """What it is, for rules and for whoever reads the notes."""
+        """Its name, for rules and for readers of the notes."""
         raise NotImplementedError
 
 
 @dataclass(eq=False)
 class Passage:
-    """A request that was passed on, and what shall become of its reply."""
+    """A request that was passed on, and the rule for its reply."""
 
     request: Part
     rule: "Rule | None" = None

@@ -65,7 +65,7 @@ class Messages:
 
 @dataclass
 class PostgresTalk:
-    """What one connection says, both ways."""
+    """The traffic of one connection, both ways."""
 
     _asked: Messages = field(default_factory=lambda: Messages(nameless=True))
     _answered: Messages = field(default_factory=lambda: Messages(nameless=False))

@@ -41,7 +41,7 @@ Address = tuple[str, int]
 
 
 class Note(NamedTuple):
-    """One request that came, and what became of it."""
+    """One request, and its fate."""
 
     seconds: float
     """By the monotonic clock."""
@@ -133,7 +133,7 @@ class Wire:
         return rule
 
     def told(self) -> str:
-        """Tell of the last requests."""
+        """Describe the last requests."""
         return "\n".join(
             ["The last requests:", *map(str, self.notes[-LAST_NOTES:]), *self.refused, *map(repr, self._errors)]
         )
@@ -144,7 +144,7 @@ class Wire:
 
     @property
     def connections(self) -> int:
-        """How many there are now."""
+        """The connections open now."""
         return len(self._links)
 
     def blackhole(self) -> None:
@@ -201,7 +201,7 @@ class Wire:
             except OSError:
                 writer.close()  # the server is away
             except asyncio.CancelledError:
-                pass  # asyncio would complain of it
+                pass  # asyncio would warn about it
             finally:
                 self._serving.discard(task)
 

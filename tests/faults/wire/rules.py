@@ -1,4 +1,4 @@
-"""What a test tells the proxy to do, and with which request."""
+"""Rules: what the proxy is to do, and with which request."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ When = Callable[[Part], bool]
 
 
 class Deed(Enum):
-    """What becomes of a request."""
+    """The fate of a request."""
 
     PASS = "passed"
     HOLD = "held"
@@ -57,7 +57,7 @@ class Rule:
         self._call = call
         self.request: Part | None = None
         self.reply = b""
-        """What the server answered, whatever became of it."""
+        """The server's answer, even if it was not delivered."""
         self.happened = threading.Event()
         self.answered = threading.Event()
         """The server has answered."""

@@ -1,4 +1,4 @@
-"""Who may call an API, what for, how often and for how long."""
+"""Who may call an API, for what, how often and for how long."""
 
 import gc
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def test_an_api_that_nobody_could_call_does_not_start(settings: Settings) -> Non
 def test_one_caller_does_not_take_the_share_of_another(
     settings: Settings, serve: Callable[[Any, Settings], Api]
 ) -> None:
-    """Whoever has no token is counted by his address, so that guessing tokens is limited as well."""
+    """A caller without a token is counted by address, so that guessing tokens is limited as well."""
     update = {
         "api_auth": "on",
         "api_tokens": type(settings.api_tokens)(f"{READS[1]} {WRITES[1]}"),
@@ -145,7 +145,7 @@ def test_a_request_that_takes_too_long_is_answered_and_may_be_repeated(
 
 
 def test_a_request_that_was_given_up_has_ended_when_its_api_has(settings: Settings, orders: Api, name: str) -> None:
-    """Its connection would come back to a pool that nobody closes, and be found open in another test, long after."""
+    """Its connection would return to a pool that is never closed, and be found open in another test, long after."""
     placed = orders.post("/orders", json=ORDER).json()["id"]
     before = open_connections()
     hasty = settings.model_copy(update={"http_request_seconds_max": 0.2})

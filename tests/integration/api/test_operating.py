@@ -1,4 +1,4 @@
-"""What an operator sees of an API process, and what it does when nobody publishes its events."""
+"""An API process as an operator sees it, and its behaviour when no worker publishes its events."""
 
 from collections.abc import Callable
 from typing import Any

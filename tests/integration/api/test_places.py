@@ -1,4 +1,4 @@
-"""A row that somebody has locked holds up those who want it, and nobody else."""
+"""A locked row holds up the requests that want it, and no others."""
 
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor

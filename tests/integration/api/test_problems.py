@@ -1,4 +1,4 @@
-"""Every refusal is a problem that tells the caller what to do, and nothing about our insides."""
+"""Every refusal is a problem that tells the caller what to do, and nothing about internals."""
 
 import json
 from collections.abc import Callable, Iterator

@@ -32,7 +32,7 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
 
 
 def lost(answer: Answer) -> list[tuple[str, str]]:
-    """Key and type of each event that nobody knows."""
+    """Key and type of each unknown event."""
     return sorted((f["key"], f["event_type"]) for f in answer.facts["findings"] if f["kind"] == "unknown")
 
 

@@ -49,7 +49,7 @@ def test_a_system_in_order(tallies: Tallies, capsys: pytest.CaptureFixture[str])
     assert "Nothing is wrong." in printed.out
     assert "12 records of ours among 12, " in printed.out
     assert " records/s; 12 events in 6 claims since" in printed.out
-    assert printed.err == ""  # no bar where nobody looks
+    assert printed.err == ""  # no bar without a terminal
 
 
 def test_it_changes_nothing(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
@@ -121,7 +121,7 @@ def test_an_event_that_was_never_published(tallies: Tallies, capsys: pytest.Capt
 
 
 def test_events_of_one_key_out_of_order(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """As the database tells it, the second was decided before the first."""
+    """By the database, the second was decided before the first."""
     _, first_id, lane, first_position = place(tallies, "k", 0)
     second, second_id, _, second_position = place(tallies, "k", 1)
     for old, new, position in ((first_id, second_id, first_position), (second_id, first_id, second_position)):
@@ -167,7 +167,7 @@ def test_a_published_position_that_is_not_of_the_claim(
 
 
 def test_a_transaction_that_does_not_end(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is behind it cannot be consumed, so it cannot be missed; when it is aborted, its record is nobody's."""
+    """What is behind it cannot be consumed, so it cannot be missed; once aborted, its record belongs to no one."""
     tallies.sql(
         "UPDATE exactly_once_claimed SET event_ids = event_ids || ARRAY['lost'] WHERE lane = 0 AND position = 1"
     )
@@ -200,7 +200,7 @@ def test_rows_that_stay_unpublished(tallies: Tallies, capsys: pytest.CaptureFixt
 
 
 def test_a_topic_that_was_created_again(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its records went with it, and nobody misses them."""
+    """Its records went with it, and are not missed."""
     tallies.recreate(tallies.told.topic)
 
     answer = audit(tallies, capsys)

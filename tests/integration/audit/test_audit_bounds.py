@@ -1,4 +1,4 @@
-"""What the audit cannot know it does not compare, and says so; what moves while it looks does not deceive it."""
+"""The audit does not compare what it cannot know, and says so; changes while it runs do not deceive it."""
 
 import signal
 import threading
@@ -93,7 +93,7 @@ def test_claims_that_were_pruned(tallies: Tallies, capsys: pytest.CaptureFixture
 
 
 def test_claims_of_an_older_release_in_between(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """It does not know the table. Numbers that are left out betray it, at the end too."""
+    """It does not know the table. Gaps in the numbers reveal it, at the end too."""
     claim(tallies, 1, 2, 3)
     tallies.sql("DELETE FROM exactly_once_claimed WHERE position = 2")
     answer = audit(tallies, capsys)

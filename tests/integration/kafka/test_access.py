@@ -1,4 +1,4 @@
-"""A worker works over TLS, with a password or a certificate; whoever is not let in is told which setting to mend."""
+"""A worker works over TLS, with a password or a certificate; one that is refused names the setting to fix."""
 
 import subprocess
 import sys
@@ -165,7 +165,7 @@ def test_a_certificate_of_another_authority_is_refused(locked: LockedKafka, tmp_
 def test_silence_may_be_a_broker_that_starts_and_is_asked_again(
     locked: LockedKafka, tmp_path: Path, speaks: str, listens: str, hint: str
 ) -> None:
-    """No answer tells whether a broker is down or wants another protocol: the message tells what to look at."""
+    """No answer shows whether a broker is down or wants another protocol: the message says what to check."""
     listeners = {"TLS": locked.password_bootstrap, "PLAINTEXT": locked.bootstrap, "nobody": f"127.0.0.1:{free_port()}"}
     variables = by_password(locked) if speaks == "SASL_SSL" else {}
     code, output = run(variables | {"KAFKA_BOOTSTRAP_SERVERS": listeners[listens]}, tmp_path)

@@ -16,7 +16,7 @@ from tests.waiting import SECONDS_MAX, until
 
 @pytest.fixture
 def other(stage: Stage) -> Iterator[Producer]:
-    """Somebody else, in a transaction; a broker that forgets to end it leaves the same (KAFKA-20734)."""
+    """Another producer in a transaction; a broker that forgets to end it leaves the same (KAFKA-20734)."""
     made = Producer({"bootstrap.servers": stage.settings.kafka_bootstrap_servers, "transactional.id": stage.name})
     made.init_transactions(SECONDS_MAX)
     made.begin_transaction()

@@ -194,7 +194,7 @@ def test_a_broker_that_was_never_reached_puts_no_commit_in_doubt(stage: Stage) -
 
 
 class Ahead(Producer):
-    """A producer whose clock is two hours ahead; brokers bear one hour."""
+    """A producer whose clock is two hours ahead; brokers accept one hour."""
 
     def produce(self, *arguments: Any, **named: Any) -> None:
         """Produce with the time of a wrong clock."""
@@ -203,7 +203,7 @@ class Ahead(Producer):
 
 
 def test_a_broker_that_refuses_our_clock_is_named_and_no_restart_is_asked_for(stage: Stage) -> None:
-    """A second start would have the same clock. Of many rows the client tells only that some are refused."""
+    """A second start would have the same clock. Of many rows the client reports only that some are refused."""
     producer = TransactionalProducer(stage.settings, stage.kit.service, 0, make=Ahead)
     for words, meaning, told in (
         (("a", "b"), ContentRefused, "INVALID_RECORD"),

@@ -152,7 +152,7 @@ def place(locked: LockedKafka, servers: Servers, tmp_path_factory: pytest.TempPa
 
 @pytest.mark.timeout(4 * SECONDS_MAX)
 def test_with_these_rights_an_order_is_placed_published_and_handled(place: Place) -> None:
-    """Nobody has such an item: inventory consumes the order and publishes the outcome, and order consumes that. The
+    """No such item exists: inventory consumes the order and publishes the outcome, and order consumes that. The
     API has no rights.
     """
     port = str(free_port())
@@ -210,7 +210,7 @@ def test_a_worker_that_lacks_one_right_ends_and_names_it(place: Place, grant: Gr
 
 @pytest.fixture
 def stopped(place: Place) -> Place:
-    """The inventory service has worked, and nobody works any more."""
+    """The inventory service has worked, and no process runs any more."""
     with place.running("inventory", "worker") as worker:
         until(lambda: place.operate("positions show")[0] == 0, "every position is there", 2 * SECONDS_MAX)
         worker.terminate()
@@ -268,7 +268,7 @@ def test_an_operator_needs_the_rights_of_the_table(stopped: Place, line: str, gr
 
 @pytest.mark.timeout(4 * SECONDS_MAX)
 def test_who_may_not_see_a_strangers_transactional_id_is_told_so(stopped: Place) -> None:
-    """Without the optional right its producer is told, and what is missing; with it, its transactional id."""
+    """Without the optional right the log names its producer and the right; with it, its transactional id."""
     stranger = Producer(
         {
             "bootstrap.servers": stopped.kafka.bootstrap,

@@ -1,5 +1,5 @@
-"""What was dismissed waits no more, is re-driven only when that is asked for by name, and goes after its time; the
-decision stays, with its reason.
+"""A dismissed dead letter waits no more, is re-driven only by name, and is deleted after its retention; the decision
+stays, with its reason.
 """
 
 import json

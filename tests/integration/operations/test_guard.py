@@ -1,4 +1,4 @@
-"""A decision is made only while nobody works, and only when the operator confirmed it."""
+"""A decision is made only while no worker runs, and only when the operator confirmed it."""
 
 import os
 import pty

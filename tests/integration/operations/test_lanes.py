@@ -140,7 +140,7 @@ def test_drain(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_drain_counts_a_claim_that_is_published_as_published(tallies: Tallies) -> None:
-    """Its rows are still in the table until the next claim; nobody has to wait for that."""
+    """Its rows are still in the table until the next claim; nothing has to wait for that."""
     tallies.request(1)
     tallies.work(die="published")
     assert tallies.waiting() == [1]

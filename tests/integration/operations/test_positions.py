@@ -205,7 +205,7 @@ def test_adopt_refuses_when_the_evidence_is_gone(tallies: Tallies, capsys: pytes
 
 @pytest.mark.parametrize("commit", [True, False])
 def test_adopt_waits_for_a_transaction_that_is_open(tallies: Tallies, commit: bool) -> None:
-    """Somebody's last transaction may still be settled when the group is empty already: only then it tells."""
+    """A last transaction may still be ending when the group is already empty: only then it says so."""
     tallies.request(10)
     tallies.work(die="unpublished")
     tallies.forget_group()

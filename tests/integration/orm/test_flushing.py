@@ -1,4 +1,4 @@
-"""A flush writes as the foreign keys ask, whatever the classes are called and in whatever order rows are added.
+"""A flush writes as the foreign keys ask, whatever the classes' names and the order in which rows are added.
 
 The models here have no relationships, unless a test says so: only the tables know who refers to whom.
 """

@@ -1,4 +1,4 @@
-"""What was claimed is written down with the claim, and stays true whatever becomes of the claim."""
+"""The claim log is written with the claim, and stays true whatever happens to the claim."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ Row = tuple[int, int, str | None, str, int, list[str]]
 
 
 def published(stage: Stage) -> list[Row]:
-    """What is written down, without what the server decides."""
+    """The claim log, without the server's own values."""
     return stage.connection.execute(PUBLISHED.encode()).fetchall()
 
 
@@ -138,7 +138,7 @@ def test_a_row_that_is_set_aside_and_published_after_all(tallies: Tallies, capsy
 @pytest.mark.parametrize("die", ["unpublished", "published"])
 @pytest.mark.parametrize("lanes", [1, 5])
 def test_lanes_that_are_resized(tallies: Tallies, capsys: pytest.CaptureFixture[str], die: str, lanes: int) -> None:
-    """Their keys change lanes; the order of each is told by the order of the claims."""
+    """Their keys change lanes; the order of each is that of the claims."""
     keys = [f"key-{n}" for n in range(8)]
     for key in keys:
         tallies.request(1, 2, 3, key=key)

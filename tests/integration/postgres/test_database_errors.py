@@ -1,4 +1,4 @@
-"""Whatever fails in PostgreSQL, no value is told: each is a canary, searched for in all that is written of an error."""
+"""Errors of PostgreSQL reveal no value: each value is a canary, searched for in all that is written of an error."""
 
 import enum
 import json

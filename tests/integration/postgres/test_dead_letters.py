@@ -1,4 +1,4 @@
-"""Dead letters are listed, shown, and re-driven exactly once: whoever dies, and however many try at the same time."""
+"""Dead letters are listed, shown, and re-driven exactly once, even if processes die or several try at the same time."""
 
 import json
 import signal
@@ -92,7 +92,7 @@ def test_once_is_enough(tallies: Tallies, capsys: pytest.CaptureFixture[str]) ->
 def test_what_took_effect_in_another_way_is_marked_as_done(
     tallies: Tallies, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The event came again, under the same id, when its handler was mended."""
+    """The event came again, under the same id, when its handler was fixed."""
     set_aside(tallies, 1)
     mend(tallies)
     tallies.ask(1)

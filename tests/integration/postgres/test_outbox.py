@@ -1,4 +1,4 @@
-"""What requests and handlers put into the outbox is published once, in the order in which each key was changed."""
+"""Rows that requests and handlers put into the outbox are published once, in the order of each key's changes."""
 
 import threading
 
@@ -58,7 +58,7 @@ def test_handlers_and_requests_that_change_the_same_aggregates_keep_the_order_of
 
 
 def test_a_lane_and_the_partitions_of_its_records_agree(stage: Stage) -> None:
-    """So that one key is always in one place, whoever computes it: Kafka's client, our code, or another language's."""
+    """So that one key is always in one place, computed by Kafka's client, this library, or another language's."""
     keys = [f"order {n}: ключ {n * 7919}" for n in range(1_000)]
     with stage.requests.transaction() as session:
         for number, key in enumerate(keys):

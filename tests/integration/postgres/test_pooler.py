@@ -38,7 +38,7 @@ def direct(servers: Servers) -> Iterator[Settings]:
 
 @contextmanager
 def pooled(direct: Settings, mode: str, folder: Path, **more: str) -> Iterator[Settings]:
-    """Run PgBouncer in front; give settings that lead to it."""
+    """Run PgBouncer in front; yield settings that lead to it."""
     assert PGBOUNCER
     url = psycopg.conninfo.conninfo_to_dict(direct.dsn("payment").replace("+psycopg", ""))
     port = free_port()
@@ -91,7 +91,7 @@ def behind(settings: Settings) -> Settings:
 
 @pytest.fixture
 def role_has_timeouts(servers: Servers) -> Iterator[None]:
-    """What the page tells to do."""
+    """What the page says to do."""
     with psycopg.connect(servers.postgres.dsn(), autocommit=True) as connection:
         for name, value in ROLE_SETTINGS.items():
             connection.execute(f"ALTER ROLE {RUNTIME} SET {name} = '{value}'".encode())

@@ -40,7 +40,7 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
 
 
 def copy(stage: Stage, name: str, template: str) -> None:
-    """Copy a database; nobody may be connected to the one that is copied, so ours is closed meanwhile."""
+    """Copy a database; no session may be connected to the original, so this one is closed meanwhile."""
     stage.connection.close()
     stage.servers.postgres.create_database(name, template=template)
 
@@ -91,7 +91,7 @@ def test_a_worker_that_stops_stays_alive_says_what_to_decide_and_goes_on_by_itse
 
 @pytest.mark.parametrize("which", ["consumed", "published"])
 def test_a_topic_that_is_created_again_is_noticed_while_workers_run(stage: Stage, which: str) -> None:
-    """Also by who only publishes something there; nothing else would tell him before his next start."""
+    """Also by a worker that only publishes there; it would not notice otherwise before its next start."""
     assert topic_watch.LOOK_SECONDS < 30, "within a minute"
     worker = stage.worker(metrics_port=free_port())
     stage.until(lambda: worker.ready()[0] == 200, "it works")
@@ -121,7 +121,7 @@ def test_lanes_that_differ_from_the_setting(stage: Stage) -> None:
 
 
 def test_more_partitions_of_what_is_consumed_are_welcome(stage: Stage) -> None:
-    """They are somebody else's topics."""
+    """They are another service's topics."""
     topic = stage.kit.asked.topic
     admin(stage.servers).create_partitions([NewPartitions(topic, 3)])[topic].result(SECONDS_MAX)
     worker = stage.worker(metrics_port=free_port())

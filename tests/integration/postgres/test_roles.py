@@ -37,7 +37,7 @@ class Roles:
             script = re.sub(rf"\b{name}\b", f"{name}_{mark}", script)
         self.admin = f"admin_{mark}"
         with psycopg.connect(postgres.dsn(), autocommit=True) as connection:
-            # As on a managed server, where nobody is a superuser.
+            # As on a managed server: no superuser.
             connection.execute(f"CREATE ROLE {self.admin} CREATEROLE CREATEDB".encode())
             connection.execute(f"SET ROLE {self.admin}".encode())
             for statement in filter(str.strip, script.split(";")):

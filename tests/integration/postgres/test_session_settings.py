@@ -1,4 +1,4 @@
-"""What a server, a role or the environment has by default decides nothing: it is set by us, or refused by name."""
+"""Defaults of a server, a role or the environment decide nothing: the library sets them, or refuses them by name."""
 
 import re
 import uuid

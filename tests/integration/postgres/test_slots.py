@@ -143,7 +143,7 @@ def test_sessions_that_are_cut_again_and_again_while_events_flow(stage: Stage) -
 
 
 def test_a_worker_whose_slot_was_taken_meanwhile_ends_and_starts_anew(stage: Stage) -> None:
-    """It stood still so long that the server gave up its session, and somebody else was quicker."""
+    """It stood still so long that the server gave up its session, and another worker was quicker."""
     worker = started(stage, slot=0)
     stage.ask()
     stage.until_drained()

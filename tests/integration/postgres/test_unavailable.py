@@ -1,4 +1,4 @@
-"""A server that publishes it cannot work now is waited for; nothing is set aside for it and nothing is lost."""
+"""A worker waits for a server that reports it cannot work now; nothing is set aside for it and nothing is lost."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""What is older than its retention is deleted, by one worker at a time, beside its work."""
+"""Rows older than their retention are deleted, by one worker at a time, beside its work."""
 
 from collections.abc import Iterator
 from pathlib import Path

@@ -1,5 +1,5 @@
-"""A worker says what is true in every state: that Kafka does not answer while it has nothing to do, how far the service
-is behind while it is stopped or waits, and who holds an input back.
+"""A worker reports the truth in every state: that Kafka does not answer while it is idle, how far the service lags
+while it is stopped or waits, and who holds an input back.
 """
 
 import json
@@ -35,7 +35,7 @@ def shown(worker: Worker) -> str:
 
 
 def values(worker: Worker, name: str) -> list[float]:
-    """The values of a metric, whatever its labels."""
+    """The values of a metric, for all labels."""
     return [float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", shown(worker), re.MULTILINE)]
 
 

@@ -1,4 +1,4 @@
-"""A worker finds back by itself: after a kill, after standing still, after a server was away.
+"""A worker recovers by itself: after a kill, after a freeze, after a server was away.
 
 Many of each at once, at random moments, are the scenarios of tests/faults.
 """

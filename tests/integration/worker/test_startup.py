@@ -1,4 +1,4 @@
-"""What holds before a process works."""
+"""Checks before a process works."""
 
 import uuid
 
@@ -16,7 +16,7 @@ from tests.waiting import SECONDS_MAX
 
 
 def settings_of(servers: Servers, **more: object) -> Settings:
-    """Those of a service whose database nobody looks at."""
+    """Settings of a service whose database is not used."""
     given = {"kafka_bootstrap_servers": servers.kafka.bootstrap, "database_url": servers.postgres.dsn("nowhere")}
     return Settings.model_validate({**given, **more})
 
@@ -46,7 +46,7 @@ def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> 
 
 
 def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers: Servers) -> None:
-    """Not so one that is only consumed: how much that takes is decided by those who publish there."""
+    """Not so one that is only consumed: its size limit is up to those who publish there."""
     settings = settings_of(servers, event_bytes_max=5_000_000)
     kit = trail.make(f"start-{uuid.uuid4().hex[:12]}")
     topics.create_topics(settings, kit.service)

@@ -372,7 +372,7 @@ def test_what_must_be_mended_before_a_start_is_reported_in_one_line_and_with_its
 
 
 def test_a_broker_that_is_not_there_is_asked_for_again(surrounding: dict[str, str], tmp_path: Path) -> None:
-    """It may be starting; the supervisor starts us anew."""
+    """It may be starting; the supervisor restarts it."""
     assert run(surrounding, "migrate", tmp_path)[0] == 0
     environment = surrounding | {"KAFKA_BOOTSTRAP_SERVERS": f"127.0.0.1:{free_port()}"}
     code, output = run(environment, "worker", tmp_path)

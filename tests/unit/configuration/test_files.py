@@ -1,4 +1,4 @@
-"""A file with settings is read whole, or refused with a sentence at once, whatever its path leads to."""
+"""A settings file is read whole, or refused at once with a sentence, whatever its path leads to."""
 
 import os
 import socket

@@ -1,4 +1,4 @@
-"""What a stage has opened is closed whatever fails: a connection that is dropped fails another test, long after."""
+"""A stage closes what it has opened on any failure: a dropped connection fails another test, long after."""
 
 from pathlib import Path
 from types import SimpleNamespace

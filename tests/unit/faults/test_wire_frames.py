@@ -1,4 +1,4 @@
-"""The proxy's readers of Kafka's and PostgreSQL's framing: whatever pieces the network gives, and whatever garbage."""
+"""The proxy's readers of Kafka's and PostgreSQL's framing take data in any pieces, and any garbage."""
 
 import struct
 

@@ -15,7 +15,7 @@ from tests.waiting import until
 
 PATIENCE_SECONDS = 10.0
 NOTHING_SECONDS = 0.1
-"""For what shall not come."""
+"""For what must not come."""
 FETCH, HEARTBEAT = 1, 12
 
 

@@ -14,7 +14,7 @@ from dev.servers.places import free_port
 from tests.waiting import until
 
 FILES = 256
-"""What a shell on macOS gives by default, and some service managers."""
+"""The default of a shell on macOS, and of some service managers."""
 
 
 class Lonely:

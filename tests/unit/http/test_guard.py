@@ -21,7 +21,7 @@ def scope(*headers: tuple[bytes, bytes], method: str = "POST") -> Scope:
 
 
 async def call(app: Guard, request: Scope, *parts: bytes) -> tuple[int, dict[bytes, bytes], bytes]:
-    """Send one request; give status, headers and body of the answer."""
+    """Send one request; return status, headers and body."""
     incoming = [{"type": "http.request", "body": part, "more_body": True} for part in parts]
     incoming.append({"type": "http.request", "body": b"", "more_body": False})
     sent: list[Message] = []

@@ -1,4 +1,4 @@
-"""The pages of an API load nothing from anybody else, so they work behind a firewall; and nobody else's script runs."""
+"""The pages of an API load nothing from other hosts, so they work behind a firewall, and no foreign script runs."""
 
 import asyncio
 import re

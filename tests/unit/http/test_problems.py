@@ -1,4 +1,4 @@
-"""What is answered and what is logged while the database is away."""
+"""Answers and logs while the database is away."""
 
 import pytest
 from sqlalchemy.exc import OperationalError

@@ -1,4 +1,4 @@
-"""One caller cannot take everybody's share."""
+"""One caller cannot take the others' share."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What API_TOKENS may say."""
+"""Values of API_TOKENS."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""What the client says instead of a record is no proof: whatever its code, and whatever failed behind it."""
+"""An error from the client in place of a record proves nothing, whatever its code and its cause."""
 
 from typing import Any
 
@@ -36,7 +36,7 @@ CODES = (
     KafkaError.UNKNOWN_TOPIC_ID,
     KafkaError._UNKNOWN_PARTITION,
 )
-"""Of errors after which the client may fetch no more of a partition until it is told where."""
+"""Errors after which the client may fetch no more of a partition until given an offset."""
 
 
 class Client:

@@ -1,4 +1,4 @@
-"""Who holds an input back is asked of brokers that may not answer, and told as far as they do."""
+"""Brokers are asked who holds an input back; what those that answer know is reported."""
 
 import gc
 import logging

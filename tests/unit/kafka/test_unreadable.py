@@ -1,4 +1,4 @@
-"""What is reported of an input that cannot be read on, and how long it is left alone."""
+"""The report on an input that cannot be read further, and how long it is left alone."""
 
 from typing import Any
 
@@ -113,7 +113,7 @@ class Client:
 
 
 def test_what_was_fetched_before_it_is_handled() -> None:
-    """Or the command that passes over the batch would pass over these too, which nobody can read again."""
+    """Or the command that passes over the batch would pass over these too, which cannot be read again."""
     member = GroupMember.__new__(GroupMember)
     made: Any = member
     looked: list[int] = []

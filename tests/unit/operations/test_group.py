@@ -67,7 +67,7 @@ def test_a_leader_that_was_silent_once_is_asked_again() -> None:
 
 
 def test_an_end_that_a_leader_did_not_tell_is_no_end() -> None:
-    """Librdkafka gives -1001 for it, and no error (seen with 2.16.0)."""
+    """Librdkafka returns -1001 for it and no error (seen with 2.16.0)."""
     with pytest.raises(KafkaUnavailable, match=r"somewhere\[0\]"):
         group(-1001).spans([SOURCE])
 

@@ -1,4 +1,4 @@
-"""What commands print does nothing to a terminal, is there on every terminal, and ends quietly when nobody reads on."""
+"""Commands' output does nothing to a terminal, shows on every terminal, and ends quietly when its reader leaves."""
 
 import io
 import json
@@ -50,7 +50,7 @@ def test_whatever_a_value_is_it_can_be_shown_as_json(value: bytes) -> None:
 
 
 def run_into_a_closed_pipe(*command: str, close: str = "stdout") -> tuple[int, str]:
-    """Run a command whose output nobody reads; return its exit code, and its standard error."""
+    """Run a command whose output is not read; return its exit code, and its standard error."""
     read, write = os.pipe()
     os.close(read)
     process = subprocess.Popen(

@@ -192,7 +192,7 @@ def test_ten_are_enough() -> None:
     "error", [Reject("no"), Malformed("no"), refused(errors.NumericValueOutOfRange), refused(errors.CheckViolation)]
 )
 def test_what_is_decided_for_a_record_stops_no_worker(error: Exception) -> None:
-    """Else whoever may write to a topic could stop a service with ten records."""
+    """Else any producer on a topic could stop a service with ten records."""
     EqualFailures(2, "").note((), [dead_letter(str(n), error) for n in range(100)])
 
 

@@ -109,7 +109,7 @@ class World:
         self._acts.setdefault(call, []).extend([act] * times)
 
     def at(self, slot: int, call: str) -> Fault:
-        """Come to a call."""
+        """Reach a call."""
         self.calls.append(call)
         if acts := self._acts.get(call):
             acts.pop(0)()
@@ -119,7 +119,7 @@ class World:
             self.broker.expel(slot, self.broker.members.get(slot))
         return fault
 
-    # ---- what came of it
+    # ---- results
 
     @property
     def effects(self) -> list[str]:

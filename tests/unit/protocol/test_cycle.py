@@ -310,7 +310,7 @@ def test_a_record_at_which_processes_were_killed_is_set_aside_unread(world: Worl
 
 
 def test_what_fails_while_others_of_its_type_are_handled_is_the_records(world: World) -> None:
-    """A statement that is cancelled for its time, say: of one record, or of all."""
+    """A statement that is cancelled for its time, for example: of one record, or of all."""
     _, world.handle = failing("ant", error=Undecided)  # type: ignore[assignment]
     worker = world.worker().started()
     world.produce(A, "apple", "ant", "axe")
@@ -408,7 +408,7 @@ def test_a_record_at_which_two_processes_ended_is_set_aside(world: World) -> Non
 
 
 def test_an_unknown_version_is_kept_until_somebody_knows_it(world: World) -> None:
-    """In a rolling upgrade the producer may be ahead of us; a good record must not be lost for it."""
+    """In a rolling upgrade the producer may be newer; a good record must not be lost for that."""
     worker = world.worker().started()
     world.produce(A, "apple", "future", "axe")
     worker.settle()
@@ -465,7 +465,7 @@ def test_a_defect_is_searched_until_it_has_failed_alone_twice(world: World) -> N
 
 
 def test_a_defect_that_nobody_can_place_is_searched_by_halves(world: World) -> None:
-    """The error comes when the batch is flushed, and does not tell which record caused it."""
+    """The error comes when the batch is flushed, and does not show which record caused it."""
     world.refuse = lambda word: word == "axe"
     worker = world.worker().started()
     world.produce(A, *(f"a{n}" for n in range(30)), "axe", "ant")
@@ -561,7 +561,7 @@ def test_a_worker_without_lanes_claims_nothing(world: World) -> None:
 
 
 def test_the_published_position_is_forgotten_with_the_lane_and_read_again_with_it(world: World) -> None:
-    """Somebody else may have published more while the lane was his."""
+    """Another worker may have published more while it owned the lane."""
     worker = world.worker().started()
     world.put("zebra")
     worker.settle()
@@ -608,9 +608,7 @@ def test_what_an_outdated_generation_publishes_is_refused_and_published_later(wo
 
 
 def test_resuming_begins_anew_when_the_group_changes_under_it() -> None:
-    """While the published position is missing, say, the group is asked once more; what it gives then is what is
-    judged.
-    """
+    """While the published position is missing, say, the group is asked once more; the second answer counts."""
     world = World()
     world.server.claims[0] = Claimed(3, "claim", ())
     world.assign(A, lanes=(0,))

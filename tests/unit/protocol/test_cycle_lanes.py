@@ -165,7 +165,7 @@ def test_the_published_position_under_another_claim_id_stops_the_worker(world: W
 
 
 def test_a_low_published_position_is_believed_only_after_it_was_read_again(world: World) -> None:
-    """The row was read after the published position; meanwhile somebody else may have published more."""
+    """The row was read after the published position; another worker may have published more since."""
     world.put("yak")
     world.worker().started()
     world.server.claims[0] = Claimed(5, "a later claim", ())
@@ -199,7 +199,7 @@ def test_a_missing_published_position_is_first_read_again_and_then_stops_the_wor
 
 
 def test_nothing_is_compared_without_membership(world: World) -> None:
-    """Who was thrown out of the group sees an old published position, and must not stop for it."""
+    """A worker expelled from the group sees an old published position, and must not stop for it."""
     world.put("yak")
     world.worker().started()
     world.server.claims[0] = Claimed(5, "a later claim", ())

@@ -1,4 +1,4 @@
-"""What a pair of positions means: the table of all that Kafka and Postgres can say about an input and about a lane."""
+"""The table of what each pair of positions in Kafka and Postgres means, for an input and for a lane."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""A test that fails and then passes is a finding: the closing lines of `.ci/run` tell of it, with its log."""
+"""A test that fails and then passes is a finding: the closing lines of `.ci/run` name it, with its log."""
 
 import re
 import subprocess
@@ -51,7 +51,7 @@ def test_what_fails_and_then_passes_is_told_with_its_log(tmp_path: Path) -> None
 
 
 def test_each_python_that_is_promised_is_tried() -> None:
-    """Without a hole between the oldest that `pip` lets in and the one that runs this."""
+    """Without a gap between the oldest that `pip` accepts and the one that runs this."""
     (told,) = re.findall(r"^promised=\((.*)\)$", (FINDINGS.parent / "pythons").read_text(), re.MULTILINE)
     versions = [int(version.removeprefix("3.")) for version in told.split()]
     (oldest,) = re.findall(r'^requires-python = ">=3\.(\d+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

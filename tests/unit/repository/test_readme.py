@@ -68,7 +68,7 @@ def test_a_picture_has_the_beginning_and_the_end_of_what_happened() -> None:
 
 
 def test_the_picture_is_of_a_run_that_balanced() -> None:
-    """And of the numbers that the README tells; `make demo PICTURE=docs/demo.svg` draws it anew."""
+    """And of the numbers in the README; `make demo PICTURE=docs/demo.svg` draws it anew."""
     picture = drawn((ROOT / "docs" / "demo.svg").read_text())
     orders, kills, freezes = re.findall(r"([\d,]+) orders in 60 s, (\d+) kills, (\d+) freezes", picture)[0]
 

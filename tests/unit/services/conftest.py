@@ -1,4 +1,4 @@
-"""What the tests of services' handlers share."""
+"""Fixtures of the tests of services' handlers."""
 
 import uuid
 from collections.abc import Callable, Iterator

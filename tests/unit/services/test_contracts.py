@@ -1,6 +1,6 @@
 """What services promise each other, though they share no code; a copied service is checked from its first minute.
 
-These are rules: whoever breaks one loses events, or their order, or waits for ever. Each failure says what to do. What
+These are rules: breaking one loses events, or their order, or waits for ever. Each failure says what to do. What
 only the three services of the demo have in common is in test_saga_contracts.py.
 """
 
@@ -19,7 +19,7 @@ SERVICES: list[Service] = [
 
 
 def elsewhere(service: str) -> set[str]:
-    """Topics on which somebody publishes who is not in this repository, as the service says in its `events.py`. The
+    """Topics on which a service outside this repository publishes, as the service says in its `events.py`. The
     service `example` of the bare template consumes `elsewhere.events`.
     """
     events = import_module(f"services.{service}.events")

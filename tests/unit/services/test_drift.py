@@ -1,6 +1,6 @@
-"""What every service repeats, each has, but for its name, and it is little: whatever is longer belongs in `shared/`.
+"""All services repeat the same few lines, but for their names; anything longer belongs in `shared/`.
 
-The skeleton is among them: a copy of it, and a service that has been here for years, are mended alike. A service may
+The skeleton is among them: a copy of it, and a service that has been here for years, are fixed alike. A service may
 have more: a dependency of its own in its container, another container in its compose file.
 """
 
@@ -19,7 +19,7 @@ SERVICES = sorted(path.parent.name for path in Path("services").glob("*/__main__
 SKELETON = Path("dev/service/skeleton")
 LIBRARY_TABLES = re.compile(r"\br\d{4}\.(upgrade|create)\(\)")
 REPEATED_MAX = 45
-"""Lines; for more than that, a service would be mended in many places."""
+"""Lines; with more, a fix would be needed in many places."""
 
 
 def text(service: str, file: str) -> str:

@@ -116,7 +116,7 @@ class Tried(Protocol):
 
 @pytest.fixture(params=["memory", "PostgreSQL"])
 def tried(request: pytest.FixtureRequest) -> Callable[[Service, type[Any]], Tried]:
-    """Makes a place to try a handler: both kinds give the same answers."""
+    """Makes a place to try a handler: both kinds behave alike."""
     if request.param == "memory":
         return lambda service, _: Scene(service)
     trial: MakeTrial = request.getfixturevalue("trial")

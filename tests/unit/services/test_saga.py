@@ -1,4 +1,4 @@
-"""The saga settles, whatever happens in whatever order: every interleaving is tried, with the real handlers."""
+"""The saga settles in any order of events: every interleaving is tried, with the real handlers."""
 
 from collections import Counter
 from typing import Any
@@ -74,7 +74,7 @@ SCENARIOS = {
 
 
 def check_always(world: World) -> None:
-    """What holds in every world, settled or not."""
+    """Check what holds in every world, settled or not."""
     for item in rows(world, "inventory", Stock):
         assert min(item["available"], item["reserved"], item["sold"]) >= 0
         assert item["received"] == item["available"] + item["reserved"] + item["sold"]

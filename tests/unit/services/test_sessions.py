@@ -1,4 +1,4 @@
-"""What a handler may do with rows in memory gives the same answers as with the real session on a PostgreSQL."""
+"""Rows in memory behave for a handler as with the real session on a PostgreSQL."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""What is told of a failure: where, about which record, and never the value of a variable."""
+"""The report of a failure: where, about which record, and never the value of a variable."""
 
 from pathlib import PurePath
 

@@ -1,4 +1,4 @@
-"""What is not known is not shown: a gauge that says 0 then says that all is well."""
+"""An unknown value is not shown: a gauge at 0 would say that all is well."""
 
 from prometheus_client import CollectorRegistry, generate_latest
 

@@ -1,4 +1,4 @@
-"""What a service logs by itself is written, with what it is about, while that is at work and no longer."""
+"""A service's own log lines name the work that they are about, while it is going on and no longer."""
 
 import json
 import logging

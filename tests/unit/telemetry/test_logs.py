@@ -1,4 +1,4 @@
-"""Whatever a process writes has one form, and what repeats itself is counted."""
+"""All output of a process has one form, and repeated lines are counted."""
 
 import json
 import logging

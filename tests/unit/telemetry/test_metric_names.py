@@ -12,7 +12,7 @@ import shared
 
 ROOT = Path(__file__).parents[3]
 OTHERS = ("python_", "process_")
-"""Of the client library itself."""
+"""Metrics of the client library itself."""
 NAMES = r"exactly_once_[a-z_]+"
 SUFFIXES = ("_total", "_bucket", "_count", "_sum")
 

@@ -1,4 +1,4 @@
-"""A health check bears what the code allows itself: a worker that recovers within its budgets is not ill."""
+"""A health check allows for the code's own budgets: a worker that recovers within them is healthy."""
 
 import json
 import os
@@ -61,11 +61,11 @@ def test_no_compose_file_sets_another_health_check_or_longer_budgets(name: str) 
 
 
 def test_kubernetes_restarts_no_worker_for_being_unready() -> None:
-    """Readiness may fail for as long as it likes; what is asked for liveness needs no server."""
+    """Readiness may fail for any length of time; the liveness probe needs no server."""
     worker = document("Deployment", "order-worker")
     assert re.findall(r"livenessProbe:\n +httpGet: \{path: (\S+),", worker) == ["/health/live"]
     assert re.findall(r"readinessProbe:\n +httpGet: \{path: (\S+),", worker) == ["/health/ready"]
     assert not re.search(r"TRANSACTION_TIMEOUT_MS|SESSION_TIMEOUT_MS", worker)
-    # A rollout is given up by the time that Kubernetes gives it, 600 s, unless the manifest says otherwise.
+    # Kubernetes gives a rollout up after 600 s, unless the manifest says otherwise.
     (seconds,) = re.findall(r"progressDeadlineSeconds: (\d+)", worker) or ["600"]
     assert int(seconds) >= unready_seconds(settings())

@@ -1,4 +1,4 @@
-"""What a worker says of itself is true in every state."""
+"""A worker reports its state truthfully in every state."""
 
 from types import SimpleNamespace
 from typing import Any, cast
@@ -14,16 +14,16 @@ SILENT = "Kafka has not answered for 11 s"
 
 
 class Seeing:
-    """An observer that sees what a test says."""
+    """An observer that sees what a test sets."""
 
     silent = ""
 
     def silence(self) -> str:
-        """Which server gives no answer."""
+        """The server that does not answer."""
         return self.silent
 
     def held_back(self) -> str:
-        """Nobody holds anything back."""
+        """Nothing is held back."""
         return ""
 
     def own(self, _inputs: object) -> None:
@@ -68,7 +68,7 @@ def test_what_a_worker_owns_is_shown_while_it_works_and_only_then(health: Health
 def test_a_worker_whose_main_loop_waits_is_not_ready_when_a_server_is_silent(health: Health, seeing: Seeing) -> None:
     work(health)
     assert health.told() == (True, "working: 1 inputs, 2 lanes")
-    seeing.silent = SILENT  # and the main loop tells nothing
+    seeing.silent = SILENT  # and the main loop reports nothing
     assert health.told() == (False, SILENT)
 
 

@@ -1,4 +1,4 @@
-"""What happened within a minute is counted, and no more."""
+"""Events within a minute are counted, and no others."""
 
 from shared.worker.minute import Minute
 

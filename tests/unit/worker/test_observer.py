@@ -1,4 +1,4 @@
-"""The observer blames the server that gives no answer, and no other."""
+"""The observer blames the server that does not answer, and no other."""
 
 import threading
 from collections.abc import Callable, Iterator

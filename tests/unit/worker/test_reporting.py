@@ -1,4 +1,4 @@
-"""What of the dead letters counts towards `TooManyDeadLetters`, and how they are logged."""
+"""Which dead letters count towards `TooManyDeadLetters`, and how they are logged."""
 
 import pytest
 from structlog.testing import capture_logs

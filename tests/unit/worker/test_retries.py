@@ -13,7 +13,7 @@ SOURCE, OTHER = Input("a", 0), Input("b", 1)
 
 
 class Clock:
-    """Stands still until it is told to go."""
+    """Stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -24,7 +24,7 @@ class Clock:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that the log tells."""
+    """The pauses that the log reports."""
     told: list[float] = []
     monkeypatch.setattr(retries, "log_retry", lambda _error, _record, _attempts, seconds: told.append(seconds))
     return told

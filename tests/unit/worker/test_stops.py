@@ -28,7 +28,7 @@ from tests.waiting import SECONDS_MAX, until
 
 POSITIONS = (DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost, OtherCluster, LanesDiffer)
 NO_ANSWER: tuple[Exception, ...] = (
-    # In the words of librdkafka 2.16, of libpq and of ours: whatever stands between a question and its answer.
+    # In the words of librdkafka 2.16, libpq and this library: faults between a request and its answer.
     KafkaUnavailable("Local: Host resolution failure (broker 1)"),
     KafkaUnavailable("Local: Broker transport failure: Connection refused"),
     KafkaUnavailable("Local: Broker transport failure: Disconnected: connection reset by peer"),

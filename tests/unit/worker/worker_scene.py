@@ -1,4 +1,4 @@
-"""A worker with no servers, for its unit tests: its Kafka and its database say what a test wants."""
+"""A worker with no servers, for its unit tests: its Kafka and its database do what a test wants."""
 
 import re
 import threading
@@ -87,7 +87,7 @@ class Held:
         return True
 
     def hold_slot(self) -> None:
-        """Whether it is still ours."""
+        """Whether it is still held."""
         if self.lost:
             raise SlotLost
 
@@ -116,7 +116,7 @@ class Idle:
 
 
 class Seeing(Idle):
-    """An observer to whom Kafka answers."""
+    """An observer whose Kafka answers."""
 
     def silence(self) -> str:
         """Not silent."""

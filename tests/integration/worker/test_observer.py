@@ -205,6 +205,7 @@ def test_a_parked_input_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
 
 def test_a_handler_that_fails_for_most_records_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
     with at_work(stage) as worker:
+        until(lambda: values(worker, "exactly_once_consumer_lag_records") == [0.0, 0.0], "it has caught up")
         before = shown(worker)
         assert fires(worker, tmp_path, before) in (None, set())
         stage.ask(list(stage.keys) * 2, wish="defect")

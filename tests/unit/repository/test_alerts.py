@@ -92,7 +92,7 @@ def replaced(line: str) -> str:
         pytest.param(replaced('exactly_once_worker_state{state="recovering"} 0x50 1x4 0x30'), set(), id="recovered"),
         pytest.param(
             replaced('exactly_once_worker_state{state="waiting"} ' + "1x0 0x0 " * 40)
-            + '\nworker_state{state="recovering"} '
+            + '\nexactly_once_worker_state{state="recovering"} '
             + "0x0 1x0 " * 40,
             {"WorkerWaits"},
             id="waits and recovers by turns",

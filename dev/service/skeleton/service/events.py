@@ -1,4 +1,7 @@
-"""What the skeleton service publishes, and its own view of what it consumes: only the fields that it needs."""
+"""The events that the skeleton service publishes, and its view of those it consumes.
+
+The view has only the fields that the service needs.
+"""
 
 from typing import Annotated
 

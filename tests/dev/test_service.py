@@ -1,9 +1,9 @@
 """`make service` and `make service-remove` in a copy of this tree: what is made works at once, and leaves no trace."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
-import re
 import pytest
 
 from dev.servers import ServerError, background, service_names

@@ -16,8 +16,14 @@ def block(heading: str) -> str:
 
 
 def folders(place: Path) -> list[str]:
-    """Return the names of the folders in a folder, but for those that tools make."""
-    return sorted(path.name for path in place.iterdir() if path.is_dir() and not path.name.startswith((".", "_")))
+    """Return the names of the folders in a folder, but for those that tools make, or that hold only what tools left."""
+    return sorted(
+        path.name
+        for path in place.iterdir()
+        if path.is_dir()
+        and not path.name.startswith((".", "_"))
+        and any(file.is_file() and file.suffix != ".pyc" for file in path.rglob("*"))
+    )
 
 
 def test_it_is_one_page() -> None:

@@ -8,6 +8,7 @@ from typing import Any, get_args, get_type_hints
 from ..events import Event
 from ..session import Session
 from ..states import NONE, Machine, name_of
+from .annotations import members
 from .rows import Rows, parameter, refuse_async
 
 
@@ -107,7 +108,7 @@ def read(
         raise TypeError(f"{of}: its first parameter is the event, and it takes none")
     taken = hints.get(first.name, Any)
     for event in events:
-        if taken is not Any and not any(isinstance(one, type) and issubclass(event, one) for one in _members(taken)):
+        if taken is not Any and not any(isinstance(one, type) and issubclass(event, one) for one in members(taken)):
             raise TypeError(
                 f"{of}: `{first.name}` is declared as {_spelled(taken)}, and would be given {event.__name__}"
             )
@@ -197,7 +198,7 @@ def _refuse_undeclared(publishes: Sequence[type[Event]], returned: Any, of: str)
             raise TypeError(
                 f"{of}: it returns {event.__name__}, which is not published: add it to `publishes` of the Service"
             )
-    return NoneType not in _members(returned) and returned is not None
+    return NoneType not in members(returned) and returned is not None
 
 
 def _events_in(annotation: Any) -> Iterable[type[Event]]:
@@ -205,16 +206,6 @@ def _events_in(annotation: Any) -> Iterable[type[Event]]:
         yield annotation
     for argument in get_args(annotation):
         yield from _events_in(argument)
-
-
-def _members(annotation: Any) -> tuple[Any, ...]:
-    """Return the members of a union; any other type alone."""
-    args = get_args(annotation)
-    return tuple(member for one in args for member in _members(one)) if _is_union(annotation) else (annotation,)
-
-
-def _is_union(annotation: Any) -> bool:
-    return type(annotation) in (type(int | str), type(Any | None))
 
 
 def _spelled(annotation: Any) -> str:

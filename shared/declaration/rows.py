@@ -16,14 +16,15 @@ order. So two workers never deadlock, as long as all handlers declare their tabl
 import inspect
 from collections.abc import Callable, Collection, Mapping, Sequence
 from operator import attrgetter
-from types import NoneType, UnionType
-from typing import Annotated, Any, NamedTuple, Union, get_args, get_origin
+from types import NoneType
+from typing import Annotated, Any, NamedTuple, get_args, get_origin
 
 from sqlalchemy import inspect as mapping
 
 from ..errors import Reject
 from ..orm import held
 from ..session import Session
+from .annotations import members
 
 By = str | tuple[str, ...] | Callable[..., Any]
 
@@ -159,9 +160,10 @@ def _key_columns(model: type[Any]) -> tuple[str, ...]:
 
 
 def _without_none(annotation: Any) -> tuple[Any, bool]:
-    if get_origin(annotation) not in (Union, UnionType) or NoneType not in get_args(annotation):
+    found = members(annotation)
+    rest = [one for one in found if one is not NoneType]
+    if not rest or len(rest) == len(found):
         return annotation, False
-    rest = [one for one in get_args(annotation) if one is not NoneType]
     return (rest[0] if len(rest) == 1 else annotation), True
 
 

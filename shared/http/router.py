@@ -17,14 +17,14 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 from fastapi import APIRouter, Depends, Request, Response
 from fastapi.datastructures import Default, DefaultPlaceholder
 from fastapi.routing import APIRoute
 from starlette.requests import ClientDisconnect
 
+from ..declaration.annotations import members
 from ..telemetry import log_context
 from .call import Call, Created, Parts, call_of
 from .places import resource
@@ -193,9 +193,8 @@ def _describe_answer(returned: Any, methods: set[str], given: dict[str, Any], of
     """Describe body and status in OpenAPI by the type that the endpoint returns. Raises `TypeError` if a POST returns
     what cannot be stored.
     """
-    members = get_args(returned) if get_origin(returned) in (Union, UnionType) else (returned,)
-    created = [get_args(one)[0] for one in members if get_origin(one) is Created]
-    plain = [one for one in members if get_origin(one) is not Created]
+    created = [get_args(one)[0] for one in members(returned) if get_origin(one) is Created]
+    plain = [one for one in members(returned) if get_origin(one) is not Created]
     if "POST" in methods and any(one is None or (isinstance(one, type) and issubclass(one, Response)) for one in plain):
         raise TypeError(
             f"{of} returns {returned}; a POST returns its body (a ResponseBody), or Created[...] of one: its answer is "

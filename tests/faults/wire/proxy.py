@@ -10,6 +10,7 @@ One thread serves all connections of one proxy, so requests to both servers have
 
 import asyncio
 import logging
+import socket
 import threading
 import time
 from collections import Counter
@@ -38,6 +39,22 @@ NAME_CHARACTERS = 100
 log = logging.getLogger("tests.wire")
 
 Address = tuple[str, int]
+
+KEPT: list[socket.socket] = []
+"""The ports of wires that are gone. See `keep`."""
+
+
+def keep(port: int) -> None:
+    """Let nobody listen there for as long as this process lives.
+
+    A client that is left over goes on asking for its broker there. The kernel would give the port to the next wire,
+    which would take the client for its worker.
+    """
+    kept = socket.socket()
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # beside connections that were closed a moment ago
+    kept.bind((HOST, port))
+    kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
+    KEPT.append(kept)
 
 
 class Note(NamedTuple):
@@ -92,6 +109,8 @@ class Wire:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._call(self._close())
+        for _, port in self._here.values():
+            keep(port)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(CALL_SECONDS_MAX)
         self._loop.close()
@@ -198,11 +217,10 @@ class Wire:
             self._serving.add(task)
             try:
                 await self._serve(name, there, (reader, writer))
-            except OSError:
-                writer.close()  # the server is away
-            except asyncio.CancelledError:
-                pass  # asyncio would warn about it
+            except (OSError, asyncio.CancelledError):
+                pass  # the server is away, or the test is over: asyncio would warn about it
             finally:
+                writer.close()
                 self._serving.discard(task)
 
         return answer

@@ -293,6 +293,19 @@ def test_a_rule_that_fails_fails_the_test(server: Server) -> None:
         play()
 
 
+def test_its_ports_are_given_to_nobody_afterwards(server: Server) -> None:
+    """Clients of Kafka that are left over go on asking there, and were taken for the next wire's worker."""
+    with Wire(server.address, server.address) as wire:
+        ports = [int(wire.address(name).split(":")[1]) for name in ("kafka", "postgres")]
+        client = Client(wire)
+        with client.socket:
+            client.send(1)
+            assert client.get() == 1
+    for port in ports:
+        with pytest.raises(OSError, match="in use"):
+            socket.create_server(("127.0.0.1", port))
+
+
 def test_nothing_stays_behind(server: Server) -> None:
     with Wire(server.address, server.address) as wire:
         held = wire.on(any_request, Deed.HOLD)

@@ -1,13 +1,11 @@
 """exactly-once: the library under the services.
 
-The author of a service imports from here:
+The author of a service imports `Event`, `Service`, `Session` and `lock` from here, and little else. The HTTP side is in
+`shared.http`, and the tools for tests in `shared.testing`; a worker loads neither.
 
-    from shared import Event, Service, Session, lock
-
-Its HTTP side is in `shared.http`, and the tools for tests in `shared.testing`; a worker loads neither.
-
-Read the modules in the order of a record's path: `events`, `consumer`, `positions`, `inbox`, `handlers`, `outbox`,
-`producer`, and then `cycle`, the one file that knows the order of the commits.
+Read the rooms in the order of a record's path: `kafka`, which consumes and publishes; `protocol`, whose `cycle` is the
+one file that knows the order of the commits; `session`, which a handler gets; `postgres`, which commits; and `worker`,
+the loop around them.
 """
 
 from .declaration.rows import lock

@@ -52,7 +52,7 @@ def main() -> None:
     """Serve until asked to stop."""
     port, files = int(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    settings = Settings.model_construct(http_port=port, shutdown_grace_seconds=1.0, http_request_seconds_max=5.0)
+    settings = Settings.model_construct(http_port=port, shutdown_grace_seconds=1.0, http_request_seconds_max=60.0)
     if "quick" in sys.argv:
         quick = replace(connections.limits(0.5), work_seconds=1.0, head_seconds=0.5, idle_seconds=0.5)
         connections.limits = lambda request_seconds_max: quick

@@ -4,8 +4,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from dev.servers import background
-from dev.servers.jars import kafka_jars
+from dev.servers import background, java
 from dev.servers.prepare import ROOT
 from dev.servers.process import ServerError
 
@@ -18,7 +17,11 @@ def _port(word: str) -> int:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m dev.servers", description="Kafka and PostgreSQL in the background")
-    parser.add_argument("command", choices=("up", "down", "fetch", "serve"), help="fetch: download only")
+    parser.add_argument(
+        "command",
+        choices=("up", "down", "fetch", "serve"),
+        help="fetch: what a first start would do",
+    )
     parser.add_argument("--root", type=Path, default=ROOT, help="where .env.local is written; default: the repository")
     parser.add_argument("--kafka-port", type=_port, help="default: any free one")
     parser.add_argument("--postgres-port", type=_port, help="default: any free one")
@@ -31,7 +34,7 @@ def main() -> None:
         elif given.command == "serve":
             background.serve(given.root, given.kafka_port, given.postgres_port)
         else:
-            kafka_jars()
+            java.record()
     except ServerError as error:
         sys.exit(str(error))
     except OSError as error:  # a folder that is not ours, a disk that is full

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from confluent_kafka.admin import AdminClient
 
-from dev.servers.kafka import CLEANUP, Controller, Kafka, java_of_kafka
+from dev.servers.java import command
+from dev.servers.kafka import CLEANUP, Controller, Kafka
 from dev.servers.places import free_port
 from dev.servers.process import POLL_SECONDS, Echo, ServerError, echo
 
@@ -80,7 +81,7 @@ class Cluster:
     def start(self) -> None:
         """Start all that do not run, side by side."""
         if not self._controller.running:
-            self._controller.start(java_of_kafka(self._report), self._directory)
+            self._controller.start(command(self._report), self._directory)
         self._all(Kafka.start)
 
     def kill(self) -> None:

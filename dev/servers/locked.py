@@ -29,7 +29,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from dev.servers import places
-from dev.servers.kafka import Kafka, Quorum, cluster_id
+from dev.servers.java import Quorum, cluster_id
+from dev.servers.kafka import Kafka
 from dev.servers.process import Echo, echo
 
 ITERATIONS = 4_096  # the least that Kafka takes

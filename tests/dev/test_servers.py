@@ -17,7 +17,7 @@ from confluent_kafka import Consumer, KafkaException, Producer
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
-from dev.servers import Cluster, Kafka, Postgres, ServerError, Servers, places, running_cluster
+from dev.servers import Cluster, Kafka, Postgres, ServerError, Servers, java, places, running_cluster
 from dev.servers.jars import kafka_jars
 from dev.servers.process import PortTaken
 
@@ -223,6 +223,29 @@ def test_a_jar_that_is_not_the_listed_one_is_refused(tmp_path: Path) -> None:
     (tmp_path / path).write_bytes(b"something else")
     with pytest.raises(ServerError, match=r"thing-1\.0\.jar is not the file that kafka\.sha256 lists"):
         kafka_jars(lock=lock, root=tmp_path)
+
+
+def test_what_kafka_loads_is_recorded_once_and_then_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    jars = places.cache() / "maven"
+    (tmp_path / "exactly-once").mkdir()
+    (tmp_path / "exactly-once" / "maven").symlink_to(jars)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    said: list[str] = []
+    assert not any("AOTCache" in str(word) for word in java.command())
+
+    java.record(said.append)
+    java.record(said.append)
+
+    assert len(said) == 1
+    assert [path.name for path in java.recording().parent.iterdir()] == [java.recording().name]
+
+    def told(*more: str) -> str:
+        words = [*java.command(), *more, "-Xlog:aot", "kafka.tools.StorageTool", "random-uuid"]
+        return subprocess.run(words, capture_output=True, text=True, check=True, timeout=WAIT_SECONDS_MAX).stdout
+
+    assert "Using AOT-linked classes: true" in told("-XX:AOTMode=on")
+    java.recording().write_bytes(b"cut off")
+    assert len(told().splitlines()[-1]) == 22, "it starts all the same"
 
 
 def test_a_cluster_id_may_begin_with_a_hyphen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,8 @@
 """How tests are spread over the processes of a run: most of them wait, so many run side by side on two cores.
 
 A file is one piece where its tests share what takes seconds to make, and where they are short. Elsewhere each test is a
-piece by itself. The pieces that may take longest begin first, and the short ones fill the end.
+piece by itself. Those that compute for minutes are in two pieces, so that two of them run at a time. The pieces that may
+take longest begin first, and the short ones fill the end.
 """
 
 import re
@@ -19,6 +20,20 @@ SHARES = re.compile(r'scope="module"|\bbreakable_servers\b')
 SIMULATION, UNIT = "tests/simulation/", "tests/unit/"
 """They compute and do not wait. The simulation's files share what they have computed, and take longest of all."""
 
+LARGE, LARGE_AT_ONCE = "tests/dev/", 2
+"""They run whole systems, other test runs and checkers, each of which takes the cores that it gets. Eight of them at a
+time took three times as long, and everything beside them missed its deadlines.
+"""
+
+
+@cache
+def piece(file: str, test: str) -> str:
+    """Return the name of the piece to which a test of a file belongs."""
+    if file.startswith(LARGE):
+        files = sorted(path.name for path in (TESTS.parent / LARGE).glob("test_*.py"))
+        return f"{LARGE}{files.index(Path(file).name) % LARGE_AT_ONCE}"
+    return file if together(file) else test
+
 
 @cache
 def together(file: str) -> bool:
@@ -35,8 +50,7 @@ class Spread(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
     """Hands out the pieces in the order in which the tests are collected."""
 
     def _split_scope(self, nodeid: str) -> str:
-        file = nodeid.split("::", 1)[0]
-        return file if together(file) else nodeid
+        return piece(nodeid.split("::", 1)[0], nodeid)
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Spread:
@@ -50,16 +64,15 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     limit = float(config.getini("timeout"))
     longest: dict[str, float] = {}
 
-    def piece(item: pytest.Item) -> str:
-        file = item.nodeid.split("::", 1)[0]
-        return file if together(file) else item.nodeid
+    def piece_of(item: pytest.Item) -> str:
+        return piece(item.nodeid.split("::", 1)[0], item.nodeid)
 
     for item in items:
         marker = item.get_closest_marker("timeout")
         seconds = float(marker.args[0]) if marker else limit
-        longest[piece(item)] = max(longest.get(piece(item), 0.0), seconds)
+        longest[piece_of(item)] = max(longest.get(piece_of(item), 0.0), seconds)
 
     def turn(item: pytest.Item) -> tuple[bool, bool, float]:
-        return item.nodeid.startswith(UNIT), not item.nodeid.startswith(SIMULATION), -longest[piece(item)]
+        return item.nodeid.startswith(UNIT), not item.nodeid.startswith(SIMULATION), -longest[piece_of(item)]
 
     items.sort(key=turn)

@@ -38,6 +38,12 @@ def test_a_file_stays_whole_where_its_folder_shares_a_fixture(files: Path) -> No
     assert spread.together("tests/parts/test_one.py")
 
 
+def test_large_tests_run_two_at_a_time() -> None:
+    names = [path.relative_to(ROOT).as_posix() for path in sorted((ROOT / "tests" / "dev").glob("test_*.py"))]
+    assert {spread.piece(name, f"{name}::test_one") for name in names} == {"tests/dev/0", "tests/dev/1"}
+    assert spread.piece(names[0], f"{names[0]}::test_one") == spread.piece(names[0], f"{names[0]}::test_two")
+
+
 def test_a_cell_that_is_not_chosen_is_proof() -> None:
     first, second, third = chosen(["one", "two", "three"], "two")
     assert second == "two"

@@ -1,8 +1,8 @@
 """How tests are spread over the processes of a run: most of them wait, so many run side by side on two cores.
 
 A file is one piece where its tests share what takes seconds to make, and where they are short. Elsewhere each test is a
-piece by itself. Those that compute for minutes are in two pieces, so that two of them run at a time. The pieces that may
-take longest begin first, and the short ones fill the end.
+piece by itself. Those that compute for minutes are in two pieces, so that two of them run at a time. The pieces that
+may take longest begin first, and the short ones fill the end.
 """
 
 import re

@@ -2,7 +2,7 @@
 
 A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The variable itself takes precedence.
 
-A service adds its own settings in a subclass, in its `settings.py`; see docs/your-first-service.md.
+A service adds its own settings in a subclass, in its `settings.py`; see docs/settings.md.
 """
 
 import os

@@ -1,4 +1,4 @@
-"""`dead-letters list | show`: what was set aside, readable whatever it contains."""
+"""`dead-letters list | show`: what was set aside, in a readable form even if it is binary."""
 
 from json import dumps, loads
 from typing import Any

@@ -4,7 +4,7 @@ from typing import Any
 
 from sqlalchemy import text
 
-from .maintenance import Context
+from .maintenance import SHOWN, Context
 from .output import as_json, columns, echo
 
 _LIST = text("""
@@ -45,6 +45,7 @@ def show(context: Context, *, source: str | None, most: int, json: bool) -> None
 def _facts(facts: dict[str, Any]) -> str:
     """Format facts as a line; a long list as its length."""
     return ", ".join(
-        f"{name} {f'({len(fact)})' if isinstance(fact, list) and len(fact) > 5 else 'none' if fact is None else fact}"
+        f"{SHOWN.get(name, name)} "
+        f"{f'({len(fact)})' if isinstance(fact, list) and len(fact) > 5 else 'none' if fact is None else fact}"
         for name, fact in facts.items()
     )

@@ -24,10 +24,10 @@ _SET_TOPIC = text("UPDATE exactly_once_topic SET topic_id = :id, partitions = :p
 
 def decide(context: Context, choice: Choice, sources: Sequence[str], to: int | None, *, yes: bool) -> None:
     """Plan `choice` for `sources`, ask, and carry it out. Raises `CommandFailed`."""
-    with maintenance.maintenance(context) as here:
+    with maintenance.maintenance(context) as paused:
         plans = []
         for source in sources:
-            found = _plans(here, choice, source, to)
+            found = _plans(paused, choice, source, to)
             if not found:
                 echo(f"{source}: Kafka and the database agree; there is nothing to decide")
             plans += found
@@ -39,78 +39,77 @@ def decide(context: Context, choice: Choice, sources: Sequence[str], to: int | N
         maintenance.confirm(f"{choice} {', '.join(plan.source for plan in plans)}?", yes=yes)
         for plan in plans:
             after = {**plan.after, **plan.remembers}
-            with here.connection.begin():
-                plan.carry_out(here.connection)
-                maintenance.decided(here.connection, f"positions {choice}", plan.source, plan.before, after)
+            with paused.connection.begin():
+                plan.carry_out(paused.connection)
+                maintenance.decided(paused.connection, f"positions {choice}", plan.source, plan.before, after)
             plan.finish()
-        echo(
-            "done; workers that are stopped go on by themselves in half a minute; start again those that you have ended"
-        )
+        echo("done; stopped workers go on by themselves within half a minute; start those again that you have ended")
 
 
 def _facts(facts: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {'none' if fact is None else fact}" for name, fact in facts.items())
+    return ", ".join(
+        f"{maintenance.SHOWN.get(name, name)} {'none' if fact is None else fact}" for name, fact in facts.items()
+    )
 
 
-def _plans(here: Maintenance, choice: Choice, source: str, to: int | None) -> list[Plan]:
+def _plans(paused: Maintenance, choice: Choice, source: str, to: int | None) -> list[Plan]:
     lane, partition = re.fullmatch(r"lane-(\d+)", source), re.fullmatch(r"(.+)\[(\d+)\]", source)
     if to is not None and not (partition and choice != "adopt"):
-        raise CommandFailed(f"--to is for rewind and skip of an input, and {source} is none: leave it out")
+        raise CommandFailed(f"--to is for rewind and skip of an input, not for {choice} of {source}: leave it out")
     if source == "cluster":
-        return _cluster(here, choice)
+        return _cluster(paused, choice)
     if lane or source == "lanes":
-        refuse_other(here, here.context.service.lane_topic)
-        states = survey.lanes(here.connection, here.group, here.context.service)
+        refuse_other(paused, paused.context.service.lane_topic)
+        states = survey.lanes(paused.connection, paused.group, paused.context.service)
         wanted = [state for state in states if lane is None or state.lane == int(lane[1])]
         if not wanted:
             raise CommandFailed(f"{source}: there is no such lane")
-        plans = [lane_decisions.plan(here, choice, state) for state in wanted]
+        plans = [lane_decisions.plan(paused, choice, state) for state in wanted]
         return [plan for plan in plans if plan is not None]
     if partition or source == "inputs":
-        topics = [partition[1]] if partition else list(here.context.service.consumed_topics)
+        topics = [partition[1]] if partition else list(paused.context.service.consumed_topics)
         for topic in topics:
-            refuse_other(here, topic)
-        inputs = survey.inputs(here.connection, here.group, here.context.service)
+            refuse_other(paused, topic)
+        inputs = survey.inputs(paused.connection, paused.group, paused.context.service)
         chosen = [i for i in inputs if partition is None or i.source == Input(partition[1], int(partition[2]))]
         if not chosen:
             raise CommandFailed(
-                f"{source} is no input of {here.service}; it consumes {', '.join(here.context.service.consumed_topics)}"
+                f"{source} is not an input of {paused.service}, which consumes "
+                f"{', '.join(paused.context.service.consumed_topics)}"
             )
-        found = [input_decisions.plan(here, choice, state, to) for state in chosen]
+        found = [input_decisions.plan(paused, choice, state, to) for state in chosen]
         return [plan for plan in found if plan is not None]
-    return _topic(here, choice, source)
+    return _topic(paused, choice, source)
 
 
-def refuse_other(here: Maintenance, topic: str) -> None:
+def refuse_other(paused: Maintenance, topic: str) -> None:
     """Refuse to compare positions with another cluster or topic than theirs."""
-    present, cluster_id = here.group.topics([topic]).get(topic), here.group.cluster_id()
-    with here.connection.begin():
-        known_cluster = here.connection.execute(_CLUSTER).scalar_one_or_none()
-        known = {name: topic_id for name, topic_id, _ in here.connection.execute(_TOPICS)}.get(topic)
+    present, cluster_id = paused.group.topics([topic]).get(topic), paused.group.cluster_id()
+    with paused.connection.begin():
+        known_cluster = paused.connection.execute(_CLUSTER).scalar_one_or_none()
+        known = {name: topic_id for name, topic_id, _ in paused.connection.execute(_TOPICS)}.get(topic)
     if known_cluster not in (None, cluster_id):
         raise CommandFailed(
-            f"the positions are of cluster {known_cluster}, this is {cluster_id}: decide that first, with "
-            f"{here.context.command('positions adopt --target cluster')}"
+            f"the positions belong to cluster {known_cluster}, and this is {cluster_id}: decide that first, with "
+            f"{paused.context.command('positions adopt --target cluster')}"
         )
     if present is not None and known not in (None, present.id):
         raise CommandFailed(
             f"topic {topic} was deleted and created again: decide that first, with "
-            f"{here.context.command(f'positions adopt --target {topic}')}"
+            f"{paused.context.command(f'positions adopt --target {topic}')}"
         )
 
 
 def _only_adopt(choice: Choice, what: str) -> None:
     if choice != "adopt":
-        raise CommandFailed(
-            f"of {what} there is only adopt: neither {choice} nor anything else brings back the old one"
-        )
+        raise CommandFailed(f"{what} can only be adopted: neither {choice} nor anything else brings back the old one")
 
 
-def _cluster(here: Maintenance, choice: Choice) -> list[Plan]:
+def _cluster(paused: Maintenance, choice: Choice) -> list[Plan]:
     _only_adopt(choice, "a cluster")
-    new = here.group.cluster_id()
-    with here.connection.begin():
-        old = here.connection.execute(_CLUSTER).scalar_one_or_none()
+    new = paused.group.cluster_id()
+    with paused.connection.begin():
+        old = paused.connection.execute(_CLUSTER).scalar_one_or_none()
     if old in (None, new):
         return []
 
@@ -119,43 +118,47 @@ def _cluster(here: Maintenance, choice: Choice) -> list[Plan]:
 
     means = (
         "The topics of the new cluster have other ids, so the next start stops for each of them: adopt it by its name, "
-        "which sets the next offset to its beginning. The published position is missing there, so each lane must "
+        "which sets the next offsets to its beginning. The new cluster has no published positions, so each lane must "
         "be decided too"
     )
     return [Plan("cluster", {"cluster_id": old}, {"cluster_id": new}, means, carry_out)]
 
 
-def _topic(here: Maintenance, choice: Choice, name: str) -> list[Plan]:
+def _topic(paused: Maintenance, choice: Choice, name: str) -> list[Plan]:
     _only_adopt(choice, "a topic")
-    topic = here.group.topics([name]).get(name)
-    with here.connection.begin():
-        known = {row.name: (row.topic_id, row.partitions) for row in here.connection.execute(_TOPICS)}
+    topic = paused.group.topics([name]).get(name)
+    with paused.connection.begin():
+        known = {row.name: (row.topic_id, row.partitions) for row in paused.connection.execute(_TOPICS)}
     if name not in known:
         raise CommandFailed(
-            f"{name} is no source: name an input, a lane, cluster, or one of {', '.join(sorted(known))}"
+            f"{name} is not a target: name an input, a lane, cluster, or one of {', '.join(sorted(known))}"
         )
     if topic is None:
-        raise CommandFailed(f"Kafka has no topic {name}; create it with {here.context.command('topics')}")
+        raise CommandFailed(f"Kafka has no topic {name}; create it with {paused.context.command('topics')}")
     if topic.id == known[name][0]:
         return []
-    moves = input_decisions.begin_again(here, name)
+    moves = input_decisions.begin_again(paused, name)
 
     def carry_out(connection: Connection) -> None:
         connection.execute(_SET_TOPIC, {"id": topic.id, "partitions": topic.partitions, "name": name})
         input_decisions.begin_at(connection, moves)
 
     means = (
-        "Its positions begin anew, under a new epoch, so that new events get new ids" if moves else "It is not consumed"
+        "Its positions start over under a new epoch, so that new events get new ids" if moves else "It is not consumed"
     )
-    if name == here.context.service.lane_topic:
-        means = "the published position went with the old topic, so each lane must be decided too"
+    if name == paused.context.service.lane_topic:
+        means = "The published positions went with the old topic, so each lane must be decided too"
     return [
         Plan(
             name,
             {"topic_id": known[name][0], "partitions": known[name][1]},
-            {"topic_id": topic.id, "partitions": topic.partitions, **{str(i): h for i, h in moves.items()}},
+            {
+                "topic_id": topic.id,
+                "partitions": topic.partitions,
+                **{str(source): offset for source, offset in moves.items()},
+            },
             means,
             carry_out,
-            lambda: input_decisions.lower(here, moves),
+            lambda: input_decisions.lower(paused, moves),
         )
     ]

@@ -1,4 +1,4 @@
-"""Diagnose what a service must stop for, by asking Kafka and PostgreSQL anew with separate clients.
+"""Diagnose what a service must stop for, by asking Kafka and PostgreSQL again with separate clients.
 
 A worker stops for nothing that its own clients report until this confirms it, and resumes once this reports nothing;
 `positions show` prints the same words.

@@ -1,4 +1,4 @@
-"""`dead-letters dismiss`: an operator decides that records which were set aside are never handled.
+"""`dead-letters dismiss`: an operator decides that records which were set aside will never be handled.
 
 They stay in the table for DEAD_LETTER_RETENTION_HOURS, and no longer count as waiting. The decision keeps the reason.
 """
@@ -13,7 +13,7 @@ from .maintenance import Context
 from .output import echo
 
 IDS_MAX = 1_000
-"""Ids of dead letters that a decision keeps; beyond that it keeps only their number. Each dead letter has its
+"""Ids of dead letters that a decision keeps; beyond that it keeps only their number. Each dead letter names its
 decision.
 """
 
@@ -44,25 +44,25 @@ def dismiss(
     not wait. Raises `CommandFailed`.
     """
     if bool(numbers) + bool(topic or error) + every != 1:
-        raise CommandFailed("Name them: one or more ID, or --topic and --error, or --all")
+        raise CommandFailed("name the dead letters: by ID, or by --topic and --error, or all with --all")
     if not reason.strip():
-        raise CommandFailed("--reason is empty: say why these records shall never be handled")
-    asked = {"ids": sorted(set(numbers)), "topic": topic, "error": error}
+        raise CommandFailed("--reason is empty: say why these records will never be handled")
+    chosen = {"ids": sorted(set(numbers)), "topic": topic, "error": error}
     with context.engine.connect() as connection:
         with connection.begin():
-            count, _, last = connection.execute(_COUNT, asked).one()
+            count, _, last = connection.execute(_COUNT, chosen).one()
         if not count:
             echo("no such dead letter waits")
             return not numbers
         maintenance.confirm(f"dismiss {count:,} dead letters? They will not be handled.", yes=yes)
         with connection.begin():
-            gone = list(connection.execute(_LOCK, {**asked, "last": last}).scalars())
-            before = {name: value for name, value in asked.items() if value}
+            gone = list(connection.execute(_LOCK, {**chosen, "last": last}).scalars())
+            before = {name: value for name, value in chosen.items() if value}
             after = {"reason": reason, "number": len(gone), "letters": gone[:IDS_MAX]}
             decision = maintenance.decided(connection, "dead-letters dismiss", "dead letters", before, after)
             connection.execute(_DISMISS, {"ids": gone, "decision": decision})
     echo(f"{len(gone):,} dead letters dismissed by decision {decision}")
     missed = sorted(set(numbers) - set(gone))
     if missed:
-        echo(f"not waiting, or not there: {', '.join(map(str, missed))}")
+        echo(f"not waiting, or unknown: {', '.join(map(str, missed))}")
     return not missed

@@ -31,7 +31,7 @@ from ..settings import Settings
 POLL_SECONDS = 0.2
 
 CLEANUP_SECONDS = 15.0
-"""After its timeout the broker's next cleanup ends a transaction: every 10 s, unless the broker is configured
+"""A transaction that times out is ended by the broker's next cleanup: every 10 s, unless the broker is configured
 otherwise."""
 
 
@@ -140,7 +140,7 @@ class Group:
             except KafkaUnavailable as error:
                 self.members()  # the same coordinator reports a missing right; the consumer only waits
                 if time.monotonic() > deadline:
-                    raise CommandFailed(f"after {seconds:.0f} s Kafka still gives no {error}") from error
+                    raise CommandFailed(f"Kafka did not answer within {seconds:.0f} s: {error}") from error
 
     def lower(self, positions: Mapping[Input, int]) -> None:
         """Set the committed offsets of `positions`, so that none is above the next offset."""
@@ -158,7 +158,7 @@ class Group:
         for answer in answers or ():
             if answer.error is not None:
                 raise CommandFailed(
-                    f"Kafka keeps the committed offset of {answer.topic}[{answer.partition}]: {answer.error}"
+                    f"Kafka did not lower the committed offset of {answer.topic}[{answer.partition}]: {answer.error}"
                 )
 
     def spans(self, inputs: Collection[Input]) -> dict[Input, Span]:
@@ -175,13 +175,13 @@ class Group:
         return self._offsets(inputs, OffsetSpec.for_timestamp(milliseconds), IsolationLevel.READ_UNCOMMITTED)
 
     def _offsets(self, inputs: Collection[Input], spec: OffsetSpec, level: IsolationLevel) -> dict[Input, int]:
-        asked = {TopicPartition(*source): spec for source in inputs}
-        if not asked:
+        specs = {TopicPartition(*source): spec for source in inputs}
+        if not specs:
             return {}
 
         def ask() -> dict[Input, int]:
             found = {}
-            answers = self._admin.list_offsets(asked, isolation_level=level, request_timeout=topics.ADMIN_SECONDS)
+            answers = self._admin.list_offsets(specs, isolation_level=level, request_timeout=topics.ADMIN_SECONDS)
             for p, future in answers.items():
                 try:
                     found[Input(p.topic, p.partition)] = int(_result(future).offset)
@@ -190,15 +190,17 @@ class Group:
                         raise
             # When a leader does not answer, the client returns this, not an error.
             if silent := [str(source) for source, offset in found.items() if offset == OFFSET_INVALID]:
-                raise _Silent(f"{', '.join(silent)}: the leader did not answer how far it goes")
+                raise _Silent(f"{', '.join(silent)}: the leader did not report its offsets")
             return found
 
         return _ask(ask)
 
     def grow(self, topic: str, partitions: int) -> None:
         """Add partitions to `topic`; return when the brokers know them."""
-        asked = self._admin.create_partitions([NewPartitions(topic, partitions)], request_timeout=topics.ADMIN_SECONDS)
-        _result(asked[topic])
+        created = self._admin.create_partitions(
+            [NewPartitions(topic, partitions)], request_timeout=topics.ADMIN_SECONDS
+        )
+        _result(created[topic])
         wait_until(lambda: self.topics([topic])[topic].partitions >= partitions, topics.ADMIN_SECONDS)
 
 

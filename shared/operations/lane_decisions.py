@@ -36,21 +36,21 @@ _SET = text("""
 """)
 
 
-def plan(here: Maintenance, choice: Choice, state: LaneState) -> Plan | None:
+def plan(paused: Maintenance, choice: Choice, state: LaneState) -> Plan | None:
     """Plan a decision about a lane; None if there is nothing to decide."""
-    if state.disagreement(here.service) is None:
+    if state.disagreement(paused.service) is None:
         return None
     lane, claim = state.lane, state.claim
     new = at(state)
     chosen = {"rewind": _NONE, "skip": _CLAIMED, "adopt": visible.VISIBLE.format(lane)}[choice]
     if choice == "adopt":
-        visible.look(here, lane)
-    with here.connection.begin():
-        gone = list(here.connection.execute(text(_CHOSEN.format(chosen)), {"lane": lane}).scalars())
-        rows = here.connection.execute(_COUNT, {"lane": lane}).scalar_one()
+        visible.look(paused, lane)
+    with paused.connection.begin():
+        gone = list(paused.connection.execute(text(_CHOSEN.format(chosen)), {"lane": lane}).scalars())
+        rows = paused.connection.execute(_COUNT, {"lane": lane}).scalar_one()
         remembers: dict[str, Any] = {"event_ids": gone[:IDS_MAX]}
         if choice != "adopt":  # which leaves no row that a topic has
-            kept = here.connection.execute(text(_KEPT.format(chosen)), {"lane": lane, "most": DUPLICATES_MAX})
+            kept = paused.connection.execute(text(_KEPT.format(chosen)), {"lane": lane, "most": DUPLICATES_MAX})
             remembers["may be said twice"] = [list(row) for row in kept]
     claimed = claim.rows if claim else 0
 
@@ -77,11 +77,9 @@ def plan(here: Maintenance, choice: Choice, state: LaneState) -> Plan | None:
         "counted as said": len(gone),
     }
     means = {
-        "rewind": (
-            f"The {claimed} claimed rows are published with the others; if Kafka had them, they are published twice"
-        ),
+        "rewind": (f"The {claimed} claimed rows are published with the others: twice, if Kafka has them already"),
         "skip": (
-            f"{len(gone)} claimed rows count as published; if Kafka has not got them, no consumer will ever see them"
+            f"{len(gone)} claimed rows count as published; if Kafka does not have them, no consumer will ever see them"
         ),
         "adopt": f"{len(gone)} rows were found in the topics and count as published; the others are published",
     }[choice]
@@ -101,9 +99,8 @@ def at(state: LaneState) -> Committed:
             UUID(state.published.metadata)
     except ValueError:
         raise CommandFailed(
-            f"lane-{state.lane}: the published position carries {state.published.metadata!r}, which no worker "
-            "wrote: something else commits for "
-            "this group. Find it, and delete this committed offset"
+            f"lane-{state.lane}: the published position carries {state.published.metadata!r}, which no worker wrote: "
+            "something else commits for this group. Find it, and delete this committed offset"
         ) from None
     return state.published
 

@@ -63,7 +63,7 @@ def drain(context: Context, seconds: float) -> None:
 
         if not wait_until(empty, seconds):
             raise CommandFailed(
-                f"after {seconds:.0f} s there still waits {left}. Do workers work, and do requests keep coming?"
+                f"after {seconds:.0f} s events still wait: {left}. Are workers up, and do requests keep coming?"
             )
     echo("the outbox is empty: everything is published")
 
@@ -71,8 +71,8 @@ def drain(context: Context, seconds: float) -> None:
 def resize(context: Context, *, yes: bool) -> None:
     """Change the number of lanes to PARTITIONS."""
     wanted = context.settings.partitions
-    with maintenance.maintenance(context) as here:
-        topics = here.group.topics(needed(context.service))
+    with maintenance.maintenance(context) as paused:
+        topics = paused.group.topics(needed(context.service))
         topic = topics.get(context.service.lane_topic)
         if topic is None:
             raise CommandFailed(
@@ -80,33 +80,32 @@ def resize(context: Context, *, yes: bool) -> None:
             )
         if topic.partitions > wanted:
             raise CommandFailed(
-                f"PARTITIONS is {wanted} and topic {context.service.lane_topic} has {topic.partitions} partitions, "
-                "which "
-                f"Kafka never takes away. Set PARTITIONS to {topic.partitions}; or delete this topic, which is always "
-                f"empty, and then run {context.command('topics')}, "
+                f"PARTITIONS is {wanted}, but topic {context.service.lane_topic} has {topic.partitions} partitions, "
+                f"and Kafka cannot remove any. Set PARTITIONS to {topic.partitions}; or delete this topic, which is "
+                f"always empty, and then run {context.command('topics')}, "
                 f"{context.command(f'positions adopt --target {context.service.lane_topic}')}, "
                 f"{context.command('positions adopt --target lanes')} and this command"
             )
-        with here.connection.begin():
-            lanes = here.connection.execute(_COUNT).scalar_one()
+        with paused.connection.begin():
+            lanes = paused.connection.execute(_COUNT).scalar_one()
         echo(f"lanes: {lanes} -> {wanted}; partitions of {context.service.lane_topic}: {topic.partitions} -> {wanted}")
         maintenance.confirm("change the number of lanes?", yes=yes)
         if topic.partitions < wanted:
-            here.group.grow(context.service.lane_topic, wanted)
-        states = survey.lanes(here.connection, here.group, context.service)
+            paused.group.grow(context.service.lane_topic, wanted)
+        states = survey.lanes(paused.connection, paused.group, context.service)
         for state in states:
             stop = state.disagreement(context.service.name)
             if stop is not None and state.claim is not None:
-                raise CommandFailed(f"first this must be decided: {stop}")
-        with here.connection.begin():
-            here.connection.execute(_LOCK)
-            moved = _rearrange(here.connection, states, wanted)
-            after = {name: known.partitions for name, known in here.group.topics(needed(context.service)).items()}
+                raise CommandFailed(f"decide this first: {stop}")
+        with paused.connection.begin():
+            paused.connection.execute(_LOCK)
+            moved = _rearrange(paused.connection, states, wanted)
+            after = {name: known.partitions for name, known in paused.group.topics(needed(context.service)).items()}
             for name, partitions in after.items():
-                asked = {"name": name, "id": topics[name].id if name in topics else "", "partitions": partitions}
-                here.connection.execute(_TOPIC, asked)
+                present = {"name": name, "id": topics[name].id if name in topics else "", "partitions": partitions}
+                paused.connection.execute(_TOPIC, present)
             maintenance.decided(
-                here.connection,
+                paused.connection,
                 "lanes resize",
                 "lanes",
                 {"lanes": lanes, "partitions": {name: known.partitions for name, known in topics.items()}},
@@ -137,6 +136,6 @@ def _hint(partitions: dict[str, int], wanted: int) -> None:
     other = [name for name, count in partitions.items() if count != wanted]
     if other:
         echo(
-            f"{', '.join(sorted(other))} have another number of partitions. That is correct, only slower: a worker "
-            "then publishes less of what it has handled in the same cycle"
+            f"{', '.join(sorted(other))}: another number of partitions. That is safe, only slower: a worker then "
+            "publishes less of what it has handled in the same cycle"
         )

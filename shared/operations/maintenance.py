@@ -42,6 +42,14 @@ HAND_OVER_SECONDS = 3.0
 BROKERS_SESSION_SECONDS = 45.0
 """The session timeout of a KIP-848 group is the broker's; this is its default."""
 
+SHOWN = {
+    "H": "next offset",
+    "P": "published position",
+    "counted as said": "counted as published",
+    "may be said twice": "may be published twice",
+}
+"""How a decision's facts are shown; they are stored under the names that earlier versions gave them."""
+
 # Other locks of this class have negative numbers, which as an oid exceed any slot.
 _HOLDERS = text("""
     SELECT held.objid, held.pid, coalesce(host(activity.client_addr), 'local')
@@ -88,7 +96,7 @@ class Plan:
     carry_out: Callable[[Connection], None]
     """The database's part, in the transaction that also records the decision."""
     finish: Callable[[], None] = lambda: None
-    """Kafka's part, after the commit; running the command again makes up for it."""
+    """Kafka's part, after the commit; if it fails, running the command again does it."""
     remembers: Mapping[str, Any] = field(default_factory=dict)
     """What the decision records besides `after`."""
 
@@ -147,11 +155,10 @@ def _who_works(context: Context, connection: Connection) -> str:
         turn = connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one()
         holders = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS}).all()
     if not turn:
-        return f"another command is deciding something of {context.service.name} just now; try again after it"
+        return f"another command is deciding something for {context.service.name}; try again when it has ended"
     who = ", ".join(f"slot {slot} by server process {pid} for {host}" for slot, pid, host in holders)
     return (
-        f"workers of {context.service.name} are at work ({who or 'a slot was held just now'}). Stop all of them, "
-        "then try "
+        f"workers of {context.service.name} are up ({who or 'a slot was held just now'}). Stop all of them, then try "
         "again; the API may stay up"
     )
 
@@ -164,8 +171,7 @@ def _wait_until_empty(context: Context, group: Group) -> None:
     classic = context.settings.group_protocol == "classic"
     seconds = (context.settings.session_timeout_ms / 1_000 if classic else BROKERS_SESSION_SECONDS) + 10
     note(
-        f"waiting up to {seconds:.0f} s until Kafka gives up {len(members)} members of group {context.service.name} "
-        "that "
+        f"waiting up to {seconds:.0f} s until Kafka drops {len(members)} members of group {context.service.name} that "
         f"ended without leaving: {', '.join(members)}"
     )
     if not wait_until(lambda: not group.members(), seconds):
@@ -188,6 +194,6 @@ def confirm(question: str, *, yes: bool) -> None:
     if yes:
         return
     if not sys.stdin.isatty():
-        raise CommandFailed(f"{question} Nobody is there to answer; add --yes to do it without asking")
+        raise CommandFailed(f"{question} There is no terminal to ask on; add --yes to do it without asking")
     if ask(f"{question} [yes/no]").strip().lower() != "yes":
         raise CommandFailed("nothing was changed")

@@ -47,9 +47,7 @@ def show(context: Context, event_id: str | None, *, json: bool) -> None:
         else:
             row = connection.execute(_FIND, {"event_id": event_id}).one_or_none()
             if row is None:
-                raise CommandFailed(
-                    f"no row of the outbox has the event id {event_id}: it was published, or never decided"
-                )
+                raise _absent(event_id)
             rows = [{**_facts(row), "data": bytes(row.data).decode(errors="backslashreplace")}]
     if json:
         as_json(rows)
@@ -82,31 +80,35 @@ def _facts(row: Any) -> dict[str, Any]:
 
 def set_aside(context: Context, event_id: str, *, yes: bool) -> None:
     """Move a row from the outbox to the dead letters, so that the others of its lane are published."""
-    with maintenance.maintenance(context) as here:
-        with here.connection.begin():
-            row = here.connection.execute(_FIND, {"event_id": event_id}).one_or_none()
+    with maintenance.maintenance(context) as paused:
+        with paused.connection.begin():
+            row = paused.connection.execute(_FIND, {"event_id": event_id}).one_or_none()
         if row is None:
-            raise CommandFailed(f"no row of the outbox has the event id {event_id}: it was published, or never decided")
-        published = _unpublished(here, row)
+            raise _absent(event_id)
+        published = _unpublished(paused, row)
         maintenance.confirm(f"{event_id} for {row.topic} will not be published; set it aside?", yes=yes)
-        with Session(here.connection) as session, session.begin():
-            number = _move(here, session, row, published)
+        with Session(paused.connection) as session, session.begin():
+            number = _move(paused, session, row, published)
         echo(f"{event_id} is dead letter {number} now; start the workers again")
         echo(f"to publish it after all: {context.command(f'dead-letters redrive {number}')}")
 
 
-def _unpublished(here: Maintenance, row: Any) -> survey.LaneState:
+def _absent(event_id: str) -> CommandFailed:
+    return CommandFailed(f"the outbox has no event {event_id}: it was published already, or never decided")
+
+
+def _unpublished(paused: Maintenance, row: Any) -> survey.LaneState:
     """Ensure that Kafka does not have the row: only then may it leave its claim."""
-    (state,) = survey.see_lanes(here.connection, here.group, [row.lane], here.context.service)
-    stop = state.disagreement(here.service)
+    (state,) = survey.see_lanes(paused.connection, paused.group, [row.lane], paused.context.service)
+    stop = state.disagreement(paused.service)
     if stop is not None:
-        raise CommandFailed(f"first the lane must be decided: {stop}")
+        raise CommandFailed(f"decide the lane first: {stop}")
     if row.claimed and state.is_published:
         raise CommandFailed(f"Kafka has {row.event_id} already; the next batch of lane {row.lane} deletes the row")
     return state
 
 
-def _move(here: Maintenance, session: Session, row: Any, state: survey.LaneState) -> int:
+def _move(paused: Maintenance, session: Session, row: Any, state: survey.LaneState) -> int:
     connection = session.connection()
     claim = outbox.lock_claims(connection, [row.lane])[row.lane]
     if claim != state.claim or not connection.execute(_DELETE, {"lane": row.lane, "id": row.id}).rowcount:
@@ -115,8 +117,10 @@ def _move(here: Maintenance, session: Session, row: Any, state: survey.LaneState
         claim_log.take_back(connection, [row.lane])
         connection.execute(_UNCLAIM, {"lane": row.lane, "id": row.id})
         claim_log.write(connection, [row.lane])
-    (number,) = dead_letters.set_aside(session, here.context.service, here.context.outbox, [_dead_letter(here, row)])
-    here.context.outbox.write(session)
+    (number,) = dead_letters.set_aside(
+        session, paused.context.service, paused.context.outbox, [_dead_letter(paused, row)]
+    )
+    paused.context.outbox.write(session)
     maintenance.decided(
         connection,
         "outbox set-aside",
@@ -127,13 +131,13 @@ def _move(here: Maintenance, session: Session, row: Any, state: survey.LaneState
     return number
 
 
-def _dead_letter(here: Maintenance, row: Any) -> NewDeadLetter:
+def _dead_letter(paused: Maintenance, row: Any) -> NewDeadLetter:
     """The row, in the form of a record that was set aside."""
     time = row.decided_at.isoformat()
     kind = f"{row.event_type}.v{row.event_version}"
     facts = {
         "ce_specversion": SPEC_VERSION,
-        "ce_source": here.service,
+        "ce_source": paused.service,
         "ce_id": row.event_id,
         "ce_type": kind,
         "ce_time": time,
@@ -142,10 +146,10 @@ def _dead_letter(here: Maintenance, row: Any) -> NewDeadLetter:
     }
     headers = [(name, fact.encode()) for name, fact in facts.items()]
     data = bytes(row.data)
-    record = Record(Input(here.context.service.lane_topic, row.lane), row.id, row.key.encode(), data, headers)
+    record = Record(Input(paused.context.service.lane_topic, row.lane), row.id, row.key.encode(), data, headers)
     envelope = Envelope(
         id=row.event_id,
-        source=here.service,
+        source=paused.service,
         type=row.event_type,
         version=row.event_version,
         time=time,

@@ -2,7 +2,7 @@
 
 No record's text can affect a terminal: unprintable characters are written as escapes - control characters, line ends,
 bidirectional marks, lone surrogates - and so is what the terminal's encoding lacks. When the reader closes the pipe,
-the command runs to its end and prints nothing more. It does the same when the answer cannot be written, to a full disk
+the command runs to its end and prints nothing more. It does the same when the output cannot be written, to a full disk
 for example, and reports that on standard error.
 """
 
@@ -17,12 +17,12 @@ _lost: list[TextIO] = []
 
 
 def echo(line: str = "") -> None:
-    """Print a line of the answer."""
+    """Print a line of the output."""
     _write(sys.stdout, printable(line))
 
 
 def note(line: str) -> None:
-    """Print a progress line, which is not part of the answer."""
+    """Print a line of progress on standard error."""
     _write(sys.stderr, printable(line))
 
 
@@ -65,7 +65,7 @@ def end_quietly() -> None:
 
 
 def lost() -> bool:
-    """Whether part of the answer could not be written, other than to a closed pipe."""
+    """Whether part of the output could not be written, other than to a closed pipe."""
     return bool(_lost)
 
 
@@ -96,7 +96,7 @@ def _lose(stream: TextIO, error: OSError) -> None:
     _silence(stream)
     _lost.append(stream)
     if stream is not sys.stderr:
-        note(f"the answer cannot be written: {error.strerror}; what was to be done goes on")
+        note(f"the output cannot be written: {error.strerror}; the command goes on without it")
 
 
 def _silence(stream: TextIO) -> None:

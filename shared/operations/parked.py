@@ -43,20 +43,20 @@ class _Found(NamedTuple):
 def set_aside(context: Context, source: str, offset: int | None, *, reason: str, yes: bool) -> None:
     """Set aside the record that `source` waits at. Raises `CommandFailed`, for example if it is not at `offset`."""
     if not reason.strip():
-        raise CommandFailed("--reason is empty: say why this record is not waited for")
+        raise CommandFailed("--reason is empty: say why this record is set aside")
     if yes and offset is None:
-        raise CommandFailed("--yes needs --offset, so that it is the record that you mean")
+        raise CommandFailed("--yes needs --offset, to be sure of the record that you mean")
     which = _input(context, source)
     with context.engine.connect() as connection:
         position, end = _see(context, connection, which)
         found = _look(context, which, position.next_offset, end)
-        record, told = found.record, _envelope(found.record)
+        record, envelope = found.record, _envelope(found.record)
         if offset not in (None, record.offset):
             raise CommandFailed(f"{which} waits at offset {record.offset}, not at {offset}: nothing was changed")
-        _describe(which, found, told)
+        _describe(which, found, envelope)
         maintenance.confirm(f"set aside {which}@{record.offset}?", yes=yes)
         number = _move(
-            context, connection, position, NewDeadLetter(record, position.epoch, told, _reason(reason)), reason
+            context, connection, position, NewDeadLetter(record, position.epoch, envelope, _reason(reason)), reason
         )
     echo(f"{which}@{record.offset} is dead letter {number} now; the input goes on behind it")
     echo(f"to handle it after all: {context.command(f'dead-letters redrive {number}')}")
@@ -70,7 +70,7 @@ def _input(context: Context, source: str) -> Input:
     found = re.fullmatch(r"(.+)\[(\d+)\]", source)
     if found is None or found[1] not in context.service.consumed_topics:
         raise CommandFailed(
-            f"{source} is no input like '<topic>[<partition>]'; known topics: "
+            f"{source} is not an input, '<topic>[<partition>]'; the topics are "
             f"{', '.join(context.service.consumed_topics)}"
         )
     return Input(found[1], int(found[2]))
@@ -92,17 +92,17 @@ def _see(context: Context, connection: Connection, source: Input) -> tuple[Posit
         (state,) = survey.see_inputs(connection, group, [source])
     stop = state.disagreement(context.service.name)
     if stop is not None:
-        raise CommandFailed(f"first this must be decided: {stop}")
+        raise CommandFailed(f"decide this first: {stop}")
     if state.position is None or state.span is None:
-        raise CommandFailed(f"{source}: no worker has begun with it")
+        raise CommandFailed(f"{source}: no worker has handled it yet")
     return state.position, state.span.stable
 
 
-def _look(context: Context, source: Input, h: int, end: int) -> _Found:
+def _look(context: Context, source: Input, next_offset: int, end: int) -> _Found:
     """Read the record at the next offset, or the first one behind it if only markers lie between, and later ones."""
     first: Record | None = None
     behind = read = 0
-    reading = Reading(context, {source: (h, min(end, h + AHEAD))}, removed="error")
+    reading = Reading(context, {source: (next_offset, min(end, next_offset + AHEAD))}, removed="error")
     for portion in reading.portions():
         for _, offset, message in portion:
             if first is None:
@@ -111,9 +111,9 @@ def _look(context: Context, source: Input, h: int, end: int) -> _Found:
                 read += 1
                 behind += message.key() == first.key
         if time.monotonic() > reading.silent_since + PATIENCE_SECONDS:
-            raise KafkaUnavailable(f"nothing comes from {source} at offset {h}")
+            raise KafkaUnavailable(f"nothing arrives from {source} at offset {next_offset}")
     if first is None:
-        raise CommandFailed(f"{source}: no record waits from offset {h} on")
+        raise CommandFailed(f"{source}: no record waits from offset {next_offset} on")
     return _Found(first, behind, read)
 
 
@@ -124,28 +124,32 @@ def _envelope(record: Record) -> Envelope | None:
         return None
 
 
-def _describe(source: Input, found: _Found, told: Envelope | None) -> None:
-    what = f"{told.type}.v{told.version} {told.id}, key {told.key}" if told else "no event of ours"
+def _describe(source: Input, found: _Found, envelope: Envelope | None) -> None:
+    what = (
+        f"{envelope.type}.v{envelope.version} {envelope.id}, key {envelope.key}"
+        if envelope
+        else "not an event that can be read"
+    )
     echo(f"{source}@{found.record.offset}: {what}")
     echo(
-        f"of the {found.read:,} records behind it that were looked at, {found.behind:,} have the same key; they are "
-        "handled without it, and it is handled after them when it is re-driven: the handlers have to bear that order"
+        f"of the next {found.read:,} records, {found.behind:,} have the same key; they are handled without it, and it "
+        "is handled after them if it is re-driven: the handlers have to cope with that order"
     )
 
 
 def _move(context: Context, connection: Connection, position: Position, dead_letter: NewDeadLetter, reason: str) -> int:
     source, offset = dead_letter.record.input, dead_letter.record.offset
     with Session(connection) as session, session.begin():
-        here = session.connection()
-        if positions.lock(here, [source]).get(source) != position:
+        bound = session.connection()
+        if positions.lock(bound, [source]).get(source) != position:
             raise CommandFailed(
-                f"{source} was moved meanwhile, so the record was handled or decided: nothing was changed"
+                f"{source} has moved on meanwhile, so the record was handled or decided: nothing was changed"
             )
         (number,) = dead_letters.set_aside(session, context.service, context.outbox, [dead_letter])
         context.outbox.write(session)
-        positions.advance(here, {source: offset + 1})
+        positions.advance(bound, {source: offset + 1})
         maintenance.decided(
-            here,
+            bound,
             "positions set-aside",
             str(source),
             {

@@ -91,7 +91,7 @@ def times(context: Context, places: Mapping[Input, int]) -> dict[Input, float]:
         left = set(places)
         while left:
             if time.monotonic() > deadline:
-                raise KafkaUnavailable(f"nothing comes from {_names(left)}")
+                raise KafkaUnavailable(f"nothing arrives from {_names(left)}")
             for message in consumer.consume(1, POLL_SECONDS):
                 source, problem = Input(message.topic() or "", message.partition() or 0), message.error()
                 if problem is not None and problem.code() != KafkaError._PARTITION_EOF:

@@ -25,7 +25,7 @@ from .maintenance import Context
 from .output import echo
 
 ATTEMPTS = 3
-"""A worker may briefly hold a lock, or insert the same row first; more often than this is no coincidence."""
+"""A worker may briefly hold a lock, or insert the same row first; that often is not a coincidence."""
 
 PAGE = 500
 
@@ -127,8 +127,8 @@ def _attempt(context: Context, handlers: Handlers, number: int, *, dismissed: bo
             if dead_letter.redriven_at is not None:
                 return Result(Outcome.EARLIER, f"at {dead_letter.redriven_at:%Y-%m-%d %H:%M:%S}")
             if dead_letter.dismissed_at is not None and not dismissed:
-                told = f"by decision {dead_letter.dismissed_by}; --dismissed handles it nevertheless"
-                return Result(Outcome.DISMISSED, told)
+                detail = f"by decision {dead_letter.dismissed_by}; --dismissed handles it nevertheless"
+                return Result(Outcome.DISMISSED, detail)
             result = Result(Outcome.DONE)
             if dead_letter.record.input.topic == context.service.lane_topic:
                 outbox.put_back(session.connection(), dead_letter)
@@ -152,9 +152,7 @@ def _handle(transaction: PostgresTransaction, handlers: Handlers, dead_letter: D
     """Handle the record as a batch would; False if its event has already taken effect."""
     opened = handlers.open(dead_letter.record)
     if opened is None:
-        raise Reject(
-            f"this service does not consume {dead_letter.event_type} on {dead_letter.record.input.topic} any more"
-        )
+        raise Reject(f"this service no longer consumes {dead_letter.event_type} on {dead_letter.record.input.topic}")
     if not transaction.receive([(opened.envelope.source, opened.envelope.id)]):
         return False
     transaction.handle([Delivery(dead_letter.record, opened.envelope, opened.event, dead_letter.epoch)])

@@ -98,9 +98,9 @@ def _print(
     for wrong in dict.fromkeys(found["detail"] for found in (*topics, *inputs, *lanes) if found["detail"]):
         echo()
         echo(wrong)
-    for told in (found[what] for what in ("waits", "held_back") for found in inputs if found[what]):
+    for reason in (found[what] for what in ("waits", "held_back") for found in inputs if found[what]):
         echo()
-        echo(told)
+        echo(reason)
 
 
 def _why(context: Context, source: Mapping[str, Any], members: list[str]) -> str:
@@ -113,8 +113,8 @@ def _why(context: Context, source: Mapping[str, Any], members: list[str]) -> str
     )
     return (
         f"{where}: nothing was handled in the {survey.STANDING_SECONDS:.0f} s for which this command looked. A worker "
-        "may be busy with it, or its handler raises Retry: `retry_later` in the worker's log says why. If that record "
-        f"shall wait no longer, {aside} makes a dead letter of it, and loses nothing"
+        "may be busy with it, or its handler raises Retry: `retry_later` in the worker's log says why. To wait for "
+        f"that record no longer, {aside} makes a dead letter of it, and loses nothing"
     )
 
 
@@ -129,7 +129,7 @@ def _batch(context: Context, source: Input, offset: int) -> str:
     skip = context.command(f"positions skip --target '{source}' --to {header.last + 1}")
     return (
         f". The next batch there goes to {header.last} ({header.size} bytes, {header.codec}). Only if no worker can "
-        f"read it (`unreadable` in its log), or each is killed for its memory: {skip} passes over all that is in it"
+        f"read it (`unreadable` in its log), or each runs out of memory on it: {skip} passes over all of it"
     )
 
 

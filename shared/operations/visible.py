@@ -1,7 +1,7 @@
 """Find the events of the outbox that Kafka already has: the evidence that `positions adopt` of a lane needs.
 
-The topics are read as by any consumer, from before the oldest waiting row was decided. Memory stays small however much
-there is: ids go to a temporary table in portions.
+The topics are read as by any consumer, from before the oldest waiting row was decided. Ids go to a temporary table in
+portions, so memory stays small.
 """
 
 import time
@@ -41,12 +41,12 @@ VISIBLE = f"SELECT id FROM {_TABLE} WHERE visible"  # noqa: S608 - a number
 """A query for the ids of the rows that Kafka has, by the number of a lane, on the connection of `look`."""
 
 
-def look(here: Maintenance, lane: int) -> None:
+def look(paused: Maintenance, lane: int) -> None:
     """Find which rows of `lane` Kafka has; afterwards `VISIBLE` returns them.
 
     Raises `CommandFailed` if the topics do not reach back far enough, or an open transaction holds them back.
     """
-    context, group, connection = here.context, here.group, here.connection
+    context, group, connection = paused.context, paused.group, paused.connection
     with connection.begin():
         oldest: datetime | None = connection.execute(_OLDEST, {"lane": lane}).scalar_one()
         topics = list(connection.execute(_TOPICS, {"lane": lane}).scalars())
@@ -63,8 +63,8 @@ def look(here: Maintenance, lane: int) -> None:
         start = starts[source] if starts.get(source, -1) >= 0 else span.high
         if start == span.low > 0:
             raise CommandFailed(
-                f"{source}: retention has removed records since {oldest:%Y-%m-%d %H:%M} when the oldest waiting row of "
-                f"lane-{lane} was decided, so nobody can tell which rows were published. Choose "
+                f"{source}: retention may have removed records since {oldest:%Y-%m-%d %H:%M}, when the oldest waiting "
+                f"row of lane-{lane} was decided, so the topics cannot show which rows were published. Choose "
                 f"{context.command(f'positions rewind --target lane-{lane}')}, which may publish rows twice, or "
                 f"{context.command(f'positions skip --target lane-{lane}')}, which may never publish claimed ones"
             )
@@ -87,7 +87,7 @@ def _published(context: Context, ranges: Mapping[Input, tuple[int, int]]) -> Ite
                 found.setdefault(source.topic, []).append(headers["ce_id"].decode(errors="replace"))
         if time.monotonic() > reading.silent_since + patience:
             waits = ", ".join(str(source) for source in sorted(reading.left))
-            raise CommandFailed(f"an open transaction of somebody holds back {waits}; end it, then try again")
+            raise CommandFailed(f"an open transaction holds back {waits}; end it, then try again")
         for topic in [topic for topic, ids in found.items() if len(ids) >= PORTION]:
             yield topic, found.pop(topic)
     yield from found.items()

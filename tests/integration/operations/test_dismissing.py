@@ -49,7 +49,7 @@ def test_a_dead_letter_is_dismissed_with_a_reason(tallies: Tallies, capsys: pyte
     assert tallies.run("dead-letters dismiss 1 1 --reason test-data --yes") == 0
     assert tallies.run("dead-letters dismiss 1 2 99 --reason again --yes") == 1
 
-    assert "not waiting, or not there: 1, 99" in capsys.readouterr().out
+    assert "not waiting, or unknown: 1, 99" in capsys.readouterr().out
     assert waiting(tallies) == [3, 4, 5]
     assert [(d["command"], d["before"], d["after"]) for d in tallies.decisions()] == [
         ("dead-letters dismiss", {"ids": [1]}, {"reason": "test-data", "number": 1, "letters": [1]}),
@@ -87,7 +87,7 @@ def test_by_a_filter(tallies: Tallies, which: str, left: list[int]) -> None:
 @pytest.mark.parametrize("which", ["", "1 --all", "1 --error Reject", "--all --topic x"])
 def test_the_records_must_be_named(tallies: Tallies, capsys: pytest.CaptureFixture[str], which: str) -> None:
     assert tallies.run(f"dead-letters dismiss {which} --reason junk --yes") == 1
-    assert "Name them" in capsys.readouterr().err
+    assert "name the dead letters" in capsys.readouterr().err
     assert waiting(tallies) == [1, 2, 3, 4, 5]
 
 

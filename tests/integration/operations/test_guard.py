@@ -73,7 +73,7 @@ def test_waits_for_a_member_that_did_not_leave(tallies: Tallies, capsys: pytest.
 
     assert tallies.run("positions adopt --target lane-0 --target inputs --yes") == 0
 
-    assert re.search(r"waiting up to 20 s until Kafka gives up 1 members .*-0-\w+ at 127", capsys.readouterr().err)
+    assert re.search(r"waiting up to 20 s until Kafka drops 1 members .*-0-\w+ at 127", capsys.readouterr().err)
 
 
 def test_refused_while_somebody_else_is_in_the_group(

@@ -100,7 +100,7 @@ def test_resize_refuses_what_must_be_decided_first(tallies: Tallies, capsys: pyt
 
     assert tallies.run("lanes resize --yes") == 1
 
-    assert "first this must be decided" in capsys.readouterr().err
+    assert "decide this first" in capsys.readouterr().err
     assert tallies.sql("SELECT count(*) FROM exactly_once_lane") == [2]
     assert tallies.run("positions adopt --target lanes --yes") == 0
     assert tallies.run("lanes resize --yes") == 0  # the partitions were added already; it goes on from there
@@ -129,7 +129,7 @@ def test_drain(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     assert tallies.run("lanes drain --seconds 0.5") == 1
     told = capsys.readouterr()
     assert "waiting to be published: lane-" in told.out
-    assert "there still waits lane-" in told.err
+    assert "events still wait: lane-" in told.err
 
     drained: list[int] = []
     draining = threading.Thread(target=lambda: drained.append(tallies.run("lanes drain --seconds 30")))

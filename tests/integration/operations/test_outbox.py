@@ -145,7 +145,7 @@ def test_what_kafka_has_cannot_be_set_aside(tallies: Tallies, capsys: pytest.Cap
     assert "Kafka has" in capsys.readouterr().err
     tallies.forget_group()
     assert tallies.run(f"outbox set-aside {published} --yes") == 1
-    assert "first the lane must be decided" in capsys.readouterr().err
+    assert "decide the lane first" in capsys.readouterr().err
     assert tallies.run("outbox set-aside nothing --yes") == 1
     assert tallies.run("outbox show nothing") == 1
     assert tallies.sql("SELECT count(*) FROM exactly_once_dead_letter") == [0]

@@ -44,7 +44,7 @@ def test_the_input_goes_on_behind_it(tallies: Tallies, capsys: pytest.CaptureFix
     assert set_aside(tallies) == 0
 
     printed = capsys.readouterr().out
-    assert "of the 3 records behind it that were looked at, 2 have the same key" in printed
+    assert "of the next 3 records, 2 have the same key" in printed
     assert "is dead letter 1 now" in printed
     assert tallies.handled() == (2, 0)
     (decision,) = tallies.decisions()
@@ -116,14 +116,14 @@ def test_a_record_that_is_handled_meanwhile_is_not_set_aside(
 
     assert set_aside(tallies) == 1
 
-    assert "was moved meanwhile" in capsys.readouterr().err
+    assert "has moved on meanwhile" in capsys.readouterr().err
     assert (tallies.effects(), tallies.sql("SELECT id FROM exactly_once_dead_letter")) == ([1, 2, 3, 4, 5], [])
 
 
 def test_what_must_be_decided_first(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     tallies.commit(tallies.asked.topic, 0, 4)
     assert set_aside(tallies) == 1
-    assert "first this must be decided" in capsys.readouterr().err
+    assert "decide this first" in capsys.readouterr().err
     tallies.sql("UPDATE exactly_once_topic SET topic_id = 'another' WHERE name = %s", tallies.asked.topic)
     assert set_aside(tallies) == 1
     assert "created again" in capsys.readouterr().err
@@ -136,7 +136,7 @@ def test_nothing_waits(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> 
     assert set_aside(tallies, 5) == 1
     assert "no record waits from offset 5 on" in capsys.readouterr().err
     assert tallies.run("positions set-aside --target lane-0 --reason x") == 1
-    assert "is no input" in capsys.readouterr().err
+    assert "is not an input" in capsys.readouterr().err
     assert tallies.run(f"positions set-aside --target {tallies.asked.topic}[9] --reason x") == 1
     assert f"{tallies.asked.topic} has no partition 9: its last is 0" in capsys.readouterr().err
 

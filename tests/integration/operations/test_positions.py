@@ -195,7 +195,7 @@ def test_adopt_refuses_when_the_evidence_is_gone(tallies: Tallies, capsys: pytes
 
     assert tallies.run("positions adopt --target lane-0 --yes") == 1
 
-    assert "retention has removed records" in capsys.readouterr().err
+    assert "retention may have removed records" in capsys.readouterr().err
     assert tallies.waiting() == [10]
     assert tallies.decisions() == []
     decide(tallies, "skip", "lane-0")
@@ -449,11 +449,11 @@ def test_a_skip_can_be_taken_back(tallies: Tallies) -> None:
         ("skip --target lane-0 --to 2", "--to is for rewind and skip of an input"),
         ("adopt --target {source} --to 2", "--to is for rewind and skip of an input"),
         ("adopt --target lane-7", "there is no such lane"),
-        ("adopt --target other[0]", "is no input"),
-        ("adopt --target {name}.asked[9]", "is no input"),
-        ("adopt --target other", "is no source"),
-        ("skip --target {name}.asked", "there is only adopt"),
-        ("rewind --target cluster", "there is only adopt"),
+        ("adopt --target other[0]", "is not an input"),
+        ("adopt --target {name}.asked[9]", "is not an input"),
+        ("adopt --target other", "is not a target"),
+        ("skip --target {name}.asked", "can only be adopted"),
+        ("rewind --target cluster", "can only be adopted"),
     ],
 )
 def test_what_makes_no_sense_is_refused(

@@ -163,7 +163,7 @@ def test_what_cannot_be_re_driven(tallies: Tallies, capsys: pytest.CaptureFixtur
     out = capsys.readouterr().out
     assert "1: failed: Malformed: the record has no key" in out
     assert "2: failed: Malformed: Asked cannot be read" in out
-    assert "3: failed: Reject: this service does not consume Gone.v1" in out
+    assert "3: failed: Reject: this service no longer consumes Gone.v1" in out
     assert "9: there is no such dead letter" in out
 
 

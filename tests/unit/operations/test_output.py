@@ -111,5 +111,5 @@ def test_an_answer_that_cannot_be_written_is_reported_in_a_sentence(line: str) -
         )
     assert (done.returncode, done.stderr) == (
         74,
-        "the answer cannot be written: No space left on device; what was to be done goes on\n",
+        "the output cannot be written: No space left on device; the command goes on without it\n",
     )

@@ -36,10 +36,10 @@ NO_ANSWER: tuple[Exception, ...] = (
     KafkaUnavailable("Local: SSL error: handshake failed"),
     KafkaUnavailable("Local: Authentication failure: broken off"),
     KafkaUnavailable("_UNKNOWN_PARTITION: Local: Unknown partition"),
-    KafkaUnavailable("LEADER_NOT_AVAILABLE: the leader did not answer how far it goes"),
+    KafkaUnavailable("LEADER_NOT_AVAILABLE: the leader did not report its offsets"),
     DatabaseUnavailable("PostgreSQL: the server closed the connection unexpectedly"),
     OperationalError("SELECT", {}, Exception("no connection")),
-    CommandFailed("after 27 s Kafka still gives no committed offsets"),
+    CommandFailed("Kafka did not answer within 27 s: committed offsets"),
     Misconfigured("Kafka has no topic order.events"),
 )
 

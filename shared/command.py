@@ -1,8 +1,8 @@
 """The command line of a service: `python -m services.<name> <command>`.
 
 Long-running commands exit with the codes of sysexits.h, for their supervisors. Operator commands exit with 0 if the
-work is done, 1 if not, 2 for wrong arguments, 74 if it is done but the answer could not be written, and 75 if a server
-was down or just starting: try again. `audit` exits with 1 for findings, so it too uses sysexits.h if it could not look.
+work is done, 1 if not, 2 for wrong arguments, 74 if it is done but the output could not be written, and 75 if a server
+was down or still starting: try again. `audit` exits with 1 for findings; if it could not compare, it uses sysexits.h.
 """
 
 import argparse
@@ -28,9 +28,9 @@ EXIT_MISCONFIGURED = 78
 EXIT_AGAIN = 75
 """EX_TEMPFAIL: restart me."""
 EXIT_NOT_WRITTEN = 74
-"""EX_IOERR: it was done, but the answer could not be written."""
+"""EX_IOERR: it was done, but the output could not be written."""
 EXIT_NOT_DONE = 1
-AGAIN = ". A server is away, or just starting: try again"
+AGAIN = ". A server is down or still starting: try again"
 AGAIN_UNLOCKED = ". Try again when that session has ended its transaction"
 
 
@@ -48,7 +48,7 @@ def worker(container: Any, _arguments: argparse.Namespace) -> None:
         try:
             metrics.serve(settings.http_host, settings.metrics_port, process.ready)
         except (OSError, UnicodeError) as error:  # a name that is too long for DNS cannot be encoded
-            reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
+            reason = error.strerror if isinstance(error, OSError) else "this is not a valid host name"
             place = f"{settings.http_host[:100]}:{settings.metrics_port}"
             raise Misconfigured(f"HTTP_HOST, METRICS_PORT: cannot listen on {place}: {reason}") from error
     process.run()
@@ -65,20 +65,18 @@ def migrate(container: Any, arguments: argparse.Namespace) -> None:
 
 
 def topics(container: Any, arguments: argparse.Namespace) -> None:
-    """Create the topics of the service that are missing; say whose those are that it consumes and that are not
-    there.
-    """
+    """Create the missing topics of the service; name the owners of missing topics that it only consumes."""
     settings, service = container.settings(), container.service()
     created = kafka_topics.create_topics(settings, service, consumed=arguments.consumed)
     missing = kafka_topics.missing(settings, service)
     if created or not missing:
-        output.echo(f"created {', '.join(created)}" if created else "all topics are there")
+        output.echo(f"created {', '.join(created)}" if created else "all topics exist")
     if missing:
-        output.echo(f"not there yet: {', '.join(missing)}; {kafka_topics.whose(service, missing)}")
+        output.echo(f"still missing: {', '.join(missing)}; {kafka_topics.whose(service, missing)}")
 
 
 def token(_container: Any, arguments: argparse.Namespace) -> None:
-    """Invent a token for a caller of the API: print it, and its entry in API_TOKENS, which does not betray it."""
+    """Make a token for a caller of the API: print it, and its entry in API_TOKENS, which does not reveal it."""
     secret, entry = lazily(".http.tokens:make", name=arguments.name, scopes=arguments.scopes)
     output.echo(f"the token, for the caller: {secret}")
     output.echo(f"its entry in API_TOKENS:   {entry}")
@@ -94,37 +92,37 @@ def parser(service: str) -> argparse.ArgumentParser:
         if command is migrate:
             added.add_argument("--before-rollout", action="store_true", help="leave `post` migrations for later")
         if command is topics:
-            meaning = (
-                "create those too that it consumes: only where all services are yours and have the same PARTITIONS"
-            )
+            meaning = "also create those that it consumes: only if all services are yours and have the same PARTITIONS"
             added.add_argument("--consumed", dest="consumed", action="store_true", help=meaning)
         if command is token:
-            added.add_argument("name", metavar="NAME", help="of the caller")
-            added.add_argument("scopes", metavar="SCOPE", nargs="+", help="what it may do, like orders:read")
+            added.add_argument("name", metavar="NAME", help="the caller's name")
+            added.add_argument("scopes", metavar="SCOPE", nargs="+", help="what it may do, such as orders:read")
     _add_positions(commands)
     _add_dead_letters(commands)
     _add_outbox(commands)
     _add_lanes(commands)
     _add_decisions(commands)
-    audited = _add(commands, "audit", ".audit.audit:audit", "compare what was decided with what was published")
+    audited = _add(commands, "audit", ".audit.audit:audit", "compare what was to be published with what was")
     audited.add_argument("--json", action="store_true")
-    audited.add_argument("--all", dest="everything", action="store_true", help="name every finding, not the first 20")
+    audited.add_argument(
+        "--all", dest="everything", action="store_true", help="name every finding, not only 20 of each kind"
+    )
     audited.set_defaults(compares=True)
     return made
 
 
 def _add_positions(commands: Any) -> None:
     made = commands.add_parser(
-        "positions", help="what was handled and published; decide where the two systems disagree"
+        "positions", help="what was handled and published; decide where Kafka and the database disagree"
     )
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
     _add(choices, "show", ".operations.status:show", "show every position and what it means").add_argument(
         "--json", action="store_true"
     )
     for choice, meaning in (
-        ("adopt", "believe what Kafka shows"),
-        ("rewind", "rather twice than not at all"),
-        ("skip", "rather not at all than twice"),
+        ("adopt", "trust what Kafka shows"),
+        ("rewind", "lose nothing; something may happen twice"),
+        ("skip", "repeat nothing; something may be lost"),
     ):
         added = _add(choices, choice, ".operations.decisions:decide", meaning)
         added.set_defaults(given={"choice": choice})
@@ -133,14 +131,14 @@ def _add_positions(commands: Any) -> None:
             dest="sources",
             action="append",
             required=True,
-            help="'<topic>[<partition>]', lane-<n>, cluster, <topic>; or inputs or lanes: all of them; may be repeated",
+            help="'<topic>[<partition>]', lane-<n>, cluster or <topic>; all: inputs or lanes; may be repeated",
         )
-        added.add_argument("--to", type=int, metavar="OFFSET", help="of an input: the next offset to handle")
+        added.add_argument("--to", type=int, metavar="OFFSET", help="for an input: the next offset to handle")
         added.add_argument("--yes", action="store_true", help="do not ask")
-    meaning = "make a dead letter of the record that an input waits at"
+    meaning = "turn the record that an input waits at into a dead letter"
     parked = _add(choices, "set-aside", ".operations.parked:set_aside", meaning)
     parked.add_argument("--target", dest="source", required=True, help="'<topic>[<partition>]'")
-    parked.add_argument("--offset", type=int, help="the record that you mean; without it you are asked")
+    parked.add_argument("--offset", type=int, help="where you expect the record; --yes needs it")
     parked.add_argument("--reason", required=True, help="kept with the decision")
     parked.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -148,15 +146,15 @@ def _add_positions(commands: Any) -> None:
 def _add_dead_letters(commands: Any) -> None:
     made = commands.add_parser("dead-letters", help="records that were set aside")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    listed = _add(choices, "list", ".operations.dead_letters:show_all", "list those that wait")
+    listed = _add(choices, "list", ".operations.dead_letters:show_all", "list those that still wait")
     which = listed.add_mutually_exclusive_group()
-    for state, meaning in (("redriven", "those that were handled"), ("dismissed", "those that never shall be")):
+    for state, meaning in (("redriven", "those handled again since"), ("dismissed", "those that never will be")):
         which.add_argument(f"--{state}", dest="state", action="store_const", const=state, help=meaning)
     which.add_argument("--all", dest="state", action="store_const", const=None, help="all of them")
     listed.set_defaults(state="open")
     listed.add_argument("--topic", help="only those from this topic")
-    listed.add_argument("--error", help="only those that were set aside for an error of this name")
-    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
+    listed.add_argument("--error", help="only those set aside for an error of this name")
+    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
     listed.add_argument("--json", action="store_true")
     shown = _add(choices, "show", ".operations.dead_letters:show", "show one with its headers and its value")
     shown.add_argument("number", type=_natural, metavar="ID")
@@ -165,8 +163,8 @@ def _add_dead_letters(commands: Any) -> None:
     chosen = driven.add_mutually_exclusive_group(required=True)
     chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
-    driven.add_argument("--dismissed", action="store_true", help="also an ID that was dismissed")
-    gone = _add(choices, "dismiss", ".operations.dismissing:dismiss", "decide that some shall never be handled")
+    driven.add_argument("--dismissed", action="store_true", help="also IDs that were dismissed")
+    gone = _add(choices, "dismiss", ".operations.dismissing:dismiss", "decide that some will never be handled")
     gone.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     gone.add_argument("--topic", help="instead of ID: all that wait from this topic")
     gone.add_argument("--error", help="instead of ID: all that wait with an error of this name")
@@ -181,9 +179,7 @@ def _add_outbox(commands: Any) -> None:
     shown = _add(choices, "show", ".operations.outbox:show", "list the oldest, or show one")
     shown.add_argument("event_id", nargs="?", metavar="EVENT_ID")
     shown.add_argument("--json", action="store_true")
-    moved = _add(
-        choices, "set-aside", ".operations.outbox:set_aside", "move one that Kafka refuses to the dead letters"
-    )
+    moved = _add(choices, "set-aside", ".operations.outbox:set_aside", "make a dead letter of one that Kafka refuses")
     moved.add_argument("event_id", metavar="EVENT_ID")
     moved.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -192,17 +188,17 @@ def _add_lanes(commands: Any) -> None:
     made = commands.add_parser("lanes", help="the shares of the outbox")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
     drained = _add(choices, "drain", ".operations.lanes:drain", "wait until everything is published")
-    drained.add_argument("--seconds", type=float, default=300.0, help="at most so long (300)")
-    resized = _add(choices, "resize", ".operations.lanes:resize", "make as many lanes as PARTITIONS says")
+    drained.add_argument("--seconds", type=float, default=300.0, help="wait at most this long (300)")
+    resized = _add(choices, "resize", ".operations.lanes:resize", "change the number of lanes to PARTITIONS")
     resized.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_decisions(commands: Any) -> None:
     made = commands.add_parser("decisions", help="what operators have decided")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
-    listed = _add(choices, "list", ".operations.decision_list:show", "list the newest, with what was before")
-    listed.add_argument("--target", dest="source", help="only those about this target, like lane-0")
-    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="how many (100)")
+    listed = _add(choices, "list", ".operations.decision_list:show", "list the newest, with the state before and after")
+    listed.add_argument("--target", dest="source", help="only those about this target, such as lane-0")
+    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
     listed.add_argument("--json", action="store_true")
 
 
@@ -215,7 +211,7 @@ def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.Argumen
 
 def _natural(word: str) -> int:
     if not word.isdecimal() or not 0 < int(word) < 2**63:
-        raise argparse.ArgumentTypeError(f"{word} is not a number from 1 on")
+        raise argparse.ArgumentTypeError(f"{word} is not a whole number of 1 or more")
     return int(word)
 
 

@@ -25,7 +25,7 @@ from .worker.worker import Worker
 API_CONNECTIONS = 10
 """Connections of an API process, and the number of requests it handles concurrently."""
 WORKER_CONNECTIONS = 5
-"""Maximum, one for each use so that none waits for another: the slot and its batches, housekeeping, the observer, the
+"""Maximum, one for each use, so that none waits for another: the slot and its batches, housekeeping, the observer, the
 topic watch, and the checks before a stop."""
 ASIDE_CONNECTIONS = 2
 """Opened only to cancel a statement of a slow handler, and to note at which record a process ends."""
@@ -33,7 +33,7 @@ ASIDE_CONNECTIONS = 2
 
 def resolve(target: str) -> Any:
     """Import the module of `module:name`, and return the named object. A module that begins with a dot belongs to this
-    library, whatever its package is called.
+    library, under any package name.
     """
     module, _, name = target.partition(":")
     return getattr(import_module(module, __package__), name)

@@ -6,7 +6,7 @@
     │   └── Malformed          raised by the decoder: the record is not one of ours
     ├── Unavailable            back off, go on
     │   ├── DatabaseUnavailable PostgreSQL cannot do the work now; what was begun is rolled back
-    │   ├── Undecided          PostgreSQL failed a handler, for its record or for its surroundings: tried alone
+    │   ├── Undecided          PostgreSQL failed a handler, because of its record or its surroundings: tried alone
     │   ├── ServiceBroken      code, schema or surroundings are broken, no record is the cause; its input waits
     │   └── KafkaUnavailable   no broker answers, or the committed offsets are not stable yet
     ├── RecoveryNeeded         the outcome of a commit is in doubt: recover, then go on
@@ -15,7 +15,7 @@
     │   ├── GenerationLost     the group moved on without this worker: expected in a rebalance
     │   ├── DatabaseInDoubt    COMMIT was sent and its reply was lost
     │   ├── SlotInDoubt        the session that holds the slot is gone: take the same slot again, or exit
-    │   └── Unproven           the client reported something to stop for, and the servers did not report it again
+    │   └── Unproven           the client reported a reason to stop, and the servers did not confirm it
     ├── Stop                   only an operator can decide, and it is proven: leave the group, stay alive and unready,
     │   │                      say what to do, and go on when it is done
     │   ├── DatabaseWentBack   Postgres is older than Kafka: restored, or failed over to a replica that lagged
@@ -86,7 +86,7 @@ class Undecided(Unavailable):
 
 
 class ServiceBroken(Unavailable):
-    """The service's code, its schema or its surroundings are broken; no record can be the reason."""
+    """The service's code, its schema or its surroundings are broken; no record is the cause."""
 
     frames = ""
     """Where it came up."""
@@ -104,7 +104,7 @@ class KafkaInDoubt(RecoveryNeeded):
 
 
 class ContentRefused(KafkaInDoubt):
-    """Kafka refused a claimed outbox row for what it contains; claimed again, less and less, until it is alone."""
+    """Kafka refused a claimed outbox row for what it contains; ever fewer rows are claimed until it is alone."""
 
 
 class GenerationLost(RecoveryNeeded):
@@ -122,7 +122,7 @@ class SlotInDoubt(RecoveryNeeded):
 
 
 class Unproven(RecoveryNeeded):
-    """The client reported something that a worker would stop for, and the servers did not report it again."""
+    """The client reported a reason to stop, and the servers did not confirm it."""
 
     counted = False
 
@@ -139,7 +139,7 @@ class KafkaWentBack(Stop):
     """Kafka lost a commit that PostgreSQL knows of."""
 
     held: Any = None
-    """An input and its position. While that stays, the topic is still truncated, even if it grows beyond it."""
+    """An input and its position. While that stays, the topic counts as truncated, even if it grows past it."""
 
 
 class PositionMissing(Stop):
@@ -151,7 +151,7 @@ class RecordsLost(Stop):
 
 
 class OtherCluster(Stop):
-    """The Kafka cluster or a topic is not the one that the positions are of."""
+    """The Kafka cluster or a topic is not the one that the positions belong to."""
 
 
 class LanesDiffer(Stop):
@@ -172,7 +172,7 @@ class TooManyDeadLetters(Stop):
 
 
 class Exit(ExactlyOnceError):
-    """The process must end and be started anew."""
+    """The process must end and be restarted."""
 
 
 class DebuggerQuit(Exit):
@@ -192,11 +192,11 @@ class TooManyRecoveries(Exit):
 
 
 class Misconfigured(ExactlyOnceError):
-    """The process cannot start in this surrounding."""
+    """The process cannot start with these settings, servers and rights."""
 
 
 class NotLetIn(Misconfigured):
-    """Kafka does not let this process in any more."""
+    """Kafka no longer lets this process in."""
 
 
 class CommandFailed(ExactlyOnceError):
@@ -213,7 +213,7 @@ class HandlingFailed(ExactlyOnceError):
 
 
 class SessionMisused(ExactlyOnceError):
-    """The session was asked for something that it does not do for a handler or a request."""
+    """The session was asked for something that a handler or a request must not do."""
 
 
 class HandlerTooSlow(ExactlyOnceError):

@@ -1,4 +1,4 @@
-"""Every setting of a process, from environment variables or `.env`; a wrong one stops the start and is named.
+"""Every setting of a process, from environment variables or `.env`. With a wrong one the process refuses to start.
 
 A secret may be in a file instead: `<NAME>_FILE` is then the file's path. The variable itself takes precedence.
 
@@ -36,7 +36,7 @@ OF_ONE_LINE = {"database_url", "migration_database_url", "kafka_sasl_password", 
 """Secrets without line breaks; others may have them, such as a service's own PEM key."""
 
 OF_OTHERS = {"API_TOKEN"}
-"""Docker compose keeps its own in the same `.env`: the caller's token, for calls by hand."""
+"""Docker compose reads the same `.env` and keeps a caller's token in it, for calls by hand."""
 
 
 _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+(?:%[A-Za-z0-9._-]+)?\]):([0-9]{1,5})")
@@ -55,21 +55,23 @@ class Settings(BaseSettings):
     )
 
     kafka_bootstrap_servers: Annotated[
-        str, Field(min_length=1, description="host:port of one or more brokers, by commas")
+        str, Field(min_length=1, description="host:port of one or more brokers, separated by commas")
     ]
     kafka_security_protocol: Annotated[
-        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Field(description="how brokers are spoken to")
+        Literal["PLAINTEXT", "SSL", "SASL_PLAINTEXT", "SASL_SSL"], Field(description="how to connect to the brokers")
     ] = "PLAINTEXT"
     kafka_sasl_mechanism: Annotated[
-        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"], Field(description="how a SASL_* protocol proves who we are")
+        Literal["PLAIN", "SCRAM-SHA-256", "SCRAM-SHA-512"],
+        Field(description="how to authenticate with a SASL_* protocol"),
     ] = "SCRAM-SHA-512"
-    kafka_sasl_username: Annotated[str, Field(description="our name at the brokers, with a SASL_* protocol")] = ""
+    kafka_sasl_username: Annotated[str, Field(description="user name at the brokers, for a SASL_* protocol")] = ""
     kafka_sasl_password: Annotated[SecretStr, Field(description="its password")] = SecretStr("")
     kafka_ssl_ca_location: Annotated[
-        FilePath | None, Field(description="PEM file of the CA that signed the brokers; empty: those of the system")
+        FilePath | None,
+        Field(description="PEM file of the CA that signed the brokers' certificates; empty: the system's"),
     ] = None
     kafka_ssl_certificate_location: Annotated[
-        FilePath | None, Field(description="PEM file of our own certificate, if the brokers want one")
+        FilePath | None, Field(description="PEM file of the client's certificate, if the brokers require one")
     ] = None
     kafka_ssl_key_location: Annotated[FilePath | None, Field(description="PEM file of its key")] = None
     kafka_ssl_key_password: Annotated[SecretStr, Field(description="the password of that key, if it has one")] = (
@@ -81,14 +83,16 @@ class Settings(BaseSettings):
     ]
     migration_database_url: Annotated[
         SecretStr,
-        Field(description="the same for `migrate`, by the role that owns the schema; empty: DATABASE_URL's does"),
+        Field(description="the same for `migrate`, as the role that owns the schema; empty: DATABASE_URL"),
     ] = SecretStr("")
     database_pooler: Annotated[
         bool,
-        Field(description="DATABASE_URL leads to a pooler; the API bears each of its modes, a worker only `session`"),
+        Field(
+            description="DATABASE_URL leads to a pooler; the API works in each of its modes, a worker only in `session`"
+        ),
     ] = False
     partitions: Annotated[
-        int, Field(ge=1, le=1000, description="partitions of every topic of ours, and number of lanes")
+        int, Field(ge=1, le=1000, description="partitions of every topic that `topics` creates, and number of lanes")
     ] = 4
     replication_factor: Annotated[
         int, Field(ge=0, le=10, description="replicas of a topic that `topics` creates; 0: the brokers' default")
@@ -110,20 +114,22 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1_000_000,
-            description="of one caller to one process; more are answered with 429; 0: as many as come",
+            description="from one caller to one process; more are answered with 429; 0: no limit",
         ),
     ] = 200.0
-    api_auth: Annotated[
-        Literal["on", "off"], Field(description="`off` lets everybody call the API and do everything")
-    ] = "on"
+    api_auth: Annotated[Literal["on", "off"], Field(description="`off` lets anyone call the API and do anything")] = (
+        "on"
+    )
     api_tokens: Annotated[
         SecretStr, Field(description="who may call the API: name:scope,scope:sha256 entries, as `token` makes them")
     ] = SecretStr("")
-    metrics_port: Annotated[int, Field(ge=0, le=65535, description="health and metrics of a worker; 0: none")] = 0
-    log_format: Annotated[Literal["console", "json"], Field(description="how logs are written")] = "console"
-    log_level: Annotated[Literal["debug", "info", "warning", "error"], Field(description="the least level logged")] = (
-        "info"
-    )
+    metrics_port: Annotated[
+        int, Field(ge=0, le=65535, description="port of a worker's health and metrics; 0: none")
+    ] = 0
+    log_format: Annotated[Literal["console", "json"], Field(description="format of the logs")] = "console"
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
+    ] = "info"
 
     worker_slots: Annotated[
         int, Field(ge=1, le=1000, description="workers of one service that work at the same time")
@@ -142,8 +148,8 @@ class Settings(BaseSettings):
         Field(
             ge=1024,
             le=50_000_000,
-            description="a larger event never enters the outbox; topics need max.message.bytes of 10,000 more; "
-            "`topics` makes new ones so",
+            description="a larger event is refused; a topic needs a max.message.bytes 10,000 above this, which "
+            "`topics` gives new ones",
         ),
     ] = 900_000
     # Two seconds of work. A worker far behind holds all of it in memory: 25 MB with these, 80 MB with 64,000 kB.
@@ -179,24 +185,24 @@ class Settings(BaseSettings):
         Field(
             gt=0,
             le=900,
-            description="the handlers of a batch may take so long, at most TRANSACTION_TIMEOUT_MS; a slower batch is "
-            "made smaller, a record that takes longer alone is set aside",
+            description="time for the handlers of a batch, at most TRANSACTION_TIMEOUT_MS; a slower batch is made "
+            "smaller, a record that takes longer alone is set aside",
         ),
     ] = 5.0
     debug_no_timeouts: Annotated[
         bool,
         Field(
-            description="for a breakpoint in a worker: no watchdog, no budget of handlers, no end of idle sessions; "
-            "such a worker is never ready"
+            description="for a breakpoint in a worker: no watchdog, no limit on handlers or idle sessions; such a "
+            "worker is never ready"
         ),
     ] = False
     shutdown_grace_seconds: Annotated[float, Field(gt=0, le=86_400, description="time to finish after SIGTERM")] = 15.0
 
     retry_seconds_max: Annotated[
-        float, Field(gt=0, le=86_400, description="longest pause between two attempts of a `Retry`")
+        float, Field(gt=0, le=86_400, description="longest pause before a record is tried again after a `Retry`")
     ] = 30.0
     retry_attempts_max: Annotated[
-        int, Field(ge=0, le=1_000_000, description="set a record aside after so many `Retry`; 0: never")
+        int, Field(ge=0, le=1_000_000, description="set a record aside after this many `Retry`; 0: never")
     ] = 0
     dead_letters_per_minute_max: Annotated[
         int, Field(ge=1, le=1_000_000, description="more dead letters of failed handlers than this stop the worker")
@@ -206,7 +212,7 @@ class Settings(BaseSettings):
         Field(
             ge=0,
             le=1_000_000,
-            description="so many events of a type that fail alike, of different keys and in a row, stop the worker; "
+            description="this many events of one type and of different keys that fail alike in a row stop the worker; "
             "0: never",
         ),
     ] = 10
@@ -215,19 +221,22 @@ class Settings(BaseSettings):
     ] = 20
 
     inbox_retention_hours: Annotated[
-        float, Field(gt=0, le=876_000, description="a repeated event is recognised for so long")
+        float, Field(gt=0, le=876_000, description="how long a duplicate event is recognised")
     ] = 168.0
     idempotency_retention_hours: Annotated[
-        float, Field(gt=0, le=876_000, description="an Idempotency-Key is remembered for so long")
+        float, Field(gt=0, le=876_000, description="how long an Idempotency-Key is remembered")
     ] = 24.0
     dead_letter_retention_hours: Annotated[
-        float, Field(gt=0, le=876_000, description="a dead letter that was re-driven or dismissed is kept for so long")
+        float, Field(gt=0, le=876_000, description="how long a redriven or dismissed dead letter is kept")
     ] = 2_160.0
     audit_retention_hours: Annotated[
-        float, Field(gt=0, le=876_000, description="`audit` knows for so long what was published")
+        float, Field(gt=0, le=876_000, description="how long `audit` knows what was published")
     ] = 168.0
     outbox_rows_max: Annotated[
-        int, Field(ge=1, le=1_000_000_000_000, description="the API answers 503 while more events than this wait")
+        int,
+        Field(
+            ge=1, le=1_000_000_000_000, description="the API answers 503 while more events than this are unpublished"
+        ),
     ] = 1_000_000
 
     @classmethod
@@ -251,14 +260,14 @@ class Settings(BaseSettings):
         for address in addresses:
             if "://" in address:
                 raise ValueError(
-                    f"{_short(address)} has a scheme; write host:port alone, "
+                    f"{_short(address)} has a scheme; write only host:port, "
                     f"{_short(address.partition('://')[2].rstrip('/'))}, and the protocol in KAFKA_SECURITY_PROTOCOL"
                 )
             found = _ADDRESS.fullmatch(address)
             if found is None or not 0 < int(found[1]) < 65_536:
                 raise ValueError(
-                    f"{_short(address) or 'nothing'} is no address of a broker; write host:port, several with commas: "
-                    "kafka-1:9092,kafka-2:9092"
+                    f"{_short(address) or 'nothing'} is not a broker's address; write host:port, several separated by "
+                    "commas: kafka-1:9092,kafka-2:9092"
                 )
         return ",".join(addresses)
 
@@ -289,7 +298,7 @@ class Settings(BaseSettings):
                 f"KAFKA_SSL_CA_LOCATION: not used with KAFKA_SECURITY_PROTOCOL={self.kafka_security_protocol}"
             )
         if self.debug_no_timeouts and self.database_pooler:
-            raise ValueError("DEBUG_NO_TIMEOUTS: behind a pooler the role has the timeouts; debug without a pooler")
+            raise ValueError("DEBUG_NO_TIMEOUTS: behind a pooler the timeouts are the role's; debug without a pooler")
         if (self.kafka_ssl_certificate_location is None) != (self.kafka_ssl_key_location is None):
             raise ValueError("KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: one needs the other")
         return self
@@ -351,7 +360,7 @@ class _SecretFiles(PydanticBaseSettingsSource):
             raise Misconfigured(f"{field_name.upper()}_FILE: {path} {error}") from None
         if field_name in OF_ONE_LINE and len(secret.splitlines()) > 1:
             raise Misconfigured(
-                f"{field_name.upper()}_FILE: {path} has several lines; the secret alone is needed, in one"
+                f"{field_name.upper()}_FILE: {path} has several lines; it must hold the secret alone, on one line"
             )
         return secret, field_name, False
 
@@ -381,7 +390,7 @@ def _misspelt(kind: type[Settings]) -> Iterator[str]:
         if name.upper() in renamed.SETTINGS.keys() - known:
             yield f"{name} is now called {renamed.SETTINGS[name.upper()]}"
         elif name.upper() not in known and (meant := get_close_matches(name.upper(), known, 1, ALIKE)):
-            yield f"{name}: there is no such setting; {meant[0]} is one"
+            yield f"{name}: there is no such setting; did you mean {meant[0]}?"
 
 
 @overload

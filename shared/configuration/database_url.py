@@ -32,13 +32,13 @@ def sqlalchemy_url(setting: str, url: str, service: str) -> str:
         ) from None
     if "/" in (made.database or ""):
         raise Misconfigured(
-            f"{setting}: there is a / in the name of the database; the folder of a socket is written behind it: "
+            f"{setting}: the name of the database has a / in it; the folder of a socket goes behind the name: "
             "postgresql://user@/name?host=/var/run/postgresql"
         )
     for option in _FILES_OF_LIBPQ:
         file = str(made.query.get(option, ""))
         if file and Path(file).exists() and not Path(file).is_file():  # libpq would wait for a pipe
-            raise Misconfigured(f"{setting}: {option} must be a file, and {file} is none")
+            raise Misconfigured(f"{setting}: {option} must be a file, and {file} is not")
     return url
 
 

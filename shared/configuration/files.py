@@ -16,10 +16,10 @@ from dotenv.parser import Binding, parse_stream
 from ..errors import Misconfigured
 
 BYTES_MAX = 1_000_000
-"""No file with settings or a secret is this long; a bundle of all the world's CAs has a quarter of it."""
+"""No file with settings or a secret is this long; a bundle of all public CAs is a quarter of it."""
 
 PIPE_SECONDS = 5.0
-"""A secret passed through a pipe, as by a shell's `<(command)`, is at hand, or comes from a vault."""
+"""A secret that a shell's `<(command)` passes through a pipe is there at once, or has to come from a vault."""
 
 LOOK_AGAIN_SECONDS = 0.02
 
@@ -34,7 +34,7 @@ def text(path: Path) -> str:
     except UnicodeDecodeError:
         found = "\0"
     if "\0" in found:
-        raise Misconfigured("is no text in UTF-8; save it as UTF-8")
+        raise Misconfigured("is not UTF-8 text; save it as UTF-8")
     return found
 
 
@@ -69,12 +69,12 @@ def _pieces(file: int, *, pipe: bool) -> Iterator[bytes]:
             yield piece
             left -= len(piece)
             if left < 0:
-                raise Misconfigured(f"has more than {BYTES_MAX:,} bytes; that is no file with settings")
+                raise Misconfigured(f"has more than {BYTES_MAX:,} bytes, too many for a file of settings")
         elif piece is not None and (left < BYTES_MAX or not pipe):
             return
         else:  # a pipe without a writer yet reads as ended too
             time.sleep(LOOK_AGAIN_SECONDS)
-    raise Misconfigured(f"is waited for in vain: it did not end within {PIPE_SECONDS:.0f} s")
+    raise Misconfigured(f"was not read: its writer did not finish within {PIPE_SECONDS:.0f} s")
 
 
 def refuse_dotenv(file: Path, known: Container[str]) -> None:
@@ -82,8 +82,8 @@ def refuse_dotenv(file: Path, known: Container[str]) -> None:
 
     Raises `Misconfigured`, which names the line but none of its contents.
     """
-    if file.is_fifo():  # it is read more than once
-        raise Misconfigured(f"{file}: is a pipe; settings are in a file of this name, or in the environment")
+    if file.is_fifo():  # a `.env` is read more than once
+        raise Misconfigured(f"{file}: is a pipe; put the settings in a file of this name, or in the environment")
     try:
         found = text(file)
     except FileNotFoundError:
@@ -100,7 +100,7 @@ def refuse_dotenv(file: Path, known: Container[str]) -> None:
 
 def _wrong(binding: Binding, known: Container[str]) -> str | None:
     if binding.error:
-        return "cannot be read: a quote that is not closed, or no NAME=value"
+        return "cannot be read: an unclosed quote, or not NAME=value"
     if binding.value is None:
         return f"has no = after {binding.key}" if binding.key and binding.key.upper() in known else None
     inside = [line.partition("=") for line in binding.value.splitlines()[1:]]

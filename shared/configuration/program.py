@@ -1,5 +1,5 @@
 """How this process was started: how to type a service's command, for messages that name one, and where its package is.
-Both are right whatever folder a repository keeps its services in.
+Both are right in any folder that a repository keeps its services in.
 
     f"run `{program(service)} migrate` first"
 """

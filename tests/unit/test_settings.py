@@ -62,7 +62,7 @@ def test_a_slip_in_a_name_is_named(
     else:
         monkeypatch.setenv(name, "8")
 
-    with pytest.raises(Misconfigured, match=f"{name}: there is no such setting; {meant} is one"):
+    with pytest.raises(Misconfigured, match=f"{name}: there is no such setting; did you mean {meant}\\?"):
         load()
 
 
@@ -71,20 +71,20 @@ def test_a_slip_in_a_name_is_named(
     [
         (
             "kafka://127.0.0.1:9092",
-            "kafka://127.0.0.1:9092 has a scheme; write host:port alone, 127.0.0.1:9092, and the protocol",
+            "kafka://127.0.0.1:9092 has a scheme; write only host:port, 127.0.0.1:9092, and the protocol",
         ),
-        ("PLAINTEXT://one:9092", "PLAINTEXT://one:9092 has a scheme; write host:port alone, one:9092,"),
-        ("http://one:9092/", "http://one:9092/ has a scheme; write host:port alone, one:9092,"),
-        ("one", "one is no address of a broker; write host:port"),
-        ("one:", "one: is no address of a broker"),
-        ("one:0", "one:0 is no address of a broker"),
-        ("one:70000", "one:70000 is no address of a broker"),
-        ("one:port", "one:port is no address of a broker"),
-        ("one 9092", "one 9092 is no address of a broker"),
-        ("one:9092,", "nothing is no address of a broker"),
-        ("one:9092 two:9092", "one:9092 two:9092 is no address of a broker"),
-        ("::1:9092", "::1:9092 is no address of a broker"),
-        ("x" * 10_000, "x" * 100 + r"\.\.\. is no address of a broker"),
+        ("PLAINTEXT://one:9092", "PLAINTEXT://one:9092 has a scheme; write only host:port, one:9092,"),
+        ("http://one:9092/", "http://one:9092/ has a scheme; write only host:port, one:9092,"),
+        ("one", "one is not a broker's address; write host:port"),
+        ("one:", "one: is not a broker's address"),
+        ("one:0", "one:0 is not a broker's address"),
+        ("one:70000", "one:70000 is not a broker's address"),
+        ("one:port", "one:port is not a broker's address"),
+        ("one 9092", "one 9092 is not a broker's address"),
+        ("one:9092,", "nothing is not a broker's address"),
+        ("one:9092 two:9092", "one:9092 two:9092 is not a broker's address"),
+        ("::1:9092", "::1:9092 is not a broker's address"),
+        ("x" * 10_000, "x" * 100 + r"\.\.\. is not a broker's address"),
     ],
 )
 def test_what_is_no_address_of_a_broker_is_refused_at_once(
@@ -282,7 +282,7 @@ def test_a_service_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch,
         load(ShippingSettings)
     monkeypatch.delenv("SHIPPING_DAYS_MAX")
     monkeypatch.setenv("SHIPPING_DAY_MAX", "3")
-    with pytest.raises(Misconfigured, match="SHIPPING_DAY_MAX: there is no such setting; SHIPPING_DAYS_MAX is one"):
+    with pytest.raises(Misconfigured, match=r"SHIPPING_DAY_MAX: .* did you mean SHIPPING_DAYS_MAX"):
         load(ShippingSettings)
 
 

@@ -79,9 +79,9 @@ def test_the_client_of_kafka_bears_both_ends(
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ("PARTITIONS=8\n".encode("utf-16"), "is no text in UTF-8; save it as UTF-8"),
-        (b"PARTITIONS=8\0\n", "is no text in UTF-8"),
-        (b"HTTP_HOST=\xff\n", "is no text in UTF-8"),
+        ("PARTITIONS=8\n".encode("utf-16"), "is not UTF-8 text; save it as UTF-8"),
+        (b"PARTITIONS=8\0\n", "is not UTF-8 text"),
+        (b"HTTP_HOST=\xff\n", "is not UTF-8 text"),
         (None, "is a folder"),
     ],
 )

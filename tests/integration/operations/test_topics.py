@@ -139,7 +139,7 @@ def test_another_cluster(servers: Servers, breakable_servers: Servers, capsys: p
         assert "PositionMissing" not in shown, "nothing is compared with what another cluster says"
         # The lane must not be compared with what another cluster does not know.
         assert tallies.run("positions rewind --target lane-0 --yes") == 1
-        assert "the positions are of cluster" in capsys.readouterr().err
+        assert "the positions belong to cluster" in capsys.readouterr().err
         decide(tallies, "adopt", "cluster")
         for topic in topics.needed(tallies.service):
             stop(tallies, OtherCluster, f"topic {topic} ")
@@ -191,4 +191,4 @@ def test_only_its_own_topics_are_created_and_the_owners_of_the_others_are_named(
     assert tallies.run("topics --consumed") == 0
     assert capsys.readouterr().out == f"created {theirs}\n"
     assert tallies.run("topics") == 0
-    assert capsys.readouterr().out == "all topics are there\n"
+    assert capsys.readouterr().out == "all topics exist\n"

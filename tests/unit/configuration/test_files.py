@@ -30,10 +30,10 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "reason"),
     [
-        ('PARTITIONS=8\nHTTP_HOST="0.0.0.0\nHTTP_PORT=1\n', "line 2 cannot be read: a quote that is not closed"),
+        ('PARTITIONS=8\nHTTP_HOST="0.0.0.0\nHTTP_PORT=1\n', "line 2 cannot be read: an unclosed quote"),
         (
             "PARTITIONS=8\n\n# x\n\nHTTP_HOST='0.0.0.0\nHTTP_PORT=1\n",
-            "line 5 cannot be read: a quote that is not closed",
+            "line 5 cannot be read: an unclosed quote",
         ),
         ('HTTP_HOST="0.0.0.0\nHTTP_PORT=1\nLOG_LEVEL="\n', "line 1 opens a quote that is closed only after HTTP_PORT"),
         (
@@ -41,7 +41,7 @@ def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
             "line 1 opens a quote that is closed only after DATABASE_URL_FILE",
         ),
         ('HTTP_HOST="a" b\n', "line 1 cannot be read"),
-        ("HTTP_PORT: 8001\n", "line 1 cannot be read: .* no NAME=value"),
+        ("HTTP_PORT: 8001\n", "line 1 cannot be read: .* not NAME=value"),
         ("\r\nHTTP_PORT\r\n", "line 2 has no = after HTTP_PORT"),
         ("=1\n", "line 1 cannot be read"),
         ("X=" + "x" * 1_000_000, "has more than 1,000,000 bytes"),
@@ -84,11 +84,11 @@ def _huge(path: Path) -> None:
 
 ODD: dict[str, tuple[Callable[[Path], object], str]] = {
     "folder": (lambda path: path.mkdir(), "is a folder|is a folder; a file is needed"),
-    "pipe": (os.mkfifo, "is a pipe|is waited for in vain"),
+    "pipe": (os.mkfifo, "is a pipe|was not read"),
     "endless": (lambda path: path.symlink_to("/dev/zero"), "has more than 1,000,000 bytes"),
     "socket": (_socket, "cannot be read: No such device or address|cannot be read: Operation not supported"),
     "circle": (lambda path: path.symlink_to(path), "cannot be read: Too many levels of symbolic links"),
-    "binary": (lambda path: path.write_bytes(b"\x7fELF\0\xff"), "is no text in UTF-8"),
+    "binary": (lambda path: path.write_bytes(b"\x7fELF\0\xff"), "is not UTF-8 text"),
     "huge": (_huge, "has more than 1,000,000 bytes"),
 }
 
@@ -143,7 +143,7 @@ def test_a_pipe_that_is_silent_is_given_up(monkeypatch: pytest.MonkeyPatch, tmp_
     monkeypatch.setenv("DATABASE_URL_FILE", str(tmp_path / "pipe"))
     os.mkfifo(tmp_path / "pipe")
     writer = (tmp_path / "pipe").open("r+b", 0) if opened else nullcontext()
-    with writer, pytest.raises(Misconfigured, match=r"DATABASE_URL_FILE: .*pipe is waited for in vain"):
+    with writer, pytest.raises(Misconfigured, match=r"DATABASE_URL_FILE: .*pipe was not read"):
         load()
 
 
@@ -182,10 +182,13 @@ def test_the_folder_of_a_socket_is_understood_in_each_of_libpq_s_forms(
 @pytest.mark.parametrize(
     ("given", "reason"),
     [
-        ("postgresql://me:fish@/var/run/postgresql/order", r"there is a / in the name .*\?host=/var/run/postgresql"),
-        ("postgresql:///var/run/postgresql", r"there is a / in the name .*\?host=/var/run/postgresql"),
-        ("postgresql://me:fish@one/order?sslrootcert=pipe", "sslrootcert must be a file, and pipe is none"),
-        ("postgresql://me:fish@one/order?sslmode=require&sslkey=.", "sslkey must be a file, and . is none"),
+        (
+            "postgresql://me:fish@/var/run/postgresql/order",
+            r"the database has a / .*\?host=/var/run/postgresql",
+        ),
+        ("postgresql:///var/run/postgresql", r"the database has a / .*\?host=/var/run/postgresql"),
+        ("postgresql://me:fish@one/order?sslrootcert=pipe", "sslrootcert must be a file, and pipe is not"),
+        ("postgresql://me:fish@one/order?sslmode=require&sslkey=.", "sslkey must be a file, and . is not"),
     ],
 )
 def test_a_path_in_a_url_that_leads_nowhere_is_refused(
@@ -194,6 +197,6 @@ def test_a_path_in_a_url_that_leads_nowhere_is_refused(
     os.mkfifo("pipe")
     monkeypatch.setenv("DATABASE_URL", given)
 
-    with pytest.raises(Misconfigured, match=f"DATABASE_URL: {reason}") as refusal:
+    with pytest.raises(Misconfigured, match=f"DATABASE_URL: .*{reason}") as refusal:
         load().dsn("order")
     assert "fish" not in str(refusal.value)

@@ -1,7 +1,7 @@
 """Accepted findings: a decision explains the audit's findings that follow from it, and hides none.
 
 After a restored backup the topics have events that this database never decided. A decision about the lane accepts
-that. The events stay lost to this service, so the audit still lists them, with the number of the decision.
+that. The events are lost to this service for good, so the audit still lists them, with the number of the decision.
 
 Rewinding an input accepts that events about its records are published again. The id of such an event names its record,
 which shows whether a rewind explains it. Rewinding a lane accepts the same for the rows that wait in it, and the

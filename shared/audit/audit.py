@@ -1,7 +1,7 @@
 """`audit`: compares what the database decided to publish with what the topics contain, while everything runs.
 
-It changes nothing, joins no group, and holds no snapshot for long, so both sides move while they are read. Its answer
-is still true, because of the order of its reads:
+It changes nothing, joins no group, and holds no snapshot for long, so both sides move while they are read. Its findings
+are still true, because of the order of its reads:
 
 1. The lanes: their current claims, and the last row of `exactly_once_claimed` in each. A row of an earlier claim is
    published: the next claim is made once the published position proves the last one
@@ -21,8 +21,8 @@ is still true, because of the order of its reads:
 A claim that changes during all this (a smaller one, a row set aside, lanes resized, a decision) is a current one that
 is not published, so it is not sure. Between 1 and 4 rows are only appended, or deleted for their age.
 
-What cannot be known is counted, not compared: records from before the first claim that is known without a gap; claims
-from a time of which a topic has removed records; records behind a transaction that does not end.
+What cannot be known is counted, not compared: records older than the first claim that is known without a gap; claims
+from a time from which a topic has removed records; records behind a transaction that does not end.
 """
 
 import math
@@ -49,7 +49,7 @@ from .accepted import Accepted
 from .claims import Known
 from .ledger import INDEX_BITS, Again, Ledger
 from .report import EVERYTHING, EXAMPLES, Finding, Report, moment
-from .topics import Listening
+from .topics import Consumption
 
 UNPUBLISHED_SECONDS = 60.0
 """Longer than any default timeout after which another worker takes over a lane."""
@@ -65,9 +65,9 @@ _ADOPTED = text("""
 
 NOT_PUBLISHED_HERE = "events claimed for a topic that this service does not publish on, or that does not exist"
 RECREATED = "events claimed before their topic was created again"
-REMOVED = "events claimed at a time of which their topic has removed records"
+REMOVED = "events claimed at a time from which their topic has removed records"
 BEHIND = "events claimed for a topic that an open transaction holds back"
-BEFORE = "records from before the first claim that is known"
+BEFORE = "records older than the first known claim"
 
 
 def audit(context: Context, *, json: bool, everything: bool = False) -> bool:
@@ -115,9 +115,7 @@ class _Audit:
         self._topics = sorted({*context.service.published_topics, context.service.dead_letter_topic})
         with connection.begin():
             if not connection.execute(_READY).scalar_one():
-                raise Misconfigured(
-                    f"the database has no table of what was published: run {context.command('migrate')} first"
-                )
+                raise Misconfigured(f"the database has no log of claims: run {context.command('migrate')} first")
             now: datetime = connection.execute(_NOW).scalar_one()
         self._report = Report(context.service.name, now)
         self._recreated: set[str] = set()
@@ -141,7 +139,7 @@ class _Audit:
             self._connection, proved, self._accepted, self._ledger, lambda: self._progress.advance(task)
         )
         self._progress.update(task, description="records", total=sum(s.high - s.low for s in spans.values()))
-        consumed = audit_topics.listen(  # 5
+        consumed = audit_topics.consume(  # 5
             self._context,
             self._group,
             spans,
@@ -169,8 +167,8 @@ class _Audit:
         present = self._group.cluster_id()
         if known not in (None, present):
             raise Misconfigured(
-                f"the positions are of Kafka cluster {known}, KAFKA_BOOTSTRAP_SERVERS leads to {present}: there is "
-                "nothing to compare"
+                f"the positions belong to Kafka cluster {known}, and KAFKA_BOOTSTRAP_SERVERS leads to {present}: there "
+                "is nothing to compare"
             )
 
     def _compare_topics(self) -> None:
@@ -180,8 +178,8 @@ class _Audit:
             if known.get(name, topic.id) != topic.id:
                 self._recreated.add(name)
                 decide = self._context.command(f"positions adopt --target {name}")
-                told = f"the topic was deleted and created again; decide with {decide}"
-                self._report.add(Finding("positions", told, where=name))
+                detail = f"the topic was deleted and created again; decide with {decide}"
+                self._report.add(Finding("positions", detail, where=name))
 
     def _positions(self) -> set[int]:
         """Compare positions and the backlog; return the lanes that disagree."""
@@ -206,19 +204,19 @@ class _Audit:
             if waits.rows and waits.oldest_seconds is not None:
                 report.oldest_unpublished = max(report.oldest_unpublished or 0.0, waits.oldest_seconds)
                 if waits.oldest_seconds > max(UNPUBLISHED_SECONDS, audit_topics.longest(self._context)):
-                    told = f"{waits.rows:,} wait, the oldest for {age(waits.oldest_seconds)}"
-                    report.add(Finding("unpublished", told, lane=lane))
+                    detail = f"{waits.rows:,} wait, the oldest for {age(waits.oldest_seconds)}"
+                    report.add(Finding("unpublished", detail, lane=lane))
         return doubtful
 
-    def _compare(self, known: Known, consumed: Listening) -> None:
+    def _compare(self, known: Known, consumed: Consumption) -> None:
         report, ledger = self._report, self._ledger
 
         def where(part: int, offset: int) -> str:
             return f"{consumed.parts[part]}@{offset}"
 
         for again in ledger.twice():
-            told = f"it is at {where(again.first_part, again.first_offset)} too"
-            found = Finding("twice", told, where(again.part, again.offset), again.event_id, place=again.place)
+            detail = f"it is also at {where(again.first_part, again.first_offset)}"
+            found = Finding("twice", detail, where(again.part, again.offset), again.event_id, place=again.place)
             self._explain(found, again)
             report.add(found)
         bounds = self._bounds(consumed)
@@ -231,23 +229,23 @@ class _Audit:
             if reasons:
                 report.not_compared[reasons[0]] += 1
             else:
-                told = f"claimed at {moment(missing.claimed_at):%Y-%m-%d %H:%M:%S}Z"
+                detail = f"claimed at {moment(missing.claimed_at):%Y-%m-%d %H:%M:%S}Z"
                 by = self._accepted.never(batch.lane, batch.position, batch.claimed_at)
-                report.add(Finding("never", told, where=batch.topic, place=missing.place, accepted_by=by))
+                report.add(Finding("never", detail, where=batch.topic, place=missing.place, accepted_by=by))
         for stranger in ledger.strange():
             decided = _decided(stranger.time)
             if decided < known.since_when(stranger.lane):
                 report.not_compared[BEFORE] += 1
             else:
-                told = f"decided at {stranger.time}" if stranger.time else "it does not say when it was decided"
-                found = Finding("unknown", told, where(stranger.part, stranger.offset), stranger.event_id or None)
+                detail = f"decided at {stranger.time}" if stranger.time else "it has no time"
+                found = Finding("unknown", detail, where(stranger.part, stranger.offset), stranger.event_id or None)
                 found.key, found.event_type = stranger.key or None, stranger.type or None
                 found.accepted_by = self._accepted.unknown(stranger.lane, decided)
                 report.add(found)
         for late in ledger.disorder():
             later = ledger.batch(late.later)
-            told = f"it comes after an event of lane-{later.lane}, position {later.position}, that was decided later"
-            report.add(Finding("order", told, where(late.part, late.offset), place=late.place))
+            detail = f"it comes after an event of lane-{later.lane}, position {later.position}, that was decided later"
+            report.add(Finding("order", detail, where(late.part, late.offset), place=late.place))
 
     def _explain(self, found: Finding, again: Again) -> None:
         """Name the rewind that explains a duplicate."""
@@ -266,7 +264,7 @@ class _Audit:
             self._accepted.key(event_id),
         )
 
-    def _bounds(self, consumed: Listening) -> dict[str, dict[str, float]]:
+    def _bounds(self, consumed: Consumption) -> dict[str, dict[str, float]]:
         """For each topic, up to when its claims cannot be compared, and why."""
         bounds: dict[str, dict[str, float]] = {source.topic: {} for source in consumed.parts}
         kept = audit_topics.kept_since(self._context, self._group, consumed.parts)  # 6
@@ -287,8 +285,8 @@ class _Audit:
         for source, seconds in sorted(ages.items()):
             self._report.open[str(source)] = seconds
             if seconds > audit_topics.longest(self._context):
-                told = f"open since {age(seconds)}: whoever reads with read_committed stands still before it"
-                self._report.add(Finding("open", told, where=str(source)))
+                detail = f"open for {age(seconds)}: no read_committed consumer can pass it"
+                self._report.add(Finding("open", detail, where=str(source)))
 
     def _name(self) -> None:
         """Add to the findings the names of their events."""

@@ -120,14 +120,14 @@ def read(
 
 
 def _rows(connection: Connection, lane: int, tick: Callable[[], None]) -> Iterator[Any]:
-    asked = {"lane": lane, "after": 0, "rows": PAGE_ROWS, "events": PAGE_EVENTS}
+    parameters = {"lane": lane, "after": 0, "rows": PAGE_ROWS, "events": PAGE_EVENTS}
     while True:
         with connection.begin():
-            page: list[Any] = list(connection.execute(_PAGE, asked))
+            page: list[Any] = list(connection.execute(_PAGE, parameters))
         if not page:
             return
         yield from page
-        asked["after"] = page[-1].id
+        parameters["after"] = page[-1].id
         tick()
 
 

@@ -16,8 +16,8 @@ EVERYTHING = 100_000
 KINDS = {
     "twice": "events published twice",
     "never": "events never published",
-    "unknown": "events of ours that nobody knows",
-    "order": "events out of the order of their key",
+    "unknown": "events that this database never decided",
+    "order": "events out of order within their key",
     "positions": "positions that disagree",
     "open": "transactions that do not end",
     "unpublished": "lanes whose events stay unpublished",
@@ -41,7 +41,7 @@ class Finding:
     lane: int | None = None
     position: int | None = None
     place: int | None = None
-    """The event's place in the ledger, from which its id, lane and position are found in the end."""
+    """The event's place in the ledger; its id, lane and position are looked up by it at the end."""
     accepted_by: int | None = None
     """The number of the decision that explains it."""
 
@@ -151,11 +151,11 @@ class Report:
         oldest = "" if self.oldest_unpublished is None else f", the oldest for {age(self.oldest_unpublished)}"
         known = f"since {since}" if since else "yet"
         lines = [
-            f"{self.ours:,} records of ours among {self.records:,}, {self.per_second:,.0f} records/s; "
+            f"{self.ours:,} of {self.records:,} records are this service's, {self.per_second:,.0f} records/s; "
             f"{self.events:,} events in {self.claims:,} claims {known}",
             f"{self.lag:,} offsets still to be handled; {self.unpublished:,} events still to be published{oldest}",
         ]
-        lines += [f"{where}: a transaction is open since {age(seconds)}" for where, seconds in self.open.items()]
+        lines += [f"{where}: a transaction has been open for {age(seconds)}" for where, seconds in self.open.items()]
         lines += [f"not compared: {count:,} {reason}" for reason, count in sorted(self.not_compared.items())]
         return lines
 

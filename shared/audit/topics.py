@@ -20,12 +20,12 @@ WORD_MAX = 256
 """Characters of a key or type that are reported."""
 
 STANDING_SECONDS = 1.0
-"""A last stable offset that stands still this long is held back by one transaction; those of workers take
+"""If the last stable offset stands still this long, one transaction holds it back; those of workers take
 milliseconds."""
 
 
 @dataclass
-class Listening:
+class Consumption:
     """The records consumed."""
 
     parts: list[Input] = field(default_factory=list)
@@ -41,7 +41,7 @@ def longest(context: Context) -> float:
     return context.settings.transaction_timeout_ms / 1_000 + CLEANUP_SECONDS
 
 
-def listen(
+def consume(
     context: Context,
     group: Group,
     spans: Mapping[Input, Span],
@@ -49,11 +49,11 @@ def listen(
     lanes: int,
     ledger: Ledger,
     tick: Callable[[int], None],
-) -> Listening:
+) -> Consumption:
     """Read the partitions from the beginning to the ends in `spans`, and enter what the service published into
     `ledger`.
     """
-    consumed = Listening(sorted(spans))
+    consumed = Consumption(sorted(spans))
     numbers = {source: n for n, source in enumerate(consumed.parts)}
     source_name = context.service.name.encode()
     reading = Reading(context, {source: (span.low, span.high) for source, span in spans.items()}, removed="earliest")
@@ -72,7 +72,8 @@ def listen(
         if silent > STANDING_SECONDS:
             ages = standing(context, group, reading.left)
             if silent > longest(context) and not ages:
-                raise KafkaUnavailable(f"nothing came for {silent:.0f} s, and {sorted(reading.left)} did not end")
+                left = ", ".join(map(str, sorted(reading.left)))
+                raise KafkaUnavailable(f"nothing arrived for {silent:.0f} s, and {left} is not read to its end")
             hopeless = {source for source, age in ages.items() if max(age, silent) > longest(context)}
             consumed.unread |= hopeless
             reading.left -= hopeless

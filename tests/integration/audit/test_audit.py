@@ -47,7 +47,7 @@ def test_a_system_in_order(tallies: Tallies, capsys: pytest.CaptureFixture[str])
     assert tallies.run("audit") == 0
     printed = capsys.readouterr()
     assert "Nothing is wrong." in printed.out
-    assert "12 records of ours among 12, " in printed.out
+    assert "12 of 12 records are this service's, " in printed.out
     assert " records/s; 12 events in 6 claims since" in printed.out
     assert printed.err == ""  # no bar without a terminal
 
@@ -175,7 +175,7 @@ def test_a_transaction_that_does_not_end(tallies: Tallies, capsys: pytest.Captur
         answer = audit(tallies, capsys)
 
         assert answer.findings == [("open", f"{tallies.told.topic}[0]", None, None, None)]
-        assert answer.details[0].startswith("open since 60 min")
+        assert answer.details[0].startswith("open for 60 min")
         assert answer.facts["open_transactions_seconds"].keys() == {f"{tallies.told.topic}[0]"}
         assert answer.facts["not_compared"] == {"events claimed for a topic that an open transaction holds back": 1}
 

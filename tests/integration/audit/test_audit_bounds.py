@@ -263,7 +263,7 @@ def test_while_workers_are_busy_and_one_is_killed(busy: Stage, capsys: pytest.Ca
         feeding.join()
     published = len(busy.read(busy.kit.told.topic))
     printed = capsys.readouterr().out
-    assert f"{published:,} records of ours among {published:,}, " in printed
+    assert f"{published:,} of {published:,} records are this service's, " in printed
     assert f"; {published:,} events in " in printed
 
 
@@ -337,7 +337,7 @@ def test_a_server_is_away(
 @pytest.mark.parametrize(
     ("damage", "words"),
     [
-        ("UPDATE exactly_once_cluster SET cluster_id = 'another'", "the positions are of Kafka cluster another"),
+        ("UPDATE exactly_once_cluster SET cluster_id = 'another'", "the positions belong to Kafka cluster another"),
         ("DROP TABLE exactly_once_claimed", "migrate` first"),
     ],
 )

@@ -310,7 +310,7 @@ class Settings(BaseSettings):
 
     def kafka(self) -> dict[str, Any]:
         """Return the configuration of every Kafka client: brokers and credentials, including the password."""
-        told: dict[str, Any] = {
+        options: dict[str, Any] = {
             "bootstrap.servers": self.kafka_bootstrap_servers,
             "security.protocol": self.kafka_security_protocol,
             "ssl.ca.location": self.kafka_ssl_ca_location,
@@ -319,12 +319,12 @@ class Settings(BaseSettings):
             "ssl.key.password": self.kafka_ssl_key_password.get_secret_value(),
         }
         if self.kafka_security_protocol.startswith("SASL"):
-            told |= {
+            options |= {
                 "sasl.mechanism": self.kafka_sasl_mechanism,
                 "sasl.username": self.kafka_sasl_username,
                 "sasl.password": self.kafka_sasl_password.get_secret_value(),
             }
-        return {name: str(value) for name, value in told.items() if value}
+        return {name: str(value) for name, value in options.items() if value}
 
     def dsn(self, service: str) -> str:
         """Return the database URL of `service` in SQLAlchemy's form, including the password."""

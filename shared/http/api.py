@@ -142,14 +142,12 @@ def _operating(service: Service, engine: Engine) -> APIRouter:
 
     @router.get("/health/live")
     async def health_live() -> Alive:
-        """Report that the process is alive. Asks nobody: a database that is down is no reason to restart this
-        process.
-        """
+        """Report that the process is alive. It asks no server: one that is down is no reason to restart this."""
         return Alive()
 
     @router.get("/health/ready", responses=documented(503))
     async def health_ready() -> Ready:
-        """Tell whether requests can be served, and how far behind the workers are."""
+        """Report whether requests can be served, and how far behind the workers are."""
         try:
             return await anyio.to_thread.run_sync(ready, limiter=limiter)
         except Misconfigured as error:

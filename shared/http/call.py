@@ -65,8 +65,8 @@ class Call:
         """Run `work` in a transaction that commits when the answer is ready. `Reject` is answered with 409."""
         try:
             with self._transaction() as session:
-                answer = work(session)
-                return answer if isinstance(answer, Response) else _respond(_rendered(answer, status))
+                returned = work(session)
+                return returned if isinstance(returned, Response) else _respond(_rendered(returned, status))
         except Reject as error:
             raise Problem(409, str(error)) from error
 
@@ -109,7 +109,7 @@ class Call:
 
     def _publish(self, session: Transaction, event: Event) -> None:
         if self._parts.backlog.full(session.connection()):
-            raise busy("too many events wait to be published; no worker keeps up")
+            raise busy("too many events wait to be published; the workers do not keep up")
         self._parts.outbox.add(session, event, self.traceparent)
 
     def _begin(self, session: Transaction) -> StoredResponse | None:
@@ -120,7 +120,7 @@ class Call:
         except DBAPIError as error:
             if getattr(error.orig, "sqlstate", None) != _LOCK_NOT_AVAILABLE:
                 raise
-            detail = "a request with this Idempotency-Key is still at work"
+            detail = "a request with this Idempotency-Key is still in progress"
             raise _NotStored(409, detail, kind="idempotency-key-in-use", retry_seconds=RETRY_SECONDS) from error
 
 
@@ -138,12 +138,12 @@ async def call_of(request: Request) -> Call:
     return Call(request.app.state.parts, request_key, request.state.traceparent)
 
 
-def _rendered(answer: Any, status: int) -> StoredResponse:
+def _rendered(returned: Any, status: int) -> StoredResponse:
     """Render what an endpoint returned, inside its transaction."""
     location = None
-    if isinstance(answer, Created):
-        status, location, answer = 201, answer.location, answer.body
-    return StoredResponse(status, msgspec.Raw(to_json(answer)), location)
+    if isinstance(returned, Created):
+        status, location, returned = 201, returned.location, returned.body
+    return StoredResponse(status, msgspec.Raw(to_json(returned)), location)
 
 
 def _respond(stored: StoredResponse) -> Response:

@@ -3,7 +3,7 @@
 uvicorn limits how long a connection may idle between two requests, and nothing else: neither silence before the first
 byte, nor a head or a body that comes byte by byte, nor a client that does not read its answer
 (https://uvicorn.dev/settings/#timeouts). A client that holds as many connections as the process may have files blocks
-the API. The limits are for whole states, not for pauses: a byte now and then does not extend one.
+the API. Each limit is for a whole state, not for pauses: a byte now and then does not extend it.
 """
 
 import asyncio
@@ -102,7 +102,7 @@ class Connection(H11Protocol):
         super().on_response_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """End."""
+        """Stop the clock of a connection that is gone."""
         self._stop_waiting()
         super().connection_lost(exc)
 

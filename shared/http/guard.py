@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from .problems import Problem, busy, defect, repeat, shortened
 
 SECONDS = Histogram("exactly_once_http_request_seconds", "Time to answer", ["method", "route", "status"])
-IN_FLIGHT = Gauge("exactly_once_http_requests_in_flight", "Requests that wait or are at work")
+IN_FLIGHT = Gauge("exactly_once_http_requests_in_flight", "Requests that wait or are in progress")
 REFUSED = Counter("exactly_once_http_requests_refused_total", "Requests refused because too many were in flight")
 
 IN_FLIGHT_MAX = 500
@@ -52,9 +52,9 @@ class Guard:
                 await request.give_up(scope)
         finally:
             # A request that waits for a thread is cancelled. One in a thread runs to its end: database statements have
-            # their own timeout, and the caller was told that the outcome is unknown. A scope knows the difference.
+            # their own timeout, and the caller was told that the outcome is unknown. A scope makes this difference.
             # Cancelling the task itself would free the thread's place while the thread runs on: an unbounded number of
-            # threads would wait for a stalled database, and the loop for a turn among them.
+            # threads would wait for a stalled database, and the loop would compete with them.
             if work.done():
                 self._ended(work)
             else:
@@ -138,7 +138,7 @@ class _Request:
         await self._send(message)
 
     async def answer(self, scope: Scope, problem: Problem) -> None:
-        """Refuse."""
+        """Refuse the request."""
         await problem.response()(scope, self._receive, self.send)
 
     async def give_up(self, scope: Scope) -> None:

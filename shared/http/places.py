@@ -1,7 +1,7 @@
 """Places: the right to run. Requests that wait for one locked row occupy places, and must not occupy them all.
 
 An endpoint runs in a thread with a connection, and both are few. Requests that wait for a locked row would take them
-one after another, until no request is answered, whatever it asks for. So some places are reserved for reads, and
+one after another, until no request at all is answered. So some places are reserved for reads, and
 requests for one resource may take only some of the others: those that wait for a row are mostly those that name it.
 The rest wait here, which costs nothing; too many are refused at once.
 """
@@ -42,7 +42,7 @@ class Places:
         limiter, wanted = self._resources.get(resource) or (CapacityLimiter(self._each), 0)
         if wanted >= WAITING_MAX:
             CROWDED.inc()
-            raise busy("too many requests for this wait already; nothing was done, a POST may be repeated with its key")
+            raise busy("too many requests wait for this already; nothing was done, a POST may be repeated with its key")
         self._resources[resource] = limiter, wanted + 1
         try:
             async with limiter, self._writers:

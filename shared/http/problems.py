@@ -1,4 +1,4 @@
-"""Every error answer of the HTTP API is a problem (RFC 9457): it tells the caller what is wrong, and nothing about our
+"""Every error answer of the HTTP API is a problem (RFC 9457): it tells the caller what is wrong, and nothing about the
 internals.
 """
 
@@ -41,7 +41,7 @@ def shortened(words: str, most: int = WORDS_MAX) -> str:
 
 
 class Wrong(BaseModel):
-    """One place of a request that is not as it should be."""
+    """One wrong place in a request."""
 
     at: str
     message: str
@@ -111,7 +111,7 @@ def repeat(method: str) -> str:
 
 
 def defect() -> Problem:
-    """A defect of ours. The log has the details."""
+    """The service has a bug. The log has the details."""
     return Problem(500, "something went wrong on our side; it is logged")
 
 
@@ -130,7 +130,7 @@ def of_validation(error: RequestValidationError) -> Problem:
 
 
 def of_database(error: DBAPIError | NoFreeConnection, method: str) -> Problem:
-    """Report that the database is unavailable. Raises `error` if it refused a statement: a defect of ours."""
+    """Report that the database is unavailable. Raises `error` if it refused a statement: then the service has a bug."""
     state = getattr(error.orig, "sqlstate", None) if isinstance(error, DBAPIError) else None
     words = str(getattr(error, "orig", error)).strip()
     if isinstance(error, DBAPIError) and (

@@ -41,7 +41,7 @@ KEY_PARAMETER = {
     "name": "Idempotency-Key",
     "in": "header",
     "required": True,
-    "description": "New for each intent, the same whenever it is repeated. The answer is kept and given again.",
+    "description": "New for each intent, the same for each repetition, which gets the first answer again.",
     "schema": {"type": "string", "minLength": 1, "maxLength": 255, "pattern": r"^[\x21-\x7e]+$"},
     "example": "7d444840-9dc0-11d1-b245-5ffdce74fad2",
 }

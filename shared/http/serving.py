@@ -46,5 +46,5 @@ def _listening(host: str, port: int) -> socket.socket:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:  # a name too long for DNS cannot be encoded
-        reason = error.strerror if isinstance(error, OSError) else "this is no name of a host"
+        reason = error.strerror if isinstance(error, OSError) else "this is not a valid host name"
         raise Misconfigured(f"HTTP_HOST, HTTP_PORT: cannot listen on {host[:100]}:{port}: {reason}") from error

@@ -62,14 +62,14 @@ class Callers:
         self._tokens = parse(settings.api_tokens.get_secret_value())
         if not self._open and not self._tokens:
             raise Misconfigured(
-                f"API_TOKENS: nobody could call this API. Make a token with `{program(service)} token NAME "
-                "SCOPE`, or let everybody in with API_AUTH=off"
+                f"API_TOKENS: without a token no one can call this API. Make one with `{program(service)} token NAME "
+                "SCOPE`, or let anyone in with API_AUTH=off"
             )
 
     def identify(self, request: Request) -> Token | None:
         """Return the request's token; None if it has no known one.
 
-        With API_AUTH=off callers are distinguished by their credentials, whatever these are.
+        With API_AUTH=off callers are distinguished by the credentials that they send, valid or not.
         """
         given = request.headers.get("authorization")
         if self._open:
@@ -88,7 +88,7 @@ class Callers:
         without `scope`.
         """
         if caller is None:
-            detail = "this token is not known" if tried else "this needs a token: Authorization: Bearer ..."
+            detail = "this token is unknown" if tried else "this needs a token: Authorization: Bearer ..."
             challenge = 'Bearer error="invalid_token"' if tried else "Bearer"
             raise Problem(401, detail, kind="not-authenticated", headers={"WWW-Authenticate": challenge})
         if not self._open and scope not in caller.scopes:

@@ -29,7 +29,7 @@ class Transaction(Session):
     def lock_or_add(self, row: Model) -> tuple[Model, bool]:
         """Return the existing row with the primary key of `row`, locked, and False; or `row`, just written, and True.
 
-        A concurrent request that adds the row wins, and is waited for. A handler needs no such care: its batch is
+        If a concurrent request adds the row, this one waits for it. A handler needs no such care: its batch is
         repeated.
         """
         model = type(row)
@@ -38,7 +38,7 @@ class Transaction(Session):
         added = self.execute(new).one_or_none() is not None
         found = self.lock(model, held.key(model).of(row))
         if found is None:  # deleted by another transaction between the two statements
-            raise Problem(409, f"this {model.__name__.lower()} was deleted at this moment; repeat the request")
+            raise Problem(409, f"this {model.__name__.lower()} was just deleted; repeat the request")
         return found, added
 
 

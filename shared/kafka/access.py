@@ -92,25 +92,25 @@ def admin(settings: Settings) -> AdminClient:
         client = AdminClient(settings.kafka() | options, logger=logger)
     except KafkaException as error:  # a file that is no certificate, a key that does not belong to it
         raise Misconfigured(f"KAFKA_SSL_*, KAFKA_SASL_*: {error.args[0].str()}") from None
-    answer = client.describe_cluster(request_timeout=ANSWER_SECONDS)
+    cluster = client.describe_cluster(request_timeout=ANSWER_SECONDS)
     denied_at: float | None = None
     deadline = time.monotonic() + ANSWER_SECONDS + 5
-    while not answer.done() and time.monotonic() < deadline:
+    while not cluster.done() and time.monotonic() < deadline:
         client.poll(LOOK_AGAIN_SECONDS)
         denials = [reason for error in reported if (reason := denial(error))]
         if denials:
             denied_at = denied_at or time.monotonic()
-            if time.monotonic() > denied_at + DENIED_SECONDS and not answer.done():
+            if time.monotonic() > denied_at + DENIED_SECONDS and not cluster.done():
                 raise Misconfigured(denials[-1])
     while client.poll(0):
         pass  # the rest of the log
     _refuse_old(versions.produce)
     try:
-        answer.result(0)
+        cluster.result(0)
     except (KafkaException, TimeoutError) as error:
         details = dict.fromkeys(reason.str() for reason in reported if reason.code() != KafkaError._ALL_BROKERS_DOWN)
         # A broker that expects TLS silently drops a connection without it.
-        detail = "; ".join(list(details)[-2:]) or "if so, it may want another KAFKA_SECURITY_PROTOCOL"
+        detail = "; ".join(list(details)[-2:]) or "if so, it may expect another KAFKA_SECURITY_PROTOCOL"
         # It may come back: the process ends, and its supervisor restarts it.
         raise KafkaUnavailable(
             f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers} with "
@@ -124,5 +124,5 @@ def _refuse_old(produce: Mapping[str, int]) -> None:
         if version < PRODUCE_MIN:
             raise Misconfigured(
                 f"KAFKA_BOOTSTRAP_SERVERS: the broker {broker} is older than Kafka 4.0 (it knows Produce up to version "
-                f"{version}, not {PRODUCE_MIN}); its transactions were not tried with this"
+                f"{version}, not {PRODUCE_MIN}); this library was never tested with its transactions"
             )

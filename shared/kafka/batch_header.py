@@ -39,8 +39,8 @@ def read(settings: Settings, client_id: str, source: Input, offset: int) -> Head
     """
     with client(settings, client_id) as admin:
         for broker in [found["broker_id"] for found in admin.describe_cluster()["brokers"]][:BROKERS_MAX]:
-            answer = admin._manager.run(admin._manager.send, _request(source, offset), broker, ANSWER_MS)
-            for topic in answer.responses:
+            fetched = admin._manager.run(admin._manager.send, _request(source, offset), broker, ANSWER_MS)
+            for topic in fetched.responses:
                 for partition in topic.partitions:
                     if partition.error_code == 0 and partition.records:  # any other broker is not its leader
                         return parse(bytes(partition.records))
@@ -67,7 +67,7 @@ def _request(source: Input, offset: int) -> Any:
         current_leader_epoch=-1,
         fetch_offset=offset,
         last_fetched_epoch=-1,
-        partition_max_bytes=1,  # the first batch comes whole, whatever its size
+        partition_max_bytes=1,  # the first batch comes whole, even if it is larger
     )
     return FetchRequest(
         max_wait_ms=ANSWER_MS // 2,

@@ -25,14 +25,14 @@ class Held:
     def __init__(self, source: Input, offset: int) -> None:
         self.source = source
         self.offset = offset
-        self.asked = self.told = False
+        self.asked = self.reported = False
         self._began = time.monotonic()
         self._since = datetime.now(UTC)
         self.holder = Holder()
         self._first = "unknown"
 
     def seconds(self) -> float:
-        """Return for how long it has been seen."""
+        """Return how long ago it was first seen."""
         return time.monotonic() - self._began
 
     def read(self, settings: Settings, group: str) -> None:
@@ -64,23 +64,23 @@ class Held:
         topic, partition = self.source
         since = (self.holder.began if self.holder.state not in ENDED else None) or self._since
         tool = f"kafka-transactions.sh describe-producers --topic {topic} --partition {partition}"
-        find = "" if self.holder.transactional_id else f"`{tool}` names its producer, "
+        find = "" if self.holder.transactional_id else f"`{tool}` names its producer; "
         return (
-            f"{self.source} is held back at offset {self.offset} since {since:%Y-%m-%d %H:%M:%S} UTC by {self.holder}; "
-            f"its first record: {self._first}; {find}docs/operating.md, 'A transaction that does not end', says how to "
-            "end it, also in a topic of somebody else"
+            f"{self.source} has been held back at offset {self.offset} since {since:%Y-%m-%d %H:%M:%S} UTC by "
+            f"{self.holder}; its first record: {self._first}; {find}docs/operating.md, "
+            "'A transaction that does not end', says how to end it, also in a topic of others"
         )
 
 
 def described(headers: Mapping[str, bytes | str | None]) -> str:
-    """Name an event by its headers; a foreign one may have any."""
+    """Name an event by its headers; an event of others may have any."""
     source, event, identity = (plain(headers.get(name)) for name in ("ce_source", "ce_type", "ce_id"))
     named = f"{event or 'an event without ce_type'} {identity or '(without ce_id)'}"
     return f"{named} of {source}" if source else "one without ce_source"
 
 
 def ask(settings: Settings, group: str, held: Collection[Held]) -> None:
-    """Find out whose transactions they are, as far as the brokers tell. Takes some seconds if none answers."""
+    """Find out whose transactions they are, as far as the brokers know. Takes some seconds if none answers."""
     found = holders(settings, f"{group}-held-back", {one.source: one.offset for one in held})
     for one in held:
         one.holder = found[one.source]

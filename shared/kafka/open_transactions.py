@@ -24,7 +24,7 @@ ALL_SECONDS = 10.0
 DETAIL_MAX = 200
 """Characters kept of an error, and of a transactional id, which others choose."""
 
-RIGHT = "DESCRIBE on the transactional ids of others is a right that this user may not have, see docs/deploying.md"
+RIGHT = "this user may lack the right DESCRIBE on the transactional ids of others, see docs/deploying.md"
 
 ENDED = frozenset({"Empty", "CompleteCommit", "CompleteAbort", "Dead"})
 """The coordinator's states of a transaction that is over."""
@@ -32,7 +32,7 @@ ENDED = frozenset({"Empty", "CompleteCommit", "CompleteAbort", "Dead"})
 
 @dataclass
 class Holder:
-    """The producer that holds a partition back. Facts the brokers do not tell stay empty, and `unknown` says why."""
+    """The producer that holds a partition back. What the brokers do not report stays empty; `unknown` says why."""
 
     producer_id: int | None = None
     epoch: int = -1
@@ -42,7 +42,7 @@ class Holder:
     began: datetime | None = None
     """When its transaction began, by the coordinator's clock."""
     timeout_seconds: float = 0.0
-    unknown: str = "nobody was asked"
+    unknown: str = "no broker was asked"
 
     def __str__(self) -> str:
         if self.producer_id is None:
@@ -78,7 +78,7 @@ def holders(settings: Settings, client_id: str, held: Mapping[Input, int]) -> di
 
 def configuration(settings: Settings) -> dict[str, Any]:
     """Return the settings of `Settings.kafka` under kafka-python's names."""
-    told: dict[str, Any] = {
+    options: dict[str, Any] = {
         "bootstrap_servers": settings.kafka_bootstrap_servers.split(","),
         "security_protocol": settings.kafka_security_protocol,
         "ssl_cafile": settings.kafka_ssl_ca_location,
@@ -87,12 +87,12 @@ def configuration(settings: Settings) -> dict[str, Any]:
         "ssl_password": settings.kafka_ssl_key_password.get_secret_value(),
     }
     if settings.kafka_security_protocol.startswith("SASL"):
-        told |= {
+        options |= {
             "sasl_mechanism": settings.kafka_sasl_mechanism,
             "sasl_plain_username": settings.kafka_sasl_username,
             "sasl_plain_password": settings.kafka_sasl_password.get_secret_value(),
         }
-    return {name: value for name, value in told.items() if value}
+    return {name: value for name, value in options.items() if value}
 
 
 @contextmanager
@@ -143,11 +143,11 @@ def _ask(admin: Any, source: Input, offset: int, holder: Holder, deadline: float
     if not transactional_id:
         return
     holder.transactional_id = plain(transactional_id)
-    told = admin.describe_transactions([transactional_id])[transactional_id]
-    holder.state = told.state.value
-    holder.timeout_seconds = told.transaction_timeout_ms / 1_000
-    if told.transaction_start_time_ms > 0:
-        holder.began = datetime.fromtimestamp(told.transaction_start_time_ms / 1_000, UTC)
+    described = admin.describe_transactions([transactional_id])[transactional_id]
+    holder.state = described.state.value
+    holder.timeout_seconds = described.transaction_timeout_ms / 1_000
+    if described.transaction_start_time_ms > 0:
+        holder.began = datetime.fromtimestamp(described.transaction_start_time_ms / 1_000, UTC)
 
 
 def _transactional_id(admin: Any, producer_id: int, deadline: float) -> tuple[str, str]:

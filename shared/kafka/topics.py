@@ -66,12 +66,12 @@ def own(service: Service) -> list[str]:
 def whose(service: Service, missing: Collection[str]) -> str:
     """Say who has to create the missing topics."""
     mine, others = set(missing) & set(own(service)), sorted(set(missing) - set(own(service)))
-    told = [f"create with `{program(service.name)} topics`"] if mine else []
+    parts = [f"create with `{program(service.name)} topics`"] if mine else []
     for name in others:
         owner, _, _ = name.rpartition(".")
-        by_name = f": by its name {owner}, with `{program(owner)} topics`" if owner else ""
-        told.append(f"{name} is not ours, {service.name} only consumes it; whoever publishes on it creates it{by_name}")
-    return "; ".join(told)
+        by_name = f" (judging by the name, {owner}: `{program(owner)} topics`)" if owner else ""
+        parts.append(f"{service.name} only consumes {name}; the service that publishes on it creates it{by_name}")
+    return "; ".join(parts)
 
 
 ENVELOPE_BYTES = 10_000

@@ -46,7 +46,7 @@ def no_connection(error: DBAPIError, setting: str = "DATABASE_URL") -> Misconfig
         return Misconfigured(f"{setting}: leads to a pooler, so DATABASE_POOLER=true is needed: {detail}")
     if 'database "' in detail and detail.endswith("does not exist"):
         return Misconfigured(
-            f"{setting}: {detail}; create it, or, if the servers are those of `make servers`, run that again"
+            f"{setting}: {detail}; create it, or, if the server is that of `make servers`, run that again"
         )
     if any(words in detail for words in _DATABASE_DENIES):
         return Misconfigured(f"{setting}: PostgreSQL does not let us in: {detail}")

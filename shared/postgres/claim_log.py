@@ -14,7 +14,7 @@ from collections.abc import Collection
 from sqlalchemy import Connection, text
 
 IDS_MAX = 10_000
-"""Event ids per row when an operator counts rows as published, perhaps a whole outbox."""
+"""Event ids per row when an operator counts rows as published, which may be a whole outbox."""
 
 # The rows of the current claim are the lane's last. A published claim may have no outbox rows left, but is not taken
 # back.

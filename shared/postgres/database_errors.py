@@ -1,4 +1,4 @@
-"""Rewrite database errors so that they tell what failed, where in the schema, and never a value.
+"""Rewrite database errors so that they say what failed, where in the schema, and never a value.
 
 A value may be personal data. PostgreSQL writes values into an error's DETAIL, HINT and CONTEXT, and sometimes into its
 message; SQLAlchemy adds the statement and its parameters. All of that would end up in logs, in dead letters and in the
@@ -53,7 +53,7 @@ def words(diagnostic: Diagnostic) -> str:
     """Return the server's report, without values."""
     state, message = diagnostic.sqlstate or "", diagnostic.message_primary or ""
     if state[:2] in FREE_WORDS and not message.startswith(OURS):
-        message = "a function or a trigger says something, which may hold values; the server's log has its words"
+        message = "a function or a trigger raised a message, which may hold values; the server's log has it"
     elif state[:2] not in NAMES_ONLY | FREE_WORDS or state in QUOTING:
         message = _QUOTED.sub('"…"', message.partition(": ")[0])
     facts = [f"SQLSTATE {state}"]
@@ -63,15 +63,15 @@ def words(diagnostic: Diagnostic) -> str:
             facts.append(f"{kind} {name}")
     if place := _PLACE.search(diagnostic.context or ""):
         facts.append(f"in {place[1]}, {place[2]}")
-    told = f"{message} ({', '.join(facts)})"
+    report = f"{message} ({', '.join(facts)})"
     if state == LOCKED:
         found = _RELATION.search(diagnostic.context or "")
         what = f"a row of {found[1]}" if found else "what it waits for"
-        told += (
-            f". PostgreSQL is there; {what} is locked by another session: see pg_stat_activity and pg_blocking_pids(), "
+        report += (
+            f". PostgreSQL is up; {what} is locked by another session: see pg_stat_activity and pg_blocking_pids(), "
             "and docs/operating.md, 'A lock that is not given back'"
         )
-    return told
+    return report
 
 
 def _rewrite(context: ExceptionContext) -> None:
@@ -90,7 +90,7 @@ def _rewrite(context: ExceptionContext) -> None:
         made.params = None
 
 
-def _rewrite_conversion(error: BaseException, told: str) -> None:
-    error.args = (told,)
+def _rewrite_conversion(error: BaseException, message: str) -> None:
+    error.args = (message,)
     error.__cause__ = None  # its cause contains the value too
     error.__suppress_context__ = True

@@ -56,7 +56,7 @@ def folder_of(service: str) -> Path:
     for place in (*above, Path(__file__).parents[2], Path.cwd()):
         if (found := place / FOLDER / service).is_dir():
             return found
-    raise Misconfigured(f"{FOLDER}/{service} is in no folder above {started or Path.cwd()}")
+    raise Misconfigured(f"there is no folder {FOLDER}/{service} in or above {started or Path.cwd()}")
 
 
 def history(service: str) -> list[Migration]:
@@ -153,8 +153,8 @@ def _permitted(setting: str, role: str | None) -> Iterator[None]:
     except ProgrammingError as error:
         if isinstance(error.orig, InsufficientPrivilege):
             raise Misconfigured(
-                f"{setting}: the role {role} may not change the schema: {error.orig.diag.message_primary}. Let a role "
-                "migrate that may, by MIGRATION_DATABASE_URL; or GRANT CREATE ON SCHEMA public to this one "
+                f"{setting}: the role {role} may not change the schema: {error.orig.diag.message_primary}. Set "
+                "MIGRATION_DATABASE_URL to a role that may; or GRANT CREATE ON SCHEMA public to this one "
                 "(docs/deploying.md)"
             ) from error
         raise
@@ -166,7 +166,7 @@ def runtime_role(settings: Settings, service: str) -> str | None:
         return None
     runs, migrates = (make_url(dsn).username for dsn in (settings.dsn(service), settings.migration_dsn(service)))
     if runs is None:
-        raise Misconfigured("DATABASE_URL: names no user; MIGRATION_DATABASE_URL grants that user its rights")
+        raise Misconfigured("DATABASE_URL: must name a user, to whom `migrate` grants the rights of the service")
     return None if runs == migrates else runs
 
 

@@ -1,7 +1,7 @@
 """Two roles: one owns the schema and migrates it, the other runs the code and has only the rights that it needs.
 
-`migrate` grants the rights each time, so that a new table needs no further thought; every start checks that they are
-there. The runtime role owns nothing, so it cannot change a table, a trigger or a constraint.
+`migrate` grants the rights each time, so that a new table needs no further thought; every start checks them. The
+runtime role owns nothing, so it cannot change a table, a trigger or a constraint.
 """
 
 from sqlalchemy import Connection, Engine, text
@@ -94,13 +94,13 @@ def refuse_without_rights(engine: Engine, service: str) -> None:
     """Refuse to start as a role that would fail later. Raises `Misconfigured`."""
     with engine.connect() as connection:
         role = engine.url.username or "of DATABASE_URL"
-        mend = f"run `{program(service)} migrate` with MIGRATION_DATABASE_URL, which grants it"
+        fix = f"run `{program(service)} migrate` with MIGRATION_DATABASE_URL, which grants it"
         if connection.execute(text("SELECT current_schema() IS NULL")).scalar_one():
-            raise Misconfigured(f"DATABASE_URL: the role {role} may not use the schema: {mend}")
+            raise Misconfigured(f"DATABASE_URL: the role {role} may not use the schema: {fix}")
         tables = list(connection.execute(_TABLES).scalars())
         needed = [(name, right) for name in tables for right in _needed(name)]
         found = {"names": [name for name, _ in needed], "rights": [right for _, right in needed]}
         missing = [f"{right} on {name}" for right, name in connection.execute(_MISSING, found)]
     if missing:
         more = f" and {len(missing) - NAMED_MAX} more" if len(missing) > NAMED_MAX else ""
-        raise Misconfigured(f"DATABASE_URL: the role {role} lacks {', '.join(missing[:NAMED_MAX])}{more}: {mend}")
+        raise Misconfigured(f"DATABASE_URL: the role {role} lacks {', '.join(missing[:NAMED_MAX])}{more}: {fix}")

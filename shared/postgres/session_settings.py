@@ -73,7 +73,7 @@ def forget_libpq_variables() -> None:
     if found := sorted(known & os.environ.keys()):
         for name in found:
             del os.environ[name]
-        log.warning("libpq_variables_ignored", names=found, hint="DATABASE_URL alone counts; write them into it")
+        log.warning("libpq_variables_ignored", names=found, hint="only DATABASE_URL counts; put them into it")
 
 
 def options(more: Mapping[str, object]) -> str:
@@ -90,7 +90,7 @@ def refuse_unfit(connection: Connection, setting: str) -> None:
     found = _settings(connection)
     if connection.execute(text("SELECT pg_is_in_recovery()")).scalar_one():
         raise DatabaseUnavailable(
-            f"{setting}: leads to a standby, which cannot be written; name the primary, or all hosts and "
+            f"{setting}: leads to a standby, which is read-only; name the primary, or all hosts and "
             "target_session_attrs=read-write: postgresql://user:password@one:5432,two:5432/name?target_session_attrs="
             "read-write"
         )
@@ -118,7 +118,7 @@ def _alike(found: str, wanted: str) -> bool:
 
 def _unfit(setting: str, name: str, found: str, wanted: str) -> str:
     return (
-        f"{setting}: sessions have {name} = {found}, which this cannot work with; {wanted} is needed. Look at the "
-        f"defaults of the role and the database (\\drds in psql), and at postgresql.conf; a role's is mended by "
-        f"ALTER ROLE ... SET {name} = {wanted if wanted.isalnum() else repr(wanted)}"
+        f"{setting}: sessions have {name} = {found}, and {wanted} is needed. Look at the defaults of the role and the "
+        f"database (\\drds in psql), and at postgresql.conf; correct the role's "
+        f"with ALTER ROLE ... SET {name} = {wanted if wanted.isalnum() else repr(wanted)}"
     )

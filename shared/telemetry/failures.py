@@ -28,7 +28,7 @@ ERROR_MAX = 100
 """Characters of an error's name."""
 
 LOGGED_MAX = 1_000
-"""Characters of it in a log line; a database error repeats whole statements."""
+"""Characters of an error in a log line; a database error repeats whole statements."""
 
 FRAMES_MAX = 8
 """Frames of the service, and as many of other code, kept of an error: the innermost ones."""
@@ -159,7 +159,7 @@ def _short(name: str) -> Path:
 
 
 def facts(record: Record) -> dict[str, object]:
-    """Return log fields that identify a record; they stay short and printable whatever the record holds."""
+    """Return log fields that identify a record, short and printable even if the record is neither."""
     found = dict(record.headers or ())
     return {
         "topic": record.input.topic,
@@ -178,7 +178,7 @@ def _printable(data: bytes | None) -> str | None:
     return text if text.isprintable() else dumps(text)[1:-1]
 
 
-def told(error: BaseException) -> dict[str, object]:
+def _error(error: BaseException) -> dict[str, object]:
     """Return log fields that describe an error."""
     name, detail = describe(error)
     return {"error": name, "detail": detail[:LOGGED_MAX], "traceback": frames(error)}
@@ -186,15 +186,15 @@ def told(error: BaseException) -> dict[str, object]:
 
 def log_batch(error: Exception, record: Record | None, records: int) -> None:
     """Log that a batch was rolled back, because of `record` if that is known."""
-    log.warning("batch_failed", records=records, **(facts(record) if record is not None else {}), **told(error))
+    log.warning("batch_failed", records=records, **(facts(record) if record is not None else {}), **_error(error))
 
 
 def log_set_aside(error: Exception, record: Record) -> None:
     """Log that a record was set aside."""
-    log.error("set_aside", **facts(record), **told(error))
+    log.error("set_aside", **facts(record), **_error(error))
 
 
 def log_retry(error: Exception, record: Record, attempts: int, seconds: float) -> None:
     """Log that an input is parked at `record`."""
-    tell = log.error if isinstance(error, ServiceBroken) else log.warning
-    tell("retry_later", attempts=attempts, seconds=round(seconds, 2), **facts(record), **told(error))
+    write = log.error if isinstance(error, ServiceBroken) else log.warning
+    write("retry_later", attempts=attempts, seconds=round(seconds, 2), **facts(record), **_error(error))

@@ -1,5 +1,5 @@
 """Folding of repeated log lines: the first of a kind is written, the rest are counted, and the count is written once a
-minute, or soon after the last one, with its time. A server that is down must not fill a disk, nor bury other lines.
+minute, or soon after the last one, with its time. A server that is down must neither fill a disk nor bury other lines.
 """
 
 import re

@@ -1,6 +1,6 @@
 """The fields that identify the current event or request in every log line.
 
-They are looked up when a line is written, so an event that logs nothing pays nothing.
+They are looked up when a line is written, so an event that logs nothing costs nothing.
 """
 
 from collections.abc import Callable, Mapping

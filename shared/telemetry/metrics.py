@@ -23,7 +23,7 @@ DUPLICATES = Counter("exactly_once_events_duplicate", "Events dropped because th
 SKIPPED = Counter("exactly_once_events_skipped", "Events of a type that this service does not consume")
 SET_ASIDE = Counter("exactly_once_records_set_aside", "Records moved to the dead letters")
 UNREAD = Counter(
-    "exactly_once_records_unreadable", "Of the records set aside, those that came to no handler: no events of ours"
+    "exactly_once_records_unreadable", "Of the records set aside, those that reached no handler: not events"
 )
 PUBLISHED = Counter("exactly_once_events_published", "Outbox rows committed to Kafka")
 ATTEMPTS_FAILED = Counter("exactly_once_batches_failed", "Batches rolled back and tried again")
@@ -37,7 +37,7 @@ PARKED = Known(
 )
 LANES = Known(
     "exactly_once_lanes_owned",
-    "Lanes that this worker publishes the events of; absent unless the worker works",
+    "Lanes whose events this worker publishes; absent unless the worker works",
     lasts=math.inf,
 )
 LAG = Known(
@@ -50,12 +50,12 @@ LAG = Known(
 )
 HELD = Known(
     "exactly_once_partition_held_back_seconds",
-    "How long an open transaction of somebody holds an input back; 0: none does; absent while it is not known",
+    "How long an open transaction has held an input back; 0: none does; absent while it is not known",
     ("topic", "partition"),
 )
 HOLDERS = Known(
     "exactly_once_partition_held_back_by",
-    "1 for each input that is held back for more than ten seconds: by the transaction of that transactional id",
+    "1 for each input held back for more than ten seconds, by the transaction with this transactional id",
     ("topic", "partition", "transactional_id"),
 )
 CYCLE = Histogram(
@@ -98,7 +98,7 @@ def serve(host: str, port: int, ready: Callable[[], tuple[bool, str]]) -> Thread
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: object) -> None:
-            """Log nothing: a probe every second is no news."""
+            """Log nothing: a probe every second is not worth a line."""
 
     server = _Server((host, port), Handler)
     threading.Thread(target=server.serve_forever, name="health", daemon=True).start()
@@ -111,7 +111,7 @@ class _Server(ThreadingHTTPServer):
     """
 
     daemon_threads = True
-    request_queue_size = 128  # with the default of 5, a check among many waits a second
+    request_queue_size = 128  # with the default of 5, a check that arrives among many waits a second
 
     def __init__(self, *given: Any) -> None:
         self._open: dict[socket.socket, float] = {}
@@ -157,6 +157,6 @@ class _Server(ThreadingHTTPServer):
             client.shutdown(socket.SHUT_RDWR)  # its thread notices, and closes it
 
     def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002 - http.server's own
-        """Ignore a client that disconnected or sends nothing: that is not our error, and no news."""
+        """Ignore a client that disconnected or sends nothing: that is not our error."""
         if not isinstance(sys.exc_info()[1], OSError):
             log.error("health_failed", client=str(client_address[0]), exc_info=True)

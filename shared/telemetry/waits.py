@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from .logs import log
 
-TOLD_SECONDS = 3.0
+LONG_SECONDS = 3.0
 """Waits are shorter while all is well. One that takes this long is reported."""
 
 
@@ -25,9 +25,9 @@ class Wait:
     began: float
     """By the clock of `Waits`."""
     seconds: float
-    """Its limit; after that it fails, or is retried."""
+    """Its limit; after it the call fails, or is repeated."""
     within: "Wait | None"
-    told: bool = False
+    reported: bool = False
 
 
 class Waits:
@@ -67,24 +67,24 @@ class Waits:
     def tell(self) -> None:
         """Log a wait that has become long, once."""
         wait = self._long()
-        if wait is None or wait.told:
+        if wait is None or wait.reported:
             return
         log.warning("waits_long", detail=self._words(wait))
         around: Wait | None = wait
         while around is not None:
-            around.told = True
+            around.reported = True
             around = around.within
 
     def _long(self) -> Wait | None:
         wait = self._now
-        while wait is not None and self._clock() - wait.began < TOLD_SECONDS:
+        while wait is not None and self._clock() - wait.began < LONG_SECONDS:
             wait = wait.within
         return wait
 
     def _words(self, wait: Wait) -> str:
         passed = self._clock() - wait.began
         if passed > wait.seconds:
-            return f"it has been waiting {passed:.0f} s for {wait.what}, though {wait.seconds:.0f} s are the limit"
+            return f"it has been waiting {passed:.0f} s for {wait.what}, beyond its limit of {wait.seconds:.0f} s"
         until = datetime.now(UTC) + timedelta(seconds=wait.seconds - passed)
         return f"it has been waiting {passed:.0f} s for {wait.what}, until {until:%H:%M:%S} UTC at the latest"
 

@@ -67,5 +67,5 @@ class Health:
 
     def _wait_for_share(self, seconds: float) -> None:
         share, self._share = self._share, None  # the same wait goes on
-        self.enter("waiting", "the group has not given this worker a share yet", ready=False)
+        self.enter("waiting", "the group has not assigned this worker a share yet", ready=False)
         self._share = share or MAIN_LOOP.begin("its group, which waits for members that do not answer", seconds)

@@ -13,7 +13,7 @@ from ..telemetry.metrics import log
 PRUNE_SECONDS = 30.0
 """Seconds between two prunings."""
 ROWS = 5_000
-"""Rows deleted in one transaction, which takes milliseconds and holds no lock that a batch waits for."""
+"""Rows deleted in one transaction: that takes milliseconds, and holds no lock that a batch waits for."""
 ROUNDS_MAX = 200
 """Transactions per period: a million rows, more than a worker can add meanwhile."""
 LOCK = -1

@@ -1,4 +1,4 @@
-"""Watches a service whether or not the worker works: its lag and backlog, whether its servers answer, and who holds its
+"""Watches a service even while its worker does not work: lag and backlog, whether the servers answer, and who holds the
 topics back. A thread with its own client, which joins no group and changes nothing.
 """
 
@@ -28,7 +28,7 @@ ANSWER_SECONDS = 4.0
 """Timeout of one request to Kafka, and of a look's wait for PostgreSQL."""
 
 SILENT_SECONDS = 10.0
-"""A server that has not answered for this long is down: two looks, plus slack for a busy machine."""
+"""A server that has not answered for this long counts as down: two looks, plus slack for a busy machine."""
 
 _HANDLED = text("SELECT topic, partition, next_offset FROM exactly_once_position WHERE topic = ANY(:topics)")
 
@@ -118,7 +118,7 @@ class Observer:
     def held_back(self) -> str:
         """Say which of the inputs owned are held back, and by whom; empty if none is."""
         found = sorted(dict(self._held).items())
-        return "; ".join(str(held) for source, held in found if held.told and self._ours(source))
+        return "; ".join(str(held) for source, held in found if held.reported and self._ours(source))
 
     def _ours(self, source: Input) -> bool:
         return not self._owned or source in self._owned
@@ -127,7 +127,7 @@ class Observer:
         while not self._stopping.is_set():
             try:
                 self.look()
-            except Exception:  # noqa: BLE001 - whatever it is, the next look may succeed
+            except Exception:  # noqa: BLE001 - the next look may succeed
                 log.exception("observer_failed")
             self._stopping.wait(LOOK_SECONDS)
 
@@ -192,7 +192,7 @@ class Observer:
     def _see_held(self, stable: dict[Input, int]) -> None:
         for source in [source for source, found in self._held.items() if stable.get(source) != found.offset]:
             gone = self._held.pop(source)
-            if gone.told:
+            if gone.reported:
                 log.warning("held_back_ended", source=str(source), offset=gone.offset, seconds=round(gone.seconds()))
         for source, offset in stable.items():
             self._held.setdefault(source, Held(source, offset))
@@ -209,8 +209,8 @@ class Observer:
 
     def _tell_who_holds(self) -> None:
         for source, found in self._held.items():
-            if found.asked and not found.told:
-                found.told = True
+            if found.asked and not found.reported:
+                found.reported = True
                 log.warning(
                     "held_back",
                     source=str(source),
@@ -229,7 +229,7 @@ class Observer:
             {
                 (source.topic, str(source.partition), found.holder.transactional_id or "unknown"): 1.0
                 for source, found in self._held.items()
-                if found.told
+                if found.reported
             }
         )
 
@@ -256,7 +256,7 @@ class Observer:
                     dead_letters.look(connection)
             self._database.end()
         except SQLAlchemyError as error:
-            # Keep the last next offsets: they cannot move while the database is down, or the table is locked.
+            # Keep the next offsets last read: they cannot move while the database is down, or the table is locked.
             backlog.ROWS.forget()
             backlog.OLDEST.forget()
             dead_letters.WAITING.forget()

@@ -50,7 +50,7 @@ def see_topics(settings: Settings, service: Service) -> Topics:
     try:
         cluster = client.describe_cluster(request_timeout=ADMIN_SECONDS).result(ADMIN_SECONDS + 5)
     except KafkaException as error:
-        raise KafkaUnavailable(f"which cluster this is: {error.args[0]}") from error
+        raise KafkaUnavailable(f"no broker names the cluster: {error.args[0]}") from error
     return Topics(
         cluster.cluster_id,
         {name: (str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None},
@@ -66,9 +66,8 @@ def compare_topics(connection: Connection, settings: Settings, service: Service,
     if known_cluster not in (None, seen.cluster_id):
         return {
             "cluster": OtherCluster(
-                f"the positions in this database are of Kafka cluster {known_cluster}, KAFKA_BOOTSTRAP_SERVERS leads "
-                f"to {seen.cluster_id}. "
-                f"Correct the setting; or, if this cluster shall be used from now on: "
+                f"the positions in this database belong to Kafka cluster {known_cluster}, and KAFKA_BOOTSTRAP_SERVERS "
+                f"leads to {seen.cluster_id}. Correct the setting; or, to use this cluster from now on: "
                 f"`{program(service.name)} positions adopt --target cluster`"
             )
         }
@@ -82,7 +81,7 @@ def compare_topics(connection: Connection, settings: Settings, service: Service,
         topic_id, partitions = seen.present[name]
         if topic_id != known_id:
             found[name] = OtherCluster(
-                f"topic {name} was deleted and created again; the positions are of the old one. "
+                f"topic {name} was deleted and created again; the positions belong to the old one. "
                 f"Decide with `{program(service.name)} positions adopt --target {name}`"
             )
         elif partitions != known_partitions and name not in service.consumed_topics:
@@ -96,8 +95,8 @@ def compare_topics(connection: Connection, settings: Settings, service: Service,
             lane_topic,
             LanesDiffer(
                 f"PARTITIONS is {settings.partitions}, topic {lane_topic} has {seen.present[lane_topic][1]} "
-                f"partitions, the database has {lanes} lanes; all must be the same. Correct PARTITIONS, or make it so "
-                f"with `{program(service.name)} lanes resize`"
+                f"partitions, the database has {lanes} lanes; all must be the same. Correct PARTITIONS, or change the "
+                f"lanes with `{program(service.name)} lanes resize`"
             ),
         )
     return found | {name: stop for name, stop in differ.items() if name not in found}

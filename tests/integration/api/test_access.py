@@ -100,7 +100,7 @@ def test_the_description_tells_what_each_operation_needs(guarded: Api) -> None:
 def test_an_api_that_nobody_could_call_does_not_start(settings: Settings) -> None:
     container = OrderContainer()
     container.settings.override(providers.Object(settings.model_copy(update={"api_auth": "on"})))
-    with pytest.raises(Misconfigured, match=r"API_TOKENS: nobody could call this API.*services.order token NAME SCOPE"):
+    with pytest.raises(Misconfigured, match=r"API_TOKENS: without a token .*services.order token NAME SCOPE"):
         container.application()
 
 

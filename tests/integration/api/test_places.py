@@ -52,7 +52,7 @@ def test_too_many_for_one_row_are_refused_at_once(
 
     with ThreadPoolExecutor(10) as pool, accounts.locked("account", hot):
         waiting = [pool.submit(accounts.post, f"/accounts/{hot}/deposits", json=body) for _ in range(10)]
-        crowded = [answer for future in waiting if "wait already" in (answer := future.result()).text]
+        crowded = [answer for future in waiting if "wait for this already" in (answer := future.result()).text]
         assert accounts.post(f"/accounts/{cold}/deposits", json=body).status_code == 201
 
     assert crowded

@@ -157,7 +157,7 @@ def test_a_certificate_of_another_authority_is_refused(locked: LockedKafka, tmp_
 @pytest.mark.parametrize(
     ("speaks", "listens", "hint"),
     [
-        ("PLAINTEXT", "TLS", "it may want another KAFKA_SECURITY_PROTOCOL"),
+        ("PLAINTEXT", "TLS", "it may expect another KAFKA_SECURITY_PROTOCOL"),
         ("SASL_SSL", "PLAINTEXT", "in state SSL_HANDSHAKE"),
         ("PLAINTEXT", "nobody", "is one up there?"),
     ],

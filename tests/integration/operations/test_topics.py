@@ -182,10 +182,10 @@ def test_only_its_own_topics_are_created_and_the_owners_of_the_others_are_named(
 
     output = capsys.readouterr().out
     assert f"created {mine}\n" in output
-    assert f"{theirs} is not ours, {tallies.name} only consumes it" in output
-    assert f"by its name {tallies.name}, with `python -m services.{tallies.name} topics`" in output
+    assert f"{tallies.name} only consumes {theirs}; the service that publishes on it creates it" in output
+    assert f"judging by the name, {tallies.name}: `python -m services.{tallies.name} topics`" in output
     assert topics.missing(tallies.settings, tallies.service) == [theirs]
-    with pytest.raises(Misconfigured, match="is not ours"):
+    with pytest.raises(Misconfigured, match="only consumes"):
         tallies.work()
 
     assert tallies.run("topics --consumed") == 0

@@ -236,7 +236,7 @@ def test_a_lock_of_another_session_is_no_outage(
     captured = capsys.readouterr()
     told = captured.out + captured.err
     what = "a row of exactly_once_dead_letter" if row else "what it waits for"
-    assert f"55P03). PostgreSQL is there; {what} is locked by another session: see pg_stat_activity and " in told
+    assert f"55P03). PostgreSQL is up; {what} is locked by another session: see pg_stat_activity and " in told
     assert "A server is down" not in told
     assert (code, told.endswith("Try again when that session has ended its transaction\n")) == (
         (1, False) if row else (75, True)

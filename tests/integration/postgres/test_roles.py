@@ -181,7 +181,7 @@ def test_a_table_of_a_newer_library_needs_only_what_that_has_granted(made: Roles
     made.superuser(f"GRANT INSERT ON newer TO {made.app}")
     code, output = made.run("api", API_AUTH="on")
     assert code == EXIT_MISCONFIGURED
-    assert "API_TOKENS: nobody could call" in output  # which is looked at after the rights
+    assert "API_TOKENS: without a token no one can call" in output  # which is looked at after the rights
     made.superuser("DROP TABLE newer")
 
 
@@ -194,7 +194,7 @@ def test_a_role_without_any_right_does_not_start(made: Roles, command: str) -> N
     assert "more: run `python -m services.payment migrate` with MIGRATION_DATABASE_URL" in output
     assert made.migrate()[0] == 0
     code, output = made.run("api", API_AUTH="on")
-    assert "API_TOKENS: nobody could call" in output  # which is looked at after the rights
+    assert "API_TOKENS: without a token no one can call" in output  # which is looked at after the rights
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,7 @@ def test_a_role_without_any_right_does_not_start(made: Roles, command: str) -> N
         (
             "DATABASE_URL",
             "postgresql://{app}:app-password@{at}_2",
-            "does not exist; create it, or, if the servers are those of `make servers`, run that again",
+            "does not exist; create it, or, if the server is that of `make servers`, run that again",
         ),
         ("DATABASE_URL", "postgresql://{app}:app-password@{at}?sslmode=require", "server does not support SSL"),
         ("DATABASE_URL", "postgresql://{app}:app-password@{at}?sslmode=always", "sslmode"),

@@ -164,7 +164,7 @@ def test_whoever_consumes_says_who_holds_it_back(
         until(lambda: "by transactional id" in worker.ready()[1], "health says so")
         status, detail = worker.ready()
         assert status == 200, "it is no fault of this worker"
-        assert f"{topic}[0] is held back at offset {end} since 20" in detail
+        assert f"{topic}[0] has been held back at offset {end} since 20" in detail
         assert f"UTC by transactional id {stage.name}-x (producer " in detail
         assert "; Ongoing, with a timeout of 90 s)" in detail
         assert r"its first record: Asked.v1 the-first of stranger\x1b[2J" in detail

@@ -63,7 +63,7 @@ def test_when_no_broker_answers_it_says_so_and_leaves_nothing_behind(
 def test_what_is_unknown_is_told_with_how_to_find_it() -> None:
     held = Held(SOURCE, 17)
     held.holder = Holder(4711, 2, unknown="broker 3: it does not answer")
-    assert "shop.events[3] is held back at offset 17 since " in str(held)
+    assert "shop.events[3] has been held back at offset 17 since " in str(held)
     assert (
         "by an open transaction of producer 4711, epoch 2, whose transactional id is unknown (broker 3: it does not "
         "answer)" in str(held)

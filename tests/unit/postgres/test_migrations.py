@@ -41,7 +41,7 @@ def test_without_a_service_it_is_beside_the_library_or_in_the_current_folder(pla
 
 
 def test_a_service_without_one_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(Misconfigured, match="migrations/order is in no folder above"):
+    with pytest.raises(Misconfigured, match="there is no folder migrations/order in or above"):
         folder_of("order")
 
 

@@ -8,7 +8,7 @@ import pytest
 
 from shared.kafka import producer
 from shared.telemetry import waits
-from shared.telemetry.waits import MAIN_LOOP, TOLD_SECONDS, Waits
+from shared.telemetry.waits import LONG_SECONDS, MAIN_LOOP, Waits
 from tests.faults import trail
 from tests.faults.stage import StageSettings
 from tests.waiting import until
@@ -36,14 +36,14 @@ def test_a_wait_is_told_once_and_only_when_it_is_long(log_lines: list[str]) -> N
         here.tell()
         assert not here.words()
         assert not log_lines
-        clock.now += TOLD_SECONDS + 1
+        clock.now += LONG_SECONDS + 1
         wait.what = "the lock of a row"
         here.tell()
         here.tell()
         assert log_lines == [here.words()]
         assert here.words().startswith("it has been waiting 4 s for the lock of a row, until ")
         clock.now += 5
-        assert here.words() == "it has been waiting 9 s for the lock of a row, though 5 s are the limit"
+        assert here.words() == "it has been waiting 9 s for the lock of a row, beyond its limit of 5 s"
     assert not here.words()
 
 
@@ -51,7 +51,7 @@ def test_what_is_told_is_the_innermost_that_is_long(log_lines: list[str]) -> Non
     clock = Clock()
     here = Waits(clock)
     with here.waiting("a recovery", 36):
-        clock.now += TOLD_SECONDS
+        clock.now += LONG_SECONDS
         for _ in range(3):
             with here.waiting("a quick answer", 5):  # asked for again and again
                 here.tell()
@@ -59,10 +59,10 @@ def test_what_is_told_is_the_innermost_that_is_long(log_lines: list[str]) -> Non
         assert len(log_lines) == 1
         assert "for a recovery" in log_lines[0]
         with here.waiting("a slow answer", 5):
-            clock.now += TOLD_SECONDS
+            clock.now += LONG_SECONDS
             here.tell()
             assert "for a slow answer" in here.words()
-        clock.now += TOLD_SECONDS
+        clock.now += LONG_SECONDS
         here.tell()  # it has been told
     assert len(log_lines) == 2
     assert "for a slow answer" in log_lines[1]
@@ -75,12 +75,12 @@ def test_a_wait_that_ends_after_the_one_around_it_brings_nothing_back() -> None:
     within = here.begin("an answer", 30)
     here.end(around)
     here.end(within)
-    clock.now += TOLD_SECONDS
+    clock.now += LONG_SECONDS
     assert not here.words()
 
 
 def test_a_new_producer_says_that_it_waits_for_the_transaction_of_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(waits, "TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(waits, "LONG_SECONDS", 0.0)
     monkeypatch.setattr(producer, "see_ended", lambda *_: None)
     ended = threading.Event()
 

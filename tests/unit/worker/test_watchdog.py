@@ -55,7 +55,7 @@ def test_frozen_time_does_not_count() -> None:
 
 
 def test_the_last_line_says_what_the_main_loop_waited_for() -> None:
-    waiting = "from shared.telemetry import waits; waits.TOLD_SECONDS = 0.0; "
+    waiting = "from shared.telemetry import waits; waits.LONG_SECONDS = 0.0; "
     waiting += "waits.MAIN_LOOP.begin('an answer of PostgreSQL', 30)"
     child = start("0.5", "60", f"{waiting}\n{PROGRAM}")
 

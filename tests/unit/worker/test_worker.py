@@ -50,7 +50,7 @@ def test_clients_that_get_no_answer_for_long_are_replaced(scene: Scene, monkeypa
 def log_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """What the log says of waits, which are long at once."""
     lines: list[str] = []
-    monkeypatch.setattr(waits, "TOLD_SECONDS", 0.0)
+    monkeypatch.setattr(waits, "LONG_SECONDS", 0.0)
     log = SimpleNamespace(warning=lambda event, detail: lines.append(f"{event}: {detail}"))
     monkeypatch.setattr(waits, "log", log)
     return lines
@@ -73,7 +73,7 @@ def test_a_recovery_that_takes_long_reports_what_it_waits_for_and_until_when(
 def test_who_waits_for_a_share_says_until_when(scene: Scene, log_lines: list[str]) -> None:
     scene.assigned = False
     scene.start()
-    scene.until(r"given this worker a share yet; it has been waiting \d+ s for its group")
+    scene.until(r"assigned this worker a share yet; it has been waiting \d+ s for its group")
     until(lambda: log_lines, "the log says it too")
     polls = scene.polls
     until(lambda: scene.polls > polls + 20, "it looks again")

@@ -1,5 +1,5 @@
 -- The database of one service, and its two roles: one owns the schema and migrates it, the other runs (docs/deploying.md).
--- It may be run again: what is there stays, and the roles get the passwords of today.
+-- It may be run again: what exists stays, and the roles get the current passwords.
 \getenv service SERVICE
 \getenv password DATABASE_PASSWORD
 \getenv migration_password MIGRATION_PASSWORD

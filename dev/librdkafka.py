@@ -15,7 +15,7 @@ _lib = ctypes.CDLL(cimpl.__file__)
 TEXT, POINTER, INT, SIZE = ctypes.c_char_p, ctypes.c_void_p, ctypes.c_int, ctypes.c_size_t
 
 ERROR_BYTES = 512
-"""Room for the sentence of an error."""
+"""Room for an error's message."""
 
 _PRODUCER = 0
 

@@ -157,7 +157,7 @@ def _refuse_consumers(mine: Collection[str]) -> None:
 def _ask(what: str) -> None:
     """Ask the person at the terminal. Raises `Misconfigured` unless the answer is yes, or if there is no terminal."""
     if not sys.stdin.isatty():
-        raise Misconfigured(f"{what}. Nobody is there to be asked; use FORCE=1 if you mean it")
+        raise Misconfigured(f"{what}. There is no terminal to ask on; use FORCE=1 if you mean it")
     if input(f"{what}. Type yes to go on: ").strip() != "yes":
         raise Misconfigured("You did not confirm.")
 
@@ -174,7 +174,7 @@ def main() -> int:
     """Remove the part and print the result."""
     parser = argparse.ArgumentParser(prog="python -m dev.without", description="Remove the demo, or the proof.")
     parser.add_argument("part", choices=("demo", "proof"))
-    parser.add_argument("--force", action="store_true", help="do not ask; also if something is not committed")
+    parser.add_argument("--force", action="store_true", help="do not ask, even if something is not committed")
     given = parser.parse_args()
     try:
         part = without(given.part, force=given.force)

@@ -161,7 +161,9 @@ class Topics:
                     else:
                         raise KafkaException(error)
                 if time.monotonic() > deadline:
-                    raise TimeoutError(f"nothing came for {SILENCE_SECONDS:.0f} s, and {sorted(left)} did not end")
+                    raise TimeoutError(
+                        f"nothing arrived for {SILENCE_SECONDS:.0f} s, and {sorted(left)} is not read to its end"
+                    )
 
     def follow(self, topics: Iterable[str], going: Callable[[], bool]) -> Iterator[Record]:
         """Read what is written to `topics` from now on, while `going` says so. Waits for a broker that is away."""

@@ -103,7 +103,7 @@ class Load:
                 if self._expect(await client.send("POST", url, step.key, body), 201):
                     self.book.deposited[step.account] += step.amount
             case _:
-                raise TypeError(f"nobody knows how to do {step}")
+                raise TypeError(f"no such step: {step}")
 
     async def _order(self, client: Client, order: Order) -> None:
         pauses = (0.0,) if order.duplicate_seconds is None else (0.0, order.duplicate_seconds)

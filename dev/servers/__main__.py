@@ -11,7 +11,7 @@ from dev.servers.process import ServerError
 
 def _port(word: str) -> int:
     if not word.isdecimal() or not 0 < int(word[:6]) < 65_536:
-        raise argparse.ArgumentTypeError(f"{word[:20]} is no port; one is a number from 1 to 65535")
+        raise argparse.ArgumentTypeError(f"{word[:20]} is not a port, a number from 1 to 65535")
     return int(word)
 
 
@@ -22,7 +22,7 @@ def main() -> None:
         choices=("up", "down", "fetch", "serve"),
         help="fetch: what a first start would do",
     )
-    parser.add_argument("--root", type=Path, default=ROOT, help="where .env.local is written; default: the repository")
+    parser.add_argument("--root", type=Path, default=ROOT, help="where to write .env.local; default: the repository")
     parser.add_argument("--kafka-port", type=_port, help="default: any free one")
     parser.add_argument("--postgres-port", type=_port, help="default: any free one")
     given = parser.parse_args()

@@ -136,7 +136,7 @@ def _write_env(file: Path, bootstrap: str, database_url: str) -> None:
         "# Every service reads it. {service} stands for the service's own name.",
         f"KAFKA_BOOTSTRAP_SERVERS={bootstrap}",
         f"DATABASE_URL={database_url}",
-        "# The APIs listen on this machine only, and let everybody in.",
+        "# The APIs listen on this machine only, and let anyone in.",
         "API_AUTH=off",
     ]
     for name in service_names():

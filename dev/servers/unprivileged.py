@@ -1,4 +1,4 @@
-"""PostgreSQL refuses to run as root. Where we are root (a container, a CI job), it runs as `nobody`.
+"""PostgreSQL refuses to run as root. If we are root (in a container or a CI job), it runs as `nobody`.
 
 `nobody` must then be able to reach its data and its programs, which it often cannot: root's home, and so an
 environment inside it, is closed to other users.

@@ -22,10 +22,10 @@ def main() -> int:
     new = commands.add_parser("new", help="make a service that consumes an event of another one")
     new.add_argument("name")
     new.add_argument("--from", dest="source", required=True, help="the service that it consumes")
-    new.add_argument("--consumes", help="the event; the first one that the other service publishes, if none is given")
+    new.add_argument("--consumes", help="the event; default: the first one that the other service publishes")
     remove = commands.add_parser("remove", help="take a service away again")
     remove.add_argument("name")
-    remove.add_argument("--force", action="store_true", help="also if it was changed and git has not got it")
+    remove.add_argument("--force", action="store_true", help="even if it has changes that are not in git")
     if refusal := renamed.refusal(sys.argv):
         parser.error(refusal)
     given = parser.parse_args()

@@ -85,7 +85,7 @@ def spellings(given: str, taken: Collection[str]) -> Spellings:
     if keyword.iskeyword(name):
         raise WrongName(f"{name!r} is a keyword of Python")
     if name in taken:
-        raise WrongName(f"{name!r}: there is a service of this name")
+        raise WrongName(f"{name!r}: there is a service with this name")
     if name in OURS:
         raise WrongName(f"{name!r} has a meaning in this repository")
     if name in sys.stdlib_module_names:
@@ -109,7 +109,7 @@ def _refuse_variable(name: str, screaming: str) -> None:
     """
     compose = (ROOT / "docker-compose.yml").read_text()
     if f"${{{screaming}_PORT:" in compose:
-        raise WrongName(f"{name!r}: docker compose has a {screaming}_PORT already, which is of something else")
+        raise WrongName(f"{name!r}: docker compose has a {screaming}_PORT already, for something else")
     profiles = re.findall(r"profiles: \[(.*)\]", compose)
     containers = re.findall(r"(?m)^  ([\w-]+):$", compose)
     if name in {*containers, *", ".join(profiles).split(", ")} or (ROOT / f"compose/{name}.yml").exists():
@@ -117,7 +117,7 @@ def _refuse_variable(name: str, screaming: str) -> None:
     alike = [setting.upper() for setting in Settings.model_fields if f"{setting}_".startswith(f"{name}_")]
     if alike:
         raise WrongName(
-            f"{name!r}: {alike[0]} is a setting of every service; nobody could tell whose {screaming}_* are"
+            f"{name!r}: {alike[0]} is a setting of every service; it would be unclear whose {screaming}_* are"
         )
 
 

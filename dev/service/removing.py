@@ -26,8 +26,7 @@ def remove(given: str, *, force: bool = False) -> list[Path]:
     places = own(name)
     if not force and (changed := _changed(name, places)):
         raise Misconfigured(
-            f"{name} was changed since it was made, and git has not got it: {', '.join(map(str, changed))}. "
-            f"Commit it, or use FORCE=1"
+            f"{name} has changes that are not in git: {', '.join(map(str, changed))}. Commit it, or use FORCE=1"
         )
     lists = entries.lists([other for other in service_names() if other != name])
     copying.delete(places)

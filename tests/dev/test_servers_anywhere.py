@@ -97,7 +97,7 @@ def test_what_is_no_port_is_refused_in_a_sentence(port: str) -> None:
     done = run("-m", "dev.servers", "up", "--kafka-port", port)
 
     assert done.returncode == 2
-    assert "is no port; one is a number from 1 to 65535" in done.stderr or "expected one argument" in done.stderr
+    assert "is not a port, a number from 1 to 65535" in done.stderr or "expected one argument" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -195,7 +195,7 @@ def test_a_service_that_was_changed_is_not_removed_before_git_has_it(tree: Tree)
     made = file.read_text()
     file.write_text(made + "\n# a thought\n")
     told = tree.make("service-remove", f"NAME={LONG}", fails=True)
-    assert f"git has not got it: services/{LONG}/handlers.py." in told
+    assert f"has changes that are not in git: services/{LONG}/handlers.py." in told
     assert file.exists()
     file.write_text(made)
 
@@ -203,7 +203,7 @@ def test_a_service_that_was_changed_is_not_removed_before_git_has_it(tree: Tree)
 @pytest.mark.proof
 def test_a_service_is_not_made_twice(tree: Tree) -> None:
     before = tree.status()
-    for name, why in ((SHORT, "there is a service of this name"), ("class", "keyword")):
+    for name, why in ((SHORT, "there is a service with this name"), ("class", "keyword")):
         told = tree.make("service", f"NAME={name}", f"FROM={SHORT}", fails=True)
         assert f"Nothing was changed. '{name}'" in told
         assert why in told

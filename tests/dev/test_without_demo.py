@@ -24,7 +24,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     (tree.root / "services" / "order" / "notes.txt").unlink()
 
     told = tree.make("without-demo", fails=True)
-    assert "Nobody is there to be asked; use FORCE=1" in told
+    assert "There is no terminal to ask on; use FORCE=1" in told
     assert "Nothing was changed. You did not confirm." in tree.answer("no", "make", "without-demo")
     assert tree.status() == ""
 

@@ -31,7 +31,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
     (tree.root / "shared/notes.txt").unlink()
 
     told = tree.make("without-proof", fails=True)
-    assert f"{len(GOING)} files. Nobody is there to be asked; use FORCE=1" in told
+    assert f"{len(GOING)} files. There is no terminal to ask on; use FORCE=1" in told
     assert "Nothing was changed. You did not confirm." in tree.answer("no", "make", "without-proof")
     assert tree.status() == ""
 

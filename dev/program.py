@@ -9,7 +9,7 @@ from subprocess import Popen
 
 from dev import processes
 
-# An exit sooner than this after the start looks like one that the next start will repeat.
+# An exit sooner than this after the start will probably be repeated by the next start.
 QUICK_SECONDS = 5.0
 RESTART_SECONDS_MIN = 0.1
 # While a server is away, a process that ends at once is tried this often: seldom enough to leave the CPU to others.

@@ -37,7 +37,7 @@ class Figure:
 
 
 def number(value: float) -> str:
-    """Write a number with the digits that mean something."""
+    """Write a number with its significant digits."""
     if abs(value) >= 100 or value == int(value):
         return f"{value:,.0f}"
     return f"{value:.1f}" if abs(value) >= 10 else f"{value:.2f}"

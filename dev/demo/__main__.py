@@ -32,7 +32,7 @@ EXIT_NOT_RUN = 2
 PROJECT = "exactly-once-demo"
 # A killed server takes some ten seconds to be there again, the broker more: its former session has to end first.
 OUTAGE_SECONDS = 20.0
-EXIT_INTERRUPTED = 130  # as a shell gives it
+EXIT_INTERRUPTED = 130  # as a shell reports it
 
 
 @dataclass(frozen=True)

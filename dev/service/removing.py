@@ -26,7 +26,7 @@ def remove(given: str, *, force: bool = False) -> list[Path]:
     places = own(name)
     if not force and (changed := _changed(name, places)):
         raise Misconfigured(
-            f"{name} has changes that are not in git: {', '.join(map(str, changed))}. Commit it, or use FORCE=1"
+            f"{name} has changes that are not in git: {', '.join(map(str, changed))}. Commit them, or use FORCE=1"
         )
     lists = entries.lists([other for other in service_names() if other != name])
     copying.delete(places)

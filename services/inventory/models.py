@@ -13,7 +13,7 @@ class Base(Tables, DeclarativeBase):
 
 
 class Stock(Base):
-    """One item. Whatever was received is available, reserved or sold: the database itself refuses any other sum."""
+    """One item. All that was received is available, reserved or sold: the database itself refuses any other sum."""
 
     __tablename__ = "stock"
     __table_args__ = (

@@ -85,7 +85,7 @@ class Route:
 
 def refuse_no_event(event: Any, where: str) -> None:
     if not (isinstance(event, type) and issubclass(event, Event)):
-        raise TypeError(f"{where}: {event!r} is no class of events")
+        raise TypeError(f"{where}: {event!r} is not a class of events")
     if not hasattr(event, "topic"):
         raise TypeError(f'{where}: {event.__name__} has no topic: `class {event.__name__}(..., topic="...")`')
 
@@ -100,7 +100,7 @@ def read(
     what = f"the handler of {' and '.join(event.__name__ for event in events)}"
     of = f"{what}, {getattr(handler, '__qualname__', handler)!s}"
     if not callable(handler) or inspect.isclass(handler):
-        raise TypeError(f"{of}, is no function; it is called with an event, rows and a session")
+        raise TypeError(f"{of}, is not a function; it is called with an event, rows and a session")
     refuse_async(handler, of)
     parameters, hints = _parameters(handler, of)
     first, *rest = parameters or [inspect.Parameter("event", inspect.Parameter.POSITIONAL_ONLY)]
@@ -168,7 +168,7 @@ def _judged(machine: Machine[Any], events: Sequence[type[Event]], rows: list[Row
     if not found:
         made = parameter("", machine.model, events, (), of)
         if made is None:
-            raise TypeError(f"{of}: {machine.model!r}, whose states {machine.name} has, is no class of a table")
+            raise TypeError(f"{of}: {machine.model!r}, whose states {machine.name} has, is not a class of a table")
         return made
     (row,) = found
     missing = [event for event in events if machine.table[event][NONE].to]

@@ -126,7 +126,7 @@ def parameter(name: str, annotation: Any, events: Sequence[type[Any]], before: S
     model = get_args(bare)[-1] if many else bare
     if not is_table(model):
         if wish is not None:
-            raise TypeError(f"{of}: `{name}` is {model!r}, which is no class of a table, so there is no row to lock")
+            raise TypeError(f"{of}: `{name}` is {model!r}, which is not a class of a table, so there is no row to lock")
         return None
     if many and (wish is None or not callable(wish.by)):
         raise TypeError(f"{of}: `{name}` is many rows: declare their keys, `lock(by=lambda event: ...)`")

@@ -1,7 +1,7 @@
 """Handlers of a service as a worker runs them: on the real session and a real PostgreSQL, without Kafka.
 
-A trial is one transaction that is never committed. It refuses handlers whatever a worker would: events for aggregates
-that are not held, rows that the tables do not allow, operations that the session does not allow.
+A trial is one transaction that is never committed. It refuses what a worker refuses: events for aggregates that are not
+held, rows that the tables do not allow, operations that the session does not allow.
 """
 
 from collections.abc import Callable

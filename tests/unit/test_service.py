@@ -204,13 +204,13 @@ def test_a_function_of_an_event_and_a_session_is_a_handler(handler: Any) -> None
         (unknown_field, r"`other` is the Other that Happened.otehr_id names, and there is no such field"),
         (no_field, r"`seat` is the Seat that Happened.room names"),
         (no_keys, r"`others` is many rows: declare their keys, `lock\(by=lambda event: ...\)`"),
-        (no_table, "`other` is <class 'int'>, which is no class of a table"),
+        (no_table, "`other` is <class 'int'>, which is not a class of a table"),
         (too_few, r"the key of Seat is \(room, number\); `seat` names"),
         (unknown_row, "looks at `thing`, and no row of that name is declared before it"),
         (optional_many, "`others` is a Mapping, which is empty if there are no rows"),
-        (Made, "Made, is no function"),
-        (None, "is no function"),
-        ((), "is no function"),
+        (Made, "Made, is not a function"),
+        (None, "is not a function"),
+        ((), "is not a function"),
     ],
 )
 def test_anything_else_is_refused_with_a_sentence(handler: Any, why: str) -> None:

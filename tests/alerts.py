@@ -8,7 +8,7 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.waiting import SECONDS_MAX
+from shared.testing import SECONDS_MAX
 
 RULES = Path(__file__).parents[1] / "compose" / "observe" / "alerts.yml"
 PROMTOOL = shutil.which("promtool")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dev.servers import ServerError, Servers, attached, running
-from tests.waiting import POLL_SECONDS, until
+from shared.testing.waiting import POLL_SECONDS, until
 
 START_SECONDS_MAX = 120.0
 """Kafka starts in 3 s on two idle cores; here every process of the run imports its tests meanwhile."""

@@ -5,7 +5,7 @@ import uuid
 import httpx
 
 from dev.compose import ComposeSystem
-from tests.waiting import until
+from shared.testing import until
 
 CURRENCY = "EUR"
 SECONDS_MAX = 120.0  # a broker or the database may be about to come back

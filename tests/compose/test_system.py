@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dev.compose import ComposeSystem
+from shared.testing import until
 from tests.compose.conftest import PROJECT
 from tests.compose.orders import order_and_see_it_confirmed
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 BACK_SECONDS = 180.0

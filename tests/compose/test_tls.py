@@ -9,8 +9,8 @@ import trustme
 
 from dev.docker import Docker
 from shared.command import EXIT_MISCONFIGURED
+from shared.testing import until
 from tests.compose.conftest import PROJECT
-from tests.waiting import until
 
 NAME = f"{PROJECT}-tls"
 ALIAS = "postgres"

@@ -26,11 +26,10 @@ from shared.postgres.transaction import WorkerDatabase
 from shared.protocol.ports import Delivery, Input, Kafka, OutboxRow, Record
 from shared.session import Session
 from shared.settings import Settings
-from shared.testing import outside
+from shared.testing import SECONDS_MAX, outside, until
 from tests.contract.world import Place, Slotted, World
 from tests.faults import trail
 from tests.faults.stage import RUNTIME, TEMPLATE, TIMEOUTS, StageSettings, headers, make_template, partition, producer
-from tests.waiting import SECONDS_MAX, until
 
 STABLE_SECONDS = 1.0
 """How long an answer about offsets may wait for a transaction, instead of 5 s."""

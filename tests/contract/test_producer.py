@@ -6,8 +6,8 @@ import pytest
 
 from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, RecoveryNeeded
 from shared.protocol.ports import REPORTED, Committed, Kafka
+from shared.testing import until
 from tests.contract.world import World, joined, known, publish, settled
-from tests.waiting import until
 
 
 def test_rows_are_visible_when_they_are_committed_and_in_their_order(world: World) -> None:

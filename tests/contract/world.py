@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 from shared.errors import KafkaUnavailable
 from shared.protocol.attempts import Attempt
 from shared.protocol.ports import NOTHING, Assignment, Committed, Database, Delivery, Input, Kafka, OutboxRow, Polled
-from tests.waiting import until
+from shared.testing import until
 
 
 class Slotted(Database, Protocol):

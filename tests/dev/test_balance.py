@@ -24,10 +24,10 @@ from dev.balance.records import Consumed, listen
 from dev.balance.rules import SERVICES
 from dev.balance.topics import STRANGER, Topics
 from dev.servers import Servers
+from shared.testing import until
 from tests.dev import world as world_module
 from tests.dev.damages import DAMAGES, EVENTS, GOOD, behind, beyond, gone
 from tests.dev.world import PARTITIONS, PRICE, SECONDS, World
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 

@@ -16,9 +16,9 @@ import psycopg
 from dev.hostile.raw import RawProducer
 from dev.hostile.records import record
 from dev.servers import running
+from shared.testing import until
 from tests.integration.strangers import FIRST, Counts, Worker, good, target, worker
 from tests.integration.tallies import Tallies
-from tests.waiting import until
 
 HONEST = 10
 """One of so many."""

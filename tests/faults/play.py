@@ -22,10 +22,10 @@ from dev.silence import silence
 from shared.command import EXIT_AGAIN
 from shared.errors import Unavailable
 from shared.testing.outside import Published
+from shared.testing.waiting import POLL_SECONDS, until
 from tests.faults.history import Anomaly, anomalies
 from tests.faults.names import Names
 from tests.faults.stage import Stage, Worker
-from tests.waiting import POLL_SECONDS, until
 
 TICK_SECONDS = 0.1
 """Between two rounds of load. Four plays at once on two cores leave room for what the faults cost."""

@@ -35,13 +35,12 @@ from shared.postgres.engine import Requests
 from shared.postgres.outbox import Outbox
 from shared.session import Session
 from shared.settings import Settings
-from shared.testing import outside
+from shared.testing import SECONDS_MAX, outside, until
 from shared.testing.crashing_worker import Order, Plan
 from shared.testing.outside import Published
 from shared.testing.workers import TIMEOUTS, StageSettings, Worker, headers, processes, producer
 from tests.faults import trail
 from tests.faults.history import Consumed, History, Trail, anomalies
-from tests.waiting import SECONDS_MAX, until
 
 __all__ = [
     "PARTITIONS",

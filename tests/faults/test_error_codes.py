@@ -26,11 +26,11 @@ from shared.kafka.consumer import configuration as consumer_configuration
 from shared.kafka.ended_transactions import ENDED_SECONDS
 from shared.kafka.producer import CONTENT, GENERATION, REFUSED, TransactionalProducer
 from shared.protocol.ports import Committed, Input, OutboxRow
+from shared.testing import SECONDS_MAX, until
 from shared.worker.watchdog import EXIT_CODE, Watchdog
 from tests.faults import trail
 from tests.faults.mock_cluster import Api, MockCluster
 from tests.faults.stage import StageSettings
-from tests.waiting import SECONDS_MAX, until
 
 TABLE = Path(__file__).parents[2] / "docs" / "decision-table.md"
 

@@ -8,9 +8,9 @@ import pytest
 
 from dev.servers import ClusterServers, running_cluster
 from dev.servers.places import free_port
+from shared.testing import SECONDS_MAX
 from tests.faults.names import Names
 from tests.faults.stage import Stage, Worker, admin
-from tests.waiting import SECONDS_MAX
 
 pytestmark = pytest.mark.proof
 

@@ -18,9 +18,9 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Part, Wire, commit_of
-from tests.waiting import SECONDS_MAX, until
 
 pytestmark = pytest.mark.proof
 

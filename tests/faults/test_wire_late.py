@@ -16,9 +16,9 @@ from confluent_kafka import IsolationLevel
 
 from dev import processes
 from dev.servers import Servers
+from shared.testing import until
 from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Rule, Wire, api, statement
-from tests.waiting import until
 
 pytestmark = pytest.mark.proof
 

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka import KafkaException, Message, Producer
 
+from shared.testing import SECONDS_MAX
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX
 
 
 class Answer(NamedTuple):

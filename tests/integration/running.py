@@ -16,8 +16,8 @@ from dev import processes
 from dev.servers import Servers
 from dev.servers.places import HOST, free_port
 from dev.servers.process import environment
+from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import headers
-from tests.waiting import SECONDS_MAX, until
 
 START_SECONDS = 120.0
 """Interpreters that start on a busy machine."""

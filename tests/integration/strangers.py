@@ -18,8 +18,8 @@ from dev.hostile.raw import Raw
 from dev.hostile.records import Target
 from dev.servers.places import free_port
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[2]
 

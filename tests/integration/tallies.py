@@ -21,10 +21,10 @@ from shared.postgres import outbox, roles
 from shared.session import Session
 from shared.settings import Settings
 from shared.telemetry import metrics
+from shared.testing import SECONDS_MAX
 from tests.faults import trail
 from tests.integration import tally_worker
 from tests.integration.tally_topics import Topics
-from tests.waiting import SECONDS_MAX
 
 RUNTIME = "tally_runtime"
 """Workers and operators have the rights that a service has."""

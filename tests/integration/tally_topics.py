@@ -14,8 +14,8 @@ from confluent_kafka.cimpl import NewPartitions
 from shared.kafka import topics
 from shared.service import Service
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX, until
 from tests.faults.trail import Asked, Told
-from tests.waiting import SECONDS_MAX, until
 
 
 class Topics:

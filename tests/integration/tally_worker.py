@@ -13,9 +13,9 @@ from shared.postgres.transaction import WorkerDatabase
 from shared.protocol.cycle import Cycle, Limits
 from shared.service import Service
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX, until
 from shared.worker import startup
 from tests.faults import trail
-from tests.waiting import SECONDS_MAX, until
 
 
 class Died(BaseException):

@@ -13,9 +13,8 @@ import pytest
 from dev.servers import Servers
 from dev.service.copying import Consumed, files
 from dev.service.names import Spellings
-from shared.testing import outside
+from shared.testing import outside, until
 from tests.integration.running import TIMEOUTS, Running
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 INSTALL, SERVICE = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/installing.md").read_text(), re.DOTALL)[:2]

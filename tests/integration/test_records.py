@@ -24,11 +24,11 @@ from shared.container import ServiceContainer
 from shared.kafka import consumer
 from shared.settings import Settings
 from shared.telemetry import metrics
+from shared.testing import until
 from tests.faults import trail
 from tests.faults.stage import Stage
 from tests.integration.strangers import FIRST, good, target, worker
 from tests.integration.tallies import Tallies
-from tests.waiting import until
 
 EACH = 12
 BIG = 1_040_000

@@ -16,7 +16,7 @@ from dev.servers import Servers
 from dev.servers.locked import Grant, LockedKafka
 from dev.servers.places import free_port
 from shared.http import tokens
-from tests.waiting import SECONDS_MAX, until
+from shared.testing import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[2]
 DATABASE, KAFKA, KEY, MIGRATION = (f"{kind}-Se%63ret-{uuid.uuid4().hex}" for kind in ("pg", "kafka", "key", "owner"))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from shared.testing import until
 from tests.dev.tree import ROOT, Tree
 from tests.integration.running import Running
-from tests.waiting import until
 
 pytestmark = pytest.mark.proof
 

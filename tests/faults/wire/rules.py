@@ -5,10 +5,10 @@ import threading
 from collections.abc import Callable
 from enum import Enum
 
+from shared.testing import SECONDS_MAX
 from tests.faults.wire.kafka import KafkaRequest
 from tests.faults.wire.parting import Part
 from tests.faults.wire.postgres import PostgresRequest
-from tests.waiting import SECONDS_MAX
 
 When = Callable[[Part], bool]
 

@@ -17,11 +17,11 @@ from shared.audit import claims, topics
 from shared.audit.audit import BEFORE, REMOVED
 from shared.operations.maintenance import Context
 from shared.protocol.ports import Input
+from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage
 from tests.integration.audits import audit, open_transaction, ours, produce
 from tests.integration.operations.test_positions import CELLS, LANES, decide
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX
 
 
 @pytest.fixture

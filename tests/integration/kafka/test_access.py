@@ -13,8 +13,8 @@ from dev.servers import Servers
 from dev.servers.locked import Grant, LockedKafka
 from dev.servers.places import free_port
 from shared.command import EXIT_AGAIN, EXIT_MISCONFIGURED
+from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage
-from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "correct horse, battery"

@@ -8,8 +8,8 @@ from confluent_kafka import Producer
 
 from shared.kafka.consumer import GroupMember
 from shared.protocol.ports import Input, Polled
+from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import Stage, headers
-from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from shared.errors import KafkaUnavailable
 from shared.kafka.ended_transactions import see_ended
 from shared.telemetry.waits import MAIN_LOOP
+from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import Stage
-from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture

@@ -18,10 +18,10 @@ from shared.errors import ContentRefused, KafkaInDoubt, KafkaUnavailable, Miscon
 from shared.kafka.client import KafkaClient
 from shared.kafka.producer import TransactionalProducer
 from shared.protocol.ports import Committed, OutboxRow
+from shared.testing import SECONDS_MAX, until
 from tests.faults import trail
 from tests.faults.stage import Stage, admin
 from tests.faults.wire import Wire
-from tests.waiting import SECONDS_MAX, until
 
 
 @contextmanager

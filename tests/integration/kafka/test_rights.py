@@ -21,7 +21,7 @@ from dev.servers.locked import Grant, LockedKafka
 from dev.servers.places import free_port
 from shared.command import EXIT_MISCONFIGURED
 from shared.service import Service
-from tests.waiting import SECONDS_MAX, until
+from shared.testing import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "between you and me"

@@ -17,9 +17,9 @@ from shared.operations import maintenance
 from shared.operations.maintenance import Context
 from shared.postgres import slots
 from shared.settings import Settings
+from shared.testing import until
 from tests.faults import trail
 from tests.integration.tallies import Tallies
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 SERVICE = service_names()[0]

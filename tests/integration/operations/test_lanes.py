@@ -11,9 +11,9 @@ from sqlalchemy import NullPool, create_engine, text
 from dev.servers import Servers
 from shared.errors import LanesDiffer
 from shared.postgres.outbox import lane_hash
+from shared.testing import until
 from tests.integration.operations.test_positions import stop
 from tests.integration.tallies import Tallies
-from tests.waiting import until
 
 KEYS = [f"key-{n}" for n in range(8)]
 

@@ -10,9 +10,9 @@ from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from shared.errors import ContentStuck
+from shared.testing import SECONDS_MAX
 from tests.integration.operations.test_positions import stop
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX
 
 
 @pytest.fixture

@@ -15,8 +15,8 @@ import pytest
 from dev import processes
 from dev.servers import Servers
 from shared.operations import parked
+from shared.testing import SECONDS_MAX, until
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[3]
 

@@ -17,8 +17,8 @@ from dev.servers import Servers
 from shared import command
 from shared.errors import DatabaseWentBack, ExactlyOnceError, KafkaWentBack, LanesDiffer, PositionMissing, RecordsLost
 from shared.operations import diagnosis
+from shared.testing import SECONDS_MAX, until
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[3]
 

@@ -9,9 +9,9 @@ from dev.servers import Servers
 from shared.errors import DatabaseWentBack, LanesDiffer, Misconfigured, OtherCluster, PositionMissing
 from shared.kafka import topics
 from shared.operations import diagnosis
+from shared.testing import SECONDS_MAX, until
 from tests.integration.operations.test_positions import decide, stop, twice
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture

@@ -16,10 +16,10 @@ from shared.errors import Reject
 from shared.operations import redrive as redriving
 from shared.operations.maintenance import Context
 from shared.postgres.handlers import Handlers
+from shared.testing import until
 from tests.faults import trail
 from tests.integration.tallies import Tallies
 from tests.integration.tally_topics import headers
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 

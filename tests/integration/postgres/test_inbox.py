@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from shared.postgres import inbox
+from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage, headers
-from tests.waiting import SECONDS_MAX
 
 
 def publish_again(stage: Stage) -> None:

@@ -20,9 +20,9 @@ from services.payment.container import PaymentContainer
 from shared.errors import Misconfigured
 from shared.postgres import engine as postgres_engine
 from shared.settings import Settings
+from shared.testing import until
 from shared.testing.api import served
 from shared.testing.databases import RUNTIME, migrated
-from tests.waiting import until
 
 PGBOUNCER = shutil.which("pgbouncer")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")

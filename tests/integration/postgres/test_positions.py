@@ -17,10 +17,10 @@ from dev.servers.places import free_port
 from shared import command
 from shared.kafka import topics
 from shared.telemetry import metrics
+from shared.testing import SECONDS_MAX
 from shared.worker import topic_watch
 from tests.faults import trail
 from tests.faults.stage import Stage, admin
-from tests.waiting import SECONDS_MAX
 
 
 @pytest.fixture

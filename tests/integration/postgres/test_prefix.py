@@ -20,9 +20,9 @@ from shared.postgres import tables, version_table
 from shared.postgres.migrations import migrate, refuse_behind
 from shared.revisions import r0001, r0002, r0003, r0004
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX, until
 from shared.testing.databases import settings as make_settings
 from tests.integration.test_migrations import CATALOG
-from tests.waiting import SECONDS_MAX, until
 
 SERVICE = "payment"
 

@@ -17,9 +17,9 @@ from services.payment.container import PaymentContainer
 from shared.command import EXIT_MISCONFIGURED
 from shared.postgres import roles, tables
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX
 from shared.testing.api import served
 from shared.testing.databases import settings
-from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[3]
 

@@ -21,10 +21,10 @@ from dev.servers.places import free_port
 from shared import command
 from shared.telemetry import metrics
 from shared.telemetry.metrics import STATES
+from shared.testing import until
 from tests.alerts import PROMTOOL, firing
 from tests.faults import trail
 from tests.faults.stage import Stage, Worker, headers
-from tests.waiting import until
 
 
 def shown(worker: Worker) -> str:

@@ -10,9 +10,9 @@ from dev.servers import Servers
 from shared.errors import Misconfigured
 from shared.kafka import access, topics
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX
 from tests.faults import trail
 from tests.faults.mock_cluster import MockCluster
-from tests.waiting import SECONDS_MAX
 
 
 def settings_of(servers: Servers, **more: object) -> Settings:

@@ -19,8 +19,8 @@ from shared.command import EXIT_AGAIN, EXIT_MISCONFIGURED
 from shared.postgres.engine import IDLE_IN_TRANSACTION_MS
 from shared.protocol.attempts import ENDS
 from shared.protocol.intake import UNDECIDED_STRIKES
+from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage, admin
-from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[3]
 WAITS_FOR_LOCK = """

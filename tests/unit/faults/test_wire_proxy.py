@@ -9,9 +9,9 @@ from contextlib import suppress
 
 import pytest
 
+from shared.testing import until
 from tests.faults.wire import Deed, Wire, any_request, api
 from tests.unit.faults.test_wire_frames import frame, reply
-from tests.waiting import until
 
 PATIENCE_SECONDS = 10.0
 NOTHING_SECONDS = 0.1

@@ -11,7 +11,7 @@ import pytest
 
 from dev import processes
 from dev.servers.places import free_port
-from tests.waiting import until
+from shared.testing import until
 
 FILES = 256
 """The default of a shell on macOS, and of some service managers."""

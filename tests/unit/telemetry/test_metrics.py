@@ -23,7 +23,7 @@ from shared.postgres import backlog  # noqa: F401 (backlog has metrics of its ow
 from shared.service import Service
 from shared.settings import Settings
 from shared.telemetry import metrics
-from tests.waiting import until
+from shared.testing import until
 
 
 @pytest.mark.parametrize("form", ["json", "console"])

@@ -9,9 +9,9 @@ import pytest
 from shared.kafka import producer
 from shared.telemetry import waits
 from shared.telemetry.waits import MAIN_LOOP, TOLD_SECONDS, Waits
+from shared.testing import until
 from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.waiting import until
 
 
 class Clock:

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from shared.telemetry import outages
+from shared.testing import until
 from shared.worker import observer
 from shared.worker.observer import Observer
 from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.waiting import until
 
 
 def answer(value: object) -> Future[Any]:

@@ -23,8 +23,8 @@ from shared.errors import (
     Stop,
     TooManyDeadLetters,
 )
+from shared.testing import SECONDS_MAX, until
 from tests.unit.worker.worker_scene import Scene
-from tests.waiting import SECONDS_MAX, until
 
 POSITIONS = (DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost, OtherCluster, LanesDiffer)
 NO_ANSWER: tuple[Exception, ...] = (

@@ -10,9 +10,9 @@ from shared.errors import Fenced, KafkaUnavailable, SlotLost
 from shared.protocol.cycle import Progress
 from shared.protocol.ports import NOTHING
 from shared.telemetry import waits
+from shared.testing import SECONDS_MAX, until
 from shared.worker import main_loop
 from tests.unit.worker.worker_scene import Scene, Seeing
-from tests.waiting import SECONDS_MAX, until
 
 
 def test_a_fenced_worker_whose_slot_is_its_own_goes_on_with_new_clients(scene: Scene) -> None:

@@ -8,10 +8,10 @@ from typing import Any, cast
 
 from shared.errors import SlotLost, Stop
 from shared.protocol.ports import NOTHING, Polled
+from shared.testing import SECONDS_MAX, until
 from shared.worker.worker import Worker
 from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.waiting import SECONDS_MAX, until
 
 
 class Member:

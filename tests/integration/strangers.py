@@ -2,7 +2,6 @@
 
 import os
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,11 +16,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from dev.hostile.raw import Raw
 from dev.hostile.records import Target
 from dev.servers.places import free_port
-from shared.settings import Settings
 from shared.testing import SECONDS_MAX
 from tests.integration.tallies import Tallies
-
-ROOT = Path(__file__).parents[2]
 
 FIRST = 10**9
 """Number of the first honest record: a stranger may hit upon a small one."""
@@ -42,16 +38,8 @@ class Worker:
     def __init__(self, tallies: Tallies, log: Path, **more: object) -> None:
         self._tallies = tallies
         self.port = free_port()
-        settings: Settings = tallies.settings.model_copy(update={"metrics_port": self.port, **more})
         self.log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.tally_process", tallies.name, settings.model_dump_json()],
-                cwd=ROOT,
-                env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
-                stdout=out,
-                stderr=out,
-            )
+        self.process = tallies.process(log, metrics_port=self.port, **more)
 
     def done(self) -> bool:
         """Whether it has handled everything. Raises `AssertionError` if it has ended."""

@@ -3,9 +3,13 @@ can be worked in this process, stopped anywhere, copied and restored.
 """
 
 import json
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 from unittest import mock
@@ -14,6 +18,7 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import NullPool, create_engine
 
+from dev import processes
 from dev.servers import Servers
 from shared import command
 from shared.kafka import topics
@@ -26,6 +31,7 @@ from tests.faults import trail
 from tests.integration import tally_worker
 from tests.integration.tally_topics import Topics
 
+ROOT = Path(__file__).parents[2]
 RUNTIME = "tally_runtime"
 """Workers and operators have the rights that a service has."""
 
@@ -161,6 +167,17 @@ class Tallies(Topics):
         Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
         """
         tally_worker.work(self.kit, self.settings, die=die, leave=leave, **limits)
+
+    def process(self, log: Path, **more: object) -> subprocess.Popen[bytes]:
+        """Start a worker as a process, with `more` settings."""
+        settings = self.settings.model_copy(update=more)
+        with log.open("wb") as output:
+            return processes.start(
+                [sys.executable, "-m", "tests.integration.tally_process", self.name, settings.model_dump_json()],
+                cwd=ROOT,
+                env={**os.environ, "DATABASE_URL": settings.database_url.get_secret_value()},
+                output=output,
+            )
 
     def run(self, line: str) -> int:
         """Run a command of the service, in this process; return its exit code."""

@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 
-from dev import processes
 from dev.servers import Servers, service_names
 from shared import command
 from shared.operations import maintenance
@@ -129,20 +128,14 @@ def test_a_worker_process_stops_says_what_to_do_and_goes_on_after_it(tallies: Ta
     """The whole of it, as an operator sees it: the process stays alive, and holds nothing that the command needs."""
     tallies.forget_group()
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        worker = processes.start(
-            [sys.executable, "-m", "tests.integration.tally_process", tallies.name, tallies.settings.model_dump_json()],
-            cwd=ROOT,
-            env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
-            output=output,
-        )
-        try:
-            until(lambda: "PositionMissing" in log.read_text(), "the worker stops")
-            assert tallies.run("positions adopt --target lane-0 --yes") == 0
-            assert worker.poll() is None
-        finally:
-            worker.terminate()
-        assert worker.wait(20) == 0
+    worker = tallies.process(log)
+    try:
+        until(lambda: "PositionMissing" in log.read_text(), "the worker stops")
+        assert tallies.run("positions adopt --target lane-0 --yes") == 0
+        assert worker.poll() is None
+    finally:
+        worker.terminate()
+    assert worker.wait(20) == 0
     tallies.work()
     assert tallies.numbers() == {1: 1}
 

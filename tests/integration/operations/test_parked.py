@@ -2,9 +2,7 @@
 next offset meanwhile, and nothing is lost.
 """
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +10,10 @@ from typing import Any
 
 import pytest
 
-from dev import processes
 from dev.servers import Servers
 from shared.operations import parked
 from shared.testing import SECONDS_MAX, until
 from tests.integration.tallies import Tallies
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
@@ -65,19 +60,12 @@ def test_the_input_goes_on_behind_it(tallies: Tallies, capsys: pytest.CaptureFix
 
 @contextmanager
 def worker(tallies: Tallies, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    output = log.open("wb")
-    process = processes.start(
-        [sys.executable, "-m", "tests.integration.tally_process", tallies.name, tallies.settings.model_dump_json()],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
-        output=output,
-    )
+    process = tallies.process(log)
     try:
         yield process
     finally:
         process.terminate()
         process.wait(SECONDS_MAX)
-        output.close()
 
 
 def test_while_a_worker_works(tallies: Tallies, tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """A wrong setting stops the start and is named; a secret is never printed."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,15 +14,7 @@ from shared.errors import Misconfigured
 from shared.service import Service
 from shared.settings import Settings, load
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing else is set: `make servers` leaves a `.env.local` in the repository."""
-    monkeypatch.chdir(tmp_path)
-    for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    monkeypatch.setenv("DATABASE_URL", "postgresql://me:swordfish@127.0.0.1/{service}")
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 def test_the_service_has_its_own_database() -> None:

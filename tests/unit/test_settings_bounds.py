@@ -17,6 +17,7 @@ from shared.kafka import consumer, producer
 from shared.settings import Settings, load
 from tests.faults import trail
 
+pytestmark = pytest.mark.usefixtures("bare_environment")
 NUMBERS = {name: field for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
 
 
@@ -34,13 +35,6 @@ def ends(field: FieldInfo) -> tuple[Any, Any]:
             case _:
                 pass
     return least, most
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    monkeypatch.setenv("DATABASE_URL", "postgresql://me:swordfish@127.0.0.1/{service}")
 
 
 @pytest.mark.parametrize("name", NUMBERS)

@@ -12,19 +12,15 @@ from sqlalchemy import make_url
 
 from shared.configuration import files
 from shared.errors import Misconfigured
-from shared.settings import Settings, load
+from shared.settings import load
 
 URL = "postgresql://me:mackerel@127.0.0.1/{service}"
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
+def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "PIPE_SECONDS", 0.1)
-    for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    monkeypatch.setenv("DATABASE_URL", URL)
 
 
 @pytest.mark.parametrize(

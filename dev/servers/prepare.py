@@ -3,7 +3,7 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
@@ -15,7 +15,8 @@ from dev.servers.process import Echo, ServerError, echo
 from shared.postgres.session_settings import forget_libpq_variables
 
 ROOT = Path(__file__).parents[2]
-COMMAND_SECONDS_MAX = 120.0  # migrations of an empty database take about a second
+COMMAND_SECONDS_MAX = 120.0
+"""Migrations of an empty database take a second; six commands at once on two cores take a few."""
 
 
 def service_names() -> list[str]:
@@ -44,9 +45,19 @@ def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = 
 def _prepare(name: str, bootstrap: str, dsn: str) -> None:
     env = {**os.environ, "KAFKA_BOOTSTRAP_SERVERS": bootstrap, "DATABASE_URL": dsn}
     for command in ("topics --consumed", "migrate"):
-        words = [sys.executable, "-m", f"services.{name}", *command.split()]
-        done = subprocess.run(
-            words, cwd=ROOT, env=env, capture_output=True, text=True, timeout=COMMAND_SECONDS_MAX, check=False
-        )
-        if done.returncode:
-            raise ServerError(f"`python -m services.{name} {command}` failed:\n{done.stdout}{done.stderr}")
+        run_command(name, command, env)
+
+
+def run_command(service: str, command: str, env: Mapping[str, str], cwd: Path = ROOT) -> None:
+    """Run a command of a service. Raises `ServerError` if it fails."""
+    done = subprocess.run(
+        [sys.executable, "-m", f"services.{service}", *command.split()],
+        env=env,
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        timeout=COMMAND_SECONDS_MAX,
+        check=False,
+    )
+    if done.returncode:
+        raise ServerError(f"`python -m services.{service} {command}` failed:\n{done.stdout}{done.stderr}")

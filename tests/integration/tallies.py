@@ -168,6 +168,15 @@ class Tallies(Topics):
         """
         tally_worker.work(self.kit, self.settings, die=die, leave=leave, **limits)
 
+    def lose_two(self) -> None:
+        """Handle 1 to 5, and restore the database as it was after 3."""
+        self.ask(1, 2, 3)
+        self.work()
+        restore = self.copy()
+        self.ask(4, 5)
+        self.work()
+        restore()
+
     def process(self, log: Path, **more: object) -> subprocess.Popen[bytes]:
         """Start a worker as a process, with `more` settings."""
         settings = self.settings.model_copy(update=more)

@@ -84,12 +84,7 @@ def test_all_of_them_are_named_when_asked_for(tallies: Tallies, capsys: pytest.C
 def test_what_a_rewind_explains_is_published_again(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
     """One duplicate for each rewind over the record; what any producer publishes besides is found as ever."""
     with Tallies(servers) as tallies:
-        tallies.ask(1, 2, 3)
-        tallies.work()
-        restore = tallies.copy()
-        tallies.ask(4, 5)
-        tallies.work()
-        restore()
+        tallies.lose_two()
         assert tallies.run("positions rewind --target inputs --yes") == 0
         assert tallies.run("positions adopt --target lanes --yes") == 0
         tallies.work()

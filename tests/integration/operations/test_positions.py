@@ -256,16 +256,6 @@ def test_an_offset_that_no_worker_committed_is_not_followed(
 # ---- inputs
 
 
-def restored(tallies: Tallies) -> None:
-    """1 to 3 are handled; 4 and 5 were too, but the database is older."""
-    tallies.ask(1, 2, 3)
-    tallies.work()
-    restore = tallies.copy()
-    tallies.ask(4, 5)
-    tallies.work()
-    restore()
-
-
 @pytest.mark.parametrize(
     ("choice", "effects", "repeated"),
     [
@@ -278,7 +268,7 @@ def restored(tallies: Tallies) -> None:
 def test_input_of_a_database_that_went_back(
     tallies: Tallies, choice: str, effects: list[int], repeated: set[int]
 ) -> None:
-    restored(tallies)
+    tallies.lose_two()
 
     stop(tallies, DatabaseWentBack, tallies.source, 3, 5)
     word, _, to = choice.partition(" ")

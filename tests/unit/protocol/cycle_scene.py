@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NoReturn
 
-from shared.errors import Malformed, Retry
+from shared.errors import ContentRefused, ContentStuck, Malformed, Retry
 from shared.events import Envelope, Event
 from shared.protocol.cycle import Cycle, Limits, Progress
 from shared.protocol.ports import (
@@ -185,6 +185,17 @@ class Worker:
             if done[-1].idle:
                 return done
         raise AssertionError("the cycle does not come to rest")
+
+    def stuck(self) -> ContentStuck:
+        """Run and recover until the row that Kafka refuses is found; return what names it."""
+        for _ in range(10):
+            try:
+                self.settle()
+            except ContentStuck as stuck:
+                return stuck
+            except ContentRefused:
+                self.recover()
+        raise AssertionError("the row was not found")
 
     def started(self) -> "Worker":
         """Recover, adopt, and come to rest."""

@@ -1,4 +1,4 @@
-"""The consuming half of the Kafka port: what is owned, what is fetched, and where it ends."""
+"""The consuming half of the Kafka port: shares, fetches and ends."""
 
 import pytest
 

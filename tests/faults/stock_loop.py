@@ -1,5 +1,5 @@
-"""The consume-transform-produce loop as the tutorials have it, on confluent-kafka alone. What faults of the network do
-to it shows that they are real.
+"""The consume-transform-produce loop as the tutorials have it, on confluent-kafka alone. The harm that network faults
+do to it shows that they are real.
 
 It is the loop of confluent-kafka's `examples/eos-transactions.py`, with the errors handled as librdkafka's manual says
 (INTRODUCTION.md, "Transactional Producer"): after an abortable error, or an error in the application, it aborts, goes

@@ -13,7 +13,7 @@ from tests.unit.worker.worker_scene import Scene
 
 @pytest.fixture
 def scene(monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    """A worker with no servers, which waits a hundredth of a second where others wait some."""
+    """A worker without servers, which waits hundredths of a second."""
     for name in ("CONFIRM_SECONDS", "PROBE_MIN", "PROBE_MAX"):
         monkeypatch.setattr(stops, name, 0.01)
     monkeypatch.setattr(backoff, "PAUSE_MAX", 0.01)

@@ -1,4 +1,4 @@
-"""An old name is refused, with the new one in the message: of a setting, of an option, of a variable of make."""
+"""An old name of a setting, an option or a make variable is refused; the message has the new one."""
 
 import subprocess
 import sys

@@ -22,7 +22,7 @@ NUMBERS = {name: field for name, field in Settings.model_fields.items() if field
 
 
 def ends(field: FieldInfo) -> tuple[Any, Any]:
-    """The least and the largest value that is allowed."""
+    """Return the least and the largest value allowed."""
     least, most = None, None
     for bound in field.metadata:
         match bound:
@@ -57,7 +57,7 @@ def test_every_number_has_two_ends_and_nothing_beyond(monkeypatch: pytest.Monkey
 def test_the_client_of_kafka_bears_both_ends(
     monkeypatch: pytest.MonkeyPatch, name: str | None, others: int | None, end: int
 ) -> None:
-    """Alone, and with all others at one of theirs: some bounds are between two settings."""
+    """Each is tried alone, and with the others at a bound: some bounds are between two settings."""
     for other, field in NUMBERS.items():
         if others is not None:
             monkeypatch.setenv(other.upper(), str(ends(field)[others]))

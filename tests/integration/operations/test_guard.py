@@ -1,4 +1,4 @@
-"""A decision is made only while no worker runs, and only when the operator confirmed it."""
+"""A decision is made only while no worker runs, and only after the operator confirms it."""
 
 import os
 import pty
@@ -22,7 +22,7 @@ from tests.integration.tallies import Tallies
 
 ROOT = Path(__file__).parents[3]
 SERVICE = service_names()[0]
-"""Any will do."""
+"""Any service will do."""
 
 
 @pytest.fixture
@@ -125,7 +125,7 @@ def test_all_slots_that_a_setting_allows() -> None:
 
 
 def test_a_worker_process_stops_says_what_to_do_and_goes_on_after_it(tallies: Tallies, tmp_path: Path) -> None:
-    """The whole of it, as an operator sees it: the process stays alive, and holds nothing that the command needs."""
+    """All of it, as an operator sees it: the process stays alive, and holds nothing that the command needs."""
     tallies.forget_group()
     log = tmp_path / "log"
     worker = tallies.process(log)
@@ -156,7 +156,7 @@ def test_two_operators_at_once(
 
 
 def test_the_slots_are_free_when_a_decision_is_made(tallies: Tallies) -> None:
-    """At once: a worker that is started after the command, or the next command, must not be refused."""
+    """They are free at once: the next worker or command must not be refused."""
     built = trail.container(tallies.kit, tallies.settings)
     with maintenance.maintenance(Context(tallies.settings, tallies.service, built.engine(), built.outbox())):
         assert not built.worker_database().take_slot()

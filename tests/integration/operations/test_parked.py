@@ -1,5 +1,5 @@
-"""A record that is tried for ever is set aside by an operator, while workers work or not: once, whichever moves the
-next offset meanwhile, and nothing is lost.
+"""An operator sets aside a record that is tried for ever, with or without workers at work: once, also if the next
+offset moves meanwhile, and nothing is lost.
 """
 
 import subprocess
@@ -18,7 +18,7 @@ from tests.integration.tallies import Tallies
 
 @pytest.fixture
 def tallies(servers: Servers) -> Iterator[Tallies]:
-    """1 has taken effect, 2 is tried for ever, and two others of its key and one of another wait behind it."""
+    """A service where 1 took effect, 2 is tried for ever, and two of its key and one of another wait behind it."""
     with Tallies(servers) as made:
         made.sql("INSERT INTO switch VALUES ('retry')")
         made.ask(1)
@@ -69,7 +69,7 @@ def worker(tallies: Tallies, log: Path) -> Iterator[subprocess.Popen[bytes]]:
 
 
 def test_while_a_worker_works(tallies: Tallies, tmp_path: Path) -> None:
-    """It has the record in its hands, and drops it when it tries it again."""
+    """The worker holds the record, and drops it at its next attempt."""
     with worker(tallies, tmp_path / "log") as process:
         tallies.ask(6, key="other")
         until(lambda: tallies.committed().get(f"{tallies.service.lane_topic}[0]"), "it works")

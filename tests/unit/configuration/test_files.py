@@ -1,4 +1,4 @@
-"""A settings file is read whole, or refused at once with a sentence, whatever its path leads to."""
+"""A settings file at any path is read whole or refused at once with a sentence."""
 
 import os
 import socket
@@ -113,7 +113,7 @@ def test_what_is_no_file_with_settings_is_refused_at_once(
 
 @pytest.mark.parametrize("comes", ["before", "later"])
 def test_a_secret_may_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, comes: str) -> None:
-    """As `DATABASE_URL_FILE=<(vault read ...)`."""
+    """Such as `DATABASE_URL_FILE=<(vault read ...)`."""
     monkeypatch.setattr(files, "PIPE_SECONDS", 60.0)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

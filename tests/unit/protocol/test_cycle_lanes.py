@@ -1,4 +1,4 @@
-"""Lanes and claims: what is published, when it is forgotten, and what a worker makes of what it finds."""
+"""Lanes and claims: what is published, when it is forgotten, and what a worker concludes from it."""
 
 import pytest
 
@@ -137,7 +137,7 @@ def test_a_claim_is_bounded_and_the_next_one_goes_on(world: World) -> None:
     ],
 )
 def test_a_claim_that_fits_no_published_position_is_a_recovery(world: World, claim: Claimed) -> None:
-    """It may be the view of a worker that lost the lane without knowing it yet; the next view counts."""
+    """It may be the view of a worker that does not yet know it lost the lane; the next view counts."""
     worker = world.worker().started()
     world.put("yak")
     worker.settle()
@@ -150,7 +150,7 @@ def test_a_claim_that_fits_no_published_position_is_a_recovery(world: World, cla
 
 
 def test_the_published_position_under_another_claim_id_stops_the_worker(world: World) -> None:
-    """Postgres lost a claim, and another one was made under the same number."""
+    """Postgres lost a claim, and another was made under the same number."""
     world.put("yak")
     world.worker().started()
     world.server.claims[0] = Claimed(1, "made again", ())

@@ -1,6 +1,4 @@
-"""A worker stops for nothing that the servers do not report twice, and to others; and goes on when the reason is
-gone.
-"""
+"""A worker stops only for what the servers report twice, to others too, and goes on when the reason is gone."""
 
 from collections.abc import Callable, Sequence
 

@@ -1,4 +1,4 @@
-"""A worker replaces its Kafka clients when these cannot go on, and says what it waits for."""
+"""A worker replaces Kafka clients that cannot go on, and says what it waits for."""
 
 import re
 from types import SimpleNamespace
@@ -48,7 +48,7 @@ def test_clients_that_get_no_answer_for_long_are_replaced(scene: Scene, monkeypa
 
 @pytest.fixture
 def log_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the log says of waits, which are long at once."""
+    """Return the log's lines about waits, each of which is long at once."""
     lines: list[str] = []
     monkeypatch.setattr(waits, "TOLD_SECONDS", 0.0)
     log = SimpleNamespace(warning=lambda event, detail: lines.append(f"{event}: {detail}"))

@@ -115,7 +115,7 @@ class World(ABC):
 
     @abstractmethod
     def dead_letters(self) -> list[Place]:
-        """What was set aside."""
+        """Records set aside."""
 
     @abstractmethod
     def outbox(self) -> list[str]:

@@ -1,4 +1,4 @@
-"""In a copy of this tree, `make service` makes one that works at once; `make service-remove` leaves no trace."""
+"""In a copy of this tree, a service of `make service` works at once; `make service-remove` leaves no trace."""
 
 import re
 from collections.abc import Iterator

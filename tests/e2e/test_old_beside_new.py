@@ -65,7 +65,7 @@ class Upgraded(System):
         return {names.get(name, name): value for name, value in present.items()} | {"PYTHONPATH": str(self.old)}
 
     def migrate(self, service: str, words: str) -> None:
-        """Migrate by the new version, beside whatever runs."""
+        """Migrate by the new version, beside all that runs."""
         self._new.add(service)
         self._run(service, f"migrate{words}")
 

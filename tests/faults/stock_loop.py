@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 BATCH = 2
 """Records in one transaction."""
 SECONDS = 30.0
-"""For each call; they take a minute and more by default, and milliseconds on a machine that is not busy."""
+"""Bounds each call, by default a minute or more; on an idle machine a call takes milliseconds."""
 COMMITTED, ABORTED = "committed", "aborted"
 
 

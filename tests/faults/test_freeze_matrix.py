@@ -29,7 +29,7 @@ class Freeze:
     source: Source
     call: str
     long: bool
-    """Whether until all its timeouts have passed; otherwise until another worker owns its share."""
+    """Freeze it until all its timeouts have passed; otherwise until another worker owns its share."""
 
     def __str__(self) -> str:
         return f"{self.source.value}-after-{self.call}-{'long' if self.long else 'short'}"

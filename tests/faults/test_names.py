@@ -20,8 +20,8 @@ DEAD_MS = 20_000
 """How long a vanished broker still leads: enough for some moves."""
 
 MOVES = 3
-"""How often the lanes move meanwhile. The client asks only sometimes just while the name is looked up: with one move,
-the test caught one in three workers that took the answer for a loss.
+"""How often the lanes move meanwhile. A client asks only sometimes just while the name is looked up: with one move, the
+test saw a worker take its answer for a loss one time in three.
 """
 
 

@@ -65,7 +65,7 @@ def play(scenario: Scenario, plan: Plan, parts: Parts) -> Run:
 def explore(
     scenario: Scenario, faults: int, parts: Parts | None = None, only: Fault | None = None
 ) -> Iterator[tuple[dict[int, Fault], Run]]:
-    """Play every plan of up to `faults` faults, if given all `only`."""
+    """Play every plan of up to `faults` faults, or only of fault `only`."""
     plans: list[dict[int, Fault]] = [{}]
     while plans:
         plan = plans.pop()

@@ -24,8 +24,9 @@ comma := ,
 profiles = $(if $(findstring cluster,$(PROFILES)),$(PROFILES),single$(if $(PROFILES),$(comma)$(PROFILES)))
 
 help:  ## print this list (the default)
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-18s %s\n", $$1, $$2}' \
-		$(wildcard dev/demo.mk) Makefile $(wildcard dev/proof.mk)
+	@awk 'BEGIN {FS = ":.*## "} \
+		/^[a-z0-9-]+:.*## / {line = sprintf("  make %-18s %s\n", $$1, $$2); if (/^without/) last = last line; else printf "%s", line} \
+		END {printf "%s", last}' $(wildcard dev/demo.mk) Makefile $(wildcard dev/proof.mk)
 
 # The targets of what a copy may leave behind: `make without-demo` and `make without-proof` delete the files.
 include $(wildcard dev/demo.mk dev/proof.mk)
@@ -49,9 +50,6 @@ down:  ## stop and remove the containers; data and passwords stay (VOLUMES=1 rem
 	for name in POSTGRES_PASSWORD DATABASE_PASSWORD MIGRATION_PASSWORD API_TOKEN; do put $$name $$(random); done; \
 	put API_TOKEN_SHA256 $$(sed -n 's/^API_TOKEN=//p' $@ | tr -d '\n' | { sha256sum 2>/dev/null || shasum -a 256; } | cut -c1-64); \
 	put COMPOSE_PROFILES single
-
-compose-test: $(READY)  ## tests of the image and of docker compose; they need docker, and `test` leaves them out
-	$(RUN) -m pytest tests/compose $(ARGS)
 
 # Tests wait more than they compute: on two cores, eight processes side by side. Those of tests/e2e take all there is.
 # pytest ends with 5 where nothing is chosen.
@@ -83,6 +81,9 @@ unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQ
 
 integration: $(READY)  ## tests of single parts against the real servers, and all faults
 	$(RUN) -m pytest --numprocesses=$(BESIDE) $(wildcard tests/dev tests/contract tests/integration tests/faults) $(ARGS)
+
+compose-test: $(READY)  ## tests of the image and of docker compose; they need docker, and `test` leaves them out
+	$(RUN) -m pytest tests/compose $(ARGS)
 
 servers: $(READY)  ## start Kafka and PostgreSQL in the background, with topics and tables; writes .env.local
 	@$(RUN) -m dev.servers up $(call option,KAFKA_PORT,kafka-port) $(call option,POSTGRES_PORT,postgres-port)

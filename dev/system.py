@@ -9,7 +9,6 @@ Topics and groups are named after the services alone, so one pair of servers car
 """
 
 import shutil
-import subprocess
 import sys
 import tempfile
 import time
@@ -25,14 +24,13 @@ import psycopg
 
 from dev.balance import Balance
 from dev.program import Program
-from dev.servers import Echo, ServerError, Servers, echo, service_names
+from dev.servers import Echo, Servers, echo, service_names
 from dev.servers.places import HOST, free_port
+from dev.servers.prepare import run_command
 from dev.servers.process import environment
 from dev.supervisor import Supervisor
 
 ROOT = Path(__file__).parents[1]
-# Migrations of an empty database take a second; six commands at once on two cores take a few.
-COMMAND_SECONDS = 120.0
 # Nine interpreters start at once on two cores: about eight seconds.
 READY_SECONDS = 90.0
 READY_POLL_SECONDS = 0.1
@@ -158,17 +156,7 @@ class System:
         self._report(f"Databases, topics and tables are in place for {', '.join(self.services)}")
 
     def _run(self, service: str, command: str) -> None:
-        done = subprocess.run(
-            [sys.executable, "-m", f"services.{service}", *command.split()],
-            env=self._environment(service),
-            cwd=self.logs,
-            capture_output=True,
-            text=True,
-            timeout=COMMAND_SECONDS,
-            check=False,
-        )
-        if done.returncode:
-            raise ServerError(f"`python -m services.{service} {command}` failed:\n{done.stdout}{done.stderr}")
+        run_command(service, command, self._environment(service), self.logs)
 
     def _start(self, name: str, service: str, command: str, port_variable: str) -> None:
         # Chosen once: a process that is started again must be found where it was.

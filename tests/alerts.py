@@ -1,5 +1,5 @@
-"""Which of the shipped alerts fire if a process shows a page of metrics for a quarter of an hour: asked of promtool,
-Prometheus's own, where it is installed (`make alerts-test` brings it).
+"""Asks Prometheus's promtool which shipped alerts fire if a process shows a page of metrics for a quarter of an hour;
+`make alerts-test` brings promtool.
 """
 
 import json
@@ -8,20 +8,20 @@ import shutil
 import subprocess
 from pathlib import Path
 
-from tests.waiting import SECONDS_MAX
+from shared.testing import SECONDS_MAX
 
 RULES = Path(__file__).parents[1] / "compose" / "observe" / "alerts.yml"
 PROMTOOL = shutil.which("promtool")
 ALERTS = re.findall(r"^ +- alert: (\w+)$", RULES.read_text(), re.MULTILINE)
 LABELS = 'service="s",process="worker",instance="w"'
-"""What prometheus.yml puts on every metric."""
+"""Labels that prometheus.yml adds to every metric."""
 _METRIC = re.compile(r"^(\w+)(?:{(.*)})? ([^\s#].*)$", re.MULTILINE)
 
 
 def firing(page: str, place: Path, before: str = "") -> set[str]:
-    """Name the alerts that fire. Labels of the process are put on each metric, as a scrape does. A counter that is on
-    the page `before` has that value until some minutes before the end. A value may be a series of its own, in
-    promtool's words.
+    """Name the alerts that fire. Labels of the process are put on each metric, as a scrape does. A counter on the page
+    `before` keeps that value until some minutes before the end. A value may be a series of its own, in promtool's
+    words.
     """
     assert PROMTOOL is not None
     earlier = {(name, labels): value for name, labels, value in _METRIC.findall(before) if name.endswith("_total")}

@@ -1,4 +1,4 @@
-"""The servers that tests share. Whoever needs neither does not wait for them."""
+"""The servers that tests share. A test that needs none does not wait for them."""
 
 import os
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whoev
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """What a run has once: in one process, or in the one that hands out the tests to others."""
+    """Register what a run has once, in the only process or in the one that hands out tests."""
     if hasattr(config, "workerinput"):
         return
     config.pluginmanager.register(Times())
@@ -29,13 +29,13 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.fixture(autouse=True)
 def _no_waits_of_before() -> None:
-    """A call that a test lets hang, in a thread of its own, never ends to be waited for."""
+    """Forget earlier waits: a call that a test leaves hanging in a thread never ends."""
     vars(MAIN_LOOP)["_now"] = None
 
 
 @pytest.fixture(autouse=True)
 def _logs_as_before() -> Iterator[None]:
-    """A test may choose a form and a level of the log, for itself; the library's logger keeps what it first met."""
+    """Restore the log's form and level: the library's logger keeps what it first met."""
     before = structlog.get_config() if structlog.is_configured() else None
     vars(log).pop("bind", None)
     yield
@@ -54,7 +54,7 @@ def servers(pytestconfig: pytest.Config) -> Iterator[Servers]:
 
 @pytest.fixture(scope="session")
 def postgres(request: pytest.FixtureRequest) -> Iterator[Postgres]:
-    """A PostgreSQL for what needs no Kafka: up within two seconds, or the one that all processes share."""
+    """A PostgreSQL for tests without Kafka: up within two seconds, or the one that all processes share."""
     if hasattr(request.config, "workerinput"):
         yield request.getfixturevalue("servers").postgres
         return
@@ -70,7 +70,7 @@ def _breakable_pair() -> Iterator[Servers]:
 
 @pytest.fixture
 def breakable_servers(_breakable_pair: Servers) -> Servers:
-    """A second pair, for tests that kill and freeze. Both are up when a test begins, whatever the last one did."""
+    """A second pair, for tests that kill and freeze. Both are up when a test begins."""
     _breakable_pair.kafka.thaw()
     _breakable_pair.kafka.start()
     _breakable_pair.postgres.start()

@@ -1,5 +1,5 @@
-"""One Kafka and one PostgreSQL for all processes of a run. The process that hands out the tests holds them, and starts
-them when the first test needs them.
+"""One Kafka and one PostgreSQL for all processes of a run. The process that hands out the tests starts them when the
+first test needs them.
 """
 
 import json
@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from dev.servers import ServerError, Servers, attached, running
-from tests.waiting import POLL_SECONDS, until
+from shared.testing.waiting import POLL_SECONDS, until
 
 START_SECONDS_MAX = 120.0
 """Kafka starts in 3 s on two idle cores; here every process of the run imports its tests meanwhile."""
@@ -22,7 +22,7 @@ STOP_SECONDS_MAX = 60.0
 
 
 class Held:
-    """The servers of a run, in a thread of the process that hands out the tests."""
+    """The servers of a run, in a thread of the process that hands out tests."""
 
     def __init__(self) -> None:
         self._folder = tempfile.TemporaryDirectory(prefix="exactly-once-tests-")
@@ -66,7 +66,7 @@ class HoldsServers:
 
     @pytest.hookimpl(trylast=True)
     def pytest_sessionfinish(self) -> None:
-        """All processes have ended."""
+        """Stop the servers: all processes have ended."""
         self._held.end()
 
 

@@ -1,8 +1,8 @@
-"""How tests are spread over the processes of a run: most of them wait, so many run side by side on two cores.
+"""Spreads tests over the processes of a run: most tests wait, so many run side by side on two cores.
 
-A file is one piece where its tests share what takes seconds to make, and where they are short. Elsewhere each test is a
-piece by itself. Those that compute for minutes are in two pieces, so that two of them run at a time. The pieces that
-may take longest begin first, and the short ones fill the end.
+A file is one piece if its tests are short or share what takes seconds to make. Elsewhere each test is a piece. The tests
+that compute for minutes make two pieces, so that two of them run at a time. The pieces that may take longest begin
+first, and the short ones fill the end.
 """
 
 import re
@@ -15,10 +15,10 @@ from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
 TESTS = Path(__file__).parent
 SHARES = re.compile(r'scope="module"|\bbreakable_servers\b')
-"""In the text of a file whose tests share something that takes seconds to make."""
+"""Found in files whose tests share something that takes seconds to make."""
 
 SIMULATION, UNIT = "tests/simulation/", "tests/unit/"
-"""They compute and do not wait. The simulation's files share what they have computed, and take longest of all."""
+"""Folders whose tests compute and do not wait. The simulation's files share results and take longest."""
 
 LARGE, LARGE_AT_ONCE = "tests/dev/", 2
 """They run whole systems, other test runs and checkers, each of which takes the cores that it gets. Eight of them at a
@@ -54,13 +54,13 @@ class Spread(LoadScopeScheduling):  # type: ignore[misc]  # xdist has no types
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Spread:
-    """Called in the process that hands out the tests."""
+    """Return the scheduler, in the process that hands out the tests."""
     config.option.loadscopereorder = False
     return Spread(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Let what may take longest begin first: its time limit says so."""
+    """Start first the tests with the longest time limits."""
     limit = float(config.getini("timeout"))
     longest: dict[str, float] = {}
 

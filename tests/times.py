@@ -1,4 +1,4 @@
-"""Where the time of a run went: the ten slowest tests, and the sum of each folder; printed after a run of a minute."""
+"""Prints where a run's time went, if it took a minute: the ten slowest tests and each folder's sum."""
 
 import time
 from collections import defaultdict
@@ -12,7 +12,7 @@ SECONDS_MIN = 60.0
 
 
 class Times:
-    """Adds up the reports of a run; a test has up to three, of its fixtures and of itself."""
+    """Adds up the reports of a run; a test has up to three, for its fixtures and itself."""
 
     def __init__(self) -> None:
         self._began = time.monotonic()

@@ -12,9 +12,10 @@ from .rehearsal import Rehearsal
 from .scene import Scene
 from .servers import Servers
 from .trial import MakeTrial, Trial
-from .waiting import until
+from .waiting import SECONDS_MAX, until
 
 __all__ = [
+    "SECONDS_MAX",
     "Api",
     "MakeTrial",
     "MemorySession",

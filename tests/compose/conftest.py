@@ -1,4 +1,4 @@
-"""The system in containers, as docker-compose.yml says it. Without docker every test here fails: none is skipped."""
+"""The system in containers, as docker-compose.yml has it. Without docker every test here fails: none is skipped."""
 
 import pytest
 
@@ -8,13 +8,13 @@ PROJECT = "exactly-once-test"
 GIVEN = dict.fromkeys(
     ("POSTGRES_PASSWORD", "DATABASE_PASSWORD", "MIGRATION_PASSWORD", "API_TOKEN_SHA256"), "of-this-test"
 )
-"""What docker-compose.yml asks for."""
+"""Variables that docker-compose.yml needs."""
 # A build and a start, and the machine may be busy. A test that only asks takes seconds.
 SECONDS_MAX = 1_200
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Return every test here the time that its fixtures need."""
+    """Give each test here the time that its fixtures need."""
     for item in items:
         if item.get_closest_marker("timeout") is None:
             item.add_marker(pytest.mark.timeout(SECONDS_MAX))
@@ -22,7 +22,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def docker() -> Docker:
-    """Docker, with nothing running."""
+    """Docker with nothing running."""
     return Docker(PROJECT, GIVEN, [])
 
 

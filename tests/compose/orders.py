@@ -5,14 +5,14 @@ import uuid
 import httpx
 
 from dev.compose import ComposeSystem
-from tests.waiting import until
+from shared.testing import until
 
 CURRENCY = "EUR"
 SECONDS_MAX = 120.0  # a broker or the database may be about to come back
 
 
 def order_and_see_it_confirmed(system: ComposeSystem) -> None:
-    """One order, all the way: goods and money come in, it is placed, and after a moment it is confirmed."""
+    """Receive goods and money, place an order, and wait until it is confirmed."""
     name = uuid.uuid4().hex[:8]
     stock, account = f"{system.url('inventory')}/stock/{name}", f"{system.url('payment')}/accounts/{name}"
     orders = f"{system.url('order')}/orders"

@@ -1,4 +1,4 @@
-"""The targets of the Makefile, and what docs/compose.md says, typed."""
+"""The Makefile's targets and the commands of docs/compose.md, typed."""
 
 import hashlib
 import os
@@ -20,7 +20,7 @@ CONFIRMED = "for _ in {1..600}; do curl -sS localhost:8000/orders | grep CONFIRM
 
 
 def blocks(page: str) -> list[str]:
-    """The shell commands of a page."""
+    """Return a page's shell commands."""
     return re.findall(r"```sh\n(.*?)```", (ROOT / "docs" / page).read_text(), re.DOTALL)
 
 
@@ -37,7 +37,7 @@ class Copy:
         self._ports = {name: str(free_port()) for name in PORTS}
 
     def run(self, script: str) -> str:
-        """Run a script of bash, and return its output; it must succeed."""
+        """Run a bash script, which must succeed; return its output."""
         for number, name in enumerate(PORTS[:3]):
             script = script.replace(f"800{number}", self._ports[name])
         hidden = {"COMPOSE_PROFILES", "MAKEFLAGS", "MAKELEVEL", *GIVEN}

@@ -1,4 +1,4 @@
-"""What docker-compose.yml says, as docker compose understands it."""
+"""docker-compose.yml, as docker compose understands it."""
 
 import json
 import re
@@ -19,7 +19,7 @@ OUR_PROCESSES = ("api", "worker")
 
 
 def config(docker: Docker, profiles: str) -> dict[str, Any]:
-    """The whole configuration, with everything filled in."""
+    """The whole configuration, with all variables filled in."""
     chosen = [word for profile in profiles.split() for word in ("--profile", profile)]
     read: dict[str, Any] = json.loads(docker.compose(*chosen, "config", "--format", "json"))
     return read
@@ -33,7 +33,7 @@ def everything(docker: Docker) -> dict[str, Any]:
 
 
 def lasting(services: dict[str, Any]) -> dict[str, Any]:
-    """Those that run until they are stopped."""
+    """The services that run until stopped."""
     return {name: given for name, given in services.items() if not name.endswith(ONCE)}
 
 

@@ -1,4 +1,4 @@
-"""What is in the image, and what is not."""
+"""The contents of the image."""
 
 import re
 import shutil
@@ -20,7 +20,7 @@ def inside(docker: Docker, image: str, script: str) -> str:
 
 
 def megabytes(docker: Docker, image: str) -> float:
-    """The size of an image, all layers together."""
+    """Return the size of an image with all layers."""
     return int(docker.docker("image", "inspect", "--format", "{{.Size}}", image)) / 1e6
 
 

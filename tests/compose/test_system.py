@@ -11,9 +11,9 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from dev.compose import ComposeSystem
+from shared.testing import until
 from tests.compose.conftest import PROJECT
 from tests.compose.orders import order_and_see_it_confirmed
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 BACK_SECONDS = 180.0
@@ -26,19 +26,19 @@ OF_PROMETHEUS = {"up"}
 
 @pytest.fixture(scope="module")
 def system() -> Iterator[ComposeSystem]:
-    """One for all tests of this module, which leave it running."""
+    """All tests of this module share it and leave it running."""
     with ComposeSystem(PROJECT) as started:
         yield started
 
 
 def metrics(system: ComposeSystem, name: str) -> str:
-    """What a container answers at /metrics, asked in it: workers have no port on this machine."""
+    """Fetch a container's /metrics from inside it: workers have no port on this machine."""
     script = "from urllib.request import urlopen; print(urlopen('http://127.0.0.1:8000/metrics').read().decode())"
     return system.docker.docker("exec", system.docker.container(name), "python", "-c", script)
 
 
 def shown(text: str) -> set[str]:
-    """The names under which Prometheus knows what a process shows, also of what it has not counted yet."""
+    """Return Prometheus's names of a process's metrics, including those not counted yet."""
     names: set[str] = set()
     for family in text_string_to_metric_families(text):
         kinds = {"counter": ["_total"], "histogram": ["_bucket", "_count", "_sum"]}.get(family.type, [""])
@@ -61,7 +61,7 @@ def test_it_is_brought_up_again_with_everything_in_place(system: ComposeSystem) 
 
 @pytest.mark.parametrize("name", ["controller", "kafka", "postgres"])
 def test_what_is_kept_is_kept_under_a_name(system: ComposeSystem, name: str) -> None:
-    """`down` leaves volumes, and one without a name would never be found."""
+    """`down` leaves volumes; one without a name would never be found."""
     kept = [mount["Name"] for mount in system.docker.inspect(name)["Mounts"] if mount["Type"] == "volume"]
     assert kept
     assert all(volume.startswith(f"{PROJECT}_") for volume in kept)

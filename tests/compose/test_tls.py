@@ -1,4 +1,4 @@
-"""PostgreSQL that requires TLS. The PostgreSQL of the other tests speaks none, the image does."""
+"""PostgreSQL that requires TLS. The other tests' PostgreSQL has none; the image's does."""
 
 import subprocess
 from collections.abc import Iterator
@@ -9,12 +9,12 @@ import trustme
 
 from dev.docker import Docker
 from shared.command import EXIT_MISCONFIGURED
+from shared.testing import until
 from tests.compose.conftest import PROJECT
-from tests.waiting import until
 
 NAME = f"{PROJECT}-tls"
 ALIAS = "postgres"
-"""What the certificate says. The container's own name leads to it too, and is not in the certificate."""
+"""The name in the certificate. The container's own name leads to it too, but is not in there."""
 PASSWORD = "of-this-test"
 READY_SECONDS = 120.0
 # The server reads its key only if no other user can, and a mounted file belongs to the user who runs the tests.
@@ -27,7 +27,7 @@ exec docker-entrypoint.sh postgres -c hba_file=/tls/hba \\
 
 
 class Encrypted:
-    """The server, and a way to run commands of a service against it."""
+    """The server, and commands of a service run against it."""
 
     def __init__(self, docker: Docker, image: str, folder: Path) -> None:
         self._docker = docker

@@ -1,4 +1,4 @@
-"""Each test of the contract is run against both worlds."""
+"""Each test of the contract runs against both worlds."""
 
 from collections.abc import Iterator
 

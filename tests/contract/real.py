@@ -26,20 +26,19 @@ from shared.postgres.transaction import WorkerDatabase
 from shared.protocol.ports import Delivery, Input, Kafka, OutboxRow, Record
 from shared.session import Session
 from shared.settings import Settings
-from shared.testing import outside
+from shared.testing import SECONDS_MAX, outside, until
 from tests.contract.world import Place, Slotted, World
 from tests.faults import trail
 from tests.faults.stage import RUNTIME, TEMPLATE, TIMEOUTS, StageSettings, headers, make_template, partition, producer
-from tests.waiting import SECONDS_MAX, until
 
 STABLE_SECONDS = 1.0
-"""How long an answer about offsets may wait for a transaction, instead of 5 s."""
+"""The bound of a wait for offsets that a transaction holds, instead of 5 s."""
 
 LARGE = 5_000
-"""Bytes of a large row."""
+"""The bytes of a large row."""
 
 DATABASE = f"contract_{os.getpid()}"
-"""One for all tests of a process: each finds it empty."""
+"""All tests of a process share it; each finds it empty."""
 
 EMPTY = b"""
     DO $$ BEGIN
@@ -52,7 +51,7 @@ EMPTY = b"""
 
 @contextmanager
 def database(servers: Servers) -> Iterator[None]:
-    """Make the database, for the length of the block."""
+    """Make the database for the length of the block."""
     make_template(servers, 2)
     servers.postgres.create_database(DATABASE, template=f"{TEMPLATE}_2")
     try:

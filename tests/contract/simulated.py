@@ -17,11 +17,11 @@ SLOTS = 16
 """More than any test takes."""
 
 OTHER_PID = 7
-"""The producer id of somebody else."""
+"""The producer id of another producer."""
 
 
 def nothing_happens(*_call: object) -> Fault:
-    """Come to a call."""
+    """Meet no fault."""
     return Fault.NONE
 
 
@@ -45,7 +45,7 @@ class SimulatedWorld(World):
         return Client(self.broker, slot, nothing_happens)
 
     def leave(self, kafka: Kafka) -> None:
-        """It stays a member until its session ends."""
+        """The client stays a member until its session ends."""
 
     def database(self) -> Slotted:
         def die() -> NoReturn:
@@ -61,7 +61,7 @@ class SimulatedWorld(World):
         self.server.end(session)
 
     def make_impatient(self, database: Slotted) -> None:
-        """A lock times out after some rounds in any case."""
+        """Do nothing: a lock times out after some rounds."""
 
     def while_it_waits(self, blocked: Callable[[], Any], release: Callable[[], object]) -> Any:
         self._release = release

@@ -1,11 +1,11 @@
-"""The consuming half of the Kafka port: what is owned, what is fetched, and where it ends."""
+"""The consuming half of the Kafka port: shares, fetches and ends."""
 
 import pytest
 
 from shared.errors import Fenced
 from shared.protocol.ports import Assignment
+from shared.testing import until
 from tests.contract.world import Place, World, fetched, joined, known, quiet, settled, until_ended
-from tests.waiting import until
 
 
 def test_a_share_is_told_once_and_nothing_is_fetched_before_it_is_asked_for(world: World) -> None:

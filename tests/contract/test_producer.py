@@ -1,4 +1,4 @@
-"""The producing half of the Kafka port: what becomes visible, what is refused, and what is in doubt."""
+"""The producing half of the Kafka port: what is visible, refused and in doubt."""
 
 from collections.abc import Callable
 
@@ -6,8 +6,8 @@ import pytest
 
 from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, RecoveryNeeded
 from shared.protocol.ports import REPORTED, Committed, Kafka
+from shared.testing import until
 from tests.contract.world import World, joined, known, publish, settled
-from tests.waiting import until
 
 
 def test_rows_are_visible_when_they_are_committed_and_in_their_order(world: World) -> None:
@@ -119,7 +119,7 @@ def test_rows_of_a_client_that_was_replaced_are_refused(world: World) -> None:
 
 
 def test_offsets_of_an_open_transaction_are_not_given(world: World) -> None:
-    """Not even the value before: it may be another one a moment later."""
+    """Nor is the earlier value: it may change in a moment."""
     kafka = world.kafka()
     kafka.renew()
     member = joined(kafka).group_metadata
@@ -151,7 +151,7 @@ def test_a_new_producer_waits_until_what_others_have_open_has_ended(world: World
 
 
 def refused_later(kafka: Kafka, meaning: type[RecoveryNeeded]) -> None:
-    """Whatever comes after a refusal is refused with the same, until there is a new producer."""
+    """Check that all calls are refused alike until there is a new producer."""
     for call in (kafka.commit, kafka.begin):
         with pytest.raises(meaning):
             call()

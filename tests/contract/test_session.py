@@ -1,4 +1,4 @@
-"""The session of the database port: it holds the slot, notes what is about to be handled, and may be lost."""
+"""The session of the database port holds the slot, notes what is about to be handled, and may be lost."""
 
 from collections.abc import Sequence
 
@@ -89,7 +89,7 @@ def records(world: World, *numbers: int) -> Sequence[Record]:
 
 
 def notes(world: World) -> list[tuple[int, int, int]]:
-    """What the next process finds: first and last offset, and how many processes ended there."""
+    """Return what the next process finds: first and last offset, and how many processes ended."""
     return [(found.offset, found.last, found.ends) for found in world.database().attempts().values()]
 
 
@@ -122,7 +122,7 @@ def test_what_was_handled_leaves_no_note(world: World, database: Slotted) -> Non
 
 
 def test_what_was_rolled_back_leaves_no_note(world: World, database: Slotted) -> None:
-    """The process has outlived it."""
+    """The process has outlived that note."""
     database.attempt(records(world, 3))
     transaction = database.begin()
     transaction.advance({world.inputs[0]: 4})
@@ -131,7 +131,7 @@ def test_what_was_rolled_back_leaves_no_note(world: World, database: Slotted) ->
 
 
 def test_a_session_that_ended_leaves_its_note(world: World, database: Slotted) -> None:
-    """The record may be the reason."""
+    """That record may be the reason."""
     database.attempt(records(world, 3))
     transaction = database.begin()
     world.end_session(database)

@@ -21,7 +21,7 @@ def database(world: World) -> Slotted:
 
 
 def committed(database: Slotted, act: Callable[[Transaction], Any]) -> Any:
-    """Do something in a transaction of its own."""
+    """Call `act` in a transaction of its own."""
     transaction = database.begin()
     found = act(transaction)
     transaction.commit()
@@ -66,7 +66,7 @@ def test_what_is_not_there_is_left_out(world: World) -> None:
 
 
 def test_a_position_that_is_locked_is_waited_for_and_read_as_it_was_left(world: World, database: Slotted) -> None:
-    """A worker that stood still sees what its successor has handled meanwhile."""
+    """A worker that stood still sees what its successor has handled."""
     first, _ = world.inputs
     owner, late = database.begin(), world.database().begin()
     owner.lock_positions([first])
@@ -164,7 +164,7 @@ def test_a_record_that_fails_is_named_with_the_reason_and_nothing_of_its_batch_s
 
 
 def test_what_is_set_aside_is_kept_and_published(world: World, database: Slotted) -> None:
-    """Readers of the service's dead letters consume of it as of any event, exactly once."""
+    """Readers of the dead letters consume it as they do any event: once."""
     known, unreadable = world.delivery(1), world.delivery(2, lane=1)
     transaction = database.begin()
     transaction.set_aside(
@@ -267,7 +267,7 @@ def test_a_claim_is_waited_for_and_found_as_it_was_left(world: World, database: 
 
 
 def test_a_request_that_is_under_way_holds_up_no_claim(world: World, database: Slotted) -> None:
-    """It refers to its lane's row until it commits: a lock that excludes that would wait for every request."""
+    """It refers to its lane's row until it commits; a stronger lock would wait for every request."""
     world.request_at_once(0)
     with world.request(1):
         transaction = database.begin()

@@ -1,5 +1,5 @@
-"""What the contract asks of a world, be it the simulated one or the real servers: one service with two partitions of
-everything, the two ports of its workers, and what is seen from outside.
+"""What the contract asks of a world, simulated or real: one service with two partitions of everything, its workers' two
+ports, and what is seen from outside.
 """
 
 from abc import ABC, abstractmethod
@@ -10,11 +10,11 @@ from typing import Any, NamedTuple, Protocol
 from shared.errors import KafkaUnavailable
 from shared.protocol.attempts import Attempt
 from shared.protocol.ports import NOTHING, Assignment, Committed, Database, Delivery, Input, Kafka, OutboxRow, Polled
-from tests.waiting import until
+from shared.testing import until
 
 
 class Slotted(Database, Protocol):
-    """The database port, and what a worker asks of it besides."""
+    """The database port, and what else a worker asks of it."""
 
     def take_slot(self) -> object: ...
 
@@ -33,7 +33,7 @@ class World(ABC):
 
     inputs: tuple[Input, Input]
     keys: tuple[str, str]
-    """Of an aggregate in lane 0, and of one in lane 1."""
+    """The keys of two aggregates: in lane 0 and in lane 1."""
 
     # ---- the ports
 
@@ -43,7 +43,7 @@ class World(ABC):
 
     @abstractmethod
     def leave(self, kafka: Kafka) -> None:
-        """Let a client end without a word: it is still a member."""
+        """End a client that does not leave: it is still a member."""
 
     @abstractmethod
     def database(self) -> Slotted:
@@ -51,15 +51,15 @@ class World(ABC):
 
     @abstractmethod
     def end_session(self, database: Slotted) -> None:
-        """Let the server end a session without a word."""
+        """End a session at the server, unannounced."""
 
     @abstractmethod
     def make_impatient(self, database: Slotted) -> None:
-        """Let a session wait for locks for a moment only, from now on."""
+        """From now on, let a session wait only briefly for locks."""
 
     @abstractmethod
     def while_it_waits(self, blocked: Callable[[], Any], release: Callable[[], object]) -> Any:
-        """Call `blocked`, and `release` when that waits for a lock; return what `blocked` gives."""
+        """Call `blocked`, and `release` when that waits for a lock; return the result of `blocked`."""
 
     # ---- what happens outside
 
@@ -69,9 +69,7 @@ class World(ABC):
 
     @abstractmethod
     def transaction(self, source: Input, *numbers: int) -> AbstractContextManager[Callable[[], None]]:
-        """Publish events to an input in a transaction, which is committed when the block ends; or aborted in it by
-        what is given.
-        """
+        """Publish events to an input in a transaction. The block's end commits it; the yielded function aborts it."""
 
     @abstractmethod
     def open_elsewhere(self) -> AbstractContextManager[None]:
@@ -83,14 +81,14 @@ class World(ABC):
 
     @abstractmethod
     def limit_size(self) -> None:
-        """Let the service's topic take no large row from now on."""
+        """From now on, let the service's topic refuse large rows."""
 
     @abstractmethod
     def request(self, lane: int) -> AbstractContextManager[str]:
         """Publish an event as a request does, which commits when the block ends; return the event's id."""
 
     def request_at_once(self, lane: int) -> str:
-        """The same, in one go."""
+        """Publish an event as a request does; return its id."""
         with self.request(lane) as event_id:
             pass
         return event_id
@@ -99,9 +97,7 @@ class World(ABC):
 
     @abstractmethod
     def delivery(self, number: int, lane: int = 0, *, rejected: bool = False) -> Delivery:
-        """Return an event about the aggregate of a lane, on its way to its handler, which rejects it or publishes one
-        about it.
-        """
+        """Return an event about a lane's aggregate, for a handler that rejects it or publishes one about it."""
 
     @abstractmethod
     def row(self, name: str, lane: int = 0, *, large: bool = False) -> OutboxRow:
@@ -111,7 +107,7 @@ class World(ABC):
 
     @abstractmethod
     def published(self) -> list[str]:
-        """The ids of what a read_committed reader of the service's topic finds, lane by lane."""
+        """Return the ids that a read_committed reader of the service's topic finds, lane by lane."""
 
     @abstractmethod
     def effects(self) -> list[int]:
@@ -119,7 +115,7 @@ class World(ABC):
 
     @abstractmethod
     def dead_letters(self) -> list[Place]:
-        """What was set aside."""
+        """Records set aside."""
 
     @abstractmethod
     def outbox(self) -> list[str]:
@@ -139,7 +135,7 @@ def joined(kafka: Kafka) -> Polled:
 
 
 def known(kafka: Kafka, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
-    """Ask for committed offsets until there is an answer: a new client may have to find whom to ask."""
+    """Ask for committed offsets until there is an answer: a new client may have to find the coordinator."""
     found: list[dict[Input | int, Committed]] = []
 
     def answered() -> bool:
@@ -153,7 +149,7 @@ def known(kafka: Kafka, inputs: Collection[Input], lanes: Collection[int]) -> di
 
 def settled(*clients: Kafka) -> list[Polled]:
     """Poll until all clients have shares that do not overlap; return the last poll of each. The last one is new to the
-    group, so that each is told its share now: a client joins by itself, also before it is polled.
+    group, so each learns its share now: a client joins by itself, even before a poll.
     """
     shares: dict[int, Assignment] = dict.fromkeys(range(len(clients)), NOTHING)
     last: dict[int, Polled] = {}
@@ -171,7 +167,7 @@ def settled(*clients: Kafka) -> list[Polled]:
 
 
 def fetched(kafka: Kafka, records: int, most: int = 100) -> tuple[list[Place], dict[Input, int]]:
-    """Poll until so many records have come; give where they are, and the ends that were told by then."""
+    """Poll until that many records have come; return their places, and the ends reported by then."""
     found: list[Place] = []
     ends: dict[Input, int] = {}
 
@@ -187,7 +183,7 @@ def fetched(kafka: Kafka, records: int, most: int = 100) -> tuple[list[Place], d
 
 
 def until_ended(kafka: Kafka, ends: dict[Input, int]) -> None:
-    """Poll until an end is told, if none was."""
+    """Poll until an end is reported."""
 
     def told() -> bool:
         polled = kafka.poll(10, 0.0 if ends else 0.05)

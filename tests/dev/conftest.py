@@ -11,7 +11,7 @@ from tests.dev.tree import Tree
 
 @pytest.fixture
 def tree() -> Iterator[Tree]:
-    """The demo's services alone, where servers may be started; they are taken down."""
+    """A copy with only the demo's services; its servers are taken down."""
     # Not pytest's: PostgreSQL may run as `nobody`, who has to reach its programs in the environment of the tree.
     directory = run_directory()
     try:

@@ -1,4 +1,4 @@
-"""Pages with commands, carried out in a copy of the tree: what a page shows is what happens."""
+"""A page's commands, carried out in a copy of the tree, do what the page shows."""
 
 import os
 import re
@@ -10,7 +10,7 @@ from tests.dev.tree import Tree
 
 
 def blocks(text: str) -> list[tuple[str, str]]:
-    """The blocks of a page: `sh`, `diff` or `text`, and what they hold."""
+    """Return the blocks of a page: `sh`, `diff` or `text`, and their text."""
     return re.findall(r"^```(sh|diff|text)\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
 
 

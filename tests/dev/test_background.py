@@ -1,4 +1,4 @@
-"""`make servers` leaves two servers behind, ready for every service, and `make servers-down` nothing."""
+"""`make servers` leaves two servers behind, ready for every service; `make servers-down` leaves nothing."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ Command = Callable[..., str]
 
 @pytest.fixture
 def command(tmp_path: Path) -> Iterator[Command]:
-    """Run a command with a root of its own: the one who runs the tests may have servers in the background as well."""
+    """Run a command with a root of its own: the developer may have servers in the background too."""
 
     def run(*words: str) -> str:
         line = [sys.executable, "-m", "dev.servers", *words, "--root", str(tmp_path)]

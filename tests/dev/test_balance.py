@@ -1,4 +1,4 @@
-"""The balance sheet balances when all is well, and for each kind of damage fails in the rows that are about it.
+"""The balance sheet balances when all is well; each kind of damage fails the rows about it.
 
 Method: a world made by hand (see `world`), one damage at a time, and the exact set of rows that must fail.
 """
@@ -24,17 +24,17 @@ from dev.balance.records import Consumed, listen
 from dev.balance.rules import SERVICES
 from dev.balance.topics import STRANGER, Topics
 from dev.servers import Servers
+from shared.testing import until
 from tests.dev import world as world_module
 from tests.dev.damages import DAMAGES, EVENTS, GOOD, behind, beyond, gone
 from tests.dev.world import PARTITIONS, PRICE, SECONDS, World
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
 def migrated(_breakable_pair: Servers) -> Servers:
-    """Own servers, since all services share these topics; with the three databases that each test clones."""
+    """Servers of their own, since all services share these topics, with the three databases that each test clones."""
     for service in SERVICES:
         try:
             _breakable_pair.postgres.create_database(service)
@@ -257,9 +257,7 @@ def test_the_command_tells_machines_too(world: World, tmp_path: Path, migrated: 
 
 @pytest.fixture
 def fourth(world: World) -> World:
-    """With a service of which the sheet has no rules: it consumes one type of the inventory, and publishes one of
-    its own.
-    """
+    """A service without rules in the sheet consumes one type of the inventory and publishes one of its own."""
     world.join("shipping", "inventory.events", "payment")
     for order in world.outcomes.values():
         world.copied(order)
@@ -275,7 +273,7 @@ def test_a_service_without_rules_balances_too(fourth: World) -> None:
 
 
 def test_a_topic_of_another_name_is_known_as_one_that_is_published(fourth: World) -> None:
-    """By what the service itself remembers to have published; else its records would count as not handled."""
+    """The service's own record of what it published tells; otherwise its events would count as not handled."""
     topic = "acme.prod.parcels"
     fourth.run("shipping", "INSERT INTO exactly_once_topic VALUES (%s, %s, %s)", topic, topic, PARTITIONS)
     fourth.run(

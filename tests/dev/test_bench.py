@@ -1,4 +1,4 @@
-"""The benchmark runs, small, and says what it measured. Speed is not tested."""
+"""A small benchmark runs and says what it measured. Speed is not tested."""
 
 import json
 import subprocess

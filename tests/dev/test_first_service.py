@@ -1,4 +1,4 @@
-"""docs/your-first-service.md, carried out: every command is run, every difference applied, every output compared."""
+"""docs/your-first-service.md: every command is run, every difference applied, every output compared."""
 
 import re
 
@@ -17,7 +17,7 @@ SECONDS_MAX = 400
 
 
 def run(tree: Tree, script: str) -> str:
-    """Type commands; the clone is there already, and others may use the page's port meanwhile."""
+    """Type commands, without the clone and with another port: the page's may be taken."""
     return paste(tree, re.sub(r"^git clone .*$", "", script, flags=re.MULTILINE).replace("8003", PORT), SECONDS_MAX)
 
 

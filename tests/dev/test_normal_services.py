@@ -1,4 +1,4 @@
-"""Services as teams change them pass the tests: a copy of this tree with two services that are stretched."""
+"""The tests pass with services as teams change them: a copy of this tree with two stretched ones."""
 
 import re
 from pathlib import Path
@@ -23,7 +23,7 @@ def change(path: Path, *changes: tuple[str, str]) -> None:
 
 
 def stretch_talker(root: Path) -> None:
-    """A topic with a prefix; a dependency and settings of its own; one more container."""
+    """Give it a topic with a prefix, a dependency and settings of its own, and a container."""
     service = root / "services" / TALKER
     change(service / "events.py", (f'"{TALKER}.events"', '"acme.prod.mayflies"'))
     (service / "settings.py").write_text(
@@ -58,9 +58,7 @@ class MayflySettings(Settings):
 
 
 def stretch_listener(root: Path) -> None:
-    """It publishes nothing, consumes another team, and knows a second version of what it consumes before that is
-    published.
-    """
+    """Let it publish nothing, consume another team's events, and know a second version before it is published."""
     service = root / "services" / LISTENER
     events = (service / "events.py").read_text()
     (consumed,) = re.findall(r"class (\w+)\(Keyed.*\n    \"\"\"Consumed: it is noted", events)
@@ -155,7 +153,7 @@ def test_a_worker_is_killed_and_the_books_balance(servers: Servers, tmp_path: Pa
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
-    """All of it at once."""
+    """Both stretched at once."""
     tree = Tree(tmp_path_factory.mktemp("copy") / "tree")
     (source, *_) = service_names()
     tree.make("service", f"NAME={TALKER}", f"FROM={source}")
@@ -173,7 +171,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 @pytest.mark.timeout(600)
 def test_they_pass_the_checks_and_the_unit_tests(tree: Tree) -> None:
-    """Of the checks those that know services; the whole of `make check` is run for plain copies."""
+    """Only the checks that know services run here; plain copies get the whole `make check`."""
     python = str(tree.root / ".venv/bin/python")
     tree.run(python, "-m", "mypy", "services")
     tree.run(str(tree.root / ".venv/bin/lint-imports"))

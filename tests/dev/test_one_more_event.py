@@ -1,4 +1,4 @@
-"""docs/one-more-event.md, carried out: every difference is applied, and the tests say what the page says they do."""
+"""docs/one-more-event.md: every difference is applied, and the tests say what the page says."""
 
 import subprocess
 from pathlib import Path
@@ -41,7 +41,7 @@ def test_the_page_can_be_followed_to_its_end(tree: Tree) -> None:
 
 
 def test_a_cell_that_is_missing_is_named(tree: Tree) -> None:
-    """The first failure of an author who has changed the states alone; in each service with a table."""
+    """In each service with a table, it is the first failure after only the states changed."""
     for service, machine, event in (
         ("order", "order", "StockReserved"),
         ("inventory", "reservation", "OrderPlaced"),

@@ -1,4 +1,4 @@
-"""The embedded servers keep what was committed when they are killed, and leave nothing behind when we are."""
+"""The embedded servers keep what was committed when killed, and leave nothing when we are."""
 
 import hashlib
 import socket

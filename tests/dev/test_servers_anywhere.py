@@ -47,7 +47,7 @@ def run(*words: str, **variables: str | None) -> subprocess.CompletedProcess[str
 
 
 def test_both_start_with_odd_paths_a_strict_umask_and_variables_of_libpq(place: Path) -> None:
-    """Nothing of them is left behind, in no folder."""
+    """They leave nothing behind in any folder."""
     temporary, home = place / "ü tmp, x\\y", place / "jürgen a,b"
     temporary.mkdir()
     temporary.chmod(0o711)

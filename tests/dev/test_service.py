@@ -1,4 +1,4 @@
-"""`make service` and `make service-remove` in a copy of this tree: what is made works at once, and leaves no trace."""
+"""In a copy of this tree, a service of `make service` works at once; `make service-remove` leaves no trace."""
 
 import re
 from collections.abc import Iterator
@@ -141,7 +141,7 @@ def test_a_service_that_is_made_gets_what_it_needs_from_servers_that_run(monkeyp
 
 @pytest.fixture(scope="module")
 def tree(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Tree]:
-    """A copy with two new services, one of which has the longest name."""
+    """A copy with two new services, one of them with the longest name."""
     tree = Tree(tmp_path_factory.mktemp("copy") / "tree")
     (source, *_) = service_names()
     tree.make("service", f"NAME={SHORT}", f"FROM={source}")
@@ -161,7 +161,7 @@ def test_new_services_pass_every_check(tree: Tree) -> None:
 @pytest.mark.proof
 @pytest.mark.timeout(1_200)
 def test_new_services_pass_their_tests_and_are_found_by_those_of_all(tree: Tree) -> None:
-    """Among them: requests are answered once, and workers are killed at three calls, and the books balance."""
+    """They answer requests once, and kill workers at three calls; the books balance."""
     told = tree.pytest("tests/unit/services", "tests/unit/test_container.py", "tests/unit/test_imports.py", "-vv")
     for name in (SHORT, LONG):
         for found in (f"test_{name}.py", f"alike[{name}-container.py]", f"is_built[{name}]", f"no_migrations[{name}]"):

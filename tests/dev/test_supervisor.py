@@ -14,7 +14,7 @@ import pytest
 from dev import program
 from dev.program import Program
 from dev.supervisor import GaveUp, Supervisor
-from tests.waiting import until
+from shared.testing import until
 
 # Python starts in some 20 ms; the bound is for a machine that does ten other things.
 WAIT_SECONDS = 10.0

@@ -15,7 +15,7 @@ SECONDS_MAX = 400
 
 
 def pasted() -> str:
-    """The page's blocks, one after the other; nothing is changed but the ports, which others may use meanwhile."""
+    """Paste the page's blocks in order, with other ports: the page's may be taken."""
     page = (ROOT / "docs" / "quickstart.md").read_text()
     text = "".join(typed for kind, typed in blocks(page) if kind == "sh")
     for port in ("8000", "8001", "8002"):
@@ -36,7 +36,7 @@ def test_an_order_is_confirmed(tree: Tree) -> None:
 
 
 def test_what_is_installed_is_not_listed() -> None:
-    """69 lines before the first one that matters; what fails is still told."""
+    """It would be 69 lines before the first that matters; failures still show."""
     installs = re.findall(r"(?:pip install|pip sync)\b[^\n]*", (ROOT / "Makefile").read_text())
     assert len(installs) == 3
     assert [line for line in installs if "--quiet" not in line] == []

@@ -1,4 +1,4 @@
-"""What `make without-demo` and `make without-proof` do to a page and to a list, without doing it."""
+"""What `make without-demo` and `make without-proof` would change in a page and a list."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`make without-demo` in a copy of this tree: what is left is whole, and nothing in it knows what is gone."""
+"""After `make without-demo` in a copy of this tree, the rest is whole and names nothing that is gone."""
 
 import re
 
@@ -38,7 +38,7 @@ def test_the_demo_is_gone_and_one_service_is_left(tree: Tree) -> None:
 
 
 def test_no_code_imports_what_is_gone(tree: Tree) -> None:
-    """Also those imports that happen only when a test runs."""
+    """This includes imports that happen only when a test runs."""
     gone = re.compile(rf"services\.({'|'.join(DEMO)})\b|dev\.(balance|bench|demo|system)\b|tests\.e2e")
     found = [
         f"{path.relative_to(tree.root)}:{number}: {line.strip()}"
@@ -57,7 +57,7 @@ def test_what_is_left_passes_every_check(tree: Tree) -> None:
 
 @pytest.mark.timeout(600)
 def test_what_is_left_passes_its_tests(tree: Tree) -> None:
-    """All can be collected. Those of parts that the demo is no part of are the same as here, and not run again."""
+    """All are collected. Tests of parts without the demo are the same as here, and do not run again."""
     tree.pytest("--collect-only")
     tree.pytest("tests/unit")
     told = tree.pytest(

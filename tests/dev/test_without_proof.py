@@ -1,4 +1,4 @@
-"""`make without-proof` in a copy of this tree: what is left is whole and green, also after `make without-demo`."""
+"""After `make without-proof` in a copy of this tree, the rest is whole and green, also without the demo."""
 
 import re
 from pathlib import Path
@@ -40,7 +40,7 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
 
 def modules(going: list[Path]) -> str:
-    """A pattern of the modules that go."""
+    """Return a pattern for the modules that go."""
     names = [str(place.with_suffix("")).replace("/", r"\.") for place in going if place.suffix == ".py"]
     return rf"\b({'|'.join(names)})\b"
 
@@ -75,7 +75,7 @@ def test_every_link_of_a_page_that_is_left_leads_to_a_file(tree: Tree) -> None:
 
 
 def test_what_is_left_passes_make_test(tree: Tree) -> None:
-    """Lint, types, contracts, and the tests of services on real servers; the storm is played here."""
+    """Lint, types, contracts and service tests on real servers pass; the storm is played here."""
     told = tree.make("test", "BESIDE=2", "ARGS=--ignore=tests/e2e -vv")
     for place in MINE[:2]:
         assert f"{place}::test_mine" in told

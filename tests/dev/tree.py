@@ -1,4 +1,4 @@
-"""A copy of this repository's tree, to be changed and checked at will."""
+"""A copy of this repository's tree, for tests to change and check."""
 
 import os
 import pty
@@ -12,7 +12,7 @@ SECONDS_MAX = 1_000.0
 
 
 class Tree:
-    """A copy that shares the environment, and the caches of the checkers, which know what has not changed."""
+    """A copy that shares the environment and the checkers' caches, which know what is unchanged."""
 
     def __init__(self, root: Path) -> None:
         self.root = root
@@ -32,11 +32,11 @@ class Tree:
         self.git("commit", "--quiet", "--message", message)
 
     def status(self) -> str:
-        """What git says is not committed; empty if the tree is clean."""
+        """Return what is not committed; empty if the tree is clean."""
         return self.git("status", "--short")
 
     def without_own_services(self) -> None:
-        """Remove the services that are not of the demo: what this repository is used for."""
+        """Remove all services but the demo's: those that a team has added."""
         for path in sorted((self.root / "services").glob("*/__main__.py")):
             name = path.parent.name
             if name not in ("inventory", "order", "payment"):

@@ -1,6 +1,6 @@
-"""A small world in which everything balances, made by hand: rows and records, without any service.
+"""A small world in which everything balances: rows and records made by hand, without a service.
 
-Every way in which an order can end is in it once. A test damages one thing, and the sheet must say which.
+It has each way in which an order can end once. A test damages one thing, and the sheet must say which.
 """
 
 import json
@@ -203,9 +203,7 @@ class World:
             self.run(service, "INSERT INTO exactly_once_topic VALUES (%s, %s, %s)", topic, topic, PARTITIONS)
 
     def copied(self, order_id: str) -> None:
-        """Let the service `shipping` have handled StockReserved of an order, if it was published, and have
-        published so.
-        """
+        """Let service `shipping` handle an order's StockReserved, if it was published, and publish that it did."""
         event_id = f"inventory:{order_id}.StockReserved"
         if not any(record.id == event_id for record in self.topics.read(["inventory.events"])):
             return
@@ -213,7 +211,7 @@ class World:
         self.publish("shipping.events", order_id, "ShippingNoted")
 
     def rest(self) -> None:
-        """Let every service have handled everything that is written."""
+        """Mark everything written as handled by every service."""
         assert self.producer.flush(SECONDS) == 0
         deadline = time.monotonic() + SECONDS
         ends = self.topics.ends(self.topics.partitions(TOPICS))

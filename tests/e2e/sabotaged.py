@@ -1,7 +1,7 @@
 """A worker that breaks the guarantee on purpose: `python -m tests.e2e.sabotaged <service> worker`, SABOTAGE says how.
 
-It proves that the balance sheet sees what it claims to see. Each such worker kills itself once, in the moment in which
-that does harm: a kill from outside would meet it only by luck.
+It proves that the balance sheet sees what it claims to see. Each such worker kills itself once, at the moment when that
+does harm: a kill from outside would hit it only by luck.
 """
 
 import importlib
@@ -31,8 +31,8 @@ def die_at_the_worst_moment() -> None:
 
 
 def commit_p_outside() -> None:
-    """The published position is committed after the Kafka transaction and not inside of it: a kill between the two
-    publishes rows twice.
+    """Commit the published position after the Kafka transaction, not inside it: a kill between the two publishes rows
+    twice.
     """
     build = KafkaClient.__init__
 
@@ -60,8 +60,8 @@ def commit_p_outside() -> None:
 
 
 def delete_claimed_rows_early() -> None:
-    """Claimed rows are deleted with the claim, before the published position proves that Kafka has them: a kill
-    between the two loses rows.
+    """Delete claimed rows with the claim, before the published position proves that Kafka has them: a kill between
+    loses rows.
     """
     read = PostgresTransaction.claimed
     commit = PostgresTransaction.commit

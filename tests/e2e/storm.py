@@ -1,4 +1,4 @@
-"""One run of the whole system: customers order while it is struck, then the books are balanced."""
+"""One run of the whole system: customers order while faults strike, then the books are balanced."""
 
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack
@@ -17,14 +17,14 @@ from dev.system import Shape, System
 
 @dataclass(frozen=True)
 class Run:
-    """Its outcome."""
+    """A run's outcome."""
 
     sheet: Sheet
     load: Load
     struck: tuple[Struck, ...]
 
     def hits(self, kind: str) -> int:
-        """Number of blows of a kind that hit."""
+        """Return how many blows of a kind hit."""
         return sum(struck.hit for struck in self.struck if struck.blow.kind == kind)
 
     def failing(self) -> set[str]:
@@ -34,7 +34,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Window:
-    """A part of the run, with its own blows. Freezes of one window overlap; those of the next do not meet them."""
+    """A part of the run with blows of its own. Freezes overlap only within one window."""
 
     seconds: float
     kills: int
@@ -61,7 +61,7 @@ def run(
     shape: Shape | None = None,
     drain_seconds: float = 240.0,
 ) -> Run:
-    """Start servers and services of their own, let everything happen, and make the sheet."""
+    """Start servers and services, play the run, and make the sheet."""
     seconds = sum(part.seconds for part in parts)
     with ExitStack() as stack:
         show = stack.enter_context(Show())
@@ -83,5 +83,5 @@ def run(
 
 
 def sabotaged(name: str) -> Mapping[str, str]:
-    """Environment of workers that break the guarantee in one way; see `tests.e2e.sabotaged`."""
+    """Return the environment of workers that break the guarantee; see `tests.e2e.sabotaged`."""
     return {"SABOTAGE": name}

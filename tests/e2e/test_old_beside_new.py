@@ -1,5 +1,5 @@
-"""The order of docs/upgrading.md, with the version before the library's tables got their prefix, in a storm: old and
-new processes share databases and consumer groups while they are killed, and the books balance.
+"""An upgrade in the order of docs/upgrading.md, in a storm, from the version before the library's tables had a prefix:
+old and new processes share databases and groups while they are killed, and the books balance.
 """
 
 import subprocess
@@ -45,7 +45,7 @@ def old(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Upgraded(System):
-    """A system that is made by the old version, and then upgraded service by service."""
+    """A system made by the old version, then upgraded service by service."""
 
     old: Path
 
@@ -65,7 +65,7 @@ class Upgraded(System):
         return {names.get(name, name): value for name, value in present.items()} | {"PYTHONPATH": str(self.old)}
 
     def migrate(self, service: str, words: str) -> None:
-        """Migrate by the new version, beside whatever runs."""
+        """Migrate by the new version, beside all that runs."""
         self._new.add(service)
         self._run(service, f"migrate{words}")
 

@@ -1,6 +1,4 @@
-"""The whole system, with real servers and real processes, while they are killed and frozen: nothing is lost, nothing
-comes twice.
-"""
+"""The whole system loses and doubles nothing while its real servers and processes are killed and frozen."""
 
 import pytest
 

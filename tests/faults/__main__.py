@@ -1,7 +1,7 @@
-"""`python -m tests.faults`: break the real thing, again and again, and see whether the books balance.
+"""`python -m tests.faults`: break a real system again and again, and see whether the books balance.
 
-Exit code 0 only if no run showed an anomaly. A run is repeated by its scenario and seed; moments are those of a real
-machine, so what it meets may differ.
+It exits with 0 only if no run showed an anomaly. Scenario and seed repeat a run, but the moments are those of a real
+machine, so the outcome may differ.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""Plays scenarios, each on the servers that it needs, as many side by side as these can take."""
+"""Plays scenarios on the servers that each needs, as many side by side as these can take."""
 
 import tempfile
 import threading

@@ -1,4 +1,4 @@
-"""The cells of the crash matrix: where a worker dies, with whom beside it, and what it was doing."""
+"""The cells of the crash matrix: where a worker dies, beside which others, and what it was doing."""
 
 import signal
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from tests.faults.stage import Stage, Worker
 
 
 class Source(Enum):
-    """The worker's work when it dies."""
+    """What the worker does when it dies."""
 
     EVENTS = "events"
     """It handles events, and publishes what the handlers return."""
@@ -21,7 +21,7 @@ class Source(Enum):
 
 
 class Company(Enum):
-    """Who goes on."""
+    """The workers that go on."""
 
     ALONE = "alone"
     """No worker, until the dead one is started again in its place."""
@@ -37,7 +37,7 @@ class Cell:
     company: Company
     plan: Plan
     second: Plan | None = None
-    """Where the process dies that is started in place of the dead one."""
+    """Where the dead one's replacement dies."""
 
     def __str__(self) -> str:
         then = f"-then-{self.second}" if self.second else ""
@@ -102,7 +102,7 @@ FEEDS = {Source.EVENTS: Stage.ask, Source.REQUESTS: Stage.request}
 
 
 def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
-    """Let a worker die as the cell says, go on, and return what is wrong in the end."""
+    """Let a worker die as the cell says, go on, and return the problems found at the end."""
     feed = FEEDS[cell.source]
     with Stage(servers, logs) as stage:
         stage.ask()
@@ -141,8 +141,8 @@ def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
 
 
 def _fed_until_it_ends(worker: Worker, feed: Callable[[], object]) -> int:
-    """Return its exit code. On a busy machine it may miss its session, and what it was fed is handled by the other; it
-    is fed again when it is back.
+    """Feed the worker until it ends; return its exit code. On a busy machine it may lose its session to the other
+    worker, and is fed again when it is back.
     """
     for _ in range(FEEDS_MAX):
         try:

@@ -1,4 +1,4 @@
-"""How a cell becomes a test."""
+"""The fixture that makes a cell a test."""
 
 from pathlib import Path
 
@@ -9,6 +9,6 @@ from dev.servers import Servers
 
 @pytest.fixture
 def problems(request: pytest.FixtureRequest, servers: Servers, tmp_path: Path) -> list[str]:
-    """Play the test's parameter `cell` as its module does, and return what is wrong in the end."""
+    """Play the test's parameter `cell` by its module's `play`; return the problems found."""
     found: list[str] = request.module.play(request.getfixturevalue("cell"), servers, tmp_path)
     return found

@@ -16,12 +16,12 @@ import psycopg
 from dev.hostile.raw import RawProducer
 from dev.hostile.records import record
 from dev.servers import running
+from shared.testing import until
 from tests.integration.strangers import FIRST, Counts, Worker, good, target, worker
 from tests.integration.tallies import Tallies
-from tests.waiting import until
 
 HONEST = 10
-"""One of so many."""
+"""One record of so many is honest."""
 
 PARTITIONS = 2
 
@@ -32,7 +32,7 @@ PER_SECOND_MIN = 100
 
 
 def main() -> int:
-    """Send what the command line says, and count what came of it."""
+    """Send what the command line says, and count the outcome."""
     parser = argparse.ArgumentParser(prog="make fuzz", description="Records of every shape through a real worker.")
     parser.add_argument("--records", type=int, default=20_000, help="how many (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=None, help="makes the same records again")
@@ -72,7 +72,7 @@ def _send(tallies: Tallies, chance: random.Random, records: int) -> int:
 
 
 def _wait(at_work: Worker, records: int, began: float) -> bool:
-    """Wait until everything is handled; whether the process has ended before."""
+    """Wait until all is handled; return whether the process ended before."""
     shown, deadline = time.monotonic(), began + 60 + records / PER_SECOND_MIN
     try:
         while not at_work.done():

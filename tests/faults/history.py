@@ -18,19 +18,19 @@ class Kind(Enum):
     """The kinds of anomaly."""
 
     LOST = "lost"
-    """Accepted, and there is neither its effect nor its event."""
+    """Something accepted has neither its effect nor its event."""
     DUPLICATE = "duplicate"
-    """An effect that was made twice, or an event that is there twice."""
+    """An effect was made twice, or an event published twice."""
     TORN = "torn"
-    """The effect without its event: half of what belongs together."""
+    """An effect has no event: half of what belongs together."""
     ABORTED_READ = "aborted read"
-    """An event that can be read, or could be read once, about something that never took effect."""
+    """An event can be read, or could once, about something that never took effect."""
     ORDER = "order"
-    """Events or effects of one key in an order that the database did not decide."""
+    """A key's events or effects have an order that the database did not decide."""
     OFFSETS = "inconsistent offsets"
-    """A position that is not where its effect is."""
+    """A position does not match its effect."""
     UNREST = "unrest"
-    """Something is still open although everything has come to rest."""
+    """Something is still open after everything came to rest."""
 
 
 class Anomaly(NamedTuple):
@@ -53,11 +53,11 @@ class Consumed(NamedTuple):
     step: int
     """1, 2, 3, ... for each key, in the order that the database decided."""
     number: int
-    """Why it was published."""
+    """The number of the event or request that caused it."""
 
 
 class Trail(NamedTuple):
-    """What the database holds about one key."""
+    """The database's state of one key."""
 
     steps: int
     handled: Sequence[int]
@@ -69,23 +69,23 @@ class History:
     """The record of one run."""
 
     asked: Mapping[str, Sequence[int]]
-    """Events that Kafka acknowledged and that ought to be handled; numbers by key, in the order of the topic."""
+    """Events that Kafka acknowledged, to be handled: numbers by key, in the order of the topic."""
     requested: Mapping[str, Sequence[int]]
-    """Requests that were answered, in their order."""
+    """Answered requests, in their order."""
     in_doubt: Mapping[str, Sequence[int]]
-    """Requests without an answer: each may have happened, or not."""
+    """Requests without an answer: each may have taken effect or not."""
     rejected: Sequence[tuple[str, int]]
-    """Events that ought to be set aside."""
+    """Events that should be set aside."""
     effects: Sequence[tuple[str, int]]
     trails: Mapping[str, Trail]
     dead_letters: Sequence[tuple[int, int]]
     """Partition and offset of each record that was set aside, in the database."""
     told: Sequence[Consumed]
-    """The service's topic in the end."""
+    """The service's topic at the end."""
     announced_dead_letters: Sequence[str]
     """Ids of the dead letters on their topic."""
     live: Sequence[Consumed] = ()
-    """What a reader saw that followed the topic all the time."""
+    """The events seen by a reader that followed the topic all the time."""
     handled: Mapping[int, int] = field(default_factory=dict)
     """The next offset by partition, in PostgreSQL."""
     readable: Mapping[int, int] = field(default_factory=dict)
@@ -112,7 +112,7 @@ def anomalies(history: History) -> list[Anomaly]:
 
 
 def _numbers(history: History, key: str) -> list[int]:
-    """What took effect on a key, by the database."""
+    """Return what took effect on a key in the database."""
     trail = history.trails.get(key, Trail(0, (), ()))
     return [*trail.handled, *trail.requested]
 
@@ -146,7 +146,7 @@ def _effects(history: History) -> Iterator[Anomaly]:
 
 
 def _events(history: History) -> Iterator[Anomaly]:
-    """The topic, against the database."""
+    """Compare the topic with the database."""
     done = Counter((key, number) for key in history.trails for number in _numbers(history, key))
     times = Counter((consumed.key, consumed.number) for consumed in history.told)
     for key, number in sorted(done.keys() - times.keys()):
@@ -162,7 +162,7 @@ def _events(history: History) -> Iterator[Anomaly]:
 
 
 def _order(history: History) -> Iterator[Anomaly]:
-    """The order of each key: what was asked first is handled first, and steps are published in their order."""
+    """Check each key's order: what was fed first is handled first, and steps are published in order."""
     for key, trail in sorted(history.trails.items()):
         for what, fed, done in (
             ("handled", history.asked.get(key, ()), trail.handled),
@@ -198,7 +198,7 @@ def _dead_letters(history: History) -> Iterator[Anomaly]:
 
 
 def _live(history: History) -> Iterator[Anomaly]:
-    """A reader that followed the topic has seen nothing that is not there any more, and nothing twice."""
+    """Check that a reader following the topic saw nothing that has vanished, and nothing twice."""
     there = set(history.told)
     for consumed in history.live:
         if consumed not in there:

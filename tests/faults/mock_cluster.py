@@ -1,8 +1,8 @@
-"""librdkafka's own mock cluster: brokers in this process that answer whatever error a test asks for.
+"""librdkafka's own mock cluster: brokers in this process that answer with the errors a test asks for.
 
-It is part of the library that the confluent-kafka wheel carries. Its brokers speak the protocol but keep no promise:
-they do not isolate transactions and two producers with one transactional.id may both commit. So it shows how the
-*client* takes an error, and nothing about the guarantee.
+It is part of the library in the confluent-kafka wheel. Its brokers speak the protocol but keep no promise: they do not
+isolate transactions, and two producers with one transactional.id may both commit. So it shows how the *client* takes an
+error, and nothing about the guarantee.
 
 Source of all names and numbers: librdkafka's src/rdkafka_mock.h.
 """
@@ -36,7 +36,7 @@ ENDLESS = 100_000
 
 
 class Api(IntEnum):
-    """Requests, by their key in Kafka's protocol."""
+    """Requests by their key in Kafka's protocol."""
 
     Produce = 0
     ListOffsets = 2
@@ -82,7 +82,7 @@ class MockCluster:
         _succeed(_push_rtts(self._cluster, broker, api, 1, INT(error), INT(rtt_ms)))
 
     def unused(self, api: Api, *, broker: int = 1) -> int:
-        """The number of these answers still to be given."""
+        """Return how many of these answers are not given yet."""
         count = SIZE()
         _succeed(_stack_count(self._cluster, broker, api, ctypes.byref(count)))
         return count.value
@@ -96,15 +96,15 @@ class MockCluster:
         _clear(self._cluster, api)
 
     def down(self, broker: int) -> None:
-        """Close a broker's connections, and take no new ones."""
+        """Close a broker's connections, and accept no new ones."""
         _succeed(_set_down(self._cluster, broker))
 
     def up(self, broker: int) -> None:
-        """Bring it back."""
+        """Let a broker accept connections again."""
         _succeed(_set_up(self._cluster, broker))
 
     def wake(self) -> None:
-        """Let clients see something happen: some wait for that alone."""
+        """Let clients see an event: some wait for nothing else."""
         self.down(1)
         self.up(1)
 

@@ -1,4 +1,4 @@
-"""A resolver of the test's own: processes that see another /etc/hosts than the rest of the machine.
+"""A test's own resolver: processes that see another /etc/hosts than the rest of the machine.
 
 Each has a mount namespace in which a file of the test lies over /etc/hosts; what the test writes into it, they resolve.
 Where we are not root, a user namespace gives the right to that.
@@ -22,7 +22,7 @@ _BIND, _RECURSIVE, _PRIVATE = 4096, 16384, 1 << 18
 
 
 class Names:
-    """The names that some processes can resolve."""
+    """Names that some processes can resolve."""
 
     def __init__(self, path: Path, names: Iterable[str]) -> None:
         self._path = path
@@ -39,7 +39,7 @@ class Names:
         self.know(*(name for name in self._all if name not in names))
 
     def build(self) -> "partial[ServiceContainer]":
-        """Return what puts a service together in a process that knows only these names."""
+        """Return a builder that puts a service together in a process that knows only these names."""
         return partial(build, self._path)
 
 

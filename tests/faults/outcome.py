@@ -1,4 +1,4 @@
-"""The outcome of one storm, and how a scenario is played from its first event to its result."""
+"""The outcome of one storm, and the play of a scenario from its first event to its result."""
 
 import random
 import time
@@ -13,7 +13,7 @@ from tests.faults.play import Play
 from tests.faults.scenarios import Scenario, Storm
 
 LOG_CHARACTERS_MAX = 60_000
-"""Of the workers' logs of a play in which something is wrong: its end."""
+"""How much is kept of the end of the workers' logs of a failed play."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class Outcome:
 
 
 def play(scenario: Scenario, servers: Servers | ClusterServers, seed: int, logs: Path) -> Outcome:
-    """Play a scenario once. Any failure is an anomaly, also if it does not come to rest."""
+    """Play a scenario once. Any failure is an anomaly, including no rest at the end."""
     began = time.monotonic()
     dice = random.Random(f"{scenario.name} {seed}")
     with ExitStack() as stack, ThreadPoolExecutor(scenario.plays) as pool:

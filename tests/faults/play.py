@@ -1,6 +1,6 @@
 """A play: a small service under load, with a reader that follows it all the time, while a scenario strikes.
 
-In the end the load stops, everything heals and drains, and the history is checked.
+At the end the load stops, everything heals and drains, and the history is checked.
 """
 
 import random
@@ -22,10 +22,10 @@ from dev.silence import silence
 from shared.command import EXIT_AGAIN
 from shared.errors import Unavailable
 from shared.testing.outside import Published
+from shared.testing.waiting import POLL_SECONDS, until
 from tests.faults.history import Anomaly, anomalies
 from tests.faults.names import Names
 from tests.faults.stage import Stage, Worker
-from tests.waiting import POLL_SECONDS, until
 
 TICK_SECONDS = 0.1
 """Between two rounds of load. Four plays at once on two cores leave room for what the faults cost."""
@@ -34,7 +34,7 @@ DRAIN_SECONDS = 180.0
 """Everything heals within the timeouts of sessions and transactions, 20 s; the rest is for a busy machine."""
 
 JOIN_SECONDS = 240.0
-"""The load may be waiting for a server that comes back."""
+"""The load may wait for a server to come back."""
 
 
 class Play:
@@ -45,7 +45,7 @@ class Play:
     ) -> None:
         self.random = random.Random(seed)
         self.names: Names | None = None
-        """The brokers' names as workers resolve them, where they have names."""
+        """The brokers' names as workers resolve them, if any."""
         if isinstance(servers, ClusterServers):
             self.names = Names(logs / f"hosts-{uuid.uuid4().hex[:8]}", servers.kafka.names)
             settings = {
@@ -102,7 +102,7 @@ class Play:
         time.sleep(seconds)
 
     def standing(self) -> list[Worker]:
-        """Workers that run and are not frozen."""
+        """Return the workers that run and are not frozen."""
         return [worker for worker in self.stage.workers if worker.running and not worker.frozen]
 
     def kill(self, worker: Worker) -> None:
@@ -133,7 +133,7 @@ class Play:
             self._rest.clear()
 
     def sessions(self) -> list[int]:
-        """Process ids of the workers' sessions at the database server."""
+        """Return the process ids of the workers' database sessions."""
         found = self.stage.connection.execute("""
             SELECT pid FROM pg_stat_activity
             WHERE datname = current_database() AND application_name LIKE 'exactly-once %' AND pid <> pg_backend_pid()
@@ -156,7 +156,7 @@ class Play:
         assert ended <= {0, EXIT_AGAIN, -signal.SIGTERM}, f"workers ended with {ended}"
 
     def anomalies(self) -> list[Anomaly]:
-        """Return what is wrong in the end."""
+        """Return the anomalies at the end."""
         return anomalies(self.stage.history(live=list(self._live)))
 
     @property
@@ -165,7 +165,7 @@ class Play:
         return len(self._live)
 
     def recoveries(self) -> list[float]:
-        """For each blow, how long a partition was silent after it; in seconds."""
+        """Return for how many seconds a partition was silent after each blow."""
         topic = self.stage.kit.told.topic
         found = [silence(self._arrivals, topic, blow) for blow in self.blows]
         return [seconds for seconds in found if seconds is not None]

@@ -1,8 +1,8 @@
 """The ledger of all storms that were ever published, and the report that is made from it.
 
-docs/proof.jsonl is only ever added to. Each line names the protocol that it was won with: a hash of the code that
-carries the guarantee, without its comments. docs/proof.md sums up the lines of the present protocol, and says how many
-there are of earlier ones.
+docs/proof.jsonl is only ever added to. Each line names its protocol: a hash of the code that carries the guarantee,
+without its comments. docs/proof.md sums up the lines of the present protocol, and says how many there are of earlier
+ones.
 """
 
 import ast
@@ -30,7 +30,7 @@ ROOT = Path(__file__).parents[2]
 LEDGER = ROOT / "docs" / "proof.jsonl"
 REPORT = ROOT / "docs" / "proof.md"
 COLUMNS = 120
-"""Of a line of prose in docs/."""
+"""Columns of a line of prose in docs/."""
 BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->\n", "<!-- end of figures -->"
 
 PROTOCOL = (
@@ -48,7 +48,7 @@ PROTOCOL = (
     *(f"worker/{name}" for name in ("backoff", "closing", "last_words", "main_loop", "minute", "recoveries")),
     *(f"worker/{name}" for name in ("reporting", "retries", "standby", "stops", "watchdog", "worker")),
 )
-"""The modules of `shared` whose change makes an earlier proof a proof of something else."""
+"""The modules of `shared` whose change voids earlier proofs."""
 
 
 def protocol() -> str:

@@ -1,7 +1,7 @@
 """The faults: each scenario is one row of the matrix in docs/proof.md.
 
-A scenario strikes one or more plays at once, for as long as it likes; everything is random, from a seed. When it
-returns, what it broke works again, so that the play must come to rest by itself.
+A scenario strikes one or more plays at once, for as long as it needs; a seed decides everything random. When it
+returns, what it broke works again, so the play must come to rest by itself.
 """
 
 import random
@@ -29,7 +29,7 @@ class Arena(Enum):
     """The servers that a scenario needs."""
 
     SHARED = "one broker"
-    """Nothing is done to them, so plays of all scenarios share them."""
+    """Servers that no scenario harms, so all of these share them."""
     BREAKABLE = "one broker that dies"
     CLUSTER = "three brokers"
     FORGETFUL = "one broker that forgets idle producers"
@@ -54,7 +54,7 @@ class Storm:
 
     @property
     def play(self) -> Play:
-        """The only play, of a scenario that strikes workers."""
+        """The only play of a scenario that strikes workers."""
         (play,) = self.plays
         return play
 
@@ -83,7 +83,7 @@ class Scenario:
 
 
 def kills(storm: Storm) -> None:
-    """Twenty SIGKILLs, from twice in a moment to once in a second."""
+    """Twenty SIGKILLs, 0.05 to 1 s apart."""
     play = storm.play
     for _ in range(20):
         play.passes(play.random.uniform(0.05, 1.0))
@@ -91,7 +91,7 @@ def kills(storm: Storm) -> None:
 
 
 def freezes(storm: Storm) -> None:
-    """Worker after worker stands still for longer than every timeout, wakes, and goes on with what it held."""
+    """Worker after worker freezes for longer than every timeout, wakes, and goes on with what it held."""
     play = storm.play
     for _ in range(2):
         first, second = play.random.sample(play.standing(), 2)
@@ -103,7 +103,7 @@ def freezes(storm: Storm) -> None:
 
 
 def blinks(storm: Storm) -> None:
-    """Workers stand still for about as long as their session lasts: some lose their partitions, some do not."""
+    """Workers freeze for about as long as a session lasts: some lose their partitions, some do not."""
     play = storm.play
     for _ in range(10):
         with play.frozen(play.random.choice(play.standing())):
@@ -131,7 +131,7 @@ def twins(storm: Storm) -> None:
 
 
 def comings_and_goings(storm: Storm) -> None:
-    """Workers join, leave in order, and die: hardly a batch is published in the generation in which it was read."""
+    """Workers join, leave in order, and die: few batches are published in the generation that read them."""
     play = storm.play
     for _ in range(12):
         play.passes(play.random.uniform(0.1, 1.2))
@@ -159,7 +159,7 @@ def sessions_ended(storm: Storm) -> None:
 
 
 def late_commits(storm: Storm) -> None:
-    """Requests that were given low row ids commit long after higher ones were published; workers die meanwhile."""
+    """Requests with low row ids commit long after higher ones were published; workers die meanwhile."""
     play, stage = storm.play, storm.play.stage
     for round_ in range(4):
         with stage.open_request([f"late-{round_}-{n}" for n in range(3)]):
@@ -201,7 +201,7 @@ def poison(storm: Storm) -> None:
 
 
 def overload(storm: Storm) -> None:
-    """Ten times as much as before arrives at once, several times; workers die while they catch up."""
+    """Ten times the load arrives at once, several times; workers die while they catch up."""
     play, stage = storm.play, storm.play.stage
     for _ in range(3):
         for _ in range(100):
@@ -238,7 +238,7 @@ def postgres_killed(storm: Storm) -> None:
 
 
 def postgres_restarted(storm: Storm) -> None:
-    """PostgreSQL is restarted, in the two ways in which an operator does it."""
+    """PostgreSQL is restarted in an operator's two ways."""
     postgres = storm.servers.postgres
     for way in storm.random.sample(("fast", "immediate"), 2):
         storm.passes(storm.random.uniform(0.5, 3.0))
@@ -274,7 +274,7 @@ def _brokers(storm: Storm) -> Cluster:
 
 @contextmanager
 def _gone(storm: Storm, broker: Kafka) -> Iterator[None]:
-    """Kill a broker for the length of the block; its name goes with it, as that of a container or a pod does."""
+    """Kill a broker for the length of the block; its name vanishes too, as a container's or a pod's does."""
     cluster = _brokers(storm)
     name = cluster.names[cluster.brokers.index(broker)]
     for play in storm.plays:
@@ -303,8 +303,8 @@ def brokers_killed(storm: Storm) -> None:
 
 
 def brokers_frozen(storm: Storm) -> None:
-    """One broker after the other stands still, as in a long pause of its garbage collector: it believes it leads what
-    others lead by now.
+    """One broker after the other freezes, as in a long garbage collection: it still believes it leads what others lead
+    by now.
     """
     brokers = list(_brokers(storm).brokers)
     storm.random.shuffle(brokers)
@@ -318,7 +318,7 @@ def brokers_frozen(storm: Storm) -> None:
 
 
 def brokers_and_workers(storm: Storm) -> None:
-    """A broker dies, and while its work moves, workers die too."""
+    """A broker dies; while its work moves, workers die too."""
     for broker in storm.random.sample(_brokers(storm).brokers, 2):
         storm.passes(storm.random.uniform(0.5, 2.0))
         with _gone(storm, broker):

@@ -1,5 +1,5 @@
 """The stage of a fault: one small service with its own database and topics on the shared servers, its workers as
-processes that can be killed, and the books that are compared in the end.
+processes that can be killed, and the books that are compared at the end.
 """
 
 import os
@@ -35,13 +35,12 @@ from shared.postgres.engine import Requests
 from shared.postgres.outbox import Outbox
 from shared.session import Session
 from shared.settings import Settings
-from shared.testing import outside
+from shared.testing import SECONDS_MAX, outside, until
 from shared.testing.crashing_worker import Order, Plan
 from shared.testing.outside import Published
 from shared.testing.workers import TIMEOUTS, StageSettings, Worker, headers, processes, producer
 from tests.faults import trail
 from tests.faults.history import Consumed, History, Trail, anomalies
-from tests.waiting import SECONDS_MAX, until
 
 __all__ = [
     "PARTITIONS",
@@ -59,15 +58,15 @@ __all__ = [
 MARKERS_SECONDS = 10.0
 
 FLUSH_SECONDS = 180.0
-"""The broker may have been killed, and takes a minute to come back on a machine that is busy."""
+"""A killed broker may take a minute to come back on a busy machine."""
 
 PARTITIONS = 2
 
 TEMPLATE = f"trail_template_{os.getpid()}"
-"""Each process that plays has its own: PostgreSQL copies none that another session looks at."""
+"""Each process has its own: PostgreSQL copies no database that another session has open."""
 
 RUNTIME = "trail_runtime"
-"""The role of the workers: they have a service's rights, whatever a fault makes them do."""
+"""The workers' role: under every fault they have a service's rights and no more."""
 
 AT_GATE = """
     SELECT count(*) FROM pg_stat_activity
@@ -98,7 +97,7 @@ class Stage:
         self._build = build
         self.name = f"trail-{uuid.uuid4().hex[:12]}"
         self.dsn = servers.postgres.dsn(self.name, RUNTIME)
-        """The workers' URL; the books are kept by a role that may do anything."""
+        """The workers' URL; a superuser keeps the books."""
         self.kit = trail.make(self.name)
         self.settings: Settings = StageSettings.model_validate(
             {
@@ -111,7 +110,7 @@ class Stage:
         )
         self.workers: list[Worker] = []
         self.keyboard: Path | None = None
-        """Where the debuggers of workers started from now on read."""
+        """The input of debuggers in workers started from now on."""
         self.asked: dict[str, list[int]] = defaultdict(list)
         self.requested: dict[str, list[int]] = defaultdict(list)
         self.in_doubt: dict[str, list[int]] = defaultdict(list)
@@ -160,7 +159,7 @@ class Stage:
         admin(self.servers).delete_topics(topics.needed(self.kit.service))
 
     def reconnect(self) -> None:
-        """Open the connection for the books anew: the server was away."""
+        """Reopen the connection for the books: the server was away."""
         self.connection.close()
         self.connection = self._connect()
 
@@ -173,7 +172,7 @@ class Stage:
     # ---- workers
 
     def worker(self, plan: Plan | None = None, **settings: object) -> Worker:
-        """Start a worker; with other `settings` than the stage has, if given."""
+        """Start a worker, with `settings` that override the stage's."""
         chosen = self.settings.model_copy(update=settings)
         log = self._logs / f"{self.name}-{len(self.workers)}.log"
         log.touch()
@@ -183,14 +182,14 @@ class Stage:
         return worker
 
     def logged(self) -> str:
-        """What the workers wrote."""
+        """Return the workers' logs."""
         return "\n".join(
             f"--- {w.order.log.name}, {w.order.plan or 'no plan'}, {w.restarts} restarts, {w.state}\n{w.log()}"
             for w in self.workers
         )
 
     def show(self) -> None:
-        """Write what the workers wrote to where pytest shows it if the test fails."""
+        """Print the workers' logs, which pytest shows if the test fails."""
         sys.stdout.write(self.logged())
 
     def until(self, condition: Callable[[], object], what: str, seconds: float = SECONDS_MAX) -> None:
@@ -216,7 +215,7 @@ class Stage:
         return [worker.ended() for worker in workers]
 
     def shares(self) -> dict[str, set[int]]:
-        """Which lanes each member of the group owns, once the group is at rest; by the member's static name."""
+        """Return the lanes of each member of the group, by its static name, once the group is at rest."""
         try:
             group = admin(self.servers).describe_consumer_groups([self.name])[self.name].result(SECONDS_MAX)
         except KafkaException:
@@ -231,12 +230,12 @@ class Stage:
         }
 
     def members(self) -> int:
-        """The number of members of the group."""
+        """Return the number of members of the group."""
         found = admin(self.servers).describe_consumer_groups([self.name])[self.name].result(SECONDS_MAX)
         return len(found.members)
 
     def until_reported(self) -> None:
-        """Wait until Kafka was told how far the inputs are handled."""
+        """Wait until the inputs' next offsets are reported to Kafka."""
         topic = self.kit.asked.topic
         self.until(
             lambda: self.offsets(topic).items() >= self.ends(topic, IsolationLevel.READ_COMMITTED).items(),
@@ -244,7 +243,7 @@ class Stage:
         )
 
     def until_shared(self, members: int) -> None:
-        """Wait until so many members have the lanes among them, each at least one."""
+        """Wait until `members` members share the lanes, at least one each."""
         self.until(
             lambda: len(shares := list(self.shares().values())) == members and all(shares),
             f"{members} members with a share each",
@@ -267,7 +266,7 @@ class Stage:
     def produce(
         self, key: str | bytes | None, value: bytes | None, head: Sequence[tuple[str, bytes | str | None]] | None
     ) -> None:
-        """Produce any record to what the service consumes; the caller flushes."""
+        """Produce any record to the service's input; the caller flushes."""
         to = partition(key, self._partitions) if isinstance(key, str) else 0
         producer(self.servers.kafka.bootstrap).produce(
             self.kit.asked.topic, value, key, partition=to, headers=None if head is None else list(head)
@@ -292,7 +291,7 @@ class Stage:
 
     @contextmanager
     def open_request(self, keys: Sequence[str]) -> Iterator[None]:
-        """Do a request that has its rows in the outbox, and commits them only when the block ends."""
+        """Do a request whose rows are in the outbox, and commit them only when the block ends."""
         numbers = {key: self.number() for key in keys}
         with Session(self._engine) as session, session.begin():
             for key, number in numbers.items():
@@ -308,13 +307,13 @@ class Stage:
 
     @contextmanager
     def gate_closed(self) -> Iterator[None]:
-        """Hold events that wish `wait`."""
+        """Hold events that wish `wait` while the block runs."""
         self.connection.execute(f"CREATE TABLE {trail.GATE} ()".encode())
         yield
         self.connection.execute(f"DROP TABLE {trail.GATE}".encode())
 
     def at_gate(self) -> bool:
-        """Whether a handler waits at the closed gate."""
+        """Return whether a handler waits at the gate."""
         return self.one(AT_GATE) > 0
 
     # ---- the books
@@ -326,7 +325,7 @@ class Stage:
         return int(row[0])
 
     def drained(self) -> bool:
-        """Whether everything that was fed took effect and was published."""
+        """Return whether all that was fed took effect and was published."""
         return (
             self.one("SELECT count(*) FROM effect") >= sum(map(len, self.asked.values()))
             and self.one("SELECT count(*) FROM exactly_once_dead_letter") >= len(self.rejected)
@@ -334,14 +333,14 @@ class Stage:
         )
 
     def until_drained(self) -> None:
-        """Wait until everything that was fed took effect and was published, and can be read: the answer to a commit
-        comes before its markers are in every partition.
+        """Wait until all that was fed took effect, was published and can be read: a commit is answered before its
+        markers are in every partition.
         """
         self.until(self.drained, "everything is handled and published")
         self.until(lambda: not self.open_transactions(), "no transaction is open")
 
     def until_read(self) -> None:
-        """Wait until every input was read to its end, also when what is there takes no effect."""
+        """Wait until every input was read to its end, even if nothing in it takes effect."""
         asked = self.kit.asked.topic
         self.until(lambda: self._handled() == self.ends(asked, IsolationLevel.READ_COMMITTED), "every input is read")
 
@@ -354,15 +353,15 @@ class Stage:
         return outside.follow(self.bootstrap, self.kit.told.topic, self._partitions, lambda _: go_on())
 
     def ends(self, topic: str, isolation: IsolationLevel) -> dict[int, int]:
-        """The end of each partition: the last stable offset for READ_COMMITTED, else the high watermark."""
+        """Return each partition's end: the last stable offset for READ_COMMITTED, else the high watermark."""
         return outside.ends(self.bootstrap, topic, self._partitions, isolation)
 
     def committed(self) -> dict[int, tuple[int, str]]:
-        """The published position of each lane, with its metadata."""
+        """Return each lane's published position and metadata."""
         return outside.committed(self.bootstrap, self.name, self.kit.service.lane_topic, self._partitions)
 
     def offsets(self, topic: str) -> dict[int, int]:
-        """What the group has committed for a topic."""
+        """Return the group's committed offsets of a topic."""
         found = outside.committed(self.bootstrap, self.name, topic, self._partitions)
         return {p: offset for p, (offset, _) in found.items()}
 
@@ -374,7 +373,7 @@ class Stage:
         return [str(anomaly) for anomaly in anomalies(self.history())]
 
     def history(self, live: Iterable[Published] = ()) -> History:
-        """Return the history of the run; `live` is what a reader that followed the service's topic saw."""
+        """Return the history of the run; `live` is what a reader following the service's topic saw."""
         execute = self.connection.execute
         return History(
             asked=self.asked,
@@ -413,7 +412,7 @@ class Stage:
 
 
 def consumed(published: Published) -> Consumed:
-    """Return what the history is about."""
+    """Return an event as the history has it."""
     event = msgspec.json.decode(published.data, type=trail.Told)
     return Consumed(published.partition, published.offset, published.event_id, published.key, event.step, event.number)
 

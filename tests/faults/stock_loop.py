@@ -1,5 +1,5 @@
-"""The consume-transform-produce loop as the tutorials have it, on confluent-kafka alone. What faults of the network do
-to it shows that they are real.
+"""The consume-transform-produce loop as the tutorials have it, on confluent-kafka alone. The harm that network faults
+do to it shows that they are real.
 
 It is the loop of confluent-kafka's `examples/eos-transactions.py`, with the errors handled as librdkafka's manual says
 (INTRODUCTION.md, "Transactional Producer"): after an abortable error, or an error in the application, it aborts, goes
@@ -19,7 +19,7 @@ from confluent_kafka import Consumer, KafkaError, KafkaException, Producer, Topi
 BATCH = 2
 """Records in one transaction."""
 SECONDS = 30.0
-"""For each call; they take a minute and more by default, and milliseconds on a machine that is not busy."""
+"""Bounds each call, by default a minute or more; on an idle machine a call takes milliseconds."""
 COMMITTED, ABORTED = "committed", "aborted"
 
 

@@ -1,7 +1,7 @@
-"""A worker is killed before and after every single call that it makes to Kafka and to Postgres.
+"""A worker is killed before and after every call that it makes to Kafka and to Postgres.
 
-Whatever it was doing, whichever goes on: each event takes effect once, each row of the outbox is visible once to a
-read_committed reader, in the order of its key, and nothing is left behind.
+For all work and every successor, each event takes effect once, a read_committed reader sees each row of the outbox
+once, in the order of its key, and nothing is left behind.
 """
 
 import pytest

@@ -1,5 +1,5 @@
-"""A worker loses its database session between any two calls that it makes, also right after a COMMIT whose answer it
-then never gets. It goes on by itself, in the same process.
+"""A worker loses its database session between any two of its calls, even right after a COMMIT whose answer then never
+comes. It goes on by itself in the same process.
 """
 
 from collections.abc import Iterable
@@ -17,7 +17,7 @@ from tests.faults.stage import Stage
 
 @dataclass(frozen=True)
 class Cut:
-    """One place where the session ends."""
+    """A place where the session ends."""
 
     source: Source
     call: str
@@ -27,7 +27,7 @@ class Cut:
 
 
 def cuts() -> Iterable[Cut]:
-    """After every call of a cycle."""
+    """Return a cut after every call of a cycle."""
     for source, calls in CYCLE.items():
         yield from (Cut(source, call) for call in calls if call != "transaction.set_aside")
 

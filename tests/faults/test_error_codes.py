@@ -1,8 +1,8 @@
-"""Every answer in the matrix of docs/decision-table.md, given by a broker to every request of a transaction: the
-production producer takes it as the matrix says, within its budget, and works again afterwards.
+"""A broker gives every answer in the matrix of docs/decision-table.md to every request of a transaction: the production
+producer takes it as the matrix says, within its budget, and works again afterwards.
 
-The brokers are librdkafka's own (see `mock_cluster`): they show how the client takes an error. That nothing is lost or
-published twice then is for the other tests of this folder to show, on a real Kafka.
+The brokers are librdkafka's own (see `mock_cluster`): they show how the client takes an error. The other tests of this
+folder show on a real Kafka that nothing is then lost or published twice.
 """
 
 import multiprocessing
@@ -26,16 +26,16 @@ from shared.kafka.consumer import configuration as consumer_configuration
 from shared.kafka.ended_transactions import ENDED_SECONDS
 from shared.kafka.producer import CONTENT, GENERATION, REFUSED, TransactionalProducer
 from shared.protocol.ports import Committed, Input, OutboxRow
+from shared.testing import SECONDS_MAX, until
 from shared.worker.watchdog import EXIT_CODE, Watchdog
 from tests.faults import trail
 from tests.faults.mock_cluster import Api, MockCluster
 from tests.faults.stage import StageSettings
-from tests.waiting import SECONDS_MAX, until
 
 TABLE = Path(__file__).parents[2] / "docs" / "decision-table.md"
 
 CALLS = ("renew", "begin", "produce", "flush", "send_offsets", "commit", "committed")
-"""What a recovery and a cycle call, in their order."""
+"""The calls of a recovery and a cycle, in their order."""
 
 COLUMNS = {
     "InitProducerId": (Api.InitProducerId, "renew"),
@@ -69,7 +69,7 @@ SLACK_SECONDS = 5.0
 """For a busy machine, and for the socket timeout by which the client may overrun a budget."""
 
 AT_ONCE = 24
-"""Cases that are played side by side: nearly all of a case is waiting."""
+"""Cases played side by side: nearly all of a case is waiting."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +86,7 @@ class Case:
 
 
 def matrix() -> Iterator[Case]:
-    """Read the matrix: a row for each group of answers that are taken alike; `a / b` tells one from many."""
+    """Read the matrix: a row for each group of answers taken alike; `a / b` is for once / lasting."""
     lines = TABLE.read_text().split("## What each answer leads to\n")[1].split("\n## ")[0].splitlines()
     head, _, *rows = ([cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("|"))
     assert head[1:] == list(COLUMNS)
@@ -107,11 +107,11 @@ class Seen(NamedTuple):
     unused: int
     """The number of answers never requested."""
     reasons: tuple[str, ...]
-    """What the producer published, to explain a failure."""
+    """The producer's reasons, to explain a failure."""
 
 
 class Play:
-    """A producer and a group member of their own on a mock cluster of their own."""
+    """A producer and a group member on a mock cluster of their own."""
 
     def __init__(self, brokers: int = 1) -> None:
         self.reasons: list[str] = []
@@ -178,14 +178,14 @@ class Play:
         done.result(TRANSACTION_SECONDS + SLACK_SECONDS)
 
     def until_returned(self) -> None:
-        """Wait until the last call is over, also one that had outlasted its budget: what its client still logs would
-        make the next one suspect.
+        """Wait until the last call returns, even past its budget: what its client still logs would make the next one
+        suspect.
         """
         self._calling.join(SECONDS_MAX)
         assert not self._calling.is_alive(), "the call never returns"
 
     def run(self, fault: Callable[[], None] = lambda: None, at: str = "") -> str:
-        """Make all of `CALLS`, the fault before the call `at`; return the result in the matrix's word.
+        """Make all of `CALLS`, with the fault before call `at`; return the matrix's word for the result.
 
         Anything but going on must come from the call itself, or, for a suspicion, from the commit.
         """
@@ -208,12 +208,12 @@ class Play:
 
 
 def _assign(consumer: Consumer, partitions: list[TopicPartition]) -> None:
-    """Begin at 0, so that it need not ask for offsets: a case counts the answers that the producer gets."""
+    """Begin at 0, so that the member asks for no offsets: a case counts the producer's answers."""
     consumer.assign([TopicPartition(p.topic, p.partition, 0) for p in partitions])
 
 
 def play(case: Case) -> Seen:
-    """Let a broker give an answer without end, and then once; check the result, and a recovery after each."""
+    """Let a broker give an answer endlessly, then once; check the result and the recovery after each."""
     api, call = COLUMNS[case.column]
     code = getattr(KafkaError, case.answer)
     with Play() as stage:
@@ -235,13 +235,13 @@ TEST = "test_an_answer_is_taken_as_the_matrix_says"
 
 
 def meant(word: str) -> set[str]:
-    """What a word of the matrix allows. A call may take so long that the producer suspects itself."""
+    """Return what a word of the matrix allows. A slow call may make the producer suspect itself."""
     return {"on", "suspect"} if word == "on" else {word}
 
 
 @pytest.fixture(scope="module", autouse=True)
 def plays(request: pytest.FixtureRequest) -> Iterator[dict[str, "Future[Seen]"]]:
-    """Begin to play all selected cases of the matrix; the first tests run meanwhile. By the case's name."""
+    """Start all selected cases of the matrix, by name; the first tests run meanwhile."""
     names = {item.name for item in request.session.items}
     with ThreadPoolExecutor(AT_ONCE) as pool:
         yield {str(case): pool.submit(play, case) for case in CASES if f"{TEST}[{case}]" in names}
@@ -333,21 +333,21 @@ def test_a_coordinator_that_moves_before(stage: Play, kind: str, call: str) -> N
 def test_a_broker_that_answers_late_makes_the_producer_suspect(
     stage: Play, api: Api, broker: int, call: str, rtt_ms: int
 ) -> None:
-    """After more than half of the socket timeout, and after more than all of it: then it is asked again."""
+    """It takes more than half of the socket timeout, or all of it: then the client asks again."""
     good = KafkaError.NO_ERROR
     assert stage.run(lambda: stage.cluster.answer(api, good, broker=broker, rtt_ms=rtt_ms), call) == "suspect"
 
 
 @pytest.mark.proof
 def test_an_end_that_a_leader_did_not_tell_is_waited_for(stage: Play) -> None:
-    """The client gives -1001 for it, and no error. Taken for an end, it would hide a transaction that is open."""
+    """The client returns -1001 and no error. As an end, that would hide an open transaction."""
     good = KafkaError.NO_ERROR
     rtt_ms = int(ENDED_SECONDS * 1_000) + 1_000
     assert stage.run(lambda: stage.cluster.answer(Api.ListOffsets, good, rtt_ms=rtt_ms), "renew") == "wait"
 
 
 def test_offsets_are_asked_for_again_while_the_coordinator_of_their_group_starts(stage: Play) -> None:
-    """The client gives this up at once, and a new broker answers it for its first seconds."""
+    """A new broker gives this answer in its first seconds, and the client gives up at once."""
     cluster, starting = stage.cluster, KafkaError.NOT_COORDINATOR
     assert stage.run(lambda: cluster.answer(Api.OffsetFetch, starting, broker=GROUP), "renew") == "on"
     assert cluster.unused(Api.OffsetFetch, broker=GROUP) == 0
@@ -362,7 +362,7 @@ def test_the_watchdog_ends_a_process_whose_call_does_not_return() -> None:
 
 
 def hang() -> None:
-    """Make a call that does not return."""
+    """Call something that does not return."""
     with Play() as stage:
         Watchdog().allow("cycle", 1.5 * TRANSACTION_SECONDS)  # as a worker does
         fault = stage.cluster.answer_always
@@ -383,7 +383,7 @@ def test_an_answer_is_taken_as_the_matrix_says(case: Case, plays: dict[str, "Fut
 
 
 def as_the_matrix_says(case: Case, seen: Seen) -> bool:
-    """Whether the answer was given and taken so, and all was well after a recovery."""
+    """Return whether the matrix was right, and a recovery made all well."""
     # A renewal asks with a new producer each time, and a single answer may be for one that is gone.
     lost = meant("on") if COLUMNS[case.column][1] == "renew" else set()
     return (

@@ -1,7 +1,7 @@
-"""A worker is frozen in the middle of its work while another one takes over; then it is thawed and goes on.
+"""A worker is frozen in the middle of its work while another takes over; then it is thawed and goes on.
 
-It does not know that time has passed: it holds a batch, a claim or an open transaction, and tries to finish what it had
-begun. None of that may be seen twice, and it must rejoin the group by itself.
+It does not know that time has passed: it holds a batch, a claim or an open transaction, and tries to finish it. None of
+that may be seen twice, and the worker must rejoin the group by itself.
 """
 
 import signal
@@ -19,24 +19,24 @@ from tests.faults.chosen import chosen
 from tests.faults.stage import TIMEOUTS, Stage
 
 LONG_SECONDS = TIMEOUTS["transaction_timeout_ms"] / 1_000 + 2
-"""Kafka has ended the transaction of the frozen worker; it looks for such once a second."""
+"""Kafka has ended the frozen worker's transaction; it looks for overdue ones once a second."""
 
 
 @dataclass(frozen=True)
 class Freeze:
-    """One place to stand still."""
+    """A place where a worker freezes."""
 
     source: Source
     call: str
     long: bool
-    """Until everything of it has timed out; otherwise only until another worker owns its share."""
+    """Freeze it until all its timeouts have passed; otherwise until another worker owns its share."""
 
     def __str__(self) -> str:
         return f"{self.source.value}-after-{self.call}-{'long' if self.long else 'short'}"
 
 
 def freezes() -> Iterable[Freeze]:
-    """All places, for as long as all timeouts; and those with something half done, for just as long as it is lost."""
+    """Return all places for longer than all timeouts, and those with work half done also until another owns it."""
     for source, calls in CYCLE.items():
         yield from (Freeze(source, call, long=True) for call in calls if call != "transaction.set_aside")
         half_done = calls[calls.index("transaction.claimed") :]
@@ -44,7 +44,7 @@ def freezes() -> Iterable[Freeze]:
 
 
 def play(freeze: Freeze, servers: Servers, logs: Path) -> list[str]:
-    """Let one of two workers stand still, the other one take over, and the first one wake."""
+    """Freeze one of two workers, let the other take over, and wake the first."""
     feed = FEEDS[freeze.source]
     with Stage(servers, logs) as stage:
         stage.ask()

@@ -1,6 +1,6 @@
-"""A broker stands still for longer than every session, as on a paused machine: its workers recover by themselves.
+"""A broker freezes for longer than every session, as on a paused machine: its workers recover by themselves.
 
-Their clients join again while it wakes, some of them twice, and then fence themselves.
+While it wakes, their clients join again; some do so twice, and fence themselves.
 """
 
 import time

@@ -1,4 +1,4 @@
-"""Brokers that vanish with their names, as restarted containers do: nothing is lost, so no worker stops."""
+"""Brokers vanish with their names, as restarted containers do: nothing is lost, so no worker stops."""
 
 import signal
 from collections.abc import Iterator
@@ -8,46 +8,46 @@ import pytest
 
 from dev.servers import ClusterServers, running_cluster
 from dev.servers.places import free_port
+from shared.testing import SECONDS_MAX
 from tests.faults.names import Names
 from tests.faults.stage import Stage, Worker, admin
-from tests.waiting import SECONDS_MAX
 
 pytestmark = pytest.mark.proof
 
 PARTITIONS = 3
 
 DEAD_MS = 20_000
-"""For so long a broker that vanished goes on leading: long enough for some moves."""
+"""How long a vanished broker still leads: enough for some moves."""
 
 MOVES = 3
-"""How often the lanes move meanwhile. Only sometimes does the client ask just when the name is looked for: of a worker
-that took its answer for a loss, the test saw one in three after one move.
+"""How often the lanes move meanwhile. A client asks only sometimes just while the name is looked up: with one move, the
+test saw a worker take its answer for a loss one time in three.
 """
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[ClusterServers]:
-    """Three brokers that tell clients their names."""
+    """Three brokers that clients know by name."""
     with running_cluster(kafka_settings={"broker.session.timeout.ms": str(DEAD_MS)}) as servers:
         yield servers
 
 
 def leaders(stage: Stage) -> set[int]:
-    """Which brokers lead lanes."""
+    """Return the brokers that lead lanes."""
     topic = stage.kit.service.lane_topic
     partitions = admin(stage.servers).list_topics(topic, SECONDS_MAX).topics[topic].partitions
     return {int(partition.leader) for partition in partitions.values()}
 
 
 def coordinator(stage: Stage) -> int:
-    """Which broker coordinates the group."""
+    """Return the broker that coordinates the group."""
     found = admin(stage.servers).describe_consumer_groups([stage.name])[stage.name].result(SECONDS_MAX)
     return int(found.coordinator.id)
 
 
 @pytest.mark.timeout(240)
 def test_a_broker_that_vanishes_with_its_name_while_lanes_move(cluster: ClusterServers, tmp_path: Path) -> None:
-    """For some seconds it still leads lanes, and cannot be asked where they end."""
+    """It leads lanes for some more seconds, and cannot be asked for their ends."""
     names = Names(tmp_path / "hosts", cluster.kafka.names)
     with Stage(
         cluster,
@@ -93,6 +93,6 @@ def test_a_broker_that_vanishes_with_its_name_while_lanes_move(cluster: ClusterS
 
 
 def assert_went_on(*workers: Worker) -> None:
-    """See that none of them stopped or ended."""
+    """Check that no worker stopped or ended."""
     assert [worker.restarts for worker in workers] == [0] * len(workers)
     assert [worker for worker in workers if "stopped" in worker.log()] == []

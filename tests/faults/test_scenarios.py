@@ -1,4 +1,4 @@
-"""The scenarios of docs/proof.md once, with a fixed seed; `make faults` plays them as often as one likes.
+"""Plays each scenario of docs/proof.md once, with a fixed seed; `make faults` plays them at will.
 
 Those with three brokers are left to it: each takes minutes.
 """
@@ -19,7 +19,7 @@ APART = [scenario for scenario in SCENARIOS if scenario.arena in {Arena.FORGETFU
 
 
 def play(scenario: Scenario, servers: Servers | ClusterServers, logs: Path) -> list[str]:
-    """Play a scenario, and return what is wrong in the end."""
+    """Play a scenario; return the anomalies at the end."""
     came_of_it = outcome.play(scenario, servers, SEED, logs)
     assert came_of_it.events
     assert came_of_it.faults

@@ -1,7 +1,7 @@
 """A server is killed while a worker is between any two of its calls; the server comes back, and the worker goes on.
 
-Many workers, each of a service of its own, stand still at a call each. So one kill meets all calls at once, and
-what a worker was about to send reaches a server that has just replayed its log.
+Many workers, each of its own service, stand still at one call each. So one kill meets all calls at once, and what a
+worker was about to send reaches a server that has just replayed its log.
 """
 
 import signal
@@ -30,7 +30,7 @@ PLACES = [(source, call) for source, calls in CALLS.items() for call in calls]
 
 @pytest.fixture
 def standing(breakable_servers: Servers, tmp_path: Path) -> Iterator[dict[str, tuple[Stage, Worker]]]:
-    """A worker standing still after each call of a cycle."""
+    """Start a worker that freezes at each call of a cycle."""
     with ExitStack() as stack, ThreadPoolExecutor(4) as pool:
 
         def stand(place: tuple[Source, str]) -> tuple[Stage, Worker]:

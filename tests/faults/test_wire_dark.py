@@ -24,12 +24,12 @@ MOMENTS: dict[str, When] = {
 
 @dataclass(frozen=True)
 class Darkness:
-    """When the network goes away."""
+    """A moment when the network goes away."""
 
     moment: str
     """The last request that is sent."""
     arrives: bool
-    """Whether that one is delivered; its answer is not."""
+    """Whether it is delivered; its answer is not."""
 
     def __str__(self) -> str:
         return f"{'after' if self.arrives else 'before'}-{self.moment}"

@@ -1,10 +1,10 @@
-"""A worker is killed at the n-th request that it sends, to Kafka or to PostgreSQL, for every n of a whole cycle: once
-before the request leaves this machine, and once right after it was delivered, while the answer is on its way.
+"""A worker is killed at the n-th request that it sends to Kafka or PostgreSQL, for every n of a whole cycle: once
+before the request leaves this machine, and once right after delivery, while the answer is on its way.
 
-The crash matrix kills between the calls of the ports; most of these make several requests, and a library may be in the
-middle of any of them. The places are not chosen: a first run shows them on the wire. A place is named by its
-request and how often that came before, since a bare number would be another place whenever a timer sends something. A
-new worker goes on after each kill, and the books are compared each time.
+The crash matrix kills between calls of the ports; most of these make several requests, and a library may be amid any of
+them. A first run shows the places on the wire. A place is named by its request and how often that came before, since a
+bare number would mean another place whenever a timer sends something. A new worker goes on after each kill, and the
+books are compared each time.
 """
 
 import signal
@@ -18,39 +18,39 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Part, Wire, commit_of
-from tests.waiting import SECONDS_MAX, until
 
 pytestmark = pytest.mark.proof
 
 ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordinator", "startup", "p", "PS", ";"})
-"""Sent by timers and by new connections, whenever they like, or when a statement is prepared because it came often
-(Parse and Sync alone); they change nothing.
+"""Requests sent at any time by timers and new connections, or to prepare a frequent statement (Parse and Sync alone);
+they change nothing.
 """
 
 OBSERVED = (
     "SELECT topic, partition, next_offset FROM exactly_once_position",
     "SELECT (SELECT count(*) FROM (SELECT FROM exactly_once_dead_letter",
 )
-"""How the observer's queries begin, which run beside the main loop."""
+"""The beginnings of the observer's queries, which run beside the main loop."""
 
 ENDS = "ListOffsets"
-"""Asked for by the gauge of the lag, once a second; and in a start, where it counts."""
+"""The lag's gauge asks for it once a second; a start does too, where it counts."""
 
 cleans = commit_of("DELETE FROM exactly_once_outbox")
-"""The end of a cycle's rows: they are published, and deleted."""
+"""Matches the COMMIT that deletes a cycle's rows."""
 
 
 class What(Enum):
-    """The worker's work."""
+    """The worker's work when it dies."""
 
     EVENT = "event"
-    """One cycle, with an event to handle and to publish."""
+    """A cycle with an event to handle and one to publish."""
     REQUEST = "request"
-    """One cycle, with a row to publish that a request has put into the outbox."""
+    """A cycle with a row to publish that a request has put into the outbox."""
     START = "start"
-    """The start of the process, and the cycles of what waits for it."""
+    """The process's start, and cycles for what waits for it."""
 
 
 BEGINS = {
@@ -58,43 +58,41 @@ BEGINS = {
     What.REQUEST: "FOR NO KEY UPDATE",
     What.START: "pg_try_advisory_lock",
 }
-"""The first statement that counts. Before it, an idle worker asks PostgreSQL again and again; one that starts looks
-whether everything is as it should be.
-"""
+"""The first statement that counts. Before it, an idle worker polls PostgreSQL, and a starting one makes its checks."""
 
 
 @dataclass(frozen=True)
 class Sends:
-    """All requests of something."""
+    """The kills at all requests of one kind of work."""
 
     what: What
     deed: Deed
-    """CUT_BEFORE: killed before it leaves; PASS: killed when it was delivered."""
+    """CUT_BEFORE kills before the request leaves, PASS when it is delivered."""
 
     def __str__(self) -> str:
         return f"{self.what.value}-{'before' if self.deed is Deed.CUT_BEFORE else 'after'}"
 
 
 def sends() -> Iterable[Sends]:
-    """All of them, the longest first."""
+    """Return all of them, the longest first."""
     for what in (What.START, What.EVENT, What.REQUEST):
         yield from (Sends(what, deed) for deed in (Deed.CUT_BEFORE, Deed.PASS))
 
 
 @dataclass(frozen=True)
 class Place:
-    """One request of a cycle."""
+    """A request of a cycle."""
 
     name: str
     nth: int
-    """How often it came, this time included."""
+    """How often it has come, including now."""
 
     def __str__(self) -> str:
         return f"{self.name}, time {self.nth}"
 
 
 def counted(what: What) -> Callable[[Part], bool]:
-    """Return a predicate: whether a request counts, from now on."""
+    """Return a predicate for requests that count from now on."""
     begun = False
 
     def counts(request: Part) -> bool:
@@ -107,7 +105,7 @@ def counted(what: What) -> Callable[[Part], bool]:
 
 
 def named(name: str, what: What) -> Callable[[Part], bool]:
-    """Return a predicate: whether a request counts and has this name."""
+    """Return a predicate for requests of this name that count."""
     counts = counted(what)
     return lambda request: counts(request) and request.name == name
 
@@ -126,7 +124,7 @@ def places(requests: Sequence[Part], what: What) -> list[Place]:
 
 
 def through(requests: Sequence[Part], what: What) -> bool:
-    """Whether all was handled, published and deleted with these requests."""
+    """Return whether these requests handled, published and deleted all."""
     names = [request.name for request in requests]
     if "Produce" not in names:
         return False
@@ -136,7 +134,7 @@ def through(requests: Sequence[Part], what: What) -> bool:
 
 
 class Victims:
-    """The workers of one stage, one after the other, who all do the same until they are killed."""
+    """The workers of a stage, one after the other; all do the same until killed."""
 
     def __init__(self, stage: Stage, wire: Wire, what: What) -> None:
         self._stage = stage
@@ -145,19 +143,19 @@ class Victims:
         self._started = threading.Event()
 
     def start(self) -> None:
-        """Start one, and let it do what there is to do."""
+        """Start a worker, and let it do all its work."""
         self._start()
         self._stage.until_drained()
 
     def work(self) -> list[Part]:
-        """Let it do its work to the end; return its requests."""
+        """Let the worker finish its work; return its requests."""
         begin = len(self._wire.notes)
         self._feed()
         self._stage.until_drained()
         return [note.request for note in self._wire.notes[begin:]]
 
     def killed_at(self, place: Place, deed: Deed) -> bool:
-        """Let it work, and kill it there; return whether it got there."""
+        """Let the worker work, and kill it at `place`; return whether it got there."""
         rule = self._wire.on(named(place.name, self._what), deed, nth=place.nth, call=self._kill)
         self._feed()
         self._stage.until(lambda: rule.happened.is_set() or self._stage.drained(), f"all is done, or {place}")
@@ -189,7 +187,7 @@ class Victims:
         self._worker.send(signal.SIGKILL)
 
     def _until_dead(self) -> None:
-        """Wait until it is, and nothing of it is on the wire any more."""
+        """Wait until the worker is dead and its connections are gone."""
         assert self._worker.ended() == -signal.SIGKILL
         until(lambda: self._wire.connections == 0, "the wire is empty")
         self._started.clear()

@@ -1,8 +1,8 @@
-"""A request of one transaction that comes late, in the middle of the next one of the same producer (KAFKA-17754).
+"""A request of one transaction arrives late, in the middle of the same producer's next one (KAFKA-17754).
 
-The client lost its connection and has retried successfully; neither side knows that the first request is still on its
-way. librdkafka keeps its epoch from one transaction to the next, so the broker cannot tell whose request it is. Each
-scenario is played with the loop of the tutorials too, where it does its harm: otherwise it would prove nothing.
+The client lost its connection and retried successfully; neither side knows that the first request is still on its way.
+librdkafka keeps its epoch from one transaction to the next, so the broker cannot tell whose request it is. Each
+scenario is played with the tutorials' loop too, where it does harm: otherwise it would prove nothing.
 """
 
 import signal
@@ -16,9 +16,9 @@ from confluent_kafka import IsolationLevel
 
 from dev import processes
 from dev.servers import Servers
+from shared.testing import until
 from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Rule, Wire, api, statement
-from tests.waiting import until
 
 pytestmark = pytest.mark.proof
 
@@ -35,19 +35,19 @@ def wire(servers: Servers) -> Iterator[Wire]:
 
 @pytest.fixture
 def stage(servers: Servers, wire: Wire, tmp_path: Path) -> Iterator[Stage]:
-    """With one partition: what is fed at once is one batch."""
+    """A stage with one partition: what is fed at once is one batch."""
     with Stage(servers, tmp_path, partitions=1) as stage:
         yield stage
         stage.show()
 
 
 def end_txn_error(reply: bytes) -> int:
-    """The error code in the reply to an EndTxn of version 0 to 2: after length, correlation id and throttle time."""
+    """Return the error code of an EndTxn's reply, version 0 to 2: after length, correlation id, throttle time."""
     return int.from_bytes(reply[12:14], signed=True)
 
 
 def settled(stage: Stage) -> bool:
-    """Whether no transaction is open in what is published."""
+    """Return whether no transaction is open on the topic."""
     topic = stage.kit.told.topic
     return stage.ends(topic, IsolationLevel.READ_COMMITTED) == stage.ends(topic, IsolationLevel.READ_UNCOMMITTED)
 
@@ -56,7 +56,7 @@ def settled(stage: Stage) -> bool:
 
 
 class Stock:
-    """Starts the stock loop on a stage's topics; `ends` is how its transactions ended, as it believes."""
+    """The stock loop on a stage's topics; `ends` is how it believes its transactions ended."""
 
     def __init__(self, stage: Stage, wire: Wire, log: Path) -> None:
         self._stage = stage
@@ -69,7 +69,7 @@ class Stock:
 
     @contextmanager
     def running(self, *more: str) -> Iterator[None]:
-        """Run it; it is killed when the block ends."""
+        """Run the loop; kill it when the block ends."""
         process = processes.start([*self._command, *more])
         try:
             yield
@@ -78,14 +78,14 @@ class Stock:
             process.wait()
 
     def until_ended(self, *ends: str) -> None:
-        """Wait until its transactions have ended like that."""
+        """Wait until its transactions have ended so."""
         until(lambda: self._ends() == [*ends], f"its transactions end as {ends}")
 
     def _ends(self) -> list[str]:
         return self._log.read_text().splitlines()
 
     def published(self) -> list[int]:
-        """The offsets of the inputs whose copies a read_committed reader sees."""
+        """Return the input offsets whose copies a read_committed reader sees."""
         self._stage.until(lambda: settled(self._stage), "no transaction is open")
         inputs = {record.event_id: record.offset for record in self._stage.read(self._stage.kit.asked.topic)}
         return [inputs[record.event_id] for record in self._stage.read(self._stage.kit.told.topic)]
@@ -97,14 +97,14 @@ def stock(stage: Stage, wire: Wire, tmp_path: Path) -> Stock:
 
 
 class Next:
-    """The next transaction after a late request: it is stopped when its rows are in the log, before its offsets."""
+    """The next transaction after a late request, stopped when its rows are in the log, before its offsets."""
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
         self._rules: list[Rule] = []
 
     def watch(self) -> None:
-        """Watch from now on; nothing of it may have come yet."""
+        """Watch from now on, before it begins."""
         self._rules = [self._wire.on(api("Produce"), Deed.PASS), self._wire.on(api("AddOffsetsToTxn"), Deed.HOLD)]
 
     def until_half_done(self) -> None:
@@ -117,7 +117,7 @@ class Next:
 
 
 def test_the_stock_loop_loses_what_a_late_abort_aborts(stage: Stage, wire: Wire, stock: Stock) -> None:
-    """It reports the commit of two records that no reader will ever see."""
+    """The loop reports a commit of two records that no reader ever sees."""
     following = Next(wire)
     late = wire.on(api("EndTxn(abort)"), Deed.HOLD_AND_CUT, call=following.watch)
     stage.ask()
@@ -134,7 +134,7 @@ def test_the_stock_loop_loses_what_a_late_abort_aborts(stage: Stage, wire: Wire,
 
 
 def test_the_stock_loop_publishes_twice_what_a_late_commit_commits(stage: Stage, wire: Wire, stock: Stock) -> None:
-    """It is killed in the middle of a transaction, which the late commit has committed."""
+    """The loop is killed in the middle of a transaction that the late commit commits."""
     following = Next(wire)
     late = wire.on(api("EndTxn(commit)"), Deed.HOLD_AND_CUT, call=following.watch)
     stage.ask()
@@ -151,7 +151,7 @@ def test_the_stock_loop_publishes_twice_what_a_late_commit_commits(stage: Stage,
 
 
 def test_the_stock_loop_publishes_twice_what_late_offsets_take_back(stage: Stage, wire: Wire, stock: Stock) -> None:
-    """The late offsets of one transaction take the place of those of the next one, and are committed with it."""
+    """One transaction's late offsets replace those of the next, and are committed with it."""
     late = wire.on(api("TxnOffsetCommit"), Deed.HOLD_AND_CUT)
     stage.ask()
     with stock.running():
@@ -172,12 +172,12 @@ def test_the_stock_loop_publishes_twice_what_late_offsets_take_back(stage: Stage
 # ---- ours
 
 LOSSES = {"cut": Deed.HOLD_AND_CUT, "timeout": Deed.HOLD}
-"""How the client comes to ask again: its connection breaks, or the answer does not come in time."""
+"""Why the client asks again: its connection breaks, or the answer is late."""
 
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_our_worker_publishes_once_what_a_late_commit_would_commit(stage: Stage, wire: Wire, loss: str) -> None:
-    """It replaced the suspect producer before it began the next transaction: the late commit is fenced."""
+    """It replaced the suspect producer before the next transaction, so the late commit is fenced."""
     worker = stage.worker(None, **wire.settings(stage.dsn))
     stage.ask()
     stage.until_drained()
@@ -203,8 +203,8 @@ def test_our_worker_publishes_once_what_a_late_commit_would_commit(stage: Stage,
 
 @pytest.mark.parametrize("loss", LOSSES)
 def test_our_worker_goes_on_where_late_offsets_would_take_it_back(stage: Stage, wire: Wire, loss: str) -> None:
-    """It is killed before it has deleted the rows of the next transaction: a successor that took the published
-    position for the older one would publish them again.
+    """It is killed before it deletes the next transaction's rows: a successor that believed the older published
+    position would publish them again.
     """
     worker = stage.worker(None, **wire.settings(stage.dsn))
     stage.ask()
@@ -232,7 +232,7 @@ def test_our_worker_goes_on_where_late_offsets_would_take_it_back(stage: Stage, 
 
 
 def test_rows_that_come_late_are_not_in_the_log(stage: Stage, wire: Wire) -> None:
-    """Their transaction was aborted by the next process, which has published them itself."""
+    """The next process has aborted their transaction and published them itself."""
     worker = stage.worker(None, **wire.settings(stage.dsn))
     stage.ask()
     stage.until_drained()

@@ -12,17 +12,17 @@ from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Wire, api
 
 HOLD_SECONDS = 4.0
-"""More than two socket timeouts, and less than the transaction's."""
+"""More than two socket timeouts, less than the transaction's."""
 
 
 @dataclass(frozen=True)
 class Loss:
-    """One loss."""
+    """A loss to play."""
 
     api: str
     deed: Deed
     start: bool = False
-    """While the worker starts; otherwise while it works."""
+    """Whether the worker starts then, or already works."""
 
     def __str__(self) -> str:
         return f"{'start-' if self.start else ''}{self.api}-{self.deed.name.lower()}"
@@ -34,18 +34,18 @@ START = ("FindCoordinator", "InitProducerId", "JoinGroup", "SyncGroup", "OffsetF
 """The requests that come before."""
 DEEDS = (Deed.DROP_REQUEST, Deed.DROP_REPLY, Deed.HOLD, Deed.DUPLICATE, Deed.CUT_BEFORE, Deed.CUT_AFTER)
 CUTS = (Deed.CUT_BEFORE, Deed.CUT_AFTER)
-"""For requests of the consumer: it waits a minute for an answer on a connection that stands."""
+"""Deeds for the consumer's requests: on an open connection it waits a minute for an answer."""
 
 
 def losses() -> Iterable[Loss]:
-    """All of them."""
+    """Return all losses."""
     yield from (Loss(name, deed) for name in TRANSACTION for deed in DEEDS)
     yield from (Loss("InitProducerId", deed, start=True) for deed in DEEDS)
     yield from (Loss(name, deed, start=True) for name in START if name != "InitProducerId" for deed in CUTS)
 
 
 def play(loss: Loss, servers: Servers, logs: Path) -> list[str]:
-    """Let it be lost."""
+    """Play a loss."""
     hold_seconds = HOLD_SECONDS if loss.deed is Deed.HOLD else None
     with Wire.before(servers) as wire, Stage(servers, logs) as stage:
         if not loss.start:

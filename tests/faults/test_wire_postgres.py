@@ -1,4 +1,4 @@
-"""A COMMIT that PostgreSQL never gets, one whose answer never comes, and a half-open session."""
+"""A COMMIT never arrives, its answer never comes, or a session is half-open."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Wire, commit_of
 
 CLAIMS = "UPDATE exactly_once_lane AS lane SET position"
-"""The transaction of a cycle, whatever it does besides."""
+"""A statement of every cycle's transaction."""
 CUTS = (Deed.CUT_BEFORE, Deed.CUT_AFTER)
 HALF_OPEN = (Deed.BLACKHOLE, Deed.BLACKHOLE_AFTER)
 ATTEMPTS_MAX = 5
@@ -33,12 +33,12 @@ class Doubt:
 
 
 def doubts() -> Iterable[Doubt]:
-    """All of them."""
+    """Return all doubts."""
     yield from (Doubt(source, deed) for deed in (*HALF_OPEN, *CUTS) for source in Source)
 
 
 def play(doubt: Doubt, servers: Servers, logs: Path) -> list[str]:
-    """Let the COMMIT of a cycle come into doubt."""
+    """Put the COMMIT of a cycle in doubt."""
     feed = FEEDS[doubt.source]
     with Wire.before(servers) as wire, Stage(servers, logs) as stage:
         worker = stage.worker(None, **wire.settings(stage.dsn))
@@ -68,7 +68,7 @@ def test_a_worker_whose_commit_is_in_doubt(cell: Doubt, problems: list[str]) -> 
 
 
 def until_it_works(work: Callable[[], None]) -> None:
-    """Do as most code does: on an error of the connection, do it again."""
+    """Do as most code does: on a connection error, try again."""
     for _ in range(ATTEMPTS_MAX):
         try:
             work()

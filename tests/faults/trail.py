@@ -1,9 +1,9 @@
 """The service that the tests break: small, its topics named after it, and everything it does can be counted afterwards.
 
 It keeps a trail for each key: the numbers of the events that were handled, in their order, and a count of the steps,
-each of which is published, be it a handler's or a request's. So afterwards the database shows what took effect and how
-often, and the steps on the topic must be 1, 2, 3, ... for each key: a gap is an event lost, a duplicate is an event
-published twice, and any other order is an order that the database did not decide.
+each of which is published, be it a handler's or a request's. So the database shows what took effect and how often, and
+the steps on the topic must be 1, 2, 3, ... for each key: a gap is a lost event, a duplicate is an event published
+twice, and any other order is one that the database did not decide.
 """
 
 import ctypes
@@ -48,7 +48,7 @@ class Trail(Base):
 
 
 class Effect(Base):
-    """One row for each time that an event took effect. Nothing here refuses a second one: it must show."""
+    """A row for each time an event took effect. No constraint refuses a second one: it must show."""
 
     __tablename__ = "effect"
 
@@ -58,7 +58,7 @@ class Effect(Base):
 
 
 class Switch(Base):
-    """What an operator may turn on and off: while `name` is here, an event that wishes `while <name>` fails so."""
+    """A test's switch: while the row `name` exists, an event that wishes `while <name>` fails so."""
 
     __tablename__ = "switch"
 
@@ -71,7 +71,7 @@ class Asked(Event, frozen=True, kw_only=True):
     trail: Annotated[str, msgspec.Meta(min_length=1)]
     number: int
     wish: str = ""
-    """What the handler is to do besides, or instead."""
+    """What the handler does in addition or instead."""
 
     @property
     def key(self) -> str:
@@ -107,14 +107,14 @@ class Unlucky(Exception):
 
 
 FAILURES: dict[str, type[Exception]] = {"reject": Reject, "retry": Retry, "defect": RuntimeError}
-"""What a switch turns on."""
+"""The failures that a switch turns on."""
 
 DOWN = "down"
 """While a table of this name exists, an event that wishes `retry` finds its dependency down."""
 GATE = "gate"
 """While a table of this name exists, an event that wishes `wait` is not handled to its end."""
 AT_GATE = "SELECT to_regclass(:name) AS at_gate"
-"""Asked by a handler that waits, and seen in the server's list of activities."""
+"""The statement of a handler that waits, seen in the server's activities."""
 
 
 def step(session: Session, kit: Kit, key: str, number: int, *, requested: bool = False, padding: str = "") -> Told:
@@ -162,7 +162,7 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
 
 
 def _strain(wish: str, session: Session) -> None:
-    """Take long, or bring down what the handler runs in."""
+    """Take long, or bring down the process or session."""
     if wish == "nap":
         time.sleep(0.1)
     if wish == "sql":

@@ -10,8 +10,8 @@ from typing import Any, NamedTuple
 import pytest
 from confluent_kafka import KafkaException, Message, Producer
 
+from shared.testing import SECONDS_MAX
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX
 
 
 class Answer(NamedTuple):
@@ -22,17 +22,17 @@ class Answer(NamedTuple):
 
     @property
     def counts(self) -> dict[str, int]:
-        """The number of findings of each kind that has any."""
+        """The number of findings of each kind found."""
         return {kind: count for kind, count in self.facts["counts"].items() if count}
 
     @property
     def accepted(self) -> dict[str, int]:
-        """How many findings of each kind a decision has accepted."""
+        """The number of findings of each kind that a decision has accepted."""
         return {kind: count for kind, count in self.facts["accepted"].items() if count}
 
     @property
     def findings(self) -> list[tuple[Any, ...]]:
-        """Kind, place, event id, lane and position of each finding."""
+        """The kind, place, event id, lane and position of each finding."""
         names = ("kind", "where", "event_id", "lane", "position")
         return [tuple(finding[name] for name in names) for finding in self.facts["findings"]]
 
@@ -43,7 +43,7 @@ class Answer(NamedTuple):
 
 
 def audit(tallies: Tallies, capsys: pytest.CaptureFixture[str], line: str = "audit --json") -> Answer:
-    """Audit; the exit code agrees with what is printed."""
+    """Audit, and check that the exit code agrees with the output."""
     capsys.readouterr()
     code = tallies.run(line)
     captured = capsys.readouterr()
@@ -56,12 +56,12 @@ def audit(tallies: Tallies, capsys: pytest.CaptureFixture[str], line: str = "aud
 
 
 def now() -> str:
-    """The time, as the library's records have it."""
+    """Return the time as the library's records have it."""
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}"
 
 
 def ours(tallies: Tallies, event_id: str, decided: str | None = None) -> dict[str, str]:
-    """The headers that a worker of the service gives to an event."""
+    """Return the headers that the service's worker gives an event."""
     return {
         "ce_specversion": "1.0",
         "ce_source": tallies.name,
@@ -96,7 +96,7 @@ def produce(
 
 @contextmanager
 def open_transaction(tallies: Tallies, headers: Mapping[str, str], *, since_seconds: float = 0.0) -> Iterator[Producer]:
-    """Keep a transaction open that has one record, which seems to be as old as that. It is aborted in the end."""
+    """Keep a transaction open with one record that seems `since_seconds` old. The end aborts it."""
     producer = Producer(
         {
             "bootstrap.servers": tallies.settings.kafka_bootstrap_servers,

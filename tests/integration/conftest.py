@@ -1,4 +1,4 @@
-"""A service of its own on the shared servers, for tests of single parts."""
+"""A service on the shared servers, for tests of single parts."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from tests.faults.stage import Stage
 
 @pytest.fixture
 def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own."""
+    """A service of the test's own."""
     with Stage(servers, tmp_path) as stage:
         yield stage
         stage.show()

@@ -1,4 +1,4 @@
-"""Processes of a service as an operator starts them: by its command line, from any tree and any environment."""
+"""Processes of a service, started as by an operator: by its command line, from any tree and environment."""
 
 import json
 import signal
@@ -16,11 +16,11 @@ from dev import processes
 from dev.servers import Servers
 from dev.servers.places import HOST, free_port
 from dev.servers.process import environment
+from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import headers
-from tests.waiting import SECONDS_MAX, until
 
 START_SECONDS = 120.0
-"""Interpreters that start on a busy machine."""
+"""For interpreters that start on a busy machine."""
 TIMEOUTS = {"SESSION_TIMEOUT_MS": "1000", "TRANSACTION_TIMEOUT_MS": "5000", "PARTITIONS": "2"}
 
 
@@ -46,7 +46,7 @@ class Running:
         self._servers.postgres.drop_database(self._database)
 
     def command(self, root: Path, *words: str) -> str:
-        """Run a command of the service, as it is in the tree `root`; return what it writes."""
+        """Run a command of the service, as the tree `root` has it; return its output."""
         done = subprocess.run(
             [*self._program, *words],
             cwd=self._logs,

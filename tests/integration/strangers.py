@@ -1,8 +1,7 @@
-"""A worker of the small service in a process of its own, and a stranger who writes to its topic."""
+"""A worker process of the small service, and a stranger who writes to its topic."""
 
 import os
 import subprocess
-import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,18 +16,15 @@ from prometheus_client.parser import text_string_to_metric_families
 from dev.hostile.raw import Raw
 from dev.hostile.records import Target
 from dev.servers.places import free_port
-from shared.settings import Settings
+from shared.testing import SECONDS_MAX
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX
-
-ROOT = Path(__file__).parents[2]
 
 FIRST = 10**9
-"""Number of the first honest record: a stranger may hit upon a small one."""
+"""The first honest record's number: a stranger may hit upon small ones."""
 
 
 class Counts(NamedTuple):
-    """What a worker did with the records that it got."""
+    """What a worker did with its records."""
 
     handled: int
     duplicates: int
@@ -37,24 +33,16 @@ class Counts(NamedTuple):
 
 
 class Worker:
-    """The process."""
+    """A worker process."""
 
     def __init__(self, tallies: Tallies, log: Path, **more: object) -> None:
         self._tallies = tallies
         self.port = free_port()
-        settings: Settings = tallies.settings.model_copy(update={"metrics_port": self.port, **more})
         self.log = log
-        with log.open("wb") as out:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "tests.integration.tally_process", tallies.name, settings.model_dump_json()],
-                cwd=ROOT,
-                env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
-                stdout=out,
-                stderr=out,
-            )
+        self.process = tallies.process(log, metrics_port=self.port, **more)
 
     def done(self) -> bool:
-        """Whether it has handled everything. Raises `AssertionError` if it has ended."""
+        """Return whether it has handled all. Raises `AssertionError` if it has ended."""
         assert self.process.poll() is None, f"ended with {self.process.returncode}: {self.log.read_bytes()[-2_000:]!r}"
         handled = dict(self._tallies.sql("SELECT ARRAY[partition, next_offset] FROM exactly_once_position"))
         return handled == ends(self._tallies)
@@ -73,13 +61,13 @@ class Worker:
         return Counts(*(found[f"{name}_total"] for name in names))
 
     def rss(self) -> int:
-        """Its memory in bytes."""
+        """Return its memory in bytes."""
         pages = Path(f"/proc/{self.process.pid}/statm").read_text().split()[1]
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
 
 def ends(tallies: Tallies) -> dict[int, int]:
-    """The end of each partition of what is asked."""
+    """Return the end of each input partition."""
     topic = tallies.asked.topic
     latest = OffsetSpec.latest()  # type: ignore[no-untyped-call]
     asked = {TopicPartition(topic, p): latest for p in range(tallies.settings.partitions)}
@@ -89,7 +77,7 @@ def ends(tallies: Tallies) -> dict[int, int]:
 
 @contextmanager
 def worker(tallies: Tallies, log: Path, **more: object) -> Iterator[Worker]:
-    """Run a worker; in the end it stops when it is asked to, or is killed."""
+    """Run a worker; at the end it is asked to stop, and killed if it does not."""
     started = Worker(tallies, log, **more)
     try:
         yield started
@@ -103,13 +91,13 @@ def worker(tallies: Tallies, log: Path, **more: object) -> Iterator[Worker]:
 
 
 def target(tallies: Tallies, random: Random) -> Target:
-    """An event that the service understands, for a key of the stranger's."""
+    """Return an event that the service understands, for a key of the stranger's."""
     key = f"stranger-{random.randrange(50)}"
     return Target(tallies.asked.topic, "Asked.v1", {"trail": key, "number": -1, "wish": ""}, key)
 
 
 def good(tallies: Tallies, number: int) -> Raw:
-    """An honest record."""
+    """Return an honest record."""
     key = f"honest-{number % 50}"
     headers = [(name.encode(), value) for name, value in _headers(f"asked-{number}")]
     return Raw(tallies.asked.topic, key.encode(), f'{{"trail":"{key}","number":{number}}}'.encode(), headers)

@@ -1,11 +1,15 @@
-"""The stage of an operator's test: the small service with its own database and topics on the shared servers, which
-can be worked in this process, stopped anywhere, copied and restored.
+"""The stage of an operator's test: the small service with its own database and topics on the shared servers. It can
+work in this process, die anywhere, and be copied and restored.
 """
 
 import json
+import os
+import subprocess
+import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, cast
 from unittest import mock
@@ -14,6 +18,7 @@ import psycopg
 from confluent_kafka.admin import AdminClient
 from sqlalchemy import NullPool, create_engine
 
+from dev import processes
 from dev.servers import Servers
 from shared import command
 from shared.kafka import topics
@@ -21,11 +26,12 @@ from shared.postgres import outbox, roles
 from shared.session import Session
 from shared.settings import Settings
 from shared.telemetry import metrics
+from shared.testing import SECONDS_MAX
 from tests.faults import trail
 from tests.integration import tally_worker
 from tests.integration.tally_topics import Topics
-from tests.waiting import SECONDS_MAX
 
+ROOT = Path(__file__).parents[2]
 RUNTIME = "tally_runtime"
 """Workers and operators have the rights that a service has."""
 
@@ -81,7 +87,7 @@ class Tallies(Topics):
             return [row[0] for row in found.fetchall()] if found.description else []
 
     def request(self, *numbers: int, key: str = "k", padding: str = "") -> None:
-        """Make steps as HTTP requests do."""
+        """Make steps, as HTTP requests do."""
         for number in numbers:
             with Session(self._engine) as session, session.begin():
                 self.outbox.add(session, trail.step(session, self.kit, key, number, requested=True, padding=padding))
@@ -95,7 +101,7 @@ class Tallies(Topics):
             yield
 
     def copy(self) -> Callable[[], None]:
-        """Copy the database; return a function that puts the copy in its place, as a restored backup is."""
+        """Copy the database; return a function that restores the copy, as a backup."""
         name = f"{self.name}-{len(self._copies)}"
         self.servers.postgres.create_database(name, template=self.name)
         self._copies.append(name)
@@ -107,12 +113,12 @@ class Tallies(Topics):
         return restore
 
     def effects(self) -> list[int]:
-        """The numbers that took effect: those that were handled, in their order, then those that were requested."""
+        """Return the numbers that took effect: those handled, in their order, then those requested."""
         handled = self.sql("SELECT number FROM effect ORDER BY id")
         return handled + self.sql("SELECT unnest(requested) FROM trail ORDER BY key")
 
     def lane(self, lane: int = 0) -> tuple[int, str | None, int]:
-        """Position, claim id and number of rows of a claim."""
+        """Return position, claim id and number of rows of a claim."""
         with psycopg.connect(self.servers.postgres.dsn(self.name)) as connection:
             row = connection.execute(
                 "SELECT position, claim_id::text, cardinality(row_ids) FROM exactly_once_lane WHERE lane = %s", (lane,)
@@ -121,12 +127,12 @@ class Tallies(Topics):
         return row
 
     def waiting(self) -> list[int]:
-        """The numbers of the rows in the outbox, in their order."""
+        """Return the numbers of the rows in the outbox, in order."""
         rows = self.sql("SELECT data FROM exactly_once_outbox ORDER BY id")
         return [json.loads(data)["number"] for data in rows]
 
     def handled(self, partition: int = 0) -> tuple[int, int]:
-        """The next offset and epoch of an input."""
+        """Return the next offset and epoch of an input."""
         with psycopg.connect(self.servers.postgres.dsn(self.name)) as connection:
             row = connection.execute(
                 "SELECT next_offset, epoch FROM exactly_once_position WHERE partition = %s", (partition,)
@@ -135,11 +141,11 @@ class Tallies(Topics):
         return row
 
     def decisions(self) -> list[dict[str, Any]]:
-        """The decisions that were remembered, in their order."""
+        """Return the decisions on record, in their order."""
         return self.sql("SELECT to_jsonb(decision) FROM exactly_once_decision AS decision ORDER BY id")
 
     def make_database_anew(self) -> None:
-        """Put an empty database with tables in the place of the one that there is."""
+        """Replace the database by an empty one with tables."""
         self.servers.postgres.drop_database(self.name)
         self._make_database()
 
@@ -155,19 +161,38 @@ class Tallies(Topics):
     # ---- a worker, and an operator
 
     def work(self, *, die: str | None = None, leave: bool = True, **limits: int) -> None:
-        """Work until nothing is left to do; or die with a claim that is `unpublished`, or with one that was just
-        `published`.
+        """Work until nothing is left to do, or die with a claim that is `unpublished` or was just `published`.
 
-        Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
+        Without `leave` it ends like a killed one: Kafka learns of it by the session timeout.
         """
         tally_worker.work(self.kit, self.settings, die=die, leave=leave, **limits)
+
+    def lose_two(self) -> None:
+        """Handle 1 to 5, and restore the database as it was after 3."""
+        self.ask(1, 2, 3)
+        self.work()
+        restore = self.copy()
+        self.ask(4, 5)
+        self.work()
+        restore()
+
+    def process(self, log: Path, **more: object) -> subprocess.Popen[bytes]:
+        """Start a worker as a process, with `more` settings."""
+        settings = self.settings.model_copy(update=more)
+        with log.open("wb") as output:
+            return processes.start(
+                [sys.executable, "-m", "tests.integration.tally_process", self.name, settings.model_dump_json()],
+                cwd=ROOT,
+                env={**os.environ, "DATABASE_URL": settings.database_url.get_secret_value()},
+                output=output,
+            )
 
     def run(self, line: str) -> int:
         """Run a command of the service, in this process; return its exit code."""
         return self.run_words(line.split())
 
     def run_words(self, words: list[str]) -> int:
-        """The same, with words that may hold anything."""
+        """Run a command given as words, which may hold anything."""
         built = trail.container(self.kit, self.settings)
         try:
             return command.run(built, words)

@@ -12,7 +12,7 @@ from tests.faults import trail
 
 
 def main(name: str, settings_json: str) -> None:
-    """Run it."""
+    """Run the worker."""
     told = json.loads(settings_json)
     del told["database_url"]
     settings = Settings(**told)

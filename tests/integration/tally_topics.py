@@ -1,4 +1,4 @@
-"""The Kafka half of the small service's stage: what is asked, what is consumed, and what breaks."""
+"""The Kafka half of the small service's stage: events asked, events consumed, and damage."""
 
 import json
 import time
@@ -14,8 +14,8 @@ from confluent_kafka.cimpl import NewPartitions
 from shared.kafka import topics
 from shared.service import Service
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX, until
 from tests.faults.trail import Asked, Told
-from tests.waiting import SECONDS_MAX, until
 
 
 class Topics:
@@ -43,7 +43,7 @@ class Topics:
         return f"{self.asked.topic}[0]"
 
     def committed(self) -> dict[str, tuple[int, str]]:
-        """The committed offsets of the group, by `topic[partition]`, with their metadata."""
+        """Return the group's committed offsets, by `topic[partition]`, with metadata."""
         asked = self.admin.list_consumer_group_offsets([ConsumerGroupTopicPartitions(self.name)])
         found = asked[self.name].result(SECONDS_MAX).topic_partitions
         return {f"{p.topic}[{p.partition}]": (p.offset, p.metadata or "") for p in found}
@@ -81,12 +81,12 @@ class Topics:
         assert producer.flush(SECONDS_MAX) == 0
 
     def consumed(self, topic: str | None = None) -> list[tuple[int, str]]:
-        """The numbers that a read_committed reader sees, with the ids of their events, partition by partition."""
+        """Return the numbers that a read_committed reader sees, with their event ids, partition by partition."""
         records = self.read(topic or self.told.topic)
         return [(json.loads(r.value())["number"], dict(r.headers())["ce_id"].decode()) for r in records]
 
     def numbers(self) -> Counter[int]:
-        """Number of times each is consumed."""
+        """Return how often each is consumed."""
         return Counter(number for number, _ in self.consumed())
 
     def read(self, topic: str) -> list[Any]:
@@ -124,6 +124,6 @@ class Topics:
 
 
 def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, str | bytes | None]]:
-    """The headers of an event from somewhere else."""
+    """Return the headers of an event from elsewhere."""
     facts = {"ce_specversion": "1.0", "ce_source": "test", "ce_id": event_id, "ce_type": event_type}
     return [(name, fact.encode()) for name, fact in facts.items()]

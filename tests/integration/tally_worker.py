@@ -1,4 +1,4 @@
-"""A worker of the small service in this process: it works until it is done, or dies where a test wants it to."""
+"""A worker of the small service in this process: it works until done, or dies where a test wants."""
 
 import time
 from collections.abc import Callable, Iterator
@@ -13,20 +13,19 @@ from shared.postgres.transaction import WorkerDatabase
 from shared.protocol.cycle import Cycle, Limits
 from shared.service import Service
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX, until
 from shared.worker import startup
 from tests.faults import trail
-from tests.waiting import SECONDS_MAX, until
 
 
 class Died(BaseException):
-    """The worker died here; nothing catches it."""
+    """The worker dies here; nothing catches it."""
 
 
 def work(kit: trail.Kit, settings: Settings, *, die: str | None, leave: bool, **limits: int) -> None:
-    """Work until nothing is left to do; or die with a claim that is `unpublished`, or with one that was just
-    `published`.
+    """Work until nothing is left to do, or die with a claim that is `unpublished` or was just `published`.
 
-    Without `leave` its end is like that of a killed one: Kafka learns of it by the session timeout.
+    Without `leave` it ends like a killed one: Kafka learns of it by the session timeout.
     """
     built, service = trail.container(kit, settings), kit.service
     with closing(built.worker_engine().dispose):
@@ -58,7 +57,7 @@ def _run(service: Service, settings: Settings, kafka: Any, database: WorkerDatab
 
 
 def _settled(lanes: int, group: Group, cycle: Cycle, database: WorkerDatabase) -> bool:
-    """Whether everything is owned, handled and published; what is parked waits for ever."""
+    """Return whether all is owned, handled and published; what is parked waits for ever."""
     if len(cycle.owned.lanes) < lanes:
         return False
     ends = group.spans(cycle.owned.inputs)
@@ -81,7 +80,7 @@ def closing(end: Callable[[], object]) -> Iterator[None]:
 
 
 class Mortal:
-    """A Kafka port that dies before it publishes rows, or after."""
+    """A Kafka port that dies before or after it publishes rows."""
 
     def __init__(self, real: KafkaClient, die: str) -> None:
         self._real = real

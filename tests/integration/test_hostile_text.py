@@ -1,4 +1,4 @@
-"""Hostile text in a record, an event or a reason: every command shows it, and it does nothing to a terminal."""
+"""Every command shows hostile text in a record, an event or a reason, and it does nothing to a terminal."""
 
 import json
 import shlex
@@ -16,7 +16,7 @@ LONE = b'{"x": "\\ud800", "y": "\\u0000\\u001b[2J"}'
 
 @pytest.fixture
 def tallies(servers: Servers) -> Iterator[Tallies]:
-    """Dead letters, a row of the outbox, records and a decision that hold such text."""
+    """A service whose dead letters, outbox row, records and decision hold such text."""
     with Tallies(servers) as made:
         made.produce(
             LONE, EVIL.encode(), [("ce_id", EVIL.encode()), (EVIL, b"\xff\x00\x1b"), ("ce_type", EVIL.encode())]

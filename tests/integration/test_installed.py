@@ -1,4 +1,4 @@
-"""The library works when it is installed, in a repository with other names: docs/installing.md, executed."""
+"""The library works when installed, in a repository with other names: docs/installing.md, executed."""
 
 import os
 import re
@@ -13,20 +13,19 @@ import pytest
 from dev.servers import Servers
 from dev.service.copying import Consumed, files
 from dev.service.names import Spellings
-from shared.testing import outside
+from shared.testing import outside, until
 from tests.integration.running import TIMEOUTS, Running
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[2]
 INSTALL, SERVICE = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/installing.md").read_text(), re.DOTALL)[:2]
 SECONDS_MAX = 300.0
-"""Installing, where the cache of uv is empty."""
+"""Bounds an installation with an empty uv cache."""
 INSTEAD = (
     (r"\bfrom shared\b", "from exactly_once"),
     (r"\bmigrations\.library\b", "exactly_once.revisions"),
     (r"\bservices\.", "acme.apps."),
 )
-"""The names of this repository, and those of the other one."""
+"""This repository's names, and those of the other one."""
 
 
 def shell(script: str, folder: Path) -> str:
@@ -58,13 +57,13 @@ pytestmark = [pytest.mark.proof, pytest.mark.timeout(600)]  # the environment is
 
 @pytest.fixture(scope="module")
 def name() -> str:
-    """A service that no other test has: the servers are shared."""
+    """The name of a service that no other test has: the servers are shared."""
     return f"tally_{uuid.uuid4().hex[:8]}"
 
 
 @pytest.fixture(scope="module")
 def repository(name: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the page makes, and one more service: the skeleton, with the names of that repository."""
+    """The page's repository, with one more service: the skeleton with that repository's names."""
     root = tmp_path_factory.mktemp("repository")
     shell(INSTALL, root)
     shell(SERVICE, root)
@@ -86,7 +85,7 @@ def running(name: str, repository: Path, servers: Servers, tmp_path: Path) -> It
 
 
 def test_nothing_there_is_from_this_tree(repository: Path) -> None:
-    """Neither is the library in the repository, nor does anything there know its name of here."""
+    """The library is not in that repository, and nothing there knows its name here."""
     found = shell("grep -rnE '(from|import) (shared|services|migrations)' acme || true", repository)
     assert found == ""
     where = shell(".venv/bin/python -c 'import exactly_once; print(exactly_once.__file__)'", repository)

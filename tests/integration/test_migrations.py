@@ -1,4 +1,4 @@
-"""A migrated database is what the code expects; it gets there once, from any state, however many start together."""
+"""A migrated database is what the code expects; it gets there once, from any state, with any number of starts."""
 
 import importlib.util
 import uuid
@@ -22,7 +22,7 @@ from shared.testing.databases import settings as make_settings
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/models.py"))
 SERVICE = SERVICES[0]
-"""Whose history is lengthened; any will do."""
+"""The service whose history is lengthened; any will do."""
 
 # Everything about a schema that a client can notice, and the settings that vacuum obeys.
 CATALOG = (
@@ -47,7 +47,7 @@ Databases = Callable[[], Settings]
 
 @pytest.fixture
 def empty(servers: Servers) -> Iterator[Databases]:
-    """Make databases without tables, for every service each."""
+    """Make a database without tables for each service."""
     suffixes: list[str] = []
 
     def make() -> Settings:
@@ -144,7 +144,7 @@ def test_a_process_refuses_a_database_without_lanes(empty: Databases) -> None:
 
 @pytest.fixture
 def longer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the beginning of a service's history, to which a test may add."""
+    """Copy the start of a service's history, for a test to add to."""
     for path in Path("migrations", SERVICE).glob("000[1-4]_*.py"):
         (tmp_path / path.name).write_text(path.read_text())
     for number in range(len(list(tmp_path.iterdir())) + 1, 5):  # a service that was made since begins with all of it

@@ -38,7 +38,7 @@ class Layout(NamedTuple):
 
 @pytest.fixture(params=[("acme", "acme.eventing", "acme.apps"), ("backend", "backend.exactly_once", "backend")])
 def layout(request: pytest.FixtureRequest) -> Layout:
-    """That of the page; and one with the services beside the library, and other names."""
+    """The page's layout, and one with other names and the services beside the library."""
     return Layout(*request.param)
 
 
@@ -56,7 +56,7 @@ def repository(tmp_path: Path, layout: Layout) -> Path:
 
 
 def run(repository: Path, command: str, **env: str) -> subprocess.CompletedProcess[str]:
-    """Run a command of the page there; nothing of this repository can be imported."""
+    """Run a command of the page there, without this repository's modules."""
     words = [sys.executable, *shlex.split(command)[1:]]
     given = {name: value for name, value in os.environ.items() if name in ("PATH", "HOME")} | env
     return subprocess.run(
@@ -100,7 +100,7 @@ print(len(targets))
 
 
 def answer(repository: Path, program: str, **env: str) -> str:
-    """Run a program there; return what it prints."""
+    """Run a program there; return its output."""
     (repository / "asking.py").write_text(program)
     done = run(repository, "python asking.py", PYTHONPATH=".", **env)
     assert done.returncode == 0, done.stderr
@@ -136,7 +136,7 @@ def test_a_service_works_there_and_its_messages_name_what_is_typed_there(
 
 
 def test_nothing_is_left_of_the_old_names(repository: Path) -> None:
-    """But for sentences, and for the fallback where nothing tells the package."""
+    """Sentences may have them, and the fallback where nothing tells the package."""
     found = [
         f"{path.relative_to(repository)}: {line.strip()}"
         for path in repository.rglob("*.py")
@@ -155,5 +155,5 @@ def test_the_library_is_copied_as_it_is_and_all_of_it_can_be_imported(repository
 
 
 def test_every_command_of_an_operator_leads_somewhere_there(repository: Path, layout: Layout) -> None:
-    """Their modules are named by strings."""
+    """Strings name their modules."""
     assert int(answer(repository, layout.spell(FOLLOW_COMMANDS))) > 10

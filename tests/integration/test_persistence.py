@@ -1,6 +1,4 @@
-"""The handlers on a real session and a real database: what they decide is what is stored, and the database refuses what
-must not be.
-"""
+"""On a real session and database, what the handlers decide is stored, and the database refuses what must not be."""
 
 import uuid
 from collections.abc import Iterator
@@ -112,7 +110,7 @@ def test_money_is_stored_at_every_step(engines: dict[str, Engine], order_id: str
 
 
 def test_everything_may_happen_in_one_batch(engines: dict[str, Engine], order_id: str) -> None:
-    """Rows that an earlier event of the batch has made are found by a later one before anything is written."""
+    """A later event finds rows that an earlier event of the batch has made, before anything is written."""
     sku = f"one-{order_id[:8]}"
     one(engines["inventory"], "INSERT INTO stock VALUES (:sku, 100, 'EUR', 5, 0, 0, 5) RETURNING 1", sku=sku)
     published = handle(

@@ -1,4 +1,4 @@
-"""Any record takes effect, is skipped, or is set aside; and what is reported about it is bounded."""
+"""Any record takes effect, is skipped, or is set aside, and what is reported of it is bounded."""
 
 import json
 import re
@@ -24,11 +24,11 @@ from shared.container import ServiceContainer
 from shared.kafka import consumer
 from shared.settings import Settings
 from shared.telemetry import metrics
+from shared.testing import until
 from tests.faults import trail
 from tests.faults.stage import Stage
 from tests.integration.strangers import FIRST, good, target, worker
 from tests.integration.tallies import Tallies
-from tests.waiting import until
 
 EACH = 12
 BIG = 1_040_000
@@ -74,7 +74,7 @@ def test_records_of_every_shape_end_no_worker_and_hold_up_nobody(tallies: Tallie
 
 
 def test_an_oversize_key_is_not_copied(tallies: Tallies) -> None:
-    """It would make the service owe an event that it can never publish."""
+    """Otherwise the service would owe an event that it can never publish."""
     tallies.sql("INSERT INTO switch VALUES ('reject')")
     wrong, right = good(tallies, 1), good(tallies, 2)
     send(
@@ -158,7 +158,7 @@ def test_a_batch_that_is_large_when_it_is_unpacked_holds_up_nobody(tallies: Tall
 
 
 def takes_little(name: str, settings: Settings) -> ServiceContainer:
-    """A worker whose batches are a tenth of the usual size, so that the test need not be large."""
+    """Let batches be a tenth of the usual size, so that the test need not be large."""
     consumer.RECEIVE_BYTES_MAX = 2_000_000
     return trail.build(name, settings)
 
@@ -176,7 +176,7 @@ def run(stage: Stage, line: str) -> int:
 def test_a_batch_that_cannot_be_unpacked_is_named_with_the_command_that_passes_over_it(
     servers: Servers, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The others go on, and so does this one when it was decided. What is fetched together with it is handled first."""
+    """Other inputs go on, and so does this one after the decision. Records fetched with it are handled first."""
     with Stage(servers, tmp_path, build=takes_little) as stage:
         stage.ask()
         bomb = Raw(stage.kit.asked.topic, b"key", b"\0" * 3_000_000, partition=0)
@@ -217,7 +217,7 @@ def create_in_latin1(postgres: Postgres, name: str) -> None:
 def test_a_database_in_another_encoding_stores_every_dead_letter(
     servers: Servers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It lacks some characters: a report on a record then uses others."""
+    """It lacks some characters: the report on a record uses others."""
     monkeypatch.setattr(Postgres, "create_database", create_in_latin1)
     with Tallies(servers) as tallies:
         wrong, right = good(tallies, 1), good(tallies, 2)

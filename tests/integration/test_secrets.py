@@ -1,4 +1,4 @@
-"""No failure makes a process print a secret: all that it prints and serves is searched for all its secrets."""
+"""No failure makes a process print a secret: all its output and pages are searched for all its secrets."""
 
 import os
 import subprocess
@@ -16,17 +16,17 @@ from dev.servers import Servers
 from dev.servers.locked import Grant, LockedKafka
 from dev.servers.places import free_port
 from shared.http import tokens
-from tests.waiting import SECONDS_MAX, until
+from shared.testing import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[2]
 DATABASE, KAFKA, KEY, MIGRATION = (f"{kind}-Se%63ret-{uuid.uuid4().hex}" for kind in ("pg", "kafka", "key", "owner"))
-"""With a letter written as %63: neither spelling may be printed."""
+"""Each has a letter written as %63: neither spelling may be printed."""
 TOKEN, ENTRY = tokens.make("shop", ["accounts:write", "accounts:read"])
 SECRETS = [DATABASE, DATABASE.replace("%63", "c"), MIGRATION, MIGRATION.replace("%63", "c"), KAFKA, KEY, TOKEN, ENTRY]
 
 
 class Told:
-    """A payment service given every kind of secret, by files and by variables."""
+    """A payment service with every kind of secret, by files and by variables."""
 
     def __init__(self, servers: Servers, locked: LockedKafka, folder: Path) -> None:
         self.name = f"payment_{uuid.uuid4().hex[:12]}"
@@ -122,7 +122,7 @@ def told(servers: Servers, locked: LockedKafka, tmp_path_factory: pytest.TempPat
 
 @pytest.mark.parametrize("form", ["json", "console"])
 def test_an_api_that_fails_says_nothing_of_them(told: Told, form: str) -> None:
-    """A defect is logged with its whole traceback, while the request's headers and the connection are at hand."""
+    """A defect is logged with its whole traceback, with the request's headers and the connection at hand."""
     authorization = {"Authorization": f"Bearer {TOKEN}"}
     with told.serving("api", LOG_FORMAT=form) as (client, log):
         pages = [client.get(path).text for path in ("/metrics", "/openapi.json", "/docs", "/health/ready")]

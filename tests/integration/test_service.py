@@ -1,4 +1,4 @@
-"""Records that cannot be handled, of every kind that a topic can hold, between others that can."""
+"""Records of every kind that cannot be handled, between others that can."""
 
 import re
 import urllib.request
@@ -17,14 +17,14 @@ from tests.faults.trail import DOWN
 
 @pytest.fixture
 def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service whose inputs have one partition, so that everything is in one order."""
+    """A service whose input has one partition, so that everything is in one order."""
     with Stage(servers, tmp_path, partitions=1) as stage:
         yield stage
         stage.show()
 
 
 def rolled_back(worker: Worker) -> float:
-    """How often a worker has tried a batch in vain; its log folds lines that repeat themselves."""
+    """Return how often a worker tried a batch in vain; its log folds repeated lines."""
     address = f"http://127.0.0.1:{worker.order.settings.metrics_port}/metrics"
     try:
         with urllib.request.urlopen(address, timeout=5) as answer:
@@ -44,7 +44,7 @@ class Poison(NamedTuple):
 
 
 def wish(text: str, key: str = "key", number: int = 13) -> bytes:
-    """An event that is well formed and wishes something."""
+    """Return a well-formed event with a wish."""
     return msgspec.json.encode({"trail": key, "number": number, "wish": text})
 
 
@@ -156,7 +156,7 @@ def test_a_type_that_nobody_handles_is_skipped(stage: Stage) -> None:
 
 
 def test_a_version_that_is_not_known_yet_waits_for_somebody_who_knows_it(stage: Stage) -> None:
-    """In a rolling upgrade the producer may be ahead; its events must not be set aside for it."""
+    """In a rolling upgrade the producer may be ahead; that must not set its events aside."""
     stage.ask()
     stage.produce("key", GOOD, headers("1", "Asked.v2"))
     worker = stage.worker(metrics_port=free_port())
@@ -194,7 +194,7 @@ def test_a_dependency_that_is_down_parks_its_input_and_loses_nothing(servers: Se
 
 
 def test_a_table_that_is_missing_waits_and_goes_on_when_it_is_there(servers: Servers, tmp_path: Path) -> None:
-    """It is no record's fault: a wrong deploy makes no dead letters. What fails in the flush names the service too."""
+    """No record is at fault: a wrong deploy makes no dead letters. A failure in the flush names the service too."""
     with Stage(servers, tmp_path, retry_seconds_max=0.5) as stage:
         stage.connection.execute("ALTER TABLE effect RENAME COLUMN number TO renamed")
         stage.ask(stage.keys[:1], wish="table")

@@ -1,4 +1,4 @@
-"""Every line of docs/session.md, on a real PostgreSQL. A test is named after its line by what it is parametrised with.
+"""Every line of docs/session.md, on a real PostgreSQL. Its line, as a parameter, names each test.
 
 Each gets a session as a handler has it: lent, in a transaction, with row `a` and area `("eu", 7)` in the database.
 """
@@ -60,15 +60,15 @@ def engine(postgres: Postgres) -> Iterator[Engine]:
 
 
 class Case(NamedTuple):
-    """The parts that a line is tried with."""
+    """The parts with which a line is tried."""
 
     session: Session
     engine: Engine
     statements: list[str]
-    """Those that were sent since `clear`."""
+    """The statements sent since `clear`."""
 
     def locked(self, key: str = "a") -> bool:
-        """Whether another transaction cannot lock the account."""
+        """Return whether another transaction cannot lock the account."""
         return not self._free("SELECT 1 FROM account WHERE id = :key FOR UPDATE NOWAIT", {"key": key})
 
     def area_locked(self) -> bool:
@@ -83,7 +83,7 @@ class Case(NamedTuple):
             return True
 
     def elsewhere(self, statement: str) -> None:
-        """Do something in another transaction."""
+        """Run statements in another transaction."""
         with self.engine.begin() as other:
             other.execute(text(statement))
 
@@ -126,7 +126,7 @@ def line(begins: str) -> Callable[[Callable[[Case], None]], Callable[[Case], Non
 
 @line("`session.publish(event)`")
 def _(case: Case) -> None:
-    """Whose event it is, and whether its aggregate is held, is known by those who lend the session."""
+    """The lender of the session knows whose event it is, and whether its aggregate is held."""
     published: list[Event] = []
     with pytest.raises(SessionMisused, match="in a handler or in a request"):
         case.session.publish(Opened(id="a"))
@@ -150,7 +150,7 @@ def _(case: Case) -> None:
 
 @line("`session.lock(Model, key)`")
 def _(case: Case) -> None:
-    """What was read without a lock, and changed, is not read over."""
+    """A row read without a lock, and changed, is not overwritten by a read."""
     case.session.get_one(Account, "a").balance = 5
     account = case.session.lock(Account, "a")
     assert account is not None
@@ -198,7 +198,7 @@ def _(case: Case) -> None:
 
 @line("`session.add(row)`, `add_all`")
 def _(case: Case) -> None:
-    """A row that a relationship brings along; its key comes from the database."""
+    """The row comes by a relationship, its key from the database."""
     account = case.session.lock(Account, "a")
     assert account is not None
     entry = Entry()
@@ -284,7 +284,7 @@ def _(case: Case) -> None:
 
 @line("`session.scalars(select(Model).with_for_update())`")
 def _(case: Case) -> None:
-    """What is not written yet is not read over, even where nothing is to be written by itself."""
+    """Unwritten changes are not overwritten by a read, even where nothing is flushed by itself."""
     account = case.session.lock(Account, "a")
     assert account is not None
     account.balance = 5
@@ -294,7 +294,7 @@ def _(case: Case) -> None:
 
 @line("`session.scalars(select(Model).with_for_update())`")
 def _(case: Case) -> None:
-    """Of a join, the rows that are named; of a WITH query, which PostgreSQL does not lock, none."""
+    """A join locks the rows named; a WITH query, which PostgreSQL does not lock, none."""
     case.session.add(Entry(account="a"))
     joined = select(Account, Entry).join(Entry, Entry.account == Account.id)
     row, entry = case.session.execute(joined.with_for_update(of=Entry)).one()

@@ -1,5 +1,5 @@
-"""What one handler of a batch does is seen by the next, as if each had a transaction of its own; and it costs no more
-statements than it must.
+"""One handler's work is seen by the next in the batch, as if each had its own transaction, with no more statements than
+needed.
 """
 
 import logging
@@ -29,7 +29,7 @@ class Base(DeclarativeBase):
 
 
 class Seat(Base):
-    """Found by two columns."""
+    """A row with a key of two columns."""
 
     __tablename__ = "seat"
 
@@ -68,7 +68,7 @@ SERVICE = Service("seats", publishes=(Told,))
 
 @SERVICE.on(Asked)
 def sell(asked: Asked, session: Session, seat: Seat | None) -> Iterable[Event]:
-    """Ask nothing but what was declared, unless the event wishes so."""
+    """Query nothing undeclared, unless the event wishes it."""
     if asked.how == "defect":
         session.add(Sold(room="\x00"))
         return ()
@@ -109,7 +109,7 @@ class Batch:
         self.statements: list[str] = []
 
     def handle(self, *asked: Asked) -> None:
-        """Handle them; what they publish is then in `published`."""
+        """Handle events, and collect in `published` what they publish."""
         outbox = Outbox(SERVICE, 1_000_000)
         deliveries = [
             Delivery(Record(Input("asked", 0), n, None, None, None), Envelope("", "", "", 1, "", "", b""), one, 0)
@@ -161,7 +161,7 @@ def test_the_aggregate_of_several_columns_must_be_held_too(batch: Batch) -> None
 
 
 def test_a_flush_that_fails_is_not_counted_against_the_one_who_asked(batch: Batch) -> None:
-    """What the first has added cannot be stored; the second asks, and says that it cannot be handled."""
+    """The first one's row cannot be stored; the second one's query finds that out."""
     with pytest.raises(HandlingFailed) as failed:
         batch.handle(Asked(number=1, how="defect"), Asked(number=2, how="count"))
     assert failed.value.record is None

@@ -1,4 +1,4 @@
-"""What docs/upgrading.md promises: old processes work on the new schema, and a deployment loses and repeats nothing."""
+"""As docs/upgrading.md promises, old processes work on the new schema, and a deployment loses and repeats nothing."""
 
 import shutil
 import signal
@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from shared.testing import until
 from tests.dev.tree import ROOT, Tree
 from tests.integration.running import Running
-from tests.waiting import until
 
 pytestmark = pytest.mark.proof
 
@@ -21,7 +21,7 @@ SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__mai
 
 @pytest.fixture(scope="module")
 def previous(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tree of the previous commit; of this one in a clone that has no other; this tree itself where git is not."""
+    """The previous commit's tree; the present one's in a clone without history; this tree itself without git."""
     root = tmp_path_factory.mktemp("previous")
     for commit in ("HEAD~1", "HEAD"):
         with (root / "tree.tar").open("wb") as file:
@@ -98,7 +98,7 @@ class SomethingHappened(events.SomethingHappened, version=2):
 
 @pytest.fixture(scope="module")
 def versions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
-    """Two trees: a service as it is made, and its next version."""
+    """Two trees: a new service, and its next version."""
     old, new = (Tree(tmp_path_factory.mktemp(name) / "tree") for name in ("old", "new"))
     for tree in (old, new):
         tree.run(sys.executable, "-c", MAKE)

@@ -20,18 +20,18 @@ from shared.errors import GenerationLost, KafkaInDoubt, KafkaUnavailable
 from shared.protocol.ports import NOTHING, Assignment, Committed, Input
 
 TRANSACTION_ROUNDS = 14
-"""transaction.timeout.ms: longer than the session timeout, so that a successor meets open transactions."""
+"""transaction.timeout.ms: longer than the session timeout, so that successors meet open transactions."""
 
 SESSION_ROUNDS = 6
-"""session.timeout.ms: a process that is started again at once is back before it."""
+"""session.timeout.ms: a process restarted at once is back before it."""
 
 FORGOTTEN_ROUNDS = 20
-"""After so long an operator ends what the broker forgot; longer than every timeout."""
+"""Until an operator ends what the broker forgot: longer than every timeout."""
 
 RECORDS, OFFSETS = "records", "offsets"
 
 TOPIC = "consumed"
-"""What the service consumes."""
+"""The topic that the service consumes."""
 
 
 class State(Enum):
@@ -58,28 +58,28 @@ class Log:
     def __init__(self) -> None:
         self.entries: list[Entry] = []
         self.first = 0
-        """The first offset that is left; retention has removed those before it."""
+        """The first offset left; retention removed those before it."""
 
     def append(self, value: Any) -> None:
-        """Append what a producer without transactions publishes: no marker follows."""
+        """Append records of a producer without transactions: no marker follows."""
         self.entries.append(Entry(value, 0, State.COMMITTED))
 
     def append_record(self, value: Any, *, committed: bool) -> None:
-        """Append what another service publishes, in a transaction of its own."""
+        """Append another service's record, in a transaction of its own."""
         self.entries.append(Entry(value, 0, State.OPEN))
         self.mark(0, State.COMMITTED if committed else State.ABORTED)
 
     def readable(self) -> list[Any]:
-        """What readers see now."""
+        """Return what readers see now."""
         return [value for offset in range(self.first, self.stable_end()) if (value := self.at(offset)) is not None]
 
     def at(self, offset: int) -> Any | None:
-        """What a reader finds at an offset below the last stable one; None for a marker, and for what was aborted."""
+        """Return what a reader finds at an offset below the last stable one; None for a marker or an aborted record."""
         entry = self.entries[offset]
         return entry.value if entry.state is State.COMMITTED else None
 
     def mark(self, pid: int, state: State) -> None:
-        """Write a marker: it ends whatever the producer id has open here, of whichever transaction."""
+        """Write a marker: it ends all that the producer id has open here, of any transaction."""
         for entry in self.entries:
             if entry.pid == pid and entry.state is State.OPEN:
                 entry.state = state
@@ -93,7 +93,7 @@ class Log:
         return len(self.entries)
 
     def committed(self) -> list[Any]:
-        """What readers see now, or will see without further action."""
+        """Return what readers see now, or will without further action."""
         return [entry.value for entry in self.entries if entry.state is State.COMMITTED]
 
 
@@ -108,11 +108,11 @@ class Producer:
     logs: list[Log] = field(default_factory=list)
     pending: dict[Input | int, Committed] = field(default_factory=dict)
     hung: dict[Input | int, Committed] = field(default_factory=dict)
-    """Offsets whose marker was forgotten: the next one of this producer id settles them, whatever it says."""
+    """Offsets whose marker was forgotten: this producer id's next one settles them, commit or abort."""
     forgotten: Collection[str] = ()
-    """Whose markers will be forgotten when its transaction is aborted: RECORDS, OFFSETS."""
+    """What loses its markers when its transaction is aborted: RECORDS, OFFSETS."""
     outcome: bool | None = None
-    """Whether the last transaction was committed: the answer to an EndTxn that comes again."""
+    """Whether the last transaction was committed: the answer to a repeated EndTxn."""
 
 
 class Broker:
@@ -131,7 +131,7 @@ class Broker:
         self.shares: dict[int, Assignment] = {}
         self.round = 0
         self.assignor: Callable[[Collection[int], int], dict[int, Assignment]] = by_range
-        """Deals so many partitions out to members."""
+        """Deals that many partitions out to members."""
         self.refuses: Callable[[Any], bool] = lambda value: False
         """Whether a topic refuses a record, say for its size."""
         self._version = version
@@ -153,7 +153,7 @@ class Broker:
         return producer.epoch
 
     def is_open(self) -> bool:
-        """Whether any transaction is open in a topic that the service publishes on."""
+        """Return whether any transaction is open in the service's topics."""
         return any(log.stable_end() < len(log.entries) for log in self.published.values())
 
     def add(self, slot: int, epoch: int, lanes: Collection[int]) -> None:
@@ -163,14 +163,14 @@ class Broker:
         producer.logs += [self.published[lane] for lane in lanes if self.published[lane] not in producer.logs]
 
     def append(self, slot: int, epoch: int, lane: int, values: Sequence[Any]) -> None:
-        """Produce, verified as KIP-890 part 1 does: only into a partition of the transaction under way."""
+        """Produce, verified as in KIP-890 part 1: only to a partition of the open transaction."""
         producer = self._current(slot, epoch)
         if self.published[lane] not in producer.logs:
             raise KafkaInDoubt("INVALID_TXN_STATE")
         self.published[lane].entries += [Entry(value, producer.pid, State.OPEN) for value in values]
 
     def arrive(self, slot: int) -> None:
-        """Let what was on its way arrive inside the open transaction."""
+        """Let late requests arrive inside the open transaction."""
         arriving = [request for of, request in self._inside if of == slot]
         self._inside = [late for late in self._inside if late[0] != slot]
         for request in arriving:
@@ -187,7 +187,7 @@ class Broker:
         producer.pending.update(offsets)
 
     def end(self, slot: int, epoch: int) -> int:
-        """EndTxn, commit; return the epoch to go on with. Clients abort by a new producer only."""
+        """EndTxn, commit; return the next epoch. Clients abort only by a new producer."""
         producer = self._current(slot, epoch)
         if producer.began is None:
             if producer.outcome:
@@ -210,11 +210,11 @@ class Broker:
         return producer
 
     def forget(self, slot: int, what: Collection[str]) -> None:
-        """Be killed in the middle of a transaction, and come back so that markers of it are forgotten."""
+        """Be killed in the middle of a transaction, and come back without some of its markers."""
         self.producers[slot].forgotten = what
 
     def forget_commit(self, slot: int, epoch: int) -> None:
-        """Answer to an EndTxn, and forget all that it should do."""
+        """Answer an EndTxn, and forget to carry it out."""
         producer = self._current(slot, epoch)
         if producer.began is not None:
             self._rule("a commit is forgotten")
@@ -261,7 +261,7 @@ class Broker:
             self._rule("a late request is refused")
 
     def pass_time(self) -> None:
-        """One round passes."""
+        """Let one round pass."""
         self.round += 1
         due = [request for when, request in self._late if when <= self.round]
         self._late = [late for late in self._late if late[0] > self.round]
@@ -281,7 +281,7 @@ class Broker:
             forgotten[1]()
 
     def quiet(self) -> bool:
-        """Whether nothing is open or on its way any more, and nothing belongs to a member that is dead."""
+        """Return whether nothing is open or on its way, and dead members own nothing."""
         return (
             not self._late
             and all(self.last_heartbeat[member] >= self.round - 1 for member in self.members.values())
@@ -310,7 +310,7 @@ class Broker:
             self.rebalance()
 
     def rebalance(self) -> None:
-        """Deal the shares out anew, to a new generation."""
+        """Deal the shares out to a new generation."""
         self.generation += 1
         self.shares = self.assignor(self.members, len(self.inputs))
 

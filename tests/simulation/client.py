@@ -1,7 +1,7 @@
 """The Kafka port of one simulated process: a group member and a transactional producer.
 
 It keeps the port's contract as `shared.kafka.consumer` and `shared.kafka.producer` do: after a call that did not
-plainly succeed it raises `KafkaInDoubt`, also if the call succeeded and a copy of its request may still be on its way.
+plainly succeed it raises `KafkaInDoubt`, even if the call succeeded and a copy of its request may still be on its way.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -13,7 +13,7 @@ from tests.simulation.broker import OFFSETS, RECORDS, Broker
 from tests.simulation.faults import Fault
 
 LATE_ROUNDS = 3
-"""How long a late request is on its way: its sender has recovered by then, or not."""
+"""How long a late request takes: its sender may have recovered by then, or not."""
 
 UNSURE = (Fault.REFUSE, Fault.LOSE, Fault.LATE, Fault.LATE_INSIDE)
 """Faults after which a sender does not know whether its request took effect."""
@@ -23,10 +23,10 @@ FORGETFUL = {
     Fault.FORGET_OFFSETS: (OFFSETS,),
     Fault.FORGET_ALL: (RECORDS, OFFSETS),
 }
-"""What a broker killed within a transaction forgets of it."""
+"""What a broker killed within a transaction forgets."""
 
 REVOKED = -1
-"""The generation of a member that owns nothing and will get its share."""
+"""The generation of a member that owns nothing and awaits its share."""
 
 At = Callable[..., Fault]
 """Reaches a call; offers extra faults that it may meet."""
@@ -41,8 +41,8 @@ class Client:
     """Implements `shared.protocol.ports.Kafka`."""
 
     eager = True
-    """Everything is revoked before a new share is given, as in the classic protocol of groups; the harsher of the two.
-    Otherwise, as under KIP-848, what changes comes at once.
+    """All is revoked before a new share is given, as in the classic group protocol, the harsher of the two. Otherwise,
+    as under KIP-848, changes come at once.
     """
 
     def __init__(self, broker: Broker, slot: int, at: At) -> None:
@@ -60,9 +60,9 @@ class Client:
         self._spoilt: KafkaInDoubt | GenerationLost | None = None
         """The error of the open transaction: nothing but a new producer helps."""
         self._empty = True
-        """Whether the broker does not know of this transaction."""
+        """Whether the broker does not know this transaction."""
         self._doubted = False
-        """A connection was lost since the last commit."""
+        """Whether a connection was lost since the last commit."""
 
     # ---- the member
 
@@ -222,11 +222,11 @@ class Client:
             raise KafkaInDoubt("a connection was lost")
 
     def lose_connection(self) -> None:
-        """Lose a connection after a commit was answered: what was answered may be forgotten."""
+        """Lose a connection after a commit's answer, which may be forgotten."""
         self._doubted = True
 
     def end_late(self) -> None:
-        """Let a COMMIT that the process has sent before it died arrive later."""
+        """Let a COMMIT that the process sent before it died arrive later."""
         epoch = self._known_epoch()
         self._broker.later(LATE_ROUNDS, lambda: self._broker.end(self.slot, epoch))
 

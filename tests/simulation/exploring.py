@@ -65,7 +65,7 @@ def play(scenario: Scenario, plan: Plan, parts: Parts) -> Run:
 def explore(
     scenario: Scenario, faults: int, parts: Parts | None = None, only: Fault | None = None
 ) -> Iterator[tuple[dict[int, Fault], Run]]:
-    """Play every plan of up to `faults` faults, or of `only` that one."""
+    """Play every plan of up to `faults` faults, or only of fault `only`."""
     plans: list[dict[int, Fault]] = [{}]
     while plans:
         plan = plans.pop()
@@ -78,14 +78,14 @@ def explore(
 
 
 def written(scenario: Scenario) -> str:
-    """Write a scenario so that `read` understands it."""
+    """Return a scenario as text that `read` understands."""
     marks = {Arrive: "", Open: "+", Close: "!"}
     steps = (marks[type(step)] + "=".join(step) for step in scenario.script)
     return " ".join(["/".join(str(number) for number in scenario[1:]), *steps])
 
 
 def read(text: str) -> Scenario:
-    """Return a scenario by its name, or as it is written."""
+    """Return a scenario by its name or its text."""
     if text in SCENARIOS:
         return SCENARIOS[text]
     numbers, *steps = text.split()
@@ -98,12 +98,12 @@ def read(text: str) -> Scenario:
 
 
 def command(name: str, plan: Plan) -> str:
-    """The command that plays this again."""
+    """Return the command that plays this again."""
     return f"python -m tests.simulation.exploring '{name}' " + " ".join(f"{n}:{f.value}" for n, f in plan.items())
 
 
 def trace(points: Sequence[Point]) -> str:
-    """Describe what was called."""
+    """Describe the calls."""
     return "\n".join(
         f"{number:5} round {point.round:3}  process {point.process}  {point.call}"
         + (f"  <- {point.fault.value}" if point.fault is not Fault.NONE else "")

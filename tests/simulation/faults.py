@@ -1,6 +1,6 @@
 """The faults that can happen at one call of a port, and the simulation's own errors.
 
-A crash after a call is the same as a crash before the next one: nothing in between can be seen from outside. The same
+A crash after a call is the same as one before the next call: nothing in between can be seen from outside. The same
 holds for stalls.
 """
 
@@ -14,13 +14,13 @@ class Fault(Enum):
     DIE = "die"
     """The process dies before the call, and its supervisor starts it again at once."""
     DIE_LONG = "die-long"
-    """The same, but it comes back after the session timeout, while its transaction is still open."""
+    """As DIE, but it comes back after the session timeout, while its transaction is still open."""
     DIE_LATE = "die-late"
     """The process dies with the COMMIT on its way; the server gets it rounds later."""
     PAUSE = "pause"
     """The process stands still for two rounds: unnoticed."""
     FREEZE = "freeze"
-    """It stands still beyond the session timeout: others have its partitions."""
+    """It stands still beyond the session timeout: others own its partitions."""
     SLEEP = "sleep"
     """It stands still beyond every timeout: its Kafka transaction is aborted, its database session ended."""
     EXPEL = "expel"
@@ -46,22 +46,22 @@ class Fault(Enum):
     FORGET = "forget"
     """The broker is killed; back, it aborts the transaction and forgets to mark its records (KAFKA-20734)."""
     FORGET_OFFSETS = "forget-offsets"
-    """The same, but it forgets to mark the offsets; and the process dies with it."""
+    """As FORGET, but it forgets to mark the offsets, and the process dies too."""
     FORGET_ALL = "forget-all"
-    """The same, but it forgets both: as when it had been killed after it had decided to commit."""
+    """As FORGET_OFFSETS, but it forgets both: as if killed after it decided to commit."""
     FORGET_COMMIT = "forget-commit"
-    """The broker answers to a COMMIT and is killed; back, it forgets the markers, until an operator aborts it."""
+    """The broker answers a COMMIT and is killed; back, it forgets the markers, until an operator aborts."""
 
 
 ALWAYS = (Fault.DIE, Fault.DIE_LONG, Fault.PAUSE, Fault.FREEZE, Fault.SLEEP, Fault.EXPEL)
 """Possible at every call."""
 
 STALLS = {Fault.PAUSE: 2, Fault.FREEZE: 10, Fault.SLEEP: 18}
-"""How many rounds a stall lasts; the timeouts in `world` lie between them."""
+"""The rounds that a stall lasts; the timeouts in `world` lie between them."""
 
 
 class Died(BaseException):
-    """The process is dead: none of its lines may take effect any more."""
+    """The process is dead: none of its lines may take effect."""
 
 
 class Violated(AssertionError):

@@ -1,13 +1,12 @@
-"""The protocol with one step taken away, one at a time: what the simulation is worth is what it finds of them.
+"""The protocol with one step taken away, one at a time: the simulation is worth what it finds of these.
 
     python -m tests.simulation.mutants >tests/simulation/teeth.md
 
-writes the table: each mutant, and the scenario, fault and call at which it was found out. What survives is played in
-every scenario with every fault, which takes minutes.
+writes the table: each mutant, with the scenario, fault and call that found it out. Survivors are played in every
+scenario with every fault, which takes minutes.
 
 A mutant is a patch of a line or two: of the production cycle or its intake, or of the port or the server that keeps the
-other half of the contract. Its text must occur exactly once in the module, so no patch outlives the line that it is
-about.
+other half of the contract. Its text must occur exactly once in the module, so no patch outlives its line.
 """
 
 import importlib
@@ -31,7 +30,7 @@ CYCLE, INTAKE, CLIENT, BROKER, SERVER = (
 
 
 BLOCKED = "1/1/1 +r1a a=e1 " + " ".join(f"+r{n}c !r{n}c" for n in range(2, 12)) + " !r1a"
-"""A request holds the aggregate of an event for so long that its handler gives up again and again."""
+"""A request holds an event's aggregate for so long that the handler gives up repeatedly."""
 
 
 class Mutant(NamedTuple):
@@ -42,11 +41,11 @@ class Mutant(NamedTuple):
     old: str
     new: str
     scenario: str = "events"
-    """Where it is found out, by its name or written..."""
+    """The scenario that finds it out, by name or text..."""
     fault: Fault = Fault.NONE
     """... and by which fault."""
     survives: str | None = None
-    """Why nothing can be seen of it in this world."""
+    """Why this world cannot show it."""
 
 
 def _patched(module: str, mutant: Mutant | None = None) -> Any:
@@ -82,7 +81,7 @@ def parts(mutant: Mutant) -> Parts:
 
 
 def killed(mutant: Mutant, name: str, fault: Fault | None) -> str | None:
-    """Play a scenario with `fault`, or each fault, at every call; tell how the mutant was found out."""
+    """Play a scenario with `fault`, or each fault, at every call; return how the mutant was found out."""
     for plan, run in explore(read(name), 1, parts(mutant), fault):
         if run.violation:
             where = [f"{fault.value} at {run.points[at].call}" for at, fault in plan.items()] or ["no fault"]

@@ -1,9 +1,9 @@
-"""PostgreSQL: one service's tables, transactions that commit at once as a whole, row locks, and sessions that die.
+"""PostgreSQL: one service's tables, atomic transactions, row locks, and sessions that die.
 
 Modelled: READ COMMITTED (a statement sees what is committed when it runs, and the transaction's own changes); locks of
 positions, claims, inbox ids and aggregates, with a lock timeout; ids that are given before the commit; a COMMIT whose
 reply is lost, or that arrives late; slots, held by a session; notes of what is about to be handled; records that end
-whatever handles them.
+what handles them.
 
 Left out: failover and restore, constraints and data that a handler may violate, serialization failures other than as
 an error at any call, deadlock detection (the lock timeout ends them), locks of the notes.
@@ -54,7 +54,7 @@ class Note(NamedTuple):
 
 @dataclass
 class Changes:
-    """What a transaction has changed so far."""
+    """A transaction's changes so far."""
 
     positions: dict[Input, int] = field(default_factory=dict)
     inbox: set[tuple[str, str]] = field(default_factory=set)
@@ -85,10 +85,10 @@ class Postgres:
         self.inbox: set[tuple[str, str]] = set()
         self.effects: list[str] = []
         self.handled: set[str] = set()
-        """The names of records that had an effect."""
+        """The names of records that took effect."""
         self.dead_letters: list[NewDeadLetter] = []
         self.ended: set[Place] = set()
-        """Records that were set aside because processes ended at them."""
+        """Records set aside because processes ended at them."""
         self.notes: dict[Input, Note] = {}
         self.ends = Ends()
         self.outbox: dict[int, OutboxRow] = {}
@@ -96,21 +96,21 @@ class Postgres:
         self.decided: list[OutboxRow] = []
         """Every row ever committed, in commit order."""
         self.deleted: set[str] = set()
-        """Event ids of rows that were deleted."""
+        """Event ids of deleted rows."""
         self.failed: list[object] = []
         """Records at which a handler failed."""
         self.slots: dict[int, Session | None] = dict.fromkeys(range(slots))
         self.locks: dict[object, Session] = {}
         self.handler: Callable[[Delivery], Sequence[OutboxRow]] = tell
-        """The service's handling of an event: the rows that it publishes about it."""
+        """Handles an event: returns the rows to publish about it."""
         self.too_large: Callable[[OutboxRow], bool] = lambda row: False
-        """Whether a row is refused for its size when it is written."""
+        """Whether a row is too large to be written."""
         self._ids = 0
         self._rule = rule
         self._changed = changed
 
     def next_id(self) -> int:
-        """The sequence; it knows no transactions."""
+        """Return the sequence's next id; it knows no transactions."""
         self._ids += 1
         return self._ids
 
@@ -119,7 +119,7 @@ class Postgres:
         return self.locks.setdefault(row, session) is session
 
     def commit(self, session: Session) -> None:
-        """COMMIT."""
+        """Commit."""
         changes = session.changes
         if changes is None:
             return
@@ -155,12 +155,12 @@ class Postgres:
         self.notes = {source: note for source, note in self.notes.items() if source not in inputs}
 
     def rollback(self, session: Session) -> None:
-        """ROLLBACK."""
+        """Roll back."""
         session.changes = None
         self.locks = {row: holder for row, holder in self.locks.items() if holder is not session}
 
     def end(self, session: Session) -> None:
-        """End a session; what was under way is rolled back."""
+        """End a session; its open transaction is rolled back."""
         if session.changes is not None:
             self._rule("a dying session rolls back")
         self.rollback(session)
@@ -192,7 +192,7 @@ class Connection:
         self._old: Session | None = None
         self._slot: int | None = None
         self.attempted: set[Input] = set()
-        """Inputs of which a note stands, as `shared.postgres.transaction` knows them."""
+        """Inputs with a note, as `shared.postgres.transaction` knows them."""
 
     def take_slot(self) -> int | None:
         """Take the lowest free slot."""
@@ -222,7 +222,7 @@ class Connection:
             self.lose()
 
     def lose_late(self) -> None:
-        """Lose the connection with a COMMIT on its way: the session lives on until the server has got it."""
+        """Lose the connection with a COMMIT on its way: the session lives until the server gets it."""
         session, self.session = self.session, None
         self.server.ends.ended(self)
         assert session is not None
@@ -290,7 +290,7 @@ class Connection:
             raise DatabaseUnavailable
 
     def attempts(self) -> dict[Input, Attempt]:
-        """What `shared.postgres.transaction.WorkerDatabase` gives; the main loop asks after each adoption."""
+        """Return what `shared.postgres.transaction.WorkerDatabase` does; the main loop asks after each adoption."""
         self._ask("database.attempts")
         self.server.ends.outlived(self)
         self.server.forget_notes(self.attempted)
@@ -299,7 +299,7 @@ class Connection:
         return {source: Attempt(*note, ProcessEnded()) for source, note in self.server.notes.items()}
 
     def outlive(self) -> None:
-        """Take back what was noted, if the session lives: otherwise its record may be the reason."""
+        """Withdraw the notes if the session lives: otherwise their record may be the reason."""
         if self.session is None or not self.session.alive:
             self.attempted.clear()
         if self.attempted and self.at("database.outlive", Fault.REFUSE) is not Fault.REFUSE:
@@ -313,7 +313,7 @@ class Connection:
         return any(lane_of(row.key) in lanes for row in self.server.outbox.values())
 
     def _ask(self, call: str, *more: Fault) -> Fault:
-        """A short transaction, or the begin of one."""
+        """Run a short transaction, or begin one."""
         fault = self.at(call, Fault.REFUSE, Fault.CUT, *more)
         if self.session is None:
             raise SlotInDoubt
@@ -507,15 +507,15 @@ class PostgresTransaction:
 
 
 def name_of(record: Record) -> str:
-    """The name of a record."""
+    """Return the name of a record."""
     return f"{record.input}@{record.offset}"
 
 
 def tell(delivery: Delivery) -> Sequence[OutboxRow]:
-    """Publish one event about each."""
+    """Publish an event about another."""
     return [row_of(delivery.envelope.key, f"about {delivery.envelope.id}")]
 
 
 def row_of(key: str, event_id: str) -> OutboxRow:
-    """A row of the outbox."""
+    """Return a row of the outbox."""
     return OutboxRow("published", key, event_id, "Word", 1, "", b"", None)

@@ -1,4 +1,4 @@
-"""Every fault at every call: the production cycle on the simulated world, exhaustively.
+"""Plays the production cycle on the simulated world with every fault at every call.
 
 One fault a run takes half a minute for all scenarios. `SIMULATION_FAULTS=2` tries every pair of faults in the brief
 one, and takes tens of minutes.
@@ -16,7 +16,7 @@ from tests.simulation.faults import Fault
 from tests.simulation.world import Parts
 
 FAULTS = int(os.environ.get("SIMULATION_FAULTS", "1"))
-"""At once, in the brief scenario."""
+"""Faults at once in the brief scenario."""
 
 RULES = {
     "init aborts what is open",
@@ -76,13 +76,13 @@ def explored(name: str) -> Explored:
 @pytest.mark.timeout(120 if FAULTS == 1 else 0)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_one_fault_anywhere_breaks_nothing(name: str) -> None:
-    """After any one fault anywhere: each effect once, each row published once and in order, and all is at rest."""
+    """After any one fault, each effect is there once, each row is published once and in order, and all rests."""
     found = explored(name)
     assert found.failure is None, found.failure
 
 
 def test_every_rule_of_the_world_applied() -> None:
-    """The runs above met every rule of the model and every fault; a name that is not listed is noticed too."""
+    """The runs above met every rule of the model and every fault; an unlisted name is noticed too."""
     rules: Counter[str] = Counter()
     faults: Counter[Fault] = Counter()
     for name in SCENARIOS:
@@ -93,7 +93,7 @@ def test_every_rule_of_the_world_applied() -> None:
 
 
 def test_the_same_plan_is_the_same_run() -> None:
-    """A failure is only worth its trace if the trace can be played again."""
+    """A failure's trace is of use only if it can be played again."""
     plan = {40: Fault.SLEEP, 90: Fault.DIE_LONG}
     first, second = (play(SCENARIOS["two-workers"], plan, Parts()) for _ in range(2))
     assert first == second

@@ -1,4 +1,4 @@
-"""Many faults at once, in random scenarios: seeded, and shrunk to the shortest plan that fails.
+"""Plays many faults at once in random scenarios, seeded, and shrunk to the shortest failing plan.
 
 `SIMULATION_EXAMPLES=20000 SIMULATION_SEED=7 pytest tests/simulation/test_random.py` looks longer, and elsewhere.
 """
@@ -19,12 +19,12 @@ EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "500"))
 SEED = int(os.environ.get("SIMULATION_SEED", "1"))
 
 WORDS = ("a", "b", "ab", "ba", "-a", "?b", "#a", "%b", "duplicate")
-"""What is consumed; a duplicate comes with the id of the event before it, # and % end what handles them."""
+"""The words consumed: a duplicate has the id of the event before it, # and % end what handles them."""
 
 
 @st.composite
 def scripts(draw: st.DrawFn) -> list[Step]:
-    """Events and requests in any order; a request commits whenever it likes."""
+    """Events and requests in any order; a request may commit at any time."""
     script: list[Step] = []
     running: list[str] = []
     last = Arrive("a", "e")
@@ -48,11 +48,11 @@ scenarios = st.builds(Scenario, scripts(), st.integers(1, 3), st.integers(1, 3),
 faults = st.lists(
     st.tuples(st.integers(0, 60), st.sampled_from([f for f in Fault if f is not Fault.NONE])), max_size=10
 )
-"""From which call on a fault is due, counted from the one before it; it happens at the first call that offers it."""
+"""The call from which a fault is due, counted from the one before it; the first call that offers it has it."""
 
 
 def chooser(gaps: Sequence[tuple[int, Fault]]) -> Choose:
-    """Let each fault happen once."""
+    """Return a chooser that lets each fault happen once."""
     due = list(zip(accumulate(gap for gap, _ in gaps), (fault for _, fault in gaps), strict=True))
 
     def choose(number: int, offered: Sequence[Fault]) -> Fault:
@@ -70,7 +70,7 @@ def chooser(gaps: Sequence[tuple[int, Fault]]) -> Choose:
 @given(scenario=scenarios, gaps=faults)
 @pytest.mark.timeout(0 if "SIMULATION_EXAMPLES" in os.environ else 120)
 def test_many_faults_break_nothing(scenario: Scenario, gaps: list[tuple[int, Fault]]) -> None:
-    """After any faults: each effect once, each row published once and in order, and all is at rest."""
+    """After any faults, each effect is there once, each row is published once and in order, and all rests."""
     run = World(scenario, Parts(), chooser(gaps)).play()
     happened = {number: point.fault for number, point in enumerate(run.points) if point.fault is not Fault.NONE}
     assert read(written(scenario)) == scenario, "the command below would play something else"

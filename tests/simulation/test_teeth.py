@@ -13,7 +13,7 @@ SUSPECT = next(mutant for mutant in MUTANTS if mutant.name == "a suspect produce
 
 @pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: mutant.name)
 def test_a_protocol_without_this_step_is_found_out(mutant: Mutant) -> None:
-    """With its fault at some call an invariant breaks; one that survives says why."""
+    """Its fault breaks an invariant at some call; a survivor says why not."""
     found = killed(mutant, mutant.scenario, mutant.fault)
     assert bool(found) != bool(mutant.survives), found
 
@@ -25,6 +25,6 @@ def test_the_table_is_that_of_the_mutants() -> None:
 
 
 def test_the_newer_end_of_a_transaction_needs_no_suspicion() -> None:
-    """Version 2 of EndTxn raises the epoch, so a late one is fenced: what kills version 1 does nothing."""
+    """Version 2 of EndTxn raises the epoch, so a late one is fenced: what kills version 1 is harmless."""
     for _, run in explore(SCENARIOS["version-2"], 1, parts(SUSPECT), Fault.TWICE):
         assert run.violation is None

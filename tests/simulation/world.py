@@ -23,26 +23,26 @@ from tests.simulation.invariants import at_any_time, at_rest
 from tests.simulation.postgres import IDLE_ROUNDS, Changes, Connection, Postgres, Session, row_of
 
 RESTART_ROUNDS = {Fault.DIE: 1, Fault.DIE_LATE: 1, Fault.DIE_LONG: 11, Fault.FORGET_OFFSETS: 1}
-"""How long a supervisor takes: at once, and longer than the session timeout."""
+"""The rounds until a supervisor restarts: one, or beyond the session timeout."""
 
 START_ROUNDS = 4
-"""A process starts so long after the one before it: that one owns everything, and works."""
+"""The rounds between starts of processes: the one before already owns everything, and works."""
 
 REST_ROUNDS = 100
-"""So long after the last fault and the end of the script everything must rest: several times the longest timeout."""
+"""The rounds from the last fault and the script's end until all must rest: several times the longest timeout."""
 
 FATAL = "#%"
-"""What a word begins with that ends the process which handles it, or the session at its COMMIT."""
+"""The first letters of words that end the process that handles them, or the session at its COMMIT."""
 
 FATAL_ROUNDS = 30
-"""So long a fatal word may keep the processes busy, besides."""
+"""The rounds that a fatal word may add."""
 
 REPORT_EVERY = 3
 """Rounds between two reports of next offsets."""
 
 
 class Arrive(NamedTuple):
-    """Another service publishes a word; one that begins with "-" it takes back: an aborted transaction."""
+    """Another service publishes a word; one that begins with "-" is in an aborted transaction."""
 
     word: str
     event_id: str
@@ -70,7 +70,7 @@ class Scenario(NamedTuple):
     processes: int = 1
     slots: int = 1
     version: int = 1
-    """Of EndTxn."""
+    """The version of EndTxn."""
 
 
 class Word(Event, frozen=True, kw_only=True):
@@ -85,7 +85,7 @@ class Word(Event, frozen=True, kw_only=True):
 
 
 class Parts(NamedTuple):
-    """What a simulation is made of; a mutant replaces one."""
+    """The parts of a simulation; a mutant replaces one."""
 
     cycle: type[Cycle] = Cycle
     client: type[Client] = Client
@@ -95,7 +95,7 @@ class Parts(NamedTuple):
 
 
 Choose = Callable[[int, Sequence[Fault]], Fault]
-"""Returns the fault at a choice point, of those offered there."""
+"""Returns the fault at a choice point, one of those offered there."""
 
 
 @dataclass
@@ -137,7 +137,7 @@ class Process:
         self.due = number * START_ROUNDS
         """The round of its next turn."""
         self.frozen: int | None = None
-        """Since when it stands still."""
+        """The round when it froze."""
         self.idle = False
         self._dead = False
         self._thread: threading.Thread | None = None
@@ -149,7 +149,7 @@ class Process:
         self._client: Client | None = None
 
     def take_turn(self) -> None:
-        """Let it run until it waits, or ends."""
+        """Let the process run until it waits or ends."""
         if self._thread is None:
             self._dead, self.idle = False, False
             parts, world = self._world.parts, self._world
@@ -164,25 +164,25 @@ class Process:
             raise self._failure
 
     def end(self) -> None:
-        """End its thread with the world."""
+        """End the process's thread with the world."""
         if self._thread is not None:
             self._dead = True
             self._turn.release()
             self._back.acquire()
 
     def heartbeat(self) -> None:
-        """Send the group a heartbeat; the client does so by itself, as long as the process is not frozen."""
+        """Send the group a heartbeat, as the client does while the process is not frozen."""
         if self._client is not None and self._client.member is not None and self.frozen is None:
             self._world.broker.last_heartbeat[self._client.member] = self._world.broker.round
 
     def server_side(self) -> Session | None:
-        """Its database session."""
+        """The process's database session."""
         return self._connection.session if self._thread is not None else None
 
     # ---- on its own thread
 
     def wait(self, rounds: int) -> None:
-        """Let the others run."""
+        """Let the other processes run."""
         self.due = self._world.broker.round + rounds
         self._back.release()
         self._turn.acquire()
@@ -190,7 +190,7 @@ class Process:
             raise Died
 
     def at(self, call: str, *more: Fault) -> Fault:
-        """Reach a call."""
+        """Reach a call; return its fault."""
         if self._dead:
             raise Died
         fault = self._world.choose(self.number, call, (*ALWAYS, *more))
@@ -233,7 +233,7 @@ class Process:
             self._back.release()
 
     def _work(self) -> None:
-        """What `shared.worker.main_loop` does."""
+        """Do as `shared.worker.main_loop` does."""
         while (slot := self._connection.take_slot()) is None:
             self.idle = True
             self.wait(1)
@@ -280,7 +280,7 @@ class World:
         self.run.rules[name] += 1
 
     def later(self, act: Callable[[], None]) -> None:
-        """Let something arrive later."""
+        """Let a request arrive later."""
         self.broker.later(LATE_ROUNDS, act)
 
     def choose(self, process: int, call: str, offered: tuple[Fault, ...]) -> Fault:
@@ -333,7 +333,7 @@ class World:
                 self.server.end(session)
 
     def _happens(self, step: Step) -> bool:
-        """Do a step of the script; False if it has to wait for a lock."""
+        """Do a step of the script; return False if it must wait for a lock."""
         if isinstance(step, Arrive):
             source = Input("consumed", lane_of(step.word.strip("-?" + FATAL)[0]))
             log = self.broker.inputs[source]
@@ -351,7 +351,7 @@ class World:
         return True
 
     def _expected(self) -> Mapping[str, int]:
-        """Every effect there should be; none of an event at whose records processes ended."""
+        """Return every effect due; none for an event at whose records processes ended."""
         ended = self.server.ended
         return {h.event_id: 1 for place, h in self.consumed.items() if h.word[0] not in "-?" and place not in ended}
 

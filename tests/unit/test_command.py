@@ -25,7 +25,7 @@ SOURCE = Input("order.events", 0)
 
 
 def text_of(node: ast.AST) -> str | None:
-    """The string that a node is, with `1` for what is filled in: a service, a lane, an id, a topic may be called so."""
+    """Return a node's string, with `1` for what is filled in: a service, lane, id or topic may be called so."""
     if isinstance(node, ast.JoinedStr):
         return "".join(_filled_in(part) for part in node.values)
     return node.value if isinstance(node, ast.Constant) and isinstance(node.value, str) else None
@@ -39,7 +39,7 @@ def _filled_in(part: ast.expr) -> str:
 
 
 def texts(node: ast.AST) -> Iterator[str]:
-    """Every whole string below a node."""
+    """Return every whole string below a node."""
     text = text_of(node)
     if text is not None:
         yield text
@@ -54,9 +54,7 @@ def modules() -> Iterator[tuple[str, ast.Module]]:
 
 
 def named() -> Iterator[tuple[str, str]]:
-    """The commands that the library's messages name, and where; those of `Context.command` are given without a
-    service.
-    """
+    """Return the commands in the library's messages, and their places; those of `Context.command` have no service."""
     for name, tree in modules():
         for call in ast.walk(tree):
             if isinstance(call, ast.Call) and getattr(call.func, "attr", "") == "command":
@@ -143,7 +141,7 @@ def test_a_comparison_names_the_commands_that_decide(compare: Callable[[], objec
 
 
 def leaves(parser: argparse.ArgumentParser, words: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
-    """Every command with its own parser."""
+    """Return every command with its own parser."""
     subparsers = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
     if not subparsers:
         yield words.strip(), parser

@@ -1,4 +1,4 @@
-"""Every provider of every service can be built: a misspelt keyword in a provider is caught by nothing else."""
+"""Every provider of every service can be built: nothing else catches a provider's misspelt keyword."""
 
 import importlib
 from pathlib import Path
@@ -11,7 +11,7 @@ from dev.service.names import Spellings
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/container.py"))
 AT_CALL = {"member", "producer", "kafka", "check", "look_at_topics", "stands"}
-"""These are called with a slot, or reach for a server: they are built as the worker builds them."""
+"""Providers called with a slot or in need of a server: built as the worker builds them."""
 
 
 def container(name: str) -> Any:

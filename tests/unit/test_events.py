@@ -1,4 +1,4 @@
-"""The envelope: a valid one is read, any other is refused with a reason."""
+"""A valid envelope is read; any other is refused with a reason."""
 
 from pathlib import Path
 
@@ -102,7 +102,7 @@ def test_a_header_of_ours_that_is_there_twice_is_named(name: str) -> None:
 
 
 def test_headers_of_others_are_not_looked_at() -> None:
-    """A tracer's context is binary, and what is never used need not be valid."""
+    """A tracer's context is binary, and unused headers need not be valid."""
     others = [("dd-pathway-ctx", b"\x94\xff\x00"), ("", b"x" * 100_000), ("x", None), ("x", b"\x00"), (NAMELESS, b"")]
 
     found = envelope(b"key", b"{}", [*others, *GOOD.items(), *others])

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
 UNWANTED = {"alembic", "fastapi", "kafka", "mako", "starlette", "uvicorn"}
-"""A client of its own, for another system, a service may need; these it does not."""
+"""Modules that a worker does not need. A service may need another system's client."""
 
 
 @pytest.mark.parametrize("service", SERVICES)
@@ -37,7 +37,7 @@ LIBRARY = sorted((ROOT / "shared").rglob("*.py"))
 
 @pytest.mark.parametrize("path", LIBRARY, ids=lambda path: str(path.relative_to(ROOT / "shared")))
 def test_the_library_names_itself_nowhere(path: Path) -> None:
-    """So it works as any package, in any folder. What a docstring or a comment says is for readers."""
+    """So it works as any package in any folder. Docstrings and comments are for readers."""
     tree = ast.parse(path.read_text())
     documented = {
         id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant)

@@ -1,5 +1,5 @@
-"""Reading a record of any bytes returns an event, nothing, or one of two errors; what is kept of it can be stored
-and is bounded.
+"""Reading a record of any bytes returns an event, nothing, or one of two errors; the rest of it can be stored and is
+bounded.
 
 Hypothesis chooses the records, the same ones in every run; what it once found is among the examples.
 """
@@ -27,7 +27,7 @@ TOPIC = "things.events"
 
 
 class Colour(Event, frozen=True, kw_only=True):
-    """An event with a field of every kind, one of which refuses by itself."""
+    """An event with a field of every kind; one refuses by itself."""
 
     topic: ClassVar[str] = TOPIC
     version: ClassVar[int] = 2
@@ -126,7 +126,7 @@ def read(key: bytes | None, value: bytes | None, held: Any) -> Opened | None:
 
 
 def storable(*texts: str) -> bool:
-    """Whether PostgreSQL takes them, and they have their bounds."""
+    """Check that PostgreSQL takes them, within their bounds."""
     return all("\x00" not in text and text.encode() is not None and len(text) <= DETAIL_MAX for text in texts)
 
 
@@ -171,7 +171,7 @@ def test_only_a_version_above_all_known_ones_waits(version: int, error: type[Exc
 
 
 class Mute(Exception):
-    """An error that fails when it is asked what it is."""
+    """An error whose text cannot be read."""
 
     def __str__(self) -> str:
         raise ValueError

@@ -1,6 +1,5 @@
-"""An old name is refused, with the new one in the message: of a setting, of an option, of a variable of make."""
+"""An old name of a setting, an option or a make variable is refused; the message has the new one."""
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,16 +10,8 @@ from shared import command, renamed
 from shared.errors import Misconfigured
 from shared.settings import Settings, load
 
+pytestmark = pytest.mark.usefixtures("bare_environment")
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    monkeypatch.setenv("DATABASE_URL", "postgresql://127.0.0.1/{service}")
 
 
 @pytest.mark.parametrize("old", renamed.SETTINGS)

@@ -1,4 +1,4 @@
-"""An invalid handler is refused where it is declared, with a sentence: at the import of the service."""
+"""An invalid handler is refused with a sentence where it is declared: at the service's import."""
 
 import re
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
@@ -32,7 +32,7 @@ class Thing(Base):
     id: Mapped[str] = mapped_column(primary_key=True)
     state: Mapped[str] = mapped_column(default="NEW")
     others: Mapped[str] = mapped_column(default="")
-    """The keys of others, with commas."""
+    """Keys of others, with commas."""
 
 
 class Other(Base):
@@ -353,11 +353,11 @@ def test_a_forgotten_return_loses_no_event() -> None:
 
 
 class Panic(BaseException):
-    """As extensions in Rust raise it."""
+    """An error that extensions in Rust raise."""
 
 
 class Unspeakable(BaseException):
-    """Its words end the process."""
+    """An error whose text ends the process."""
 
     def __str__(self) -> str:
         raise SystemExit(9)
@@ -385,7 +385,7 @@ def test_nothing_that_a_record_brings_about_ends_the_process(error: BaseExceptio
 
 
 def test_a_flush_that_fails_names_the_classes_whose_rows_it_writes() -> None:
-    """It may fail long after the handler that changed them has come back."""
+    """It may fail long after the handler that changed them has returned."""
     session = Session(create_engine("sqlite://"))
     session.add(Other(id="1"))
     session.add(Thing(id="canary-4711"))

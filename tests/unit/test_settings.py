@@ -1,6 +1,5 @@
 """A wrong setting stops the start and is named; a secret is never printed."""
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -15,15 +14,7 @@ from shared.errors import Misconfigured
 from shared.service import Service
 from shared.settings import Settings, load
 
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Nothing else is set: `make servers` leaves a `.env.local` in the repository."""
-    monkeypatch.chdir(tmp_path)
-    for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    monkeypatch.setenv("DATABASE_URL", "postgresql://me:swordfish@127.0.0.1/{service}")
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 def test_the_service_has_its_own_database() -> None:
@@ -56,7 +47,7 @@ def test_a_wrong_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name:
 def test_a_slip_in_a_name_is_named(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, meant: str, in_file: bool
 ) -> None:
-    """Its setting would silently have its default."""
+    """Otherwise its setting would silently have the default."""
     if in_file:
         Path(".env").write_text(f"{name}=8\n")
     else:
@@ -122,7 +113,7 @@ def test_addresses_of_brokers(monkeypatch: pytest.MonkeyPatch, given: str, told:
 def test_a_database_may_have_several_hosts(
     monkeypatch: pytest.MonkeyPatch, given: str, host: str, port: str, wants: str
 ) -> None:
-    """In libpq's own form; the driver gets what libpq would get."""
+    """The URL has libpq's form; the driver gets what libpq would."""
     monkeypatch.setenv("DATABASE_URL", given)
 
     url = make_url(load().dsn("order"))
@@ -216,7 +207,7 @@ def test_a_secret_file_that_cannot_be_read_is_named(monkeypatch: pytest.MonkeyPa
 
 
 def test_a_breakpoint_behind_a_pooler_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """There the role has the timeouts, and would end the session all the same."""
+    """There the role has the timeouts, and would still end the session."""
     monkeypatch.setenv("DEBUG_NO_TIMEOUTS", "true")
     assert load().debug_no_timeouts
     monkeypatch.setenv("DATABASE_POOLER", "true")
@@ -254,7 +245,7 @@ def test_a_kafka_client_is_told_only_what_is_set(monkeypatch: pytest.MonkeyPatch
 
 
 class ShippingSettings(Settings):
-    """A service's own, besides those of all."""
+    """A service's own settings."""
 
     shipping_days_max: Annotated[int, Field(ge=1)] = 14
     shipping_carrier_token: SecretStr = SecretStr("")
@@ -267,7 +258,7 @@ class ShippingContainer(ServiceContainer):
 
 
 def test_a_service_may_have_settings_of_its_own(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """They are read, and checked for slips and secrets in files, as those of all are."""
+    """They are read and checked for slips and secrets in files, like the common ones."""
     file = tmp_path / "token"
     file.write_text("mackerel\n")
     monkeypatch.setenv("SHIPPING_DAYS_MAX", "3")

@@ -17,11 +17,12 @@ from shared.kafka import consumer, producer
 from shared.settings import Settings, load
 from tests.faults import trail
 
+pytestmark = pytest.mark.usefixtures("bare_environment")
 NUMBERS = {name: field for name, field in Settings.model_fields.items() if field.annotation in (int, float)}
 
 
 def ends(field: FieldInfo) -> tuple[Any, Any]:
-    """The least and the largest value that is allowed."""
+    """Return the least and the largest value allowed."""
     least, most = None, None
     for bound in field.metadata:
         match bound:
@@ -34,13 +35,6 @@ def ends(field: FieldInfo) -> tuple[Any, Any]:
             case _:
                 pass
     return least, most
-
-
-@pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    monkeypatch.setenv("DATABASE_URL", "postgresql://me:swordfish@127.0.0.1/{service}")
 
 
 @pytest.mark.parametrize("name", NUMBERS)
@@ -63,7 +57,7 @@ def test_every_number_has_two_ends_and_nothing_beyond(monkeypatch: pytest.Monkey
 def test_the_client_of_kafka_bears_both_ends(
     monkeypatch: pytest.MonkeyPatch, name: str | None, others: int | None, end: int
 ) -> None:
-    """Alone, and with all others at one of theirs: some bounds are between two settings."""
+    """Each is tried alone, and with the others at a bound: some bounds are between two settings."""
     for other, field in NUMBERS.items():
         if others is not None:
             monkeypatch.setenv(other.upper(), str(ends(field)[others]))

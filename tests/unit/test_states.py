@@ -1,4 +1,4 @@
-"""A table that is not complete is refused at import; a complete one decides every pair."""
+"""An incomplete table is refused at import; a complete one decides every pair."""
 
 from dataclasses import dataclass
 from typing import Any

@@ -1,4 +1,4 @@
-"""Kafka's framing, read as far as a test needs it: which request this is, whose it is, and which reply answers it.
+"""Kafka's framing, read as far as tests need it: a request's kind, its sender, and its reply.
 
 Every request and reply begins with its length in four bytes. The layout of the headers, and where a request names its
 transactional.id, are in https://kafka.apache.org/protocol.
@@ -46,7 +46,7 @@ TRANSACTIONAL = {
     "EndTxn": range(3),
     "TxnOffsetCommit": range(3),
 }
-"""Whose body begins with the transactional.id, as a string after two bytes of length: in these versions."""
+"""Versions whose body begins with the transactional.id: a string after two bytes of length."""
 COMPACT = {
     "Produce": range(9, 14),
     "InitProducerId": range(2, 7),
@@ -70,9 +70,9 @@ class KafkaRequest(Part):
     correlation: int
     client_id: str
     transactional_id: str | None
-    """None also where this api does not name one first."""
+    """None also if this API does not begin with one."""
     commits: bool | None
-    """What an EndTxn asks for; None for all others."""
+    """Whether an EndTxn commits; None for other requests."""
 
     @property
     def name(self) -> str:
@@ -139,7 +139,7 @@ def read_request(frame: bytes) -> KafkaRequest:
 
 
 class Frames:
-    """Puts frames together from whatever pieces the network gives."""
+    """Puts frames together from the network's pieces."""
 
     def __init__(self, least: int) -> None:
         self._least = least
@@ -179,7 +179,7 @@ class KafkaTalk:
         self._waiting.setdefault(passage.request.correlation, deque()).append(passage)
 
     def replies(self, data: bytes) -> Iterator[tuple[bytes, Passage, bool]]:
-        """Return the replies that `data` completes, and which passage each answers; each is its whole answer."""
+        """Return the replies that `data` completes, with the passage that each answers in full."""
         for frame in self._answered.feed(data):
             correlation = int.from_bytes(frame[4:8], signed=True)
             waiting = self._waiting.get(correlation)

@@ -1,4 +1,4 @@
-"""One connection through the proxy: a client, a server, and what happens to all traffic between them."""
+"""One connection through the proxy: a client, a server, and the fate of all traffic between them."""
 
 import asyncio
 import logging
@@ -13,7 +13,7 @@ from tests.faults.wire.rules import Deed, Rule
 
 READ_BYTES = 65_536
 LATE_SECONDS_MAX = 10.0
-"""For the answer to a request that came late. Everything is on this machine; the bound is for one that is busy."""
+"""Bounds the answer to a late request. Everything is on this machine, which may be busy."""
 
 log = logging.getLogger("tests.wire")
 
@@ -38,7 +38,7 @@ class Network(Protocol):
         """Note the fate of a request."""
 
     def refuse(self, link: "Link", why: str) -> None:
-        """Note that a connection is closed for what came."""
+        """Note that a connection is closed for its data."""
 
     def fail(self, error: Exception) -> None:
         """Note a defect of the test."""
@@ -52,7 +52,7 @@ class Link:
     ) -> None:
         self.number = number
         self.dark = False
-        """Something was lost here, so nothing can follow."""
+        """Something was lost here, so nothing may follow."""
         self._cut = False
         self._network = network
         self._talk = talk
@@ -60,8 +60,8 @@ class Link:
         self._from_server, self._to_server = server
 
     async def run(self) -> None:
-        """Serve it to its end. The server learns of a client that leaves, but not where a request of it is held or
-        everything is lost.
+        """Serve it to its end. The server learns that a client left, unless a request of it is held or everything is
+        lost.
         """
         answers = asyncio.create_task(self._guarded(self._answers))
         try:
@@ -83,7 +83,7 @@ class Link:
         self._to_server.close()
 
     async def _guarded(self, direction: Callable[[], Awaitable[None]]) -> None:
-        """Run one direction; whatever comes ends this connection at the most."""
+        """Run one direction; a failure ends this connection at most."""
         try:
             await direction()
         except OSError:
@@ -151,7 +151,7 @@ class Link:
                 self._to_client.close()
 
     def _kept(self, data: bytes) -> tuple[bytes, bool]:
-        """Return what the client gets of `data`, and whether it is cut off then."""
+        """Return what the client gets of `data`, and whether it is then cut off."""
         kept, cut = [], False
         for message, passage, whole in self._talk.replies(data):
             if passage is None:

@@ -1,4 +1,4 @@
-"""What both protocols are parted into."""
+"""The parts into which both protocols are split."""
 
 import asyncio
 from dataclasses import dataclass, field
@@ -14,7 +14,7 @@ class Garbage(Exception):
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What a client sends at once: a request with all that belongs to it."""
+    """What a client sends at once: a whole request."""
 
     data: bytes
 
@@ -32,4 +32,4 @@ class Passage:
     rule: "Rule | None" = None
     reply_lost: bool = False
     answered: asyncio.Event = field(default_factory=asyncio.Event)
-    """The whole reply has come."""
+    """Whether the whole reply has come."""

@@ -17,12 +17,12 @@ STARTUP = "startup"
 STARTUP_VERSION = 3
 CANCEL = "cancel"
 CANCEL_CODE = 80877102
-"""Comes in place of a startup message. So may two questions for encryption; our clients are told not to ask them."""
+"""Replaces a startup message. Two questions for encryption may too; our clients are told not to ask."""
 
 LAST = frozenset(b"QSHFpXdcf")
-"""A client waits for an answer after these, or for nothing: what it has written is one request."""
+"""After these a client waits for an answer, or for none: what it has written is one request."""
 ANSWERED = frozenset(b"QSF")
-"""Answered up to a ReadyForQuery."""
+"""Messages answered up to a ReadyForQuery."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +30,7 @@ class PostgresRequest(Part):
     """One request."""
 
     kinds: str
-    """The types of its messages; a startup and a cancel have none."""
+    """The types of its messages; startup and cancel have none."""
     statements: tuple[str, ...]
     """Its statements, also those that were prepared before, with single spaces."""
     before: tuple[str, ...]
@@ -43,7 +43,7 @@ class PostgresRequest(Part):
 
 
 class Messages:
-    """Puts messages together from whatever pieces the network gives. The first of a client have no type."""
+    """Puts messages together from the network's pieces. A client's first message has no type."""
 
     def __init__(self, *, nameless: bool) -> None:
         self.nameless = nameless
@@ -132,8 +132,8 @@ class PostgresTalk:
             self._waiting.append(passage)
 
     def replies(self, data: bytes) -> Iterator[tuple[bytes, Passage | None, bool]]:
-        """Return the messages that `data` completes, which passage each answers, and whether it is the last of these.
-        None: the server speaks unasked.
+        """Return the messages that `data` completes, the passage that each answers (None: the server speaks unasked),
+        and whether it is the last.
         """
         for message in self._answered.feed(data):
             passage = self._waiting[0] if self._waiting else None

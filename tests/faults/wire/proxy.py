@@ -2,8 +2,8 @@
 exact request or its reply, or end the process that sends it.
 
 Clients of Kafka follow the addresses in its replies. They are replaced as bytes, host and port together: every version
-of every reply spells them alike, so no schema is needed, and each test has a proxy of its own before a broker that all
-share. An extra listener of the broker could advertise one address only.
+of every reply spells them alike, so no schema is needed, and each test has its own proxy before a shared broker. An
+extra listener of the broker could advertise one address only.
 
 One thread serves all connections of one proxy, so requests to both servers have one order.
 """
@@ -30,9 +30,9 @@ from tests.faults.wire.rules import Deed, Rule, When
 
 HOST = "127.0.0.1"
 CALL_SECONDS_MAX = 20.0
-"""For anything that is done on the proxy's thread; it takes milliseconds on a machine that is not busy."""
+"""Bounds work on the proxy's thread, which takes milliseconds on an idle machine."""
 LAST_NOTES = 60
-"""Told with a failure: the last two cycles or so."""
+"""Shown with a failure: about the last two cycles."""
 
 NAME_CHARACTERS = 100
 
@@ -45,10 +45,10 @@ KEPT: list[socket.socket] = []
 
 
 def keep(port: int) -> None:
-    """Let nobody listen there for as long as this process lives.
+    """Keep the port from other listeners for as long as this process lives.
 
-    A client that is left over goes on asking for its broker there. The kernel would give the port to the next wire,
-    which would take the client for its worker.
+    A leftover client goes on asking for its broker there. The kernel would give the port to the next wire, which would
+    take the client for its worker.
     """
     kept = socket.socket()
     kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # beside connections that were closed a moment ago
@@ -85,11 +85,11 @@ class Wire:
         self._rules: list[Rule] = []
         self._errors: list[Exception] = []
         self.dark = False
-        """Everything is lost, both ways."""
+        """Whether everything is lost, both ways."""
         self.notes: list[Note] = []
-        """What came, in its order."""
+        """All requests, in their order."""
         self.refused: list[str] = []
-        """Why connections were closed: what came was not the protocol."""
+        """Why connections were closed: their data was not in the protocol."""
 
     @classmethod
     def before(cls, servers: Servers) -> Self:
@@ -124,13 +124,13 @@ class Wire:
         return "{}:{}".format(*self._here[server])
 
     def dsn(self, there: str) -> str:
-        """Return the libpq URL that leads through here to the database of another one."""
+        """Return the libpq URL that leads through the proxy to where `there` leads."""
         server = "@{}:{}/".format(*self._there["postgres"])
         assert server in there
         return there.replace(server, f"@{self.address('postgres')}/") + "?sslmode=disable&gssencmode=disable"
 
     def settings(self, dsn: str) -> dict[str, object]:
-        """Return the settings that lead a worker through here, to the database of `dsn`."""
+        """Return the settings that lead a worker through the proxy to the database of `dsn`."""
         return {"kafka_bootstrap_servers": self.address("kafka"), "database_url": SecretStr(self.dsn(dsn))}
 
     def on(
@@ -158,12 +158,12 @@ class Wire:
         )
 
     def seen(self) -> Counter[str]:
-        """How often each request came."""
+        """Return how often each request came."""
         return Counter(note.request.name for note in self.notes)
 
     @property
     def connections(self) -> int:
-        """The connections open now."""
+        """Return the number of open connections."""
         return len(self._links)
 
     def blackhole(self) -> None:
@@ -171,7 +171,7 @@ class Wire:
         self.dark = True
 
     def heal(self) -> None:
-        """Let new connections pass again. Those that have lost something cannot go on, and are closed."""
+        """Let new connections pass again, and close those that have lost something."""
 
         async def cut() -> None:
             self.dark = False

@@ -1,14 +1,14 @@
-"""Rules: what the proxy is to do, and with which request."""
+"""Rules: what the proxy does, and with which request."""
 
 import asyncio
 import threading
 from collections.abc import Callable
 from enum import Enum
 
+from shared.testing import SECONDS_MAX
 from tests.faults.wire.kafka import KafkaRequest
 from tests.faults.wire.parting import Part
 from tests.faults.wire.postgres import PostgresRequest
-from tests.waiting import SECONDS_MAX
 
 When = Callable[[Part], bool]
 
@@ -18,11 +18,11 @@ class Deed(Enum):
 
     PASS = "passed"
     HOLD = "held"
-    """It waits for `Rule.release`, and what follows on its connection with it. The server learns of a client that
-    leaves meanwhile only afterwards: so a request comes late.
+    """The request and what follows on its connection wait for `Rule.release`. The server learns only afterwards that
+    the client left: so a request comes late.
     """
     HOLD_AND_CUT = "held, and its client cut off"
-    """The same, but the client's connection is closed at once."""
+    """As HOLD, but the client's connection is closed at once."""
     DROP_REQUEST = "lost"
     DROP_REPLY = "delivered, its reply lost"
     DUPLICATE = "delivered twice"
@@ -57,13 +57,13 @@ class Rule:
         self._call = call
         self.request: Part | None = None
         self.reply = b""
-        """The server's answer, even if it was not delivered."""
+        """The server's answer, even if undelivered."""
         self.happened = threading.Event()
         self.answered = threading.Event()
-        """The server has answered."""
+        """Set when the server has answered."""
 
     def meets(self, request: Part) -> bool:
-        """Count `request`; whether it is the one."""
+        """Count `request`; return whether it is the one."""
         if self._left == 0 or not self._when(request):
             return False
         self._left -= 1
@@ -72,13 +72,13 @@ class Rule:
         return self._left == 0
 
     def done(self) -> None:
-        """Tell that it happened."""
+        """Note that it happened."""
         if self._call is not None:
             self._call()
         self.happened.set()
 
     def withdrawn(self) -> bool:
-        """Take it back; False if it has met its request already."""
+        """Withdraw the rule; return False if it has met its request already."""
 
         async def withdraw() -> None:
             self._left = 0
@@ -98,7 +98,7 @@ class Rule:
             self._released.set()
 
     def wait(self) -> None:
-        """Wait until it happened."""
+        """Wait until it has happened."""
         assert self.happened.wait(SECONDS_MAX), f"what shall be {self.deed.value} did not come"
 
     def wait_answer(self) -> bytes:
@@ -108,22 +108,22 @@ class Rule:
 
 
 def any_request(_: Part) -> bool:
-    """Every request."""
+    """Match every request."""
     return True
 
 
 def api(*names: str) -> When:
-    """Requests of these apis; `EndTxn(commit)` and `EndTxn(abort)` are names of their own."""
+    """Match requests of these APIs; `EndTxn(commit)` and `EndTxn(abort)` are names too."""
     return lambda request: isinstance(request, KafkaRequest) and (request.api in names or request.name in names)
 
 
 def statement(text: str) -> When:
-    """A statement with this in it."""
+    """Match a request with `text` in a statement."""
     return lambda request: isinstance(request, PostgresRequest) and any(text in sent for sent in request.statements)
 
 
 def commit_of(statement: str) -> When:
-    """The COMMIT of a transaction with a statement that has this in it."""
+    """Match the COMMIT of a transaction that had such a statement."""
     return lambda request: (
         isinstance(request, PostgresRequest)
         and request.statements == ("COMMIT",)

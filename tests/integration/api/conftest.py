@@ -23,7 +23,7 @@ LOCK_TIMEOUT_MS = 700
 
 @pytest.fixture(scope="module")
 def settings(servers: Servers) -> Iterator[Settings]:
-    """Settings that lead to new databases with tables."""
+    """Settings of new databases with tables."""
     with pytest.MonkeyPatch.context() as patch, migrated(servers.postgres, "order", "inventory", "payment") as found:
         metrics.configure(found)  # without it, structlog would format every local of a traceback, for seconds
         patch.setattr(engine, "LOCK_TIMEOUT_MS", LOCK_TIMEOUT_MS)
@@ -32,7 +32,7 @@ def settings(servers: Servers) -> Iterator[Settings]:
 
 @pytest.fixture(scope="module")
 def serve() -> Iterator[Callable[[type[Any], Settings], Api]]:
-    """Serve more APIs, until the end of the module."""
+    """Serve more APIs until the end of the module."""
     with ExitStack() as stack:
         yield lambda container_class, settings: stack.enter_context(served(container_class, settings))
 
@@ -57,5 +57,5 @@ def accounts(settings: Settings) -> Iterator[Api]:
 
 @pytest.fixture
 def name() -> str:
-    """A name that no other test uses: of an account, an item, a key."""
+    """Return a name that no other test uses."""
     return f"n-{uuid.uuid4().hex[:16]}"

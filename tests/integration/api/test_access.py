@@ -1,4 +1,4 @@
-"""Who may call an API, for what, how often and for how long."""
+"""An API limits who may call it, for what, how often and for how long."""
 
 import gc
 from collections.abc import Callable
@@ -69,7 +69,7 @@ def test_whoever_is_not_known_is_told_what_is_needed(guarded: Api, authorization
 
 
 def test_who_is_refused_is_not_asked_for_more(guarded: Api) -> None:
-    """The token comes first: neither the key nor the body of a stranger is looked at."""
+    """The token comes first: a stranger's key and body are not read."""
     problem(guarded.request("POST", "/orders", content=b"[", headers={"Content-Type": "text/plain"}), 401)
 
 
@@ -107,7 +107,7 @@ def test_an_api_that_nobody_could_call_does_not_start(settings: Settings) -> Non
 def test_one_caller_does_not_take_the_share_of_another(
     settings: Settings, serve: Callable[[Any, Settings], Api]
 ) -> None:
-    """A caller without a token is counted by address, so that guessing tokens is limited as well."""
+    """A caller without a token is counted by address, so guessing tokens is limited too."""
     update = {
         "api_auth": "on",
         "api_tokens": type(settings.api_tokens)(f"{READS[1]} {WRITES[1]}"),
@@ -127,9 +127,7 @@ def test_one_caller_does_not_take_the_share_of_another(
 def test_a_request_that_takes_too_long_is_answered_and_may_be_repeated(
     orders: Api, settings: Settings, serve: Callable[[Any, Settings], Api], name: str
 ) -> None:
-    """Another transaction holds its key for longer than it may take. The answer says to come again, and then it is
-    carried out once.
-    """
+    """Another transaction holds its key for too long. The answer says to try again; then it is carried out once."""
     api = serve(OrderContainer, settings.model_copy(update={"http_request_seconds_max": 0.2}))
     placed = orders.post("/orders", json=ORDER).json()["id"]
     key = {"Idempotency-Key": name}
@@ -145,7 +143,7 @@ def test_a_request_that_takes_too_long_is_answered_and_may_be_repeated(
 
 
 def test_a_request_that_was_given_up_has_ended_when_its_api_has(settings: Settings, orders: Api, name: str) -> None:
-    """Its connection would return to a pool that is never closed, and be found open in another test, long after."""
+    """Otherwise its connection would return to a pool that is never closed, and another test would find it open."""
     placed = orders.post("/orders", json=ORDER).json()["id"]
     before = open_connections()
     hasty = settings.model_copy(update={"http_request_seconds_max": 0.2})

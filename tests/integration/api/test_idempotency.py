@@ -1,4 +1,4 @@
-"""A POST that is repeated gets the first answer, and has one effect, whatever the client and the network do."""
+"""A repeated POST gets the first answer and has one effect, despite the client and the network."""
 
 import threading
 from collections.abc import Callable, Iterator
@@ -129,8 +129,8 @@ def test_concurrent_requests_have_one_effect_and_one_answer(accounts: Api, accou
 
 
 def test_a_concurrent_request_does_not_wait_for_ever(accounts: Api, account: str, name: str) -> None:
-    """The first is made to stand still after it took the key: the concurrent one is told to come later, and finds its
-    answer then.
+    """The first stands still after it took the key: the concurrent one is told to come later, and then finds the
+    answer.
     """
     scope = f"anonymous POST /accounts/{account}/deposits"
     with transaction(accounts) as connection:
@@ -157,9 +157,7 @@ def test_a_row_that_stays_locked_is_no_answer_to_keep(accounts: Api, account: st
 def test_a_refused_concurrent_request_gets_the_answer_of_the_one_that_was_served(
     accounts: Api, account: str, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between a refusal and its keeping a concurrent request may be served: then there is one answer for both, its
-    own.
-    """
+    """A concurrent request may be served before a refusal is stored: then both get the served one's answer."""
     from shared.http.call import Call  # patched in this process, where the API runs too
 
     accounts.sql("UPDATE account SET currency = 'USD' WHERE id = %s", account)

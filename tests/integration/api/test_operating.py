@@ -1,4 +1,4 @@
-"""An API process as an operator sees it, and its behaviour when no worker publishes its events."""
+"""An API process as an operator sees it, also while no worker publishes its events."""
 
 from collections.abc import Callable
 from typing import Any

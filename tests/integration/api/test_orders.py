@@ -31,7 +31,7 @@ def published(orders: Api, order_id: str) -> list[tuple[Any, ...]]:
 
 
 def force(orders: Api, order_id: str, state: str) -> None:
-    """Put an order into a state that only handlers reach."""
+    """Set an order to a state that only handlers reach."""
     reason = "OUT_OF_STOCK" if state == "REJECTED" else None
     orders.sql(
         "UPDATE orders SET state = %s, amount = 7, currency = 'EUR', reason = %s WHERE id = %s", state, reason, order_id

@@ -12,7 +12,7 @@ import pytest
 from dev import processes
 from dev.servers.places import free_port
 from shared.settings import Settings
-from tests.waiting import SECONDS_MAX, until
+from shared.testing import SECONDS_MAX, until
 
 
 def answers(port: int) -> bool:

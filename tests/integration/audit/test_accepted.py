@@ -1,5 +1,5 @@
-"""After a restored backup, by the runbook: what the lost database had published is found whole, with its keys, and
-stays found when the lanes are decided, under the number of the decision.
+"""After a backup is restored by the runbook, the audit finds all that the lost database had published, with its keys.
+Once the lanes are decided, it still finds it, under the decision's number.
 """
 
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from tests.integration.audits import Answer, audit, ours, produce
 from tests.integration.tallies import Tallies
 
 OLD, LOST = ("a", "d"), ("a", "d", "e", "k", "b", "c")
-"""The keys of before the backup, which are of one lane, and those of after it, which are of all lanes."""
+"""The keys before the backup, all in one lane, and those after it, in all lanes."""
 
 
 @pytest.fixture
@@ -32,7 +32,7 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
 
 
 def lost(answer: Answer) -> list[tuple[str, str]]:
-    """Key and type of each unknown event."""
+    """Return key and type of each unknown event."""
     return sorted((f["key"], f["event_type"]) for f in answer.facts["findings"] if f["kind"] == "unknown")
 
 
@@ -82,14 +82,9 @@ def test_all_of_them_are_named_when_asked_for(tallies: Tallies, capsys: pytest.C
 
 
 def test_what_a_rewind_explains_is_published_again(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
-    """One duplicate for each rewind over the record; what any producer publishes besides is found as ever."""
+    """A rewind explains one duplicate of each record; others that a producer publishes are found as ever."""
     with Tallies(servers) as tallies:
-        tallies.ask(1, 2, 3)
-        tallies.work()
-        restore = tallies.copy()
-        tallies.ask(4, 5)
-        tallies.work()
-        restore()
+        tallies.lose_two()
         assert tallies.run("positions rewind --target inputs --yes") == 0
         assert tallies.run("positions adopt --target lanes --yes") == 0
         tallies.work()
@@ -119,7 +114,7 @@ def test_what_a_rewind_explains_is_published_again(servers: Servers, capsys: pyt
 def test_what_waited_in_a_lane_that_was_rewound_is_published_again(
     servers: Servers, capsys: pytest.CaptureFixture[str], choice: str
 ) -> None:
-    """`skip` count as published only what is claimed, so it publishes again what waits behind that."""
+    """`skip` counts only claimed rows as published, so it publishes again what waits behind them."""
     with Tallies(servers) as tallies:
         tallies.request(1)
         tallies.work()

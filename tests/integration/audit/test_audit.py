@@ -1,4 +1,4 @@
-"""Each kind of damage is done to a system that was in order; the audit finds it, names it, and finds nothing else."""
+"""Each kind of damage is done to a sound system; the audit finds and names it, and nothing else."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ from tests.integration.tallies import Tallies
 from tests.integration.tally_topics import headers
 
 KEYS = ("a", "d", "e", "k")
-"""Two for each partition."""
+"""Two keys for each partition."""
 
 
 @pytest.fixture
@@ -25,7 +25,7 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
 
 
 def place(tallies: Tallies, key: str, nth: int) -> tuple[str, str, int, int]:
-    """Where the n-th event of a key is, its id, its lane and the position of its claim."""
+    """Return the place of a key's n-th event, its id, its lane and its claim's position."""
     record = [r for r in tallies.read(tallies.told.topic) if r.key() == key.encode()][nth]
     event_id = dict(record.headers())["ce_id"].decode()
     (position,) = tallies.sql("SELECT position FROM exactly_once_claimed WHERE %s = ANY(event_ids)", event_id)
@@ -108,7 +108,7 @@ def test_an_event_on_the_wrong_topic_is_not_that_event(tallies: Tallies, capsys:
 
 
 def test_an_event_that_was_never_published(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """As if Kafka had lost it with its marker."""
+    """It is as if Kafka had lost it with its marker."""
     tallies.sql(
         "UPDATE exactly_once_claimed SET event_ids = event_ids || ARRAY['lost'], events = events + 1 WHERE lane = 1 "
         "AND position = 2"
@@ -121,7 +121,7 @@ def test_an_event_that_was_never_published(tallies: Tallies, capsys: pytest.Capt
 
 
 def test_events_of_one_key_out_of_order(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """By the database, the second was decided before the first."""
+    """In the database, the second was decided before the first."""
     _, first_id, lane, first_position = place(tallies, "k", 0)
     second, second_id, _, second_position = place(tallies, "k", 1)
     for old, new, position in ((first_id, second_id, first_position), (second_id, first_id, second_position)):
@@ -154,7 +154,7 @@ def test_the_next_offset_beyond_the_end_of_its_topic(tallies: Tallies, capsys: p
 def test_a_published_position_that_is_not_of_the_claim(
     tallies: Tallies, capsys: pytest.CaptureFixture[str], by: int
 ) -> None:
-    """The claim is not published, and no wrong published position may make its event seem lost."""
+    """The claim is not published; a wrong published position must not make its event seem lost."""
     tallies.request(4)
     tallies.work(die="unpublished")
     position, _, _ = tallies.lane(1)
@@ -167,7 +167,7 @@ def test_a_published_position_that_is_not_of_the_claim(
 
 
 def test_a_transaction_that_does_not_end(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """What is behind it cannot be consumed, so it cannot be missed; once aborted, its record belongs to no one."""
+    """What is behind it cannot be consumed, so it is not missed; once aborted, its record counts for nothing."""
     tallies.sql(
         "UPDATE exactly_once_claimed SET event_ids = event_ids || ARRAY['lost'] WHERE lane = 0 AND position = 1"
     )
@@ -200,7 +200,7 @@ def test_rows_that_stay_unpublished(tallies: Tallies, capsys: pytest.CaptureFixt
 
 
 def test_a_topic_that_was_created_again(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """Its records went with it, and are not missed."""
+    """Its records went with it and are not missed."""
     tallies.recreate(tallies.told.topic)
 
     answer = audit(tallies, capsys)
@@ -220,7 +220,7 @@ def test_a_topic_that_was_created_again(tallies: Tallies, capsys: pytest.Capture
 
 
 def test_what_others_publish_is_their_affair(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """Records of another service, and of no service, on the same topic; the same ids as ours, twice."""
+    """The topic has records of another service and of none, with our ids, twice."""
     _, event_id, _, _ = place(tallies, "a", 0)
     for _ in range(2):
         produce(tallies, {**ours(tallies, event_id), "ce_source": "another"})

@@ -17,11 +17,11 @@ from shared.audit import claims, topics
 from shared.audit.audit import BEFORE, REMOVED
 from shared.operations.maintenance import Context
 from shared.protocol.ports import Input
+from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage
 from tests.integration.audits import audit, open_transaction, ours, produce
 from tests.integration.operations.test_positions import CELLS, LANES, decide
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX
 
 
 @pytest.fixture
@@ -31,14 +31,14 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
 
 
 def claim(tallies: Tallies, *numbers: int) -> None:
-    """Publish each number in a claim of its own."""
+    """Publish each number in its own claim."""
     for number in numbers:
         tallies.request(number)
         tallies.work()
 
 
 def delete_records(tallies: Tallies, offset: int) -> None:
-    """Do what retention does."""
+    """Delete records as retention does."""
     gone = tallies.admin.delete_records([TopicPartition(tallies.told.topic, 0, offset)])
     for future in gone.values():
         future.result(SECONDS_MAX)
@@ -93,7 +93,7 @@ def test_claims_that_were_pruned(tallies: Tallies, capsys: pytest.CaptureFixture
 
 
 def test_claims_of_an_older_release_in_between(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """It does not know the table. Gaps in the numbers reveal it, at the end too."""
+    """That release does not know the table. Gaps in the numbers reveal it, even at the end."""
     claim(tallies, 1, 2, 3)
     tallies.sql("DELETE FROM exactly_once_claimed WHERE position = 2")
     answer = audit(tallies, capsys)
@@ -137,7 +137,7 @@ def test_a_claim_that_is_just_being_published(tallies: Tallies, capsys: pytest.C
 def test_a_young_transaction_is_waited_for(
     tallies: Tallies, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It ends only after the audit has seen that it stands still."""
+    """It ends only after the audit saw it stand still."""
     claim(tallies, 1)
     with open_transaction(tallies, ours(tallies, "unknown")) as producer:
         real = topics.standing
@@ -161,7 +161,7 @@ def test_a_young_transaction_is_waited_for(
 
 
 def interrupt(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, meanwhile: Callable[[], None]) -> None:
-    """Let something happen once, right before a step of the audit."""
+    """Let something happen once, just before a step of the audit."""
     real = getattr(module, name)
     waiting = [meanwhile]
 

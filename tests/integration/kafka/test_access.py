@@ -13,8 +13,8 @@ from dev.servers import Servers
 from dev.servers.locked import Grant, LockedKafka
 from dev.servers.places import free_port
 from shared.command import EXIT_AGAIN, EXIT_MISCONFIGURED
+from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage
-from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "correct horse, battery"
@@ -34,7 +34,7 @@ def _users(locked: LockedKafka) -> None:
 
 @dataclass(frozen=True)
 class Lockable:
-    """Servers as a stage wants them."""
+    """Servers in the form that a stage takes."""
 
     kafka: LockedKafka
     postgres: object
@@ -165,7 +165,7 @@ def test_a_certificate_of_another_authority_is_refused(locked: LockedKafka, tmp_
 def test_silence_may_be_a_broker_that_starts_and_is_asked_again(
     locked: LockedKafka, tmp_path: Path, speaks: str, listens: str, hint: str
 ) -> None:
-    """No answer shows whether a broker is down or wants another protocol: the message says what to check."""
+    """Silence does not show whether a broker is down or wants another protocol: the message says what to check."""
     listeners = {"TLS": locked.password_bootstrap, "PLAINTEXT": locked.bootstrap, "nobody": f"127.0.0.1:{free_port()}"}
     variables = by_password(locked) if speaks == "SASL_SSL" else {}
     code, output = run(variables | {"KAFKA_BOOTSTRAP_SERVERS": listeners[listens]}, tmp_path)

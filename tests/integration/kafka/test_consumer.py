@@ -1,4 +1,4 @@
-"""The consumer against a real broker, beyond what tests/contract asks of its port: what a client has fetched before."""
+"""The consumer against a real broker, beyond tests/contract: what a client has fetched before."""
 
 from collections.abc import Iterator
 
@@ -8,8 +8,8 @@ from confluent_kafka import Producer
 
 from shared.kafka.consumer import GroupMember
 from shared.protocol.ports import Input, Polled
+from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import Stage, headers
-from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def inputs(stage: Stage) -> list[Input]:
 
 
 def joined(member: GroupMember) -> Polled:
-    """Wait for the first assignment, and return the poll that found it."""
+    """Wait for the first assignment; return the poll that found it."""
     for _ in range(int(SECONDS_MAX / 0.1)):
         polled = member.poll(1, 0.1)
         if polled.assigned is not None:
@@ -35,9 +35,7 @@ def joined(member: GroupMember) -> Polled:
 
 
 def test_what_was_fetched_before_does_not_come_after_a_new_position(stage: Stage, member: GroupMember) -> None:
-    """Neither its records nor its end: an end that is believed moves the next offset over records that were not
-    handled.
-    """
+    """Nor does an end: a believed end moves the next offset over records that were not handled."""
     for _ in range(10):
         stage.ask(stage.keys[:2])
     joined(member)

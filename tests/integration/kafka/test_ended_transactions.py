@@ -1,4 +1,4 @@
-"""What a renewed producer waits for, against a real broker: records and offsets that are in an open transaction."""
+"""A renewed producer waits for records and offsets in an open transaction, on a real broker."""
 
 import re
 from collections.abc import Iterator
@@ -10,8 +10,8 @@ from confluent_kafka import Consumer, Producer, TopicPartition
 from shared.errors import KafkaUnavailable
 from shared.kafka.ended_transactions import see_ended
 from shared.telemetry.waits import MAIN_LOOP
+from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import Stage
-from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture
@@ -43,9 +43,7 @@ def test_records_that_are_in_a_transaction_are_waited_for(stage: Stage, other: P
 def test_offsets_that_are_in_a_transaction_are_waited_for_whoever_owns_their_lane(
     stage: Stage, other: Producer
 ) -> None:
-    """The next commit with their producer id would commit them, and what was never published would be taken for
-    published.
-    """
+    """Their producer id's next commit would commit them, and what was never published would seem published."""
     nobody = Consumer({"bootstrap.servers": stage.settings.kafka_bootstrap_servers, "group.id": stage.name})
     held = [TopicPartition(stage.kit.service.lane_topic, 1, 7)]
     other.send_offsets_to_transaction(held, nobody.consumer_group_metadata(), SECONDS_MAX)

@@ -1,4 +1,4 @@
-"""The producer against a real broker, beyond what tests/contract asks of its port: its records, and its doubts."""
+"""The producer against a real broker, beyond tests/contract: its records and its doubts."""
 
 import threading
 import time
@@ -18,10 +18,10 @@ from shared.errors import ContentRefused, KafkaInDoubt, KafkaUnavailable, Miscon
 from shared.kafka.client import KafkaClient
 from shared.kafka.producer import TransactionalProducer
 from shared.protocol.ports import Committed, OutboxRow
+from shared.testing import SECONDS_MAX, until
 from tests.faults import trail
 from tests.faults.stage import Stage, admin
 from tests.faults.wire import Wire
-from tests.waiting import SECONDS_MAX, until
 
 
 @contextmanager
@@ -50,7 +50,7 @@ def kafka(stage: Stage) -> Iterator[KafkaClient]:
 
 
 def group_metadata(kafka: KafkaClient) -> object:
-    """The group metadata once the member owns something."""
+    """The group metadata, once the member owns something."""
     found = []
 
     def member() -> bool:
@@ -63,7 +63,7 @@ def group_metadata(kafka: KafkaClient) -> object:
 
 
 def rows(stage: Stage, *words: str, topic: str | None = None) -> list[OutboxRow]:
-    """Rows to publish."""
+    """Return rows to publish."""
     time_text = "2026-01-01T00:00:00.000000Z"
     parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     return [
@@ -73,7 +73,7 @@ def rows(stage: Stage, *words: str, topic: str | None = None) -> list[OutboxRow]
 
 
 def published(stage: Stage) -> list[str]:
-    """What a read_committed reader sees."""
+    """Return the records that a read_committed reader sees."""
     return [record.data.decode() for record in stage.read(stage.kit.told.topic)]
 
 
@@ -138,7 +138,7 @@ def test_a_topic_that_is_not_there_is_a_doubt_within_its_budget(stage: Stage, ka
 
 
 def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Servers, tmp_path: Path) -> None:
-    """A request of it may still be on its way; it could end a later transaction (KIP-890)."""
+    """Its request may still be on its way, and could end a later transaction (KIP-890)."""
     servers = breakable_servers
     with Stage(servers, tmp_path) as stage, client(stage, 0) as kafka:
         member = group_metadata(kafka)
@@ -158,7 +158,7 @@ def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Serv
 
 
 def publish_one(stage: Stage, kafka: KafkaClient) -> None:
-    """Commit one row."""
+    """Publish one row, and commit."""
     kafka.begin()
     kafka.produce(rows(stage, "one"))
     kafka.flush()
@@ -180,7 +180,7 @@ def test_a_commit_is_doubted_when_the_connection_is_lost_after_it(servers: Serve
 
 
 def test_a_broker_that_was_never_reached_puts_no_commit_in_doubt(stage: Stage) -> None:
-    """One of three that is down is tried again and again. Nothing was sent to it."""
+    """The client retries one of three that is down. Nothing was sent to it."""
     settings = stage.settings.model_copy(
         update={"kafka_bootstrap_servers": f"127.0.0.1:{free_port()},{stage.settings.kafka_bootstrap_servers}"}
     )
@@ -203,7 +203,7 @@ class Ahead(Producer):
 
 
 def test_a_broker_that_refuses_our_clock_is_named_and_no_restart_is_asked_for(stage: Stage) -> None:
-    """A second start would have the same clock. Of many rows the client reports only that some are refused."""
+    """A restart would have the same clock. Of many rows the client reports only that some are refused."""
     producer = TransactionalProducer(stage.settings, stage.kit.service, 0, make=Ahead)
     for words, meaning, told in (
         (("a", "b"), ContentRefused, "INVALID_RECORD"),

@@ -1,4 +1,4 @@
-"""With exactly the rights that docs/deploying.md lists the services work; without any one of them the log names it."""
+"""With exactly the rights in docs/deploying.md the services work; without any one, the log names it."""
 
 import os
 import re
@@ -21,7 +21,7 @@ from dev.servers.locked import Grant, LockedKafka
 from dev.servers.places import free_port
 from shared.command import EXIT_MISCONFIGURED
 from shared.service import Service
-from tests.waiting import SECONDS_MAX, until
+from shared.testing import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[3]
 PASSWORD = "between you and me"
@@ -30,14 +30,14 @@ WORKER, TOPICS, OPERATOR = "`worker`", "`topics`", "operator's commands"
 
 
 def table() -> list[list[str]]:
-    """The rows of the page's table."""
+    """Return the rows of the page's table."""
     page = (ROOT / "docs" / "deploying.md").read_text()
     rows = page.split("<!-- rights -->")[1].split("<!-- end -->")[0].strip().splitlines()
     return [[cell.strip() for cell in row.strip("|").split("|")] for row in rows]
 
 
 def resources(row: str, service: Service) -> list[tuple[str, str]]:
-    """What the first cell of a row stands for, in a service."""
+    """Return the resources of a row's first cell, for a service."""
     return {
         "each topic that the service consumes": [("topic", name) for name in sorted(service.consumed_topics)],
         "topic `<service>.outbox`": [("topic", service.lane_topic)],
@@ -49,7 +49,7 @@ def resources(row: str, service: Service) -> list[tuple[str, str]]:
 
 
 def granted(who: str, name: str) -> list[Grant]:
-    """The rights of a column, for the service `name`."""
+    """Return the rights of a column, for the service `name`."""
     service: Service = import_module(f"services.{name}.handlers").service
     head, _, *rows = table()
     column = head.index(who)
@@ -185,7 +185,7 @@ NEEDED = granted(WORKER, "inventory")
 )
 @pytest.mark.timeout(4 * SECONDS_MAX)
 def test_a_worker_that_lacks_one_right_ends_and_names_it(place: Place, grant: Grant, left: str | None) -> None:
-    """It has something to publish, and something to consume: an order that was placed."""
+    """It has something to publish and to consume: an order that was placed."""
     with psycopg.connect(place.postgres.dsn(place.database("inventory"))) as connection:
         connection.execute(
             "INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data) "
@@ -210,7 +210,7 @@ def test_a_worker_that_lacks_one_right_ends_and_names_it(place: Place, grant: Gr
 
 @pytest.fixture
 def stopped(place: Place) -> Place:
-    """The inventory service has worked, and no process runs any more."""
+    """The inventory service after its work, with no process running."""
     with place.running("inventory", "worker") as worker:
         until(lambda: place.operate("positions show")[0] == 0, "every position is there", 2 * SECONDS_MAX)
         worker.terminate()
@@ -245,7 +245,7 @@ def sql(place: Place, statement: str) -> None:
     ids=["show: group", "show: topic", "rewind", "adopt", "resize"],
 )
 def test_an_operator_needs_the_rights_of_the_table(stopped: Place, line: str, grant: Grant, damage: str | None) -> None:
-    """Without the right the command says so and changes nothing; with it, it does what it is asked for."""
+    """Without the right the command says so and changes nothing; with it, the command works."""
     sql(
         stopped,
         "INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data) "

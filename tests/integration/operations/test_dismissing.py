@@ -1,5 +1,5 @@
-"""A dismissed dead letter waits no more, is re-driven only by name, and is deleted after its retention; the decision
-stays, with its reason.
+"""A dismissed dead letter no longer waits, is redriven only by name, and is deleted after its retention; the decision
+stays with its reason.
 """
 
 import json
@@ -16,7 +16,7 @@ from tests.integration.tallies import Tallies
 
 @pytest.fixture
 def tallies(servers: Servers) -> Iterator[Tallies]:
-    """Five dead letters: three defects, two rejected."""
+    """A service with five dead letters: three defects, two rejected."""
     with Tallies(servers) as made:
         made.sql("INSERT INTO switch VALUES ('defect'), ('reject')")
         made.ask(1, 2, 3, wish="defect")

@@ -1,4 +1,4 @@
-"""A decision is made only while no worker runs, and only when the operator confirmed it."""
+"""A decision is made only while no worker runs, and only after the operator confirms it."""
 
 import os
 import pty
@@ -10,20 +10,19 @@ from pathlib import Path
 
 import pytest
 
-from dev import processes
 from dev.servers import Servers, service_names
 from shared import command
 from shared.operations import maintenance
 from shared.operations.maintenance import Context
 from shared.postgres import slots
 from shared.settings import Settings
+from shared.testing import until
 from tests.faults import trail
 from tests.integration.tallies import Tallies
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 SERVICE = service_names()[0]
-"""Any will do."""
+"""Any service will do."""
 
 
 @pytest.fixture
@@ -126,23 +125,17 @@ def test_all_slots_that_a_setting_allows() -> None:
 
 
 def test_a_worker_process_stops_says_what_to_do_and_goes_on_after_it(tallies: Tallies, tmp_path: Path) -> None:
-    """The whole of it, as an operator sees it: the process stays alive, and holds nothing that the command needs."""
+    """All of it, as an operator sees it: the process stays alive, and holds nothing that the command needs."""
     tallies.forget_group()
     log = tmp_path / "log"
-    with log.open("wb") as output:
-        worker = processes.start(
-            [sys.executable, "-m", "tests.integration.tally_process", tallies.name, tallies.settings.model_dump_json()],
-            cwd=ROOT,
-            env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
-            output=output,
-        )
-        try:
-            until(lambda: "PositionMissing" in log.read_text(), "the worker stops")
-            assert tallies.run("positions adopt --target lane-0 --yes") == 0
-            assert worker.poll() is None
-        finally:
-            worker.terminate()
-        assert worker.wait(20) == 0
+    worker = tallies.process(log)
+    try:
+        until(lambda: "PositionMissing" in log.read_text(), "the worker stops")
+        assert tallies.run("positions adopt --target lane-0 --yes") == 0
+        assert worker.poll() is None
+    finally:
+        worker.terminate()
+    assert worker.wait(20) == 0
     tallies.work()
     assert tallies.numbers() == {1: 1}
 
@@ -163,7 +156,7 @@ def test_two_operators_at_once(
 
 
 def test_the_slots_are_free_when_a_decision_is_made(tallies: Tallies) -> None:
-    """At once: a worker that is started after the command, or the next command, must not be refused."""
+    """They are free at once: the next worker or command must not be refused."""
     built = trail.container(tallies.kit, tallies.settings)
     with maintenance.maintenance(Context(tallies.settings, tallies.service, built.engine(), built.outbox())):
         assert not built.worker_database().take_slot()

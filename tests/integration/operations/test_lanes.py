@@ -11,9 +11,9 @@ from sqlalchemy import NullPool, create_engine, text
 from dev.servers import Servers
 from shared.errors import LanesDiffer
 from shared.postgres.outbox import lane_hash
+from shared.testing import until
 from tests.integration.operations.test_positions import stop
 from tests.integration.tallies import Tallies
-from tests.waiting import until
 
 KEYS = [f"key-{n}" for n in range(8)]
 
@@ -25,7 +25,7 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
 
 
 def published_by_key(tallies: Tallies) -> dict[str, list[int]]:
-    """What is consumed of each key, in its order."""
+    """Return what is consumed of each key, in order."""
     found: dict[str, list[int]] = defaultdict(list)
     for record in tallies.read(tallies.told.topic):
         found[record.key().decode()].append(json.loads(record.value())["number"])
@@ -140,7 +140,7 @@ def test_drain(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_drain_counts_a_claim_that_is_published_as_published(tallies: Tallies) -> None:
-    """Its rows are still in the table until the next claim; nothing has to wait for that."""
+    """Its rows stay in the table until the next claim; `drain` need not wait for that."""
     tallies.request(1)
     tallies.work(die="published")
     assert tallies.waiting() == [1]

@@ -1,4 +1,4 @@
-"""A row that Kafka refuses stops its lane, is looked at, set aside, and published after all when Kafka takes it."""
+"""A row that Kafka refuses stops its lane. It is shown, set aside, and published once Kafka takes it."""
 
 import json
 from collections.abc import Iterator
@@ -10,9 +10,9 @@ from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from shared.errors import ContentStuck
+from shared.testing import SECONDS_MAX
 from tests.integration.operations.test_positions import stop
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def allow(tallies: Tallies, size: int) -> None:
 
 
 def event_id(tallies: Tallies, number: int) -> str:
-    """The id of a row that waits."""
+    """Return the id of a row that waits."""
     (found,) = tallies.sql(
         "SELECT event_id FROM exactly_once_outbox WHERE convert_from(data, 'UTF8') LIKE %s", f'%"number":{number},%'
     )
@@ -83,7 +83,7 @@ def test_a_row_that_kafka_refuses(tallies: Tallies, capsys: pytest.CaptureFixtur
 
 
 def test_a_row_leaves_its_claim_alone(tallies: Tallies) -> None:
-    """The others of the claim are published as before, under another claim id."""
+    """The claim's other rows are published as before, under another claim id."""
     tallies.request(1, 2, 3)
     tallies.work(die="unpublished")
     position, claim_id, rows = tallies.lane()
@@ -112,7 +112,7 @@ def test_a_row_that_is_not_claimed(tallies: Tallies) -> None:
 
 
 def test_the_whole_claim_may_leave(tallies: Tallies) -> None:
-    """An empty claim is published like any other: the published position has to move on."""
+    """An empty claim is published like any other: the published position must move on."""
     tallies.request(1)
     tallies.work(die="unpublished")
 

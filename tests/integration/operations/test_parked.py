@@ -1,10 +1,8 @@
-"""A record that is tried for ever is set aside by an operator, while workers work or not: once, whichever moves the
-next offset meanwhile, and nothing is lost.
+"""An operator sets aside a record that is tried for ever, with or without workers at work: once, also if the next
+offset moves meanwhile, and nothing is lost.
 """
 
-import os
 import subprocess
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,18 +10,15 @@ from typing import Any
 
 import pytest
 
-from dev import processes
 from dev.servers import Servers
 from shared.operations import parked
+from shared.testing import SECONDS_MAX, until
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX, until
-
-ROOT = Path(__file__).parents[3]
 
 
 @pytest.fixture
 def tallies(servers: Servers) -> Iterator[Tallies]:
-    """1 has taken effect, 2 is tried for ever, and two others of its key and one of another wait behind it."""
+    """A service where 1 took effect, 2 is tried for ever, and two of its key and one of another wait behind it."""
     with Tallies(servers) as made:
         made.sql("INSERT INTO switch VALUES ('retry')")
         made.ask(1)
@@ -65,23 +60,16 @@ def test_the_input_goes_on_behind_it(tallies: Tallies, capsys: pytest.CaptureFix
 
 @contextmanager
 def worker(tallies: Tallies, log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    output = log.open("wb")
-    process = processes.start(
-        [sys.executable, "-m", "tests.integration.tally_process", tallies.name, tallies.settings.model_dump_json()],
-        cwd=ROOT,
-        env={**os.environ, "DATABASE_URL": tallies.settings.database_url.get_secret_value()},
-        output=output,
-    )
+    process = tallies.process(log)
     try:
         yield process
     finally:
         process.terminate()
         process.wait(SECONDS_MAX)
-        output.close()
 
 
 def test_while_a_worker_works(tallies: Tallies, tmp_path: Path) -> None:
-    """It has the record in its hands, and drops it when it tries it again."""
+    """The worker holds the record, and drops it at its next attempt."""
     with worker(tallies, tmp_path / "log") as process:
         tallies.ask(6, key="other")
         until(lambda: tallies.committed().get(f"{tallies.service.lane_topic}[0]"), "it works")

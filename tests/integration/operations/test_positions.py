@@ -1,5 +1,5 @@
-"""Each policy with each command: the disagreement is made for real, the worker stops and says what to do, it is done,
-and the worker goes on. Then everything that was asked took effect and was published as often as docs/operating.md says.
+"""Each policy with each command: a real disagreement is made, the worker stops and says what to do, that is done, and
+the worker goes on. Then all that was asked took effect and was published as often as docs/operating.md says.
 """
 
 import re
@@ -17,8 +17,8 @@ from dev.servers import Servers
 from shared import command
 from shared.errors import DatabaseWentBack, ExactlyOnceError, KafkaWentBack, LanesDiffer, PositionMissing, RecordsLost
 from shared.operations import diagnosis
+from shared.testing import SECONDS_MAX, until
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX, until
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,7 +30,7 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
 
 
 def stop(tallies: Tallies, error: type[ExactlyOnceError], *words: object) -> None:
-    """See the worker stop for `error`; its message holds `words`, and commands that can be typed as they are."""
+    """Check that the worker stops with `error`; its message has `words`, and commands that work as typed."""
     with pytest.raises(error) as stopped:
         tallies.work()
     message = str(stopped.value)
@@ -49,7 +49,7 @@ def decide(tallies: Tallies, choice: str, source: str) -> None:
 
 
 def twice(tallies: Tallies) -> set[int]:
-    """The numbers that are consumed twice. A duplicate has the id of the first, so that an inbox drops it."""
+    """Return the numbers consumed twice. A duplicate has the first one's id, so that an inbox drops it."""
     by_number: dict[int, list[str]] = {}
     for number, event_id in tallies.consumed():
         by_number.setdefault(number, []).append(event_id)
@@ -62,7 +62,7 @@ def twice(tallies: Tallies) -> set[int]:
 
 
 def went_back(tallies: Tallies) -> None:
-    """An older copy of the database: 10 was being published, 11 waited, both were published since; 13 came after."""
+    """Restore an older database: 10 was being published, 11 waited, both were published since; 13 came after."""
     tallies.request(10, 11)
     tallies.work(die="unpublished", rows=1)
     restore = tallies.copy()
@@ -74,7 +74,7 @@ def went_back(tallies: Tallies) -> None:
 
 
 def failed_over(tallies: Tallies) -> None:
-    """The claim that published 10 is not the one that the database has: it claimed again, 11 as well."""
+    """Publish 10 by a claim that the database lost: it claimed again, 11 as well."""
     tallies.request(10)
     tallies.work(die="published")
     tallies.request(11)
@@ -85,7 +85,7 @@ def failed_over(tallies: Tallies) -> None:
 
 
 def kafka_went_back(tallies: Tallies, die: str) -> None:
-    """Kafka lost what it was told of 11 and 12; 12 is still claimed."""
+    """Let Kafka lose its positions of 11 and 12; 12 is still claimed."""
     tallies.request(10)
     tallies.work()
     lost = tallies.committed()[f"{tallies.service.lane_topic}[0]"]
@@ -96,7 +96,7 @@ def kafka_went_back(tallies: Tallies, die: str) -> None:
 
 
 def group_deleted(tallies: Tallies, die: str) -> None:
-    """The group and all its offsets are gone; 10 is still claimed."""
+    """Delete the group and all its offsets; 10 is still claimed."""
     tallies.request(10)
     tallies.work(die=die)
     tallies.forget_group()
@@ -205,7 +205,7 @@ def test_adopt_refuses_when_the_evidence_is_gone(tallies: Tallies, capsys: pytes
 
 @pytest.mark.parametrize("commit", [True, False])
 def test_adopt_waits_for_a_transaction_that_is_open(tallies: Tallies, commit: bool) -> None:
-    """A last transaction may still be ending when the group is already empty: only then it says so."""
+    """A last transaction may still be ending when the group is empty: only then does it say so."""
     tallies.request(10)
     tallies.work(die="unpublished")
     tallies.forget_group()
@@ -233,7 +233,7 @@ def test_adopt_waits_for_a_transaction_that_is_open(tallies: Tallies, commit: bo
 
 
 def slots_held(tallies: Tallies) -> bool:
-    """Whether a command has begun: it takes all of them."""
+    """Return whether a command has begun: it takes all slots."""
     held = """
         SELECT count(*) > 1 FROM pg_locks JOIN pg_database ON pg_database.oid = pg_locks.database
         WHERE locktype = 'advisory' AND granted AND datname = current_database()
@@ -256,16 +256,6 @@ def test_an_offset_that_no_worker_committed_is_not_followed(
 # ---- inputs
 
 
-def restored(tallies: Tallies) -> None:
-    """1 to 3 are handled; 4 and 5 were too, but the database is older."""
-    tallies.ask(1, 2, 3)
-    tallies.work()
-    restore = tallies.copy()
-    tallies.ask(4, 5)
-    tallies.work()
-    restore()
-
-
 @pytest.mark.parametrize(
     ("choice", "effects", "repeated"),
     [
@@ -278,7 +268,7 @@ def restored(tallies: Tallies) -> None:
 def test_input_of_a_database_that_went_back(
     tallies: Tallies, choice: str, effects: list[int], repeated: set[int]
 ) -> None:
-    restored(tallies)
+    tallies.lose_two()
 
     stop(tallies, DatabaseWentBack, tallies.source, 3, 5)
     word, _, to = choice.partition(" ")
@@ -296,7 +286,7 @@ def test_input_of_a_database_that_went_back(
 
 
 def test_the_runbook_of_a_restored_backup(servers: Servers) -> None:
-    """The commands are those of docs/operating.md, as they are typed there."""
+    """The commands are those of docs/operating.md, as typed there."""
     section = (
         (ROOT / "docs" / "operating.md").read_text().split("## After a restored backup, in order")[1].split("\n## ")[0]
     )
@@ -412,7 +402,7 @@ def test_records_that_kafka_lost_after_they_were_handled(tallies: Tallies) -> No
 
 
 def test_a_topic_that_grew_beyond_what_it_lost_is_no_reason_to_go_on(tallies: Tallies) -> None:
-    """What was written since it was cut has offsets that were handled before: a stopped worker would pass it over."""
+    """Records written since it was cut have offsets that were handled before: a worker would pass over them."""
     tallies.ask(1, 2)
     tallies.work()
     tallies.sql("UPDATE exactly_once_position SET next_offset = 3")

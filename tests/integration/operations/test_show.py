@@ -1,4 +1,4 @@
-"""`positions show` tells what both systems have, at any time, and sounds no alarm while workers work."""
+"""`positions show` shows what both systems have, at any time, and sounds no alarm while workers work."""
 
 import json
 import threading
@@ -85,9 +85,7 @@ def test_a_disagreement_is_told_in_full_below_the_tables(tallies: Tallies, capsy
 
 
 def test_no_false_alarm_while_workers_work(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
-    """The published position and the claim are read one after the other, and move meanwhile, some hundred times a
-    second.
-    """
+    """The published position and the claim are read in turn, and move some hundred times a second meanwhile."""
     tallies.ask(*range(600))
     worker = threading.Thread(target=lambda: tallies.work(records=2))
     worker.start()

@@ -1,4 +1,4 @@
-"""A topic that was created again, and another cluster: stopped for at the start, decided, and gone on from."""
+"""A worker stops at its start for a recreated topic or another cluster, and goes on after a decision."""
 
 from collections.abc import Iterator
 
@@ -9,9 +9,9 @@ from dev.servers import Servers
 from shared.errors import DatabaseWentBack, LanesDiffer, Misconfigured, OtherCluster, PositionMissing
 from shared.kafka import topics
 from shared.operations import diagnosis
+from shared.testing import SECONDS_MAX, until
 from tests.integration.operations.test_positions import decide, stop, twice
 from tests.integration.tallies import Tallies
-from tests.waiting import SECONDS_MAX, until
 
 
 @pytest.fixture
@@ -57,7 +57,7 @@ def test_a_topic_that_is_consumed(tallies: Tallies, capsys: pytest.CaptureFixtur
 
 
 def test_a_topic_that_is_consumed_whose_offsets_came_back(tallies: Tallies) -> None:
-    """Kafka forgets the offsets of a deleted topic; should it keep one, it must not look like an older database."""
+    """Kafka forgets a deleted topic's offsets; if it keeps one, that must not look like an older database."""
     tallies.ask(1, 2, 3)
     tallies.work()
     tallies.recreate(tallies.asked.topic)

@@ -1,4 +1,4 @@
-"""Rows that are written in one statement are the rows that the driver would have written one by one."""
+"""Rows written in one statement are those that the driver would have written one by one."""
 
 import uuid
 from collections.abc import Iterator
@@ -110,7 +110,7 @@ def engine(postgres: Postgres) -> Iterator[Engine]:
 
 @pytest.fixture
 def driver(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The statements that were left to the driver."""
+    """Return the statements that were left to the driver."""
     left: list[str] = []
     executemany = psycopg.Cursor.executemany
 

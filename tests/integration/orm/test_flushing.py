@@ -1,6 +1,6 @@
-"""A flush writes as the foreign keys ask, whatever the classes' names and the order in which rows are added.
+"""A flush writes as the foreign keys require, in any order of classes' names and added rows.
 
-The models here have no relationships, unless a test says so: only the tables know who refers to whom.
+The models here have no relationships, unless a test says so: only the tables know the references.
 """
 
 from collections.abc import Iterator
@@ -24,14 +24,14 @@ class Base(DeclarativeBase):
 
 
 class Node(Base):
-    """Refers to its own table."""
+    """A row that refers to its own table."""
 
     __tablename__ = "node"
 
     id: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     above: Mapped[int | None] = mapped_column(ForeignKey("node.id"))
     tags: Mapped[list[str] | None] = mapped_column(ARRAY(Text))
-    """Of a type that keeps the rows from going in one statement."""
+    """A type that keeps the rows from going in one statement."""
 
 
 class Egg(Base):
@@ -51,7 +51,7 @@ class Hen(Base):
 
 
 class Answer(Base):
-    """Half of a circle that PostgreSQL looks at only at the commit."""
+    """Half of a circle that PostgreSQL checks only at the commit."""
 
     __tablename__ = "answer"
 
@@ -87,7 +87,7 @@ class Boss(Staff):
 
 
 class Area(Base):
-    """Found by two columns, and referred to by both."""
+    """A row with a key of two columns, to which others refer."""
 
     __tablename__ = "z_area"
 
@@ -105,7 +105,7 @@ class Address(Base):
 
 
 class Article(Base):
-    """With relationships, of which one breaks the circle itself."""
+    """A row with relationships, one of which breaks the circle itself."""
 
     __tablename__ = "article"
 
@@ -123,7 +123,7 @@ class Comment(Base):
 
 
 def pair(child_name: str, parent_name: str) -> tuple[type[DeclarativeBase], Any, Any]:
-    """Make two classes whose tables refer to each other one way."""
+    """Make two classes; one's table refers to the other's."""
 
     class Own(DeclarativeBase):
         pass

@@ -1,4 +1,4 @@
-"""The claim log is written with the claim, and stays true whatever happens to the claim."""
+"""The claim log is written with the claim, and stays true after all that can happen to it."""
 
 from collections.abc import Iterator
 
@@ -21,7 +21,7 @@ Row = tuple[int, int, str | None, str, int, list[str]]
 
 
 def published(stage: Stage) -> list[Row]:
-    """The claim log, without the server's own values."""
+    """Return the claim log without the server's own values."""
     return stage.connection.execute(PUBLISHED.encode()).fetchall()
 
 
@@ -85,7 +85,7 @@ def test_a_smaller_claim_takes_the_place_of_the_first(stage: Stage, engine: Engi
 
 
 def test_a_claim_that_is_published_is_not_taken_back(stage: Stage, engine: Engine) -> None:
-    """It has no rows any more, and is the lane's present claim until there is something to publish."""
+    """It has no rows left, and stays the lane's claim until there is something to publish."""
     put(stage, 0, ("t", "1"))
     with engine.begin() as connection:
         outbox.claim(connection, {0: 1}, MANY)
@@ -138,7 +138,7 @@ def test_a_row_that_is_set_aside_and_published_after_all(tallies: Tallies, capsy
 @pytest.mark.parametrize("die", ["unpublished", "published"])
 @pytest.mark.parametrize("lanes", [1, 5])
 def test_lanes_that_are_resized(tallies: Tallies, capsys: pytest.CaptureFixture[str], die: str, lanes: int) -> None:
-    """Their keys change lanes; the order of each is that of the claims."""
+    """Their keys change lanes; each keeps the order of the claims."""
     keys = [f"key-{n}" for n in range(8)]
     for key in keys:
         tallies.request(1, 2, 3, key=key)

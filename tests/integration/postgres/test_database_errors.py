@@ -1,4 +1,4 @@
-"""Errors of PostgreSQL reveal no value: each value is a canary, searched for in all that is written of an error."""
+"""PostgreSQL's errors reveal no value: each value is a canary, searched for in all that is logged of an error."""
 
 import enum
 import json
@@ -22,9 +22,9 @@ from tests.faults import trail
 from tests.integration.tallies import Tallies
 
 CANARY = "canary'\"7361"
-"""With both kinds of quotes, which end the quotes of a message too early."""
+"""Has both kinds of quotes, which end a message's quotes too early."""
 BARE = "7361"
-"""In every form that the server may give it."""
+"""The canary in every form that the server may give it."""
 
 TABLES = """
     CREATE TYPE colour AS ENUM ('red', 'green');
@@ -112,7 +112,7 @@ def engine(tallies: Tallies) -> Iterator[Any]:
 
 
 def written(error: BaseException) -> str:
-    """All that is ever written of an error."""
+    """Return all that is ever written of an error."""
     lines = traceback.format_exception(error)
     form = structlog.tracebacks.ExceptionDictTransformer(show_locals=False)
     frames = json.dumps(form((type(error), error, error.__traceback__)))

@@ -1,4 +1,4 @@
-"""Dead letters are listed, shown, and re-driven exactly once, even if processes die or several try at the same time."""
+"""Dead letters are listed, shown, and redriven exactly once, even if processes die or several try at once."""
 
 import json
 import signal
@@ -16,10 +16,10 @@ from shared.errors import Reject
 from shared.operations import redrive as redriving
 from shared.operations.maintenance import Context
 from shared.postgres.handlers import Handlers
+from shared.testing import until
 from tests.faults import trail
 from tests.integration.tallies import Tallies
 from tests.integration.tally_topics import headers
-from tests.waiting import until
 
 ROOT = Path(__file__).parents[3]
 
@@ -39,7 +39,7 @@ def mend(tallies: Tallies) -> None:
 
 
 def dead_letters(tallies: Tallies) -> list[tuple[int, str, bool]]:
-    """Id, error and whether re-driven."""
+    """Return ids, errors and whether each was redriven."""
     return [
         tuple(row)
         for row in tallies.sql(
@@ -49,7 +49,7 @@ def dead_letters(tallies: Tallies) -> list[tuple[int, str, bool]]:
 
 
 def set_aside(tallies: Tallies, *numbers: int, wish: str = "defect") -> None:
-    """Let numbers fail."""
+    """Have numbers set aside."""
     break_down(tallies, wish)
     tallies.ask(*numbers, wish=wish)
     tallies.work()
@@ -226,7 +226,7 @@ def test_many_at_the_same_time(tallies: Tallies) -> None:
 
 
 def test_beside_a_worker_that_changes_the_same_aggregate(tallies: Tallies) -> None:
-    """Both lock it as in any batch, so the steps that are published are published in their order."""
+    """Both lock it as in any batch, so the steps are published in order."""
     set_aside(tallies, *range(10))
     mend(tallies)
     tallies.ask(*range(100, 150))
@@ -263,7 +263,7 @@ POINTS = [f"{when}-{call}" for call in CALLS for when in ("before", "after")]
 
 
 def test_killed_anywhere(tallies: Tallies) -> None:
-    """A process is killed at each step; each time the dead letter is done either wholly or not at all."""
+    """A process is killed at each step; each time the dead letter is handled wholly or not at all."""
     set_aside(tallies, *range(len(POINTS)))
     mend(tallies)
 

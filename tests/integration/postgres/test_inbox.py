@@ -1,4 +1,4 @@
-"""An event that comes twice takes effect once, wherever and whenever the second one comes."""
+"""An event that comes twice takes effect once, on any input and at any time."""
 
 import threading
 
@@ -8,12 +8,12 @@ import pytest
 from sqlalchemy import Connection, Engine
 
 from shared.postgres import inbox
+from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage, headers
-from tests.waiting import SECONDS_MAX
 
 
 def publish_again(stage: Stage) -> None:
-    """Produce everything that was asked so far once more, as a producer does that does not know what it has done."""
+    """Produce all events again, as a producer does that does not know what it has sent."""
     for key, numbers in stage.asked.items():
         for number in numbers:
             event = stage.kit.asked(trail=key, number=number)
@@ -57,7 +57,7 @@ def test_two_sources_may_use_one_id(stage: Stage) -> None:
 def test_two_workers_that_receive_the_same_events_do_not_wait_for_each_other_for_ever(
     stage: Stage, engine: Engine
 ) -> None:
-    """A worker that stood still comes with the batch that the new owner of its inputs has read too."""
+    """A worker that stood still holds the batch that its inputs' new owner has read too."""
     ids = [("source", f"{n:03}") for n in range(300)]
     found: list[int] = []
     waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"

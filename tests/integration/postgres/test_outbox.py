@@ -15,12 +15,12 @@ MANY = 1_000_000
 
 
 def published_numbers(stage: Stage) -> list[int]:
-    """The numbers of what a read_committed reader sees."""
+    """Return the numbers that a read_committed reader sees."""
     return [msgspec.json.decode(record.data, type=Told).number for record in stage.read(stage.kit.told.topic)]
 
 
 def test_a_slow_request_with_a_lower_row_id_is_published_when_it_commits(stage: Stage) -> None:
-    """A relay that remembers the last id it has published would never look back."""
+    """A relay that remembers its last published id would never look back."""
     slow, quick = stage.keys[:2]  # of one lane
     stage.worker()
     with stage.requests.transaction() as session:
@@ -58,7 +58,7 @@ def test_handlers_and_requests_that_change_the_same_aggregates_keep_the_order_of
 
 
 def test_a_lane_and_the_partitions_of_its_records_agree(stage: Stage) -> None:
-    """So that one key is always in one place, computed by Kafka's client, this library, or another language's."""
+    """So a key is always in one place, by Kafka's client, this library or another language's."""
     keys = [f"order {n}: ключ {n * 7919}" for n in range(1_000)]
     with stage.requests.transaction() as session:
         for number, key in enumerate(keys):
@@ -107,14 +107,14 @@ def test_nothing_is_published_for_an_aggregate_that_is_not_locked(stage: Stage) 
 
 
 def test_ids_are_not_kept_in_reserve(stage: Stage) -> None:
-    """A session with a cache of ids would give an earlier id to a later change of a key."""
+    """A session with a cache of ids would give a key's later change an earlier id."""
     sequence = "pg_get_serial_sequence('exactly_once_outbox', 'id')::regclass"
     assert stage.one(f"SELECT seqcache FROM pg_sequence WHERE seqrelid = {sequence}") == 1
 
 
 @pytest.fixture
 def words(stage: Stage, engine: Engine) -> Engine:
-    """Ten rows of 100 bytes in lane 0, and three in lane 1."""
+    """Commit ten rows of 100 bytes in lane 0, and three in lane 1."""
     for lane, count in ((0, 10), (1, 3)):
         stage.connection.execute(
             "INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data) "

@@ -1,5 +1,5 @@
-"""Behind PgBouncer: what is refused, and what works. PgBouncer is in no wheel; where it is not installed, this is not
-tested but by `make pooler-test`.
+"""What is refused and what works behind PgBouncer. It is in no wheel; where it is not installed, only `make
+pooler-test` tests this.
 """
 
 import os
@@ -20,9 +20,9 @@ from services.payment.container import PaymentContainer
 from shared.errors import Misconfigured
 from shared.postgres import engine as postgres_engine
 from shared.settings import Settings
+from shared.testing import until
 from shared.testing.api import served
 from shared.testing.databases import RUNTIME, migrated
-from tests.waiting import until
 
 PGBOUNCER = shutil.which("pgbouncer")
 pytestmark = pytest.mark.skipif(PGBOUNCER is None, reason="pgbouncer is not installed")
@@ -31,7 +31,7 @@ ROLE_SETTINGS = {"idle_in_transaction_session_timeout": "10s", "lock_timeout": "
 
 @pytest.fixture(scope="module")
 def direct(servers: Servers) -> Iterator[Settings]:
-    """Settings that lead to PostgreSQL itself."""
+    """Settings that lead directly to PostgreSQL."""
     with migrated(servers.postgres, "payment") as settings:
         yield settings
 
@@ -91,7 +91,7 @@ def behind(settings: Settings) -> Settings:
 
 @pytest.fixture
 def role_has_timeouts(servers: Servers) -> Iterator[None]:
-    """What the page says to do."""
+    """Set the timeouts on the role, as the page says."""
     with psycopg.connect(servers.postgres.dsn(), autocommit=True) as connection:
         for name, value in ROLE_SETTINGS.items():
             connection.execute(f"ALTER ROLE {RUNTIME} SET {name} = '{value}'".encode())
@@ -143,7 +143,7 @@ def test_a_worker_is_let_in_where_a_connection_keeps_its_session(
 
 @pytest.mark.usefixtures("role_has_timeouts")
 def test_an_api_works_behind_a_transaction_pooler(direct: Settings, tmp_path: Path) -> None:
-    """More often than the driver waits before it would prepare a statement, and with more than one session."""
+    """It is asked often enough that the driver would prepare a statement, and in more than one session."""
     with (
         pooled(direct, "transaction", tmp_path, server_round_robin="1", min_pool_size="3") as settings,
         served(PaymentContainer, behind(settings)) as api,
@@ -158,7 +158,7 @@ def test_an_api_works_behind_a_transaction_pooler(direct: Settings, tmp_path: Pa
 
 @pytest.mark.usefixtures("role_has_timeouts")
 def test_prepared_statements_are_what_a_transaction_pooler_breaks(direct: Settings, tmp_path: Path) -> None:
-    """Why DATABASE_POOLER turns them off: the same without it fails."""
+    """Hence DATABASE_POOLER turns them off: without it this fails."""
     with pooled(direct, "transaction", tmp_path, server_round_robin="1", min_pool_size="3") as settings:
         url = settings.dsn("payment").replace("+psycopg", "")
         with psycopg.connect(url, autocommit=True, prepare_threshold=0) as one, psycopg.connect(url) as other:

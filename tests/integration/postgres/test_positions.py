@@ -1,8 +1,7 @@
-"""Where Kafka and Postgres disagree, a worker process stops: it stays alive, is not ready, says what there is to
-decide, and goes on when it is decided.
+"""Where Kafka and Postgres disagree, a worker process stops: it stays alive, is not ready, says what to decide, and
+goes on after the decision.
 
-Each disagreement, and what each command does about it, is brought about in `test_operating_positions.py`,
-`test_operating_topics.py` and `test_operating_lanes.py`.
+tests/integration/operations has each disagreement, and what each command does about it.
 """
 
 from collections.abc import Iterator
@@ -17,15 +16,15 @@ from dev.servers.places import free_port
 from shared import command
 from shared.kafka import topics
 from shared.telemetry import metrics
+from shared.testing import SECONDS_MAX
 from shared.worker import topic_watch
 from tests.faults import trail
 from tests.faults.stage import Stage, admin
-from tests.waiting import SECONDS_MAX
 
 
 @pytest.fixture
 def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service that has worked for a while; its workers are gone, and their group is empty."""
+    """A service that has worked; its workers are gone, and their group is empty."""
     with Stage(servers, tmp_path) as stage:
         stage.worker(leave_group_on_shutdown=True)
         for _ in range(3):
@@ -40,13 +39,13 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
 
 
 def copy(stage: Stage, name: str, template: str) -> None:
-    """Copy a database; no session may be connected to the original, so this one is closed meanwhile."""
+    """Copy a database; no session may be connected to the original, so the stage's is closed meanwhile."""
     stage.connection.close()
     stage.servers.postgres.create_database(name, template=template)
 
 
 def restored(stage: Stage) -> None:
-    """Restore the database from a backup that was made before the last events."""
+    """Restore the database from a backup made before the last events."""
     backup = f"{stage.name}-backup"
     copy(stage, backup, stage.name)
     stage.reconnect()
@@ -91,7 +90,7 @@ def test_a_worker_that_stops_stays_alive_says_what_to_decide_and_goes_on_by_itse
 
 @pytest.mark.parametrize("which", ["consumed", "published"])
 def test_a_topic_that_is_created_again_is_noticed_while_workers_run(stage: Stage, which: str) -> None:
-    """Also by a worker that only publishes there; it would not notice otherwise before its next start."""
+    """A worker that only publishes there notices too, not only at its next start."""
     assert topic_watch.LOOK_SECONDS < 30, "within a minute"
     worker = stage.worker(metrics_port=free_port())
     stage.until(lambda: worker.ready()[0] == 200, "it works")
@@ -104,7 +103,7 @@ def test_a_topic_that_is_created_again_is_noticed_while_workers_run(stage: Stage
 
 
 def decide(stage: Stage, choice: str, source: str) -> None:
-    """Do what an operator does while a worker stands stopped."""
+    """Run an operator's command while a worker is stopped."""
     built = trail.build(stage.name, stage.settings)
     try:
         with mock.patch.object(metrics, "configure"):
@@ -121,7 +120,7 @@ def test_lanes_that_differ_from_the_setting(stage: Stage) -> None:
 
 
 def test_more_partitions_of_what_is_consumed_are_welcome(stage: Stage) -> None:
-    """They are another service's topics."""
+    """The topics are another service's."""
     topic = stage.kit.asked.topic
     admin(stage.servers).create_partitions([NewPartitions(topic, 3)])[topic].result(SECONDS_MAX)
     worker = stage.worker(metrics_port=free_port())

@@ -20,16 +20,16 @@ from shared.postgres import tables, version_table
 from shared.postgres.migrations import migrate, refuse_behind
 from shared.revisions import r0001, r0002, r0003, r0004
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX, until
 from shared.testing.databases import settings as make_settings
 from tests.integration.test_migrations import CATALOG
-from tests.waiting import SECONDS_MAX, until
 
 SERVICE = "payment"
 
 
 @pytest.fixture
 def settings(postgres: Postgres) -> Iterator[Settings]:
-    """Of an empty database."""
+    """Settings of an empty database."""
     suffix = f"_{uuid.uuid4().hex[:12]}"
     postgres.create_database(SERVICE + suffix)
     yield make_settings(postgres, suffix)
@@ -159,7 +159,7 @@ def test_the_views_let_a_role_do_what_it_may_do_with_the_table(settings: Setting
 
 
 def test_the_rename_gives_its_locks_back_and_tries_again(settings: Settings) -> None:
-    """While it waits for one table, it keeps everyone from the others; so it waits as long as `lock_timeout` says."""
+    """While it waits for one table, it blocks the others; so it waits no longer than `lock_timeout`."""
 
     def rename() -> None:
         op.execute("SET LOCAL lock_timeout = '100ms'")

@@ -1,4 +1,4 @@
-"""The runtime role may do what the code does and nothing else; the page's own statements make it."""
+"""The runtime role may do what the code does and no more; the page's own statements create it."""
 
 import os
 import re
@@ -17,9 +17,9 @@ from services.payment.container import PaymentContainer
 from shared.command import EXIT_MISCONFIGURED
 from shared.postgres import roles, tables
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX
 from shared.testing.api import served
 from shared.testing.databases import settings
-from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[3]
 
@@ -45,7 +45,7 @@ class Roles:
         self.settings: Settings = settings(postgres, "", database_url=self.url(self.app), **self.migrating())
 
     def url(self, role: str) -> str:
-        """The URL that the page gives."""
+        """Return the URL of the page."""
         password = {self.owner: "owner-password", self.app: "app-password"}[role]
         _, _, address = self.postgres.dsn(self.database).partition("@")
         return f"postgresql://{role}:{password}@{address}"
@@ -126,9 +126,7 @@ def test_the_runtime_role_can_do_no_more(made: Roles, statement: str) -> None:
 
 
 def test_it_ends_its_own_sessions_and_nobody_elses(made: Roles) -> None:
-    """A worker that lost its connection ends the session that it had; the owner's and those of others are not its
-    business.
-    """
+    """A worker that lost its connection ends its old session, and neither the owner's nor those of others."""
     with (
         psycopg.connect(made.url(made.app), autocommit=True) as connection,
         psycopg.connect(made.url(made.app)) as own,
@@ -150,7 +148,7 @@ def test_it_ends_its_own_sessions_and_nobody_elses(made: Roles) -> None:
     + [("exactly_once_schema_version", "SELECT")],
 )
 def test_a_right_that_is_missing_is_named_at_the_start(made: Roles, table: str, right: str) -> None:
-    """Asked in this process: each start of a program takes a second."""
+    """This process asks: each start of a program takes a second."""
     from shared.errors import Misconfigured
     from shared.postgres import engine as postgres_engine
     from shared.worker import startup
@@ -176,7 +174,7 @@ def test_a_table_of_the_service_that_was_made_by_somebody_else_is_named(made: Ro
 
 
 def test_a_table_of_a_newer_library_needs_only_what_that_has_granted(made: Roles) -> None:
-    """Old processes start on a schema that is newer than they are."""
+    """Old processes start on a newer schema."""
     made.superuser("CREATE TABLE newer ()")
     made.superuser(f"GRANT INSERT ON newer TO {made.app}")
     code, output = made.run("api", API_AUTH="on")

@@ -45,10 +45,10 @@ HOSTILE = {
     "lock_timeout": "1",
     "statement_timeout": "1",
 }
-"""Defaults that would make us write other values, wait for nothing, or believe in commits that are not there."""
+"""Defaults that would make us write other values, not wait, or believe in lost commits."""
 
 LOCALES = {"lc_monetary", "lc_numeric", "lc_time"}
-"""The server of tests knows but one."""
+"""The tests' server knows only one."""
 
 
 @pytest.fixture(scope="module")
@@ -58,7 +58,7 @@ def settings(servers: Servers) -> Iterator[Settings]:
 
 
 def alter(settings: Settings, statement: str) -> None:
-    """Alter the database as its owner; `{}` stands for its name. A session of its own, which has not the defaults."""
+    """Alter the database as its owner, in a session without the defaults; `{}` stands for its name."""
     url = settings.migration_dsn("order").replace("+psycopg", "")
     name = url.rpartition("/")[2]
     with psycopg.connect(url.replace(name, "postgres"), autocommit=True) as connection:
@@ -67,7 +67,7 @@ def alter(settings: Settings, statement: str) -> None:
 
 @pytest.fixture
 def hostile(settings: Settings) -> Iterator[None]:
-    """A database whose every default is against us."""
+    """A database with every default against us."""
     for name, value in HOSTILE.items():
         alter(settings, f"ALTER DATABASE {{}} SET {name} = '{value}'")
     yield
@@ -148,7 +148,7 @@ def test_no_variable_of_libpq_reaches_a_connection(settings: Settings, monkeypat
 
 @pytest.mark.parametrize("alive", ["first", "last"])
 def test_one_of_several_hosts_is_enough(settings: Settings, alive: str) -> None:
-    """A cluster that fails over is named by all its hosts."""
+    """The URL of a cluster that fails over names all its hosts."""
     url = settings.dsn("order")
     found = re.search(r"@([^/]+)/", url)
     assert found

@@ -23,14 +23,14 @@ HOLDER = """
 
 @pytest.fixture
 def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own with two slots."""
+    """A service with two slots."""
     with Stage(servers, tmp_path, worker_slots=2) as stage:
         yield stage
         stage.show()
 
 
 def holder(stage: Stage, slot: int) -> int | None:
-    """The server process of the session that holds a slot."""
+    """Return the server process of the session that holds a slot."""
     row = stage.connection.execute(HOLDER, (slots.LOCK_CLASS, slot)).fetchone()
     return None if row is None else int(row[0])
 
@@ -67,7 +67,7 @@ def test_slots_of_two_services_in_one_server_do_not_meet(stage: Stage, engine: E
 
 
 def test_an_old_session_of_ours_is_ended_and_no_other(stage: Stage, engine: Engine) -> None:
-    """The start time tells it from another session that was given the same process id."""
+    """The start time tells it from another session with the same process id."""
     with engine.connect() as old, engine.connect() as new:
         backend = slots.backend(old)
         slots.terminate(new, backend._replace(started="2001-01-01 00:00:00+00"))
@@ -143,7 +143,7 @@ def test_sessions_that_are_cut_again_and_again_while_events_flow(stage: Stage) -
 
 
 def test_a_worker_whose_slot_was_taken_meanwhile_ends_and_starts_anew(stage: Stage) -> None:
-    """It stood still so long that the server gave up its session, and another worker was quicker."""
+    """It stood still until the server ended its session, and another worker was quicker."""
     worker = started(stage, slot=0)
     stage.ask()
     stage.until_drained()

@@ -1,4 +1,4 @@
-"""A worker waits for a server that reports it cannot work now; nothing is set aside for it and nothing is lost."""
+"""A worker waits for a server that reports it cannot work now; nothing is set aside or lost."""
 
 from pathlib import Path
 

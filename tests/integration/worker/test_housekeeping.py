@@ -1,4 +1,4 @@
-"""Rows older than their retention are deleted, by one worker at a time, beside its work."""
+"""One worker at a time deletes rows older than their retention, beside its work."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.faults.stage import Stage
 
 @pytest.fixture
 def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
-    """A service of its own, with an inbox, idempotency keys and claims, each of two ages."""
+    """A service with inbox rows, idempotency keys and claims of two ages each."""
     hours: dict[str, Any] = {
         "inbox_retention_hours": 2.0,
         "idempotency_retention_hours": 1.0,

@@ -1,5 +1,5 @@
-"""A worker reports the truth in every state: that Kafka does not answer while it is idle, how far the service lags
-while it is stopped or waits, and who holds an input back.
+"""A worker reports the truth in every state: Kafka's silence while it is idle, the service's lag while it is stopped or
+waits, and who holds an input back.
 """
 
 import json
@@ -21,26 +21,26 @@ from dev.servers.places import free_port
 from shared import command
 from shared.telemetry import metrics
 from shared.telemetry.metrics import STATES
+from shared.testing import until
 from tests.alerts import PROMTOOL, firing
 from tests.faults import trail
 from tests.faults.stage import Stage, Worker, headers
-from tests.waiting import until
 
 
 def shown(worker: Worker) -> str:
-    """The page of metrics."""
+    """Return the page of metrics."""
     address = f"http://127.0.0.1:{worker.order.settings.metrics_port}/metrics"
     with urllib.request.urlopen(address, timeout=10) as answer:
         return str(answer.read().decode())
 
 
 def values(worker: Worker, name: str) -> list[float]:
-    """The values of a metric, for all labels."""
+    """Return the values of a metric, for all labels."""
     return [float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", shown(worker), re.MULTILINE)]
 
 
 def state(worker: Worker) -> str:
-    """The one state that a worker is in."""
+    """Return the worker's only state."""
     page = shown(worker)
     found = dict(re.findall(r'^exactly_once_worker_state{state="(\w+)"} (\S+)$', page, re.MULTILINE))
     assert set(found) == set(STATES)
@@ -49,7 +49,7 @@ def state(worker: Worker) -> str:
 
 
 def lines(worker: Worker) -> list[dict[str, Any]]:
-    """The log; each line has to be JSON."""
+    """Return the log's lines; each must be JSON."""
     return [json.loads(line) for line in worker.log().splitlines()]
 
 
@@ -58,12 +58,12 @@ def events(worker: Worker, name: str) -> list[dict[str, Any]]:
 
 
 def outages(worker: Worker) -> list[str]:
-    """The beginnings and the ends of Kafka's outages."""
+    """Return beginnings and ends of Kafka's outages."""
     return [str(line["event"]) for line in lines(worker) if line["event"] in {"kafka_unavailable", "kafka_available"}]
 
 
 def fires(worker: Worker, place: Path, before: str = "") -> set[str] | None:
-    """The alerts that fire at what the worker shows now, and has shown `before`; None without promtool."""
+    """Return the alerts that fire at the worker's metrics, now and `before`; None without promtool."""
     return firing(shown(worker), place, before) if PROMTOOL else None
 
 

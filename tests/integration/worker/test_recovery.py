@@ -1,4 +1,4 @@
-"""A worker recovers by itself: after a kill, after a freeze, after a server was away.
+"""A worker recovers by itself after a kill, a freeze or a server's absence.
 
 Many of each at once, at random moments, are the scenarios of tests/faults.
 """
@@ -18,7 +18,7 @@ from tests.faults.stage import Stage
 def test_a_killed_worker_gets_its_partitions_back_without_waiting_for_the_session_timeout(
     servers: Servers, tmp_path: Path
 ) -> None:
-    """It takes the same slot, so it is the same static member, and ends the transaction that the dead one left open."""
+    """It takes the same slot, so it is the same static member, and ends the dead one's open transaction."""
     with Stage(servers, tmp_path, session_timeout_ms=120_000, transaction_timeout_ms=60_000) as stage:
         for _ in range(3):
             worker = stage.worker()

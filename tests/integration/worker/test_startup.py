@@ -1,4 +1,4 @@
-"""Checks before a process works."""
+"""A process checks its surroundings before it works."""
 
 import uuid
 
@@ -10,21 +10,19 @@ from dev.servers import Servers
 from shared.errors import Misconfigured
 from shared.kafka import access, topics
 from shared.settings import Settings
+from shared.testing import SECONDS_MAX
 from tests.faults import trail
 from tests.faults.mock_cluster import MockCluster
-from tests.waiting import SECONDS_MAX
 
 
 def settings_of(servers: Servers, **more: object) -> Settings:
-    """Settings of a service whose database is not used."""
+    """Return settings of a service whose database is not used."""
     given = {"kafka_bootstrap_servers": servers.kafka.bootstrap, "database_url": servers.postgres.dsn("nowhere")}
     return Settings.model_validate({**given, **more})
 
 
 def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Servers) -> None:
-    """A broker learns of a new topic a little later than the controller that creates it: much later, while it is busy
-    deleting others.
-    """
+    """A broker learns of a new topic a little later than its controller: much later while it deletes others."""
     settings = settings_of(servers)
     client = access.admin(settings)
     for _ in range(10):
@@ -46,7 +44,7 @@ def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> 
 
 
 def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers: Servers) -> None:
-    """Not so one that is only consumed: its size limit is up to those who publish there."""
+    """A topic only consumed has its publisher's size limit."""
     settings = settings_of(servers, event_bytes_max=5_000_000)
     kit = trail.make(f"start-{uuid.uuid4().hex[:12]}")
     topics.create_topics(settings, kit.service)
@@ -59,7 +57,7 @@ def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers:
 
 
 def test_an_old_broker_is_refused(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The client's own mock knows as much as Kafka 3 did; and the real one is made to look old."""
+    """The client's mock knows as much as Kafka 3; the real broker is made to look old."""
     given = {"database_url": servers.postgres.dsn("nowhere")}
     with MockCluster() as mock:
         settings = Settings.model_validate({"kafka_bootstrap_servers": mock.bootstrap, **given})

@@ -1,4 +1,4 @@
-"""A worker as a process: how it starts, how it ends, and what it costs while there is nothing to do."""
+"""A worker process: its start, its end, and its cost while there is nothing to do."""
 
 import os
 import signal
@@ -19,8 +19,8 @@ from shared.command import EXIT_AGAIN, EXIT_MISCONFIGURED
 from shared.postgres.engine import IDLE_IN_TRANSACTION_MS
 from shared.protocol.attempts import ENDS
 from shared.protocol.intake import UNDECIDED_STRIKES
+from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage, admin
-from tests.waiting import SECONDS_MAX
 
 ROOT = Path(__file__).parents[3]
 WAITS_FOR_LOCK = """
@@ -31,7 +31,7 @@ LOCKS = """
     WHERE locktype = 'advisory' AND datname = current_database()
 """
 SERVICE = service_names()[0]
-"""Any will do."""
+"""Any service will do."""
 
 
 # ---- the end
@@ -75,7 +75,7 @@ def test_another_signal_ends_it_at_once_and_loses_nothing(stage: Stage, number: 
 
 
 def test_a_handler_that_is_too_slow_ends_no_process_and_holds_up_nobody(stage: Stage) -> None:
-    """A batch is made smaller; a record alone is set aside, be it slow in Python or in PostgreSQL."""
+    """A batch is made smaller; a single record is set aside, slow in Python or in PostgreSQL."""
     worker = stage.worker(handler_seconds_max=1.0)
     with stage.gate_closed():
         stage.ask(wish="nap")
@@ -119,7 +119,7 @@ def test_a_handler_that_waits_for_somebody_elses_lock_is_not_blamed(stage: Stage
 def test_a_breakpoint_may_stand_for_as_long_as_it_takes_and_to_quit_it_counts_for_nothing(
     stage: Stage, tmp_path: Path
 ) -> None:
-    """It stands longer than the budgets of handler and watchdog, and than PostgreSQL leaves a transaction idle."""
+    """It stands longer than the budgets of handler and watchdog, and than PostgreSQL's idle timeout."""
     stage.keyboard = tmp_path / "keyboard"
     os.mkfifo(stage.keyboard)
     with stage.keyboard.open("r+b", buffering=0) as keyboard:
@@ -177,7 +177,7 @@ def test_a_handler_that_nothing_interrupts_ends_two_processes_and_not_the_third(
 
 
 def test_a_record_that_kills_its_process_is_set_aside_in_the_end(stage: Stage) -> None:
-    """It leaves no time for last words, as the kernel's OOM killer does."""
+    """It leaves no time for last words, like the kernel's OOM killer."""
     for _ in range(5):
         stage.ask()
     stage.ask(stage.keys[:1], wish="crash", poison=True)
@@ -218,7 +218,7 @@ def test_a_record_that_ends_the_servers_process_each_time_is_set_aside_too(stage
 
 
 def test_a_statement_that_is_cancelled_for_one_record_only_is_that_records_fault(stage: Stage) -> None:
-    """By statement_timeout, say. The others of its type are handled meanwhile, those behind it after it."""
+    """By statement_timeout, say. Others of its type are handled meanwhile, those behind it afterwards."""
     stage.ask(stage.keys[:1], wish="cancelled", poison=True)
     worker = stage.worker()
 
@@ -245,7 +245,7 @@ def _at_it(stage: Stage, log: Callable[[], str], waits: int) -> bool:
 
 
 def test_processes_that_are_killed_at_a_good_record_blame_it_for_nothing(stage: Stage) -> None:
-    """However often, and wherever they are, as long as one of them gets to its end."""
+    """They may be killed often and anywhere, as long as one of them finishes."""
     with stage.gate_closed():
         stage.ask(stage.keys[:1], wish="wait")
         worker = stage.worker(handler_seconds_max=2.0)
@@ -285,7 +285,7 @@ def test_an_idle_worker_writes_nothing_and_asks_little(stage: Stage) -> None:
     stage.until_reported()
 
     def used() -> tuple[int, int]:
-        """Transactions, and rows written; not those of autovacuum, which writes statistics about the catalogs."""
+        """Return transactions and rows written, without autovacuum's, which writes statistics of the catalogs."""
         row = stage.connection.execute("""
             SELECT (SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()),
                    (SELECT sum(n_tup_ins + n_tup_upd + n_tup_del)::bigint FROM pg_stat_user_tables)
@@ -296,7 +296,7 @@ def test_an_idle_worker_writes_nothing_and_asks_little(stage: Stage) -> None:
     written, since = -1, time.monotonic()
 
     def settled() -> bool:
-        """A server process tells its counts once a second, a busy one later: whether none has for three."""
+        """Return whether no server process reported counts for 3 s; each does once a second, a busy one later."""
         nonlocal written, since
         if used()[1] != written:
             written, since = used()[1], time.monotonic()
@@ -322,7 +322,7 @@ def test_it_is_ready_while_it_works(stage: Stage) -> None:
 
 @pytest.fixture
 def surrounding(servers: Servers) -> Iterator[dict[str, str]]:
-    """The surrounding of a real service whose database is empty."""
+    """The environment of a real service with an empty database."""
     name = f"{SERVICE}-{uuid.uuid4().hex[:8]}"
     servers.postgres.create_database(name)
     yield {

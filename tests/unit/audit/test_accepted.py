@@ -1,4 +1,4 @@
-"""Which duplicates a rewind of an input explains."""
+"""A rewind of an input explains certain duplicates."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -28,7 +28,7 @@ def identity(offset: int, partition: int = 1, epoch: int = 0) -> str:
 
 
 RESTORED = {"before": {"H": 10, "committed": 20, "epoch": 0}, "after": {"H": 10, "committed": 10}}
-"""A database that was restored: Kafka says that the service had handled up to 20."""
+"""A restored database: Kafka says that the service had handled up to 20."""
 BACK = {"before": {"H": 20, "committed": 20}, "after": {"H": 15, "committed": 15}}
 """`--to 15`, as an older release wrote it down."""
 BEYOND = {"before": {"H": 20, "committed": 20, "epoch": 0}, "after": {"H": 10, "committed": 10, "epoch": 1}}

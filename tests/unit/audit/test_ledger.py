@@ -1,4 +1,4 @@
-"""The comparison of two long lists, without any server: what it finds does not depend on how they are interleaved."""
+"""Two long lists are compared without a server: the findings do not depend on how they are interleaved."""
 
 import random
 from collections.abc import Iterator
@@ -73,7 +73,7 @@ def test_a_record_that_is_read_again_is_one_record(ledger: Ledger) -> None:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_any_damage_to_long_lists(ledger: Ledger, seed: int) -> None:
-    """It finds what sets and sorting find."""
+    """The ledger finds what sets and sorting find."""
     dice = random.Random(seed)
     names = [f"e{n}" for n in range(5_000)]
     for number in range(50):

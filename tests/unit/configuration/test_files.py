@@ -1,4 +1,4 @@
-"""A settings file is read whole, or refused at once with a sentence, whatever its path leads to."""
+"""A settings file at any path is read whole or refused at once with a sentence."""
 
 import os
 import socket
@@ -12,19 +12,15 @@ from sqlalchemy import make_url
 
 from shared.configuration import files
 from shared.errors import Misconfigured
-from shared.settings import Settings, load
+from shared.settings import load
 
 URL = "postgresql://me:mackerel@127.0.0.1/{service}"
+pytestmark = pytest.mark.usefixtures("bare_environment")
 
 
 @pytest.fixture(autouse=True)
-def _environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
+def _short_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(files, "PIPE_SECONDS", 0.1)
-    for name in {name.upper() for name in Settings.model_fields} & os.environ.keys():
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:9092")
-    monkeypatch.setenv("DATABASE_URL", URL)
 
 
 @pytest.mark.parametrize(
@@ -117,7 +113,7 @@ def test_what_is_no_file_with_settings_is_refused_at_once(
 
 @pytest.mark.parametrize("comes", ["before", "later"])
 def test_a_secret_may_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, comes: str) -> None:
-    """As `DATABASE_URL_FILE=<(vault read ...)`."""
+    """Such as `DATABASE_URL_FILE=<(vault read ...)`."""
     monkeypatch.setattr(files, "PIPE_SECONDS", 60.0)
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)

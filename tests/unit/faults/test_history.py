@@ -1,4 +1,4 @@
-"""The checker of the fault tests sees each anomaly that is planted into a good history, and calls it by its name."""
+"""The fault tests' checker sees each anomaly planted into a good history, and names it."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,7 +10,7 @@ from tests.faults.history import Consumed, History, Kind, Trail, anomalies
 A1 = Consumed(0, 0, "id-1", "a", 1, 1)
 A2 = Consumed(0, 1, "id-2", "a", 2, 2)
 A3 = Consumed(0, 3, "id-3", "a", 3, 3)
-"""Behind a marker."""
+"""An event behind a marker."""
 B4 = Consumed(1, 0, "id-4", "b", 1, 4)
 
 GOOD = History(

@@ -15,7 +15,7 @@ class A(B):
         with b as c, d():
             return {**a, 1: lambda: ...}
 """
-"""Has what the versions of Python dump differently: empty lists, parameters of types, f-strings, None."""
+"""Syntax that Python versions dump differently: empty lists, type parameters, f-strings, None."""
 
 DUMPED = (
     "Module(body=[ClassDef(name='A', bases=[Name(id='B', ctx=Load())], keywords=[], "
@@ -56,7 +56,7 @@ def test_the_published_proof_is_one_of_the_present_code() -> None:
 
 
 def test_the_hash_is_the_same_on_every_python() -> None:
-    """As Python 3.11 dumps it: the ledger's first lines were written so."""
+    """It is that of Python 3.11, which wrote the ledger's first lines."""
     dumped = proof.dump(ast.parse(SNIPPET))
 
     assert dumped == DUMPED

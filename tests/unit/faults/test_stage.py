@@ -1,4 +1,4 @@
-"""A stage closes what it has opened on any failure: a dropped connection fails another test, long after."""
+"""A stage closes what it opened on any failure: a dropped connection fails another test much later."""
 
 from pathlib import Path
 from types import SimpleNamespace
@@ -14,7 +14,7 @@ from tests.faults.stage import Stage
 
 
 class Broken(Exception):
-    """A server is away, just then."""
+    """A server that is away just then."""
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def servers() -> Any:
 
 @pytest.fixture
 def connections(monkeypatch: pytest.MonkeyPatch) -> list[Mock]:
-    """Those that are made; real ones close with their block."""
+    """The connections made; real ones close with their block."""
     made: list[Mock] = []
 
     def connect(*_: object, **__: object) -> Mock:

@@ -10,12 +10,12 @@ from tests.faults.wire.postgres import PostgresRequest, PostgresTalk
 
 
 def string(text: str | None) -> bytes:
-    """A string of Kafka's older versions."""
+    """Return a string as Kafka's older versions write it."""
     return struct.pack(">h", -1) if text is None else struct.pack(">h", len(text)) + text.encode()
 
 
 def frame(key: int, version: int, body: bytes = b"", *, correlation: int = 7, header: bytes = b"") -> bytes:
-    """A request of the client `app`; `header`: what a flexible version adds."""
+    """Return a request of client `app`; `header` is what a flexible version adds."""
     inside = struct.pack(">hhi", key, version, correlation) + string("app") + header + body
     return struct.pack(">i", len(inside)) + inside
 
@@ -84,7 +84,7 @@ def test_a_garbled_client_id_is_read_nevertheless() -> None:
 
 
 def reply(correlation: int, body: bytes) -> bytes:
-    """A reply to it."""
+    """Return a reply to a request."""
     return struct.pack(">ii", 4 + len(body), correlation) + body
 
 
@@ -115,13 +115,13 @@ def test_only_replies_that_tell_addresses_get_the_proxys(key: int, *, replaced: 
 
 
 def message(kind: str, *texts: str, rest: bytes = b"") -> bytes:
-    """A message of PostgreSQL, of strings."""
+    """Return a PostgreSQL message of strings."""
     body = b"".join(text.encode() + b"\0" for text in texts) + rest
     return kind.encode() + struct.pack(">i", 4 + len(body)) + body
 
 
 def startup(code: int = 3 << 16) -> bytes:
-    """The first message of a client."""
+    """Return a client's first message."""
     return struct.pack(">ii", 8, code)
 
 
@@ -175,7 +175,7 @@ CONVERSATION = [
 
 
 def told(requests: list[PostgresRequest]) -> list[tuple[bytes, str, tuple[str, ...]]]:
-    """What was read of each."""
+    """Return what was read of each request."""
     return [(request.data, request.name, request.before) for request in requests]
 
 
@@ -234,7 +234,7 @@ def test_a_password_and_an_end_expect_no_answer() -> None:
 
 
 def test_requests_are_told_apart_by_themselves_alone() -> None:
-    """Two that read the same are two."""
+    """Two equal requests stay two."""
     one, other = read_request(frame(12, 0)), read_request(frame(12, 0))
     assert one != other
     assert len({one, other}) == 2

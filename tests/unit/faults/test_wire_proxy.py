@@ -1,4 +1,4 @@
-"""The proxy between a client and a server of Kafka's framing that only echo: each deed, by what either of them sees."""
+"""Each of the proxy's deeds, as a client and an echoing server in Kafka's framing see it."""
 
 import logging
 import socket
@@ -9,13 +9,13 @@ from contextlib import suppress
 
 import pytest
 
+from shared.testing import until
 from tests.faults.wire import Deed, Wire, any_request, api
 from tests.unit.faults.test_wire_frames import frame, reply
-from tests.waiting import until
 
 PATIENCE_SECONDS = 10.0
 NOTHING_SECONDS = 0.1
-"""For what must not come."""
+"""How long to wait for what must not come."""
 FETCH, HEARTBEAT = 1, 12
 
 
@@ -62,7 +62,7 @@ class Client:
         self.socket.sendall(frame(key, 0, correlation=correlation))
 
     def get(self, seconds: float = PATIENCE_SECONDS) -> int | None:
-        """The request that is answered next; 0 if the connection was closed, None if nothing comes."""
+        """Return the next request answered; 0 if the connection was closed, None if nothing comes."""
         self.socket.settimeout(seconds)
         try:
             head = self.socket.recv(4, socket.MSG_WAITALL)
@@ -233,7 +233,7 @@ def test_a_connection_that_lost_nothing_but_an_answer_does_not_go_on_either(
 
 
 def test_a_call_is_made_at_the_request(server: Server, wire: Wire, client: Client) -> None:
-    """How a worker is killed at its n-th send."""
+    """This is how a worker is killed at its n-th send."""
     called: list[list[int]] = []
     wire.on(any_request, Deed.DROP_REQUEST, call=lambda: called.append([*server.got]))
     client.send(1)
@@ -294,7 +294,7 @@ def test_a_rule_that_fails_fails_the_test(server: Server) -> None:
 
 
 def test_its_ports_are_given_to_nobody_afterwards(server: Server) -> None:
-    """Clients of Kafka that are left over go on asking there, and were taken for the next wire's worker."""
+    """Leftover Kafka clients go on asking there, and were taken for the next wire's worker."""
     with Wire(server.address, server.address) as wire:
         ports = [int(wire.address(name).split(":")[1]) for name in ("kafka", "postgres")]
         client = Client(wire)

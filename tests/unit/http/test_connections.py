@@ -1,4 +1,4 @@
-"""Clients that send nothing, send it slowly, or do not read: none of them keeps an API from answering others."""
+"""Clients that send nothing or slowly, or do not read, do not keep an API from answering others."""
 
 import socket
 import sys
@@ -11,14 +11,14 @@ import pytest
 
 from dev import processes
 from dev.servers.places import free_port
-from tests.waiting import until
+from shared.testing import until
 
 FILES = 256
-"""The default of a shell on macOS, and of some service managers."""
+"""The default of shells on macOS and of some service managers."""
 
 
 class Lonely:
-    """A process that serves, and has no database."""
+    """A process that serves without a database."""
 
     def __init__(self, port: int, pid: int, log: Path) -> None:
         self.port = port
@@ -27,7 +27,7 @@ class Lonely:
         until(self.answers, "it answers")
 
     def answers(self) -> bool:
-        """Ask on a connection of one's own."""
+        """Return whether an answer comes on a new connection."""
         try:
             with self.connect() as one:
                 one.sendall(b"GET / HTTP/1.0\r\n\r\n")
@@ -40,7 +40,7 @@ class Lonely:
         return socket.create_connection(("127.0.0.1", self.port), timeout=5)
 
     def connections(self) -> int:
-        """Count what it holds open, besides the socket on which it listens."""
+        """Count what it holds open besides its listening socket."""
         return len([one for one in self._process.net_connections() if one.status != psutil.CONN_LISTEN])
 
 
@@ -63,7 +63,7 @@ def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lonely]:
 
 
 def test_more_silent_connections_than_files(tmp_path: Path) -> None:
-    """They are closed to make room, the oldest first, and not what is at work: an answer that is read slowly."""
+    """They are closed to make room, the oldest first, but not one at work: an answer read slowly."""
     with lonely(tmp_path / "log") as api, api.connect() as reader, ExitStack() as stack:
         reader.sendall(b"GET /pieces HTTP/1.0\r\n\r\n")
         assert reader.recv(12) == b"HTTP/1.1 200"
@@ -103,7 +103,7 @@ GET = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
     ],
 )
 def test_who_is_slow_is_closed(quick: Lonely, first: bytes, then: bytes) -> None:
-    """However the bytes come: a limit is of the whole, not of a pause."""
+    """The limit is for the whole, not for a pause between bytes."""
     until(lambda: quick.connections() == 0, "those of the test before are closed")
     with quick.connect() as slow:
         slow.sendall(first)

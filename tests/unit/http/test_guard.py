@@ -1,4 +1,4 @@
-"""The outermost layer answers also when everything below it fails, and lets in no more than it can hold."""
+"""The outermost layer answers even when all below it fails, and lets in no more than it can hold."""
 
 import asyncio
 import contextlib
@@ -38,7 +38,7 @@ async def call(app: Guard, request: Scope, *parts: bytes) -> tuple[int, dict[byt
 
 
 async def reading(scope: Scope, receive: Receive, send: Send) -> None:
-    """An application that reads its body and answers."""
+    """Return an application that reads its body and answers."""
     while (await receive())["more_body"]:
         pass
     await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -155,7 +155,7 @@ def test_a_body_that_comes_too_slowly_is_not_waited_for() -> None:
 
 
 def test_a_late_request_still_counts_as_one_in_flight(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread cannot be taken back: as long as it works, it takes the place of another request."""
+    """A thread cannot be stopped: while it works, it takes another request's place."""
     monkeypatch.setattr(guard, "IN_FLIGHT_MAX", 1)
 
     async def run() -> list[int]:
@@ -186,7 +186,7 @@ def test_a_late_request_still_counts_as_one_in_flight(monkeypatch: pytest.Monkey
 
 
 def test_a_request_that_is_given_up_keeps_its_place_until_its_thread_has_ended() -> None:
-    """Else each request would start another thread while the database stands still. One that waits waits no more."""
+    """Otherwise each request would start another thread while the database stands still. A waiting one ends."""
     go_on = threading.Event()
     started: list[int] = []
 

@@ -1,4 +1,4 @@
-"""The pages of an API load nothing from other hosts, so they work behind a firewall, and no foreign script runs."""
+"""An API's pages load nothing from other hosts, so they work behind a firewall and run no foreign script."""
 
 import asyncio
 import re
@@ -32,7 +32,7 @@ class Api:
 
 @pytest.fixture(scope="module")
 def api() -> Api:
-    """The API of a service, without its servers: the pages need none."""
+    """A service's API without servers: the pages need none."""
     container = SkeletonContainer()
     settings = Settings(
         _env_file=None,  # type: ignore[call-arg]

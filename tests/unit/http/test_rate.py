@@ -17,7 +17,7 @@ class Clock:
 
 
 def taken(limit: Rate, caller: str, times: int) -> int:
-    """How many of so many requests are allowed."""
+    """Return how many of `times` requests are allowed."""
     allowed = 0
     for _ in range(times):
         try:

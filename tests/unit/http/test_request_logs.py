@@ -1,4 +1,4 @@
-"""What an endpoint logs is written with the request that it is about."""
+"""An endpoint's log lines name their request."""
 
 import asyncio
 import json

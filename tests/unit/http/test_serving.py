@@ -1,4 +1,4 @@
-"""An address that cannot be listened on stops the start, and the variables are named."""
+"""An address that cannot be listened on stops the start; the message names the variables."""
 
 import socket
 

@@ -1,4 +1,4 @@
-"""How far a batch goes, by its header alone."""
+"""A batch's header alone shows how far it goes."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""An error from the client in place of a record proves nothing, whatever its code and its cause."""
+"""A client's error in place of a record proves nothing, for any code and cause."""
 
 from typing import Any
 
@@ -40,13 +40,13 @@ CODES = (
 
 
 class Client:
-    """A consumer that knows only how far a partition goes, or why it does not know."""
+    """A consumer that knows only a partition's end, or why it does not."""
 
     def __init__(self, answer: tuple[int, int] | KafkaError) -> None:
         self._answer = answer
 
     def get_watermark_offsets(self, _partition: TopicPartition, _seconds: float) -> tuple[int, int]:
-        """Report it."""
+        """Return the end, or raise."""
         if isinstance(self._answer, KafkaError):
             raise KafkaException(self._answer)
         return self._answer
@@ -55,7 +55,7 @@ class Client:
 def reported(
     code: int, text: str, *, source: Input = CONSUMED, answer: tuple[int, int] | KafkaError
 ) -> ExactlyOnceError | None:
-    """Let the client report an error of a partition; return what it is taken for."""
+    """Let the client report a partition's error; return what it is taken for."""
     member = GroupMember.__new__(GroupMember)
     made: Any = member
     made._service, made._reading, made._consumer = SERVICE, {CONSUMED}, Client(answer)

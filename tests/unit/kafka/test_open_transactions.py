@@ -1,4 +1,4 @@
-"""Brokers are asked who holds an input back; what those that answer know is reported."""
+"""Brokers are asked which producer holds an input back; what those that answer know is reported."""
 
 import gc
 import logging

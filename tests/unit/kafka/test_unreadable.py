@@ -1,4 +1,4 @@
-"""The report on an input that cannot be read further, and how long it is left alone."""
+"""An input that cannot be read further is reported, and left alone for a while."""
 
 from typing import Any
 
@@ -14,7 +14,7 @@ SOURCE = Input("asked", 1)
 
 
 class Clock:
-    """Stands still until a test moves it."""
+    """A clock that stands still until a test moves it."""
 
     now = 0.0
 
@@ -65,15 +65,15 @@ class Message:
         self._error = None if error is None else KafkaError(error)
 
     def topic(self) -> str:
-        """Of the source."""
+        """Return the source's."""
         return SOURCE.topic
 
     def partition(self) -> int:
-        """Of the source."""
+        """Return the source's."""
         return SOURCE.partition
 
     def offset(self) -> int:
-        """Where it stands."""
+        """Return its offset."""
         return self._offset
 
     def error(self) -> KafkaError | None:
@@ -81,7 +81,7 @@ class Message:
         return self._error
 
     def key(self) -> bytes:
-        """No matter which."""
+        """Return any key."""
         return b""
 
     value = headers = key
@@ -96,24 +96,24 @@ class Client:
         self.paused: list[Input] = []
 
     def poll(self, _seconds: float) -> Message:
-        """Return the next."""
+        """Return the next message."""
         return self._fetched.pop(0)
 
     def consume(self, _most: int, _seconds: float) -> list[Message]:
-        """Return the rest."""
+        """Return all others."""
         return self._fetched
 
     def pause(self, partitions: list[TopicPartition]) -> None:
-        """Fetch no more of them."""
+        """Fetch no more of the partitions."""
         self.paused += [Input(p.topic, p.partition) for p in partitions]
 
     def memberid(self) -> str:
-        """Of nobody."""
+        """Return no member's."""
         return ""
 
 
 def test_what_was_fetched_before_it_is_handled() -> None:
-    """Or the command that passes over the batch would pass over these too, which cannot be read again."""
+    """Otherwise the command that passes over the batch would pass over these too, for good."""
     member = GroupMember.__new__(GroupMember)
     made: Any = member
     looked: list[int] = []

@@ -1,4 +1,4 @@
-"""What the group says of the topics' ends is what their leaders reported."""
+"""The group reports the topics' ends as their leaders did."""
 
 from concurrent.futures import Future
 from types import SimpleNamespace
@@ -15,7 +15,7 @@ SOURCE = Input("somewhere", 0)
 
 
 def group(*offsets: int | KafkaError) -> Group:
-    """A group whose admin client answers these one after the other, and the last one to all further questions."""
+    """Return a group whose admin client gives these answers in turn, and then the last one again."""
     left = list(offsets)
 
     def list_offsets(asked: dict[TopicPartition, Any], **_: Any) -> dict[TopicPartition, Future[Any]]:
@@ -67,7 +67,7 @@ def test_a_leader_that_was_silent_once_is_asked_again() -> None:
 
 
 def test_an_end_that_a_leader_did_not_tell_is_no_end() -> None:
-    """Librdkafka returns -1001 for it and no error (seen with 2.16.0)."""
+    """Librdkafka returns -1001 and no error (seen with 2.16.0)."""
     with pytest.raises(KafkaUnavailable, match=r"somewhere\[0\]"):
         group(-1001).spans([SOURCE])
 

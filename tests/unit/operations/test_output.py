@@ -1,4 +1,4 @@
-"""Commands' output does nothing to a terminal, shows on every terminal, and ends quietly when its reader leaves."""
+"""Commands' output shows on every terminal, does nothing to it, and ends quietly when its reader leaves."""
 
 import io
 import json
@@ -20,7 +20,7 @@ SERVERLESS = {"KAFKA_BOOTSTRAP_SERVERS": "127.0.0.1:1", "DATABASE_URL": "postgre
 
 
 def printed(monkeypatch: pytest.MonkeyPatch, encoding: str) -> str:
-    """Print hostile text in every way there is."""
+    """Return hostile text printed in every way."""
     raw = io.BytesIO()
     monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(raw, encoding=encoding))
     output.echo(HOSTILE)
@@ -75,7 +75,7 @@ def test_a_closed_pipe_for_errors_is_none_either() -> None:
 
 
 def test_the_work_goes_on_when_nobody_reads_on() -> None:
-    """A re-drive of many dead letters must not end in the middle because of `| head -1`."""
+    """A redrive of many dead letters must not end in the middle because of `| head -1`."""
     code = """
 from dev.servers import service_names
 from shared.operations import output

@@ -1,4 +1,4 @@
-"""Whose fault a failure is, and when many of them stop the worker."""
+"""A failure is a record's fault or the service's; many stop the worker."""
 
 import ast
 import errno
@@ -98,7 +98,7 @@ VERDICTS = {
     **dict.fromkeys(["P0", "02", "20", "09", "27", "38", "39"], RECORD),
     **dict.fromkeys(["25P02", "03", "0B", "0F", "0L", "0P", "0Z", "10", "24", "2B", "2D", "2F", "34", "3B"], RECORD),
 }
-"""Of each class of SQLSTATE, and of codes that differ from their class."""
+"""The verdict of each SQLSTATE class, and of codes that differ from their class."""
 
 CODES = {
     kind.sqlstate: kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, psycopg.Error)
@@ -192,7 +192,7 @@ def test_ten_are_enough() -> None:
     "error", [Reject("no"), Malformed("no"), refused(errors.NumericValueOutOfRange), refused(errors.CheckViolation)]
 )
 def test_what_is_decided_for_a_record_stops_no_worker(error: Exception) -> None:
-    """Else any producer on a topic could stop a service with ten records."""
+    """Otherwise any producer on a topic could stop a service with ten records."""
     EqualFailures(2, "").note((), [dead_letter(str(n), error) for n in range(100)])
 
 

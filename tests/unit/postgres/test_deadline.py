@@ -1,4 +1,4 @@
-"""A handler is interrupted when its budget is used up; the library under it never is."""
+"""A handler is interrupted when its budget is spent; the library below it never is."""
 
 import signal
 import time
@@ -15,7 +15,7 @@ from shared.telemetry import failures
 LONG_SECONDS = 30.0
 
 naps: list[int] = []
-"""Interrupts that a handler has caught."""
+"""The interrupts that a handler has caught."""
 
 
 @pytest.fixture(autouse=True)
@@ -34,7 +34,7 @@ def armed(cancel: Callable[[], bool] = lambda: False) -> Deadline:
 
 
 def refusal(budget: Deadline, handler: Callable[[], None] | None) -> BaseException:
-    """Why a batch is rolled back, in which `handler` is called, or the library is slow by itself."""
+    """Return why a batch is rolled back that calls `handler`, or in which the library is slow."""
     try:
         with budget:
             if handler is not None:

@@ -1,4 +1,4 @@
-"""Where the history of a service is looked for."""
+"""A service's history is found in several places."""
 
 from pathlib import Path
 
@@ -13,7 +13,7 @@ from shared.revisions import r0001
 
 @pytest.fixture(autouse=True)
 def _elsewhere(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """The library is installed elsewhere, and nothing is in the current folder."""
+    """Install the library elsewhere, with nothing in the current folder."""
     for folder in ("installed/exactly_once", "current"):
         (tmp_path / folder).mkdir(parents=True)
     monkeypatch.setattr(migrations, "__file__", str(tmp_path / "installed/exactly_once/postgres/migrations.py"))

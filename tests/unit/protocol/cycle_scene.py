@@ -1,12 +1,12 @@
-"""One worker's cycle on the simulated world in which nothing goes wrong but what a test asks for: for the readable
-specification of the cycle. What the real servers do instead is asked in tests/contract, of both worlds alike.
+"""One worker's cycle on the simulated world, where nothing goes wrong but what a test asks for: for the readable
+specification of the cycle. tests/contract asks the same of the real servers.
 """
 
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Sequence
 from typing import NoReturn
 
-from shared.errors import Malformed, Retry
+from shared.errors import ContentRefused, ContentStuck, Malformed, Retry
 from shared.events import Envelope, Event
 from shared.protocol.cycle import Cycle, Limits, Progress
 from shared.protocol.ports import (
@@ -44,7 +44,7 @@ class Word(Event, frozen=True, kw_only=True):
 
 
 class World:
-    """Both systems, and what a test lets happen in them."""
+    """Both systems, with the faults that a test asks for."""
 
     def __init__(self) -> None:
         self.broker = Broker(2, 1, lambda rule: None, lambda: None)
@@ -55,16 +55,16 @@ class World:
         self.server.too_large = lambda row: self.refuse(row.event_id)
         self.calls: list[str] = []
         self.attempts: list[list[int]] = []
-        """Offsets that were noted before they were handled."""
+        """Offsets noted before they were handled."""
         self.fetched = 0
         self.member = True
         """Whether the worker has a member id."""
         self.handle: Callable[[str], Iterable[str]] = lambda word: (word,)
-        """What is published about a word; raises what a handler raises."""
+        """Returns what is published about a word, or raises as a handler."""
         self.refuse: Callable[[str], bool] = lambda word: False
-        """Whether Postgres refuses to publish it: too large."""
+        """Whether Postgres refuses a word as too large."""
         self.content: Callable[[str], bool] = lambda word: False
-        """Whether Kafka refuses it for its content."""
+        """Whether Kafka refuses a word for its content."""
         self._shares: dict[int, Assignment] = {}
         self._faults: dict[str, list[Fault]] = {}
         self._acts: dict[str, list[Callable[[], object]]] = {}
@@ -87,7 +87,7 @@ class World:
         self.broker.inputs[source].mark(-1, State.COMMITTED)
 
     def trim(self, source: Input, offset: int) -> None:
-        """Let there have been records that retention has removed."""
+        """Begin the log after records that retention removed."""
         self.produce(source, *["old"] * offset)
         self.broker.inputs[source].first = offset
 
@@ -96,7 +96,7 @@ class World:
         self.server.outbox[self.server.next_id()] = row_of(word[0], word)
 
     def assign(self, *sources: Input, lanes: Collection[int] = (0, 1), slot: int = 0) -> None:
-        """Let the worker in `slot` own this in a new generation, and the others nothing."""
+        """Let the worker in `slot` own these in a new generation, and the others nothing."""
         self._shares = {slot: Assignment(frozenset(sources), frozenset(lanes))}
         self.broker.rebalance()
 
@@ -109,7 +109,7 @@ class World:
         self._acts.setdefault(call, []).extend([act] * times)
 
     def at(self, slot: int, call: str) -> Fault:
-        """Reach a call."""
+        """Reach a call; return its fault."""
         self.calls.append(call)
         if acts := self._acts.get(call):
             acts.pop(0)()
@@ -128,12 +128,12 @@ class World:
 
     @property
     def dead_letters(self) -> list[NewDeadLetter]:
-        """What was set aside."""
+        """The records set aside."""
         return self.server.dead_letters
 
     @property
     def published(self) -> list[str]:
-        """What readers see of the words, lane by lane; not the notices about dead letters."""
+        """The words that readers see, lane by lane, without the notices about dead letters."""
         rows = [row.event_id for log in self.broker.published.values() for row in log.readable()]
         return [word for word in rows if not word.startswith("set aside")]
 
@@ -143,17 +143,17 @@ class World:
         return self.broker.offsets
 
     def waiting(self) -> list[str]:
-        """The words in the outbox."""
+        """Return the words in the outbox."""
         return [row.event_id for _, row in sorted(self.server.outbox.items())]
 
     def position(self, source: Input) -> int:
-        """The next offset."""
+        """Return the next offset."""
         return self.server.positions[source]
 
     def worker(
         self, *, slot: int = 0, records: int = 100, rows: int = 100, retries: int = 0, eager: bool = True
     ) -> "Worker":
-        """A worker that knows nothing yet; the one that was in its slot is gone."""
+        """Return a worker that knows nothing yet; the slot's former one is gone."""
         if (gone := self._workers.pop(slot, None)) is not None:
             gone.connection.lose()
         self._workers[slot] = worker = Worker(self, slot, Limits(records, rows, retries))
@@ -174,7 +174,7 @@ class Worker:
         self.recover = self.cycle.recover
 
     def run(self, *, report: bool = False) -> Progress:
-        """One cycle."""
+        """Run one cycle."""
         return self.cycle.run(0, report=report)
 
     def settle(self, *, report: bool = False) -> list[Progress]:
@@ -185,6 +185,17 @@ class Worker:
             if done[-1].idle:
                 return done
         raise AssertionError("the cycle does not come to rest")
+
+    def stuck(self) -> ContentStuck:
+        """Run and recover until the row that Kafka refuses is found; return what names it."""
+        for _ in range(10):
+            try:
+                self.settle()
+            except ContentStuck as stuck:
+                return stuck
+            except ContentRefused:
+                self.recover()
+        raise AssertionError("the row was not found")
 
     def started(self) -> "Worker":
         """Recover, adopt, and come to rest."""
@@ -226,7 +237,7 @@ class WatchedConnection(Connection):
 
 
 def open_record(record: Record) -> Opened | None:
-    """Read a record; some words mean something."""
+    """Read a record; some words have a meaning."""
     assert record.value is not None
     assert record.headers
     word = record.value.decode()
@@ -241,5 +252,5 @@ def open_record(record: Record) -> Opened | None:
 
 
 def count(calls: Iterable[str], name: str) -> int:
-    """How often a call was made."""
+    """Return how often a call was made."""
     return Counter(calls)[name]

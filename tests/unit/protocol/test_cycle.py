@@ -1,7 +1,7 @@
 """The logic of one cycle: what is handled, what is left out, and in which order things happen.
 
-The worker here drives the production cycle over the simulated servers, so that each of its decisions can be brought
-about and looked at within a millisecond.
+The worker here drives the production cycle over the simulated servers, so that each of its decisions can be caused and
+checked within a millisecond.
 """
 
 from collections.abc import Iterable
@@ -42,7 +42,7 @@ def world() -> World:
 
 
 def failing(*poison: str, error: type[Exception] = Unlucky) -> tuple[list[str], object]:
-    """A handler that fails on some words; and the list of all words that it was asked to handle."""
+    """Return a handler that fails on some words, and the list of all words that it was given."""
     asked: list[str] = []
 
     def handle(word: str) -> Iterable[str]:
@@ -179,7 +179,7 @@ def test_duplicates_in_one_batch_are_handled_once_even_from_two_inputs(world: Wo
 
 
 def test_records_that_somebody_else_has_handled_are_dropped(world: World) -> None:
-    """A worker that stood still reads the next offset under the lock of its row, and finds that it has moved on."""
+    """A worker that stood still reads the next offset under its row's lock, and finds that it has moved."""
     worker = world.worker().started()
     world.produce(A, "apple", "ant", "axe")
     world.server.positions[A] = 2
@@ -199,7 +199,7 @@ def test_the_next_offset_never_goes_back(world: World) -> None:
 
 
 def test_the_next_offset_below_what_this_worker_has_seen_is_a_recovery(world: World) -> None:
-    """Postgres went back: another server, or an older state of it."""
+    """Postgres went back: it is another server, or an older state."""
     world.produce(A, "apple", "ant")
     worker = world.worker().started()
     world.server.positions[A] = 1
@@ -218,7 +218,7 @@ def test_a_position_that_is_gone_is_a_recovery(world: World) -> None:
 
 
 def test_a_claim_of_the_same_number_that_is_another_one_is_a_recovery(world: World) -> None:
-    """Postgres went back and went on: what this claim names was never published, and must not be deleted."""
+    """Postgres went back and on: what this claim names was never published, and must not be deleted."""
     worker = world.worker().started()
     world.put("apple")
     worker.settle()
@@ -297,7 +297,7 @@ def test_what_a_predecessor_may_have_had_in_its_hands_is_noted_before_and_nothin
 
 
 def test_a_record_at_which_processes_were_killed_is_set_aside_unread(world: World) -> None:
-    """To read it may be what kills."""
+    """Reading it may be what kills."""
     worker = world.worker()
     worker.recover()
     worker.run()
@@ -310,7 +310,7 @@ def test_a_record_at_which_processes_were_killed_is_set_aside_unread(world: Worl
 
 
 def test_what_fails_while_others_of_its_type_are_handled_is_the_records(world: World) -> None:
-    """A statement that is cancelled for its time, for example: of one record, or of all."""
+    """For example, a statement is cancelled for its time: of one record, or of all."""
     _, world.handle = failing("ant", error=Undecided)  # type: ignore[assignment]
     worker = world.worker().started()
     world.produce(A, "apple", "ant", "axe")
@@ -341,7 +341,7 @@ def test_what_fails_while_nothing_else_succeeds_waits(world: World) -> None:
 
 
 def too_slow(*words: str, records: int) -> object:
-    """A handler that is too slow for some words, and for more than so many `records` in one batch."""
+    """Return a handler that is too slow for some words, and for more than `records` in one batch."""
     done: list[str] = []
 
     def handle(word: str) -> Iterable[str]:
@@ -408,7 +408,7 @@ def test_a_record_at_which_two_processes_ended_is_set_aside(world: World) -> Non
 
 
 def test_an_unknown_version_is_kept_until_somebody_knows_it(world: World) -> None:
-    """In a rolling upgrade the producer may be newer; a good record must not be lost for that."""
+    """In a rolling upgrade the producer may be newer; that must not lose a good record."""
     worker = world.worker().started()
     world.produce(A, "apple", "future", "axe")
     worker.settle()
@@ -608,7 +608,7 @@ def test_what_an_outdated_generation_publishes_is_refused_and_published_later(wo
 
 
 def test_resuming_begins_anew_when_the_group_changes_under_it() -> None:
-    """While the published position is missing, say, the group is asked once more; the second answer counts."""
+    """If, say, the published position is missing, the group is asked once more; the second answer counts."""
     world = World()
     world.server.claims[0] = Claimed(3, "claim", ())
     world.assign(A, lanes=(0,))
@@ -697,7 +697,7 @@ def test_batches_are_halved_while_nobody_knows_the_culprit_and_grow_again() -> N
 
 
 def test_a_failure_without_a_record_in_an_empty_batch_is_raised() -> None:
-    """It came from the outbox or from the commit, and no other batch would go better."""
+    """It came from the outbox or the commit, and no other batch would fare better."""
     intake = Intake([A], records_max=16, retries_max=0)
     failure = HandlingFailed(None)
     failure.__cause__ = Unlucky()

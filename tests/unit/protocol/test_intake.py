@@ -1,4 +1,4 @@
-"""What the next batch holds."""
+"""The intake chooses the next batch."""
 
 import pytest
 
@@ -99,7 +99,7 @@ def test_a_record_at_which_enough_processes_were_killed_is_set_aside() -> None:
 
 
 def test_what_is_set_aside_for_the_ends_of_processes_is_so_alone() -> None:
-    """Or a second such record behind it ends the process before that is committed, again and again."""
+    """Otherwise a second such record behind it ends the process before the commit, again and again."""
     killed, hung = (Intake([SOURCE], records_max=100, retries_max=0) for _ in range(2))
     killed.suspect(SOURCE, attempt(0, 0, ENDS))
     hung.beware(SOURCE, 0, STRIKES, HandlerStuck())

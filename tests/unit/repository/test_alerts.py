@@ -1,4 +1,4 @@
-"""The alerts that are shipped ask for metrics that there are, and fire at what a process then shows."""
+"""The shipped alerts use metrics that exist, and fire at a process's metrics."""
 
 import re
 from pathlib import Path
@@ -49,7 +49,7 @@ def test_the_page_names_every_alert() -> None:
 
 
 def replaced(line: str) -> str:
-    """The healthy page with one line changed, or without the metric of that name."""
+    """Return the healthy page with one line changed, or without the metric of that name."""
     name, _, _ = line.partition(" ")
     if name == line:
         return "\n".join(found for found in HEALTHY.splitlines() if not found.startswith(name))

@@ -31,7 +31,7 @@ def run(folder: Path, report: str, *more: str) -> int:
 
 
 def findings(folder: Path) -> str:
-    """What the closing lines say."""
+    """Return the closing lines."""
     words = [sys.executable, str(FINDINGS), str(folder / "first"), str(folder / "second")]
     return subprocess.run(words, capture_output=True, text=True, check=True).stdout
 
@@ -51,7 +51,7 @@ def test_what_fails_and_then_passes_is_told_with_its_log(tmp_path: Path) -> None
 
 
 def test_each_python_that_is_promised_is_tried() -> None:
-    """Without a gap between the oldest that `pip` accepts and the one that runs this."""
+    """There is no gap between the oldest that `pip` accepts and the one that runs this."""
     (told,) = re.findall(r"^promised=\((.*)\)$", (FINDINGS.parent / "pythons").read_text(), re.MULTILINE)
     versions = [int(version.removeprefix("3.")) for version in told.split()]
     (oldest,) = re.findall(r'^requires-python = ">=3\.(\d+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)

@@ -1,6 +1,6 @@
-"""The example for Kubernetes sets what there is to set, and leaves each process the time that it needs.
+"""The example for Kubernetes has all settings and gives each process the time that it needs.
 
-Whether Kubernetes would take it is asked by `make check-manifests`.
+`make check-manifests` asks whether Kubernetes would take it.
 """
 
 import re
@@ -15,7 +15,7 @@ FIELDS = Settings.model_fields
 
 
 def value(name: str) -> str:
-    """What the config map says."""
+    """Return a value of the config map."""
     (found,) = re.findall(rf'^  {name}: "?([^"\n]*?)"?(?: #.*)?$', MANIFEST, re.MULTILINE)
     return str(found)
 
@@ -26,7 +26,7 @@ def document(kind: str, name: str) -> str:
 
 
 def mounted(text: str) -> list[str]:
-    """The secrets that pods get."""
+    """Return the secrets that pods get."""
     return re.findall(r"secret: \{(?:name|secretName): ([\w-]+)", text)
 
 

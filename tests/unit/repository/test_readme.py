@@ -1,4 +1,4 @@
-"""Page one is short, and what it publishes of the tree and the code is so."""
+"""Page one is short, and true of the tree and the code."""
 
 import re
 from pathlib import Path
@@ -16,7 +16,7 @@ def block(heading: str) -> str:
 
 
 def folders(place: Path) -> list[str]:
-    """Return the names of the folders in a folder, but for those that tools make, or that hold only what tools left."""
+    """Return the names of the folders in a folder, without those that tools made or left."""
     return sorted(
         path.name
         for path in place.iterdir()
@@ -74,7 +74,7 @@ def test_a_picture_has_the_beginning_and_the_end_of_what_happened() -> None:
 
 
 def test_the_picture_is_of_a_run_that_balanced() -> None:
-    """And of the numbers in the README; `make demo PICTURE=docs/demo.svg` draws it anew."""
+    """The README has its numbers; `make demo PICTURE=docs/demo.svg` draws it anew."""
     picture = drawn((ROOT / "docs" / "demo.svg").read_text())
     orders, kills, freezes = re.findall(r"([\d,]+) orders in 60 s, (\d+) kills, (\d+) freezes", picture)[0]
 

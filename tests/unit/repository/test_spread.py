@@ -1,4 +1,4 @@
-"""What `make test` and `make proof` share among them, and how tests are spread over processes."""
+"""`make test` and `make proof` share the tests, which are spread over processes."""
 
 from pathlib import Path
 

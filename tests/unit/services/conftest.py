@@ -17,7 +17,7 @@ from shared.testing import MakeTrial, Trial
 
 @pytest.fixture(scope="session")
 def _engine_of(postgres: Postgres) -> Iterator[Callable[[Service, type[DeclarativeBase]], Engine]]:
-    """Returns the engine of a database with the tables of a service, which is made once."""
+    """Returns the engine of a database with a service's tables, made once."""
     made: dict[str, Engine] = {}
 
     def engine_of(service: Service, base: type[DeclarativeBase]) -> Engine:

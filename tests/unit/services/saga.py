@@ -1,8 +1,8 @@
-"""A small world in which the real handlers of the three services run, so that every order of things can be tried.
+"""A small world that runs the real handlers of the three services, to try every order of events.
 
-What the network may do is here: topics are read in the order of one key, but each service reads each topic at its own
-speed, the customer may cancel at any moment, and a record may be set aside and re-driven at any later moment. Events
-pass as JSON, as between the real services.
+It has what the network may do: topics are read in the order of one key, but each service reads each topic at its own
+speed, the customer may cancel at any moment, and a record may be set aside and redriven at any later one. Events pass
+as JSON, as between the real services.
 """
 
 from collections import Counter
@@ -37,11 +37,11 @@ PRICE = 100
 
 
 class World(NamedTuple):
-    """Everything there is. Two worlds that are equal have the same futures."""
+    """The state of everything. Equal worlds have the same futures."""
 
     rows: tuple[tuple[str, Frozen], ...]
     published: tuple[tuple[str, str, tuple[Event, ...]], ...]
-    """By topic and key, in order."""
+    """Events by topic and key, in order."""
     read: frozenset[tuple[str, str, str, int]]
     """Service, topic, key: how many events it has read."""
     cancellable: frozenset[str]
@@ -66,7 +66,7 @@ class World(NamedTuple):
 
 
 class Move(NamedTuple):
-    """One thing that happens: who, what, in which state, and to which state it led."""
+    """A step: service, event, state before, and state after."""
 
     machine: str
     event: str
@@ -75,8 +75,8 @@ class Move(NamedTuple):
 
 
 def start(orders: Mapping[str, Mapping[str, int]], account: str, *, may_set_aside: int = 0) -> World:
-    """`orders` are placed and nothing else has happened: 5 x tea and 5 x cup at 100 EUR, 1 x book at 100 USD, 1,000 EUR
-    in ada's account.
+    """Return a world with only `orders` placed: 5 x tea and 5 x cup at 100 EUR, 1 x book at 100 USD, 1,000 EUR in ada's
+    account.
     """
     stock = [
         Stock(sku=sku, price=PRICE, currency=currency, available=n, reserved=0, sold=0, received=n)

@@ -1,4 +1,4 @@
-"""Every provider of every service can be built: a misspelt argument of a provider is caught by no type checker."""
+"""Every provider of every service can be built: no type checker catches a misspelt argument of a provider."""
 
 import json
 import subprocess

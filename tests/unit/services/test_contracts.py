@@ -19,8 +19,8 @@ SERVICES: list[Service] = [
 
 
 def elsewhere(service: str) -> set[str]:
-    """Topics on which a service outside this repository publishes, as the service says in its `events.py`. The
-    service `example` of the bare template consumes `elsewhere.events`.
+    """Return topics of outside publishers, as the service's `events.py` lists them. The service `example` of the bare
+    template consumes `elsewhere.events`.
     """
     events = import_module(f"services.{service}.events")
     return {*getattr(events, "ELSEWHERE", ()), "elsewhere.events"}
@@ -49,7 +49,7 @@ def test_every_type_that_is_consumed_is_published_by_one_service() -> None:
 
 
 def test_who_consumes_a_type_knows_each_version_that_is_published() -> None:
-    """Listeners first: an event whose version is too new for its listener waits, and with it all that follows."""
+    """Upgrade listeners first: an event too new for its listener waits, and all behind it too."""
     for service in SERVICES:
         consumed = {(route.event.topic, route.event.__name__, route.event.version) for route in service.routes}
         types = {(topic, name) for topic, name, _ in consumed}
@@ -65,7 +65,7 @@ def test_who_consumes_a_type_knows_each_version_that_is_published() -> None:
 
 
 def test_a_topic_belongs_to_one_service_that_publishes_it() -> None:
-    """Two that publish on one topic do not keep the order of a key; and some topics are the library's own."""
+    """Two publishers on one topic do not keep a key's order, and some topics are the library's own."""
     owners: dict[str, str] = {}
     for service in SERVICES:
         for topic in (*service.published_topics, service.lane_topic, service.dead_letter_topic):
@@ -94,7 +94,7 @@ def test_no_service_imports_another() -> None:
 
 
 def test_a_listener_finds_the_fields_that_it_needs() -> None:
-    """Each field that a listener's view requires, the event has, by the same name."""
+    """The event has each field that a listener's view requires, by the same name."""
     published = {
         (event.topic, event.__name__, event.version): event for service in SERVICES for event in service.publishes
     }

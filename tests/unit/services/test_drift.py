@@ -1,4 +1,4 @@
-"""All services repeat the same few lines, but for their names; anything longer belongs in `shared/`.
+"""All services repeat the same few lines, except for their names; anything longer belongs in `shared/`.
 
 The skeleton is among them: a copy of it, and a service that has been here for years, are fixed alike. A service may
 have more: a dependency of its own in its container, another container in its compose file.
@@ -23,7 +23,7 @@ REPEATED_MAX = 45
 
 
 def text(service: str, file: str) -> str:
-    """A file of a service, as if the service were called `skeleton`."""
+    """Return a service's file as if the service were called `skeleton`."""
     return Spellings(service).generic(Path(f"services/{service}/{file}").read_text())
 
 
@@ -36,19 +36,19 @@ def whole(source: str) -> str:
 
 
 def base(source: str) -> str:
-    """The base class of a service's tables."""
+    """Return the base class of a service's tables."""
     (found,) = (node for node in ast.parse(source).body if isinstance(node, ast.ClassDef) and node.name == "Base")
     return ast.get_source_segment(source, found) or ""
 
 
 def router(source: str) -> str:
-    """How the endpoints of an API are collected, without the scope of its tokens."""
+    """Return an API's router, without its tokens' scope."""
     (found,) = (line for line in source.splitlines() if line.startswith("router ="))
     return found.partition("scope=")[0]
 
 
 def first_words(source: str) -> str:
-    """What the first migration begins with, whichever release of the library's tables it calls."""
+    """Return the first migration's beginning, for any release of the library's tables."""
     begins = source.partition("    op.create_table(")[0].partition("revision =")[2]
     return LIBRARY_TABLES.sub("the library's tables", begins)
 
@@ -63,7 +63,7 @@ ALIKE: dict[str, Callable[[str], str]] = {
 
 
 def refuse_lacking(file: str, mine: str, repeated: str) -> None:
-    """Refuse a file that lacks a line which all have, or has it in another order; it may have more."""
+    """Refuse a file that lacks a line of the others or has another order; it may have more."""
     lines = iter(mine.splitlines())
     for line in repeated.splitlines():
         assert any(found == line for found in lines), (
@@ -101,7 +101,7 @@ def test_what_a_service_must_repeat_is_little() -> None:
 
 @pytest.mark.parametrize("service", SERVICES)
 def test_the_containers_are_alike(service: str) -> None:
-    """But for the port, and for what a token permits."""
+    """Only the port and a token's rights differ."""
 
     def alike(containers: str) -> str:
         scopes = re.sub(r"local:[\w-]+:read,[\w-]+:write:", "local:", containers)

@@ -1,5 +1,5 @@
-"""Every cell of every state table is what the handlers do, in memory and on a real PostgreSQL alike: a table that lies
-is worse than none.
+"""The handlers do what every cell of every state table says, in memory and on a real PostgreSQL: a table that lies is
+worse than none.
 """
 
 from collections.abc import Callable
@@ -106,7 +106,7 @@ def test_every_event_that_is_consumed_and_moves_a_state_has_a_handler() -> None:
 
 
 class Tried(Protocol):
-    """Where a handler is tried: in memory, or on a real PostgreSQL."""
+    """A place to try a handler: in memory, or on a real PostgreSQL."""
 
     def given(self, *rows: Any) -> None: ...
     def when(self, *events: Event) -> list[Event]: ...

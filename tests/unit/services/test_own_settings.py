@@ -1,4 +1,4 @@
-"""Settings that a service has besides those of all are described, and cannot be another service's."""
+"""A service's own settings are described, and cannot be another service's."""
 
 import pytest
 

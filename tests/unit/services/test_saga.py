@@ -83,7 +83,7 @@ def check_always(world: World) -> None:
 
 
 def check_settled(world: World, orders: dict[str, dict[str, int]]) -> Counter[str]:
-    """What holds when everything is read; return how many orders ended in which state."""
+    """Check what holds when all is read; return how many orders ended in which state."""
     ends: Counter[str] = Counter()
     sold: Counter[str] = Counter()
     for order_id, lines in orders.items():
@@ -138,7 +138,7 @@ def test_two_orders_for_the_last_items_settle() -> None:
 
 
 FINAL = (order.CONFIRMED, order.REJECTED, order.CANCELLED)
-"""Of an order: what a customer is told and may rely on."""
+"""An order's final states, on which a customer may rely."""
 
 
 def test_the_customer_can_rely_on_a_final_state() -> None:

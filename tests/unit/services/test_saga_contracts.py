@@ -1,4 +1,4 @@
-"""Each service of the saga understands what the others write, from the smallest event to the largest."""
+"""Each service of the saga understands the others' events, from the smallest to the largest."""
 
 import ast
 from pathlib import Path
@@ -50,7 +50,7 @@ def test_every_type_that_is_published_has_an_example_here() -> None:
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_each_publishes_all_on_the_topic_of_its_name(service: Service) -> None:
-    """The demo's balance sheet knows them by it. Another service may call its topics as it likes."""
+    """The demo's balance sheet finds them by it. Other services may name their topics freely."""
     assert service.published_topics == (f"{service.name}.events",)
 
 
@@ -107,7 +107,7 @@ def test_the_three_services_repeat_little_of_each_other() -> None:
 
 
 def code(source: str) -> set[str]:
-    """The lines of code, without comments and docstrings."""
+    """Return the lines of code without comments and docstrings."""
     parsed = ast.parse(source)
     for node in ast.walk(parsed):
         if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef):

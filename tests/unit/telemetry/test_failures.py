@@ -1,4 +1,4 @@
-"""The report of a failure: where, about which record, and never the value of a variable."""
+"""A failure's report says where and about which record, and never has a variable's value."""
 
 from pathlib import PurePath
 

@@ -1,4 +1,4 @@
-"""A service's own log lines name the work that they are about, while it is going on and no longer."""
+"""A service's own log lines name their work while it goes on, and no longer."""
 
 import json
 import logging
@@ -53,7 +53,7 @@ def log_in_every_way() -> None:
 
 
 def handle(*deliveries: Delivery) -> None:
-    """Handle events as a worker does; what is asked of the session here needs no database."""
+    """Handle events as a worker does; the session here needs no database."""
     service = Service("order")
 
     @service.on(Placed)

@@ -1,4 +1,4 @@
-"""All output of a process has one form, and repeated lines are counted."""
+"""All of a process's output has one form, and repeated lines are counted."""
 
 import json
 import logging
@@ -33,7 +33,7 @@ def configured() -> Iterator[Any]:
 
 
 def lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
-    """What was written since the last call."""
+    """Return the lines written since the last call."""
     return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
 
 

@@ -1,4 +1,4 @@
-"""A log tells where something failed, and not what was at hand there."""
+"""A log shows where something failed, and not the values there."""
 
 import json
 import logging
@@ -23,7 +23,7 @@ from shared.postgres import backlog  # noqa: F401 (backlog has metrics of its ow
 from shared.service import Service
 from shared.settings import Settings
 from shared.telemetry import metrics
-from tests.waiting import until
+from shared.testing import until
 
 
 @pytest.mark.parametrize("form", ["json", "console"])
@@ -121,7 +121,7 @@ def handling() -> int:
 def test_silent_clients_keep_no_health_check_waiting_and_hold_few_threads(
     monkeypatch: pytest.MonkeyPatch, health: Any
 ) -> None:
-    """They would take the files that the worker needs for its servers."""
+    """They would take file handles that the worker needs for its servers."""
     monkeypatch.setattr(metrics, "CLIENT_SECONDS", 300.0)
     monkeypatch.setattr(health.RequestHandlerClass, "timeout", 300.0)
     with ExitStack() as stack:
@@ -160,7 +160,7 @@ class LonelyContainer(ServiceContainer):
 def test_a_port_of_metrics_that_cannot_be_listened_on_ends_a_worker_with_78(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str], host: str
 ) -> None:
-    """Before it asks any server."""
+    """It ends before it asks any server."""
     monkeypatch.chdir(tmp_path)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]

@@ -1,4 +1,4 @@
-"""An outage has one line at its beginning and one at its end."""
+"""An outage is logged once at its beginning and once at its end."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Waits are told when they have become long: the innermost that is, once, with its limit."""
+"""A long wait is reported once, with its limit: the innermost one."""
 
 import threading
 from types import SimpleNamespace
@@ -9,9 +9,9 @@ import pytest
 from shared.kafka import producer
 from shared.telemetry import waits
 from shared.telemetry.waits import LONG_SECONDS, MAIN_LOOP, Waits
+from shared.testing import until
 from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.waiting import until
 
 
 class Clock:
@@ -23,7 +23,7 @@ class Clock:
 
 @pytest.fixture
 def log_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Details of the lines that are logged."""
+    """Return the details of the logged lines."""
     lines: list[str] = []
     monkeypatch.setattr(waits, "log", SimpleNamespace(warning=lambda _event, detail: lines.append(detail)))
     return lines

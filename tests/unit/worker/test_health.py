@@ -19,15 +19,15 @@ class Seeing:
     silent = ""
 
     def silence(self) -> str:
-        """The server that does not answer."""
+        """Return the server that does not answer."""
         return self.silent
 
     def held_back(self) -> str:
-        """Nothing is held back."""
+        """Return no reason."""
         return ""
 
     def own(self, _inputs: object) -> None:
-        """Whose lag is shown."""
+        """Do nothing."""
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def work(health: Health, parked: int = 0) -> None:
 
 
 def shown() -> tuple[list[str], dict[str, float | None]]:
-    """The state that the gauges show, and what is owned."""
+    """Return the state that the gauges show, and what is owned."""
     at = [state for state in STATES if REGISTRY.get_sample_value("exactly_once_worker_state", {"state": state}) == 1]
     return at, {
         name: REGISTRY.get_sample_value(name) for name in ("exactly_once_lanes_owned", "exactly_once_partitions_parked")

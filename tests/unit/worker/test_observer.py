@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy.exc import OperationalError
 
 from shared.telemetry import outages
+from shared.testing import until
 from shared.worker import observer
 from shared.worker.observer import Observer
 from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.waiting import until
 
 
 def answer(value: object) -> Future[Any]:
@@ -33,23 +33,23 @@ class Admin:
     offsets: Exception | None = None
 
     def __init__(self, *_: object, **__: object) -> None:
-        """Nothing is connected."""
+        """Connect to nothing."""
 
     def poll(self, _seconds: float) -> None:
-        """There is no log."""
+        """Do nothing: there is no log."""
 
     def describe_topics(self, topics: Any, **_: object) -> dict[str, Future[Any]]:
-        """The partitions."""
+        """Return the partitions."""
         names = [f"{trail.make('observed').service.name}.asked"]
         return {name: answer(self.topics or SimpleNamespace(partitions=[0])) for name in names}
 
     def list_offsets(self, asked: dict[Any, Any], **_: object) -> dict[Any, Future[Any]]:
-        """The ends."""
+        """Return the ends."""
         return {partition: answer(self.offsets or SimpleNamespace(offset=7)) for partition in asked}
 
 
 class Scene:
-    """An observer with servers that are made up, and a clock that a test moves."""
+    """An observer with made-up servers and a clock that a test moves."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 100.0
@@ -71,7 +71,7 @@ class Scene:
         return self.connect()
 
     def locked(self) -> Any:
-        """PostgreSQL answers: no."""
+        """Let PostgreSQL refuse the lock."""
         original = Exception("canceling statement due to lock timeout")
         original.sqlstate = "55P03"  # type: ignore[attr-defined]
         raise OperationalError("SELECT", {}, original)

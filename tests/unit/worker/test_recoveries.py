@@ -1,8 +1,8 @@
 """Recoveries are counted, and too many of them end a worker, which says why."""
 
 from shared.errors import Exit, Fenced, KafkaInDoubt, TooManyRecoveries, Unproven
+from shared.testing import SECONDS_MAX, until
 from tests.unit.worker.worker_scene import Scene
-from tests.waiting import SECONDS_MAX, until
 
 
 def test_what_is_not_proven_does_not_count_towards_too_many_recoveries(scene: Scene) -> None:

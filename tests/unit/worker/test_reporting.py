@@ -1,4 +1,4 @@
-"""Which dead letters count towards `TooManyDeadLetters`, and how they are logged."""
+"""Dead letters by handlers count towards `TooManyDeadLetters`; junk does not."""
 
 import pytest
 from structlog.testing import capture_logs

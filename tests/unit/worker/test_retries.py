@@ -13,7 +13,7 @@ SOURCE, OTHER = Input("a", 0), Input("b", 1)
 
 
 class Clock:
-    """Stands still until a test moves it."""
+    """A clock that stands still until a test moves it."""
 
     def __init__(self) -> None:
         self.now = 1_000.0
@@ -24,14 +24,14 @@ class Clock:
 
 @pytest.fixture
 def pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
-    """The pauses that the log reports."""
+    """Return the pauses that the log reports."""
     told: list[float] = []
     monkeypatch.setattr(retries, "log_retry", lambda _error, _record, _attempts, seconds: told.append(seconds))
     return told
 
 
 def cycle(parked: dict[Input, int]) -> Any:
-    """A cycle with parked inputs."""
+    """Return a cycle with parked inputs."""
     return SimpleNamespace(parked=lambda: dict(parked), waits_for=lambda _: (None, Retry("later")), unpark=parked.pop)
 
 

@@ -1,4 +1,4 @@
-"""A worker waits for nothing without a bound and a sentence."""
+"""A worker waits only with a bound and a sentence."""
 
 import threading
 from types import SimpleNamespace

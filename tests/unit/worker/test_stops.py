@@ -1,6 +1,4 @@
-"""A worker stops for nothing that the servers do not report twice, and to others; and goes on when the reason is
-gone.
-"""
+"""A worker stops only for what the servers report twice, to others too, and goes on when the reason is gone."""
 
 from collections.abc import Callable, Sequence
 
@@ -23,8 +21,8 @@ from shared.errors import (
     Stop,
     TooManyDeadLetters,
 )
+from shared.testing import SECONDS_MAX, until
 from tests.unit.worker.worker_scene import Scene
-from tests.waiting import SECONDS_MAX, until
 
 POSITIONS = (DatabaseWentBack, KafkaWentBack, PositionMissing, RecordsLost, OtherCluster, LanesDiffer)
 NO_ANSWER: tuple[Exception, ...] = (

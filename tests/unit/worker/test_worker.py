@@ -1,4 +1,4 @@
-"""A worker replaces its Kafka clients when these cannot go on, and says what it waits for."""
+"""A worker replaces Kafka clients that cannot go on, and says what it waits for."""
 
 import re
 from types import SimpleNamespace
@@ -10,9 +10,9 @@ from shared.errors import Fenced, KafkaUnavailable, SlotLost
 from shared.protocol.cycle import Progress
 from shared.protocol.ports import NOTHING
 from shared.telemetry import waits
+from shared.testing import SECONDS_MAX, until
 from shared.worker import main_loop
 from tests.unit.worker.worker_scene import Scene, Seeing
-from tests.waiting import SECONDS_MAX, until
 
 
 def test_a_fenced_worker_whose_slot_is_its_own_goes_on_with_new_clients(scene: Scene) -> None:
@@ -48,7 +48,7 @@ def test_clients_that_get_no_answer_for_long_are_replaced(scene: Scene, monkeypa
 
 @pytest.fixture
 def log_lines(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """What the log says of waits, which are long at once."""
+    """Return the log's lines about waits, each of which is long at once."""
     lines: list[str] = []
     monkeypatch.setattr(waits, "LONG_SECONDS", 0.0)
     log = SimpleNamespace(warning=lambda event, detail: lines.append(f"{event}: {detail}"))

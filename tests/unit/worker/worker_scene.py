@@ -1,4 +1,4 @@
-"""A worker with no servers, for its unit tests: its Kafka and its database do what a test wants."""
+"""A worker without servers, for its unit tests: its Kafka and database do what a test wants."""
 
 import re
 import threading
@@ -8,14 +8,14 @@ from typing import Any, cast
 
 from shared.errors import SlotLost, Stop
 from shared.protocol.ports import NOTHING, Polled
+from shared.testing import SECONDS_MAX, until
 from shared.worker.worker import Worker
 from tests.faults import trail
 from tests.faults.stage import StageSettings
-from tests.waiting import SECONDS_MAX, until
 
 
 class Member:
-    """A Kafka port that owns nothing, and whose polls raise what a test says."""
+    """A Kafka port that owns nothing; its polls raise what a test says."""
 
     def __init__(self, scene: "Scene") -> None:
         self._scene = scene
@@ -25,11 +25,11 @@ class Member:
 
     @property
     def assigned(self) -> bool:
-        """Whether the group has given it a share."""
+        """Return whether the group has assigned it a share."""
         return self._scene.assigned
 
     def poll(self, _records: int, _seconds: float) -> Polled:
-        """Raise the next error, or find nothing."""
+        """Raise the next error, or return nothing."""
         self._scene.polls += 1
         if self._scene.raises:
             raise self._scene.raises.pop(0)
@@ -37,18 +37,18 @@ class Member:
         return Polled((), {}, NOTHING if self._scene.polls == 1 else None, "member")
 
     def committed(self, _inputs: object, _lanes: object) -> dict[Any, Any]:
-        """Nothing."""
+        """Return no offsets."""
         return {}
 
     def renew(self) -> None:
-        """A new producer."""
+        """Replace the producer."""
         assert self._scene.may_renew.wait(SECONDS_MAX)
 
     def read_from(self, _positions: object, _lanes: object) -> None:
         """Fetch nothing."""
 
     def pause(self, _inputs: object) -> None:
-        """Nothing is fetched."""
+        """Pause nothing."""
 
     resume = pause
 
@@ -69,7 +69,7 @@ class Held:
     deadline = SimpleNamespace(install=lambda: None)
 
     def stuck(self) -> dict[Any, Any]:
-        """No process ended at a record."""
+        """Return no record at which processes ended."""
         return {}
 
     attempts = stuck
@@ -79,26 +79,26 @@ class Held:
         self.closed = 0
 
     def settle_seconds(self) -> float:
-        """No wait."""
+        """Return no wait."""
         return 0
 
     def take_slot(self) -> bool:
-        """Always."""
+        """Take slot 0."""
         return True
 
     def hold_slot(self) -> None:
-        """Whether it is still held."""
+        """Raise `SlotLost` if it is lost."""
         if self.lost:
             raise SlotLost
 
     def positions(self, _inputs: object) -> dict[Any, Any]:
-        """None."""
+        """Return no positions."""
         return {}
 
     claims = positions
 
     def unpublished(self, _lanes: object) -> bool:
-        """Nothing."""
+        """Return false."""
         return False
 
     def close(self) -> None:
@@ -110,7 +110,7 @@ class Idle:
     """Housekeeping with nothing to keep."""
 
     def start(self) -> None:
-        """Begin."""
+        """Do nothing."""
 
     stop = start
 
@@ -119,20 +119,20 @@ class Seeing(Idle):
     """An observer whose Kafka answers."""
 
     def silence(self) -> str:
-        """Not silent."""
+        """Return no server."""
         return ""
 
     held_back = silence
 
     def answered(self) -> None:
-        """It has answered."""
+        """Do nothing."""
 
     def own(self, _inputs: object) -> None:
-        """Whose lag is shown."""
+        """Do nothing."""
 
 
 class Scene:
-    """A worker with no servers, which runs on a thread."""
+    """A worker without servers, on a thread."""
 
     def __init__(self) -> None:
         self.raises: list[Exception] = []
@@ -183,11 +183,11 @@ class Scene:
             self.ended.append(None)
 
     def start(self) -> None:
-        """Let it run."""
+        """Start the worker."""
         self._thread.start()
 
     def end(self) -> None:
-        """Ask it to end, as SIGTERM does."""
+        """Ask the worker to end, as SIGTERM does."""
         self.may_renew.set()  # a test that failed may have left it waiting
         self.worker._stopping.set()
         self._thread.join(SECONDS_MAX)
@@ -195,5 +195,5 @@ class Scene:
         assert not self._thread.is_alive()
 
     def until(self, words: str) -> None:
-        """Wait until its health says so; `words` is a pattern."""
+        """Wait until its health matches the pattern `words`."""
         until(lambda: re.search(words, self.worker.ready()[1]), words)

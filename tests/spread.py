@@ -1,6 +1,6 @@
 """Spreads tests over the processes of a run: most tests wait, so many run side by side on two cores.
 
-A file is one piece if its tests are short or share what takes seconds to make. Elsewhere each test is a piece. The tests
+A file is one piece if its tests are short or share what takes seconds to make. Elsewhere each test is a piece. Those
 that compute for minutes make two pieces, so that two of them run at a time. The pieces that may take longest begin
 first, and the short ones fill the end.
 """

@@ -43,21 +43,9 @@ ORDER = Machine(
             CONFIRMED: ignore("the payment was consumed first"),
             REJECTED: ignore("the declined payment was consumed first"),
         },
-        StockRejected: {
-            PLACED: to(REJECTED),
-            (RESERVED, CONFIRMED): _CONTRADICTION,
-            REJECTED: DUPLICATE,
-        },
-        PaymentCaptured: {
-            (PLACED, RESERVED): to(CONFIRMED),
-            CONFIRMED: DUPLICATE,
-            REJECTED: _CONTRADICTION,
-        },
-        PaymentDeclined: {
-            (PLACED, RESERVED): to(REJECTED),
-            CONFIRMED: _CONTRADICTION,
-            REJECTED: DUPLICATE,
-        },
+        StockRejected: {PLACED: to(REJECTED), (RESERVED, CONFIRMED): _CONTRADICTION, REJECTED: DUPLICATE},
+        PaymentCaptured: {(PLACED, RESERVED): to(CONFIRMED), CONFIRMED: DUPLICATE, REJECTED: _CONTRADICTION},
+        PaymentDeclined: {(PLACED, RESERVED): to(REJECTED), CONFIRMED: _CONTRADICTION, REJECTED: DUPLICATE},
         CANCEL: {
             NONE: refuse("there is no such order"),
             (PLACED, RESERVED): to(CANCELLED),

@@ -11,13 +11,14 @@ the loop around them.
 from .declaration.rows import lock
 from .errors import Reject, Retry
 from .events import Event
-from .fields import MONEY_MAX, Currency, Id, Money, Quantity, Reason
+from .fields import MONEY_MAX, Currency, Id, Money, Quantity, Reason, Uuid
 from .models import Tables
 from .service import Service
 from .session import Session
-from .states import NONE, Command, Machine, ignore, refuse, to
+from .states import DUPLICATE, NONE, Command, Machine, ignore, refuse, to
 
 __all__ = [
+    "DUPLICATE",
     "MONEY_MAX",
     "NONE",
     "Command",
@@ -33,6 +34,7 @@ __all__ = [
     "Service",
     "Session",
     "Tables",
+    "Uuid",
     "ignore",
     "lock",
     "refuse",

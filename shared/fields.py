@@ -19,6 +19,13 @@ Id = Annotated[
 ]
 """The id of an order, an account, a stock item. No character needs quoting in a URL, a log or a shell."""
 
+Uuid = Annotated[
+    str,
+    Meta(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z"),
+    Field(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"),
+]
+"""A UUID as text, in small letters."""
+
 Quantity = Annotated[int, Meta(ge=1, le=QUANTITY_MAX), Field(ge=1, le=QUANTITY_MAX)]
 
 Money = Annotated[int, Meta(ge=1, le=MONEY_MAX), Field(ge=1, le=MONEY_MAX, description="minor units")]

@@ -68,7 +68,7 @@ class Cell(NamedTuple):
 
 
 Cells = Mapping[Any, Cell]
-"""The meanings of one event, by state, or by a tuple of states that share one."""
+"""The meanings of an event, by state, or by a tuple of states that share one."""
 
 
 def to(*states: str) -> Cell:
@@ -88,6 +88,10 @@ def refuse(why: str) -> Cell:
     return Cell(why=why, refused=True)
 
 
+DUPLICATE = ignore("a duplicate, older than the inbox remembers")
+"""The cell of an event that has already had its effect: the inbox drops duplicates, but not for ever."""
+
+
 class Machine(Generic[Row]):
     """The states of one kind of row."""
 
@@ -95,11 +99,12 @@ class Machine(Generic[Row]):
         self,
         model: type[Row],
         states: Iterable[str],
-        table: Mapping[Cause, Cells],
+        table: Mapping[Cause | tuple[Cause, ...], Cells],
         *,
         name: str = "",
     ) -> None:
-        """Read a cell for each event and each state from `table`, where several states may share a cell.
+        """Read a cell for each event and each state from `table`. Several states may share a cell, and several events
+        some of their cells: `{(Paid, Declined): {NONE: refuse("...")}, Paid: {PLACED: to(CONFIRMED)}, ...}`.
 
         Raises `TypeError` or `ValueError` for a row that is not for an event or command, and for a missing or
         superfluous cell: at import, where machines are made.
@@ -110,24 +115,26 @@ class Machine(Generic[Row]):
         self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", model.__name__).lower()
         self.states = (NONE, *map(str, states))
         self.table: dict[Cause, dict[str, Cell]] = {}
-        for cause, cells in table.items():
-            given: Any = cause  # it may not have been type-checked
-            if not isinstance(given, Command) and not (isinstance(given, type) and issubclass(given, Event)):
-                raise TypeError(
-                    f"the table of {self.name} has a row for {cause!r}, which is neither a class of events nor a "
-                    f"Command: write the class itself, not its name"
-                )
-            self.table[cause] = self._by_state(cause, cells)
+        for causes, cells in table.items():
+            for cause in causes if isinstance(causes, tuple) else (causes,):
+                given: Any = cause  # it may not have been type-checked
+                if not isinstance(given, Command) and not (isinstance(given, type) and issubclass(given, Event)):
+                    raise TypeError(
+                        f"the table of {self.name} has a row for {cause!r}, which is neither a class of events nor a "
+                        f"Command: write the class itself, not its name"
+                    )
+                self._add(cause, cells)
+        for cause in self.table:
             self._refuse_incomplete(cause)
 
-    def _by_state(self, cause: Cause, cells: Cells) -> dict[str, Cell]:
-        found: dict[str, Cell] = {}
+    def _add(self, cause: Cause, cells: Cells) -> None:
+        found = self.table.get(cause, {})
         for group, cell in cells.items():
             for state in (group,) if isinstance(group, str) else group:
                 if str(state) in found:
                     raise ValueError(f"the table of {self.name} has two cells for {name_of(cause)} in {state}")
                 found[str(state)] = cell
-        return {state: found[state] for state in [*self.states, *found] if state in found}
+        self.table[cause] = {state: found[state] for state in [*self.states, *found] if state in found}
 
     def _refuse_incomplete(self, cause: Cause) -> None:
         cells, name = self.table[cause], name_of(cause)

@@ -19,7 +19,7 @@ from services.inventory.events import (
     StockSold,
 )
 from services.inventory.models import Reservation, ReservationState, Stock
-from shared import MONEY_MAX, NONE, Machine, Service, Session, ignore, lock, refuse, to
+from shared import DUPLICATE, MONEY_MAX, NONE, Machine, Service, Session, ignore, lock, refuse, to
 
 RESERVED = ReservationState.RESERVED
 REJECTED = ReservationState.REJECTED
@@ -27,7 +27,6 @@ SOLD = ReservationState.SOLD
 RELEASED = ReservationState.RELEASED
 CANCELLED = ReservationState.CANCELLED
 
-_DUPLICATE = ignore("a duplicate, older than the inbox remembers")
 _UNREQUESTED = refuse("no payment is requested before the stock is reserved")
 
 RESERVATION = Machine(
@@ -36,13 +35,13 @@ RESERVATION = Machine(
     {
         OrderPlaced: {
             NONE: to(RESERVED, REJECTED),
-            (RESERVED, REJECTED, SOLD, RELEASED): _DUPLICATE,
+            (RESERVED, REJECTED, SOLD, RELEASED): DUPLICATE,
             CANCELLED: ignore("it was a dead letter, and cancelled before it was redriven"),
         },
         PaymentCaptured: {
             (NONE, REJECTED, CANCELLED): _UNREQUESTED,
             RESERVED: to(SOLD),
-            SOLD: _DUPLICATE,
+            SOLD: DUPLICATE,
             RELEASED: ignore("cancelled first; the payment service refunds it"),
         },
         PaymentDeclined: {
@@ -57,7 +56,7 @@ RESERVATION = Machine(
             REJECTED: ignore("nothing was reserved"),
             SOLD: to(RELEASED),
             RELEASED: ignore("the payment was declined first"),
-            CANCELLED: _DUPLICATE,
+            CANCELLED: DUPLICATE,
         },
     },
 )

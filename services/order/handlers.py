@@ -18,7 +18,7 @@ from services.order.events import (
     StockReserved,
 )
 from services.order.models import Order, OrderState
-from shared import NONE, Command, Machine, Service, Session, ignore, lock, refuse, to
+from shared import DUPLICATE, NONE, Command, Machine, Service, Session, ignore, lock, refuse, to
 
 PLACED = OrderState.PLACED
 RESERVED = OrderState.RESERVED
@@ -27,44 +27,25 @@ REJECTED = OrderState.REJECTED
 CANCELLED = OrderState.CANCELLED
 CANCEL = Command("cancel (HTTP)")
 
-_UNKNOWN = refuse("it is this service that began the order")
-_DUPLICATE = ignore("a duplicate, older than the inbox remembers")
-_UNDONE = ignore("cancelled first; the others undo it")
 _CONTRADICTION = refuse("the inventory and the payment service contradict each other")
 
 ORDER = Machine(
     Order,
     OrderState,
     {
+        (StockReserved, StockRejected, PaymentCaptured, PaymentDeclined): {
+            NONE: refuse("it is this service that began the order"),
+            CANCELLED: ignore("cancelled first; the others undo it"),
+        },
         StockReserved: {
-            NONE: _UNKNOWN,
             PLACED: to(RESERVED),
-            RESERVED: _DUPLICATE,
+            RESERVED: DUPLICATE,
             CONFIRMED: ignore("the payment was consumed first"),
             REJECTED: ignore("the declined payment was consumed first"),
-            CANCELLED: _UNDONE,
         },
-        StockRejected: {
-            NONE: _UNKNOWN,
-            PLACED: to(REJECTED),
-            (RESERVED, CONFIRMED): _CONTRADICTION,
-            REJECTED: _DUPLICATE,
-            CANCELLED: _UNDONE,
-        },
-        PaymentCaptured: {
-            NONE: _UNKNOWN,
-            (PLACED, RESERVED): to(CONFIRMED),
-            CONFIRMED: _DUPLICATE,
-            REJECTED: _CONTRADICTION,
-            CANCELLED: _UNDONE,
-        },
-        PaymentDeclined: {
-            NONE: _UNKNOWN,
-            (PLACED, RESERVED): to(REJECTED),
-            CONFIRMED: _CONTRADICTION,
-            REJECTED: _DUPLICATE,
-            CANCELLED: _UNDONE,
-        },
+        StockRejected: {PLACED: to(REJECTED), (RESERVED, CONFIRMED): _CONTRADICTION, REJECTED: DUPLICATE},
+        PaymentCaptured: {(PLACED, RESERVED): to(CONFIRMED), CONFIRMED: DUPLICATE, REJECTED: _CONTRADICTION},
+        PaymentDeclined: {(PLACED, RESERVED): to(REJECTED), CONFIRMED: _CONTRADICTION, REJECTED: DUPLICATE},
         CANCEL: {
             NONE: refuse("there is no such order"),
             (PLACED, RESERVED): to(CANCELLED),
@@ -74,7 +55,6 @@ ORDER = Machine(
         },
     },
 )
-
 
 service = Service("order", publishes=(OrderPlaced, OrderConfirmed, OrderRejected, OrderCancelled))
 

@@ -4,7 +4,7 @@ from datetime import datetime
 from enum import StrEnum
 
 from sqlalchemy import CheckConstraint, ForeignKey, Index, Integer, SmallInteger, func
-from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
+from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from shared import Tables
 
@@ -45,6 +45,7 @@ class Order(Base):
     currency: Mapped[str | None]
     reason: Mapped[str | None]
     placed_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
+    lines: Mapped[list["OrderLine"]] = relationship(order_by="OrderLine.number")
 
 
 class OrderLine(Base):

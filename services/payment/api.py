@@ -5,13 +5,11 @@ from typing import Annotated
 from pydantic import Field
 from uuid_utils import uuid7
 
-from services.payment.models import Account, Entry
+from services.payment.models import Account
 from shared import MONEY_MAX, Currency, Id
 from shared.http import Created, Problem, RequestBody, ResponseBody, Router, Transaction, documented
 
 router = Router(scope="accounts")
-
-BALANCE_MAX = MONEY_MAX  # a refund may exceed it; a deposit may not
 
 
 class OpenAccount(RequestBody, example={"currency": "EUR"}):
@@ -51,15 +49,11 @@ def deposit(account_id: Id, asked: Deposit, session: Transaction) -> Created[Acc
     """Put money into an account; 422 when its currency is another one."""
     account = session.lock_or_404(Account, account_id)
     if account.currency != asked.currency:
-        raise Problem(
-            422, f"account {account_id} is in {account.currency}, not in {asked.currency}", kind="wrong-currency"
-        )
-    if account.balance + asked.amount > BALANCE_MAX:
-        raise Problem(409, f"account {account_id} cannot hold more than {BALANCE_MAX}")
-    account.balance += asked.amount
-    posting, amount, currency = f"deposit:{uuid7()}", asked.amount, asked.currency
-    session.add(Entry(posting=posting, side="customer", account=account_id, amount=amount, currency=currency))
-    session.add(Entry(posting=posting, side="cash", amount=-amount, currency=currency))
+        detail = f"account {account_id} is in {account.currency}, not in {asked.currency}"
+        raise Problem(422, detail, kind="wrong-currency")
+    if account.balance + asked.amount > MONEY_MAX:  # a refund may exceed it; a deposit may not
+        raise Problem(409, f"account {account_id} cannot hold more than {MONEY_MAX}")
+    session.add_all(account.post(asked.amount, f"deposit:{uuid7()}", against="cash"))
     return Created(AccountResponse.of(account))
 
 

@@ -8,15 +8,13 @@ nothing.
 from typing import Annotated
 
 from services.payment.events import OrderCancelled, PaymentCaptured, PaymentDeclined, PaymentRefunded, StockReserved
-from services.payment.models import Account, Entry, Payment, PaymentState
-from shared import NONE, Machine, Service, Session, ignore, lock, to
+from services.payment.models import Account, Payment, PaymentState
+from shared import DUPLICATE, NONE, Machine, Service, Session, ignore, lock, to
 
 CAPTURED = PaymentState.CAPTURED
 DECLINED = PaymentState.DECLINED
 REFUNDED = PaymentState.REFUNDED
 CANCELLED = PaymentState.CANCELLED
-
-_DUPLICATE = ignore("a duplicate, older than the inbox remembers")
 
 PAYMENT = Machine(
     Payment,
@@ -24,18 +22,17 @@ PAYMENT = Machine(
     {
         StockReserved: {
             NONE: to(CAPTURED, DECLINED),
-            (CAPTURED, DECLINED, REFUNDED): _DUPLICATE,
+            (CAPTURED, DECLINED, REFUNDED): DUPLICATE,
             CANCELLED: ignore("cancelled first; the inventory service releases it"),
         },
         OrderCancelled: {
             NONE: to(CANCELLED),
             CAPTURED: to(REFUNDED),
             DECLINED: ignore("nothing was taken"),
-            (REFUNDED, CANCELLED): _DUPLICATE,
+            (REFUNDED, CANCELLED): DUPLICATE,
         },
     },
 )
-
 
 service = Service("payment", publishes=(PaymentCaptured, PaymentDeclined, PaymentRefunded))
 
@@ -57,8 +54,8 @@ def charge(event: StockReserved, session: Session, account: Payer) -> PaymentCap
         payment.reason = "NOT_ENOUGH_MONEY"
     else:
         payment.state = CAPTURED
-        account.balance -= event.amount
-        session.add_all(_posting("capture", event.order_id, account, -event.amount))
+        posting = f"capture:{event.order_id}"
+        session.add_all(account.post(-event.amount, posting, against="merchant", order_id=event.order_id))
         return PaymentCaptured(
             order_id=event.order_id, account=account.id, amount=event.amount, currency=event.currency
         )
@@ -76,26 +73,8 @@ def refund(
         return None
     if account is None or payment.amount is None or payment.currency is None:
         raise LookupError(f"the account of payment {payment.order_id} is gone; accounts are never deleted")
-    account.balance += payment.amount
-    session.add_all(_posting("refund", payment.order_id, account, payment.amount))
+    posting = f"refund:{event.order_id}"
+    session.add_all(account.post(payment.amount, posting, against="merchant", order_id=event.order_id))
     return PaymentRefunded(
         order_id=payment.order_id, account=account.id, amount=payment.amount, currency=payment.currency
-    )
-
-
-def _posting(kind: str, order_id: str, account: Account, amount: int) -> tuple[Entry, Entry]:
-    """Return both sides of a posting between a customer and the merchant; the customer receives `amount`, or pays it
-    if negative.
-    """
-    posting = f"{kind}:{order_id}"
-    return (
-        Entry(
-            posting=posting,
-            side="customer",
-            account=account.id,
-            order_id=order_id,
-            amount=amount,
-            currency=account.currency,
-        ),
-        Entry(posting=posting, side="merchant", order_id=order_id, amount=-amount, currency=account.currency),
     )

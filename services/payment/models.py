@@ -23,6 +23,15 @@ class Account(Base):
     currency: Mapped[str]
     balance: Mapped[int] = mapped_column(comment="minor units")
 
+    def post(self, amount: int, posting: str, *, against: str, order_id: str | None = None) -> tuple["Entry", "Entry"]:
+        """Receive `amount`, or pay it if negative. Return both sides of the posting, for the ledger."""
+        self.balance += amount
+        both = {"posting": posting, "order_id": order_id, "currency": self.currency}
+        return (
+            Entry(side="customer", account=self.id, amount=amount, **both),
+            Entry(side=against, amount=-amount, **both),
+        )
+
 
 class PaymentState(StrEnum):
     """Where a payment stands. CANCELLED: its order was cancelled before its stock was known here; nothing was taken."""

@@ -2,8 +2,19 @@
 
 from .bodies import RequestBody, ResponseBody
 from .call import Created
+from .listing import After, Limit
 from .problems import Problem, documented
 from .router import Router
 from .transaction import Transaction
 
-__all__ = ["Created", "Problem", "RequestBody", "ResponseBody", "Router", "Transaction", "documented"]
+__all__ = [
+    "After",
+    "Created",
+    "Limit",
+    "Problem",
+    "RequestBody",
+    "ResponseBody",
+    "Router",
+    "Transaction",
+    "documented",
+]

@@ -1,10 +1,11 @@
 """The bodies of requests and answers."""
 
-from collections.abc import Collection
-from typing import Any, ClassVar, Self
+from collections.abc import Collection, Iterator
+from typing import Any, ClassVar, Self, get_args
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
 from pydantic_core import CoreSchema
+from sqlalchemy import inspect
 from sqlalchemy.orm import object_session
 
 
@@ -40,7 +41,8 @@ class ResponseBody(BaseModel):
 
         StockLevel.of(item)
 
-    `given` names the fields that are not columns; pass them to `of` by name.
+    The field of a relationship is filled in from its rows: `lines: list[Line]`. `given` names the fields that are
+    neither; pass them to `of` by name.
     """
 
     _model: ClassVar[type[Any] | None] = None
@@ -56,12 +58,12 @@ class ResponseBody(BaseModel):
         """Refuse a field that the table lacks. Raises `TypeError`."""
         if cls._model is None:
             return
-        unknown = [name for name in cls.model_fields if name not in cls._given and not hasattr(cls._model, name)]
-        if unknown:
-            raise TypeError(
-                f"{cls.__name__} has the field {unknown[0]}, and {cls._model.__name__} has no such column: correct it, "
-                f"or name it in `given=(...)` and give it to `{cls.__name__}.of(row, {unknown[0]}=...)`"
-            )
+        for name in cls._filled():
+            for body, field, model in _unknown(cls, name, cls._model):
+                raise TypeError(
+                    f"{body.__name__} has the field {field}, and {model.__name__} has no such column: correct it, "
+                    f"or name {name} in `given=(...)` and give it to `{cls.__name__}.of(row, {name}=...)`"
+                )
 
     @classmethod
     def of(cls, row: Any, **given: Any) -> Self:
@@ -72,5 +74,27 @@ class ResponseBody(BaseModel):
         session = object_session(row)
         if session is not None and row in session.new:
             session.flush()
-        columns = {name: getattr(row, name) for name in cls.model_fields if name not in cls._given}
-        return cls.model_validate({**columns, **given})
+        columns = {name: getattr(row, name) for name in cls._filled()}
+        return cls.model_validate({**columns, **given}, from_attributes=True)
+
+    @classmethod
+    def _filled(cls) -> list[str]:
+        """Return the fields that a row fills in."""
+        return [name for name in cls.model_fields if name not in cls._given]
+
+
+def _unknown(body: type[BaseModel], name: str, model: Any) -> Iterator[tuple[type[BaseModel], str, Any]]:
+    """Yield the field `name` of `body` if `model` lacks it, or the fields below it that a relationship's rows lack."""
+    if not hasattr(model, name):
+        yield body, name, model
+    elif (related := inspect(model).relationships.get(name)) is not None:
+        for inner in _bodies(body.model_fields[name].annotation):
+            for field in inner.model_fields if inner is not body else ():  # a tree's answer holds its own kind
+                yield from _unknown(inner, field, related.mapper.class_)
+
+
+def _bodies(annotation: Any) -> Iterator[type[BaseModel]]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        yield annotation
+    for argument in get_args(annotation):
+        yield from _bodies(argument)

@@ -2,12 +2,13 @@
 
 from typing import Any, TypeVar
 
-from sqlalchemy import inspect
+from sqlalchemy import Select, inspect
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.orm import DeclarativeBase
 
 from ..orm import held
 from ..session import Session
+from .listing import Page
 from .problems import Problem
 
 Model = TypeVar("Model", bound=DeclarativeBase)
@@ -40,6 +41,24 @@ class Transaction(Session):
         if found is None:  # deleted by another transaction between the two statements
             raise Problem(409, f"this {model.__name__.lower()} was just deleted; repeat the request")
         return found, added
+
+    def page(self, wanted: Select[Model], after: Any, limit: int) -> Page[Model]:
+        """Return at most `limit` rows of `wanted`, newest first, beginning `after` a key; None: with the newest.
+
+        The primary key has to grow with time, as a UUIDv7 does. Raises `TypeError` if it has several columns, or if
+        `wanted` has an order of its own.
+        """
+        model = wanted.column_descriptions[0]["entity"]
+        key, *more = inspect(model).primary_key
+        if more or wanted._order_by_clauses:
+            wrong = "the statement has an `order_by`" if not more else f"{model.__name__} has a key of several columns"
+            raise TypeError(f"a page is ordered by one key column, newest first, and {wrong}: write the query yourself")
+        wanted = wanted.order_by(key.desc()).limit(limit + 1)
+        if after is not None:
+            wanted = wanted.where(key < after)
+        found = list(self.scalars(wanted))
+        rows = found[:limit]
+        return Page(rows, held.key(model).of(rows[-1]) if len(found) > limit else None)
 
 
 def _or_404(row: Model | None, model: type[Model], key: Any) -> Model:

@@ -45,6 +45,33 @@ def test_a_state_that_does_not_exist_is_refused(wrong: dict[str, Cell]) -> None:
         machine(wrong)
 
 
+def test_events_share_cells() -> None:
+    found = Machine(
+        FrontDoor,
+        ("OPEN", "SHUT"),
+        {
+            (CLOSE, Slammed): {NONE: refuse("there is no door")},
+            CLOSE: _without_none(CELLS),
+            Slammed: _without_none(FORCED),
+        },
+    )
+    assert found.table == machine().table
+
+
+def test_a_cell_that_is_shared_and_given_again_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"front door has two cells for close \(HTTP\) in \(none\)"):
+        Machine(FrontDoor, ("OPEN", "SHUT"), {(Slammed, CLOSE): {NONE: CELLS[NONE]}, CLOSE: CELLS})
+
+
+def test_a_cell_that_only_some_events_share_is_missing_for_the_other() -> None:
+    with pytest.raises(ValueError, match=r"does not decide what Slammed means in \(none\)"):
+        Machine(FrontDoor, ("OPEN", "SHUT"), {CLOSE: CELLS, Slammed: _without_none(FORCED)})
+
+
+def _without_none(cells: dict[str, Cell]) -> dict[str, Cell]:
+    return {state: cell for state, cell in cells.items() if state != NONE}
+
+
 def test_a_name_of_an_event_is_refused() -> None:
     wrong: Any = {"Slammed": CELLS}
     with pytest.raises(TypeError, match="write the class itself, not its name"):

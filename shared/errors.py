@@ -32,7 +32,7 @@
     │   ├── Fenced             this worker's clients are fenced: replace them if it still holds its slot, else exit
     │   └── TooManyRecoveries  recovery does not help
     ├── Misconfigured          the process must not start like this; names the setting and the fix
-    │   └── NotLetIn           Kafka no longer lets us in; believed only if it refuses another client too
+    │   └── NotLetIn           Kafka no longer admits this client; believed only if it refuses another client too
     ├── CommandFailed          an operator's command was not carried out; says why, and what to do
     ├── HandlerTooSlow         a record alone took longer than HANDLER_SECONDS_MAX: set aside the second time
     ├── HandlerStuck           the watchdog ended processes at a record: tried alone, then set aside

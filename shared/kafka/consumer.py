@@ -71,7 +71,7 @@ SET_UP = {
     KafkaError.INVALID_SESSION_TIMEOUT: "SESSION_TIMEOUT_MS: the broker allows group.min.session.timeout.ms to "
     "group.max.session.timeout.ms",
     KafkaError.UNSUPPORTED_ASSIGNOR: "GROUP_PROTOCOL: the broker does not have the assignor `range` for `consumer`",
-    KafkaError.INVALID_GROUP_ID: "the service's name is no name of a group",
+    KafkaError.INVALID_GROUP_ID: "the service's name is not a valid group name",
 }
 """Errors that keep this worker out of the group until an operator fixes the cause, and what to fix."""
 
@@ -396,8 +396,8 @@ def _fatal(error: KafkaError, topic: str = "") -> Fenced | Misconfigured | Kafka
         )
     if error.code() == KafkaError.INCONSISTENT_GROUP_PROTOCOL:
         return KafkaUnavailable(
-            "the group has members of another kind, and lets us in when they are gone: another program, or workers "
-            f"with another GROUP_PROTOCOL ({error.name()}: {error.str()})"
+            "the group has members of another kind, and admits this one when they have left: another program, or "
+            f"workers with another GROUP_PROTOCOL ({error.name()}: {error.str()})"
         )
     if error.code() in SET_UP:
         return Misconfigured(f"{SET_UP[error.code()]} ({error.name()}: {error.str()})")

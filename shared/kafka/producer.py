@@ -297,9 +297,9 @@ def _meaning(call: str, error: KafkaError) -> Exception:
     if error.code() in CONTENT:
         return ContentRefused(text)
     if error.code() in REFUSED:
-        mend = SET_UP.get(error.code(), "")
+        remedy = SET_UP.get(error.code(), "")
         return not_permitted(error) or Misconfigured(
-            f"Kafka does not permit this service to work: {text}" + (f": {mend}" if mend else "")
+            f"Kafka does not permit this service to work: {text}" + (f": {remedy}" if remedy else "")
         )
     return KafkaInDoubt(text)
 

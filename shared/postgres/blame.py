@@ -114,7 +114,7 @@ def is_debuggers(error: BaseException | None) -> bool:
 def why(error: BaseException) -> str:
     """Tell that an input waits, and why."""
     told = ": ".join(describe(error))
-    return f"no record can be the reason of this; mend it, and the input goes on by itself: {told}"
+    return f"no record is the cause of this; fix it, and the input goes on by itself: {told}"
 
 
 def _counts(error: BaseException) -> bool:
@@ -156,6 +156,6 @@ class EqualFailures:
                 told, at = ": ".join(describe(dead_letter.error))[:500], failure[1] or frames(dead_letter.error)[:200]
                 raise TooManyDeadLetters(
                     f"{len(keys)} {kind} of different keys in a row failed alike, EQUAL_FAILURES_MAX = {self._most}: "
-                    f"{told}, at {at}. Mend the handler, then restart; re-drive with "
+                    f"{told}, at {at}. Fix the handler, then restart; redrive with "
                     f"`{self._command} dead-letters redrive --all`"
                 )

@@ -283,7 +283,7 @@ class WorkerDatabase:
             raise SlotLost("this worker never had a slot")
         with self._transient(connect=True) as connection:
             if not slots.is_mine(connection, self._slot) and not slots.take(connection, self._slot):
-                raise SlotLost(f"slot {self._slot} of {self._service.name} is held by another worker now")
+                raise SlotLost(f"slot {self._slot} of {self._service.name} is held by another worker")
 
     def begin(self) -> PostgresTransaction:
         if self._connection is None or self._connection.invalidated:

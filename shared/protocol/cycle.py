@@ -330,8 +330,8 @@ class Cycle:
                 done[lane] = self._limits.rows
             else:
                 raise RecoveryNeeded(
-                    f"lane {lane}: the published position is {published.offset}, the claim is {claim}; somebody "
-                    "else may own the lane"
+                    f"lane {lane}: the published position is {published.offset}, the claim is {claim}; another "
+                    "worker may own the lane"
                 )
         if self._claim_limits:
             return self._claim_carefully(transaction, unpublished)

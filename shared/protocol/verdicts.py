@@ -48,9 +48,9 @@ def compare_input(service: str, source: Input, committed: Committed | None, posi
                 "one, nothing is lost here; or an older release did, and the database is an older state"
             )
         raise DatabaseWentBack(
-            f"{source}: the database has handled up to {position.next_offset}, Kafka was told {committed.offset}: "
-            f"{why}. `rewind` goes on where the database is and loses nothing; `skip` loses, here, what lies between. "
-            f"{_decide(service, source, 'rewind', 'skip')}"
+            f"{source}: the database has handled up to {position.next_offset}, Kafka's committed offset is "
+            f"{committed.offset}: {why}. `rewind` goes on where the database is and loses nothing; `skip` loses, here, "
+            f"what lies between. {_decide(service, source, 'rewind', 'skip')}"
         )
     return Comparison.AGREED
 
@@ -59,8 +59,8 @@ def compare_reach(service: str, source: Input, position: int, low: int, high: in
     """Compare the next offset with what the topic holds. Raises `RecordsLost` or `KafkaWentBack`."""
     if position < low:
         raise RecordsLost(
-            f"{source}: the database has handled up to {position}, the topic begins at {low}: retention, or somebody "
-            f"with a tool, removed records that were not handled. {_decide(service, source, 'skip')}"
+            f"{source}: the database has handled up to {position}, the topic begins at {low}: retention or a "
+            f"tool removed records that were not handled. {_decide(service, source, 'skip')}"
         )
     if position > high:
         raise KafkaWentBack(
@@ -80,7 +80,7 @@ def compare_lane(
     decide = _decide(service, f"lane-{lane}", "adopt", "rewind", "skip")
     if claim is None:
         raise PositionMissing(
-            f"lane {lane}: Kafka has the published position  {published.offset if published else 'none'}, the "
+            f"lane {lane}: Kafka has the published position {published.offset if published else 'none'}, the "
             "database has no row of this lane. "
             f"{decide}"
         )
@@ -99,16 +99,16 @@ def compare_lane(
         return Comparison.AGREED
     if published.offset >= claim.position:
         raise DatabaseWentBack(
-            f"lane {lane}: Kafka has the published position  {published.offset} of claim "
+            f"lane {lane}: Kafka has the published position {published.offset} of claim "
             f"{published.metadata or 'none'}, the database has batch "
-            f"{claim.position} of claim {claim.claim_id or 'none'}: the database is an older state, or somebody set "
-            f"this offset of the group with a tool. `adopt` asks the topics, and loses and repeats nothing. {decide}"
+            f"{claim.position} of claim {claim.claim_id or 'none'}: the database is an older state, or a tool set "
+            f"this offset of the group. `adopt` asks the topics, and loses and repeats nothing. {decide}"
         )
     if not published_read_last:
         return Comparison.LOW
     raise KafkaWentBack(
-        f"lane {lane}: Kafka has the published position  {published.offset}, the database has batch "
+        f"lane {lane}: Kafka has the published position {published.offset}, the database has batch "
         f"{claim.position}: Kafka lost a commit, "
-        "or somebody set this offset of the group back with a tool. `adopt` asks the topics what was published. "
+        "or a tool set this offset of the group back. `adopt` asks the topics what was published. "
         f"{decide}"
     )

@@ -32,8 +32,8 @@ class Reporting:
         _tell(progress, seconds)
         if progress.failed is not None:
             failures.log_batch(progress.failed, progress.failed_at, progress.received)
-        # Only records for which a handler failed say something about the service. Records that are no events of ours,
-        # or unreadable, never reach a handler: any producer of the topic can write them, so they must not stop us.
+        # Only records for which a handler failed say something about the service. Records that are unreadable or not
+        # events of this system never reach one: any producer of the topic can write them, so they must not stop us.
         failed = [dead_letter for dead_letter in progress.set_aside if dead_letter.envelope is not None]
         for dead_letter in failed:
             failures.log_set_aside(dead_letter.error, dead_letter.record)
@@ -43,8 +43,8 @@ class Reporting:
             last = ": ".join(failures.describe(failed[-1].error))[: failures.LOGGED_MAX]
             raise TooManyDeadLetters(
                 f"more than DEAD_LETTERS_PER_MINUTE_MAX = {self._set_aside_max} events for which a handler failed were "
-                f"set aside in a minute; the last one for {last}. Mend the handler or the producer, then restart; "
-                f"re-drive with `{program(self._service)} dead-letters redrive --all`"
+                f"set aside in a minute; the last one for {last}. Fix the handler or the producer, then restart; "
+                f"redrive with `{program(self._service)} dead-letters redrive --all`"
             )
 
     def _log_unread(self, dead_letters: Sequence[NewDeadLetter]) -> None:
@@ -57,8 +57,9 @@ class Reporting:
                 log.warning(
                     "set_aside_unread",
                     topic=dead_letter.record.input.topic,
-                    note=f"more than {UNREAD_LOGGED_MAX} records a minute that are no events of ours; each is a dead "
-                    f"letter: `{program(self._service)} dead-letters list --topic {dead_letter.record.input.topic}`",
+                    note=f"more than {UNREAD_LOGGED_MAX} records a minute that are not events of this system; each is "
+                    "a dead letter: "
+                    f"`{program(self._service)} dead-letters list --topic {dead_letter.record.input.topic}`",
                 )
 
 

@@ -66,7 +66,7 @@ class Standby:
                 return
 
     def _log_settling(self) -> None:
-        what = f"PostgreSQL has just started: for {SETTLE_SECONDS:.0f} s its workers of before take their slots first"
+        what = f"PostgreSQL has just started: for {SETTLE_SECONDS:.0f} s its earlier workers take their slots first"
         self._health.enter("starting", what)
         log.info("settling", seconds_max=SETTLE_SECONDS, note=what)
 

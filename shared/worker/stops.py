@@ -89,7 +89,7 @@ class Stops:
         self._stopping.wait(CONFIRM_SECONDS)
         try:
             self._ask(doubt)
-            detail = "the servers say nothing of the kind"
+            detail = "the servers do not confirm it"
         except Misconfigured as refused:
             if isinstance(doubt, NotLetIn):
                 raise
@@ -105,7 +105,7 @@ class Stops:
         self._watchdog.rest()
         pause, told = PROBE_MIN, float("-inf")
         final = isinstance(stop, TooManyDeadLetters)
-        note = "mend it, then restart this worker" if final else "decide; this worker then goes on by itself"
+        note = "fix it, then restart this worker" if final else "decide; this worker then goes on by itself"
         while not self._stopping.is_set():
             self._health.enter("stopped", f"{type(stop).__name__}: {stop}", ready=False)
             if time.monotonic() - told >= REPEAT_SECONDS:

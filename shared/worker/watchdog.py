@@ -64,6 +64,6 @@ class Watchdog:
                     what=self._what,
                     **waits,
                     **words,
-                    note="the budget is used up; the process ends and shall be started again",
+                    note="the budget is used up; the process ends, to be restarted",
                 )
                 os._exit(EXIT_CODE)

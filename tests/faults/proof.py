@@ -37,6 +37,7 @@ PROTOCOL = (
     "events",
     "service",
     "session",
+    *(f"declaration/{name}" for name in ("annotations", "routes", "rows")),
     *(f"kafka/{name}" for name in ("client", "consumer", "ended_transactions", "producer", "unreadable")),
     *(f"orm/{name}" for name in ("bulk", "flushing", "held")),
     *(

@@ -157,7 +157,7 @@ def test_a_worker_whose_slot_was_taken_meanwhile_ends_and_starts_anew(stage: Sta
     stage.ask()
     stage.until(lambda: worker.restarts == 1, "it ends, to be started anew")
     assert "slot 0 of" in worker.log()
-    assert "is held by another worker now" in worker.log()
+    assert "is held by another worker" in worker.log()
     stage.until(lambda: "slot=1" in worker.log(), "it finds another slot")
     stage.until_drained()
     stage.stop()

@@ -158,7 +158,7 @@ def test_the_published_position_under_another_claim_id_stops_the_worker(world: W
     worker = world.worker()
     worker.recover()
     with pytest.raises(
-        DatabaseWentBack, match=r"lane 0: Kafka has the published position  1 of claim claim .*made again"
+        DatabaseWentBack, match=r"lane 0: Kafka has the published position 1 of claim claim .*made again"
     ):
         worker.run()
 

@@ -66,8 +66,8 @@ def test_a_position_that_is_missing_may_never_have_been_ours() -> None:
 @pytest.mark.parametrize(
     ("published", "kind", "words"),
     [
-        (Committed(5, "x"), DatabaseWentBack, "the database is an older state, or somebody set this offset"),
-        (Committed(1, "x"), KafkaWentBack, "Kafka lost a commit, or somebody set this offset of the group back"),
+        (Committed(5, "x"), DatabaseWentBack, "the database is an older state, or a tool set this offset"),
+        (Committed(1, "x"), KafkaWentBack, "Kafka lost a commit, or a tool set this offset of the group back"),
         (None, PositionMissing, "it expired or was deleted"),
     ],
 )
@@ -84,7 +84,7 @@ def test_of_a_lane_each_cause_is_named_and_what_loses_nothing_comes_first(
 @pytest.mark.parametrize(
     ("position", "kind", "words"),
     [
-        (2, RecordsLost, "retention, or somebody with a tool, removed records"),
+        (2, RecordsLost, "retention or a tool removed records"),
         (10, KafkaWentBack, "by an unclean election or a restored broker"),
     ],
 )

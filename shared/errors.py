@@ -1,4 +1,4 @@
-"""Every error of the library, named by what to do about it.
+"""The errors that worker, commands and handlers raise, named by what to do about them. Those of HTTP are in `http`.
 
     ExactlyOnceError
     ├── Retry                  raised by a handler: keep the record, back off, try again

@@ -8,6 +8,7 @@ aggregate stay in order.
 
 import re
 from collections.abc import Sequence
+from functools import cache
 from typing import Any, ClassVar, dataclass_transform
 
 import msgspec
@@ -106,6 +107,28 @@ class Envelope(msgspec.Struct, frozen=True):
     data: bytes
     traceparent: str | None = None
     """W3C trace context of the cause (https://www.w3.org/TR/trace-context/)."""
+
+
+_ENCODER = msgspec.json.Encoder()
+
+
+@cache
+def _decoder(kind: type[Event]) -> msgspec.json.Decoder[Event]:
+    return msgspec.json.Decoder(kind)
+
+
+def encoded(event: Event) -> bytes:
+    """Return the JSON of `event`. Raises `ValueError` if its own type refuses it: no consumer could read it.
+
+    msgspec checks what it decodes, not what is constructed
+    (https://jcristharif.com/msgspec/structs.html#type-validation).
+    """
+    data = _ENCODER.encode(event)
+    try:
+        _decoder(type(event)).decode(data)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{type(event).__name__} is not what its own type declares: {error}") from error
+    return data
 
 
 def envelope(

@@ -122,14 +122,20 @@ def read(
         elif isinstance(annotation, type) and issubclass(annotation, Session):
             session = one.name
         elif one.default is inspect.Parameter.empty and one.kind is not inspect.Parameter.VAR_KEYWORD:
+            declared = f"is declared as {_spelled(annotation)}" if one.name in hints else "has no type"
             raise TypeError(
-                f"{of}: `{one.name}` is declared as {_spelled(annotation)}; besides the event a handler takes "
+                f"{of}: `{one.name}` {declared}; besides the event a handler takes "
                 f"`session: Session`, and rows: classes of tables, or `Mapping[..., Model]` with `lock(by=...)`"
             )
     judged = _judged(machine, events, rows, of) if machine is not None else None
     if judged is not None and judged not in rows:
         rows.insert(0, judged)
-    returned = _refuse_undeclared(publishes, hints.get("return", Any), of)
+    if "return" not in hints:
+        raise TypeError(
+            f"{of}: it has no return type: write `-> {publishes[0].__name__ if publishes else 'StockSold'}` for the "
+            "event that it publishes, or `-> None`; without it a forgotten `return` would lose an event"
+        )
+    returned = _refuse_undeclared(publishes, hints["return"], of)
     return [
         Route(
             event,
@@ -151,7 +157,7 @@ def _parameters(handler: Any, of: str) -> tuple[list[inspect.Parameter], dict[st
         hints = get_type_hints(inner, include_extras=True)
     except (NameError, AttributeError) as error:
         raise TypeError(
-            f"{of}: its types cannot be read, import them outside of `if TYPE_CHECKING`: {error}"
+            f"{of}: its types cannot be read: {error}. Is it misspelt, or imported only under `if TYPE_CHECKING`?"
         ) from error
     bound = getattr(handler, "keywords", {})
     return [one for one in inspect.signature(handler).parameters.values() if one.name not in bound], hints

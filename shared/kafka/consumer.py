@@ -23,8 +23,8 @@ from ..telemetry import logs
 from ..telemetry.waits import MAIN_LOOP
 from . import batch_header
 from .access import denial, not_permitted
-from .unreadable import CODES as UNREADABLE_CODES
-from .unreadable import Unreadable
+from .undecodable import CODES as UNREADABLE_CODES
+from .undecodable import Unreadable
 
 MISSING = -1001
 """librdkafka's OFFSET_INVALID: nothing was committed."""

@@ -98,7 +98,10 @@ def set_aside(session: Session, service: Service, outbox: Outbox, dead_letters: 
         if not 0 < len(key.encode()) <= KEY_BYTES_MAX:
             key = str(record.input)
         event_id = cause_id(service.name, record, dead_letter.epoch, RecordSetAside.__name__, 0)
-        outbox.keep(session, PendingEvent(told, service.dead_letter_topic, key, event_id, traceparent))
+        outbox.keep(
+            session,
+            PendingEvent(told, msgspec.json.encode(told), service.dead_letter_topic, key, event_id, traceparent),
+        )
     return numbers
 
 

@@ -8,12 +8,11 @@ import zlib
 from collections.abc import Collection, Iterable, Mapping
 from typing import Any, NamedTuple
 
-import msgspec
 from sqlalchemy import Connection, text
 from uuid_utils import uuid7
 
 from ..errors import NotOwned, Reject
-from ..events import Event
+from ..events import Event, encoded
 from ..orm.bulk import Array
 from ..protocol.ports import KEY_BYTES_MAX, Claim, OutboxRow
 from ..service import Service
@@ -25,6 +24,7 @@ class PendingEvent(NamedTuple):
     """An event that waits in the session for `Outbox.write`."""
 
     event: Event
+    data: bytes
     topic: str
     key: str
     event_id: str
@@ -38,7 +38,6 @@ class Outbox:
         self._service = service.name
         self._publishes = frozenset(service.publishes)
         self._event_bytes_max = event_bytes_max
-        self._encoder = msgspec.json.Encoder()
 
     @property
     def event_bytes_max(self) -> int:
@@ -49,7 +48,7 @@ class Outbox:
         """Publish `event`, made by a request, when the session's transaction commits; return its id.
 
         Raises `NotOwned` if its aggregate is neither locked nor new in `session`: only then is the order of its events
-        the order of the commits.
+        the order of the commits. Raises `ValueError` if the event is not what its own type declares.
         """
         event_id = f"{self._service}:{uuid7()}"
         self.collect(session, event, event_id, traceparent)
@@ -65,10 +64,10 @@ class Outbox:
             raise NotOwned(
                 f"{name} is published for {key!r}, which this session has neither locked nor created; lock it first"
             )
-        self.keep(session, PendingEvent(event, event.topic, key, event_id, traceparent))
+        self.keep(session, PendingEvent(event, encoded(event), event.topic, key, event_id, traceparent))
 
     def keep(self, session: Session, pending: PendingEvent) -> None:
-        """Keep an event of the library's own, which concerns no aggregate."""
+        """Keep an event, unchecked: one of the library's own concerns no aggregate."""
         session.collected.append(pending)
 
     def write(self, session: Session) -> int:
@@ -82,11 +81,10 @@ class Outbox:
         session.collected = []
         if not pending:
             return 0
-        data = [self._encoder.encode(s.event) for s in pending]
-        for s, encoded in zip(pending, data, strict=True):
-            if len(encoded) > self._event_bytes_max:
+        for s in pending:
+            if len(s.data) > self._event_bytes_max:
                 raise Reject(
-                    f"{type(s.event).__name__} {s.event_id} has {len(encoded)} bytes; EVENT_BYTES_MAX is "
+                    f"{type(s.event).__name__} {s.event_id} has {len(s.data)} bytes; EVENT_BYTES_MAX is "
                     f"{self._event_bytes_max}"
                 )
             if len(s.key.encode()) > KEY_BYTES_MAX:
@@ -103,7 +101,7 @@ class Outbox:
                 "ids": Array(s.event_id for s in pending),
                 "types": Array(type(s.event).__name__ for s in pending),
                 "versions": Array(s.event.version for s in pending),
-                "data": Array(data),
+                "data": Array(s.data for s in pending),
                 "traceparents": Array(s.traceparent for s in pending),
             },
         )

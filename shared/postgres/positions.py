@@ -1,8 +1,8 @@
 """Positions: the next offset (what has been handled) is a row in PostgreSQL; the published position is a committed
 offset in Kafka.
 
-Neither is ever taken from the other system. This module has the rows of next offsets, and the comparison of the two
-systems.
+Neither is ever taken from the other system. This module has the rows of next offsets; `protocol.verdicts` compares the
+two systems.
 """
 
 from collections.abc import Collection, Mapping

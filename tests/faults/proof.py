@@ -38,7 +38,7 @@ PROTOCOL = (
     "service",
     "session",
     *(f"declaration/{name}" for name in ("annotations", "routes", "rows")),
-    *(f"kafka/{name}" for name in ("client", "consumer", "ended_transactions", "producer", "unreadable")),
+    *(f"kafka/{name}" for name in ("client", "consumer", "ended_transactions", "producer", "undecodable")),
     *(f"orm/{name}" for name in ("bulk", "flushing", "held")),
     *(
         f"postgres/{name}"

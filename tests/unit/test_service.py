@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from functools import partial
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from sqlalchemy import create_engine
 from sqlalchemy.exc import OperationalError
@@ -132,6 +133,18 @@ def of_another(event: Ended) -> None:
     pass
 
 
+def no_return_type(event: Happened):  # type: ignore[no-untyped-def]  # noqa: ANN201
+    return Told()
+
+
+def no_type(event: Happened, thing) -> None:  # type: ignore[no-untyped-def]  # noqa: ANN001
+    pass
+
+
+def misspelt(event: Happened, thing: "Thnig") -> None:  # type: ignore[name-defined]  # noqa: F821
+    pass
+
+
 def undeclared(event: Happened) -> tuple[Told | Secret, ...] | None:
     return None
 
@@ -201,6 +214,9 @@ def test_a_function_of_an_event_and_a_session_is_a_handler(handler: Any) -> None
         (nothing, "its first parameter is the event, and it takes none"),
         (of_another, "`event` is declared as Ended, and would be given Happened"),
         (undeclared, "it returns Secret, which is not published: add it to `publishes`"),
+        (no_return_type, r"it has no return type: write `-> Told` for the event that it publishes, or `-> None`"),
+        (no_type, "`thing` has no type; besides the event a handler takes"),
+        (misspelt, r"name 'Thnig' is not defined. Is it misspelt, or imported only under"),
         (unknown_field, r"`other` is the Other that Happened.otehr_id names, and there is no such field"),
         (no_field, r"`seat` is the Seat that Happened.room names"),
         (no_keys, r"`others` is many rows: declare their keys, `lock\(by=lambda event: ...\)`"),
@@ -350,6 +366,38 @@ def test_a_forgotten_return_loses_no_event() -> None:
 
     with pytest.raises(TypeError, match="forgets returned nothing; a handler returns the event"):
         Scene(made, Thing(id="a")).when(Happened())
+
+
+class Counted(Event, topic="told", key="id"):
+    id: str = "a"
+    left: Annotated[int, msgspec.Meta(ge=0)] = 0
+
+
+@pytest.mark.parametrize("way", ["returned", "published"])
+def test_an_event_that_its_own_type_refuses_is_not_published(way: str) -> None:
+    """msgspec checks what is decoded, so the first to notice would be every consumer."""
+    made = Service("things", publishes=(Counted,))
+
+    @made.on(Happened)
+    def count(event: Happened, session: Session, thing: Thing) -> Counted | None:
+        if way == "published":
+            session.publish(Counted(left=-1))
+        return Counted(left=-1)
+
+    with pytest.raises(ValueError, match=r"Counted is not what its own type declares: .* >= 0 - at `\$.left`"):
+        Scene(made, Thing(id="a")).when(Happened())
+
+
+def test_no_event_that_its_own_type_refuses_reaches_a_handler_of_a_scene() -> None:
+    """No worker would hand it over."""
+    made = service()
+
+    @made.on(Counted)
+    def seen(event: Counted) -> None:
+        raise AssertionError
+
+    with pytest.raises(ValueError, match="Counted is not what its own type declares"):
+        Scene(made).when(Counted(left=-1))
 
 
 class Panic(BaseException):

@@ -7,7 +7,7 @@ from confluent_kafka import KafkaError, TopicPartition
 
 from shared.kafka.batch_header import Header
 from shared.kafka.consumer import GroupMember
-from shared.kafka.unreadable import AGAIN_SECONDS, CODES, Unreadable
+from shared.kafka.undecodable import AGAIN_SECONDS, CODES, Unreadable
 from shared.protocol.ports import NOTHING, Input
 
 SOURCE = Input("asked", 1)

@@ -13,6 +13,7 @@ from dev.bench.report import Figure
 from dev.servers import Echo, Servers
 from services.inventory.events import StockReserved
 from services.inventory.handlers import service
+from shared.events import encoded
 from shared.postgres.outbox import PendingEvent
 from shared.protocol.ports import OutboxRow
 from shared.session import Session
@@ -48,10 +49,10 @@ def relay(inventory: Inventory, settings: Settings, rows: int) -> tuple[list[Out
     ):
         for order in placed(rows):
             event = StockReserved(order_id=order.key, account="account-1", amount=12_345, currency="EUR")
-            published = PendingEvent(
-                event, event.topic, event.key, f"{service.name}:{order.event_id}", order.traceparent
+            event_id = f"{service.name}:{order.event_id}"
+            outbox.keep(
+                session, PendingEvent(event, encoded(event), event.topic, event.key, event_id, order.traceparent)
             )
-            outbox.keep(session, published)
         outbox.write(session)
         waiting = [OutboxRow._make(row) for row in session.connection().execute(CLAIMED)]
         ready = "SELECT count(*) = 8 FROM exactly_once_position"  # of two topics: the worker has resumed what it owns

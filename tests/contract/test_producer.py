@@ -7,7 +7,7 @@ import pytest
 from shared.errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, RecoveryNeeded
 from shared.protocol.ports import REPORTED, Committed, Kafka
 from shared.testing import until
-from tests.contract.world import World, joined, known, publish, settled
+from tests.contract.world import World, joined, known, publish, readable, settled
 
 
 def test_rows_are_visible_when_they_are_committed_and_in_their_order(world: World) -> None:
@@ -20,7 +20,7 @@ def test_rows_are_visible_when_they_are_committed_and_in_their_order(world: Worl
     assert world.published() == []
     kafka.commit()
     kafka.confirm()
-    assert world.published() == ["1", "2", "4", "3"]
+    readable(world, ["1", "2", "4", "3"])
 
 
 def test_offsets_are_committed_with_the_rows_and_carry_the_claim(world: World) -> None:
@@ -35,7 +35,7 @@ def test_offsets_are_committed_with_the_rows_and_carry_the_claim(world: World) -
     kafka.commit()
     expected = {second: Committed(4, REPORTED), 0: Committed(7, "a claim"), 1: Committed(0, "")}
     assert known(kafka, [first, second], (0, 1)) == expected
-    assert world.published() == ["1"]
+    readable(world, ["1"])
 
 
 def test_a_transaction_without_anything_in_it_commits(world: World) -> None:
@@ -47,7 +47,7 @@ def test_a_transaction_without_anything_in_it_commits(world: World) -> None:
         kafka.flush()
         kafka.commit()
     publish(kafka, [world.row("1")])
-    assert world.published() == ["1"]
+    readable(world, ["1"])
 
 
 def test_before_the_first_renewal_there_is_no_producer(world: World) -> None:
@@ -91,7 +91,7 @@ def test_a_new_producer_ends_what_the_old_one_left_open(world: World) -> None:
     kafka.renew()
     assert known(kafka, world.inputs, (0,)) == {}
     publish(kafka, [world.row("1")])
-    assert world.published() == ["1"]
+    readable(world, ["1"])
 
 
 def test_of_two_clients_of_a_slot_only_the_later_one_publishes(world: World) -> None:
@@ -104,7 +104,7 @@ def test_of_two_clients_of_a_slot_only_the_later_one_publishes(world: World) -> 
     with pytest.raises(KafkaInDoubt):
         earlier.commit()
     publish(later, [world.row("later")])
-    assert world.published() == ["later"]
+    readable(world, ["later"])
 
 
 def test_rows_of_a_client_that_was_replaced_are_refused(world: World) -> None:
@@ -144,7 +144,7 @@ def test_a_new_producer_waits_until_what_others_have_open_has_ended(world: World
             kafka.begin()
     kafka.renew()
     publish(kafka, [world.row("1")])
-    assert world.published() == ["1"]
+    readable(world, ["1"])
 
 
 # ---- what is refused
@@ -209,7 +209,7 @@ def test_a_row_that_the_topic_does_not_take_is_refused_with_the_whole_transactio
         kafka.commit()
     kafka.renew()
     publish(kafka, [world.row("1")])
-    assert world.published() == ["1"]
+    readable(world, ["1"])
 
 
 def test_a_new_producer_may_go_on_with_the_member_that_it_had(world: World) -> None:

@@ -147,6 +147,11 @@ def known(kafka: Kafka, inputs: Collection[Input], lanes: Collection[int]) -> di
     return found[0]
 
 
+def readable(world: World, event_ids: list[str]) -> None:
+    """Check what a reader finds after a commit. The broker answers before it has marked the partitions (KIP-98)."""
+    until(lambda: world.published() == event_ids, f"{event_ids} can be read")
+
+
 def settled(*clients: Kafka) -> list[Polled]:
     """Poll until all clients have shares that do not overlap; return the last poll of each. The last one is new to the
     group, so each learns its share now: a client joins by itself, even before a poll.

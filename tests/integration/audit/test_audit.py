@@ -72,10 +72,10 @@ def test_an_event_published_twice(tallies: Tallies, capsys: pytest.CaptureFixtur
     answer = audit(tallies, capsys)
 
     assert answer.findings == [("twice", f"{tallies.told.topic}[{lane}]@{again}", event_id, lane, position)]
-    assert answer.details == [f"it is at {first} too"]
+    assert answer.details == [f"it is also at {first}"]
     assert tallies.run("audit") == 1
     printed = capsys.readouterr().out
-    assert f"{event_id}  lane-{lane}  position {position}  it is at {first} too" in printed
+    assert f"{event_id}  lane-{lane}  position {position}  it is also at {first}" in printed
     assert "1 of 7 rows are NOT ok." in printed
 
 

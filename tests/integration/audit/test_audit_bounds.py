@@ -175,7 +175,7 @@ def interrupt(monkeypatch: pytest.MonkeyPatch, module: Any, name: str, meanwhile
 
 STEPS = {
     "the claims are read": (claims, "read"),
-    "the topics are read": (topics, "listen"),
+    "the topics are read": (topics, "consume"),
     "it is seen what retention has left": (topics, "kept_since"),
 }
 

@@ -39,7 +39,7 @@ def test_refused_while_a_worker_holds_a_slot(tallies: Tallies, capsys: pytest.Ca
     assert database.take_slot()
     try:
         assert tallies.run("positions skip --target lane-0 --yes") == 1
-        assert re.search(r"at work \(slot 0 by server process \d+ for 127.0.0.1\)", capsys.readouterr().err)
+        assert re.search(r"are up \(slot 0 by server process \d+ for 127.0.0.1\)", capsys.readouterr().err)
         assert tallies.waiting() == [1]
     finally:
         database.close()

@@ -47,6 +47,8 @@ def relay(inventory: Inventory, settings: Settings, rows: int) -> tuple[list[Out
         inventory.worker(settings),
         Session(parts.worker_engine()) as session,
     ):
+        # The transaction stays open until the worker is ready.
+        session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         for order in placed(rows):
             event = StockReserved(order_id=order.key, account="account-1", amount=12_345, currency="EUR")
             event_id = f"{service.name}:{order.event_id}"

@@ -225,6 +225,7 @@ def test_a_jar_that_is_not_the_listed_one_is_refused(tmp_path: Path) -> None:
         kafka_jars(lock=lock, root=tmp_path)
 
 
+@pytest.mark.timeout(300)
 def test_what_kafka_loads_is_recorded_once_and_then_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     jars = places.cache() / "maven"
     (tmp_path / "exactly-once").mkdir()

@@ -18,7 +18,9 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from shared.postgres import backlog, dead_letters
 from shared.testing import SECONDS_MAX, until
+from shared.worker import observer
 from tests.faults.stage import Stage
 from tests.faults.wire import Deed, Part, Wire, commit_of
 
@@ -29,11 +31,8 @@ ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordin
 they change nothing.
 """
 
-OBSERVED = (
-    "SELECT topic, partition, next_offset FROM exactly_once_position",
-    "SELECT (SELECT count(*) FROM (SELECT FROM exactly_once_dead_letter",
-)
-"""The beginnings of the observer's queries, which run beside the main loop."""
+OBSERVED = tuple(" ".join(str(query).split())[:50] for query in (observer._HANDLED, backlog._LOOK, dead_letters._LOOK))
+"""How the observer's queries begin, which run beside the main loop, once a second."""
 
 ENDS = "ListOffsets"
 """The lag's gauge asks for it once a second; a start does too, where it counts."""

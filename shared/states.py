@@ -13,7 +13,7 @@ tables.
 
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, Never, Protocol, TypeVar
 
 from prometheus_client import Counter
 
@@ -73,8 +73,13 @@ Cells = Mapping[Any, Cell]
 
 def to(*states: str) -> Cell:
     """Move the row to one of `states`. A single one is set without the handler; of several, the handler chooses, and
-    sets the state.
+    sets the state. `NONE` is reached by deleting the row, which is the handler's part.
     """
+    if not states or not all(isinstance(state, str) for state in states):
+        raise TypeError(
+            f"`to(...)` takes one state or several, as in `to(SOLD, RELEASED)`, and was given {states!r}; an event "
+            "that changes nothing has `ignore(why)`"
+        )
     return Cell(to=states)
 
 
@@ -111,9 +116,10 @@ class Machine(Generic[Row]):
 
         `name` is used in messages and metrics; if empty, it is derived from `model`.
         """
+        _refuse_no_model(model)
         self.model = model
         self.name = name or re.sub(r"(?<=[a-z0-9])(?=[A-Z])", " ", model.__name__).lower()
-        self.states = (NONE, *map(str, states))
+        self.states = (NONE, *_texts(states, self.name))
         self.table: dict[Cause, dict[str, Cell]] = {}
         for causes, cells in table.items():
             for cause in causes if isinstance(causes, tuple) else (causes,):
@@ -128,13 +134,29 @@ class Machine(Generic[Row]):
             self._refuse_incomplete(cause)
 
     def _add(self, cause: Cause, cells: Cells) -> None:
+        if not isinstance(cells, Mapping):
+            raise TypeError(
+                f"the table of {self.name} has {cells!r} for {name_of(cause)}: write a cell for each state, "
+                "`{NONE: refuse(why), ...}`"
+            )
         found = self.table.get(cause, {})
         for group, cell in cells.items():
-            for state in (group,) if isinstance(group, str) else group:
-                if str(state) in found:
-                    raise ValueError(f"the table of {self.name} has two cells for {name_of(cause)} in {state}")
-                found[str(state)] = cell
+            states = (group,) if isinstance(group, str) or not isinstance(group, Iterable) else tuple(group)
+            for state in states:
+                self._refuse_no_cell(cause, state, cell)
+                if _text(state) in found:
+                    raise ValueError(f"the table of {self.name} has two cells for {name_of(cause)} in {_text(state)}")
+                found[_text(state)] = cell
         self.table[cause] = {state: found[state] for state in [*self.states, *found] if state in found}
+
+    def _refuse_no_cell(self, cause: Cause, state: Any, cell: Any) -> None:
+        if not isinstance(state, str):
+            raise TypeError(f"the table of {self.name} has a cell for {name_of(cause)} in {state!r}, which is no state")
+        if not isinstance(cell, Cell):
+            meant = f"`to({_text(cell)!r})`" if isinstance(cell, str) else "`to(...)`, `ignore(why)` or `refuse(why)`"
+            raise TypeError(
+                f"the table of {self.name} has {cell!r} for {name_of(cause)} in {_text(state)}: write {meant}"
+            )
 
     def _refuse_incomplete(self, cause: Cause) -> None:
         cells, name = self.table[cause], name_of(cause)
@@ -143,19 +165,24 @@ class Machine(Generic[Row]):
                 f"the table of {self.name} does not decide what {name} means in {', '.join(missing)}: add a cell "
                 f"there, `to(...)`, `ignore(why)` or `refuse(why)`"
             )
-        named = {*cells, *(target for cell in cells.values() for target in cell.to)}
+        named = {*cells, *(_text(target) for cell in cells.values() for target in cell.to)}
         if unknown := sorted(named - set(self.states)):
             raise ValueError(f"the table of {self.name} has {', '.join(unknown)} for {name}, and no such state")
 
     def cell(self, cause: Cause, state: str) -> Cell:
         """Return what `cause` means in `state`, and count it if it means nothing. Raises `Reject` if it is refused."""
-        found = self.table[cause].get(state)
+        try:
+            found = self.table[cause].get(state)
+        except KeyError:
+            raise TypeError(
+                f"the table of {self.name} has no row for {cause!r}: give the class of the event, or the Command"
+            ) from None
         if found is None:
             raise LookupError(f"{self.name} is in state {state}, which its table does not know")
         if found.refused:
             raise Reject(f"{name_of(cause)} is refused for {self.name} in state {state}: {found.why}")
         if not found.to:
-            IGNORED.labels(self.name, state, name_of(cause)).inc()
+            IGNORED.labels(self.name, _text(state), name_of(cause)).inc()
         return found
 
     def settle(self, cause: Cause, before: str, cell: Cell, row: Any) -> None:
@@ -164,8 +191,13 @@ class Machine(Generic[Row]):
         Raises `ValueError` if it is in a state that the table does not lead to.
         """
         after = NONE if row is None else row.state
-        if after in cell.to:
+        if after in cell.to and (row is None or after != NONE):
             return
+        if row is not None and NONE in cell.to and (after == NONE or len(cell.to) == 1):
+            raise ValueError(
+                f"the table of {self.name} leads from {before} by {name_of(cause)} to {NONE}, where there is no row: "
+                f"delete it, `session.delete(row)`"
+            )
         if len(cell.to) == 1 and row is not None and after in (before, None):
             (row.state,) = cell.to
             return
@@ -178,13 +210,52 @@ class Machine(Generic[Row]):
         """Move `row` by `command`, and return True; return False if the command means nothing in the row's state.
 
         Raises `Reject` if it is refused there: a request is answered with 409. `target` is needed where the table leads
-        to several states.
+        to several states. Where it leads to `NONE`, the caller deletes the row.
         """
         before = row.state
         cell = self.cell(command, before)
         if not cell.to:
             return False
-        if target is not None:
+        if target is None and cell.to == (NONE,):
+            target = NONE
+        if target is not None and target != NONE:
             row.state = target
-        self.settle(command, before, cell, row)
+        self.settle(command, before, cell, None if target == NONE else row)
         return True
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Never:
+            if name == "ignores":
+                raise AttributeError(
+                    "`ignores` is gone: write `@service.on(Event, MACHINE)` above the handler, or "
+                    "`MACHINE.move(row, COMMAND)` for a command of a request (docs/upgrading.md)"
+                )
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+
+def _text(state: str) -> str:
+    """Return a state as it is stored: `str` of a member of `class State(str, Enum)` is its name."""
+    return str.__str__(state)
+
+
+def _texts(states: Any, machine: str) -> list[str]:
+    found = list(states) if isinstance(states, Iterable) else [states]
+    if wrong := [state for state in found if not isinstance(state, str)]:
+        raise TypeError(
+            f"the states of {machine} are text: write `class {machine.title().replace(' ', '')}State(StrEnum)`, or a "
+            f"tuple of text; {wrong[0]!r} is none"
+        )
+    return [_text(state) for state in found]
+
+
+def _refuse_no_model(model: Any) -> None:
+    if not isinstance(model, type):
+        raise TypeError(
+            f"`Machine({model!r}, ...)`: its first argument is the class of the rows, `Machine(Order, OrderState, "
+            "{Event: ...})`"
+        )
+    if hasattr(model, "__mapper__") and not hasattr(model, "state"):
+        raise TypeError(
+            f"{model.__name__} has no `state`: add the column, `state: Mapped[str]`, which its Machine moves"
+        )

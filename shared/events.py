@@ -26,6 +26,8 @@ OURS = ("ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time")
 VERSION_MAX = 32_767
 """The outbox stores a version in two bytes."""
 
+_ARGUMENTS = ("topic", "version", "key_fields")
+
 _TYPE = re.compile(r"(.+)\.v(0|[1-9][0-9]{0,4})", re.DOTALL)
 _TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
@@ -55,6 +57,12 @@ class EventType(msgspec.StructMeta):
                 f"{name}: key={key!r}, and it has no field {', '.join(unknown)}; it has "
                 f"{', '.join(made.__struct_fields__)}"
             )
+        for field in made.__struct_fields__:
+            if field in _ARGUMENTS or (field == "key" and made.key_fields):  # type: ignore[attr-defined]
+                raise TypeError(
+                    f"{name} has a field `{field}`, which takes the place of the class argument `{field}=`: rename it, "
+                    f'and keep its name in the JSON: `own_{field}: ... = msgspec.field(name="{field}")`'
+                )
         return made
 
 

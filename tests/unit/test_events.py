@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from shared.errors import Malformed
-from shared.events import ATTRIBUTE_MAX, OURS, envelope
+from shared.events import ATTRIBUTE_MAX, OURS, Event, EventType, envelope
 from shared.kafka.consumer import NAMELESS
 
 GOOD: dict[str, bytes | None] = {
@@ -131,3 +131,41 @@ def test_a_traceparent_in_another_form_is_left_out(given: list[bytes | None]) ->
     found = envelope(b"key", b"{}", [*others, *(("traceparent", raw) for raw in given)])
 
     assert (found.traceparent, found.id) == (None, "order:1")
+
+
+@pytest.mark.parametrize("field", ["topic", "version", "key_fields"])
+def test_a_field_with_the_name_of_a_class_argument_is_refused(field: str) -> None:
+    """The worker would read the field's descriptor, and set every good record aside or route none."""
+    why = rf'Sent has a field `{field}`.*: rename it.*`own_{field}: .* = msgspec.field\(name="{field}"\)`'
+    for arguments in ({"topic": "t"}, {"topic": "t", "version": 2}, {}):
+        with pytest.raises(TypeError, match=why):
+            EventType("Sent", (Event,), {"__annotations__": {field: str}}, **arguments)
+        with pytest.raises(TypeError, match=why):
+            EventType("Sent", (Event,), {"__annotations__": {field: int}, field: 1}, **arguments)
+
+
+def test_a_field_beside_the_key_that_takes_its_place_is_refused() -> None:
+    class Keyed(Event, key="id"):
+        id: str
+
+    for bases, key in (((Event,), "id"), ((Keyed,), None), ((Event,), "key")):
+        with pytest.raises(TypeError, match=r"Sent has a field `key`, .*`own_key: .* = msgspec.field\(name=\"key\"\)`"):
+            EventType("Sent", bases, {"__annotations__": {"id": str, "key": str}}, key=key)
+
+
+def test_fields_that_are_renamed_keep_their_names_in_the_json() -> None:
+    class Sent(Event, topic="t", key="id", version=3):
+        id: str
+        own_version: int = msgspec.field(name="version", default=1)
+        own_key: str = msgspec.field(name="key")
+
+    sent = Sent(id="a", own_key="k")
+    assert (sent.key, sent.version, sent.topic) == ("a", 3, "t")
+    assert msgspec.json.encode(sent) == b'{"id":"a","version":1,"key":"k"}'
+
+
+def test_a_field_may_be_the_key_itself() -> None:
+    class Set(Event, topic="t"):
+        key: str
+
+    assert Set(key="k").key == "k"

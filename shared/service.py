@@ -11,11 +11,12 @@ the database; it knows no broker, no clock and no HTTP. It returns the event to 
 state machine (`shared.states`) decides whether the handler is called, and moves the row.
 """
 
+import re
 from collections.abc import Callable, Iterable
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, overload
 
-from .declaration.routes import Route, read, refuse_no_event
+from .declaration.routes import Route, read, refuse_clash, refuse_no_event, refuse_unmoved, refuse_unpublishable
 from .events import Event
 from .states import Machine
 
@@ -37,21 +38,34 @@ class Service:
                 f"Service({name!r}, ...) takes `publishes=(Event, ...)` instead of `says=`, and a handler is declared "
                 f"by `@service.on(Event)` above it instead of in `routes=`; it was given {', '.join(replaced)}"
             )
+        given: Any = name  # it may not have been type-checked
+        if not isinstance(given, str) or not re.fullmatch(r"[A-Za-z0-9._-]{1,200}", given):
+            raise ValueError(
+                f"Service({name!r}): the name of a service begins its topics: letters, digits, `.`, `_` and `-`, at "
+                "most 200"
+            )
+        if isinstance(publishes, type):
+            raise TypeError(f"Service({name!r}): write `publishes=({publishes.__name__},)`: it is a tuple")
         self.name = name
         self.publishes = tuple(publishes)
         self._routes: list[Route] = []
+        self._by_hand: set[type[Event]] = set()
+        """Events whose handler was declared with None for a machine: it moves rows itself."""
+        where = f"Service({name!r}, publishes=...)"
+        refuse_unpublishable(self.publishes, where)
         for event in self.publishes:
-            refuse_no_event(event, f"Service({name!r}, publishes=...)")
+            self._refuse_lane_topic(event, where)
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """All handlers, in the order of their declaration."""
+        """All handlers, in the order of their declaration. Raises `TypeError` if one has forgotten its machine."""
+        refuse_unmoved(self._routes, self._by_hand)
         return tuple(self._routes)
 
     def renamed(self, name: str) -> "Service":
         """Return the same service under another name, with which the names of its topics and groups begin."""
         other = Service(name, publishes=self.publishes)
-        other._routes = self._routes
+        other._routes, other._by_hand = self._routes, self._by_hand
         return other
 
     @overload
@@ -73,19 +87,33 @@ class Service:
 
     def on(self, *given: Any) -> Callable[[Any], Any]:
         """Route an event, or several, to the decorated handler. Several handlers of one type run in the order of their
-        declaration, in one transaction.
+        declaration, in one transaction. If a machine of the service has a row for an event, one of its handlers
+        consults it; None in the machine's place says that the handler calls `Machine.move` itself.
 
         Raises `TypeError` if the function cannot handle these events, with a message that says what to write.
         """
         *events, machine = given if given and isinstance(given[-1], Machine | NoneType) else (*given, None)
         for event in events or (None,):
             refuse_no_event(event, f"{self.name}: @service.on(...)")
+        for event in events:
+            self._refuse_lane_topic(event, f"{self.name}: @service.on(...)")
 
         def decorate(handler: Any) -> Any:
-            self._routes += read(handler, events, machine, self.publishes)
+            added = read(handler, events, machine, self.publishes)
+            refuse_clash(self._routes, added)
+            self._routes += added
+            if given[-1] is None:
+                self._by_hand.update(events)
             return handler
 
         return decorate
+
+    def _refuse_lane_topic(self, event: type[Event], where: str) -> None:
+        if event.topic == self.lane_topic:
+            raise ValueError(
+                f"{where}: {event.__name__} is on {event.topic}, where the library keeps the published positions, and "
+                "which stays empty: give it another topic"
+            )
 
     @property
     def consumed_topics(self) -> tuple[str, ...]:

@@ -1,15 +1,19 @@
 """A handler's declaration: its event, its rows, and what it may return, all read when its service is imported."""
 
 import inspect
-from collections.abc import Callable, Iterable, Sequence
+import re
+from collections.abc import Callable, Collection, Iterable, Sequence
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
-from ..events import Event
+import msgspec
+from sqlalchemy.orm import Session as OrmSession
+
+from ..events import VERSION_MAX, Event
 from ..session import Session
 from ..states import NONE, Machine, name_of
 from .annotations import members
-from .rows import Rows, parameter, refuse_async
+from .rows import Rows, is_table, parameter, refuse_async
 
 
 class Route:
@@ -31,7 +35,7 @@ class Route:
         self.rows = rows
         """In the order in which they are locked; each is a stage of the whole batch."""
         self.machine = machine
-        self._judged = judged
+        self.judged = judged
         """The row whose state the machine checks; it need not be a parameter of the handler."""
         self._session = session
         self._given = tuple(one for one in rows if one.name)
@@ -41,7 +45,7 @@ class Route:
 
     def call(self, event: Event, session: Session) -> Iterable[Event]:
         """Handle `event` as the machine says; return the events to publish."""
-        judged = self._judged
+        judged = self.judged
         if self.machine is None or judged is None:
             return self._events(self._call(event, session, {}))
         row = judged.find(event, session, {})
@@ -88,6 +92,101 @@ def refuse_no_event(event: Any, where: str) -> None:
         raise TypeError(f"{where}: {event!r} is not a class of events")
     if not hasattr(event, "topic"):
         raise TypeError(f'{where}: {event.__name__} has no topic: `class {event.__name__}(..., topic="...")`')
+    topic: Any = event.topic  # neither may have been type-checked
+    version: Any = event.version
+    if not isinstance(topic, str) or not re.fullmatch(r"(?!\.\.?\Z)[A-Za-z0-9._-]{1,249}", topic):
+        raise ValueError(
+            f"{where}: the topic of {event.__name__} is {topic!r}; Kafka takes letters, digits, `.`, `_` and `-`, at "
+            "most 249"
+        )
+    if type(version) is not int or not 1 <= version <= VERSION_MAX:
+        raise ValueError(
+            f"{where}: the version of {event.__name__} is {version!r}; it is a whole number from 1 to {VERSION_MAX}"
+        )
+
+
+def refuse_unpublishable(events: Sequence[type[Event]], where: str) -> None:
+    """Refuse events that no service could publish. Raises `TypeError` or `ValueError`."""
+    types: dict[tuple[str, str, int], type[Event]] = {}
+    for event in events:
+        refuse_no_event(event, where)
+        name = event.__name__
+        if event.key is Event.key:
+            raise TypeError(f'{where}: it publishes {name}, which has no key: `class {name}(..., key="...")`')
+        for field in _without_value(event):
+            raise TypeError(
+                f"{where}: the key of {name} is `{field}`, which may be without a value by its type; declare it "
+                "without None, for the key is never empty"
+            )
+        other = types.setdefault(_type(event), event)
+        if other is not event:
+            raise _two_classes(other, event, where)
+
+
+def _without_value(event: type[Event]) -> list[str]:
+    try:
+        hints = get_type_hints(event)
+    except (NameError, AttributeError):  # msgspec refuses such an event
+        return []
+    return [field for field in event.key_fields if {NoneType, msgspec.UnsetType} & {*members(hints.get(field))}]
+
+
+def _type(event: type[Event]) -> tuple[str, str, int]:
+    """What the record of an event shows of its class."""
+    return event.topic, event.__name__, event.version
+
+
+def _two_classes(one: type[Event], other: type[Event], where: str) -> TypeError:
+    names = " and ".join(f"{event.__module__}.{event.__qualname__}" for event in (one, other))
+    return TypeError(
+        f"{where}: two classes are {one.__name__}.v{one.version} on {one.topic}, {names}: a record is of one class; "
+        "use one for both, or give one another `version`"
+    )
+
+
+def refuse_clash(known: Sequence[Route], added: Sequence[Route]) -> None:
+    """Refuse handlers that get into the way of those declared before. Raises `TypeError`."""
+    for n, route in enumerate(added):
+        for other in (*known, *added[:n]):
+            what = f"the handler of {route.event.__name__}, {route.name}"
+            if route.event is not other.event:
+                if _type(route.event) == _type(other.event):
+                    raise _two_classes(other.event, route.event, what)
+                continue
+            if route.handler == other.handler:
+                raise TypeError(f"{what}, is declared for it twice, and would run twice for each event")
+            if _moves_the_same(route, other):
+                assert route.machine is not None
+                raise TypeError(
+                    f"{what}, and {other.name} both have their row of {route.machine.model.__name__} moved: leave the "
+                    "machine away at one; the second would find the state to which the first has moved it"
+                )
+
+
+def _moves_the_same(route: Route, other: Route) -> bool:
+    if route.machine is None or other.machine is None or route.machine.model is not other.machine.model:
+        return False
+    return route.judged is not None and other.judged is not None and route.judged.source == other.judged.source
+
+
+def refuse_unmoved(routes: Sequence[Route], by_hand: Collection[type[Event]]) -> None:
+    """Refuse an event for which a machine of the service has a row, if none of its handlers consults a machine, or
+    says that it moves rows itself. Raises `TypeError`.
+    """
+    consulted = {route.event for route in routes if route.machine is not None}
+    machines = dict.fromkeys(route.machine for route in routes if route.machine is not None)
+    for route in routes:
+        event = route.event
+        for machine in machines:
+            if event in consulted or event in by_hand or event not in machine.table:
+                continue
+            if not any(rows.many and rows.model is machine.model for rows in route.rows):
+                raise TypeError(
+                    f"the handler of {event.__name__}, {route.name}: the table of {machine.name} has a row for "
+                    f"{event.__name__}, and no handler consults it: write `@service.on({event.__name__}, "
+                    f"{machine.name.replace(' ', '_').upper()})`, or `@service.on({event.__name__}, None)` if this "
+                    "handler calls `move` of the machine itself"
+                )
 
 
 def read(
@@ -112,21 +211,9 @@ def read(
             raise TypeError(
                 f"{of}: `{first.name}` is declared as {_spelled(taken)}, and would be given {event.__name__}"
             )
-    rows: list[Rows] = []
-    session = None
-    for one in rest:
-        annotation = hints.get(one.name)
-        found = parameter(one.name, annotation, events, rows, of)
-        if found is not None:
-            rows.append(found)
-        elif isinstance(annotation, type) and issubclass(annotation, Session):
-            session = one.name
-        elif one.default is inspect.Parameter.empty and one.kind is not inspect.Parameter.VAR_KEYWORD:
-            declared = f"is declared as {_spelled(annotation)}" if one.name in hints else "has no type"
-            raise TypeError(
-                f"{of}: `{one.name}` {declared}; besides the event a handler takes "
-                f"`session: Session`, and rows: classes of tables, or `Mapping[..., Model]` with `lock(by=...)`"
-            )
+    for one in parameters:
+        _refuse_ungiven(one, of)
+    rows, session = _given(rest, hints, events, of)
     judged = _judged(machine, events, rows, of) if machine is not None else None
     if judged is not None and judged not in rows:
         rows.insert(0, judged)
@@ -148,6 +235,57 @@ def read(
         )
         for event in events
     ]
+
+
+def _given(
+    parameters: Sequence[inspect.Parameter], hints: dict[str, Any], events: Sequence[type[Event]], of: str
+) -> tuple[list[Rows], str | None]:
+    """Return the rows that a handler takes, and the name of its parameter for the session."""
+    rows: list[Rows] = []
+    session: str | None = None
+    for one in parameters:
+        annotation = hints.get(one.name)
+        if one.kind is inspect.Parameter.POSITIONAL_ONLY:
+            raise TypeError(f"{of}: `{one.name}` is given by name: leave the `/` away")
+        found = parameter(one.name, annotation, events, rows, of)
+        if found is not None:
+            rows.append(found)
+        elif isinstance(annotation, type) and issubclass(annotation, Session):
+            session = one.name
+        elif one.default is inspect.Parameter.empty:
+            declared = f"is declared as {_spelled(annotation)}" if one.name in hints else "has no type"
+            raise TypeError(
+                f"{of}: `{one.name}` {declared}; besides the event a handler takes "
+                f"`session: Session`, and rows: classes of tables, or `Mapping[..., Model]` with `lock(by=...)`"
+            )
+        elif _means_rows(annotation) or (one.default is None and annotation in (None, Any)):
+            raise TypeError(
+                f"{of}: `{one.name}` has a default, which it would always be given: declare it as `session: Session`, "
+                f"`row: Model`, `row: Model | None`, or `Mapping[..., Model]` with `lock(by=...)`"
+            )
+    return rows, session
+
+
+def _refuse_ungiven(one: inspect.Parameter, of: str) -> None:
+    if one.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
+        stars = "*" if one.kind is inspect.Parameter.VAR_POSITIONAL else "**"
+        raise TypeError(
+            f"{of}: `{stars}{one.name}` says nothing of what it needs: leave it away; if a decorator made it, write "
+            "`@functools.wraps(handler)` in that"
+        )
+
+
+def _means_rows(annotation: Any) -> bool:
+    """Whether a type is a session, a row or a collection of rows."""
+    origin = get_origin(annotation)
+    if origin is None:
+        return is_table(annotation) or (isinstance(annotation, type) and issubclass(annotation, OrmSession))
+    if origin is Annotated:
+        return _means_rows(get_args(annotation)[0])
+    found = members(annotation)
+    if found == (annotation,):
+        found = get_args(annotation) if isinstance(origin, type) and issubclass(origin, Iterable) else ()
+    return any(map(_means_rows, found))
 
 
 def _parameters(handler: Any, of: str) -> tuple[list[inspect.Parameter], dict[str, Any]]:

@@ -14,7 +14,7 @@ order. So two workers never deadlock, as long as all handlers declare their tabl
 """
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from operator import attrgetter
 from types import NoneType
 from typing import Annotated, Any, NamedTuple, get_args, get_origin
@@ -22,6 +22,7 @@ from typing import Annotated, Any, NamedTuple, get_args, get_origin
 from sqlalchemy import inspect as mapping
 
 from ..errors import Reject
+from ..events import Event
 from ..orm import held
 from ..session import Session
 from .annotations import members
@@ -41,6 +42,12 @@ def lock(by: By | None = None) -> Lock:
     A function takes the event, and rows declared earlier, by name. It returns a primary key, or None; for a `Mapping`,
     all keys.
     """
+    fields: Any = by if isinstance(by, tuple | list) else (by,)
+    if by is not None and not callable(by) and not all(isinstance(field, str) for field in fields):
+        raise TypeError(
+            f"`lock(by=...)` takes the name of a field of the event, a tuple of names, or a function of the event, and "
+            f"was given {by!r}"
+        )
     return Lock(by)
 
 
@@ -65,20 +72,29 @@ class Rows:
         by: Callable[..., Any],
         after: tuple["Rows", ...],
         *,
+        of: str,
+        source: object,
         many: bool,
         optional: bool,
     ) -> None:
         self.name = name
+        self.source = source
+        """The fields or the function that `by` is made of: the same for two that find the same row."""
         self.model = model
         self.many = many
         self.optional = optional
         """Whether the handler accepts None for a missing row."""
         self._by = by
         self._after = after
+        self._of = of
 
     def keys(self, event: Any, session: Session) -> Collection[Any]:
         """Return the primary keys, for loading a whole batch."""
-        return self._keys(event, [rows.find(event, session) for rows in self._after] if self._after else ())
+        found = self._keys(event, [rows.find(event, session) for rows in self._after] if self._after else ())
+        try:
+            return frozenset(found)
+        except TypeError:  # unhashable
+            raise self._wrong(found if self.many else next(iter(found))) from None
 
     def _keys(self, event: Any, earlier: Sequence[Any]) -> Collection[Any]:
         for row in earlier:
@@ -87,7 +103,13 @@ class Rows:
         found = self._by(event, *earlier)
         if not self.many:
             return () if found is None else (found,)
+        if isinstance(found, str | bytes) or not isinstance(found, Iterable):
+            raise self._wrong(found)
         return found if isinstance(found, Collection) else list(found)
+
+    def _wrong(self, found: object) -> TypeError:
+        wanted = "several keys: a list, a set or a tuple of them" if self.many else "one key"
+        return TypeError(f"{self._of}: `lock(by=...)` of `{self.name}` returned {found!r}, not {wanted}")
 
     def find(self, event: Any, session: Session, known: Mapping[str, Any] | None = None) -> Any:
         """Return the handler's argument; `known` has the earlier rows. Needs no query if the batch was loaded."""
@@ -134,19 +156,34 @@ def parameter(name: str, annotation: Any, events: Sequence[type[Any]], before: S
         raise TypeError(f"{of}: `{name}` is a Mapping, which is empty if there are no rows; leave `| None` away")
     by = wish.by if wish is not None and wish.by is not None else _key_columns(model)
     if callable(by):
-        return Rows(name, model, by, _earlier(by, name, before, of), many=many, optional=optional)
-    fields = (by,) if isinstance(by, str) else by
+        return Rows(name, model, by, _earlier(by, name, before, of), of=of, source=by, many=many, optional=optional)
+    fields = (by,) if isinstance(by, str) else tuple(by)
+    columns = _key_columns(model)
     for event in events:
-        if lacking := [field for field in fields if not hasattr(event, field)]:
+        if lacking := [field for field in fields if not _has(event, field)]:
             raise TypeError(
                 f"{of}: `{name}` is the {model.__name__} that {event.__name__}.{lacking[0]} names, and there is no "
                 f"such field; say which one has its key: `Annotated[{model.__name__}, lock(by=...)]`"
             )
-    if len(fields) != len(_key_columns(model)):
+    if len(fields) != len(columns):
+        raise TypeError(f"{of}: the key of {model.__name__} is ({', '.join(columns)}); `{name}` names {fields}")
+    if fields != columns and set(fields) == set(columns):
         raise TypeError(
-            f"{of}: the key of {model.__name__} is ({', '.join(_key_columns(model))}); `{name}` names {fields}"
+            f"{of}: the key of `{name}` is ({', '.join(columns)}), and is found by ({', '.join(fields)}): write "
+            f"`lock(by={columns})`; if you mean the row with these values exchanged, "
+            f"`lock(by=lambda event: ({', '.join(f'event.{field}' for field in fields)}))`"
         )
-    return Rows(name, model, attrgetter(*fields), (), many=many, optional=optional)
+    return Rows(name, model, attrgetter(*fields), (), of=of, source=fields, many=many, optional=optional)
+
+
+def _has(event: type[Any], name: str) -> bool:
+    """Whether each event of this type has a value of its own under `name`: a field, or what its author added."""
+    if name in event.__struct_fields__:
+        return True
+    found = getattr(event, name, None)
+    if name == "key":
+        return found is not Event.key
+    return found is not None and not callable(found) and name not in dir(Event) and name != "topic"
 
 
 def is_table(model: Any) -> bool:

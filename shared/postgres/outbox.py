@@ -60,6 +60,8 @@ class Outbox:
         if type(event) not in self._publishes:
             raise TypeError(f"{self._service} does not publish {name}: add it to `publishes` of its Service")
         key = event.key
+        if not key:
+            raise ValueError(f"{name} has an empty key; it is the key of the aggregate that changed, and never empty")
         if not session.holds(key):
             raise NotOwned(
                 f"{name} is published for {key!r}, which this session has neither locked nor created; lock it first"

@@ -30,6 +30,8 @@ topic watch, and the checks before a stop."""
 ASIDE_CONNECTIONS = 2
 """Opened only to cancel a statement of a slow handler, and to note at which record a process ends."""
 
+_APPLICATION = ".http.api:make_application"
+
 
 def resolve(target: str) -> Any:
     """Import the module of `module:name`, and return the named object. A module that begins with a dot belongs to this
@@ -56,6 +58,15 @@ __all__ = ["ServiceContainer", "containers", "lazily", "providers", "resolve"]
 
 class ServiceContainer(containers.DeclarativeContainer):
     """The parts of every service. A service sets `service`, and `routes` for its API."""
+
+    def __init_subclass__(cls, **more: Any) -> None:
+        """Refuse the old form. Raises `TypeError`."""
+        super().__init_subclass__(**more)
+        if getattr(cls.cls_providers.get("application"), "args", ())[:1] == (_APPLICATION,):
+            raise TypeError(
+                f'{cls.__name__} sets `application`: write `routes = providers.Object("services.stock.api:router")` '
+                f"instead (docs/upgrading.md)"
+            )
 
     settings_class: providers.Provider[type[settings.Settings]] = providers.Object(settings.Settings)
     """A service with additional settings sets its subclass here. (Not `settings`: a replacement there would be a
@@ -127,7 +138,7 @@ class ServiceContainer(containers.DeclarativeContainer):
     """The `module:name` of the service's router, which only an API imports."""
     application = providers.Singleton(
         lazily,
-        ".http.api:make_application",
+        _APPLICATION,
         routes=routes,
         service=service,
         settings=settings,

@@ -1,6 +1,6 @@
 """The HTTP application of every service: its own routes, health, metrics, and one form of error answers."""
 
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from importlib import import_module
 from typing import Any
@@ -12,6 +12,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from pydantic import BaseModel
 from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import SQLAlchemyError
+from starlette.routing import BaseRoute
 
 from ..errors import Misconfigured
 from ..postgres.backlog import Backlog, Waiting, look
@@ -81,28 +82,36 @@ def make_application(
     )
     module, _, name = routes.partition(":")
     own, operating = getattr(import_module(module), name), _operating(service, engine)
-    problems.install(app, [*own.routes, *operating.routes])
+    endpoints = list(_endpoints(own.routes, routes))
+    problems.install(app, [*endpoints, *operating.routes])
     app.include_router(own, responses=documented(*DEFAULT_RESPONSES))
     app.include_router(operating)
     pages.install(app)
-    scopes = {
-        (route.path_format, method): route.scope
-        for route in own.routes
-        if isinstance(route, Route)
-        for method in route.methods or ()
-    }
-    _complete(app.openapi(), scopes)
+    _complete(app.openapi())
     return app
 
 
-def _complete(schema: dict[str, Any], scopes: Mapping[tuple[str, str], str]) -> None:
+def _endpoints(found: Iterable[BaseRoute], routes: str) -> Iterator[Route]:
+    """Yield the routes of a router and of those that it includes. Raises `TypeError` for one that checks no token."""
+    for route in found:
+        if (included := getattr(route, "original_router", None)) is not None:
+            yield from _endpoints(included.routes, routes)
+        elif isinstance(route, Route):
+            yield route
+        else:
+            path = getattr(route, "path", type(route).__name__)
+            raise TypeError(
+                f"{routes} has {path}, which is not made by a `Router` and would be served without a token: write "
+                f"`@router.get(...)` of a `Router(scope=...)`, with `scope=None` if anyone may call it"
+            )
+
+
+def _complete(schema: dict[str, Any]) -> None:
     """Add to the OpenAPI schema what the framework does not know; it keeps the schema for its page."""
     schema.setdefault("components", {})["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    for path, operations in schema["paths"].items():
+    for operations in schema["paths"].values():
         for method, operation in operations.items():
             problems.describe(operation)
-            if scope := scopes.get((path, method.upper())):
-                operation["security"] = [{"token": [scope]}]
             if method == "post":
                 operation.setdefault("parameters", []).append(KEY_PARAMETER)
 

@@ -1,16 +1,58 @@
 """The bodies of requests and answers."""
 
-from collections.abc import Collection, Iterator
+import math
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any, ClassVar, Self, get_args
 
-from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler
-from pydantic_core import CoreSchema
+from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, field_validator
+from pydantic_core import CoreSchema, PydanticCustomError
 from sqlalchemy import inspect
 from sqlalchemy.orm import object_session
 
+INTEGERS = range(-(2**63), 2**63)
+"""Whole numbers that a column and an event can hold."""
+
+
+def storable(value: Any) -> Any:
+    """Return a value of a request: a parameter, or the field of a body. Raises pydantic's error for one that no
+    database and no event can hold; it is the client's fault, and answered with 422.
+    """
+    match value:
+        case bool() | None:
+            pass
+        case int() if value not in INTEGERS:
+            raise PydanticCustomError("int_size", "Input should be a whole number of at most 64 bits")
+        case float() if not math.isfinite(value):
+            raise PydanticCustomError("finite_number", "Input should be a finite number")
+        case str() if "\0" in value or not _encodable(value):
+            raise PydanticCustomError("string_unicode", "Input should be text without NUL and lone surrogates")
+        case Mapping():
+            for key, one in value.items():
+                storable(key)
+                storable(one)
+        case list() | tuple() | set() | frozenset():
+            for one in value:
+                storable(one)
+        case RequestBody():
+            pass  # its own fields are checked
+        case BaseModel():
+            storable(vars(value))
+            storable(value.model_extra)
+        case _:
+            pass
+    return value
+
+
+def _encodable(text: str) -> bool:
+    try:
+        return text.isascii() or bool(text.encode())
+    except UnicodeEncodeError:
+        return False
+
 
 class RequestBody(BaseModel):
-    """The JSON of a request: no undeclared field, and no number as text.
+    """The JSON of a request: no undeclared field, no number as text, and nothing that no column can hold: whole numbers
+    beyond 64 bits, NUL or lone surrogates in text.
 
     class ReceiveStock(RequestBody, example={"quantity": 100}):
         quantity: Quantity
@@ -22,6 +64,11 @@ class RequestBody(BaseModel):
     def __init_subclass__(cls, *, example: Any = None, **more: Any) -> None:
         super().__init_subclass__(**more)
         cls._example = example
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _storable(cls, value: Any) -> Any:
+        return storable(value)
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:

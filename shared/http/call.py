@@ -4,14 +4,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Never, TypeVar
+from typing import TYPE_CHECKING, Never
 
 import msgspec
 from fastapi import Request, Response
-from pydantic_core import to_json
 from sqlalchemy.exc import DBAPIError
 
-from ..errors import Reject
+from ..errors import Reject, SessionMisused
 from ..events import Event
 from ..postgres.backlog import Backlog
 from ..postgres.engine import Requests
@@ -25,16 +24,8 @@ from .tokens import Callers
 from .transaction import Transaction
 
 _LOCK_NOT_AVAILABLE = "55P03"
-
-Body = TypeVar("Body")
-
-
-class Created(Generic[Body]):
-    """Returned by an endpoint that created something: 201, and where to read it."""
-
-    def __init__(self, body: Body, location: str | None = None) -> None:
-        self.body = body
-        self.location = location
+_READ_ONLY = "25006"
+_READS = frozenset({"GET", "HEAD"})
 
 
 @dataclass(frozen=True)
@@ -49,28 +40,34 @@ class Parts:
     places: Places
 
 
-Work = Callable[[Transaction], Any]
-"""An endpoint with its parameters bound; it returns a body, or `Created`."""
-
-
 class Call:
     """One HTTP request."""
 
-    def __init__(self, parts: Parts, request_key: RequestKey, traceparent: str) -> None:
+    def __init__(self, parts: Parts, request_key: RequestKey, traceparent: str, method: str) -> None:
         self._parts = parts
         self._request_key = request_key
         self.traceparent = traceparent
+        self.method = method
 
-    def answer(self, work: Work, status: int) -> Response:
-        """Run `work` in a transaction that commits when the answer is ready. `Reject` is answered with 409."""
+    def answer(self, work: Callable[[Transaction], StoredResponse | Response], of: str) -> Response:
+        """Run `work`, the endpoint `of`, in a transaction that commits when the answer is ready; that of a GET only
+        reads. `Reject` is answered with 409.
+        """
         try:
             with self._transaction() as session:
-                returned = work(session)
-                return returned if isinstance(returned, Response) else _respond(_rendered(returned, status))
+                made = work(session)
+                return made if isinstance(made, Response) else _respond(made)
         except Reject as error:
             raise Problem(409, str(error)) from error
+        except DBAPIError as error:
+            if self.method not in _READS or getattr(error.orig, "sqlstate", None) != _READ_ONLY:
+                raise
+            raise SessionMisused(
+                f"{of} writes, publishes or locks a row, and a {self.method} only reads: make it a POST or a PUT, or "
+                f"read with `get`"
+            ) from error
 
-    def once(self, work: Work, status: int) -> Response:
+    def once(self, work: Callable[[Transaction], StoredResponse]) -> Response:
         """Run `work` and store its answer in the request's transaction; or return the answer of the request that this
         one repeats.
 
@@ -83,7 +80,7 @@ class Call:
                 stored = self._begin(session)
                 if stored is not None:
                     return _replay(stored)
-                stored = _rendered(work(session), status)
+                stored = work(session)
                 idempotency.keep(session.connection(), self._request_key, stored)
         except Reject as error:
             problem = Problem(409, str(error))
@@ -103,7 +100,7 @@ class Call:
 
     @contextmanager
     def _transaction(self) -> Iterator[Transaction]:
-        with self._parts.requests.session(Transaction) as session:
+        with self._parts.requests.session(Transaction, read_only=self.method in _READS) as session:
             session.publisher = partial(self._publish, session)
             yield session
 
@@ -134,23 +131,15 @@ async def call_of(request: Request) -> Call:
         scope=f"{request.state.caller} {request.method} {request.url.path}",
         key=request.headers.get("idempotency-key", ""),
         body=await request.body(),
+        query=request.url.query,
     )
-    return Call(request.app.state.parts, request_key, request.state.traceparent)
-
-
-def _rendered(returned: Any, status: int) -> StoredResponse:
-    """Render what an endpoint returned, inside its transaction."""
-    location = None
-    if isinstance(returned, Created):
-        status, location, returned = 201, returned.location, returned.body
-    return StoredResponse(status, msgspec.Raw(to_json(returned)), location)
+    return Call(request.app.state.parts, request_key, request.state.traceparent, request.method)
 
 
 def _respond(stored: StoredResponse) -> Response:
     headers = {} if stored.location is None else {"Location": stored.location}
-    return Response(
-        bytes(stored.body), stored.status, headers, "application/json" if stored.status < 400 else MEDIA_TYPE
-    )
+    media_type = "application/json" if stored.status < 400 else MEDIA_TYPE
+    return Response(bytes(stored.body), stored.status, headers, media_type if stored.body else None)
 
 
 def _replay(stored: StoredResponse) -> Response:

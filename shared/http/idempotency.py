@@ -14,7 +14,7 @@ from ..errors import ExactlyOnceError
 
 
 class KeyReused(ExactlyOnceError):
-    """This Idempotency-Key was used with another body."""
+    """This Idempotency-Key was used with another body or query."""
 
 
 class RequestKey(NamedTuple):
@@ -24,6 +24,7 @@ class RequestKey(NamedTuple):
     """Principal, method and path: two customers may use the same key, and so may two endpoints."""
     key: str
     body: bytes
+    query: str = ""
 
 
 class StoredResponse(msgspec.Struct):
@@ -32,6 +33,10 @@ class StoredResponse(msgspec.Struct):
     status: int
     body: msgspec.Raw
     location: str | None = None
+    query: str | None = None
+    """The hash of the request's query; empty: it had none; None: a version stored it that did not compare queries. It
+    is not part of `body_hash`, which processes of that version compare during a rolling upgrade.
+    """
 
 
 _INSERT = text("""
@@ -58,12 +63,16 @@ def begin(connection: Connection, request_key: RequestKey) -> StoredResponse | N
         if row is not None:
             if bytes(row[0]) != body_hash:
                 raise KeyReused
-            return msgspec.json.decode(row[1], type=StoredResponse)
+            stored = msgspec.json.decode(row[1], type=StoredResponse)
+            if stored.query is not None and stored.query != _query_hash(request_key):
+                raise KeyReused
+            return stored
     raise LookupError(f"idempotency key {request_key.key!r} comes and goes")
 
 
 def keep(connection: Connection, request_key: RequestKey, stored: StoredResponse) -> None:
     """Store the answer, with the effect."""
+    stored.query = _query_hash(request_key)
     connection.execute(
         _KEEP,
         {
@@ -73,3 +82,7 @@ def keep(connection: Connection, request_key: RequestKey, stored: StoredResponse
             "answer": msgspec.json.encode(stored),
         },
     )
+
+
+def _query_hash(request_key: RequestKey) -> str:
+    return hashlib.sha256(request_key.query.encode()).hexdigest() if request_key.query else ""

@@ -152,7 +152,8 @@ def of_http(error: HTTPException, request: Request, routes: Sequence[BaseRoute])
     if error.status_code == 405:
         # The framework names only the methods of the first route with this path.
         same_path = [r for r in routes if isinstance(r, APIRoute) and r.path_regex.match(request.url.path)]
-        headers["Allow"] = ", ".join(sorted({method for route in same_path for method in route.methods or ()}))
+        if same_path:  # not for a path below the prefix of an included router
+            headers["Allow"] = ", ".join(sorted({method for route in same_path for method in route.methods or ()}))
     return Problem(error.status_code, str(error.detail), headers=headers)
 
 

@@ -17,22 +17,29 @@ import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.datastructures import Default, DefaultPlaceholder
+from fastapi import APIRouter, Depends, Request, Response, params
+from fastapi.datastructures import DefaultPlaceholder
 from fastapi.routing import APIRoute
+from pydantic import AfterValidator
+from sqlalchemy.orm import Session as OrmSession
 from starlette.requests import ClientDisconnect
 
 from ..declaration.annotations import members
 from ..telemetry import log_context
-from .call import Call, Created, Parts, call_of
+from .answers import MISSING, Answers
+from .bodies import storable
+from .call import Call, Parts, call_of
 from .places import resource
 from .problems import NOT_JSON, Problem, documented
 from .transaction import Transaction
 
 _TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
+
+ANONYMOUS = "anonymous"
+"""The caller without a token, of an endpoint that needs none."""
 
 CALL = "exactly_once_call"
 """The parameter in which the framework passes a call to the wrapped endpoint."""
@@ -47,16 +54,19 @@ KEY_PARAMETER = {
 }
 """The header in OpenAPI; `Route` checks it before the framework reads anything."""
 
-_DEFAULT = Default(None)
-
 
 class Router(APIRouter):
     """Collects the endpoints of a service. A token needs the scope `<scope>:read`, or `<scope>:write` for an endpoint
-    that may change data.
+    that may change data: any but a GET, whose transaction only reads.
+
+    `Router(scope=None)` declares endpoints that anyone may call, without a token. Their callers share the name
+    "anonymous", to which an Idempotency-Key belongs; the rate is limited by address.
     """
 
-    def __init__(self, *, scope: str, **more: Any) -> None:
-        super().__init__(route_class=Route, tags=[scope], **more)
+    def __init__(self, *, scope: str | None, **more: Any) -> None:
+        # A class of its own: it stays with a route that another router includes, as the tags do not.
+        route_class = type("Route", (Route,), {"scoped": (scope,)})
+        super().__init__(route_class=route_class, tags=[scope] if scope is not None else [], **more)
 
 
 class Route(APIRoute):
@@ -64,16 +74,24 @@ class Route(APIRoute):
     request's transaction.
     """
 
+    scoped: ClassVar[tuple[str | None, ...]] = ()
+    """What its router's tokens permit; None: anyone may call it."""
+
     def __init__(self, path: str, endpoint: Callable[..., Any], **given: Any) -> None:
+        if not self.scoped:
+            raise TypeError(f'{path} is of a route class and not of a `Router`: write `router = Router(scope="stock")`')
         # The framework recreates each route when it includes a router.
         if not hasattr(endpoint, "in_transaction"):
             endpoint = _in_transaction(path, endpoint, given)
         super().__init__(path, endpoint, **given)
+        if self.scope is not None:
+            self.openapi_extra = {"security": [{"token": [self.scope]}], **(self.openapi_extra or {})}
 
     @property
-    def scope(self) -> str:
-        """The scope that a token needs: to read or to write what the router's first tag names."""
-        return f"{self.tags[0]}:{'read' if (self.methods or set()) <= {'GET', 'HEAD'} else 'write'}"
+    def scope(self) -> str | None:
+        """The scope that a token needs; None: no token is needed."""
+        (name,) = self.scoped
+        return name and f"{name}:{'read' if (self.methods or set()) <= {'GET', 'HEAD'} else 'write'}"
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
@@ -116,13 +134,15 @@ async def _placed(request: Request, handle: Callable[[Request], Coroutine[Any, A
         return await handle(request)
 
 
-def _admitted(request: Request, scope: str) -> str:
+def _admitted(request: Request, scope: str | None) -> str:
     """Return the caller's name. Raises `Problem`."""
     parts: Parts = request.app.state.parts
     caller = parts.callers.identify(request)
     address = request.client.host if request.client else "unknown"
     # A caller without a proven name is counted by address: a freely chosen name would limit nothing.
     parts.rate.take(f"name {caller.name}" if caller and caller.digest else f"address {address}")
+    if scope is None:
+        return caller.name if caller else ANONYMOUS
     return parts.callers.admit(caller, scope, tried="authorization" in request.headers)
 
 
@@ -146,29 +166,31 @@ def _traceparent(request: Request) -> str:
 def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, Any]) -> Callable[..., Any]:
     """Wrap `endpoint`, and complete its OpenAPI description. Raises `TypeError` for what cannot be an endpoint."""
     of = f"{path}, {getattr(endpoint, '__qualname__', endpoint)!s}"
-    hints = get_type_hints(endpoint, include_extras=True)
+    hints = _hints(endpoint, of)
+    signature = inspect.signature(endpoint)
     methods = {method.upper() for method in given.get("methods") or ("GET",)}
-    names = [name for name, hint in hints.items() if isinstance(hint, type) and issubclass(hint, Transaction)]
+    names = _sessions(signature, hints, of)
     given["responses"] = {**documented(*_refusals(path, methods)), **(given.get("responses") or {})}
     if not names and "POST" not in methods:
         return endpoint
-    if inspect.iscoroutinefunction(endpoint):
-        raise TypeError(f"{of} is async; its transaction is not: write it with `def`, it runs in a thread of its own")
-    _describe_answer(hints.get("return"), methods, given, of)
-    status = given.get("status_code") or 200
+    _refuse_other_functions(endpoint, signature, of)
+    model = given.get("response_model")
+    declared = hints.get("return", MISSING if model is None or isinstance(model, DefaultPlaceholder) else model)
+    answers = Answers(declared, given, stored="POST" in methods, of=of)
 
     @wraps(endpoint)
     def wrapped(**arguments: Any) -> Response:
         call: Call = arguments.pop(CALL)
 
-        def work(session: Transaction) -> Any:
+        def run(session: Transaction) -> Any:
             return endpoint(**arguments, **dict.fromkeys(names, session))
 
-        return call.once(work, status) if "POST" in methods else call.answer(work, status)
+        if call.method == "POST":
+            return call.once(lambda session: answers.to_store(run(session)))
+        return call.answer(lambda session: answers.rendered(run(session)), of)
 
-    signature = inspect.signature(endpoint)
     parameters = [
-        one.replace(annotation=hints.get(name, one.annotation), kind=inspect.Parameter.KEYWORD_ONLY)
+        one.replace(annotation=_checked(hints.get(name, one.annotation)), kind=inspect.Parameter.KEYWORD_ONLY)
         for name, one in signature.parameters.items()
         if name not in names
     ]
@@ -179,6 +201,58 @@ def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, An
     return wrapped
 
 
+def _hints(endpoint: Callable[..., Any], of: str) -> dict[str, Any]:
+    try:
+        return get_type_hints(endpoint, include_extras=True)
+    except (NameError, AttributeError) as error:
+        raise TypeError(
+            f"{of}: its types cannot be read: {error}. Is it misspelt, or imported only under `if TYPE_CHECKING`?"
+        ) from error
+
+
+def _sessions(signature: inspect.Signature, hints: Mapping[str, Any], of: str) -> list[str]:
+    """Return the parameters that take the request's session. Raises `TypeError` for a session of another kind."""
+    found = []
+    for name, one in signature.parameters.items():
+        hint = hints.get(name)
+        if isinstance(hint, type) and issubclass(hint, Transaction):
+            found.append(name)
+        elif not isinstance(one.default, params.Depends) and any(
+            isinstance(kind, type) and issubclass(kind, OrmSession) for kind in _kinds(hint)
+        ):
+            raise TypeError(
+                f"{of}: `{name}` is declared as {getattr(hint, '__name__', hint)}; the session of an endpoint is "
+                f"`{name}: Transaction`, and is never missing"
+            )
+    return found
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the types that a parameter may have; none if a dependency of the framework fills it in."""
+    if get_origin(hint) is not Annotated:
+        return members(hint)
+    plain, *metadata = get_args(hint)
+    return () if any(isinstance(one, params.Depends) for one in metadata) else members(plain)
+
+
+def _refuse_other_functions(endpoint: Callable[..., Any], signature: inspect.Signature, of: str) -> None:
+    if inspect.iscoroutinefunction(endpoint):
+        raise TypeError(f"{of} is async; its transaction is not: write it with `def`, it runs in a thread of its own")
+    if inspect.isgeneratorfunction(endpoint) or inspect.isasyncgenfunction(endpoint):
+        raise TypeError(f"{of} yields, and would be run after its transaction: return the whole answer")
+    for name, one in signature.parameters.items():
+        if one.kind not in {inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY}:
+            raise TypeError(
+                f"{of}: `{one}` cannot be given by name: write `{name}` as a plain parameter. Does a decorator lack "
+                f"`functools.wraps`?"
+            )
+
+
+def _checked(annotation: Any) -> Any:
+    """Return the type of a parameter that refuses what no column can hold."""
+    return Annotated[Any if annotation is inspect.Parameter.empty else annotation, AfterValidator(storable)]
+
+
 def _refusals(path: str, methods: set[str]) -> list[int]:
     """Return an endpoint's error answers beyond the common ones, by its method and path."""
     found = {415} if methods & {"POST", "PUT", "PATCH"} else set()
@@ -187,22 +261,3 @@ def _refusals(path: str, methods: set[str]) -> list[int]:
     if "{" in path and methods - {"PUT"}:  # a PUT creates what is missing
         found.add(404)
     return sorted(found)
-
-
-def _describe_answer(returned: Any, methods: set[str], given: dict[str, Any], of: str) -> None:
-    """Describe body and status in OpenAPI by the type that the endpoint returns. Raises `TypeError` if a POST returns
-    what cannot be stored.
-    """
-    created = [get_args(one)[0] for one in members(returned) if get_origin(one) is Created]
-    plain = [one for one in members(returned) if get_origin(one) is not Created]
-    if "POST" in methods and any(one is None or (isinstance(one, type) and issubclass(one, Response)) for one in plain):
-        raise TypeError(
-            f"{of} returns {returned}; a POST returns its body (a ResponseBody), or Created[...] of one: its answer is "
-            f"stored with its effect"
-        )
-    if isinstance(given.get("response_model", _DEFAULT), DefaultPlaceholder) and returned is not None:
-        given["response_model"] = (plain or created)[0]
-    if created and plain:
-        given["responses"] = {201: {"model": created[0], "description": "Created"}, **given["responses"]}
-    elif created and given.get("status_code") is None:
-        given["status_code"] = 201

@@ -133,6 +133,8 @@ class Requests:
 
     def __init__(self, engine: Engine, outbox: Outbox) -> None:
         self._engine = engine
+        # BEGIN says so: it costs no statement of its own.
+        self._reading = engine.execution_options(postgresql_readonly=True)
         self._outbox = outbox
 
     def transaction(self) -> AbstractContextManager[Session]:
@@ -140,9 +142,9 @@ class Requests:
         return self.session(Session)
 
     @contextmanager
-    def session(self, kind: type[Kind]) -> Iterator[Kind]:
-        """As `transaction`, with a session of class `kind`."""
-        with kind(self._engine) as session, session.begin():
+    def session(self, kind: type[Kind], *, read_only: bool = False) -> Iterator[Kind]:
+        """As `transaction`, with a session of class `kind`; PostgreSQL refuses to write in one that is `read_only`."""
+        with kind(self._reading if read_only else self._engine) as session, session.begin():
             with session.lent():
                 yield session
             self._outbox.write(session)

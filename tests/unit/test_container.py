@@ -8,6 +8,7 @@ import pytest
 from dependency_injector import providers
 
 from dev.service.names import Spellings
+from shared.container import ServiceContainer, lazily
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/container.py"))
 AT_CALL = {"member", "producer", "kafka", "check", "look_at_topics", "stands"}
@@ -49,3 +50,17 @@ def test_the_rim_can_be_replaced_by_overriding_one_provider(name: str) -> None:
 
     with services.worker_database.override(providers.Object("a database of the test")):
         assert services.worker()._database == "a database of the test"
+
+
+def test_a_container_of_the_old_form_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"^Stock sets `application`: write `routes = providers.Object\("):
+
+        class Stock(ServiceContainer):
+            application = providers.Singleton(lazily, ".http.api:make_application", routes="services.stock.api:router")
+
+
+def test_a_container_may_have_an_application_of_its_own() -> None:
+    class Stock(ServiceContainer):
+        application = providers.Singleton(lazily, "builtins:dict", settings=ServiceContainer.settings)
+
+    assert Stock().application().keys() == {"settings"}

@@ -232,7 +232,7 @@ def run(container: Any, words: list[str]) -> int:
     """Run the command that `words` name; return the exit code."""
     name = container.service().name
     known = parser(name)
-    if refusal := renamed.refusal(words):
+    if refusal := renamed.refusal(words, _options(known, words)):
         known.error(refusal)
     arguments = known.parse_args(words)
     try:
@@ -243,6 +243,16 @@ def run(container: Any, words: list[str]) -> int:
     except (Exit, ExactlyOnceError) as error:
         return _failed(name, arguments, error)
     return EXIT_NOT_DONE if done is False else 0
+
+
+def _options(known: argparse.ArgumentParser, words: list[str]) -> set[str]:
+    """Return the options of the command that `words` name."""
+    for word in words:
+        for action in known._actions:
+            if isinstance(action, argparse._SubParsersAction) and word in action.choices:
+                known = action.choices[word]
+                break
+    return set(known._option_string_actions)
 
 
 def _meaning(error: DBAPIError) -> Exception:

@@ -3,15 +3,17 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Text
+from sqlalchemy import BigInteger, DateTime, Text, event
 from sqlalchemy.dialects.postgresql import JSONB
+
+from . import documents
 
 
 class Tables:
     """Combine with `DeclarativeBase` in the base of a service's tables: `class Base(Tables, DeclarativeBase)`.
 
     `Mapped[str]` is then TEXT, `Mapped[int]` BIGINT, `Mapped[datetime]` TIMESTAMPTZ, and a dict or a list JSONB, unless
-    a column sets its own type.
+    a column sets its own type. A dict or a list in a JSON or array column may be changed in place, at any depth.
     """
 
     type_annotation_map: ClassVar[dict[Any, Any]] = {
@@ -28,3 +30,6 @@ class Tables:
 
     # Nothing is read back after an insert: whole batches are written without waiting for each row.
     __mapper_args__: Any = {"eager_defaults": False}  # noqa: RUF012 - as SQLAlchemy has it
+
+
+event.listen(Tables, "mapper_configured", documents.watch, propagate=True)

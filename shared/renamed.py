@@ -2,7 +2,7 @@
 message: a setting that is silently ignored would have its default.
 """
 
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 
 SETTINGS = {
     "AUDIT_KEEP_HOURS": "AUDIT_RETENTION_HOURS",
@@ -20,10 +20,12 @@ OPTIONS = {
 }
 
 
-def refusal(words: Iterable[str]) -> str | None:
-    """Return why a command line is refused, if one of its options has another name now."""
+def refusal(words: Iterable[str], known: Container[str] = frozenset(OPTIONS.values())) -> str | None:
+    """Return why a command line is refused, if one of its options has another name now, among those that are `known` to
+    the command.
+    """
     for word in words:
         option = word.partition("=")[0]
-        if option in OPTIONS:
+        if option in OPTIONS and OPTIONS[option] in known:
             return f"{option} is now called {OPTIONS[option]}"
     return None

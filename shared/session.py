@@ -115,6 +115,12 @@ class Session(OrmSession):
             self._held.name()
         return key in self._held.keys
 
+    def delete(self, instance: object) -> None:
+        """Delete a row; one that is still new is written first, so that its key stays held."""
+        if instance in self.new:
+            self.flush()
+        super().delete(instance)
+
     def flush(self, objects: Any = None) -> None:
         """Write all changes, in the order of the foreign keys."""
         try:

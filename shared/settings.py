@@ -389,8 +389,10 @@ def _misspelt(kind: type[Settings]) -> Iterator[str]:
     for name in sorted(set(os.environ).union(*files)):
         if name.upper() in renamed.SETTINGS.keys() - known:
             yield f"{name} is now called {renamed.SETTINGS[name.upper()]}"
-        elif name.upper() not in known and (meant := get_close_matches(name.upper(), known, 1, ALIKE)):
-            yield f"{name}: there is no such setting; did you mean {meant[0]}?"
+        elif name.upper() not in known and (
+            meant := get_close_matches(name.upper(), known | renamed.SETTINGS.keys(), 1, ALIKE)
+        ):
+            yield f"{name}: there is no such setting; did you mean {renamed.SETTINGS.get(meant[0], meant[0])}?"
 
 
 @overload

@@ -72,17 +72,8 @@ class Outbox:
         """Keep an event, unchecked: one of the library's own concerns no aggregate."""
         session.collected.append(pending)
 
-    def write(self, session: Session) -> int:
-        """Flush the session, then insert the collected events in the order of publishing; return their number.
-
-        The flush comes first: it takes the locks of new rows too, so ids of one key grow in the order of the commits.
-        Raises `Reject` for an event that is too large for Kafka.
-        """
-        session.flush()
-        pending: list[PendingEvent] = session.collected
-        session.collected = []
-        if not pending:
-            return 0
+    def refuse_large(self, pending: Iterable[PendingEvent]) -> None:
+        """Raise `Reject` for an event that is too large for Kafka."""
         for s in pending:
             if len(s.data) > self._event_bytes_max:
                 raise Reject(
@@ -94,6 +85,19 @@ class Outbox:
                     f"the key of {type(s.event).__name__} {s.event_id} has {len(s.key.encode())} bytes, more than "
                     f"{KEY_BYTES_MAX}"
                 )
+
+    def write(self, session: Session) -> int:
+        """Flush the session, then insert the collected events in the order of publishing; return their number.
+
+        The flush comes first: it takes the locks of new rows too, so ids of one key grow in the order of the commits.
+        Raises `Reject` for an event that is too large for Kafka.
+        """
+        session.flush()
+        pending: list[PendingEvent] = session.collected
+        session.collected = []
+        if not pending:
+            return 0
+        self.refuse_large(pending)
         session.connection().execute(
             _INSERT,
             {

@@ -21,7 +21,7 @@ from ..postgres.outbox import Outbox
 from ..protocol.ports import Delivery, Input, Record
 from ..service import Service
 from ..session import Session
-from .memory import Frozen, thawed
+from .memory import Frozen, rows_of, thawed
 
 Model = TypeVar("Model", bound=DeclarativeBase)
 
@@ -50,7 +50,6 @@ class Scene:
         """
         session = thawed(self._rows)
         published = handle(self._service, session, events)
-        session.flush()
         self._rows = session.frozen()
         return published
 
@@ -63,7 +62,7 @@ class Scene:
 
     def rows(self, model: type[Model]) -> list[Model]:
         """Return all rows of a table, unordered."""
-        return [model(**dict(columns)) for kind, columns in self._rows if kind is model]
+        return rows_of(thawed(self._rows), model)
 
     def everything(self) -> Frozen:
         """Return all rows as values, for comparison."""
@@ -72,8 +71,14 @@ class Scene:
 
 def handle(service: Service, session: Session, events: Iterable[Event]) -> list[Event]:
     """Run the handlers of `events` on `session`, as a worker does; return what they publish. Raises what a handler
-    raises, and what the outbox refuses.
+    raises, and what the outbox refuses; `LookupError` for an event that the service does not consume.
     """
+    events = list(events)
+    consumed = {route.event for route in service.routes}
+    for event in events:
+        if type(event) not in consumed:
+            named = f"{type(event).__name__}.v{event.version}"
+            raise LookupError(f"{service.name} does not consume {named}: it has no handler for it")
     published: list[Event] = []
     outbox = Outbox(service, EVENT_BYTES_MAX)
 
@@ -86,6 +91,8 @@ def handle(service: Service, session: Session, events: Iterable[Event]) -> list[
         Handlers(service).run([_delivery(n, event) for n, event in enumerate(events)], session, collect)
     except HandlingFailed as failure:
         raise failure.__cause__ or failure from None
+    session.flush()
+    outbox.refuse_large(session.collected)
     return published
 
 

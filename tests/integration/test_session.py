@@ -10,12 +10,14 @@ from typing import Any, NamedTuple
 
 import pytest
 from sqlalchemy import Engine, ForeignKey, Text, delete, event, func, insert, select, text, update
+from sqlalchemy.dialects.postgresql import JSONB
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
 from dev.servers import Postgres
 from shared.errors import SessionMisused
 from shared.events import Event
+from shared.models import Tables
 from shared.session import Session
 from shared.testing import databases
 
@@ -51,6 +53,13 @@ class Area(Base):
     country: Mapped[str] = mapped_column(Text, primary_key=True)
     number: Mapped[int] = mapped_column(primary_key=True, autoincrement=False)
     people: Mapped[int]
+
+
+class Shelf(Tables, Base):
+    __tablename__ = "shelf"
+
+    id: Mapped[str] = mapped_column(Text, primary_key=True)
+    lines: Mapped[Any] = mapped_column(JSONB)
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +100,7 @@ class Case(NamedTuple):
 @pytest.fixture
 def case(engine: Engine) -> Iterator[Case]:
     with engine.begin() as connection:
-        connection.execute(text("TRUNCATE account, entry, area"))
+        connection.execute(text("TRUNCATE account, entry, area, shelf"))
         connection.execute(text("INSERT INTO account VALUES ('a', 1), ('b', 2)"))
         connection.execute(text("INSERT INTO area VALUES ('eu', 7, 1), ('eu', 8, 2)"))
     statements: list[str] = []
@@ -502,6 +511,18 @@ def _(case: Case) -> None:
     case.session.expire_all()
     assert not case.session.holds("a")
     assert entry.account == "a"
+
+
+@line('`row.lines["tea"] += 1` in a JSON or array column')
+def _(case: Case) -> None:
+    case.session.add(shelf := Shelf(id="s", lines={"tea": 1, "of": {"tea": [1]}}))
+    case.session.flush()
+    for _ in range(2):
+        shelf.lines["tea"] += 1
+        shelf.lines["of"]["tea"].append(2)
+        case.session.flush()
+        case.session.expire(shelf)
+    assert shelf.lines == {"tea": 3, "of": {"tea": [1, 2, 2]}}
 
 
 @line("`row.column` with a default of the database")

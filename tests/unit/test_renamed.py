@@ -27,6 +27,13 @@ def test_an_old_setting_is_refused_with_its_new_name(
         load()
 
 
+@pytest.mark.parametrize("misspelt", ["GRACE_SECOND", "GRACE_SECODNS"])
+def test_a_misspelt_old_setting_is_refused_with_the_new_name(monkeypatch: pytest.MonkeyPatch, misspelt: str) -> None:
+    monkeypatch.setenv(misspelt, "1")
+    with pytest.raises(Misconfigured, match=f"{misspelt}: there is no such setting; .* SHUTDOWN_GRACE_SECONDS"):
+        load()
+
+
 def test_every_new_name_is_a_setting_and_no_old_one_is() -> None:
     names = {name.upper() for name in Settings.model_fields}
     assert set(renamed.SETTINGS.values()) <= names
@@ -48,6 +55,8 @@ def test_a_setting_that_a_service_gave_an_old_name_is_its_own(monkeypatch: pytes
         ("positions adopt --source lane-0", "--source is now called --target"),
         ("positions set-aside --source=t[0] --reason x", "--source is now called --target"),
         ("decisions list --source lane-0", "--source is now called --target"),
+        ("dead-letters list --source x", "unrecognized arguments: --source x"),
+        ("lanes drain --heard", "unrecognized arguments: --heard"),
     ],
 )
 def test_an_old_option_is_refused_with_its_new_name(

@@ -3,10 +3,8 @@
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Text, event
+from sqlalchemy import BigInteger, DateTime, Text
 from sqlalchemy.dialects.postgresql import JSONB
-
-from . import documents
 
 
 class Tables:
@@ -30,6 +28,3 @@ class Tables:
 
     # Nothing is read back after an insert: whole batches are written without waiting for each row.
     __mapper_args__: Any = {"eager_defaults": False}  # noqa: RUF012 - as SQLAlchemy has it
-
-
-event.listen(Tables, "mapper_configured", documents.watch, propagate=True)

@@ -15,7 +15,8 @@ from sqlalchemy.orm.attributes import instance_state
 
 from .errors import SessionMisused
 from .events import Event
-from .orm import flushing, held
+from .models import Tables
+from .orm import documents, flushing, held
 from .orm.held import Held
 from .orm.lending import lent, refuse, refuse_ending
 from .telemetry import failures
@@ -294,6 +295,7 @@ def _refuse_detached(_session: Session, instance: object) -> None:
     )
 
 
+event.listen(Tables, "mapper_configured", documents.watch, propagate=True)
 event.listen(Session, "before_flush", flushing.order)
 event.listen(Session, "do_orm_execute", lambda state: state.session._executes(state))
 event.listen(Session, "transient_to_pending", lambda session, row: session._held.hold(row))

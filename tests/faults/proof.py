@@ -39,7 +39,7 @@ PROTOCOL = (
     "session",
     *(f"declaration/{name}" for name in ("annotations", "routes", "rows")),
     *(f"kafka/{name}" for name in ("client", "consumer", "ended_transactions", "producer", "undecodable")),
-    *(f"orm/{name}" for name in ("bulk", "flushing", "held")),
+    *(f"orm/{name}" for name in ("bulk", "documents", "flushing", "held")),
     *(
         f"postgres/{name}"
         for name in ("attempts", "blame", "dead_letters", "deadline", "engine", "handlers", "inbox", "outbox")

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from types import SimpleNamespace
 
 import pytest
 from sqlalchemy import create_engine, select
@@ -10,8 +11,9 @@ from services.order import api as order_api
 from services.order.container import OrderContainer
 from services.order.events import OrderConfirmed
 from services.order.models import Order, OrderLine
-from shared.http import Router, Transaction
+from shared.http import Router, Transaction, guard
 from shared.settings import Settings
+from shared.testing import until
 from shared.testing.api import Api, served
 from tests.integration.api.test_problems import problem
 
@@ -54,12 +56,15 @@ def careless(settings: Settings) -> Iterator[Api]:
 
 
 @pytest.mark.parametrize("what", ["changed", "published", "locked"])
-def test_a_get_that_writes_has_no_effect_and_says_so(
-    careless: Api, what: str, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_a_get_that_writes_has_no_effect_and_says_so(careless: Api, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    logged: list[str] = []
+    log = SimpleNamespace(error=lambda _event, *, exc_info, **_: logged.append(str(exc_info)))
+    monkeypatch.setattr(guard, "_log", log)
     order = careless.post("/orders", json=ORDER).json()["id"]
     problem(careless.get(f"/{what}/{order}"), 500)
-    assert "writes, publishes or locks a row, and a GET only reads: make it a POST or a PUT" in capfd.readouterr().err
+    until(lambda: logged != [], "the failure is logged")
+    assert logged[0].startswith(f"/{what}/{{order_id}}, ")
+    assert "writes, publishes or locks a row, and a GET only reads: make it a POST or a PUT" in logged[0]
     assert careless.sql("SELECT account FROM orders WHERE id = %s", order) == [("ada",)]
     assert careless.sql("SELECT count(*) FROM exactly_once_outbox WHERE key = %s", order) == [(1,)]
 

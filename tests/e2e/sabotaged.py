@@ -74,7 +74,7 @@ def delete_claimed_rows_early() -> None:
 
     def commit_and_die(self: PostgresTransaction) -> None:
         commit(self)
-        if getattr(self, "_said_rows", False):
+        if getattr(self, "_published_rows", False):
             die_at_the_worst_moment()
 
     PostgresTransaction.claimed = claimed  # type: ignore[method-assign]

@@ -63,8 +63,9 @@ class ServiceContainer(containers.DeclarativeContainer):
         """Refuse the old form. Raises `TypeError`."""
         super().__init_subclass__(**more)
         if getattr(cls.cls_providers.get("application"), "args", ())[:1] == (_APPLICATION,):
+            package = cls.__module__.rpartition(".")[0]
             raise TypeError(
-                f'{cls.__name__} sets `application`: write `routes = providers.Object("services.stock.api:router")` '
+                f'{cls.__name__} sets `application`: write `routes = providers.Object("{package}.api:router")` '
                 f"instead (docs/upgrading.md)"
             )
 

@@ -14,8 +14,6 @@ import pytest
 from dev.servers import Servers
 from dev.servers.process import environment
 
-pytestmark = pytest.mark.proof
-
 ROOT = Path(__file__).parents[2]
 COPY, COMMANDS = re.findall(r"```sh\n(.*?)```", (ROOT / "docs/choosing.md").read_text(), re.DOTALL)[:2]
 SECONDS_MAX = 100
@@ -107,6 +105,7 @@ def answer(repository: Path, program: str, **env: str) -> str:
     return done.stdout
 
 
+@pytest.mark.proof
 def test_a_service_works_there_and_its_messages_name_what_is_typed_there(
     repository: Path, layout: Layout, servers: Servers
 ) -> None:

@@ -81,13 +81,13 @@ def recording() -> Path:
 
 
 def record(report: Echo = echo) -> None:
-    """Keep what Kafka loads when it starts, by starting and ending it once; nothing if that is done already.
+    """Fetch Kafka, and keep what it loads when it starts, by starting and ending it once if that is not done already.
 
     Raises `ServerError`. Without a recording every server starts all the same.
     """
+    java = command(report)
     if (wanted := recording()).exists():
         return
-    java = command(report)
     report(f"Starting Kafka once, so that it starts faster from now on (once; kept in {wanted.parent}) ...")
     wanted.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=wanted.parent, prefix=".record-") as temporary:

@@ -249,6 +249,22 @@ def test_what_kafka_loads_is_recorded_once_and_then_used(tmp_path: Path, monkeyp
     assert len(told().splitlines()[-1]) == 22, "it starts all the same"
 
 
+def test_jars_are_fetched_also_where_a_recording_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They may have been removed, and the recording not."""
+    asked: list[object] = []
+
+    def note(report: object) -> list[Path]:
+        asked.append(report)
+        return []
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    monkeypatch.setattr(java, "kafka_jars", note)
+    java.recording().parent.mkdir(parents=True)
+    java.recording().touch()
+    java.record()
+    assert len(asked) == 1
+
+
 def test_a_cluster_id_may_begin_with_a_hyphen(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(uuid, "uuid4", lambda: uuid.UUID(bytes=b"\xfb" * 16))
     with Kafka(report=lambda _: None) as kafka:

@@ -11,6 +11,7 @@ from confluent_kafka.admin import AdminClient
 
 from ..errors import KafkaUnavailable, Misconfigured
 from ..settings import Settings
+from ..telemetry import logs
 
 RIGHTS = {
     KafkaError.TOPIC_AUTHORIZATION_FAILED: "READ on {topic} if the service consumes it, WRITE if it publishes on it",
@@ -83,13 +84,10 @@ def admin(settings: Settings) -> AdminClient:
     answers.
     """
     reported: list[KafkaError] = []
-    versions, logger = _Versions(), logging.getLogger("librdkafka.admin")
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    logger.handlers = [versions]
+    versions = _Versions()
     options: dict[str, Any] = {"socket.timeout.ms": 10_000, "debug": "feature", "error_cb": reported.append}
     try:
-        client = AdminClient(settings.kafka() | options, logger=logger)
+        client = AdminClient(settings.kafka() | options, logger=logs.of_client("admin", versions))
     except KafkaException as error:  # a file that is no certificate, a key that does not belong to it
         raise Misconfigured(f"KAFKA_SSL_*, KAFKA_SASL_*: {error.args[0].str()}") from None
     cluster = client.describe_cluster(request_timeout=ANSWER_SECONDS)

@@ -18,6 +18,7 @@ from ..events import CONTENT_TYPE, SPEC_VERSION
 from ..protocol.ports import KEY_BYTES_MAX, REPORTED, Committed, Input, OutboxRow
 from ..service import Service
 from ..settings import Settings
+from ..telemetry import logs
 from ..telemetry.waits import MAIN_LOOP
 from .access import RIGHTS, not_permitted
 from .ended_transactions import see_ended
@@ -124,10 +125,7 @@ class TransactionalProducer:
         self._budget = settings.transaction_timeout_ms / 1_000
         self._suspect_seconds = self._configuration["socket.timeout.ms"] / 2_000
         self._producer: Producer | None = None
-        self._logger = logging.getLogger(f"librdkafka.{service.name}-{slot}")
-        self._logger.setLevel(logging.DEBUG)
-        self._logger.propagate = False
-        self._logger.handlers = [_Suspicion(self)]
+        self._logger = logs.of_client(f"{service.name}-{slot}", _Suspicion(self))
         self._suspect: str | None = None
         self._refused: KafkaError | None = None
         self._headers = [("ce_specversion", SPEC_VERSION), ("ce_source", service.name), ("content-type", CONTENT_TYPE)]

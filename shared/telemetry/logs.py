@@ -104,12 +104,14 @@ class _ClientLines(logging.Handler):
         )
 
 
-def of_client(name: str) -> logging.Logger:
-    """Return the `logger` for a Kafka client: without one librdkafka writes to standard error in its own format."""
-    logger = logging.getLogger(f"librdkafka.{name}")
-    logger.setLevel(logging.DEBUG)
-    logger.propagate = False
-    logger.handlers = [_ClientLines()]
+def of_client(name: str, handler: logging.Handler | None = None) -> logging.Logger:
+    """Return the `logger` for a Kafka client: without one librdkafka writes to standard error in its own format.
+
+    `handler` takes its lines; without it they are written like our own. `logging.getLogger` would keep the logger,
+    and the handler with the client that it watches, for as long as the process lives, and share it between clients.
+    """
+    logger = logging.Logger(f"librdkafka.{name}", logging.DEBUG)  # noqa: LOG001 (see above)
+    logger.addHandler(handler or _ClientLines())
     return logger
 
 

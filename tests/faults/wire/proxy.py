@@ -9,7 +9,9 @@ One thread serves all connections of one proxy, so requests to both servers have
 """
 
 import asyncio
+import errno
 import logging
+import random
 import socket
 import threading
 import time
@@ -40,21 +42,34 @@ log = logging.getLogger("tests.wire")
 
 Address = tuple[str, int]
 
+PORTS = range(20_000, 30_000)
+"""The kernel gives these to nobody (Linux begins at 32,768, macOS at 49,152). A leftover client goes on asking for its
+broker where that was, and a wire there would take it for its worker.
+"""
+TRIES_MAX = 100
+
 KEPT: list[socket.socket] = []
 """The ports of wires that are gone. See `keep`."""
 
 
 def keep(port: int) -> None:
-    """Keep the port from other listeners for as long as this process lives.
-
-    A leftover client goes on asking for its broker there. The kernel would give the port to the next wire, which would
-    take the client for its worker.
-    """
+    """Keep the port from other wires for as long as this process lives: what a wire led to it still asks there."""
     kept = socket.socket()
     kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # beside connections that were closed a moment ago
     kept.bind((HOST, port))
     kept.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 0)
     KEPT.append(kept)
+
+
+async def serve(answering: Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]) -> asyncio.Server:
+    """Listen at a free one of `PORTS`."""
+    for port in random.sample(PORTS, TRIES_MAX):
+        try:
+            return await asyncio.start_server(answering, HOST, port)
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:
+                raise
+    raise AssertionError(f"{TRIES_MAX} ports are taken")
 
 
 class Note(NamedTuple):
@@ -204,7 +219,7 @@ class Wire:
 
     async def _open(self) -> None:
         for name, there in self._there.items():
-            server = await asyncio.start_server(self._answering(name, there), HOST, 0)
+            server = await serve(self._answering(name, there))
             self._servers.append(server)
             self._here[name] = HOST, server.sockets[0].getsockname()[1]
 

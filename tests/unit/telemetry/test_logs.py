@@ -1,11 +1,13 @@
 """All of a process's output has one form, and repeated lines are counted."""
 
+import gc
 import json
 import logging
 import os
 import subprocess
 import sys
 import threading
+import weakref
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -59,6 +61,27 @@ def test_the_lines_of_a_kafka_client_are_in_our_form(configured: Any, capsys: py
     assert line["detail"] == "127.0.0.1:9092/1: Connection refused"
     assert (line["event"], line["facility"], line["client"]) == ("kafka_client", "FAIL", "order-0#consumer-1")
     assert line["level"] == "warning"
+
+
+def test_a_logger_is_its_clients_alone_and_goes_with_it() -> None:
+    class Seen(logging.Handler):
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[str] = []
+
+        def emit(self, record: logging.LogRecord) -> None:
+            self.lines.append(record.getMessage())
+
+    first, second = Seen(), Seen()
+    logger, other = logs.of_client("admin", first), logs.of_client("admin", second)
+    logger.warning("refused")
+    assert (first.lines, second.lines) == (["refused"], [])
+
+    gone = weakref.ref(logger)
+    del logger
+    gc.collect()
+    assert gone() is None
+    assert other.name not in logging.root.manager.loggerDict
 
 
 def test_a_line_of_any_thread_names_the_service(configured: Any, capsys: pytest.CaptureFixture[str]) -> None:

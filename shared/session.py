@@ -118,7 +118,7 @@ class Session(OrmSession):
 
     def delete(self, instance: object) -> None:
         """Delete a row; one that is still new is written first, so that its key stays held."""
-        if instance in self.new:
+        if inspect(instance, raiseerr=False) in self._new:
             self.flush()
         super().delete(instance)
 

@@ -12,7 +12,7 @@ from sqlalchemy.orm import Session as OrmSession
 from ..events import VERSION_MAX, Event
 from ..session import Session
 from ..states import NONE, Machine, name_of
-from .annotations import members
+from .annotations import classes_in, members
 from .rows import Rows, is_table, parameter, refuse_async
 
 
@@ -337,19 +337,12 @@ def _refuse_undeclared(publishes: Sequence[type[Event]], returned: Any, of: str)
     """
     if returned is Any:
         return False
-    for event in _events_in(returned):
+    for event in classes_in(returned, Event):
         if event is not Event and event not in publishes:
             raise TypeError(
                 f"{of}: it returns {event.__name__}, which is not published: add it to `publishes` of the Service"
             )
     return NoneType not in members(returned) and returned is not None
-
-
-def _events_in(annotation: Any) -> Iterable[type[Event]]:
-    if isinstance(annotation, type) and issubclass(annotation, Event):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _events_in(argument)
 
 
 def _spelled(annotation: Any) -> str:

@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any, ClassVar, Self, get_args
+from typing import Any, ClassVar, Self
 
 from pydantic import BaseModel, ConfigDict, GetJsonSchemaHandler, field_validator
 from pydantic_core import CoreSchema, PydanticCustomError
 from sqlalchemy import inspect
 from sqlalchemy.orm import object_session
+
+from ..declaration.annotations import classes_in
 
 INTEGERS = range(-(2**63), 2**63)
 """Whole numbers that a column and an event can hold."""
@@ -135,13 +137,6 @@ def _unknown(body: type[BaseModel], name: str, model: Any) -> Iterator[tuple[typ
     if not hasattr(model, name):
         yield body, name, model
     elif (related := inspect(model).relationships.get(name)) is not None:
-        for inner in _bodies(body.model_fields[name].annotation):
+        for inner in classes_in(body.model_fields[name].annotation, BaseModel):
             for field in inner.model_fields if inner is not body else ():  # a tree's answer holds its own kind
                 yield from _unknown(inner, field, related.mapper.class_)
-
-
-def _bodies(annotation: Any) -> Iterator[type[BaseModel]]:
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        yield annotation
-    for argument in get_args(annotation):
-        yield from _bodies(argument)

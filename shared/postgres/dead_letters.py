@@ -92,16 +92,15 @@ def set_aside(session: Session, service: Service, outbox: Outbox, dead_letters: 
             error=error,
             detail=detail,
         )
-        while told.detail and len(msgspec.json.encode(told)) > outbox.event_bytes_max:
+        data = msgspec.json.encode(told)
+        while told.detail and len(data) > outbox.event_bytes_max:
             told = msgspec.structs.replace(told, detail=told.detail[: len(told.detail) // 2])
+            data = msgspec.json.encode(told)
         key = dead_letter.envelope.key if dead_letter.envelope else ""
         if not 0 < len(key.encode()) <= KEY_BYTES_MAX:
             key = str(record.input)
         event_id = cause_id(service.name, record, dead_letter.epoch, RecordSetAside.__name__, 0)
-        outbox.keep(
-            session,
-            PendingEvent(told, msgspec.json.encode(told), service.dead_letter_topic, key, event_id, traceparent),
-        )
+        outbox.keep(session, PendingEvent(told, data, service.dead_letter_topic, key, event_id, traceparent))
     return numbers
 
 

@@ -62,8 +62,8 @@ def replaced(line: str) -> str:
     ("page", "alerts"),
     [
         pytest.param(HEALTHY, set(), id="none"),
-        pytest.param("", {"MetricsAbsent", "NobodyWorks"}, id="down"),
-        pytest.param(replaced("exactly_once_worker_state"), {"MetricsAbsent", "NobodyWorks"}, id="no state"),
+        pytest.param("", {"MetricsAbsent", "NoWorkerWorks"}, id="down"),
+        pytest.param(replaced("exactly_once_worker_state"), {"MetricsAbsent", "NoWorkerWorks"}, id="no state"),
         pytest.param(replaced("exactly_once_consumer_lag_records"), {"LagUnknown"}, id="no lag"),
         pytest.param(replaced('exactly_once_consumer_lag_records{topic="t",partition="0"} 3'), {"LagGrows"}, id="lag"),
         pytest.param(
@@ -85,7 +85,7 @@ def replaced(line: str) -> str:
             set(),
             id="few are set aside",
         ),
-        pytest.param(replaced('exactly_once_worker_state{state="working"} 0'), {"NobodyWorks"}, id="nobody works"),
+        pytest.param(replaced('exactly_once_worker_state{state="working"} 0'), {"NoWorkerWorks"}, id="nobody works"),
         pytest.param(replaced('exactly_once_worker_state{state="stopped"} 1'), {"WorkerStopped"}, id="stopped"),
         pytest.param(replaced('exactly_once_worker_state{state="waiting"} 1'), {"WorkerWaits"}, id="waiting"),
         pytest.param(replaced('exactly_once_worker_state{state="recovering"} 1'), {"WorkerWaits"}, id="recovering"),

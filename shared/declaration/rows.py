@@ -90,22 +90,23 @@ class Rows:
 
     def keys(self, event: Any, session: Session) -> Collection[Any]:
         """Return the primary keys, for loading a whole batch."""
-        found = self._keys(event, [rows.find(event, session) for rows in self._after] if self._after else ())
+        found = self._found(event, [rows.find(event, session) for rows in self._after] if self._after else ())
+        if found is None:
+            return ()
         try:
-            return frozenset(found)
+            return frozenset(found) if self.many else frozenset((found,))
         except TypeError:  # unhashable
-            raise self._wrong(found if self.many else next(iter(found))) from None
+            raise self._wrong(found) from None
 
-    def _keys(self, event: Any, earlier: Sequence[Any]) -> Collection[Any]:
+    def _found(self, event: Any, earlier: Sequence[Any]) -> Any:
+        """Return the key, or the keys; None if there is nothing to lock."""
         for row in earlier:
             if row is None:
-                return ()
+                return None
         found = self._by(event, *earlier)
-        if not self.many:
-            return () if found is None else (found,)
-        if isinstance(found, str | bytes) or not isinstance(found, Iterable):
+        if self.many and (isinstance(found, str | bytes) or not isinstance(found, Iterable)):
             raise self._wrong(found)
-        return found if isinstance(found, Collection) else list(found)
+        return found
 
     def _wrong(self, found: object) -> TypeError:
         wanted = "several keys: a list, a set or a tuple of them" if self.many else "one key"
@@ -116,14 +117,12 @@ class Rows:
         earlier: Sequence[Any] = ()
         if self._after:
             earlier = [rows.find(event, session) if known is None else known[rows.name] for rows in self._after]
-        model = self.model
+        keys, model = self._found(event, earlier), self.model
         if not self.many:
-            for key in self._keys(event, earlier):
-                return session.lock(model, key)
-            return None
+            return None if keys is None else session.lock(model, keys)
         found = Found()
         found.model = model
-        for key in self._keys(event, earlier):
+        for key in keys or ():
             row = session.lock(model, key)
             if row is not None:
                 found[key] = row

@@ -78,7 +78,9 @@ def _part(value: Any, row: Any, name: str) -> Any:
                 kind.__setitem__(value, place, part)
         return value
     made: Any
-    if isinstance(value, dict):
+    if _PLAIN.issuperset(map(type, value.values() if isinstance(value, dict) else value)):  # most are flat
+        made = _Object(value) if isinstance(value, dict) else _List(value)
+    elif isinstance(value, dict):
         made = _Object((key, _part(inner, row, name)) for key, inner in value.items())
     else:
         made = _List(_part(inner, row, name) for inner in value)

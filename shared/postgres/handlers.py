@@ -1,7 +1,7 @@
 """Run the handlers of a batch in one transaction: rows are locked first, in key order."""
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -105,27 +105,28 @@ class Handlers:
         """Load the declared rows of the whole batch: every handler's first rows, then all second ones, and so on; each
         model in key order.
         """
-
-        def keys(rows: Rows, delivery: Delivery) -> Collection[object]:
-            return rows.keys(delivery.event, session)
-
         record: Record | None = None
-        stage = 0
+
+        def keys(rows: Mapping[type[Event], Sequence[Rows]]) -> dict[type[Any], set[object]]:
+            nonlocal record
+            wanted: dict[type[Any], set[object]] = {one.model: set() for of_event in rows.values() for one in of_event}
+            for delivery in deliveries:
+                record, event = delivery.record, delivery.event
+                for one in rows[type(event)]:
+                    wanted[one.model].update(one.keys(event, session))
+            return wanted
+
+        kinds = {type(delivery.event) for delivery in deliveries}
+        routes = [(kind, route) for kind in kinds for route in self._routes[kind]]
         try:
-            while True:
-                wanted: dict[type[Any], set[object]] = {}
-                for delivery in deliveries:
-                    record = delivery.record
-                    for route in self._routes[type(delivery.event)]:
-                        if stage < len(route.rows):
-                            rows = route.rows[stage]
-                            wanted.setdefault(rows.model, set()).update(self.deadline.call(keys, rows, delivery))
+            for stage in range(max((len(route.rows) for _, route in routes), default=0)):
+                rows: dict[type[Event], list[Rows]] = {kind: [] for kind in kinds}
+                for kind, route in routes:
+                    rows[kind] += route.rows[stage : stage + 1]
+                wanted = self.deadline.call(keys, rows)
                 record = None
-                if not wanted:
-                    return
                 for model in sorted(wanted, key=lambda model: model.__name__):
                     session.lock_all(model, wanted[model])
-                stage += 1
         except KeyboardInterrupt:
             raise
         except BaseException as error:  # noqa: BLE001 - as above

@@ -3,6 +3,7 @@
 Everything about clocks, threads and signals is here and in the parts assembled here, not in `shared.protocol.cycle`.
 """
 
+import gc
 import signal
 import threading
 from collections.abc import Callable, Sequence
@@ -27,6 +28,11 @@ from .standby import Standby
 from .stops import Stops
 from .topic_watch import TopicWatch
 from .watchdog import Watchdog
+
+GARBAGE_MAX = 20_000
+"""So many objects are made, and live on, before Python looks for cycles among them (700 by default). A batch of 1,000
+events makes twice as many, which live until its commit: each look goes through them in vain.
+"""
 
 
 class Worker:
@@ -116,6 +122,8 @@ class Worker:
         log.info("worker_ended")
 
     def _begin(self) -> None:
+        gc.freeze()  # what a start has made stays
+        gc.set_threshold(GARBAGE_MAX)
         self._stops.check()
         self._observer.start()
         self._live()

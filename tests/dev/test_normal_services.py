@@ -125,7 +125,7 @@ def test_a_parcel_of_another_team_is_noted() -> None:
 '''
     )
     (root / f"tests/integration/test_{LISTENER}.py").write_text(
-        f'''"""The mantis service on real servers: what it hears takes effect once, though it says nothing."""
+        f'''"""The mantis service on real servers: what it consumes takes effect once, though it publishes nothing."""
 
 from pathlib import Path
 

@@ -231,13 +231,13 @@ def test_what_kafka_loads_is_recorded_once_and_then_used(tmp_path: Path, monkeyp
     (tmp_path / "exactly-once").mkdir()
     (tmp_path / "exactly-once" / "maven").symlink_to(jars)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    said: list[str] = []
+    echoed: list[str] = []
     assert not any("AOTCache" in str(word) for word in java.command())
 
-    java.record(said.append)
-    java.record(said.append)
+    java.record(echoed.append)
+    java.record(echoed.append)
 
-    assert len(said) == 1
+    assert len(echoed) == 1
     assert [path.name for path in java.recording().parent.iterdir()] == [java.recording().name]
 
     def told(*more: str) -> str:

@@ -42,9 +42,9 @@ log = logging.getLogger("tests.wire")
 
 Address = tuple[str, int]
 
-PORTS = range(20_000, 30_000)
-"""The kernel gives these to nobody (Linux begins at 32,768, macOS at 49,152). A leftover client goes on asking for its
-broker where that was, and a wire there would take it for its worker.
+PORTS = range(12_000, 20_000)
+"""Neither a server of `dev.servers` listens at these nor one for which the kernel chooses (Linux from 32,768). A client
+goes on asking for its broker where that was, and a wire there would take it for its worker.
 """
 TRIES_MAX = 100
 

@@ -7,6 +7,7 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
@@ -94,7 +95,11 @@ class Folding:
         return line
 
     def flush(self, *, everything: bool = False) -> None:
-        """Write the counts of all kinds that are quiet or whose minute is over, or of all kinds."""
+        """Write the counts of all kinds that are quiet or whose minute is over, or of all kinds. One that is no longer
+        part of the log writes nothing.
+        """
+        if not self._in_use():
+            return
         now = self._clock()
         with self._turn:
             over = [key for key, kind in self._kinds.items() if everything or kind.is_over(now)]
@@ -102,15 +107,21 @@ class Folding:
         for kind in kinds:
             _write(kind)
 
-    def watch(self) -> None:
-        """Flush periodically on a separate thread while the process lives."""
+    def watch(self) -> threading.Thread:
+        """Flush periodically on a separate thread while this is part of the log."""
 
         def run() -> None:
-            while True:
+            while self._in_use():
+                with suppress(OSError, ValueError):  # the disk is full, or the output is closed: later lines may pass
+                    self.flush()
                 time.sleep(LOOK_SECONDS)
-                self.flush()
 
-        threading.Thread(target=run, name="log folding", daemon=True).start()
+        thread = threading.Thread(target=run, name="log folding", daemon=True)
+        thread.start()
+        return thread
+
+    def _in_use(self) -> bool:
+        return structlog.is_configured() and self in structlog.get_config()["processors"]
 
 
 def _text(name: str, value: object) -> str:
@@ -118,7 +129,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _write(kind: _Kind) -> None:
-    if kind.repeated and kind.last is not None and structlog.is_configured():
+    if kind.repeated and kind.last is not None:
         facts = {name: value for name, value in kind.last.items() if name not in SET_ANEW}
         log = structlog.get_logger().bind(**facts, repeated=kind.repeated, last=kind.at, **{_FLUSHED: True})
         getattr(log, kind.last["level"])(kind.last["event"])

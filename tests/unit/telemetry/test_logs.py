@@ -137,6 +137,42 @@ def test_what_repeats_itself_is_counted_whatever_its_numbers(reset: None, capsys
     assert read() == [], "a count is written once"
 
 
+def test_a_closed_output_does_not_end_the_thread_that_writes_counts_and_another_log_does(
+    reset: None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(folding, "LOOK_SECONDS", 0.01)
+    clock = Clock()
+    made, _ = written(capsys, clock)
+    tried = threading.Event()
+
+    class Closed:
+        def write(self, _text: str) -> None:
+            tried.set()
+            raise ValueError("I/O operation on closed file.")
+
+        flush = write
+
+    def repeat(event: str) -> None:
+        made(None, "", {"event": event, "level": "warning"})
+        with pytest.raises(structlog.DropEvent):
+            made(None, "", {"event": event, "level": "warning"})
+        clock.now += folding.SECONDS
+        tried.clear()
+
+    repeat("waiting")
+    structlog.configure(logger_factory=structlog.PrintLoggerFactory(Closed()))  # type: ignore[arg-type]
+    thread = made.watch()
+    assert tried.wait(10)
+    repeat("still waiting")
+    assert tried.wait(10), "the thread goes on"
+
+    written(capsys, clock)
+    thread.join(10)
+    assert not thread.is_alive(), "its folding is no longer part of the log"
+    made.flush(everything=True)
+    assert lines(capsys) == []
+
+
 def test_a_count_says_when_it_was_the_last_time_and_comes_soon_after(
     reset: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -9,7 +9,7 @@ import threading
 import uuid
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from functools import cache
 from pathlib import Path
@@ -22,8 +22,10 @@ from confluent_kafka import (
     ConsumerGroupState,
     IsolationLevel,
     KafkaException,
+    TopicPartition,
 )
 from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._listoffsets import OffsetSpec
 from psycopg import sql
 from sqlalchemy import NullPool, create_engine
 
@@ -133,6 +135,7 @@ class Stage:
             self.connection = self._connect()
             stack.callback(self._disconnect)
             topics.create_topics(ours, self.kit.service)
+            until(lambda: _led(admin(servers), topics.needed(self.kit.service)), "leaders answer for the topics")
             self._open = stack.pop_all()
 
     @property
@@ -420,6 +423,20 @@ def consumed(published: Published) -> Consumed:
 def admin(servers: Servers | ClusterServers) -> AdminClient:
     """An admin client."""
     return outside.admin(servers.kafka.bootstrap)
+
+
+def _led(client: AdminClient, names: Collection[str]) -> bool:
+    """Whether each partition has a leader that answers: the broker names a topic a moment before. A worker asks again,
+    a test that asks once would fail.
+    """
+    known = client.list_topics(timeout=SECONDS_MAX).topics
+    partitions = [TopicPartition(name, n) for name in names if name in known for n in known[name].partitions]
+    asked = client.list_offsets({partition: OffsetSpec.latest() for partition in partitions})  # type: ignore[no-untyped-call]
+    try:
+        ends = [answer.result(SECONDS_MAX).offset for answer in asked.values()]
+    except KafkaException:
+        return False
+    return set(names) <= known.keys() and min(ends) >= 0
 
 
 _one_at_a_time = threading.Lock()

@@ -40,7 +40,7 @@ def main() -> None:
                 facts = facts or machine.describe(servers)
                 figures += SECTIONS[name](servers, given)
         except (BenchError, ServerError) as error:
-            sys.exit(f"{name}: {error}")
+            sys.exit("\n".join([f"{name}: {error}", *getattr(error, "__notes__", ())]))
         echo(f"{name}: done in {time.monotonic() - began:.0f} s")
     report.write(figures, facts, as_json=given.json, markdown=given.markdown)
 

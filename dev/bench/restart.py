@@ -14,7 +14,7 @@ from pathlib import Path
 from confluent_kafka import Message, Producer
 
 from dev import processes
-from dev.bench.inventory import PARTITIONS, STOP_SECONDS, Inventory, start_worker, wait_until
+from dev.bench.inventory import PARTITIONS, STOP_SECONDS, BenchError, Inventory, start_worker, wait_until
 from dev.bench.listener import Listener
 from dev.bench.orders import placed
 from dev.bench.report import Figure
@@ -95,6 +95,9 @@ def _kill(settings: Settings, log: Path, arrivals: Arrivals, kills: int) -> Iter
             process = start_worker(settings, log)
             wait_until(arrivals.all_spoke, "every partition has a new record")
             yield arrivals.last() - at
+    except BenchError as error:
+        error.add_note(f"The log of the workers ends:\n{log.read_text()[-3_000:]}")
+        raise
     finally:
         processes.end([process], STOP_SECONDS)
 

@@ -59,6 +59,7 @@ def test_a_stage_whose_workers_do_not_end(
 ) -> None:
     monkeypatch.setattr(stage, "make_template", lambda *_: None)
     monkeypatch.setattr(kafka_topics, "create_topics", lambda *_: None)
+    monkeypatch.setattr(stage, "_led", lambda *_: True)
     made = Stage(servers, tmp_path)
     made.workers.append(cast("Any", Mock(ended=Mock(side_effect=Broken))))
     made.reconnect()

@@ -47,6 +47,7 @@ PORTS = range(12_000, 20_000)
 goes on asking for its broker where that was, and a wire there would take it for its worker.
 """
 TRIES_MAX = 100
+"""Ports tried; a run has a few wires at a time, and keeps some hundred ports."""
 
 KEPT: list[socket.socket] = []
 """The ports of wires that are gone. See `keep`."""

@@ -31,7 +31,9 @@ TICK_SECONDS = 0.1
 """Between two rounds of load. Four plays at once on two cores leave room for what the faults cost."""
 
 DRAIN_SECONDS = 180.0
-"""Everything heals within the timeouts of sessions and transactions, 20 s; the rest is for a busy machine."""
+"""Everything heals within the timeouts of sessions and transactions, 20 s; the rest is for a busy machine, also at the
+start: four plays at once, on servers that have just begun, have answers that take longer than these timeouts.
+"""
 
 JOIN_SECONDS = 240.0
 """The load may wait for a server to come back."""
@@ -73,7 +75,7 @@ class Play:
                 self.stage.worker()
             self.stage.ask()
             self.stage.request()
-            self.stage.until_drained()
+            self.stage.until_drained(DRAIN_SECONDS)
             self.stage.until_shared(self._workers)
             threads = [
                 threading.Thread(target=self._guarded, args=(act,), daemon=True)

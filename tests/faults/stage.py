@@ -335,12 +335,12 @@ class Stage:
             and self.one("SELECT count(*) FROM exactly_once_outbox") == 0
         )
 
-    def until_drained(self) -> None:
+    def until_drained(self, seconds: float = SECONDS_MAX) -> None:
         """Wait until all that was fed took effect, was published and can be read: a commit is answered before its
         markers are in every partition.
         """
-        self.until(self.drained, "everything is handled and published")
-        self.until(lambda: not self.open_transactions(), "no transaction is open")
+        self.until(self.drained, "everything is handled and published", seconds)
+        self.until(lambda: not self.open_transactions(), "no transaction is open", seconds)
 
     def until_read(self) -> None:
         """Wait until every input was read to its end, even if nothing in it takes effect."""

@@ -109,7 +109,14 @@ def _orders(settings: Settings) -> Iterator[None]:
 
     def run() -> None:
         bootstrap = settings.kafka_bootstrap_servers
-        producer = Producer({"bootstrap.servers": bootstrap, "partitioner": "consistent", "linger.ms": 1})
+        producer = Producer(
+            {
+                "bootstrap.servers": bootstrap,
+                "enable.idempotence": True,
+                "partitioner": "consistent",
+                "linger.ms": 1,
+            }
+        )
         while not stopping.is_set():
             for row in placed(RATE):
                 headers = {"ce_specversion": "1.0", "ce_source": "order", "ce_id": row.event_id}

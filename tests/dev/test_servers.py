@@ -42,7 +42,7 @@ def gone(pid: int) -> bool:
 
 
 def write(kafka: Kafka | Cluster, topic: str, value: bytes) -> None:
-    producer = Producer({"bootstrap.servers": kafka.bootstrap, "acks": "all"})
+    producer = Producer({"bootstrap.servers": kafka.bootstrap, "enable.idempotence": True})
     producer.produce(topic, value)
     assert producer.flush(WAIT_SECONDS_MAX) == 0
 

@@ -53,7 +53,14 @@ class World:
                 self._connect(service)
             self.topics = Topics(servers.kafka.bootstrap)
             self._empty_topics(*TOPICS, *(f"{service}.outbox" for service in SERVICES))
-            self.producer = Producer({"bootstrap.servers": servers.kafka.bootstrap, "linger.ms": 0, "log_level": 0})
+            self.producer = Producer(  # idempotent: a retry must not change the order
+                {
+                    "bootstrap.servers": servers.kafka.bootstrap,
+                    "enable.idempotence": True,
+                    "linger.ms": 0,
+                    "log_level": 0,
+                }
+            )
             self.outcomes = {outcome: self.order(*outcome) for outcome in sorted(AGREED)}
             self.rest()
             self._open = stack.pop_all()

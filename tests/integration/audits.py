@@ -81,7 +81,7 @@ def produce(
         assert error is None
         offsets.append(message.offset() or 0)
 
-    producer = Producer({"bootstrap.servers": tallies.settings.kafka_bootstrap_servers})
+    producer = Producer({"bootstrap.servers": tallies.settings.kafka_bootstrap_servers, "enable.idempotence": True})
     producer.produce(
         topic or tallies.told.topic,
         b'{"number": 0}',

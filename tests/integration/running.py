@@ -89,7 +89,9 @@ class Running:
 
     def tell(self, topic: str, key: str, event_type: str, event_id: str = "", **fields: object) -> None:
         """Write an event to a topic that the service consumes."""
-        producer = Producer({"bootstrap.servers": self._servers.kafka.bootstrap, "log_level": 0})
+        producer = Producer(
+            {"bootstrap.servers": self._servers.kafka.bootstrap, "enable.idempotence": True, "log_level": 0}
+        )
         producer.produce(topic, json.dumps(fields), key, headers=headers(event_id or uuid.uuid4().hex, event_type))
         assert producer.flush(SECONDS_MAX) == 0
 

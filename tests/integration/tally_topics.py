@@ -68,7 +68,7 @@ class Topics:
 
     def ask(self, *numbers: int, key: str = "k", wish: str = "") -> None:
         """Produce numbers for the trail of `key`; while the switch `wish` is on, they fail so."""
-        producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap_servers, "partitioner": "consistent"})
+        producer = self._producer()
         for number in numbers:
             data = msgspec.json.encode(self.asked(trail=key, number=number, wish=wish and f"while {wish}"))
             producer.produce(self.asked.topic, data, key.encode(), headers=headers(f"asked-{number}"))
@@ -76,9 +76,19 @@ class Topics:
 
     def produce(self, value: bytes | None, key: bytes | None = b"k", event_headers: Sequence[Any] = ()) -> None:
         """Produce any record."""
-        producer = Producer({"bootstrap.servers": self.settings.kafka_bootstrap_servers})
+        producer = self._producer()
         producer.produce(self.asked.topic, value, key, headers=list(event_headers))
         assert producer.flush(SECONDS_MAX) == 0
+
+    def _producer(self) -> Producer:
+        """Make an idempotent one: a retry neither writes twice nor changes the order."""
+        return Producer(
+            {
+                "bootstrap.servers": self.settings.kafka_bootstrap_servers,
+                "enable.idempotence": True,
+                "partitioner": "consistent",
+            }
+        )
 
     def consumed(self, topic: str | None = None) -> list[tuple[int, str]]:
         """Return the numbers that a read_committed reader sees, with their event ids, partition by partition."""

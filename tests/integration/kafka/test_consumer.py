@@ -85,7 +85,7 @@ def test_the_next_offset_ends_beyond_the_markers_of_transactions_and_nothing_abo
 
 
 def test_what_somebody_writes_to_the_topic_of_the_lanes_is_not_read(stage: Stage) -> None:
-    producer = Producer({"bootstrap.servers": stage.settings.kafka_bootstrap_servers})
+    producer = Producer({"bootstrap.servers": stage.settings.kafka_bootstrap_servers, "enable.idempotence": True})
     for lane in (0, 1):
         producer.produce(stage.kit.service.lane_topic, b"who writes this?", partition=lane)
     assert producer.flush(SECONDS_MAX) == 0

@@ -11,8 +11,6 @@ from typing import Any, Self, cast
 import msgspec
 import psycopg
 from confluent_kafka import IsolationLevel, Producer, TopicPartition
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourceType
 from sqlalchemy import NullPool, create_engine, text
 
 from dev.servers import Servers
@@ -28,7 +26,7 @@ from shared.session import Session
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, outside, until
 from tests.contract.world import Place, Slotted, World
-from tests.faults import trail
+from tests.faults import record_size, trail
 from tests.faults.stage import RUNTIME, TEMPLATE, TIMEOUTS, StageSettings, headers, make_template, partition, producer
 
 STABLE_SECONDS = 1.0
@@ -216,10 +214,7 @@ class RealWorld(World):
 
     def limit_size(self) -> None:
         self._make_topics()
-        entry = ConfigEntry("max.message.bytes", str(LARGE // 2), incremental_operation=AlterConfigOpType.SET)
-        change = ConfigResource(ResourceType.TOPIC, self._kit.told.topic, incremental_configs=[entry])
-        for done in self._admin.incremental_alter_configs([change]).values():
-            done.result(SECONDS_MAX)
+        record_size.limit(self._servers.kafka.bootstrap, self._kit.told.topic, LARGE // 2)
 
     @contextmanager
     def request(self, lane: int) -> Iterator[str]:

@@ -10,8 +10,6 @@ from unittest import mock
 
 import psycopg
 import pytest
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourceType
 from psycopg import sql
 
 from dev.hostile.raw import Raw, RawProducer
@@ -25,7 +23,7 @@ from shared.kafka import consumer
 from shared.settings import Settings
 from shared.telemetry import metrics
 from shared.testing import until
-from tests.faults import trail
+from tests.faults import record_size, trail
 from tests.faults.stage import Stage
 from tests.integration.strangers import FIRST, good, target, worker
 from tests.integration.tallies import Tallies
@@ -236,10 +234,7 @@ def test_a_database_in_another_encoding_stores_every_dead_letter(
 
 
 def test_an_event_as_large_as_the_setting_says_is_published(tallies: Tallies) -> None:
-    most = {"max.message.bytes": "6000000"}
-    entries = [ConfigEntry(n, v, incremental_operation=AlterConfigOpType.SET) for n, v in most.items()]
-    resource = ConfigResource(ResourceType.TOPIC, tallies.told.topic, incremental_configs=entries)
-    tallies.admin.incremental_alter_configs([resource])[resource].result(30)
+    record_size.limit(tallies.settings.kafka_bootstrap_servers, tallies.told.topic, 6_000_000)
     tallies.settings = tallies.settings.model_copy(update={"event_bytes_max": 5_000_000})
     tallies.outbox._event_bytes_max = 5_000_000
     tallies.request(1, padding="x" * 4_999_900)

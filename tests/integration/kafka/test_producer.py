@@ -9,8 +9,6 @@ from typing import Any
 
 import pytest
 from confluent_kafka import Producer
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from dev.servers.places import free_port
@@ -18,9 +16,9 @@ from shared.errors import ContentRefused, KafkaInDoubt, KafkaUnavailable, Miscon
 from shared.kafka.client import KafkaClient
 from shared.kafka.producer import TransactionalProducer
 from shared.protocol.ports import Committed, OutboxRow
-from shared.testing import SECONDS_MAX, until
-from tests.faults import trail
-from tests.faults.stage import Stage, admin
+from shared.testing import until
+from tests.faults import record_size, trail
+from tests.faults.stage import Stage
 from tests.faults.wire import Wire
 
 
@@ -96,16 +94,8 @@ def test_a_row_becomes_a_cloud_event(stage: Stage, kafka: KafkaClient) -> None:
     ]
 
 
-def limit(stage: Stage, size: int) -> None:
-    """Let the topic take records up to a size."""
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
-    change = ConfigResource(ResourceType.TOPIC, stage.kit.told.topic, incremental_configs=[entry])
-    for done in admin(stage.servers).incremental_alter_configs([change]).values():
-        done.result(SECONDS_MAX)
-
-
 def test_a_worker_finds_the_row_that_kafka_refuses_publishes_all_before_it_and_stops(stage: Stage) -> None:
-    limit(stage, 2_000)
+    record_size.limit(stage.bootstrap, stage.kit.told.topic, 2_000)
     key = stage.keys[0]
     for wish in ("", "", "publish 5000", "", ""):
         stage.ask([key], wish=wish)
@@ -121,7 +111,7 @@ def test_a_worker_finds_the_row_that_kafka_refuses_publishes_all_before_it_and_s
     assert len(steps) == 2
     stage.stop()
 
-    limit(stage, 1_000_000)
+    record_size.limit(stage.bootstrap, stage.kit.told.topic, 1_000_000)
     stage.worker()
     stage.until_drained()
     stage.stop()

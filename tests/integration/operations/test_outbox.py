@@ -5,12 +5,10 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
-from confluent_kafka.admin._resource import ResourceType
 
 from dev.servers import Servers
 from shared.errors import ContentStuck
-from shared.testing import SECONDS_MAX
+from tests.faults import record_size
 from tests.integration.operations.test_positions import stop
 from tests.integration.tallies import Tallies
 
@@ -23,10 +21,7 @@ def tallies(servers: Servers) -> Iterator[Tallies]:
 
 def allow(tallies: Tallies, size: int) -> None:
     """Let the topic take records of this size, and no larger ones."""
-    entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
-    resource = ConfigResource(ResourceType.TOPIC, tallies.told.topic, incremental_configs=[entry])
-    for future in tallies.admin.incremental_alter_configs([resource]).values():
-        future.result(SECONDS_MAX)
+    record_size.limit(tallies.settings.kafka_bootstrap_servers, tallies.told.topic, size)
 
 
 def event_id(tallies: Tallies, number: int) -> str:

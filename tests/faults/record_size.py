@@ -4,11 +4,10 @@ from collections.abc import Callable
 from functools import partial
 
 from confluent_kafka import KafkaError, Message, Producer
-from confluent_kafka.admin import AdminClient
 from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
 from confluent_kafka.admin._resource import ResourceType
 
-from shared.testing import SECONDS_MAX, until
+from shared.testing import SECONDS_MAX, outside, until
 
 AROUND_BYTES = 200
 """At least what a batch of one record needs besides its value."""
@@ -16,7 +15,7 @@ AROUND_BYTES = 200
 
 def limit(bootstrap: str, topic: str, size: int) -> None:
     """Let `topic` take batches up to `size` bytes and no larger ones, and wait until each partition does so."""
-    admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+    admin = outside.admin(bootstrap)
     entry = ConfigEntry("max.message.bytes", str(size), incremental_operation=AlterConfigOpType.SET)
     change = ConfigResource(ResourceType.TOPIC, topic, incremental_configs=[entry])
     for done in admin.incremental_alter_configs([change]).values():

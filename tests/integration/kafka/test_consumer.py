@@ -9,7 +9,7 @@ from confluent_kafka import Producer
 from shared.kafka.consumer import GroupMember
 from shared.protocol.ports import Input, Polled
 from shared.testing import SECONDS_MAX, until
-from tests.faults.stage import Stage, headers
+from tests.faults.stage import Stage, headers, producer
 
 
 @pytest.fixture
@@ -85,10 +85,10 @@ def test_the_next_offset_ends_beyond_the_markers_of_transactions_and_nothing_abo
 
 
 def test_what_somebody_writes_to_the_topic_of_the_lanes_is_not_read(stage: Stage) -> None:
-    producer = Producer({"bootstrap.servers": stage.settings.kafka_bootstrap_servers, "enable.idempotence": True})
+    made = producer(stage.bootstrap)
     for lane in (0, 1):
-        producer.produce(stage.kit.service.lane_topic, b"who writes this?", partition=lane)
-    assert producer.flush(SECONDS_MAX) == 0
+        made.produce(stage.kit.service.lane_topic, b"who writes this?", partition=lane)
+    assert made.flush(SECONDS_MAX) == 0
     stage.worker()
     stage.ask()
     stage.request()

@@ -6,6 +6,8 @@ was down or still starting: try again. `audit` exits with 1 for findings; if it 
 """
 
 import argparse
+import atexit
+import os
 import sys
 from typing import Any, NoReturn
 
@@ -292,4 +294,22 @@ def main(container_class: type[Any]) -> NoReturn:
     except BrokenPipeError:  # the reader of the output has closed it
         code = EXIT_NOT_DONE
     output.end_quietly()
-    sys.exit(EXIT_NOT_WRITTEN if output.lost() and not code else code)
+    leave(EXIT_NOT_WRITTEN if output.lost() and not code else code or 0)
+
+
+def leave(code: int) -> NoReturn:
+    """Exit with `code` as `sys.exit` does, but leave Python standing as the process ends.
+
+    Daemon threads and those of librdkafka still run. One that enters Python while it is taken down may end the process
+    with SIGSEGV (https://github.com/python/cpython/issues/104690): work that was done would look like a crash.
+    """
+    atexit.register(_end, code)
+    sys.exit(code)
+
+
+def _end(code: int) -> NoReturn:
+    """Do what is registered for the end of the process, and end it."""
+    atexit.unregister(_end)
+    atexit._run_exitfuncs()
+    output.end_quietly()
+    os._exit(code)

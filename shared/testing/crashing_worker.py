@@ -193,7 +193,7 @@ def main(order: Order) -> None:
 
     database = cast("WorkerDatabase", Watched("database", container.worker_database(), fate))
     container.worker.override(providers.Object(container.worker(database=database, connect=connect)))
-    sys.exit(command.run(container, ["worker"]))
+    command.leave(command.run(container, ["worker"]))
 
 
 def _die_with_parent() -> None:

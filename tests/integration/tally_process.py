@@ -6,6 +6,7 @@ The database is in the environment, where a password belongs.
 import json
 import sys
 
+from shared import command
 from shared.settings import Settings
 from shared.telemetry import metrics
 from tests.faults import trail
@@ -21,6 +22,7 @@ def main(name: str, settings_json: str) -> None:
     if settings.metrics_port:
         metrics.serve("127.0.0.1", settings.metrics_port, worker.ready)
     worker.run()
+    command.leave(0)
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ import inspect
 import io
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -210,3 +212,30 @@ def test_nobody_answers_is_no(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(CommandFailed, match="--yes"):
         maintenance.confirm("sure?", yes=False)
     maintenance.confirm("sure?", yes=True)
+
+
+LEAVING = """
+import atexit, sys, threading, time
+from shared import command
+
+class Standing:
+    def __del__(self):
+        print("taken down")
+
+def work():
+    time.sleep(0.1)
+    print("worked")
+
+standing = Standing()
+sys.stdout.reconfigure(line_buffering=False)
+atexit.register(print, "registered")
+threading.Thread(target=work).start()
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+command.leave(3)
+"""
+
+
+def test_a_process_that_leaves_does_what_is_left_to_do_and_python_stands_until_it_has_ended() -> None:
+    """A daemon thread that enters Python while it is taken down ends the process with SIGSEGV."""
+    done = subprocess.run((sys.executable, "-c", LEAVING), capture_output=True, text=True, check=False, timeout=60)
+    assert (done.returncode, done.stdout.split("\n"), done.stderr) == (3, ["worked", "registered", ""], "")

@@ -13,7 +13,8 @@ from typing import NamedTuple
 from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ..errors import CommandFailed, HandlingFailed, RecoveryNeeded, Reject, Retry, Unavailable
-from ..postgres import dead_letters
+from ..events import Envelope
+from ..postgres import dead_letters, inbox
 from ..postgres.dead_letters import DeadLetter
 from ..postgres.handlers import Handlers
 from ..postgres.transaction import PostgresTransaction, unavailable
@@ -132,7 +133,7 @@ def _attempt(context: Context, handlers: Handlers, number: int, *, dismissed: bo
             result = Result(Outcome.DONE)
             if dead_letter.record.input.topic == context.service.lane_topic:
                 outbox.put_back(session.connection(), dead_letter)
-            elif not _handle(transaction, handlers, dead_letter):
+            elif not _handle(transaction, session, handlers, dead_letter):
                 result = Result(Outcome.EFFECTIVE)
             dead_letters.done(session.connection(), number)
             transaction.commit()
@@ -148,12 +149,19 @@ def _lock(session: Session, number: int) -> DeadLetter | None:
         raise unavailable(error) or error from error
 
 
-def _handle(transaction: PostgresTransaction, handlers: Handlers, dead_letter: DeadLetter) -> bool:
+def _received(session: Session, envelope: Envelope) -> bool:
+    try:
+        return inbox.receive(session.connection(), envelope.source, envelope.id)
+    except DBAPIError as error:
+        raise unavailable(error) or error from error
+
+
+def _handle(transaction: PostgresTransaction, session: Session, handlers: Handlers, dead_letter: DeadLetter) -> bool:
     """Handle the record as a batch would; False if its event has already taken effect."""
     opened = handlers.open(dead_letter.record)
     if opened is None:
         raise Reject(f"this service no longer consumes {dead_letter.event_type} on {dead_letter.record.input.topic}")
-    if not transaction.receive([(opened.envelope.source, opened.envelope.id)]):
+    if not _received(session, opened.envelope):
         return False
     transaction.handle([Delivery(dead_letter.record, opened.envelope, opened.event, dead_letter.epoch)])
     transaction.write_outbox()

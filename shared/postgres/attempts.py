@@ -19,6 +19,7 @@ from sqlalchemy import Connection, text
 from ..errors import ProcessEnded
 from ..protocol.attempts import ENDS, Attempt
 from ..protocol.ports import Input, Record
+from .ahead import Statement
 
 _BEGIN = text("""
     INSERT INTO exactly_once_attempt AS attempt (topic, partition, "offset", last, ends)
@@ -69,10 +70,15 @@ def begin(connection: Connection, records: Sequence[Record]) -> None:
     )
 
 
+def forgetting(inputs: Collection[Input]) -> Statement:
+    """Return the statement that deletes the notes of `inputs`."""
+    return Statement(_FORGET, _names(sorted(inputs)))
+
+
 def forget(connection: Connection, inputs: Collection[Input]) -> None:
     """Delete the notes of `inputs`: their records were handled, or the process survived."""
     if inputs:
-        connection.execute(_FORGET, _names(sorted(inputs)))
+        connection.execute(*forgetting(inputs))
 
 
 def read(connection: Connection) -> Mapping[Input, Attempt]:

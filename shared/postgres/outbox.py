@@ -18,6 +18,7 @@ from ..protocol.ports import KEY_BYTES_MAX, Claim, OutboxRow
 from ..service import Service
 from ..session import Session
 from . import claim_log
+from .ahead import Statement
 
 
 class PendingEvent(NamedTuple):
@@ -92,13 +93,19 @@ class Outbox:
         The flush comes first: it takes the locks of new rows too, so ids of one key grow in the order of the commits.
         Raises `Reject` for an event that is too large for Kafka.
         """
+        if (statement := self.writing(session)) is None:
+            return 0
+        return session.connection().execute(*statement).rowcount
+
+    def writing(self, session: Session) -> Statement | None:
+        """Flush the session, and return the statement that inserts the collected events. Raises what `write` does."""
         session.flush()
         pending: list[PendingEvent] = session.collected
         session.collected = []
         if not pending:
-            return 0
+            return None
         self.refuse_large(pending)
-        session.connection().execute(
+        return Statement(
             _INSERT,
             {
                 "hashes": Array(lane_hash(s.key) for s in pending),
@@ -111,7 +118,6 @@ class Outbox:
                 "traceparents": Array(s.traceparent for s in pending),
             },
         )
-        return len(pending)
 
 
 def lane_hash(key: str) -> int:
@@ -143,7 +149,17 @@ _READ = text(
     "ORDER BY lane"
 )
 
-_UNPUBLISHED = text("SELECT EXISTS (SELECT FROM exactly_once_outbox WHERE lane = ANY(:lanes))")
+# More rows than the claims name: what a claim names is there until its list is emptied. Counted only so far.
+_UNPUBLISHED = text("""
+    SELECT named.rows < (
+        SELECT count(*) FROM (
+            SELECT FROM exactly_once_outbox WHERE lane = ANY(:lanes) LIMIT named.rows + 1
+        ) AS first
+    )
+    FROM (
+        SELECT coalesce(sum(cardinality(row_ids)), 0) AS rows FROM exactly_once_lane WHERE lane = ANY(:lanes)
+    ) AS named
+""")
 
 _FORGET = text("""
     WITH emptied AS (UPDATE exactly_once_lane SET row_ids = '{}' WHERE lane = ANY(:lanes) AND row_ids <> '{}')
@@ -215,45 +231,63 @@ _CLAIMED = text("""
 """)
 
 
-def _claims(rows: Iterable[Any]) -> dict[int, Claim]:
+def claims(rows: Iterable[Any]) -> dict[int, Claim]:
+    """Return the claims in the rows of a statement."""
     return {lane: Claim(position, str(claim_id or ""), count) for lane, position, claim_id, count in rows}
+
+
+def locking_claims(lanes: Collection[int]) -> Statement:
+    """Return the statement that locks the claims of `lanes` in lane order; `claims` reads its rows."""
+    return Statement(_LOCK, {"lanes": sorted(lanes)})
 
 
 def lock_claims(connection: Connection, lanes: Collection[int]) -> dict[int, Claim]:
     """Lock the claims of `lanes` in lane order."""
-    return _claims(connection.execute(_LOCK, {"lanes": sorted(lanes)}))
+    return claims(connection.execute(*locking_claims(lanes)))
 
 
 def read_claims(connection: Connection, lanes: Collection[int]) -> dict[int, Claim]:
     """Read the claims of `lanes` without a lock."""
-    return _claims(connection.execute(_READ, {"lanes": sorted(lanes)}))
+    return claims(connection.execute(_READ, {"lanes": sorted(lanes)}))
 
 
 def unpublished(connection: Connection, lanes: Collection[int]) -> bool:
-    """Whether `lanes` have any rows."""
+    """Whether `lanes` have any row that no claim names."""
     return bool(connection.execute(_UNPUBLISHED, {"lanes": sorted(lanes)}).scalar_one())
 
 
-def forget(connection: Connection, lanes: Collection[int]) -> None:
-    """Delete the rows that the claims of `lanes` name; both parts of the statement see the claims as they were."""
-    connection.execute(_FORGET, {"lanes": sorted(lanes)})
+def forgetting(lanes: Collection[int]) -> Statement:
+    """Return the statement that deletes the rows that the claims of `lanes` name; both of its parts see the claims as
+    they were.
+    """
+    return Statement(_FORGET, {"lanes": sorted(lanes)})
 
 
-def claim(connection: Connection, limits: Mapping[int, int], bytes_max: int) -> dict[int, Claim]:
-    """Claim the next rows of each lane: up to its limit, and up to `bytes_max` (one larger row is claimed alone)."""
-    return _claims(
-        connection.execute(_CLAIM, {"lanes": list(limits), "limits": list(limits.values()), "bytes": bytes_max})
-    )
+def claiming(limits: Mapping[int, int], bytes_max: int) -> Statement:
+    """Return the statement that claims the next rows of each lane: up to its limit, and up to `bytes_max` (one larger
+    row is claimed alone). `claims` reads its rows.
+    """
+    return Statement(_CLAIM, {"lanes": list(limits), "limits": list(limits.values()), "bytes": bytes_max})
 
 
 def claim_less(connection: Connection, limits: Mapping[int, int]) -> dict[int, Claim]:
     """Claim again only the first rows of each claim, at the same position and under a new claim id."""
     claim_log.take_back(connection, limits)
-    found = _claims(connection.execute(_CLAIM_LESS, {"lanes": list(limits), "limits": list(limits.values())}))
+    found = claims(connection.execute(_CLAIM_LESS, {"lanes": list(limits), "limits": list(limits.values())}))
     claim_log.write(connection, found)
     return found
 
 
+def reading(lanes: Collection[int]) -> Statement:
+    """Return the statement that reads the claimed rows of `lanes` in id order within each lane; `rows` reads them."""
+    return Statement(_CLAIMED, {"lanes": sorted(lanes)})
+
+
+def rows(found: Iterable[Any]) -> list[OutboxRow]:
+    """Return the claimed rows in those of a statement."""
+    return list(map(OutboxRow._make, found))
+
+
 def claimed(connection: Connection, lanes: Collection[int]) -> list[OutboxRow]:
     """Read the claimed rows of `lanes` in id order within each lane."""
-    return [OutboxRow._make(row) for row in connection.execute(_CLAIMED, {"lanes": sorted(lanes)})]
+    return rows(connection.execute(*reading(lanes)))

@@ -5,11 +5,13 @@ Neither is ever taken from the other system. This module has the rows of next of
 two systems.
 """
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 from sqlalchemy import Connection, text
 
 from ..protocol.ports import Input, Position
+from .ahead import Statement
 
 _SELECT = """
     SELECT position.topic, position.partition, next_offset, epoch
@@ -40,19 +42,34 @@ def _names(inputs: Collection[Input]) -> dict[str, list[str] | list[int]]:
     return {"topics": [i.topic for i in inputs], "partitions": [i.partition for i in inputs]}
 
 
+def found(rows: Iterable[Any]) -> dict[Input, Position]:
+    """Return what `locking` finds."""
+    return {Input(t, p): Position(h, epoch) for t, p, h, epoch in rows}
+
+
+def locking(inputs: Collection[Input]) -> Statement:
+    """Return the statement that locks the rows of `inputs` in name order."""
+    return Statement(_LOCK, _names(inputs))
+
+
 def lock(connection: Connection, inputs: Collection[Input]) -> dict[Input, Position]:
     """Lock the rows of `inputs` in name order."""
-    return {Input(t, p): Position(h, epoch) for t, p, h, epoch in connection.execute(_LOCK, _names(inputs))}
+    return found(connection.execute(*locking(inputs)))
 
 
 def read(connection: Connection, inputs: Collection[Input]) -> dict[Input, Position]:
     """Read the rows of `inputs`; missing ones are left out."""
-    return {Input(t, p): Position(h, epoch) for t, p, h, epoch in connection.execute(_READ, _names(inputs))}
+    return found(connection.execute(_READ, _names(inputs)))
+
+
+def advancing(positions: Mapping[Input, int]) -> Statement:
+    """Return the statement that moves next offsets forward, never back."""
+    return Statement(_ADVANCE, {**_names(positions.keys()), "offsets": list(positions.values())})
 
 
 def advance(connection: Connection, positions: Mapping[Input, int]) -> None:
     """Move next offsets forward, never back."""
-    connection.execute(_ADVANCE, {**_names(positions.keys()), "offsets": list(positions.values())})
+    connection.execute(*advancing(positions))
 
 
 def start(connection: Connection, beginnings: Mapping[Input, int]) -> None:

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from logging import DEBUG
+from typing import Any
 
 from psycopg import Connection as PsycopgConnection
 from psycopg.errors import Diagnostic
@@ -23,13 +24,14 @@ from ..errors import (
 )
 from ..events import Event
 from ..protocol import attempts as protocol_attempts
-from ..protocol.ports import Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
+from ..protocol.ports import Arrival, Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
 from ..service import Service
 from ..session import Session
 from ..telemetry.failures import add_places, frames
 from ..telemetry.logs import log
 from ..telemetry.waits import MAIN_LOOP, Wait
-from . import attempts, blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck_records
+from . import ahead, attempts, blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck_records
+from .ahead import Statement
 from .deadline import Deadline
 from .engine import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
 from .handlers import Handlers
@@ -116,14 +118,16 @@ class PostgresTransaction:
         self._warnings = warnings
         self._connection: Connection = session.connection()
         self._deliveries: Sequence[Delivery] = ()
+        self._ahead: list[Statement] = []
+        """Statements whose answers nobody waits for; they are sent with the next ones."""
 
-    def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
+    def receive(
+        self, inputs: Collection[Input], arrivals: Sequence[Arrival]
+    ) -> tuple[dict[Input, Position], set[tuple[str, str]]]:
+        statements = [positions.locking(inputs), *([inbox.receiving(arrivals)] if arrivals else ())]
         with _sorted_errors(), MAIN_LOOP.waiting("the locks of its inputs' positions", LOCK_TIMEOUT_MS / 1_000):
-            return positions.lock(self._connection, inputs)
-
-    def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        with _answered():
-            return inbox.receive(self._connection, ids)
+            found, *new = ahead.execute(self._connection, statements)
+        return positions.found(found), {(source, event_id) for rows in new for source, event_id in rows}
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         if log.is_enabled_for(DEBUG):
@@ -154,7 +158,8 @@ class PostgresTransaction:
         with _sorted_errors(), self._handlers.deadline:
             try:
                 with self._placed():
-                    self._outbox.write(self._session)
+                    statement = self._outbox.writing(self._session)
+                    self._ahead += [statement] if statement is not None else []
             except Exception as error:
                 raise HandlingFailed(None) from error
 
@@ -172,23 +177,27 @@ class PostgresTransaction:
             raise
 
     def advance(self, moved: Mapping[Input, int]) -> None:
-        with _answered():
-            positions.advance(self._connection, moved)
-            if self._attempted:
-                attempts.forget(self._connection, self._attempted)
-                self._handled = True
+        self._ahead.append(positions.advancing(moved))
+        if self._attempted:
+            self._ahead.append(attempts.forgetting(self._attempted))
+            self._handled = True
 
     def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
         with _sorted_errors(), MAIN_LOOP.waiting("the locks of its lanes' claims", LOCK_TIMEOUT_MS / 1_000):
-            return outbox.lock_claims(self._connection, lanes)
+            (found,) = self._execute(outbox.locking_claims(lanes))
+        return outbox.claims(found)
 
     def forget(self, lanes: Collection[int]) -> None:
-        with _answered():
-            outbox.forget(self._connection, lanes)
+        self._ahead.append(outbox.forgetting(lanes))
 
-    def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+    def claim(
+        self, limits: Mapping[int, int], unpublished: Collection[int]
+    ) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:
         with _answered():
-            return outbox.claim(self._connection, limits, self._claim_bytes)
+            claimed, rows = self._execute(
+                outbox.claiming(limits, self._claim_bytes), outbox.reading({*limits, *unpublished})
+            )
+        return outbox.claims(claimed), outbox.rows(rows)
 
     def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
         with _answered():
@@ -198,7 +207,17 @@ class PostgresTransaction:
         with _answered():
             return outbox.claimed(self._connection, lanes)
 
+    def _execute(self, *statements: Statement) -> list[list[tuple[Any, ...]]]:
+        """Send what waits and `statements` together; return the rows of the latter."""
+        sent, self._ahead = [*self._ahead, *statements], []
+        if not sent:
+            return []
+        with self._placed():
+            return ahead.execute(self._connection, sent)[len(sent) - len(statements) :]
+
     def commit(self) -> None:
+        with _answered():
+            self._execute()
         self._warnings.clear()
         try:
             with _waiting(), self._placed():

@@ -19,6 +19,9 @@ both stay true after a crash anywhere, and recovery reads both and continues.
     3    Kafka transaction: the claimed rows, the claim's position as the published one, next offsets for lag tools
     4    the published position is now that of the claim
 
+A cycle stops after 1 if nothing has an effect. Records of types that the service does not consume, and control markers,
+move the next offset with the next effect or the next report; so do rows that Kafka has leave the outbox.
+
 Anything but plain success of 2.7 or 3 leads to the one recovery:
 
     R0   make sure that this worker still holds its slot
@@ -33,9 +36,9 @@ two ports of `shared.protocol.ports` and has no clock, no thread and no randomne
 run it.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..configuration.program import program
 from ..errors import (
@@ -51,6 +54,7 @@ from .attempts import Attempt
 from .intake import Intake
 from .ports import (
     NOTHING,
+    Arrival,
     Assignment,
     Claim,
     Committed,
@@ -101,6 +105,22 @@ class Progress:
     """The record that made it fail; None if that is not known yet."""
 
 
+class _Read(NamedTuple):
+    """A record that was read, before it is known whether it was handled already."""
+
+    record: Record
+    opened: Opened | None = None
+    rejected: Exception | None = None
+    """Why it is to be set aside."""
+    failed: Exception | None = None
+    """Why it cannot be read now."""
+
+    @property
+    def matters(self) -> bool:
+        """Whether it has an effect, if it was not handled before."""
+        return self != (self.record, None, None, None)
+
+
 class Cycle:
     """One worker's cycle over its two ports.
 
@@ -138,6 +158,10 @@ class Cycle:
         self._seen: dict[Input, int] = {}
         """The next offset that this worker read or committed last. A row below it means that Postgres went back."""
         self._reported: dict[Input, int] = {}
+        self._claimed = False
+        """Whether claims may have rows that Kafka does not have."""
+        self._spent = False
+        """Whether claims may have rows that Kafka has."""
         self._intake = Intake(self._owned.inputs, self._limits.records, self._limits.retries)
         self._paused: frozenset[Input] = frozenset()
 
@@ -187,18 +211,22 @@ class Cycle:
             self._resume()
             return Progress()
         batch = self._intake.batch()
-        ended = self._intake.ended(self._seen) if report else {}
-        if not batch and not ended and not (report and self._unreported()) and not self._unpublished():
-            return Progress(idle=True)
-
         progress = Progress(received=len(batch))
-        if self._intake.watched(batch):
+        if watched := self._intake.watched(batch):
             self._database.attempt(batch)
+        read = [self._read(record) for record in batch]
+        if batch and not watched and not any(one.matters for one in read):
+            self._intake.passed(batch)
+            progress.skipped, batch, read = len(batch), [], []
+        ended = self._intake.ended(self._seen) if report else {}
+        if not batch and not ended and not (report and (self._spent or self._unreported())) and not self._unpublished():
+            progress.idle = not progress.skipped
+            return progress
+
         transaction = self._database.begin()  # 2
         try:
-            moved = self._handle(transaction, batch, ended, progress)
-            claims = self._claim(transaction)
-            rows = transaction.claimed(claims) if claims else []
+            moved = self._handle(transaction, read, ended, progress)
+            claims, rows = self._claim(transaction)
             transaction.commit()  # 2.7
         except HandlingFailed as failure:
             transaction.rollback()
@@ -209,6 +237,7 @@ class Cycle:
             raise
         self._intake.handled(batch)
         self._seen.update(moved)
+        self._claimed, self._spent = bool(claims), self._spent and bool(self._claim_limits)
 
         if claims or (report and self._unreported()):
             self._publish(claims, rows, self._seen if report else moved, polled.group_metadata)  # 3 and 4
@@ -252,24 +281,23 @@ class Cycle:
         return bool(self._published) and self._reported != self._seen
 
     def _unpublished(self) -> bool:
-        return bool(self._published) and self._database.unpublished(self._published.keys())
+        return bool(self._published) and (self._claimed or self._database.unpublished(self._published.keys()))
 
     # ---- 2
 
     def _handle(
-        self, transaction: Transaction, batch: Sequence[Record], ended: dict[Input, int], progress: Progress
+        self, transaction: Transaction, read: Sequence[_Read], ended: dict[Input, int], progress: Progress
     ) -> dict[Input, int]:
         """Steps 2.1 to 2.5; return the next offset of every input that moved."""
-        sources = sorted({record.input for record in batch} | ended.keys())
+        sources = sorted({one.record.input for one in read} | ended.keys())
         if not sources:
             return {}
-        positions = transaction.lock_positions(sources)  # 2.1
+        positions, new = transaction.receive(sources, _arrivals(read))  # 2.1 and 2.2
         for source in sources:
             if source not in positions or positions[source].next_offset < self._seen[source]:
                 raise RecoveryNeeded(f"{source}: the database went back below {self._seen[source]}")
-        fresh = [record for record in batch if record.offset >= positions[record.input].next_offset]
-        opened, dead_letters = self._open_all(fresh, {source: position.epoch for source, position in positions.items()})
-        new = transaction.receive([(d.envelope.source, d.envelope.id) for d in opened])  # 2.2
+        fresh = [one for one in read if one.record.offset >= positions[one.record.input].next_offset]
+        opened, dead_letters = _sorted(fresh, {source: position.epoch for source, position in positions.items()})
         deliveries = []
         for delivery in opened:
             identity = (delivery.envelope.source, delivery.envelope.id)
@@ -277,48 +305,34 @@ class Cycle:
                 new.discard(identity)  # a duplicate in the same batch is dropped too
                 deliveries.append(delivery)
         transaction.handle(deliveries)  # 2.3
-        transaction.set_aside(dead_letters)
+        if dead_letters:
+            transaction.set_aside(dead_letters)
         transaction.write_outbox()  # 2.4
         moved = {source: max(end, positions[source].next_offset) for source, end in ended.items()}
-        for record in batch:
+        for record, *_ in read:
             moved[record.input] = max(record.offset + 1, positions[record.input].next_offset)
         transaction.advance(moved)  # 2.5
         progress.handled = len(deliveries)
         progress.handled_types = frozenset(delivery.envelope.type for delivery in deliveries)
-        progress.duplicates = len(batch) - len(fresh) + len(opened) - len(deliveries)
-        progress.skipped = len(fresh) - len(opened) - len(dead_letters)
+        progress.duplicates = len(read) - len(fresh) + len(opened) - len(deliveries)
+        progress.skipped += len(fresh) - len(opened) - len(dead_letters)
         progress.set_aside = dead_letters
         return moved
 
-    def _open_all(
-        self, records: Sequence[Record], epochs: dict[Input, int]
-    ) -> tuple[list[Delivery], list[NewDeadLetter]]:
-        """Read `records`; return those for the handlers, and those to set aside without calling a handler."""
-        deliveries: list[Delivery] = []
-        dead_letters: list[NewDeadLetter] = []
-        for record in records:
-            rejected = self._intake.rejected(record)
-            opened = None
-            try:
-                # Reading it may be what ends the process.
-                opened = None if isinstance(rejected, ProcessEnded) else self._open(record)
-            except Malformed as error:
-                rejected = rejected or error
-            except Exception as error:  # a `Retry`, or anything that a foreign record can cause
-                if rejected is None:
-                    raise HandlingFailed(record) from error
-            if rejected is not None:
-                dead_letters.append(
-                    NewDeadLetter(record, epochs[record.input], opened.envelope if opened else None, rejected)
-                )
-            elif opened is not None:
-                deliveries.append(Delivery(record, opened.envelope, opened.event, epochs[record.input]))
-        return deliveries, dead_letters
+    def _read(self, record: Record) -> _Read:
+        rejected = self._intake.rejected(record)
+        try:
+            # Reading it may be what ends the process.
+            return _Read(record, None if isinstance(rejected, ProcessEnded) else self._open(record), rejected)
+        except Malformed as error:
+            return _Read(record, rejected=rejected or error)
+        except Exception as error:  # a `Retry`, or anything that a foreign record can cause
+            return _Read(record, rejected=rejected, failed=error if rejected is None else None)
 
-    def _claim(self, transaction: Transaction) -> dict[int, Claim]:
-        """Step 2.6; return the claims whose rows are to be published."""
+    def _claim(self, transaction: Transaction) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:
+        """Step 2.6; return the claims whose rows are to be published, and these rows."""
         if not self._published:
-            return {}
+            return {}, ()
         found = transaction.lock_claims(self._published.keys())
         unpublished: dict[int, Claim] = {}
         done: dict[int, int] = {}
@@ -333,24 +347,25 @@ class Cycle:
                     f"lane {lane}: the published position is {published.offset}, the claim is {claim}; another "
                     "worker may own the lane"
                 )
-        if self._claim_limits:
+        if self._claim_limits and unpublished:
             return self._claim_carefully(transaction, unpublished)
-        if done:
-            spent = [lane for lane in done if found[lane].rows]
-            if spent or any(found[lane].position == 0 for lane in done):
-                self._kafka.confirm()
-            if spent:
-                transaction.forget(spent)
-            unpublished |= transaction.claim(done)
-        return unpublished
-
-    def _claim_carefully(self, transaction: Transaction, unpublished: dict[int, Claim]) -> dict[int, Claim]:
-        """While Kafka refuses a row, publish one lane at a time and halve its claim until the row is alone."""
-        for lane, claim in sorted(unpublished.items()):
-            limit = self._claim_limits.get(lane, claim.rows)
-            return transaction.claim_less({lane: limit}) if limit < claim.rows else {lane: claim}
         self._claim_limits.clear()
-        return {}
+        spent = [lane for lane in done if found[lane].rows]
+        if spent or any(found[lane].position == 0 for lane in done):
+            self._kafka.confirm()
+        if spent:
+            transaction.forget(spent)
+        claims, rows = transaction.claim(done, unpublished)
+        return unpublished | claims, rows
+
+    def _claim_carefully(
+        self, transaction: Transaction, unpublished: dict[int, Claim]
+    ) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:
+        """While Kafka refuses a row, publish one lane at a time and halve its claim until the row is alone."""
+        lane, claim = min(unpublished.items())
+        limit = self._claim_limits.get(lane, claim.rows)
+        claims = transaction.claim_less({lane: limit}) if limit < claim.rows else {lane: claim}
+        return claims, transaction.claimed(claims)
 
     # ---- 3 and 4
 
@@ -372,6 +387,8 @@ class Cycle:
             raise
         self._published.update(lanes)  # 4
         self._reported.update(inputs)
+        self._claimed = bool(self._claim_limits)
+        self._spent = self._spent or bool(claims)
 
     def _stuck(self, claims: dict[int, Claim], row: OutboxRow, error: Exception) -> ContentStuck:
         return ContentStuck(
@@ -438,6 +455,8 @@ class Cycle:
             self._database.start_positions({source: self._kafka.beginning(source) for source in first})
             positions |= self._database.positions(first)
         self._published = {lane: committed[lane] for lane in share.lanes}
+        self._claimed = any(claims[lane].position != committed[lane].offset for lane in share.lanes)
+        self._spent = any(claims[lane].rows for lane in share.lanes)
         self._seen = {source: positions[source].next_offset for source in share.inputs}
         self._reported = {i: committed[i].offset for i in share.inputs if i in committed}
         return None
@@ -450,3 +469,27 @@ class Cycle:
         self._kafka.commit()
         for lane, published in start.items():
             committed[lane] = published
+
+
+def _arrivals(read: Iterable[_Read]) -> list[Arrival]:
+    """Return the events for the inbox: not those of records that are set aside."""
+    return [
+        Arrival(one.record.input, one.record.offset, one.opened.envelope.source, one.opened.envelope.id)
+        for one in read
+        if one.opened is not None and one.rejected is None
+    ]
+
+
+def _sorted(read: Iterable[_Read], epochs: Mapping[Input, int]) -> tuple[list[Delivery], list[NewDeadLetter]]:
+    """Return what is for the handlers, and what is set aside without calling one. Raises `HandlingFailed`."""
+    deliveries: list[Delivery] = []
+    dead_letters: list[NewDeadLetter] = []
+    for record, opened, rejected, failed in read:
+        epoch = epochs[record.input]
+        if failed is not None:
+            raise HandlingFailed(record) from failed
+        if rejected is not None:
+            dead_letters.append(NewDeadLetter(record, epoch, opened.envelope if opened else None, rejected))
+        elif opened is not None:
+            deliveries.append(Delivery(record, opened.envelope, opened.event, epoch))
+    return deliveries, dead_letters

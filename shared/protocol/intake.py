@@ -51,6 +51,8 @@ class Intake:
         self._retries_max = retries_max
         self._waiting: dict[Input, deque[Record]] = {source: deque() for source in sorted(inputs)}
         self._ends: dict[Input, int] = {}
+        self._passed: dict[Input, int] = {}
+        """The offset after the last record that was passed."""
         self._limit = records_max
         self._ceiling = records_max
         """How far the limit may grow: a slow batch lowers it, and each batch that is not raises it a little."""
@@ -147,11 +149,20 @@ class Intake:
         """Keep batches from growing much beyond `records`, which took long."""
         self._ceiling = max(1, min(self._ceiling, records))
 
+    def passed(self, batch: Sequence[Record]) -> None:
+        """Drop a batch without an effect: `ended` tells how far that goes."""
+        for record in batch:
+            self._waiting[record.input].popleft()
+            self._passed[record.input] = record.offset + 1
+
     def ended(self, positions: Mapping[Input, int]) -> dict[Input, int]:
-        """Return the ends of inputs that were read to the end but whose next offset is below it: only control markers
-        lie between.
+        """Return how far inputs whose next offset is below were read without an effect: only records that were passed
+        or, at an input's end, control markers lie between.
         """
-        return {s: end for s, end in self._ends.items() if not self._waiting[s] and end > positions[s]}
+        ends = {source: end for source, end in self._ends.items() if not self._waiting[source]}
+        for source, end in self._passed.items():
+            ends[source] = max(end, ends.get(source, 0))
+        return {source: end for source, end in ends.items() if end > positions[source]}
 
     def handled(self, batch: Sequence[Record]) -> None:
         """Drop a batch that is committed."""

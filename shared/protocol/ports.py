@@ -75,6 +75,15 @@ class Position(NamedTuple):
     epoch: int
 
 
+class Arrival(NamedTuple):
+    """An event that arrived: where, and its identity for the inbox."""
+
+    input: Input
+    offset: int
+    source: str
+    event_id: str
+
+
 class Claim(NamedTuple):
     """The row of a lane: the batch that is being published, or was published last."""
 
@@ -168,12 +177,12 @@ class Kafka(Protocol):
 class Transaction(Protocol):
     """One Postgres transaction of the cycle. After an error before `commit`, the caller rolls it back."""
 
-    def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
-        """Lock the rows of `inputs` in name order."""
-        ...
-
-    def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        """Insert (source, event id) pairs into the inbox; return the new ones."""
+    def receive(
+        self, inputs: Collection[Input], arrivals: Sequence[Arrival]
+    ) -> tuple[dict[Input, Position], set[tuple[str, str]]]:
+        """Lock the positions of `inputs` in name order; then insert the (source, event id) pairs of `arrivals` at or
+        above these into the inbox. Return the positions, and the new pairs.
+        """
         ...
 
     def handle(self, deliveries: Sequence["Delivery"]) -> None:
@@ -185,11 +194,13 @@ class Transaction(Protocol):
         ...
 
     def write_outbox(self) -> None:
-        """Flush the handlers' changes, then insert the collected events into the outbox. Raises `HandlingFailed`."""
+        """Flush the handlers' changes, then insert the collected events into the outbox. Raises `HandlingFailed`,
+        perhaps only at the next call that returns something, or at `commit`.
+        """
         ...
 
     def advance(self, positions: Mapping[Input, int]) -> None:
-        """Move next offsets forward, never back."""
+        """Move next offsets forward, never back. Its error may come as late as that of `write_outbox`."""
         ...
 
     def lock_claims(self, lanes: Collection[int]) -> dict[int, Claim]:
@@ -197,11 +208,16 @@ class Transaction(Protocol):
         ...
 
     def forget(self, lanes: Collection[int]) -> None:
-        """Delete the outbox rows that the claims of `lanes` name: Kafka has them."""
+        """Delete the outbox rows that the claims of `lanes` name: Kafka has them. Its error may come as late as that
+        of `write_outbox`.
+        """
         ...
 
-    def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+    def claim(
+        self, limits: Mapping[int, int], unpublished: Collection[int]
+    ) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:
         """Claim for each lane the next rows in id order, up to its limit, under a new claim id and the next position.
+        Return these claims, and the rows of these and of the claims of `unpublished`, as `claimed` does.
 
         Lanes without rows are left unchanged and omitted from the result.
         """
@@ -211,7 +227,7 @@ class Transaction(Protocol):
         """Claim again, at the same position and under a new claim id, only the first rows of each unpublished claim."""
         ...
 
-    def claimed(self, lanes: Collection[int]) -> list[OutboxRow]:
+    def claimed(self, lanes: Collection[int]) -> Sequence[OutboxRow]:
         """Read the claimed rows of `lanes`, in id order within each lane."""
         ...
 
@@ -254,7 +270,7 @@ class Database(Protocol):
         ...
 
     def unpublished(self, lanes: Collection[int]) -> bool:
-        """Whether `lanes` have any outbox row, without locking anything."""
+        """Whether `lanes` have any outbox row that no claim names, without locking anything."""
         ...
 
 

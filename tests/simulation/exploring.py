@@ -44,6 +44,12 @@ FATAL: tuple[Step, ...] = (
     Arrive("a", "e2"),  # innocent, and in a batch with it
 )
 
+SKIPPED: tuple[Step, ...] = (
+    *(Arrive(word, f"e{number}") for number, word in enumerate("ab")),
+    *(Arrive(word, f"e{number}") for number, word in enumerate(("~b", "~a", "~b", "~a", "a", "~a", "-a", "~b", "~a"), 2)),
+)
+"""Some are of a type that nobody consumes; the first are noted, whatever they are."""
+
 SCENARIOS = {
     "brief": Scenario((ARRIVALS[0], *REQUESTS[-2:])),
     "events": Scenario(ARRIVALS),
@@ -52,6 +58,7 @@ SCENARIOS = {
     "handover": Scenario((*REQUESTS[3:5], *REQUESTS[:1], REQUESTS[5], *REQUESTS[-2:]), processes=2, slots=2),
     "standby": Scenario(MIXED, processes=2),
     "version-2": Scenario(MIXED, version=2),
+    "skipped": Scenario(SKIPPED),
     "fatal": Scenario(FATAL),
     "fatal-to-two": Scenario((Arrive("%a", "e1"),), processes=2, slots=2),
 }

@@ -24,7 +24,7 @@ from shared.errors import (
     SlotLost,
 )
 from shared.protocol.attempts import Attempt
-from shared.protocol.ports import Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
+from shared.protocol.ports import Arrival, Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
 from tests.simulation.client import At, lane_of
 from tests.simulation.ends import Ends, Place
 from tests.simulation.faults import Fault
@@ -310,7 +310,10 @@ class Connection:
 
     def unpublished(self, lanes: Collection[int]) -> bool:
         self._ask("database.unpublished")
-        return any(lane_of(row.key) in lanes for row in self.server.outbox.values())
+        claimed = {row_id for claim in self.server.claims.values() for row_id in claim.ids}
+        return any(
+            lane_of(row.key) in lanes for row_id, row in self.server.outbox.items() if row_id not in claimed
+        )
 
     def _ask(self, call: str, *more: Fault) -> Fault:
         """Run a short transaction, or begin one."""
@@ -372,22 +375,22 @@ class PostgresTransaction:
         rows = self._server.outbox | self._changes.outbox
         return sorted(i for i, row in rows.items() if lane_of(row.key) == lane and i not in self._changes.deleted)
 
-    def lock_positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
-        self._at("lock_positions")
+    def receive(
+        self, inputs: Collection[Input], arrivals: Sequence[Arrival]
+    ) -> tuple[dict[Input, Position], set[tuple[str, str]]]:
+        self._at("receive")
         for source in sorted(inputs):
             self._lock(source)
         found = {source: self._position(source) for source in inputs}
-        return {source: Position(offset, 0) for source, offset in found.items() if offset is not None}
-
-    def receive(self, ids: Sequence[tuple[str, str]]) -> set[tuple[str, str]]:
-        self._at("receive")
+        positions = {source: Position(offset, 0) for source, offset in found.items() if offset is not None}
+        ids = [(a.source, a.event_id) for a in arrivals if a.offset >= (found[a.input] or 0)]
         for identity in sorted(set(ids)):
             self._lock(identity)
         new = set(ids) - self._server.inbox - self._changes.inbox
         if len(new) < len(ids):
             self._connection.rule("the inbox drops an event")
         self._changes.inbox |= new
-        return new
+        return positions, new
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         first = deliveries[0].record[:2] if deliveries else None
@@ -453,9 +456,12 @@ class PostgresTransaction:
             self._changes.deleted |= set(claim.ids)
             self._changes.claims[lane] = claim._replace(ids=())
 
-    def claim(self, limits: Mapping[int, int]) -> dict[int, Claim]:
+    def claim(
+        self, limits: Mapping[int, int], unpublished: Collection[int]
+    ) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:
         self._at("claim")
-        return self._name({lane: self._waiting(lane)[:limit] for lane, limit in limits.items()}, 1)
+        claims = self._name({lane: self._waiting(lane)[:limit] for lane, limit in limits.items()}, 1)
+        return claims, self._rows({*claims, *unpublished})
 
     def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
         self._at("claim_less")
@@ -472,8 +478,11 @@ class PostgresTransaction:
                 named[lane] = Claim(claim.position, claim.claim_id, len(ids))
         return named
 
-    def claimed(self, lanes: Collection[int]) -> list[OutboxRow]:
+    def claimed(self, lanes: Collection[int]) -> Sequence[OutboxRow]:
         self._at("claimed")
+        return self._rows(lanes)
+
+    def _rows(self, lanes: Collection[int]) -> list[OutboxRow]:
         rows = self._server.outbox | self._changes.outbox
         return [rows[i] for lane in sorted(lanes) for i in sorted(self._claim(lane).ids) if i in rows]
 

@@ -119,12 +119,14 @@ class Run:
 
 
 def open_record(record: Record) -> Opened | None:
-    """Read a record."""
+    """Read a record; a word that begins with "~" is of a type that nobody consumes."""
     assert record.value is not None
     assert record.headers
     word, event_id = record.value.decode(), (record.headers[0][1] or b"").decode()
     if word.startswith("?"):
         raise Malformed
+    if word.startswith("~"):
+        return None
     return Opened(Envelope(event_id, "test", "Word", 1, "", word[-1], record.value), Word(word=word))
 
 
@@ -335,7 +337,7 @@ class World:
     def _happens(self, step: Step) -> bool:
         """Do a step of the script; return False if it must wait for a lock."""
         if isinstance(step, Arrive):
-            source = Input("consumed", lane_of(step.word.strip("-?" + FATAL)[0]))
+            source = Input("consumed", lane_of(step.word.strip("-?~" + FATAL)[0]))
             log = self.broker.inputs[source]
             self.consumed[source, len(log.entries)] = step
             log.append_record((step.word.strip("-"), step.event_id), committed=not step.word.startswith("-"))
@@ -353,7 +355,7 @@ class World:
     def _expected(self) -> Mapping[str, int]:
         """Return every effect due; none for an event at whose records processes ended."""
         ended = self.server.ended
-        return {h.event_id: 1 for place, h in self.consumed.items() if h.word[0] not in "-?" and place not in ended}
+        return {h.event_id: 1 for place, h in self.consumed.items() if h.word[0] not in "-?~" and place not in ended}
 
     def _changed(self) -> None:
         at_any_time(self.broker, self.server)

@@ -15,6 +15,7 @@ from shared.errors import (
     HandlerTooSlow,
     HandlingFailed,
     KafkaInDoubt,
+    KafkaUnavailable,
     ProcessEnded,
     RecoveryNeeded,
     Reject,
@@ -74,16 +75,13 @@ def test_postgres_is_committed_before_anything_is_published(world: World) -> Non
     assert world.calls == [
         "kafka.poll",
         "database.begin",
-        "transaction.lock_positions",
         "transaction.receive",
         "transaction.handle",
-        "transaction.set_aside",
         "transaction.write_outbox",
         "transaction.advance",
         "transaction.lock_claims",
         "kafka.confirm",
         "transaction.claim",
-        "transaction.claimed",
         "transaction.commit",
         "kafka.begin",
         "kafka.produce",
@@ -106,19 +104,89 @@ def test_what_a_request_left_in_the_outbox_is_published_without_any_input(world:
     world.put("zebra")
     assert worker.run().published == 1
     assert world.published == ["zebra"]
-    worker.settle()
+
+
+def test_what_was_published_leaves_the_outbox_with_the_next_claim_or_the_next_report(world: World) -> None:
+    worker = world.worker().started()
+    world.put("yak")
+    worker.run()
+    world.calls.clear()
+    assert worker.run().idle
+    assert (count(world.calls, "database.begin"), world.waiting()) == (0, ["yak"])
+    world.put("zebra")
+    worker.run()
+    assert world.waiting() == ["zebra"]
+    assert not worker.run(report=True).idle
     assert world.waiting() == []
+    world.calls.clear()
+    assert worker.run(report=True).idle
+    assert count(world.calls, "database.begin") == 0
+    assert world.published == ["yak", "zebra"]
 
 
-def test_what_was_published_leaves_the_outbox_only_when_the_next_claim_has_seen_the_published_position(
-    world: World,
-) -> None:
+def test_a_claim_whose_publishing_could_not_begin_is_published_by_the_next_cycle(world: World) -> None:
     worker = world.worker().started()
     world.produce(A, "apple")
-    worker.run()
-    assert world.waiting() == ["apple"]
-    worker.run()
-    assert world.waiting() == []
+
+    def unavailable() -> None:
+        raise KafkaUnavailable
+
+    world.when("kafka.begin", unavailable)
+    with pytest.raises(KafkaUnavailable):
+        worker.run()
+    assert (world.effects, world.published) == (["apple"], [])
+    assert worker.run().published == 1
+    assert world.published == ["apple"]
+
+
+def test_records_without_an_effect_need_no_transaction(world: World) -> None:
+    """Their offset goes with that of the next effect of their input, or with the next report."""
+    worker = world.worker().started()
+    world.produce(A, "apple")
+    world.produce(B, "bee")
+    worker.settle(report=True)
+    world.calls.clear()
+    world.produce(A, "unconsumed", "unconsumed")
+    world.produce(B, "unconsumed")
+    progress = worker.run()
+    assert (progress.received, progress.skipped, progress.idle) == (3, 3, False)
+    assert (count(world.calls, "database.begin"), world.position(A), world.position(B)) == (0, 1, 1)
+    world.produce(A, "axe", "unconsumed")
+    assert worker.run().skipped == 1
+    assert (world.position(A), world.position(B)) == (5, 1)
+    worker.run(report=True)
+    assert (world.position(B), world.offsets[B].offset) == (2, 2)
+    assert worker.run(report=True).idle
+
+
+def test_records_without_an_effect_are_read_again_after_a_recovery_that_came_before_the_report(world: World) -> None:
+    worker = world.worker().started()
+    world.produce(A, "unconsumed", "unconsumed")
+    worker.settle()
+    world.fetched = 0
+    worker.recover()
+    worker.settle()
+    assert (world.fetched, world.position(A)) == (2, 2), "noted, since a predecessor may have had them"
+
+
+def test_what_was_passed_does_not_wait_for_a_record_that_has_to(world: World) -> None:
+    _, world.handle = failing("ant", error=Retry)  # type: ignore[assignment]
+    worker = world.worker().started()
+    world.produce(A, "apple")
+    worker.settle(report=True)
+    world.produce(A, "unconsumed")
+    worker.settle()
+    world.produce(A, "ant", "axe")
+    worker.settle(report=True)
+    assert (world.position(A), world.effects) == (2, ["apple"])
+
+
+def test_what_cannot_be_read_now_and_was_handled_by_somebody_else_is_dropped(world: World) -> None:
+    worker = world.worker().started()
+    world.produce(A, "future", "ant")
+    world.server.positions[A] = 1
+    progress = worker.run()
+    assert (progress.handled, progress.duplicates, worker.cycle.parked()) == (1, 1, {})
 
 
 def test_the_next_offset_is_reported_to_kafka_when_nothing_is_published(world: World) -> None:
@@ -227,7 +295,7 @@ def test_a_claim_of_the_same_number_that_is_another_one_is_a_recovery(world: Wor
     lane, claim = next((lane, claim) for lane, claim in world.server.claims.items() if claim.position)
     world.server.claims[lane] = Claimed(claim.position, "another claim", tuple(world.server.outbox))
     with pytest.raises(RecoveryNeeded, match="the claim is"):
-        worker.run()
+        worker.run(report=True)
     assert world.server.outbox
 
 

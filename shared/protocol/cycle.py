@@ -305,8 +305,7 @@ class Cycle:
                 new.discard(identity)  # a duplicate in the same batch is dropped too
                 deliveries.append(delivery)
         transaction.handle(deliveries)  # 2.3
-        if dead_letters:
-            transaction.set_aside(dead_letters)
+        transaction.set_aside(dead_letters)
         transaction.write_outbox()  # 2.4
         moved = {source: max(end, positions[source].next_offset) for source, end in ended.items()}
         for record, *_ in read:
@@ -326,7 +325,7 @@ class Cycle:
             return _Read(record, None if isinstance(rejected, ProcessEnded) else self._open(record), rejected)
         except Malformed as error:
             return _Read(record, rejected=rejected or error)
-        except Exception as error:  # a `Retry`, or anything that a foreign record can cause
+        except Exception as error:  # noqa: BLE001 - a `Retry`, or anything that a foreign record can cause
             return _Read(record, rejected=rejected, failed=error if rejected is None else None)
 
     def _claim(self, transaction: Transaction) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:

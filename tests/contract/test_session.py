@@ -36,7 +36,7 @@ def test_a_session_that_ends_before_the_commit_leaves_it_in_doubt_and_nothing_do
 
 def test_a_session_that_ends_within_a_transaction_is_a_doubt_about_the_slot(world: World, database: Slotted) -> None:
     transaction = database.begin()
-    transaction.lock_positions(world.inputs)
+    transaction.receive(world.inputs, [])
     world.end_session(database)
     with pytest.raises(SlotInDoubt):
         transaction.lock_claims((0, 1))
@@ -63,9 +63,9 @@ def test_a_session_that_ends_between_transactions_is_found_out_by_the_next_quest
 
 def test_what_a_lost_session_had_locked_is_free(world: World, database: Slotted) -> None:
     other = world.database().begin()
-    database.begin().lock_positions(world.inputs)
-    end = world.while_it_waits(lambda: other.lock_positions(world.inputs), lambda: world.end_session(database))
-    assert len(end) == 2
+    database.begin().receive(world.inputs, [])
+    end = world.while_it_waits(lambda: other.receive(world.inputs, []), lambda: world.end_session(database))
+    assert len(end[0]) == 2
     other.rollback()
 
 
@@ -95,7 +95,7 @@ def notes(world: World) -> list[tuple[int, int, int]]:
 
 def test_what_a_process_that_is_killed_had_in_its_hands_is_found(world: World, database: Slotted) -> None:
     database.attempt(records(world, 3, 4, 5))
-    database.begin().lock_positions(world.inputs)
+    database.begin().receive(world.inputs, [])
     world.end_session(database)
     assert notes(world) == [(3, 5, 0)]
     assert notes(world) == [(3, 5, 0)], "to be read does not end it"

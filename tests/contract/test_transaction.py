@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from shared.errors import DatabaseUnavailable, HandlingFailed, Reject
-from shared.protocol.ports import Claim, NewDeadLetter, Position, Transaction
+from shared.protocol.ports import Arrival, Claim, Input, NewDeadLetter, Position, Transaction
 from tests.contract.world import Place, Slotted, World
 
 MANY = 100
@@ -30,7 +30,7 @@ def committed(database: Slotted, act: Callable[[Transaction], Any]) -> Any:
 
 def claimed(database: Slotted, limits: dict[int, int]) -> dict[int, Claim]:
     """Claim, and commit."""
-    found: dict[int, Claim] = committed(database, lambda transaction: transaction.claim(limits))
+    found: dict[int, Claim] = committed(database, lambda transaction: transaction.claim(limits, ())[0])
     return found
 
 
@@ -59,7 +59,7 @@ def test_what_is_not_there_is_left_out(world: World) -> None:
     database = world.database()
     database.start_positions({second: 4})
     transaction = database.begin()
-    assert transaction.lock_positions([first, second]) == {second: Position(4, 0)}
+    assert transaction.receive([first, second], [])[0] == {second: Position(4, 0)}
     assert set(transaction.lock_claims((1, 9))) == {1}
     transaction.rollback()
     assert set(database.claims((0, 9))) == {0}
@@ -69,9 +69,9 @@ def test_a_position_that_is_locked_is_waited_for_and_read_as_it_was_left(world: 
     """A worker that stood still sees what its successor has handled."""
     first, _ = world.inputs
     owner, late = database.begin(), world.database().begin()
-    owner.lock_positions([first])
+    owner.receive([first], [])
     owner.advance({first: 7})
-    assert world.while_it_waits(lambda: late.lock_positions([first]), owner.commit) == {first: Position(7, 0)}
+    assert world.while_it_waits(lambda: late.receive([first], []), owner.commit) == ({first: Position(7, 0)}, set())
     late.rollback()
 
 
@@ -80,26 +80,60 @@ def test_a_lock_that_does_not_come_ends_the_wait_and_not_the_session(world: Worl
     other = world.database()
     world.make_impatient(other)
     owner, late = database.begin(), other.begin()
-    owner.lock_positions([first])
+    owner.receive([first], [])
     with pytest.raises(DatabaseUnavailable):
-        late.lock_positions([first])
+        late.receive([first], [])
     late.rollback()
     owner.commit()
-    committed(other, lambda transaction: transaction.lock_positions([first]))
+    committed(other, lambda transaction: transaction.receive([first], []))
 
 
 # ---- inbox
 
 
-def test_the_inbox_gives_what_it_has_not_seen(database: Slotted) -> None:
+def received(transaction: Transaction, source: Input, *ids: tuple[str, str]) -> set[tuple[str, str]]:
+    """Receive events at offset 5 of `source`."""
+    _, new = transaction.receive([source], [Arrival(source, 5, *identity) for identity in ids])
+    return new
+
+
+def test_the_inbox_gives_what_it_has_not_seen(world: World, database: Slotted) -> None:
+    first, second = world.inputs
     one, two, three = (("source", str(number)) for number in range(3))
-    assert committed(database, lambda transaction: transaction.receive([one, two, one])) == {one, two}
+    assert committed(database, lambda transaction: received(transaction, first, one, two, one)) == {one, two}
     transaction = database.begin()
-    assert transaction.receive([three, one]) == {three}
-    assert transaction.receive([three]) == set(), "not even within one transaction"
-    assert transaction.receive([("another source", "0")]) == {("another source", "0")}
-    assert transaction.receive([]) == set()
+    assert received(transaction, second, three, one) == {three}
+    assert received(transaction, first, three) == set(), "not even within one transaction"
+    assert received(transaction, first, ("another source", "0")) == {("another source", "0")}
+    assert received(transaction, first) == set()
     transaction.commit()
+
+
+def test_the_inbox_does_not_take_what_is_below_the_next_offset(world: World, database: Slotted) -> None:
+    """A worker that stood still must not make a record a duplicate that its successor has set aside."""
+    first, second = world.inputs
+    committed(database, lambda transaction: transaction.advance({first: 3, second: 1}))
+    arrivals = [
+        Arrival(first, 2, "source", "old"),
+        Arrival(first, 3, "source", "new"),
+        Arrival(second, 0, "source", "old too"),
+        Arrival(second, 7, "source", "newer"),
+    ]
+    positions, new = committed(database, lambda transaction: transaction.receive(world.inputs, arrivals))
+    assert positions == {first: Position(3, 0), second: Position(1, 0)}
+    assert new == {("source", "new"), ("source", "newer")}
+    left = [("source", "old"), ("source", "old too")]
+    assert committed(database, lambda transaction: received(transaction, first, *left)) == set(left)
+
+
+def test_what_comes_late_finds_the_next_offset_as_its_owner_left_it(world: World, database: Slotted) -> None:
+    first, _ = world.inputs
+    owner, late = database.begin(), world.database().begin()
+    received(owner, first, ("source", "1"))
+    owner.advance({first: 6})
+    event = ("source", "2")
+    assert world.while_it_waits(lambda: received(late, first, event), owner.commit) == set()
+    late.rollback()
 
 
 @pytest.mark.parametrize("kept", [True, False], ids=["committed", "rolled back"])
@@ -107,9 +141,10 @@ def test_who_receives_the_same_event_waits_and_gets_it_if_the_other_does_not(
     world: World, database: Slotted, kept: bool
 ) -> None:
     event = ("source", "1")
+    first, second = world.inputs
     one, other = database.begin(), world.database().begin()
-    assert one.receive([event]) == {event}
-    found = world.while_it_waits(lambda: other.receive([event]), one.commit if kept else one.rollback)
+    assert received(one, first, event) == {event}
+    found = world.while_it_waits(lambda: received(other, second, event), one.commit if kept else one.rollback)
     assert found == (set() if kept else {event})
     other.rollback()
 
@@ -134,8 +169,8 @@ def test_the_same_event_publishes_under_the_same_id_however_often_it_is_handled(
     def ids() -> set[str]:
         transaction.handle([world.delivery(1), world.delivery(2)])
         transaction.write_outbox()
-        claims = transaction.claim({0: MANY})
-        return {row.event_id for row in transaction.claimed(claims)}
+        _, rows = transaction.claim({0: MANY}, ())
+        return {row.event_id for row in rows}
 
     found = []
     for _ in range(2):
@@ -152,7 +187,7 @@ def test_a_record_that_fails_is_named_with_the_reason_and_nothing_of_its_batch_s
     welcome, rejected = world.delivery(1), world.delivery(2, lane=1, rejected=True)
     transaction = database.begin()
     transaction.advance({world.inputs[0]: 2})
-    transaction.receive([("test", "1")])
+    received(transaction, world.inputs[0], ("test", "1"))
     with pytest.raises(HandlingFailed) as failure:
         transaction.handle([welcome, rejected])
     assert failure.value.record == rejected.record
@@ -160,7 +195,8 @@ def test_a_record_that_fails_is_named_with_the_reason_and_nothing_of_its_batch_s
     transaction.rollback()
     assert (world.effects(), world.outbox()) == ([], [])
     assert database.positions(world.inputs[:1]) == {world.inputs[0]: Position(0, 0)}
-    assert committed(database, lambda transaction: transaction.receive([("test", "1")])) == {("test", "1")}
+    new = committed(database, lambda transaction: received(transaction, world.inputs[0], ("test", "1")))
+    assert new == {("test", "1")}
 
 
 def test_what_is_set_aside_is_kept_and_published(world: World, database: Slotted) -> None:
@@ -181,6 +217,20 @@ def test_what_is_set_aside_is_kept_and_published(world: World, database: Slotted
 # ---- claims
 
 
+def test_the_rows_of_a_claim_that_is_not_published_come_with_those_of_the_new_ones(
+    world: World, database: Slotted
+) -> None:
+    waiting = world.request_at_once(0)
+    claimed(database, {0: MANY})
+    new = world.request_at_once(1)
+    left = world.request_at_once(0)
+    transaction = database.begin()
+    claims, rows = transaction.claim({1: MANY}, (0,))
+    assert (set(claims), [row.event_id for row in rows]) == ({1}, [waiting, new])
+    transaction.commit()
+    assert world.outbox() == [waiting, new, left]
+
+
 def test_a_claim_names_the_first_rows_of_each_lane_in_their_order(world: World, database: Slotted) -> None:
     first = [world.request_at_once(0) for _ in range(3)]
     second = world.request_at_once(1)
@@ -188,9 +238,10 @@ def test_a_claim_names_the_first_rows_of_each_lane_in_their_order(world: World, 
     before = transaction.lock_claims((0, 1))
     assert {lane: claim[::2] for lane, claim in before.items()} == {0: (0, 0), 1: (0, 0)}
     assert before[0].claim_id == ""
-    made = transaction.claim({0: 2, 1: 2})
+    made, rows = transaction.claim({0: 2, 1: 2}, ())
     assert {lane: claim[::2] for lane, claim in made.items()} == {0: (1, 2), 1: (1, 1)}
     assert len({claim.claim_id for claim in made.values()}) == 2
+    assert [row.event_id for row in rows] == [*first[:2], second]
     assert [row.event_id for row in transaction.claimed((1, 0))] == [*first[:2], second]
     assert [row.key for row in transaction.claimed((1,))] == [world.keys[1]]
     transaction.commit()
@@ -208,9 +259,10 @@ def test_what_a_handler_has_published_is_claimed_in_the_same_transaction(world: 
     transaction = database.begin()
     transaction.handle([world.delivery(1)])
     transaction.write_outbox()
-    (claim,) = transaction.claim({0: MANY, 1: MANY}).values()
-    assert (claim.position, claim.rows) == (1, 1)
-    assert len(transaction.claimed((0,))) == 1
+    claims, rows = transaction.claim({0: MANY, 1: MANY}, ())
+    (claim,) = claims.values()
+    assert (claim.position, claim.rows, len(rows)) == (1, 1, 1)
+    assert transaction.claimed((0,)) == rows
     transaction.commit()
 
 
@@ -221,7 +273,7 @@ def test_forgotten_rows_are_gone_and_the_claim_keeps_its_number(world: World, da
     transaction.forget((0,))
     assert transaction.lock_claims((0,)) == {0: made[0]._replace(rows=0)}
     assert transaction.claimed((0,)) == []
-    second = transaction.claim({0: MANY})
+    second, _ = transaction.claim({0: MANY}, ())
     assert second[0][::2] == (2, 1)
     assert second[0].claim_id != made[0].claim_id
     transaction.commit()
@@ -250,10 +302,13 @@ def test_a_row_with_a_lower_id_that_commits_late_is_claimed_later(world: World, 
         assert set(claimed(database, {0: MANY, 1: MANY})) == {1}
     assert world.outbox() == [late, early]
     assert database.unpublished((0,))
+    assert not database.unpublished((1,)), "its row is claimed"
+    assert database.unpublished((0, 1))
     transaction = database.begin()
     transaction.forget((1,))
-    assert set(transaction.claim({0: MANY, 1: MANY})) == {0}
-    assert [row.event_id for row in transaction.claimed((0,))] == [late]
+    claims, rows = transaction.claim({0: MANY, 1: MANY}, ())
+    assert set(claims) == {0}
+    assert [row.event_id for row in rows] == [late]
     transaction.commit()
 
 
@@ -261,7 +316,7 @@ def test_a_claim_is_waited_for_and_found_as_it_was_left(world: World, database: 
     world.request_at_once(0)
     owner, late = database.begin(), world.database().begin()
     owner.lock_claims((0, 1))
-    made = owner.claim({0: MANY})
+    made, _ = owner.claim({0: MANY}, ())
     assert world.while_it_waits(lambda: late.lock_claims((0,)), owner.commit) == made
     late.rollback()
 
@@ -272,7 +327,7 @@ def test_a_request_that_is_under_way_holds_up_no_claim(world: World, database: S
     with world.request(1):
         transaction = database.begin()
         transaction.lock_claims((0, 1))
-        transaction.claim({0: MANY, 1: MANY})
+        transaction.claim({0: MANY, 1: MANY}, ())
         transaction.commit()
 
 
@@ -284,7 +339,7 @@ def test_what_is_rolled_back_was_never_claimed_forgotten_or_set_aside(world: Wor
     transaction.forget((0,))
     transaction.set_aside([NewDeadLetter(late.record, 0, None, Reject())])
     transaction.write_outbox()
-    transaction.claim({0: MANY, 1: MANY})
+    transaction.claim({0: MANY, 1: MANY}, ())
     transaction.rollback()
     assert database.claims((0,)) == made
     assert (world.outbox(), world.dead_letters()) == ([event_id], [])

@@ -45,15 +45,14 @@ class Cell:
 
 
 HANDLING = (
-    *("transaction.lock_positions", "transaction.receive", "transaction.handle", "transaction.set_aside"),
-    *("transaction.write_outbox", "transaction.advance"),
+    *("transaction.receive", "transaction.handle", "transaction.set_aside", "transaction.write_outbox"),
+    "transaction.advance",
 )
 CLAIMING = (
     "transaction.lock_claims",
     "kafka.confirm",
     "transaction.forget",
     "transaction.claim",
-    "transaction.claimed",
 )
 PUBLISHING = ("kafka.begin", "kafka.produce", "kafka.flush", "kafka.send_offsets", "kafka.commit")
 CYCLE = {

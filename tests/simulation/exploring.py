@@ -46,7 +46,10 @@ FATAL: tuple[Step, ...] = (
 
 SKIPPED: tuple[Step, ...] = (
     *(Arrive(word, f"e{number}") for number, word in enumerate("ab")),
-    *(Arrive(word, f"e{number}") for number, word in enumerate(("~b", "~a", "~b", "~a", "a", "~a", "-a", "~b", "~a"), 2)),
+    *(
+        Arrive(word, f"e{number}")
+        for number, word in enumerate(("~b", "~a", "~b", "~a", "a", "~a", "-a", "~b", "~a"), 2)
+    ),
 )
 """Some are of a type that nobody consumes; the first are noted, whatever they are."""
 

@@ -190,11 +190,11 @@ MUTANTS = (
     Mutant(
         "a cursor instead of a list of ids",
         SERVER,
-        "        return self._name({lane: self._waiting(lane)[:limit] for lane, limit in limits.items()}, 1)\n",
+        "        claims = self._name({lane: self._waiting(lane)[:limit] for lane, limit in limits.items()}, 1)\n",
         """        passed = vars(self._server).setdefault("passed", {})
         rows = {lane: [i for i in self._waiting(lane) if i > passed.get(lane, 0)][:n] for lane, n in limits.items()}
         passed |= {lane: max(ids) for lane, ids in rows.items() if ids}
-        return self._name(rows, 1)
+        claims = self._name(rows, 1)
 """,
         scenario="requests",
     ),
@@ -239,7 +239,7 @@ MUTANTS = (
         CYCLE,
         "(self._spent or self._unreported())) and not self._unpublished():",
         "(self._spent or self._unreported())):",
-        scenario="requests",
+        scenario="handover",
     ),
     Mutant(
         "claim ids are not compared",
@@ -269,7 +269,7 @@ MUTANTS = (
         "what was passed is taken for the end, whatever comes before it",
         INTAKE,
         "            self._passed[record.input] = record.offset + 1\n",
-        "            self._passed[record.input] = record.offset + 2\n",
+        "            self._passed[record.input] = record.offset + 3\n",
         scenario="skipped",
     ),
     Mutant(

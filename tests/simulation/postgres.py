@@ -311,9 +311,7 @@ class Connection:
     def unpublished(self, lanes: Collection[int]) -> bool:
         self._ask("database.unpublished")
         claimed = {row_id for claim in self.server.claims.values() for row_id in claim.ids}
-        return any(
-            lane_of(row.key) in lanes for row_id, row in self.server.outbox.items() if row_id not in claimed
-        )
+        return any(lane_of(row.key) in lanes for row_id, row in self.server.outbox.items() if row_id not in claimed)
 
     def _ask(self, call: str, *more: Fault) -> Fault:
         """Run a short transaction, or begin one."""

@@ -1,12 +1,13 @@
 """The claim log is written with the claim, and stays true after all that can happen to it."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pytest
-from sqlalchemy import Engine
+from sqlalchemy import Connection, Engine
 
 from dev.servers import Servers
 from shared.postgres import claim_log, outbox
+from shared.protocol.ports import Claim
 from tests.faults.stage import Stage
 from tests.integration.audits import audit
 from tests.integration.operations.test_outbox import event_id
@@ -35,11 +36,15 @@ def put(stage: Stage, lane: int, *events: tuple[str, str]) -> None:
         )
 
 
+def claim(connection: Connection, limits: Mapping[int, int], bytes_max: int) -> dict[int, Claim]:
+    return outbox.claims(connection.execute(*outbox.claiming(limits, bytes_max)))
+
+
 def test_a_row_for_each_topic_of_a_claim(stage: Stage, engine: Engine) -> None:
     put(stage, 0, ("t", "1"), ("u", "2"), ("t", "3"), ("t", "4"))
     put(stage, 1, ("t", "5"))
     with engine.begin() as connection:
-        made = outbox.claim(connection, {0: 3, 1: 3}, MANY)
+        made = claim(connection, {0: 3, 1: 3}, MANY)
 
     assert {lane: (claim.position, claim.rows) for lane, claim in made.items()} == {0: (1, 3), 1: (1, 1)}
     zero, one = made[0].claim_id, made[1].claim_id
@@ -49,21 +54,21 @@ def test_a_row_for_each_topic_of_a_claim(stage: Stage, engine: Engine) -> None:
         (1, 1, one, "t", 1, ["5"]),
     ]
     with engine.begin() as connection:
-        outbox.forget(connection, (0, 1))
-        second = outbox.claim(connection, {0: 3, 1: 3}, MANY)
+        connection.execute(*outbox.forgetting((0, 1)))
+        second = claim(connection, {0: 3, 1: 3}, MANY)
     assert published(stage)[2:3] == [(0, 2, second[0].claim_id, "t", 1, ["4"])]
 
 
 def test_nothing_is_written_for_an_empty_lane(stage: Stage, engine: Engine) -> None:
     with engine.begin() as connection:
-        assert outbox.claim(connection, {0: 3, 1: 3}, MANY) == {}
+        assert claim(connection, {0: 3, 1: 3}, MANY) == {}
     assert published(stage) == []
 
 
 def test_a_claim_that_is_not_committed_is_not_written(stage: Stage, engine: Engine) -> None:
     put(stage, 0, ("t", "1"))
     with engine.connect() as connection:
-        outbox.claim(connection, {0: 3}, MANY)
+        claim(connection, {0: 3}, MANY)
         connection.rollback()
     assert published(stage) == []
 
@@ -72,9 +77,9 @@ def test_a_smaller_claim_takes_the_place_of_the_first(stage: Stage, engine: Engi
     put(stage, 0, ("t", "1"), ("u", "2"), ("t", "3"))
     put(stage, 1, ("t", "4"))
     with engine.begin() as connection:
-        outbox.claim(connection, {0: 1}, MANY)
-        outbox.forget(connection, (0,))
-        made = outbox.claim(connection, {0: 9, 1: 9}, MANY)
+        claim(connection, {0: 1}, MANY)
+        connection.execute(*outbox.forgetting((0,)))
+        made = claim(connection, {0: 9, 1: 9}, MANY)
         less = outbox.claim_less(connection, {0: 1})
 
     assert sorted(published(stage))[1:] == [
@@ -88,8 +93,8 @@ def test_a_claim_that_is_published_is_not_taken_back(stage: Stage, engine: Engin
     """It has no rows left, and stays the lane's claim until there is something to publish."""
     put(stage, 0, ("t", "1"))
     with engine.begin() as connection:
-        outbox.claim(connection, {0: 1}, MANY)
-        outbox.forget(connection, (0,))
+        claim(connection, {0: 1}, MANY)
+        connection.execute(*outbox.forgetting((0,)))
         claim_log.take_back(connection, (0, 1))
     assert [row[5] for row in published(stage)] == [["1"]]
 

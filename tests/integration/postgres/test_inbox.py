@@ -1,13 +1,15 @@
 """An event that comes twice takes effect once, on any input and at any time."""
 
 import threading
+from collections.abc import Iterable
 
 import msgspec
 import psycopg
 import pytest
 from sqlalchemy import Connection, Engine
 
-from shared.postgres import inbox
+from shared.postgres import inbox, positions
+from shared.protocol.ports import Arrival, Input
 from shared.testing import SECONDS_MAX
 from tests.faults.stage import Stage, headers
 
@@ -58,19 +60,27 @@ def test_two_workers_that_receive_the_same_events_do_not_wait_for_each_other_for
     stage: Stage, engine: Engine
 ) -> None:
     """A worker that stood still holds the batch that its inputs' new owner has read too."""
-    ids = [("source", f"{n:03}") for n in range(300)]
+    topic = stage.kit.asked.topic
+    ids = [f"{n:03}" for n in range(300)]
     found: list[int] = []
     waits = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
+    def receive(connection: Connection, partition: int, ids: Iterable[str]) -> int:
+        arrivals = [Arrival(Input(topic, partition), 1_000_000, "source", event_id) for event_id in ids]
+        return len(connection.execute(*inbox.receiving(arrivals)).all())
+
     def second(connection: Connection) -> None:
-        found.append(len(inbox.receive(connection, list(reversed(ids)))))
+        found.append(receive(connection, 1, reversed(ids)))
+
+    with engine.begin() as connection:
+        positions.start(connection, {Input(topic, 0): 0, Input(topic, 1): 0})
 
     with engine.begin() as one, engine.begin() as other:
-        assert len(inbox.receive(one, ids[:100])) == 100
+        assert receive(one, 0, ids[:100]) == 100
         thread = threading.Thread(target=second, args=(other,))
         thread.start()
         stage.until(lambda: stage.one(waits) == 1, "the second one waits for the first one")
-        assert len(inbox.receive(one, ids[100:])) == 200
+        assert receive(one, 0, ids[100:]) == 200
         one.commit()
         thread.join(SECONDS_MAX)
         assert found == [0]
@@ -78,7 +88,8 @@ def test_two_workers_that_receive_the_same_events_do_not_wait_for_each_other_for
 
 def test_only_what_is_older_than_the_retention_is_forgotten(stage: Stage, engine: Engine) -> None:
     with engine.begin() as connection:
-        inbox.receive(connection, [("source", str(n)) for n in range(10)])
+        assert all(inbox.receive(connection, "source", str(n)) for n in range(10))
+        assert not inbox.receive(connection, "source", "7")
     stage.connection.execute(
         "UPDATE exactly_once_inbox SET handled_at = handled_at - interval '2 hours' WHERE event_id::int < 7"
     )

@@ -7,9 +7,9 @@ import pytest
 from sqlalchemy import Engine
 
 from shared.errors import NotOwned, Reject
-from shared.postgres import outbox
 from tests.faults.stage import Stage, partition
 from tests.faults.trail import Told, Trail
+from tests.integration.postgres.test_claim_log import claim
 
 MANY = 1_000_000
 
@@ -126,13 +126,13 @@ def words(stage: Stage, engine: Engine) -> Engine:
 
 def test_a_claim_is_bounded_by_rows_and_by_bytes(words: Engine) -> None:
     with words.connect() as connection:
-        claims = outbox.claim(connection, {0: 4, 1: 4}, MANY)
+        claims = claim(connection, {0: 4, 1: 4}, MANY)
         assert {lane: claim.rows for lane, claim in claims.items()} == {0: 4, 1: 3}
         connection.rollback()
-        claims = outbox.claim(connection, {0: 10, 1: 10}, 250)
+        claims = claim(connection, {0: 10, 1: 10}, 250)
         assert {lane: claim.rows for lane, claim in claims.items()} == {0: 3, 1: 3}
         connection.rollback()
-        claims = outbox.claim(connection, {0: 10, 1: 10}, 1)
+        claims = claim(connection, {0: 10, 1: 10}, 1)
         assert {lane: claim.rows for lane, claim in claims.items()} == {0: 1, 1: 1}, (
             "one is claimed however large it is"
         )

@@ -77,6 +77,7 @@ def test_postgres_is_committed_before_anything_is_published(world: World) -> Non
         "database.begin",
         "transaction.receive",
         "transaction.handle",
+        "transaction.set_aside",
         "transaction.write_outbox",
         "transaction.advance",
         "transaction.lock_claims",

@@ -3,7 +3,8 @@
     python -m tests.simulation.exploring events 17:die 42:lose-reply
 
 plays the scenario `events` with these two faults at choice points 17 and 42, and prints every call. A scenario without
-a name is written as `2/1/1 a=e1 +r1b !r1b`: two processes, one slot, EndTxn v1; an event, a request's begin and end.
+a name is written as `2/1/1/2 a=e1 +r1b !r1b`: two processes, one slot, EndTxn v1, batches of two records; an event, a
+request's begin and end. The last numbers may be left out.
 """
 
 import sys
@@ -44,6 +45,15 @@ FATAL: tuple[Step, ...] = (
     Arrive("a", "e2"),  # innocent, and in a batch with it
 )
 
+FATAL_AMONG_MANY: tuple[Step, ...] = (
+    Open("r1a"),  # the others arrive while a waits for it, so that one batch holds all
+    Arrive("a", "e1"),
+    Arrive("a", "e2"),
+    Arrive("b", "e3"),
+    Arrive("#b", "e4"),  # in the second part of its input
+    Close("r1a"),
+)
+
 SCENARIOS = {
     "brief": Scenario((ARRIVALS[0], *REQUESTS[-2:])),
     "events": Scenario(ARRIVALS),
@@ -53,6 +63,7 @@ SCENARIOS = {
     "standby": Scenario(MIXED, processes=2),
     "version-2": Scenario(MIXED, version=2),
     "fatal": Scenario(FATAL),
+    "fatal-among-many": Scenario(FATAL_AMONG_MANY, records=4),
     "fatal-to-two": Scenario((Arrive("%a", "e1"),), processes=2, slots=2),
 }
 

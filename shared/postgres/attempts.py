@@ -4,8 +4,8 @@ A segfault in an extension, the kernel's OOM killer and a handler that holds the
 A process that loses its PostgreSQL session does not know why: perhaps the record crashed the server process. So a
 process notes each batch that its predecessor may have been handling. The note is deleted in the transaction that moves
 the next offset past the batch, and when the batch is rolled back. A note found later thus means that a process or
-session was cut off: its records are tried alone, and a record that was being tried alone `ENDS` times in a row is set
-aside.
+session was cut off: its records are tried in `PARTS` parts, each noted anew, until a record is alone; and a record that
+was being tried alone `ENDS` times in a row is set aside.
 
 An outside cause might kill each of them within the milliseconds of this record. A pause makes that unlikely: a process
 runs for a while before it tries such a record again (`budgets.calm_seconds`). A cause that kills sooner never meets

@@ -2,16 +2,16 @@
 
 It decides what the next batch holds. A batch that fails is retried in parts until the failing record is alone. A record
 that must wait parks only its own input. A record that can never be handled is rejected: the next batch sets it aside,
-in its own transaction.
+in its own transaction. Records of which one ended a process are tried in parts too, which each end narrows.
 """
 
 from collections import deque
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
 from ..errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken, Undecided
-from .attempts import ENDS, ENDS_BY_CHANCE, Attempt
+from .attempts import ENDS, ENDS_BY_CHANCE, Attempt, few
 from .ports import Input, Polled, Record
 
 BATCH_BYTES = 50_000_000
@@ -66,8 +66,8 @@ class Intake:
         self._rejected: dict[tuple[Input, int], Exception] = {}
         self._alone: set[tuple[Input, int]] = set()
         """Records to try, or set aside, alone: a process ended at them."""
-        self._alone_to: dict[Input, int] = {}
-        """The last of several records to try alone: a process ended at one of them."""
+        self._in_parts: dict[Input, Attempt] = {}
+        """Records to try in parts: a process ended at one of them."""
         self._suspects: dict[tuple[Input, int], Exception] = {}
         """Records to park before they are tried alone: processes ended while handling only them."""
         self._unwatched = dict.fromkeys(self._waiting, records_max)
@@ -99,17 +99,14 @@ class Intake:
         self._ends.update({source: end for source, end in polled.ends.items() if source in self._waiting})
 
     def batch(self) -> list[Record]:
-        """Return the next records, input by input; those of a parked input only up to the one it waits for."""
-        ready = (
-            record
-            for source, records in self._waiting.items()
-            for record in records
-            if source not in self._parked or record.offset < self._parked[source][0].offset
-        )
+        """Return the next records, input by input; those of a parked input only up to the one it waits for.
+
+        Those of which one ended a process come first, in parts.
+        """
         batch: list[Record] = []
         size = 0
-        for record in islice(ready, self._limit):
-            if self._is_alone(record):
+        for record in islice(self._part() or self._ready(), self._limit):
+            if self._alone and (record.input, record.offset) in self._alone:
                 return batch or [record]
             size += len(record.value or b"")
             if batch and size > BATCH_BYTES:
@@ -117,19 +114,37 @@ class Intake:
             batch.append(record)
         return batch
 
-    def _is_alone(self, record: Record) -> bool:
-        if not self._alone and not self._alone_to:
-            return False
-        return (record.input, record.offset) in self._alone or record.offset <= self._alone_to.get(record.input, -1)
+    def _ready(self) -> Iterator[Record]:
+        return (
+            record
+            for source, records in self._waiting.items()
+            for record in records
+            if source not in self._parked or record.offset < self._parked[source][0].offset
+        )
+
+    def _part(self) -> list[Record]:
+        """Return a part of every input that is tried in parts, or one record if there are few. Nothing else may be in
+        the batch: if it ends the process, the notes of these inputs name exactly these records.
+        """
+        if not self._in_parts:
+            return []
+        tried = [r for r in self._ready() if r.input in self._in_parts and r.offset <= self._in_parts[r.input].last]
+        if few(self._in_parts.values()):
+            return tried[:1]
+        first: dict[Input, int] = {}
+        for record in tried:
+            first.setdefault(record.input, record.offset)
+        return [record for record in tried if record.offset < first[record.input] + self._in_parts[record.input].part]
 
     def watched(self, batch: Sequence[Record]) -> bool:
         """Whether a process may have been killed at one of these records before."""
         return any(record.offset <= self._watched_to.get(record.input, -1) for record in batch)
 
     def suspect(self, source: Input, attempt: Attempt) -> None:
-        """Note the records of `source` that a killed process was handling: several, or one alone."""
-        if not attempt.ends:
-            self._alone_to[source] = attempt.last
+        """Note the records of `source` that a killed process was handling: several, or one."""
+        if attempt.offset < attempt.last:
+            if source in self._waiting:
+                self._in_parts[source] = attempt
             return
         # It is set aside alone too: a later record may end the process before the dead letter is committed.
         self._alone.add((source, attempt.offset))
@@ -172,6 +187,8 @@ class Intake:
                 trial.others_handled |= trial.kind in kinds
         for record in batch:
             self._waiting[record.input].popleft()
+            if record.input in self._in_parts and record.offset >= self._in_parts[record.input].last:
+                del self._in_parts[record.input]
             self._strikes.pop((record.input, record.offset), None)
             self._rejected.pop((record.input, record.offset), None)
             self._alone.discard((record.input, record.offset))

@@ -25,6 +25,7 @@ def test_a_session_that_ends_before_the_commit_leaves_it_in_doubt_and_nothing_do
     transaction.handle([world.delivery(1)])
     transaction.write_outbox()
     transaction.advance({first: 2})
+    transaction.lock_claims((0, 1))  # what is written goes ahead of it
     world.end_session(database)
     with pytest.raises(DatabaseInDoubt):
         transaction.commit()

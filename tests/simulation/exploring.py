@@ -3,7 +3,8 @@
     python -m tests.simulation.exploring events 17:die 42:lose-reply
 
 plays the scenario `events` with these two faults at choice points 17 and 42, and prints every call. A scenario without
-a name is written as `2/1/1 a=e1 +r1b !r1b`: two processes, one slot, EndTxn v1; an event, a request's begin and end.
+a name is written as `2/1/1/2 a=e1 +r1b !r1b`: two processes, one slot, EndTxn v1, batches of two records; an event, a
+request's begin and end. The last numbers may be left out.
 """
 
 import sys
@@ -53,6 +54,15 @@ SKIPPED: tuple[Step, ...] = (
 )
 """Some are of a type that nobody consumes; the first are noted, whatever they are."""
 
+FATAL_AMONG_MANY: tuple[Step, ...] = (
+    Open("r1a"),  # the others arrive while a waits for it, so that one batch holds all
+    Arrive("a", "e1"),
+    Arrive("a", "e2"),
+    Arrive("b", "e3"),
+    Arrive("#b", "e4"),  # in the second part of its input
+    Close("r1a"),
+)
+
 SCENARIOS = {
     "brief": Scenario((ARRIVALS[0], *REQUESTS[-2:])),
     "events": Scenario(ARRIVALS),
@@ -63,6 +73,7 @@ SCENARIOS = {
     "version-2": Scenario(MIXED, version=2),
     "skipped": Scenario(SKIPPED),
     "fatal": Scenario(FATAL),
+    "fatal-among-many": Scenario(FATAL_AMONG_MANY, records=4),
     "fatal-to-two": Scenario((Arrive("%a", "e1"),), processes=2, slots=2),
 }
 

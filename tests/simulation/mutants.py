@@ -584,18 +584,42 @@ MUTANTS = (
         scenario="fatal",
     ),
     Mutant(
-        "what was in company is not tried alone",
+        "what was in company is not tried in parts",
         INTAKE,
-        "            self._alone_to[source] = attempt.last\n",
-        "            pass\n",
+        "                self._in_parts[source] = attempt\n",
+        "                pass\n",
         scenario="fatal",
+    ),
+    Mutant(
+        "a part is never of one record",
+        INTAKE,
+        "            return tried[:1]\n",
+        "            return tried[:2]\n",
+        scenario="fatal",
+    ),
+    Mutant(
+        "a part is as large as what it is part of",
+        INTAKE,
+        " if record.offset < first[record.input] + self._in_parts[record.input].part]",
+        "]",
+        scenario="fatal-among-many",
+    ),
+    Mutant(
+        "what is behind a part is in the batch with it",
+        INTAKE,
+        "        for record in islice(self._part() or self._ready(), self._limit):\n",
+        """        part = self._part()
+        behind = (record for record in self._ready() if record not in part)
+        for record in islice((*part, *behind), self._limit):
+""",
+        scenario="fatal-among-many",
     ),
     Mutant(
         "all that was in company is set aside",
         INTAKE,
-        "            self._alone_to[source] = attempt.last\n",
+        "                self._in_parts[source] = attempt\n",
         (
-            "            self._rejected |= "
+            "                self._rejected |= "
             "{(source, at): attempt.error for at in range(attempt.offset, attempt.last + 1)}\n"
         ),
         scenario="fatal",

@@ -44,7 +44,9 @@ def scripts(draw: st.DrawFn) -> list[Step]:
     return [*script, *(Close(name) for name in running)]
 
 
-scenarios = st.builds(Scenario, scripts(), st.integers(1, 3), st.integers(1, 3), st.sampled_from((1, 2)))
+scenarios = st.builds(
+    Scenario, scripts(), st.integers(1, 3), st.integers(1, 3), st.sampled_from((1, 2)), st.sampled_from((2, 8))
+)
 
 faults = st.lists(
     st.tuples(st.integers(0, 60), st.sampled_from([f for f in Fault if f is not Fault.NONE])), max_size=10

@@ -10,9 +10,11 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
+from unittest.mock import patch
 
 from shared.errors import Exit, Malformed, RecoveryNeeded, Stop, Unavailable
 from shared.events import Envelope, Event
+from shared.protocol import attempts
 from shared.protocol.cycle import Cycle, Limits
 from shared.protocol.ports import Input, Opened, Record
 from tests.simulation.broker import Broker
@@ -36,6 +38,9 @@ FATAL = "#%"
 
 FATAL_ROUNDS = 30
 """The rounds that a fatal word may add."""
+
+PARTS = 3
+"""Parts in which the records of a dead process are tried: fewer, since a batch is smaller here too."""
 
 REPORT_EVERY = 3
 """Rounds between two reports of next offsets."""
@@ -71,6 +76,8 @@ class Scenario(NamedTuple):
     slots: int = 1
     version: int = 1
     """The version of EndTxn."""
+    records: int = 2
+    """Records in a batch."""
 
 
 class Word(Event, frozen=True, kw_only=True):
@@ -240,7 +247,7 @@ class Process:
             self.idle = True
             self.wait(1)
         client = self._client = self._world.parts.client(self._world.broker, slot, self.at)
-        cycle = self._world.parts.cycle("words", client, self._connection, open_record, Limits(2, 2))
+        cycle = self._world.parts.cycle("words", client, self._connection, open_record, Limits(self._world.records, 2))
         in_doubt, resumes = True, 0
         while True:
             try:
@@ -270,6 +277,7 @@ class World:
         self.run = Run()
         self.broker = parts.broker(2, scenario.version, self.rule, self._changed)
         self.server = parts.server(2, scenario.slots, self.rule, self._changed)
+        self.records = scenario.records
         self._script = list(scenario.script)
         self.consumed: dict[Place, Arrive] = {}
         self._requests: dict[str, Session] = {}
@@ -297,7 +305,8 @@ class World:
     def play(self) -> Run:
         """Play until everything rests."""
         try:
-            self._play()
+            with patch.object(attempts, "PARTS", PARTS):
+                self._play()
         except (Violated, Stop) as violation:
             self.run.violation = f"{type(violation).__name__}: {violation}"
         finally:

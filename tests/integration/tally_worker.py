@@ -67,7 +67,8 @@ def _settled(lanes: int, group: Group, cycle: Cycle, database: WorkerDatabase) -
         for source in cycle.owned.inputs
         if source not in parked and (source not in handled or handled[source].next_offset != ends[source].stable)
     ]
-    return not lag and not database.unpublished(cycle.owned.lanes)
+    rests = not any(claim.rows for claim in database.claims(cycle.owned.lanes).values())
+    return not lag and rests and not database.unpublished(cycle.owned.lanes)
 
 
 @contextmanager

@@ -1,6 +1,5 @@
 """How a worker gets its slot: it stands by until one is free, and checks that it still holds it."""
 
-import threading
 import time
 
 from ..errors import Unavailable
@@ -10,6 +9,7 @@ from ..telemetry import outages
 from ..telemetry.metrics import log
 from .backoff import Backoff
 from .health import Health
+from .stopping import Stopping
 
 STANDBY_SECONDS = 1.0
 """How often a worker without a slot asks for one."""
@@ -19,7 +19,7 @@ class Standby:
     """Asks for one of `slots` slots, until one is free or the process is asked to stop."""
 
     def __init__(
-        self, database: WorkerDatabase, slots: int, health: Health, backoff: Backoff, stopping: threading.Event
+        self, database: WorkerDatabase, slots: int, health: Health, backoff: Backoff, stopping: Stopping
     ) -> None:
         self._database = database
         self._slots = slots

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from shared.worker import backoff, standby
+from shared.worker.stopping import Stopping
 
 
 class Database:
@@ -34,7 +35,7 @@ def test_a_clock_of_the_server_that_was_set_back_keeps_no_worker_waiting(monkeyp
     log = Log()
     monkeypatch.setattr(standby, "log", log)
     monkeypatch.setattr(standby, "SETTLE_SECONDS", 0.05)
-    stopping = threading.Event()
+    stopping = Stopping()
     health: Any = SimpleNamespace(enter=lambda *_: None)
     waiting = backoff.Backoff(health, SimpleNamespace(), stopping)  # type: ignore[arg-type]
     made = standby.Standby(Database(), 1, health, waiting, stopping)  # type: ignore[arg-type]

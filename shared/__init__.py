@@ -8,14 +8,17 @@ one file that knows the order of the commits; `session`, which a handler gets; `
 the loop around them.
 """
 
-from .declaration.rows import lock
-from .errors import Reject, Retry
-from .events import Event
-from .fields import MONEY_MAX, Currency, Id, Money, Quantity, Reason, Uuid
-from .models import Tables
-from .service import Service
-from .session import Session
-from .states import DUPLICATE, NONE, Command, Machine, ignore, refuse, to
+from . import lean
+
+with lean.loading():
+    from .declaration.rows import lock
+    from .errors import Reject, Retry
+    from .events import Event
+    from .fields import MONEY_MAX, Currency, Id, Money, Quantity, Reason, Uuid
+    from .models import Tables
+    from .service import Service
+    from .session import Session
+    from .states import DUPLICATE, NONE, Command, Machine, ignore, refuse, to
 
 __all__ = [
     "DUPLICATE",

@@ -3,24 +3,24 @@
 from importlib import import_module
 from typing import Any
 
-from . import lean  # noqa: F401 - before `dependency_injector`, from which it keeps the web framework
+from . import lean
 
-# isort: split
-from dependency_injector import containers, providers
+with lean.loading():
+    from dependency_injector import containers, providers
 
-from . import settings
-from .kafka import topics
-from .kafka.client import KafkaClient
-from .kafka.consumer import GroupMember
-from .kafka.producer import TransactionalProducer
-from .postgres import engine as postgres_engine
-from .postgres.outbox import Outbox
-from .postgres.transaction import WorkerDatabase
-from .service import Service
-from .worker import startup
-from .worker.housekeeping import Housekeeping
-from .worker.observer import Observer
-from .worker.worker import Worker
+    from . import settings
+    from .kafka import topics
+    from .kafka.client import KafkaClient
+    from .kafka.consumer import GroupMember
+    from .kafka.producer import TransactionalProducer
+    from .postgres import engine as postgres_engine
+    from .postgres.outbox import Outbox
+    from .postgres.transaction import WorkerDatabase
+    from .service import Service
+    from .worker import startup
+    from .worker.housekeeping import Housekeeping
+    from .worker.observer import Observer
+    from .worker.worker import Worker
 
 API_CONNECTIONS = 10
 """Connections of an API process, and the number of requests it handles concurrently."""

@@ -9,6 +9,8 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
+from itertools import count
 from pathlib import Path
 
 from confluent_kafka import Message, Producer
@@ -70,36 +72,59 @@ def measure(servers: Servers, report: Echo, *, kills: int) -> Iterator[Figure]:
         _orders(settings),
         Listener(bootstrap, "inventory.events", arrivals.consume),
     ):
-        silences = sorted(_kill(settings, Path(directory) / "worker.log", arrivals, kills))
+        silences = sorted(_kill(settings, Path(directory), arrivals, kills, workers=1))
+        with_standby = sorted(_kill(settings, Path(directory), arrivals, kills, workers=2))
     imports = [_python(f"import {MODULE}") for _ in range(IMPORTS)]
     empty = [_python("pass") for _ in range(IMPORTS)]
     what = "SIGKILL until every partition has a new committed record"
     yield Figure(SECTION, f"{what}, median", statistics.median(silences), "s", at_most=1.0)
     yield Figure(SECTION, f"{what}, longest of {kills}", silences[-1], "s")
-    yield Figure(SECTION, "of it: imports of a worker", statistics.median(imports) - statistics.median(empty), "s")
-    yield Figure(SECTION, "of it: an interpreter that imports nothing", statistics.median(empty), "s")
+    what = "the same, with a standby"
+    yield Figure(SECTION, f"{what}, median", statistics.median(with_standby), "s", at_most=0.5)
+    yield Figure(SECTION, f"{what}, longest of {kills}", with_standby[-1], "s")
+    yield Figure(SECTION, "imports of a worker", statistics.median(imports) - statistics.median(empty), "s")
+    yield Figure(SECTION, "an interpreter that imports nothing", statistics.median(empty), "s")
 
 
-def _kill(settings: Settings, log: Path, arrivals: Arrivals, kills: int) -> Iterator[float]:
+def _kill(settings: Settings, logs: Path, arrivals: Arrivals, kills: int, *, workers: int) -> Iterator[float]:
+    """Kill the worker that has the one slot, again and again; each is started again at once. Of two `workers` the
+    other one stands by.
+    """
     chance = random.Random(1)
-    process = start_worker(settings, log)
+    numbers = count()
+    running: list[tuple[subprocess.Popen[bytes], Path]] = []
+
+    def start() -> None:
+        log = logs / f"worker-{workers}-{next(numbers)}.log"
+        running.append((start_worker(settings, log), log))
+
+    def ready(log: Path) -> bool:
+        return "standby" in log.read_text()
+
     try:
+        start()
         for _ in range(kills):
             arrivals.reset()
             wait_until(arrivals.all_spoke, "every partition has a new record")
+            if len(running) < workers:
+                start()
+            for _, log in running[1:]:
+                wait_until(partial(ready, log), "the other worker stands by")
             time.sleep(chance.uniform(0.2, 0.7))  # at any moment of a cycle
             arrivals.reset()
             at = time.monotonic()
+            process, _ = running.pop(0)
             process.kill()
             process.wait()
-            process = start_worker(settings, log)
+            start()
             wait_until(arrivals.all_spoke, "every partition has a new record")
             yield arrivals.last() - at
     except BenchError as error:
-        error.add_note(f"The log of the workers ends:\n{log.read_text()[-3_000:]}")
+        for _, log in running:
+            error.add_note(f"The log of a worker ends:\n{log.read_text()[-3_000:]}")
         raise
     finally:
-        processes.end([process], STOP_SECONDS)
+        processes.end([process for process, _ in running], STOP_SECONDS)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from threading import Event
+from queue import SimpleQueue
 
 import psutil
 from sqlalchemy import make_url
@@ -71,8 +71,8 @@ def down(root: Path) -> None:
 
 def serve(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     """Run as the background process: hold the servers until SIGTERM."""
-    done = Event()
-    signal.signal(signal.SIGTERM, lambda *_: done.set())
+    asked: SimpleQueue[None] = SimpleQueue()  # a signal handler may put something in at any moment; Event.set may hang
+    signal.signal(signal.SIGTERM, lambda *_: asked.put(None))
     with running(kafka_port=kafka_port, postgres_port=postgres_port) as servers:
         state = {
             "pid": str(os.getpid()),
@@ -84,7 +84,7 @@ def serve(root: Path, kafka_port: int | None, postgres_port: int | None) -> None
         new.touch(mode=0o600)  # it holds the password
         new.write_text(json.dumps(state, indent=2))
         new.replace(root / STATE)
-        done.wait()
+        asked.get()
 
 
 def _state(root: Path) -> dict[str, str] | None:

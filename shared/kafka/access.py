@@ -29,7 +29,12 @@ DENIED_SECONDS = 2.0
 TLS handshake, or not know its users yet.
 """
 
-LOOK_AGAIN_SECONDS = 0.05
+RECONNECT_MS = 20
+"""The first wait before a client connects to the next broker; it doubles. A client connects to one bootstrap server,
+learns of the brokers, and connects to them: half of librdkafka's 100 ms passed before each, at every start.
+"""
+
+LOOK_AGAIN_SECONDS = 0.01
 
 PRODUCE_MIN = 12
 """Introduced in Kafka 4.0 (KIP-890). Everything here was tested with 4.3."""
@@ -85,7 +90,12 @@ def admin(settings: Settings) -> AdminClient:
     """
     reported: list[KafkaError] = []
     versions = _Versions()
-    options: dict[str, Any] = {"socket.timeout.ms": 10_000, "debug": "feature", "error_cb": reported.append}
+    options: dict[str, Any] = {
+        "socket.timeout.ms": 10_000,
+        "reconnect.backoff.ms": RECONNECT_MS,
+        "debug": "feature",
+        "error_cb": reported.append,
+    }
     try:
         client = AdminClient(settings.kafka() | options, logger=logs.of_client("admin", versions))
     except KafkaException as error:  # a file that is no certificate, a key that does not belong to it

@@ -22,7 +22,7 @@ from ..settings import Settings
 from ..telemetry import logs
 from ..telemetry.waits import MAIN_LOOP
 from . import batch_header
-from .access import denial, not_permitted
+from .access import RECONNECT_MS, denial, not_permitted
 from .undecodable import CODES as UNREADABLE_CODES
 from .undecodable import Unreadable
 
@@ -115,6 +115,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "receive.message.max.bytes": RECEIVE_BYTES_MAX,
         "fetch.wait.max.ms": 100,
         "retry.backoff.ms": 10,
+        "reconnect.backoff.ms": RECONNECT_MS,
         "reconnect.backoff.max.ms": 1_000,
         "socket.keepalive.enable": True,
     }

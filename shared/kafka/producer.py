@@ -20,7 +20,7 @@ from ..service import Service
 from ..settings import Settings
 from ..telemetry import logs
 from ..telemetry.waits import MAIN_LOOP
-from .access import RIGHTS, not_permitted
+from .access import RECONNECT_MS, RIGHTS, not_permitted
 from .ended_transactions import see_ended
 
 GENERATION = frozenset(
@@ -102,6 +102,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "partitioner": "consistent",
         # At its default of 100 ms, back-to-back transactions wait for the coordinator to finish the last one.
         "retry.backoff.ms": 5,
+        "reconnect.backoff.ms": RECONNECT_MS,
         "reconnect.backoff.max.ms": 1_000,
         # A batch is flushed at once, and gathers while its partitions are added to the transaction. With a linger
         # of 5 ms a flush took 4 ms longer.

@@ -19,6 +19,19 @@ TERMINATE_MS = 5_000
 """How long to wait for our own old session to end."""
 
 
+_TAKE_ANY = text("""
+    WITH RECURSIVE tried (slot, taken) AS (
+        SELECT 0, pg_try_advisory_lock(:class, 0)
+        UNION ALL
+        SELECT slot + 1, pg_try_advisory_lock(:class, slot + 1) FROM tried WHERE NOT taken AND slot + 1 < :slots
+    )
+    SELECT slot FROM tried WHERE taken
+""")
+"""One statement, since a standby repeats it several times a second. Each try follows from the one before: after LIMIT,
+PostgreSQL may take more locks than it returns.
+"""
+
+
 class Backend(NamedTuple):
     """A server process; the start time distinguishes it from another with the same pid."""
 
@@ -45,10 +58,7 @@ def seconds_since_start(connection: Connection) -> float:
 
 def take_any(connection: Connection, slots: int) -> int | None:
     """Take the lowest free slot; None if all are taken."""
-    for slot in range(slots):
-        if take(connection, slot):
-            return slot
-    return None
+    return connection.execute(_TAKE_ANY, {"class": LOCK_CLASS, "slots": slots}).scalar_one_or_none()
 
 
 def take(connection: Connection, slot: int) -> bool:

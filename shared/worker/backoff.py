@@ -1,13 +1,13 @@
 """The waits of a worker before it asks a server again: longer each time, unready, and shown in health and log."""
 
 import random
-import threading
 
 from ..errors import KafkaUnavailable, Unavailable
 from ..telemetry import outages
 from ..telemetry.failures import LOGGED_MAX
 from ..telemetry.metrics import log
 from .health import Health
+from .stopping import Stopping
 from .watchdog import Watchdog
 
 PAUSE_MIN, PAUSE_MAX = 0.1, 2.0
@@ -17,7 +17,7 @@ PAUSE_MIN, PAUSE_MAX = 0.1, 2.0
 class Backoff:
     """The waits of a worker between attempts. Each ends at once when the process is asked to stop."""
 
-    def __init__(self, health: Health, watchdog: Watchdog, stopping: threading.Event) -> None:
+    def __init__(self, health: Health, watchdog: Watchdog, stopping: Stopping) -> None:
         self._health = health
         self._watchdog = watchdog
         self._stopping = stopping

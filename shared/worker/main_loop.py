@@ -1,6 +1,5 @@
 """The main loop of a worker: it runs cycle after cycle and reacts to each error."""
 
-import threading
 import time
 
 from ..errors import Fenced, KafkaUnavailable, NotLetIn, RecoveryNeeded, Stop, Unavailable, Unproven
@@ -20,6 +19,7 @@ from .observer import Observer
 from .recoveries import Recoveries
 from .reporting import Reporting
 from .retries import Retries
+from .stopping import Stopping
 from .stops import Stops
 from .topic_watch import TopicWatch
 from .watchdog import Watchdog
@@ -53,7 +53,7 @@ class MainLoop:
         backoff: Backoff,
         stops: Stops,
         watchdog: Watchdog,
-        stopping: threading.Event,
+        stopping: Stopping,
     ) -> None:
         self._settings = settings
         self._service = service

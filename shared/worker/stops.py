@@ -5,7 +5,6 @@ confirmed the reason, and goes on once the reason is gone.
 """
 
 import random
-import threading
 import time
 from collections.abc import Callable, Sequence
 
@@ -26,6 +25,7 @@ from ..telemetry.metrics import log
 from .backoff import Backoff
 from .health import Health
 from .observer import Observer
+from .stopping import Stopping
 from .watchdog import Watchdog
 
 CONFIRM_SECONDS = 1.0
@@ -55,7 +55,7 @@ class Stops:
         health: Health,
         backoff: Backoff,
         watchdog: Watchdog,
-        stopping: threading.Event,
+        stopping: Stopping,
     ) -> None:
         self._stands = stands
         self._check = check

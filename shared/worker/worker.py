@@ -5,7 +5,6 @@ Everything about clocks, threads and signals is here and in the parts assembled 
 
 import gc
 import signal
-import threading
 from collections.abc import Callable, Sequence
 from functools import partial
 from types import FrameType
@@ -25,6 +24,7 @@ from .last_words import last_words
 from .main_loop import MainLoop, WornOut
 from .observer import Observer
 from .standby import Standby
+from .stopping import Stopping
 from .stops import Stops
 from .topic_watch import TopicWatch
 from .watchdog import Watchdog
@@ -58,7 +58,7 @@ class Worker:
         self._housekeeping = housekeeping
         self._observer = observer
         self._budget = cycle_seconds(settings)
-        self._stopping = threading.Event()
+        self._stopping = Stopping()
         self._watchdog = Watchdog(
             last_words=partial(last_words, database, self._budget), off=settings.debug_no_timeouts
         )

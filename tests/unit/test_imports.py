@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
-UNWANTED = {"alembic", "fastapi", "kafka", "mako", "starlette", "uvicorn"}
+UNWANTED = {"alembic", "fastapi", "httpx", "kafka", "mako", "pygments", "rich", "starlette", "uvicorn"}
 """Modules that a worker does not need. A service may need another system's client."""
 
 
@@ -30,6 +30,27 @@ def test_a_worker_imports_no_web_framework_and_no_migrations(service: str) -> No
         f"a worker of {service} imports {sorted(imported & UNWANTED)} at its start: import that inside the function "
         f"that needs it, or in api.py"
     )
+
+
+def test_no_look_for_garbage_delays_a_start() -> None:
+    """A look that goes through all modules takes a tenth of their loading; the small ones between them are cheap."""
+    program = (
+        "import gc; looks = []; gc.callbacks.append(lambda phase, facts: looks.append(len(gc.get_objects()))); "
+        f"import services.{SERVICES[0]}.container, shared.command; "
+        "print(gc.isenabled(), max(looks, default=0), gc.get_freeze_count())"
+    )
+    enabled, largest, frozen = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert enabled == "True"
+    assert int(largest) < int(frozen) / 4
+
+
+def test_what_the_start_leaves_out_can_be_imported() -> None:
+    program = (
+        "import shared.container, structlog, rich, rich.console, fastapi; print(rich.console.Console, fastapi.FastAPI)"
+    )
+    subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=True, capture_output=True)
 
 
 LIBRARY = sorted((ROOT / "shared").rglob("*.py"))

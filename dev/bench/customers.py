@@ -1,6 +1,7 @@
 """The customers of a system: they order at a given rate, and see when their orders are confirmed."""
 
 import time
+from collections.abc import Mapping
 from types import TracebackType
 from typing import Self
 
@@ -48,13 +49,7 @@ class Customers:
         return Run(rate, load.begin, seconds, load.due, confirmed, load.refused, unanswered, load.unsent, load.late)
 
     def _cannot_be_borne(self, load: Load) -> bool:
-        """Return whether too many orders are too late, whatever comes now, or one was refused."""
-        if load.refused or load.unanswered:
-            return True
-        now = time.monotonic()
-        late = sum(now - due > BEARABLE_SECONDS for due in load.open.values())
-        late += sum(self._confirmed.get(order, now) - due > BEARABLE_SECONDS for order, due in load.due.items())
-        return late > load.rate * load.seconds * (100 - BEARABLE_SHARE) / 100
+        return cannot_be_borne(load, self._confirmed, time.monotonic())
 
     def _wait(self, load: Load) -> None:
         open_, moved = list(load.due), time.monotonic()
@@ -72,6 +67,17 @@ class Customers:
     def _consume(self, message: Message, at: float) -> None:
         if header(message, "ce_type").startswith(b"OrderConfirmed"):
             self._confirmed.setdefault((message.key() or b"").decode(), at)
+
+
+def cannot_be_borne(load: Load, confirmed: Mapping[str, float], now: float) -> bool:
+    """Return whether a run that is under way has too many orders that are too late, whatever comes, or one that was
+    refused. `confirmed` has the moment of each confirmation.
+    """
+    if load.refused or load.unanswered:
+        return True
+    late = sum(now - due > BEARABLE_SECONDS for due in load.open.values())
+    late += sum(confirmed.get(order, now) - due > BEARABLE_SECONDS for order, due in load.due.items())
+    return late > load.rate * load.seconds * (100 - BEARABLE_SHARE) / 100
 
 
 def _never(_: Load) -> bool:

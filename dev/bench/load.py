@@ -115,13 +115,15 @@ class Load:
     async def _run(self) -> None:
         self.begin = time.monotonic()
         look_at = self.begin + LOOK_SECONDS
-        for moment in schedule(self.rate, self.seconds):
+        moments = list(schedule(self.rate, self.seconds))
+        for number, moment in enumerate(moments):
             due = self.begin + moment
             await asyncio.sleep(max(0.0, due - time.monotonic()))
             if due > look_at:
                 look_at = due + LOOK_SECONDS
                 if self._given_up(self):
                     self._leave()
+                    self.unsent += len(moments) - number
                     break
             request = self._request(due)
             self.open[request.key] = due

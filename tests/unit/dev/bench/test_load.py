@@ -152,3 +152,4 @@ def test_a_run_that_is_given_up_ends_at_once(monkeypatch: pytest.MonkeyPatch) ->
         load.run()
     assert time.monotonic() - began < BOUND_SECONDS
     assert len(load.due) >= 10
+    assert len(load.due) + load.unsent == 50 * 10 * BOUND_SECONDS

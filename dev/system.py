@@ -106,6 +106,10 @@ class System:
         """Return the base URL of the API of `service`."""
         return f"http://{HOST}:{self._ports[self.api(service)]}"
 
+    def metrics(self, name: str) -> str:
+        """Return the URL of the metrics of a process."""
+        return f"http://{HOST}:{self._ports[name]}/metrics"
+
     @property
     def headers(self) -> Mapping[str, str]:
         """The headers that authorize a request: none."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from dev.bench import latency, machine, million, relay, report, restart, throughput
+from dev.bench import capacity, latency, machine, million, relay, report, restart, throughput
 from dev.bench.inventory import BenchError
 from dev.servers import ServerError, Servers, echo, running
 
@@ -18,10 +18,13 @@ SECTIONS: dict[str, Measure] = {
     "events": lambda servers, given: throughput.measure(servers, echo, events=given.events, naive=given.naive),
     "relay": lambda servers, given: relay.measure(servers, echo, rows=given.rows),
     "latency": lambda servers, given: latency.measure(servers, echo, rates=given.rates, seconds=given.seconds),
+    "capacity": lambda servers, given: capacity.measure(servers, echo, seconds=given.overload_seconds),
     "restart": lambda servers, given: restart.measure(servers, echo, kills=given.kills),
     "million": lambda servers, given: million.measure(servers, echo, events=given.million),
 }
-BY_DEFAULT = [name for name in SECTIONS if name != "million"]
+LONG = ("capacity", "million")
+RATES = [10, 50, 100, 200]
+BY_DEFAULT = [name for name in SECTIONS if name not in LONG]
 
 
 def main() -> None:
@@ -48,13 +51,14 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m dev.bench", description="Measure what the guarantee costs.")
     parser.add_argument(
-        "sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}; default: all but the million"
+        "sections", nargs="*", metavar="section", help=f"of {', '.join(SECTIONS)}; default: all but {', '.join(LONG)}"
     )
     parser.add_argument("--events", type=_count, default=40_000, help="orders that the worker handles (40000)")
     parser.add_argument("--naive", type=_count, default=500, help="orders that the naive loop handles (500)")
     parser.add_argument("--rows", type=_count, default=100_000, help="rows of the full outbox (100000)")
-    parser.add_argument("--rates", type=_count, nargs="+", default=[50, 200], help="orders per second (50 200)")
-    parser.add_argument("--seconds", type=float, default=20.0, help="time of each rate (20)")
+    parser.add_argument("--rates", type=_count, nargs="+", default=RATES, help="orders per second (10 50 100 200)")
+    parser.add_argument("--seconds", type=float, default=30.0, help="time of each rate (30)")
+    parser.add_argument("--overload-seconds", type=float, default=60.0, help="time of twice the most (60)")
     parser.add_argument("--kills", type=_count, default=20, help="kills of the worker (20)")
     parser.add_argument(
         "--million", type=_count, default=1_000_000, help="events of the section of that name (1000000)"

@@ -63,6 +63,11 @@ class Controller:
     def running(self) -> bool:
         return self._process is not None and self._process.running
 
+    @property
+    def pid(self) -> int | None:
+        """None while it does not run."""
+        return self._process.pid if self._process else None
+
     def quorum(self, node: int) -> Quorum:
         """Return the quorum as node `node` sees it; the first call chooses a free port."""
         self._ports = self._ports or (places.free_port(),)
@@ -130,6 +135,12 @@ class Kafka:
     @property
     def running(self) -> bool:
         return self._process is not None and self._process.running
+
+    @property
+    def pids(self) -> list[int]:
+        """The broker, and the controller beside it."""
+        found = (self._process and self._process.pid, self._controller and self._controller.pid)
+        return [pid for pid in found if pid]
 
     def __enter__(self) -> Self:
         self.start()

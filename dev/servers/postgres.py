@@ -71,6 +71,11 @@ class Postgres:
     def running(self) -> bool:
         return self._process is not None and self._process.running
 
+    @property
+    def pids(self) -> list[int]:
+        """The postmaster; all others are its children."""
+        return [self._process.pid] if self._process else []
+
     def __enter__(self) -> Self:
         self.start()
         return self

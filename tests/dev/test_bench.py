@@ -6,10 +6,13 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
 from dev.bench import report
+from dev.bench.peer_system import peer
 from dev.bench.report import Figure
+from dev.servers import running
 
 ROOT = Path(__file__).parents[2]
 SMALL = ("--events", "300", "--naive", "5", "--rows", "300", "--kills", "1", "--million", "20000")
@@ -34,13 +37,32 @@ def test_a_section_measures_what_it_promises(section: str, figures: int) -> None
     assert all(figure["value"] > 0 for figure in answer["figures"] if "imports" not in figure["what"])
 
 
+def values(answer: dict[str, Any]) -> dict[str, float]:
+    return {figure["what"]: figure["value"] for figure in answer["figures"]}
+
+
 @pytest.mark.proof
 @pytest.mark.timeout(300)
-def test_latency_is_measured_through_the_whole_system() -> None:
+def test_latency_is_measured_through_the_whole_system_and_told_where_it_goes() -> None:
     answer: dict[str, Any] = json.loads(bench("latency", "--json", "--rates", "5", "--seconds", "1"))
-    median, tail = answer["figures"]
-    assert 0 < median["value"] <= tail["value"]
-    assert median["unit"] == "ms"
+    found = values(answer)
+    assert 0 < found["5 orders/s: POST to OrderConfirmed, p50"] <= found["5 orders/s: POST to OrderConfirmed, p99"]
+    parts = [found[f"5 orders/s: CPU per order, {name}"] for name in ("API", "workers", "broker", "PostgreSQL")]
+    assert found["5 orders/s: CPU per order, everything"] == pytest.approx(sum(parts))
+    assert all(part > 0 for part in parts)
+    assert found["5 orders/s: of them events that took effect"] <= found["5 orders/s: records consumed in a cycle"]
+    assert 0 < found["no orders: CPU of one worker"] < found["no orders: CPU of everything"]
+
+
+@pytest.mark.proof
+@pytest.mark.timeout(300)
+def test_the_peer_confirms_what_is_ordered_and_loses_nothing() -> None:
+    with running(report=lambda _: None) as servers, peer(servers) as customers:
+        run = customers.order(10, 3.0)
+        assert len(run.confirmed) == len(run.due) == 30
+        with psycopg.connect(servers.postgres.dsn("peer_payment")) as connection:
+            taken = connection.execute("SELECT count(*), count(DISTINCT order_id) FROM entry").fetchone()
+    assert taken == (60, 30), "both sides of a posting for each order"
 
 
 def test_an_unknown_section_is_refused() -> None:

@@ -6,6 +6,7 @@ outbox all the same, seldom while its listener proves that it listens, and often
 gives each transaction another session, say).
 """
 
+import select
 import threading
 import time
 from collections.abc import Collection
@@ -105,8 +106,14 @@ class Wakeup:
         return True
 
     def _hear(self, connection: Connection) -> None:
+        """Hear what is said until the next proof is due. psycopg's own wait would wake ten times a second."""
         raw = connection.connection.driver_connection
         assert isinstance(raw, psycopg.Connection)
-        for notification in raw.notifies(timeout=PROOF_SECONDS):
-            if any(int(lane) in self._lanes for lane in notification.payload.split(",") if lane.isdecimal()):
-                self.woken = True
+        speaks = select.poll()
+        speaks.register(raw.fileno(), select.POLLIN)
+        due = time.monotonic() + PROOF_SECONDS
+        while not self._stopping.is_set() and (left := due - time.monotonic()) > 0:
+            for notification in raw.notifies(timeout=0):
+                if any(int(lane) in self._lanes for lane in notification.payload.split(",") if lane.isdecimal()):
+                    self.woken = True
+            speaks.poll(1_000 * left)

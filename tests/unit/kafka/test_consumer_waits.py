@@ -64,8 +64,9 @@ def test_the_caller_ends_it(scene: Scene) -> None:
 
 
 def test_a_message_ends_it(scene: Scene) -> None:
-    scene.turns[3] = lambda: "a message"
-    assert scene.member._first(1.0) == "a message"
+    message: Any = object()
+    scene.turns[3] = lambda: message
+    assert scene.member._first(1.0) is message
     assert len(scene.polls) == 3
 
 

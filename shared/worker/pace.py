@@ -26,15 +26,12 @@ class Pace:
         self._seconds_max = seconds_max
         self._few = FEW * batch_records
         self._busy = 0.0
-        self._pause = 0.0
 
     def after(self, seconds: float, waited: float, records: int, *, more: bool = False) -> float:
         """Note a cycle that took `seconds`, `waited` of them for records, and had `records` to handle or to publish;
         return the pause in seconds. No pause if there are `more` records to go on with.
         """
-        whole = self._pause + seconds  # a pause is no idleness: without it, the worker would be busy
-        if whole > 0:
-            self._busy += (1 - waited / whole - self._busy) * whole / (whole + WINDOW_SECONDS)
+        if seconds > 0:  # the pauses themselves do not count: without them, the worker would be busy
+            self._busy += (1 - waited / seconds - self._busy) * seconds / (seconds + WINDOW_SECONDS)
         small = 0 < records < self._few and not more
-        self._pause = min(seconds - waited, self._seconds_max) if small and self._busy > BUSY else 0.0
-        return self._pause
+        return min(seconds - waited, self._seconds_max) if small and self._busy > BUSY else 0.0

@@ -18,7 +18,7 @@ ROUNDS = 5
 
 LISTENER = """
     SELECT coalesce(max(pid), 0) FROM pg_stat_activity
-    WHERE datname = current_database() AND pid <> pg_backend_pid() AND query LIKE '%pg_listening_channels%'
+    WHERE datname = current_database() AND pid <> pg_backend_pid() AND position('pg_listening_channels' in query) > 0
 """
 CLAIM_ALL = """
     UPDATE exactly_once_lane AS lane

@@ -40,12 +40,13 @@ REBALANCE_SECONDS = 30.0
 is not working.
 """
 
-SLICE_SECONDS = 0.005
-"""A poll of the client ends only for reasons of its own, so a wait that may end for another one is made of short polls:
-each takes some 70 us of CPU."""
+SLICE_MIN, SLICE_MAX = 0.005, 0.025
+"""A poll of the client ends only for reasons of its own, so a wait that may end for another one is made of short polls.
+Each takes some 70 us of CPU: the longest, which an idle worker makes, are a third of a percent of a core.
+"""
 
 SLICES = 40
-"""Beyond them the polls of a long wait get longer: 25 ms in a second, a third of a percent of a core."""
+"""Parts of a wait. A short one, soon after work, has shorter parts: it may hope for more."""
 
 MAX_POLL_MS = 120_000
 """The minimum time without a poll before the broker reassigns the partitions. A working worker polls; one that waits
@@ -238,7 +239,7 @@ class GroupMember:
     def _first(self, seconds: float) -> Message | None:
         """Wait up to `seconds` for a message; less if the share changes, or the wait is to end."""
         end = time.monotonic() + seconds
-        piece = max(seconds / SLICES, SLICE_SECONDS)
+        piece = min(max(seconds / SLICES, SLICE_MIN), SLICE_MAX)
         while True:
             found = self._consumer.poll(max(0.0, min(piece, end - time.monotonic())))
             if found is not None or self._changed or self._ends_wait() or time.monotonic() >= end:

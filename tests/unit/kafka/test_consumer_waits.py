@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from shared.kafka import consumer
-from shared.kafka.consumer import SLICE_SECONDS, SLICES, GroupMember
+from shared.kafka.consumer import SLICE_MAX, SLICE_MIN, GroupMember
 
 
 class Scene:
@@ -43,8 +43,8 @@ def scene(monkeypatch: pytest.MonkeyPatch) -> Scene:
 
 @pytest.mark.parametrize(
     ("seconds", "longest"),
-    [(0.002, 0.002), (0.1, SLICE_SECONDS), (1.0, 1.0 / SLICES)],
-    ids=["at once", "short", "long"],
+    [(0.002, 0.002), (0.1, SLICE_MIN), (1.0, SLICE_MAX), (100.0, SLICE_MAX)],
+    ids=["at once", "short", "long", "very long"],
 )
 def test_a_wait_is_made_of_short_polls_and_takes_no_longer(scene: Scene, seconds: float, longest: float) -> None:
     assert scene.member._first(seconds) is None

@@ -16,6 +16,7 @@ with lean.loading():
     from .postgres import engine as postgres_engine
     from .postgres.outbox import Outbox
     from .postgres.transaction import WorkerDatabase
+    from .postgres.wakeup import Wakeup
     from .service import Service
     from .worker import startup
     from .worker.housekeeping import Housekeeping
@@ -24,9 +25,9 @@ with lean.loading():
 
 API_CONNECTIONS = 10
 """Connections of an API process, and the number of requests it handles concurrently."""
-WORKER_CONNECTIONS = 5
-"""Maximum, one for each use, so that none waits for another: the slot and its batches, housekeeping, the observer, the
-topic watch, and the checks before a stop."""
+WORKER_CONNECTIONS = 6
+"""Maximum, one for each use, so that none waits for another: the slot and its batches, the wake-up, housekeeping, the
+observer, the topic watch, and the checks before a stop."""
 ASIDE_CONNECTIONS = 2
 """Opened only to cancel a statement of a slow handler, and to note at which record a process ends."""
 
@@ -114,6 +115,7 @@ class ServiceContainer(containers.DeclarativeContainer):
         claim_bytes=settings.provided.claim_bytes,
         handler_seconds_max=settings.provided.handler_seconds,
     )
+    wakeup = providers.Singleton(Wakeup, engine=worker_engine, outbox=outbox)
     housekeeping = providers.Singleton(Housekeeping, engine=worker_engine, settings=settings)
     observer = providers.Singleton(Observer, engine=worker_engine, settings=settings, service=service)
     check = providers.Callable(_check, engine=worker_engine, settings=settings, service=service)
@@ -132,6 +134,7 @@ class ServiceContainer(containers.DeclarativeContainer):
         look_at_topics=look_at_topics.provider,
         stands=stands.provider,
         connect=kafka.provider,
+        wakeup=wakeup,
         housekeeping=housekeeping,
         observer=observer,
     )

@@ -136,6 +136,15 @@ class Settings(BaseSettings):
     ] = 64
     # With 500, an event costs a tenth more; with 2,000 hardly less, while other transactions wait longer for its rows.
     batch_records: Annotated[int, Field(ge=1, le=10_000, description="records handled in one transaction")] = 1_000
+    # Some cycles of a small batch; beyond that a pause is felt and saves little.
+    batch_wait_ms_max: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000,
+            description="longest pause of a busy worker before a cycle, so that batches grow under load; 0: none",
+        ),
+    ] = 50
     claim_rows: Annotated[
         int, Field(ge=1, le=50_000, description="outbox rows published in one Kafka transaction, per lane")
     ] = 2_000

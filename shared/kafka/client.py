@@ -15,6 +15,7 @@ class KafkaClient:
         self.pause = member.pause
         self.resume = member.resume
         self.leave = member.leave
+        self.end_waits_if = member.end_waits_if
         self.renew = producer.renew
         self.begin = producer.begin
         self.produce = producer.produce

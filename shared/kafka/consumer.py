@@ -7,12 +7,12 @@ import gc
 import hashlib
 import operator
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any
 
-from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
 from ..errors import Fenced, KafkaUnavailable, Misconfigured, NotLetIn, Unproven
 from ..protocol.ports import NOTHING, Assignment, Committed, Input, Polled, Record
@@ -39,6 +39,14 @@ REBALANCE_SECONDS = 30.0
 """A rebalance takes a few seconds, or a session timeout if a member is gone. A worker without a share after this long
 is not working.
 """
+
+SLICE_MIN, SLICE_MAX = 0.005, 0.025
+"""A poll of the client ends only for reasons of its own, so a wait that may end for another one is made of short polls.
+Each takes some 70 us of CPU: the longest, which an idle worker makes, are a third of a percent of a core.
+"""
+
+SLICES = 40
+"""Parts of a wait. A short one, soon after work, has shorter parts: it may hope for more."""
 
 MAX_POLL_MS = 120_000
 """The minimum time without a poll before the broker reassigns the partitions. A working worker polls; one that waits
@@ -147,6 +155,7 @@ class GroupMember:
         """When the group last assigned or revoked a share; None before the first."""
         self._rebalancing = False
         self._reading: set[Input] = set()
+        self._ends_wait: Callable[[], bool] = lambda: False
         self._unreadable = Unreadable(service.name, partial(batch_header.read, settings, f"{service.name}-{slot}"))
         self._incremental = settings.group_protocol == "consumer"
         self._consumer.subscribe(
@@ -224,6 +233,19 @@ class GroupMember:
         if held:
             self._consumer.pause(held)
 
+    def end_waits_if(self, condition: Callable[[], bool]) -> None:
+        """End the wait of a poll once `condition` holds."""
+        self._ends_wait = condition
+
+    def _first(self, seconds: float) -> Message | None:
+        """Wait up to `seconds` for a message; less if the share changes, or the wait is to end."""
+        end = time.monotonic() + seconds
+        piece = min(max(seconds / SLICES, SLICE_MIN), SLICE_MAX)
+        while True:
+            found = self._consumer.poll(max(0.0, min(piece, end - time.monotonic())))
+            if found is not None or self._changed or self._ends_wait() or time.monotonic() >= end:
+                return found
+
     # The port.
 
     def poll(self, records: int, seconds: float) -> Polled:
@@ -232,7 +254,7 @@ class GroupMember:
         if (due := self._unreadable.due()) is not None:
             raise Unproven(f"{due} could not be read, and is tried again")
         try:
-            first = self._consumer.poll(seconds)
+            first = self._first(seconds)
             messages = [] if first is None else [first]
             if first is not None and records > 1:
                 messages += self._consumer.consume(records - 1, 0)

@@ -19,6 +19,15 @@ from ..service import Service
 from ..session import Session
 from . import claim_log
 from .ahead import Statement
+from .slots import LOCK_CLASS
+
+CHANNEL = "exactly_once_outbox"
+"""Where workers listen for new rows (`shared.postgres.wakeup`). PostgreSQL's channels belong to one database."""
+
+NOTIFYING = -3
+"""The advisory lock of the one transaction that notifies. Slots are never negative; -1 and -2 are taken by housekeeping
+and by an operator.
+"""
 
 
 class PendingEvent(NamedTuple):
@@ -39,6 +48,8 @@ class Outbox:
         self._service = service.name
         self._publishes = frozenset(service.publishes)
         self._event_bytes_max = event_bytes_max
+        self.published_here: frozenset[int] = frozenset()
+        """The lanes that this process publishes, so that its own rows in them wake nobody."""
 
     @property
     def event_bytes_max(self) -> int:
@@ -116,6 +127,10 @@ class Outbox:
                 "versions": Array(s.event.version for s in pending),
                 "data": Array(s.data for s in pending),
                 "traceparents": Array(s.traceparent for s in pending),
+                "here": sorted(self.published_here),
+                "channel": CHANNEL,
+                "class": LOCK_CLASS,
+                "notifying": NOTIFYING,
             },
         )
 
@@ -126,15 +141,34 @@ def lane_hash(key: str) -> int:
 
 
 # The number of lanes is read where the row is written: a process cannot have an outdated one.
+#
+# The worker of a lane in which no other row waits is notified, with the lanes as the payload. NOTIFY makes commits wait
+# for each other, so a busy system must do without: while a row waits, that worker is awake or was notified of it, and
+# while another transaction is about to notify, this one does not. A row that nobody is told of is found when that
+# worker, awake, asks once more. (The statement does not see its own rows. A claim's last id is its highest: above it is
+# only what waits. The subquery has a LIMIT, or the planner might read the whole table for a join.)
 _INSERT = text("""
-    INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
-    SELECT added.hash % (SELECT count(*) FROM exactly_once_lane),
-           added.topic, added.key, added.id, added.type, added.version, added.data, added.traceparent
-    FROM unnest(CAST(:hashes AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]),
-                CAST(:types AS text[]), CAST(:versions AS smallint[]), CAST(:data AS bytea[]),
-                CAST(:traceparents AS text[]))
-         WITH ORDINALITY AS added (hash, topic, key, id, type, version, data, traceparent, nth)
-    ORDER BY added.nth
+    WITH written AS (
+        INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
+        SELECT added.hash % (SELECT count(*) FROM exactly_once_lane),
+               added.topic, added.key, added.id, added.type, added.version, added.data, added.traceparent
+        FROM unnest(CAST(:hashes AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]),
+                    CAST(:types AS text[]), CAST(:versions AS smallint[]), CAST(:data AS bytea[]),
+                    CAST(:traceparents AS text[]))
+             WITH ORDINALITY AS added (hash, topic, key, id, type, version, data, traceparent, nth)
+        ORDER BY added.nth
+        RETURNING lane
+    ),
+    asleep AS (
+        SELECT lane.lane FROM exactly_once_lane AS lane
+        WHERE lane.lane IN (SELECT lane FROM written) AND lane.lane <> ALL (CAST(:here AS smallint[])) AND (
+            SELECT waiting.id FROM exactly_once_outbox AS waiting
+            WHERE waiting.lane = lane.lane AND waiting.id > coalesce(lane.row_ids[cardinality(lane.row_ids)], 0)
+            ORDER BY waiting.id DESC LIMIT 1
+        ) IS NULL
+    )
+    SELECT pg_notify(:channel, string_agg(CAST(lane AS text), ',')) FROM asleep
+    HAVING CASE WHEN count(*) > 0 THEN pg_try_advisory_xact_lock(:class, :notifying) ELSE FALSE END
 """)
 
 # NO KEY: an insert holds a key share lock of its lane until the commit. FOR UPDATE would wait for every open request,

@@ -7,6 +7,7 @@ from ..kafka.client import KafkaClient
 from ..kafka.consumer import max_poll_ms
 from ..postgres.handlers import Handlers
 from ..postgres.transaction import WorkerDatabase
+from ..postgres.wakeup import Wakeup
 from ..protocol.cycle import Cycle, Limits, Progress
 from ..service import Service
 from ..settings import Settings
@@ -16,23 +17,16 @@ from .backoff import Backoff
 from .budgets import CLIENTS_SECONDS, calm_seconds, cycle_seconds, recovery_seconds
 from .health import Health
 from .observer import Observer
+from .pace import Pace
 from .recoveries import Recoveries
 from .reporting import Reporting
 from .retries import Retries
 from .stopping import Stopping
 from .stops import Stops
 from .topic_watch import TopicWatch
+from .turns import Turns
+from .waking import WakingKafka
 from .watchdog import Watchdog
-
-WAIT_MIN, WAIT_MAX = 0.005, 0.1
-"""Seconds that an idle worker waits for records before it checks the outbox again: short after work, then longer and
-longer.
-"""
-
-REPORT_SECONDS = 1.0
-"""How often next offsets are reported to Kafka when nothing is published. Lag tools read them; the protocol does not
-need them.
-"""
 
 
 class WornOut(Exception):
@@ -48,6 +42,7 @@ class MainLoop:
         settings: Settings,
         service: Service,
         database: WorkerDatabase,
+        wakeup: Wakeup,
         observer: Observer,
         health: Health,
         backoff: Backoff,
@@ -58,6 +53,7 @@ class MainLoop:
         self._settings = settings
         self._service = service
         self._database = database
+        self._wakeup = wakeup
         self._observer = observer
         self._health = health
         self._backoff = backoff
@@ -68,14 +64,16 @@ class MainLoop:
         self._recoveries = Recoveries(settings.recoveries_per_minute_max, service.name)
         self._retries = Retries(settings.retry_seconds_max, calm_seconds(settings))
         self._reporting = Reporting(settings, service.name)
+        self._pace = Pace(settings.batch_wait_ms_max / 1_000, settings.batch_records)
 
     def run(self, kafka: KafkaClient, watch: TopicWatch) -> None:
         """Run cycles with `kafka` until the process is asked to stop. Raises `Stop` only if it is proven; `Fenced` and
         `WornOut` if new clients must take over; `Exit` and `Misconfigured` if the process must end.
         """
         limits = Limits(self._settings.batch_records, self._settings.claim_rows, self._settings.retry_attempts_max)
-        cycle = Cycle(self._service.name, kafka, self._database, Handlers(self._service).open, limits)
-        in_doubt, wait, reported, resumes = True, WAIT_MIN, 0.0, 0
+        waking = WakingKafka(kafka, self._wakeup, self._stopping)
+        cycle = Cycle(self._service.name, waking, self._database, Handlers(self._service).open, limits)
+        turns, in_doubt, resumes = Turns(), True, 0
         answered = time.monotonic()
         self._backoff.succeeded()
         while not self._stopping.is_set():
@@ -87,17 +85,17 @@ class MainLoop:
                     in_doubt = False
                 self._watchdog.allow("cycle", self._budget)
                 resumes = self._warn(cycle, resumes)
+                self._wakeup.own(cycle.owned.lanes)
                 began = time.monotonic()
-                report = began - reported >= REPORT_SECONDS
-                progress = cycle.run(wait, report=report)
-                if report:
-                    reported = began
+                turn = turns.begin(began)
+                progress = cycle.run(turn.seconds, report=turn.report)
+                answered = time.monotonic()
+                turns.end(turn, answered, idle=progress.idle, wakes=self._wakes(cycle, assigned=kafka.assigned))
                 outages.KAFKA.answered("worker")
                 outages.DATABASE.answered("worker")
-                wait = min(2 * wait, WAIT_MAX) if progress.idle else WAIT_MIN
                 self._backoff.succeeded()
-                answered = time.monotonic()
                 self._after(cycle, progress, answered - began, assigned=kafka.assigned, unreadable=kafka.unreadable)
+                self._rest(progress, answered - began, waking)
             except (Stop, NotLetIn) as doubt:
                 in_doubt = True
                 self._stops.prove(doubt)
@@ -114,6 +112,17 @@ class MainLoop:
                 if isinstance(error, KafkaUnavailable) and time.monotonic() - answered > CLIENTS_SECONDS:
                     # The clients may remember lost brokers; new ones do not.
                     raise WornOut(str(error)) from error
+
+    def _wakes(self, cycle: Cycle, *, assigned: bool) -> bool:
+        """Whether all that may become due soon would end a wait: a parked input would not, nor a share to come."""
+        return self._wakeup.listens() and assigned and not cycle.parked()
+
+    def _rest(self, progress: Progress, seconds: float, waking: WakingKafka) -> None:
+        """Let the next batch grow, if cycles such as this one, which took `seconds`, keep the worker busy."""
+        more = waking.had_more or progress.failed is not None
+        records = max(progress.received, progress.published)
+        if pause := self._pace.after(seconds, waking.waited, records, more=more):
+            time.sleep(pause)
 
     def _recover(self, cycle: Cycle) -> None:
         seconds = recovery_seconds(self._settings)

@@ -12,6 +12,7 @@ from types import FrameType
 from ..errors import Fenced, NotLetIn, Stop
 from ..kafka.client import KafkaClient
 from ..postgres.transaction import WorkerDatabase
+from ..postgres.wakeup import Wakeup
 from ..service import Service
 from ..settings import Settings
 from ..telemetry.metrics import log
@@ -48,6 +49,7 @@ class Worker:
         look_at_topics: Callable[[], Stop | None],
         stands: Callable[[Stop | NotLetIn], Sequence[Stop]],
         connect: Callable[[int], KafkaClient],
+        wakeup: Wakeup,
         housekeeping: Housekeeping,
         observer: Observer,
     ) -> None:
@@ -55,6 +57,7 @@ class Worker:
         self._database = database
         self._look_at_topics = look_at_topics
         self._connect = connect
+        self._wakeup = wakeup
         self._housekeeping = housekeeping
         self._observer = observer
         self._budget = cycle_seconds(settings)
@@ -78,6 +81,7 @@ class Worker:
             settings=settings,
             service=service,
             database=database,
+            wakeup=wakeup,
             observer=observer,
             health=self._health,
             backoff=self._backoff,
@@ -116,6 +120,7 @@ class Worker:
         finally:
             self._health.enter("ending", ready=False)
             self._watchdog.allow("closing", self._settings.shutdown_grace_seconds)
+            self._wakeup.stop()
             self._housekeeping.stop()
             self._observer.stop()
             self._database.close()
@@ -134,6 +139,7 @@ class Worker:
             return
         slot = self._database.slot
         assert slot is not None
+        self._wakeup.start()
         self._housekeeping.start()
         watch = TopicWatch(self._look_at_topics)
         try:

@@ -44,10 +44,13 @@ PROTOCOL = (
         f"postgres/{name}"
         for name in ("ahead", "attempts", "blame", "dead_letters", "deadline", "engine", "handlers", "inbox", "outbox")
     ),
-    *(f"postgres/{name}" for name in ("positions", "slots", "stuck_records", "transaction")),
+    *(f"postgres/{name}" for name in ("positions", "slots", "stuck_records", "transaction", "wakeup")),
     *(f"protocol/{name}" for name in ("attempts", "cycle", "intake", "ports", "verdicts")),
     *(f"worker/{name}" for name in ("backoff", "closing", "last_words", "main_loop", "minute", "recoveries")),
-    *(f"worker/{name}" for name in ("reporting", "retries", "standby", "stopping", "stops", "watchdog", "worker")),
+    *(
+        f"worker/{name}"
+        for name in ("reporting", "retries", "standby", "stopping", "stops", "turns", "waking", "watchdog", "worker")
+    ),
 )
 """The modules of `shared` whose change voids earlier proofs."""
 

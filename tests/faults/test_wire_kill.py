@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
-from shared.postgres import backlog, dead_letters
+from shared.postgres import backlog, dead_letters, wakeup
 from shared.testing import SECONDS_MAX, until
 from shared.worker import observer
 from tests.faults.stage import Stage
@@ -31,8 +31,11 @@ ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordin
 they change nothing.
 """
 
-OBSERVED = tuple(" ".join(str(query).split())[:50] for query in (observer._HANDLED, backlog._LOOK, dead_letters._LOOK))
-"""How the observer's queries begin, which run beside the main loop, once a second."""
+OBSERVED = tuple(
+    " ".join(str(query).split())[:50]
+    for query in (observer._HANDLED, backlog._LOOK, dead_letters._LOOK, wakeup._LISTEN, wakeup._LISTENS)
+)
+"""How the queries begin of threads beside the main loop: the observer's, and those of the wake-up."""
 
 ENDS = "ListOffsets"
 """The lag's gauge asks for it once a second; a start does too, where it counts."""

@@ -307,7 +307,7 @@ def test_an_idle_worker_writes_nothing_and_asks_little(stage: Stage) -> None:
     stage.until(lambda: time.monotonic() > began + 5, "some time has passed")
     after, seconds = used(), time.monotonic() - began
     assert after[1] == before[1], "nothing is written"
-    assert after[0] - before[0] < 15 * seconds, "ten looks a second into the outbox, and some of housekeeping"
+    assert after[0] - before[0] < 6 * seconds, "one look a second into the outbox, and some of the observer"
 
 
 def test_it_is_ready_while_it_works(stage: Stage) -> None:

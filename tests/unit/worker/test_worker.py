@@ -105,3 +105,18 @@ def test_a_batch_that_took_half_of_the_budget_is_as_large_as_they_get(
     progress = Progress(received=50, handled=50, failed=failed)
     loop._after(cycle, progress, part * loop._settings.handler_seconds, assigned=True)
     assert found == paced
+
+
+@pytest.mark.parametrize(
+    ("listening", "assigned", "parked", "wakes"),
+    [(True, True, {}, True), (False, True, {}, False), (True, False, {}, False), (True, True, {"orders": 1}, False)],
+    ids=["it would be woken", "it would not", "its share is to come", "a parked input is to be tried again"],
+)
+def test_a_worker_waits_long_only_if_all_that_may_come_would_end_the_wait(
+    scene: Scene, *, listening: bool, assigned: bool, parked: dict[str, int], wakes: bool
+) -> None:
+    scene.start()
+    scene.end()
+    scene.wakeup.listening = listening
+    cycle: Any = SimpleNamespace(parked=lambda: parked)
+    assert scene.worker._main_loop._wakes(cycle, assigned=assigned) is wakes

@@ -50,7 +50,7 @@ class Member:
     def pause(self, _inputs: object) -> None:
         """Pause nothing."""
 
-    resume = pause
+    end_waits_if = resume = begin = produce = flush = send_offsets = commit = confirm = beginning = pause
 
     def leave(self) -> None:
         """Leave the group."""
@@ -115,6 +115,21 @@ class Idle:
     stop = start
 
 
+class Listening(Idle):
+    """A wake-up that listens, or not, and hears what a test says."""
+
+    def __init__(self) -> None:
+        self.woken = False
+        self.listening = True
+
+    def listens(self) -> bool:
+        """Return whether it listens."""
+        return self.listening
+
+    def own(self, _lanes: object) -> None:
+        """Do nothing."""
+
+
 class Seeing(Idle):
     """An observer whose Kafka answers."""
 
@@ -145,6 +160,7 @@ class Scene:
         self.idle = threading.Event()
         self.members: list[Member] = []
         self.database = Held()
+        self.wakeup = Listening()
         self.check: Callable[[], None] = lambda: None
         self.ended: list[BaseException | None] = []
         settings = StageSettings.model_validate(
@@ -158,6 +174,7 @@ class Scene:
             look_at_topics=lambda: None,
             stands=self._stands,
             connect=self._connect,
+            wakeup=cast("Any", self.wakeup),
             housekeeping=cast("Any", Idle()),
             observer=cast("Any", Seeing()),
         )

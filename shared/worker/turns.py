@@ -1,0 +1,53 @@
+"""How long each turn of the main loop waits for records before it asks the outbox, and which of them report."""
+
+from typing import NamedTuple
+
+WAIT_MIN, WAIT_MAX = 0.005, 0.1
+"""Seconds that an idle worker waits for records before it checks the outbox again: short after work, since a request
+that came meanwhile may have counted on that, then longer and longer.
+"""
+
+WAIT_GROWTH = 4
+"""How much longer each wait is than the one before."""
+
+REPORT_SECONDS = 1.0
+"""How often next offsets are reported to Kafka when nothing is published. Lag tools read them; the protocol does not
+need them. It is also the longest wait, of a worker that would be woken: a row may have notified nobody (its request
+committed late, or the notification was lost).
+"""
+
+
+class Turn(NamedTuple):
+    """What one turn does."""
+
+    seconds: float
+    """How long it waits for records."""
+    report: bool
+
+
+class Turns:
+    """The turns of the main loop, one after the other."""
+
+    def __init__(self) -> None:
+        self._wait = WAIT_MIN
+        self._report_due = float("-inf")
+        self._unreported = False
+
+    def begin(self, now: float) -> Turn:
+        """Return the next turn. If it fails, the one after it waits as after work."""
+        wait, self._wait = self._wait, WAIT_MIN
+        if now < self._report_due:
+            return Turn(min(wait, self._report_due - now), report=False)
+        # The report comes after the wait for records, so one that has something to say does not wait long.
+        turn = Turn(WAIT_MIN if self._unreported else wait, report=True)
+        self._report_due, self._unreported = now + REPORT_SECONDS, False
+        return turn
+
+    def end(self, turn: Turn, now: float, *, idle: bool, wakes: bool) -> None:
+        """Note that `turn` found nothing to do, or something, and whether a new row would now end a wait."""
+        if idle:
+            self._wait = min(WAIT_GROWTH * max(turn.seconds, WAIT_MIN), REPORT_SECONDS if wakes else WAIT_MAX)
+        elif turn.report:
+            self._report_due = now + REPORT_SECONDS  # it may have waited long before
+        else:
+            self._unreported = True

@@ -1,0 +1,83 @@
+"""A worker asks the outbox soon after work, then less and less often, and reports once a second."""
+
+from itertools import pairwise
+
+import pytest
+
+from shared.worker.turns import REPORT_SECONDS, WAIT_MAX, WAIT_MIN, Turn, Turns
+
+
+class Loop:
+    """A main loop on a clock of its own, whose turns take no time but their waits."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self._turns = Turns()
+
+    def turn(self, *, idle: bool = True, wakes: bool = True) -> Turn:
+        """Make a turn."""
+        turn = self._turns.begin(self.now)
+        self.now += turn.seconds
+        self._turns.end(turn, self.now, idle=idle, wakes=wakes)
+        return turn
+
+    def rest(self, *, wakes: bool = True) -> "Loop":
+        """Find nothing to do for long."""
+        for _ in range(50):
+            self.turn(wakes=wakes)
+        return self
+
+
+def test_it_waits_longer_and_longer_after_work() -> None:
+    loop = Loop().rest()
+    loop.turn(idle=False)
+    waits = [loop.turn().seconds for _ in range(4)]
+    assert waits[0] == WAIT_MIN
+    assert waits == sorted(set(waits))
+
+
+@pytest.mark.parametrize(("wakes", "longest"), [(True, REPORT_SECONDS), (False, WAIT_MAX)])
+def test_it_asks_rarely_only_if_it_would_be_woken(wakes: bool, longest: float) -> None:
+    loop = Loop().rest(wakes=wakes)
+    assert max(loop.turn(wakes=wakes).seconds for _ in range(20)) == longest
+    began = loop.now
+    turns = 0
+    while loop.now < began + 10 * REPORT_SECONDS:
+        turns += 1
+        loop.turn(wakes=wakes)
+    assert turns <= 1.2 * 10 * REPORT_SECONDS / longest
+
+
+def test_a_wait_that_was_long_is_short_once_nothing_would_end_it() -> None:
+    loop = Loop().rest()
+    loop.turn(wakes=False)
+    assert loop.turn(wakes=False).seconds <= WAIT_MAX
+
+
+def test_a_turn_that_failed_is_followed_by_a_short_wait() -> None:
+    loop = Loop().rest()
+    loop._turns.begin(loop.now)
+    assert loop.turn().seconds == WAIT_MIN
+
+
+def test_what_was_done_is_reported_within_a_second_and_not_more_often() -> None:
+    loop = Loop().rest()
+    reports = []
+    for _ in range(1_000):
+        turn = loop.turn(idle=False)
+        if turn.report:
+            reports.append(loop.now)
+    gaps = [after - before for before, after in pairwise(reports)]
+    assert min(gaps) >= REPORT_SECONDS - 2 * WAIT_MIN
+    assert max(gaps) <= REPORT_SECONDS + 2 * WAIT_MIN
+
+
+def test_a_report_does_not_wait_for_more_records() -> None:
+    loop = Loop().rest()
+    assert loop.turn(idle=False).report
+    assert not loop.turn(idle=False).report
+    done = loop.now
+    while not (turn := loop.turn()).report:
+        pass
+    assert turn.seconds == WAIT_MIN
+    assert loop.now <= done + REPORT_SECONDS + 2 * WAIT_MIN

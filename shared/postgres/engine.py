@@ -4,9 +4,10 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Engine, create_engine, event, text
 
-from ..errors import Misconfigured
+from ..errors import Misconfigured, SessionMisused
 from ..orm import bulk
 from ..session import Session
 from ..settings import Settings
@@ -74,7 +75,20 @@ def connect(settings: Settings, service: str, pool_size: int, *, debugging: bool
     )
     bulk.install(engine)
     database_errors.install(engine)
+    event.listen(engine, "commit", _refuse_undone)
     return engine
+
+
+def _refuse_undone(connection: Connection) -> None:
+    """Refuse to commit what PostgreSQL has undone: it would answer COMMIT with ROLLBACK, without an error. Raises
+    `SessionMisused`.
+    """
+    raw: Any = connection.connection.driver_connection
+    if raw.info.transaction_status == TransactionStatus.INERROR:
+        raise SessionMisused(
+            "a statement failed, its error was caught, and PostgreSQL has undone the whole transaction: nothing of it "
+            "can be committed. Let the error pass, or run what may fail in `with session.begin_nested():`"
+        )
 
 
 def refuse_unsafe(engine: Engine) -> None:

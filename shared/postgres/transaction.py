@@ -17,6 +17,7 @@ from ..errors import (
     ExactlyOnceError,
     HandlingFailed,
     ServiceBroken,
+    SessionMisused,
     SlotInDoubt,
     SlotLost,
     Undecided,
@@ -209,6 +210,8 @@ class PostgresTransaction:
             if blame.may_be_either(error):  # from a trigger deferred to COMMIT
                 raise HandlingFailed(None) from Undecided(f"PostgreSQL: {error.orig}")
             raise unavailable(error) or HandlingFailed(None) from error
+        except SessionMisused as error:
+            raise HandlingFailed(None) from error
         finally:
             self._session.close()
         if self._handled:

@@ -13,7 +13,7 @@ from ..session import Session
 from ..settings import Settings
 from ..telemetry import outages
 from . import access as postgres_access
-from . import database_errors, session_settings
+from . import ahead, database_errors, session_settings
 from .outbox import Outbox
 
 POSTGRES_MIN = 160000
@@ -74,6 +74,7 @@ def connect(settings: Settings, service: str, pool_size: int, *, debugging: bool
         },
     )
     bulk.install(engine)
+    ahead.install(engine)
     database_errors.install(engine)
     event.listen(engine, "commit", _refuse_undone)
     return engine

@@ -42,7 +42,7 @@ PROTOCOL = (
     *(f"orm/{name}" for name in ("bulk", "documents", "flushing", "held")),
     *(
         f"postgres/{name}"
-        for name in ("attempts", "blame", "dead_letters", "deadline", "engine", "handlers", "inbox", "outbox")
+        for name in ("ahead", "attempts", "blame", "dead_letters", "deadline", "engine", "handlers", "inbox", "outbox")
     ),
     *(f"postgres/{name}" for name in ("positions", "slots", "stuck_records", "transaction")),
     *(f"protocol/{name}" for name in ("attempts", "cycle", "intake", "ports", "verdicts")),

@@ -2,7 +2,7 @@
 
 httptools parses all that it is given, so several requests may be read before the first is answered; uvicorn queues
 them. It knows no largest head. And it takes a proposal to change the protocol (`Upgrade`, which curl and Java's client
-may send with their first request) for the change itself: it skips the request's body, and then parses that as a request.
+may send with their first request) for the change itself: it skips the body, and then parses that as a request.
 """
 
 from typing import Any

@@ -139,9 +139,8 @@ class Limited(asyncio.Protocol):
 
 def limited(given: Limits) -> type[asyncio.Protocol]:
     """Return the protocol for uvicorn's `http`."""
-    kind: type[Limited]
     try:
-        from .by_httptools import Connection as kind
+        from .by_httptools import Connection
     except ImportError:
-        from .by_h11 import Connection as kind
-    return type("LimitedConnection", (kind,), {"limits": given})
+        from .by_h11 import Connection  # type: ignore[assignment]  # the other kind
+    return type("LimitedConnection", (Connection,), {"limits": given})

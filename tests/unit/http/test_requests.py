@@ -33,7 +33,7 @@ def ask(api: Lonely, *pieces: bytes) -> list[str]:
 
 
 def answers(read: BinaryIO) -> Iterator[str]:
-    """Yield the status and the body of each answer. A refusal is the last, and each parser frames its body as it likes."""
+    """Yield the status and the body of each answer. A refusal is the last; each parser frames its body as it likes."""
     while line := read.readline():
         status, length = line.split()[1].decode(), 0
         while header := read.readline().strip().lower():

@@ -18,6 +18,7 @@ from ..protocol.ports import KEY_BYTES_MAX, Claim, OutboxRow
 from ..service import Service
 from ..session import Session
 from . import claim_log
+from .ahead import Statement
 
 
 class PendingEvent(NamedTuple):
@@ -92,26 +93,30 @@ class Outbox:
         The flush comes first: it takes the locks of new rows too, so ids of one key grow in the order of the commits.
         Raises `Reject` for an event that is too large for Kafka.
         """
+        number = len(session.collected)
+        for insert in self.insertion(session):
+            session.connection().execute(*insert)
+        return number
+
+    def insertion(self, session: Session) -> list[Statement]:
+        """Do as `write`, but return the statement that inserts, if there are events, for the caller to execute next."""
         session.flush()
         pending: list[PendingEvent] = session.collected
         session.collected = []
         if not pending:
-            return 0
+            return []
         self.refuse_large(pending)
-        session.connection().execute(
-            _INSERT,
-            {
-                "hashes": Array(lane_hash(s.key) for s in pending),
-                "topics": Array(s.topic for s in pending),
-                "keys": Array(s.key for s in pending),
-                "ids": Array(s.event_id for s in pending),
-                "types": Array(type(s.event).__name__ for s in pending),
-                "versions": Array(s.event.version for s in pending),
-                "data": Array(s.data for s in pending),
-                "traceparents": Array(s.traceparent for s in pending),
-            },
-        )
-        return len(pending)
+        values = {
+            "hashes": Array(lane_hash(s.key) for s in pending),
+            "topics": Array(s.topic for s in pending),
+            "keys": Array(s.key for s in pending),
+            "ids": Array(s.event_id for s in pending),
+            "types": Array(type(s.event).__name__ for s in pending),
+            "versions": Array(s.event.version for s in pending),
+            "data": Array(s.data for s in pending),
+            "traceparents": Array(s.traceparent for s in pending),
+        }
+        return [Statement(_INSERT, values)]
 
 
 def lane_hash(key: str) -> int:

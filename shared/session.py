@@ -42,6 +42,8 @@ class Session(OrmSession):
         """The same for the last savepoint that ended; only afterwards is it known whether it was rolled back."""
         self.collected: list[Any] = []
         """Events that wait for `Outbox.write`."""
+        self.closing: list[Any] = []
+        """The library's own statements that go with the COMMIT of a request."""
         self.publisher: Callable[[Event], object] | None = None
         """Called by `publish`; it knows the cause of the event."""
 

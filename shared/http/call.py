@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Never
@@ -81,7 +82,7 @@ class Call:
                 if stored is not None:
                     return _replay(stored)
                 stored = work(session)
-                idempotency.keep(session.connection(), self._request_key, stored)
+                idempotency.keep(session, self._request_key, stored)
         except Reject as error:
             problem = Problem(409, str(error))
         except Problem as error:
@@ -95,7 +96,7 @@ class Call:
             if stored is not None:
                 return _replay(stored)
             stored = StoredResponse(problem.answer.status, msgspec.Raw(problem.body()))
-            idempotency.keep(session.connection(), self._request_key, stored)
+            idempotency.keep(session, self._request_key, stored)
         return problem.response()
 
     @contextmanager
@@ -125,12 +126,17 @@ class _NotStored(Problem):
     """A refusal for the key itself."""
 
 
-async def call_of(request: Request) -> Call:
+CURRENT: ContextVar[Call] = ContextVar("call")
+"""The call of the request that this context serves. A dependency of the framework would cost each request ten times as
+much."""
+
+
+def call_of(request: Request, body: bytes) -> Call:
     """Return the call of a request whose headers were checked."""
     request_key = RequestKey(
         scope=f"{request.state.caller} {request.method} {request.url.path}",
         key=request.headers.get("idempotency-key", ""),
-        body=await request.body(),
+        body=body,
         query=request.url.query,
     )
     return Call(request.app.state.parts, request_key, request.state.traceparent, request.method)

@@ -4,15 +4,16 @@ uvicorn limits how long a connection may idle between two requests, and nothing 
 byte, nor a head or a body that comes byte by byte, nor a client that does not read its answer
 (https://uvicorn.dev/settings/#timeouts). A client that holds as many connections as the process may have files blocks
 the API. Each limit is for a whole state, not for pauses: a byte now and then does not extend it.
+
+`by_httptools` and `by_h11` apply them to uvicorn's two parsers, of which the first, in C, may be missing.
 """
 
 import asyncio
 import resource
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from prometheus_client import Counter
-from uvicorn.protocols.http.h11_impl import H11Protocol
 
 CLOSED = Counter(
     "exactly_once_http_connections_closed_total", "Connections that kept the API waiting, and were closed", ["reason"]
@@ -62,8 +63,14 @@ def limits(request_seconds_max: float) -> Limits:
     )
 
 
-class Connection(H11Protocol):
-    """One connection. `limited` makes the class for uvicorn."""
+class Limited(asyncio.Protocol):
+    """What both kinds of a connection have: the clock of its state. A base to the left of uvicorn's own class, whose
+    attributes the first ones are.
+    """
+
+    loop: asyncio.AbstractEventLoop
+    transport: Any
+    connections: set[Any]
 
     limits: Limits
     since = 0.0
@@ -71,35 +78,40 @@ class Connection(H11Protocol):
     _state: Literal["asking", "working", "idle"] = "asking"
     _deadline: asyncio.TimerHandle | None = None
 
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Wait for a request; make room for it."""
         super().connection_made(transport)
         self._enter("asking", self.limits.head_seconds)
         if len(self.connections) > self.limits.connections:
-            waiting = [one for one in self.connections if isinstance(one, Connection) and one.waits_for_client()]
+            waiting = [one for one in self.connections if isinstance(one, Limited) and one.waits_for_client()]
             min(waiting, key=lambda one: one.since).drop("crowded")
+
+    def working_on(self) -> Any:
+        """Return uvicorn's cycle of the request that is being answered, or was answered last."""
+        raise NotImplementedError
 
     def waits_for_client(self) -> bool:
         """Return whether no work is under way for this one: its request is incomplete, or its answer is sent."""
-        return self._state != "working" or self.cycle.more_body
+        return self._state != "working" or self.working_on().more_body
 
     def data_received(self, data: bytes) -> None:
         """Take bytes; the first ones after an answer begin another request."""
         if self._state == "idle":
             self._enter("asking", self.limits.head_seconds)
+        self.take(data)
+
+    def take(self, data: bytes) -> None:
+        """Parse bytes."""
         super().data_received(data)
 
-    def handle_events(self) -> None:
-        """Handle what arrived; the end of a head begins an answer."""
-        before = self.cycle
-        super().handle_events()
-        if self.cycle is not before:
-            self._enter("working", self.limits.work_seconds)
+    def work_begins(self) -> None:
+        """To be called at the end of a head, once the request before it is answered."""
+        self._enter("working", self.limits.work_seconds)
 
     def on_response_complete(self) -> None:
         """Wait for the next request. It may have arrived already: some clients do not wait for answers."""
         self._enter("idle", self.limits.idle_seconds)
-        super().on_response_complete()
+        super().on_response_complete()  # type: ignore[misc]  # uvicorn's
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Stop the clock of a connection that is gone."""
@@ -127,4 +139,8 @@ class Connection(H11Protocol):
 
 def limited(given: Limits) -> type[asyncio.Protocol]:
     """Return the protocol for uvicorn's `http`."""
+    try:
+        from .by_httptools import Connection
+    except ImportError:
+        from .by_h11 import Connection  # type: ignore[assignment]  # the other kind
     return type("LimitedConnection", (Connection,), {"limits": given})

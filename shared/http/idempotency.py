@@ -11,6 +11,9 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from ..errors import ExactlyOnceError
+from ..postgres import ahead
+from ..postgres.ahead import Statement
+from ..session import Session
 
 
 class KeyReused(ExactlyOnceError):
@@ -57,7 +60,8 @@ def begin(connection: Connection, request_key: RequestKey) -> StoredResponse | N
     body_hash = hashlib.sha256(request_key.body).digest()
     # Twice: an old key may be pruned between the two statements.
     for _ in range(2):
-        if connection.execute(_INSERT, {**names, "hash": body_hash}).scalar_one_or_none():
+        (taken,) = ahead.execute(connection, [Statement(_INSERT, {**names, "hash": body_hash})])
+        if taken:
             return None
         row = connection.execute(_FIND, names).one_or_none()
         if row is not None:
@@ -70,18 +74,16 @@ def begin(connection: Connection, request_key: RequestKey) -> StoredResponse | N
     raise LookupError(f"idempotency key {request_key.key!r} comes and goes")
 
 
-def keep(connection: Connection, request_key: RequestKey, stored: StoredResponse) -> None:
+def keep(session: Session, request_key: RequestKey, stored: StoredResponse) -> None:
     """Store the answer, with the effect."""
     stored.query = _query_hash(request_key)
-    connection.execute(
-        _KEEP,
-        {
-            "scope": request_key.scope,
-            "key": request_key.key,
-            "status": stored.status,
-            "answer": msgspec.json.encode(stored),
-        },
-    )
+    values = {
+        "scope": request_key.scope,
+        "key": request_key.key,
+        "status": stored.status,
+        "answer": msgspec.json.encode(stored),
+    }
+    session.closing.append(Statement(_KEEP, values))
 
 
 def _query_hash(request_key: RequestKey) -> str:

@@ -9,7 +9,7 @@ The rest wait here, which costs nothing; too many are refused at once.
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, WouldBlock
 from fastapi import Request
 from prometheus_client import Counter
 
@@ -45,12 +45,25 @@ class Places:
             raise busy("too many requests wait for this already; nothing was done, a POST may be repeated with its key")
         self._resources[resource] = limiter, wanted + 1
         try:
-            async with limiter, self._writers:
+            async with _held(limiter), _held(self._writers):
                 yield
         finally:
             _, wanted = self._resources.pop(resource)
             if wanted > 1:
                 self._resources[resource] = limiter, wanted - 1
+
+
+@asynccontextmanager
+async def _held(limiter: CapacityLimiter) -> AsyncIterator[None]:
+    """Hold a place. `async with limiter` would take a turn of the loop even where one is free."""
+    try:
+        limiter.acquire_nowait()
+    except WouldBlock:
+        await limiter.acquire()
+    try:
+        yield
+    finally:
+        limiter.release()
 
 
 def resource(request: Request) -> str:

@@ -16,7 +16,7 @@ from sqlalchemy.exc import TimeoutError as NoFreeConnection
 from starlette.exceptions import HTTPException
 from starlette.routing import BaseRoute
 
-from ..postgres.blame import INFRASTRUCTURE
+from ..postgres.blame import is_infrastructure
 from ..telemetry import outages
 
 MEDIA_TYPE = "application/problem+json"
@@ -137,7 +137,7 @@ def of_database(error: DBAPIError | NoFreeConnection, method: str) -> Problem:
         error.connection_invalidated or (state is None and isinstance(error, OperationalError))
     ):
         outages.DATABASE.missed("requests", words)
-    elif isinstance(error, NoFreeConnection) or (state is not None and state[:2] in INFRASTRUCTURE):
+    elif isinstance(error, NoFreeConnection) or is_infrastructure(error):
         _log.warning("database_refuses", sqlstate=state, detail=words)
     else:
         raise error

@@ -19,7 +19,7 @@ from collections.abc import Callable, Coroutine, Mapping
 from functools import wraps
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
-from fastapi import APIRouter, Depends, Request, Response, params
+from fastapi import APIRouter, Request, Response, params
 from fastapi.datastructures import DefaultPlaceholder
 from fastapi.routing import APIRoute
 from pydantic import AfterValidator
@@ -30,7 +30,7 @@ from ..declaration.annotations import members
 from ..telemetry import log_context
 from .answers import MISSING, Answers
 from .bodies import storable
-from .call import Call, Parts, call_of
+from .call import CURRENT, Parts, call_of
 from .places import resource
 from .problems import NOT_JSON, Problem, documented
 from .transaction import Transaction
@@ -40,9 +40,6 @@ _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 ANONYMOUS = "anonymous"
 """The caller without a token, of an endpoint that needs none."""
-
-CALL = "exactly_once_call"
-"""The parameter in which the framework passes a call to the wrapped endpoint."""
 
 KEY_PARAMETER = {
     "name": "Idempotency-Key",
@@ -123,12 +120,13 @@ def _facts(request: Request, keys: list[str]) -> Mapping[str, object]:
 
 async def _placed(request: Request, handle: Callable[[Request], Coroutine[Any, Any, Response]]) -> Response:
     """Handle a request; if it may change data, in a place from `Places`."""
-    if request.method in {"GET", "HEAD"}:
-        return await handle(request)
     try:
-        await request.body()  # first: a slow sender must hold no place
+        body = await request.body()  # first: a slow sender must hold no place
     except ClientDisconnect as error:
         raise Problem(400, NOT_JSON, kind="not-json") from error
+    CURRENT.set(call_of(request, body))
+    if request.method in {"GET", "HEAD"}:
+        return await handle(request)
     parts: Parts = request.app.state.parts
     async with parts.places.take(resource(request)):
         return await handle(request)
@@ -160,7 +158,10 @@ def _check_content_type(request: Request) -> None:
 
 def _traceparent(request: Request) -> str:
     given = request.headers.get("traceparent", "")
-    return given if _TRACEPARENT.fullmatch(given) else f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"
+    if _TRACEPARENT.fullmatch(given):
+        return given
+    made = secrets.token_hex(24)  # at once: each call asks the kernel
+    return f"00-{made[:32]}-{made[32:]}-01"
 
 
 def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, Any]) -> Callable[..., Any]:
@@ -180,7 +181,7 @@ def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, An
 
     @wraps(endpoint)
     def wrapped(**arguments: Any) -> Response:
-        call: Call = arguments.pop(CALL)
+        call = CURRENT.get()
 
         def run(session: Transaction) -> Any:
             return endpoint(**arguments, **dict.fromkeys(names, session))
@@ -194,9 +195,6 @@ def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, An
         for name, one in signature.parameters.items()
         if name not in names
     ]
-    parameters.append(
-        inspect.Parameter(CALL, inspect.Parameter.KEYWORD_ONLY, annotation=Annotated[Call, Depends(call_of)])
-    )
     vars(wrapped).update(__signature__=inspect.Signature(parameters), in_transaction=True)
     return wrapped
 

@@ -1,18 +1,23 @@
 """A service's database: its engine, the guarantees it must meet, and the transaction of an HTTP request."""
 
+import select
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, create_engine, text
+from psycopg import OperationalError
+from psycopg.pq import TransactionStatus
+from sqlalchemy import Connection, Engine, create_engine, event, text
+from sqlalchemy.exc import DBAPIError, DisconnectionError
 
-from ..errors import Misconfigured
+from ..errors import Misconfigured, SessionMisused
 from ..orm import bulk
 from ..session import Session
 from ..settings import Settings
 from ..telemetry import outages
 from . import access as postgres_access
-from . import ahead, database_errors, session_settings
+from . import ahead, blame, database_errors, session_settings
+from .ahead import Statement
 from .outbox import Outbox
 
 POSTGRES_MIN = 160000
@@ -28,6 +33,9 @@ DEBUGGING_MS = 86_400_000
 # A server that cannot be reached must be noticed well within the watchdog's budget, on both sides.
 TCP_TIMEOUT_MS = 8_000
 CONNECT_SECONDS = 5
+
+UNASKED_MAX = 10
+"""Reads of what PostgreSQL sends to an idle session: a parameter that changed, a reason why it ends."""
 
 POOLER_ROUNDS = 3
 """A pooler that alternates between two sessions is found in the second round."""
@@ -61,7 +69,6 @@ def connect(settings: Settings, service: str, pool_size: int, *, debugging: bool
         pool_size=pool_size,
         max_overflow=0,
         pool_timeout=CONNECT_SECONDS,
-        pool_pre_ping=True,
         connect_args={
             "connect_timeout": CONNECT_SECONDS,
             "tcp_user_timeout": TCP_TIMEOUT_MS,
@@ -75,7 +82,34 @@ def connect(settings: Settings, service: str, pool_size: int, *, debugging: bool
     bulk.install(engine)
     ahead.install(engine)
     database_errors.install(engine)
+    event.listen(engine, "commit", _refuse_undone)
+    event.listen(engine, "checkout", _refuse_closed)
     return engine
+
+
+def _refuse_closed(raw: Any, _record: object, _proxy: object) -> None:
+    """Refuse a pooled connection that PostgreSQL has closed, by a look at its socket instead of a query; the pool then
+    makes a new one. One that was lost in silence is closed by the keepalives.
+    """
+    socket = select.poll()
+    socket.register(raw.fileno(), select.POLLIN)
+    for _ in range(UNASKED_MAX):
+        if not socket.poll(0):
+            return
+        try:
+            raw.pgconn.consume_input()
+        except OperationalError as error:
+            raise DisconnectionError from error
+    raise DisconnectionError
+
+
+def _refuse_undone(connection: Connection) -> None:
+    """Refuse to commit what PostgreSQL has undone: it would answer COMMIT with ROLLBACK, without an error. Raises
+    `SessionMisused`.
+    """
+    raw: Any = connection.connection.driver_connection
+    if raw.info.transaction_status == TransactionStatus.INERROR:
+        raise SessionMisused(UNDONE)
 
 
 def refuse_unsafe(engine: Engine) -> None:
@@ -126,7 +160,14 @@ def _session(connection: Connection) -> int:
     return int(connection.execute(text("SELECT pg_backend_pid()")).scalar_one())
 
 
+UNDONE = (
+    "a statement failed, its error was caught, and PostgreSQL has undone the whole transaction: nothing of it can be "
+    "committed. Let the error pass, or run what may fail in `with session.begin_nested():`"
+)
+
 Kind = TypeVar("Kind", bound=Session)
+
+_COMMIT = Statement(text("COMMIT"), {})
 
 
 class Requests:
@@ -148,5 +189,19 @@ class Requests:
         with kind(self._reading if read_only else self._engine) as session, session.begin():
             with session.lent():
                 yield session
-            self._outbox.write(session)
+            self._finish(session)
         outages.DATABASE.answered("requests")
+
+    def _finish(self, session: Session) -> None:
+        """Send what the library adds together with the COMMIT: PostgreSQL does not reach that after an error. The
+        session's own finds nothing left to do.
+        """
+        last = [*self._outbox.insertion(session), *session.closing]
+        if not last:
+            return
+        try:
+            ahead.execute(session.connection(), [*last, _COMMIT])
+        except DBAPIError as error:
+            if blame.state_of(error) == blame.IN_FAILED_TRANSACTION:
+                raise SessionMisused(UNDONE) from error
+            raise

@@ -104,35 +104,34 @@ class Outbox:
         The flush comes first: it takes the locks of new rows too, so ids of one key grow in the order of the commits.
         Raises `Reject` for an event that is too large for Kafka.
         """
-        if (statement := self.writing(session)) is None:
-            return 0
-        return session.connection().execute(*statement).rowcount
+        number = len(session.collected)
+        for insert in self.insertion(session):
+            session.connection().execute(*insert)
+        return number
 
-    def writing(self, session: Session) -> Statement | None:
-        """Flush the session, and return the statement that inserts the collected events. Raises what `write` does."""
+    def insertion(self, session: Session) -> list[Statement]:
+        """Do as `write`, but return the statement that inserts, if there are events, for the caller to execute next."""
         session.flush()
         pending: list[PendingEvent] = session.collected
         session.collected = []
         if not pending:
-            return None
+            return []
         self.refuse_large(pending)
-        return Statement(
-            _INSERT,
-            {
-                "hashes": Array(lane_hash(s.key) for s in pending),
-                "topics": Array(s.topic for s in pending),
-                "keys": Array(s.key for s in pending),
-                "ids": Array(s.event_id for s in pending),
-                "types": Array(type(s.event).__name__ for s in pending),
-                "versions": Array(s.event.version for s in pending),
-                "data": Array(s.data for s in pending),
-                "traceparents": Array(s.traceparent for s in pending),
-                "here": sorted(self.published_here),
-                "channel": CHANNEL,
-                "class": LOCK_CLASS,
-                "notifying": NOTIFYING,
-            },
-        )
+        values = {
+            "hashes": Array(lane_hash(s.key) for s in pending),
+            "topics": Array(s.topic for s in pending),
+            "keys": Array(s.key for s in pending),
+            "ids": Array(s.event_id for s in pending),
+            "types": Array(type(s.event).__name__ for s in pending),
+            "versions": Array(s.event.version for s in pending),
+            "data": Array(s.data for s in pending),
+            "traceparents": Array(s.traceparent for s in pending),
+            "here": sorted(self.published_here),
+            "channel": CHANNEL,
+            "class": LOCK_CLASS,
+            "notifying": NOTIFYING,
+        }
+        return [Statement(_INSERT, values)]
 
 
 def lane_hash(key: str) -> int:

@@ -18,6 +18,7 @@ from ..errors import (
     ExactlyOnceError,
     HandlingFailed,
     ServiceBroken,
+    SessionMisused,
     SlotInDoubt,
     SlotLost,
     Undecided,
@@ -158,8 +159,7 @@ class PostgresTransaction:
         with _sorted_errors(), self._handlers.deadline:
             try:
                 with self._placed():
-                    statement = self._outbox.writing(self._session)
-                    self._ahead += [statement] if statement is not None else []
+                    self._ahead += self._outbox.insertion(self._session)
             except Exception as error:
                 raise HandlingFailed(None) from error
 
@@ -228,6 +228,8 @@ class PostgresTransaction:
             if blame.may_be_either(error):  # from a trigger deferred to COMMIT
                 raise HandlingFailed(None) from Undecided(f"PostgreSQL: {error.orig}")
             raise unavailable(error) or HandlingFailed(None) from error
+        except SessionMisused as error:
+            raise HandlingFailed(None) from error
         finally:
             self._session.close()
         if self._handled:

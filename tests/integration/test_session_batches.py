@@ -9,12 +9,14 @@ from typing import Any, ClassVar
 import pytest
 import structlog
 from sqlalchemy import Engine, Text, event, func, select, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from dev.servers import Postgres
 from shared.errors import HandlingFailed, NotOwned, Reject, SessionMisused
 from shared.events import Envelope, Event, key_of
 from shared.postgres import tables, transaction
+from shared.postgres.engine import connect
 from shared.postgres.handlers import Handlers
 from shared.postgres.outbox import Outbox
 from shared.postgres.transaction import PostgresTransaction
@@ -196,3 +198,22 @@ def test_at_debug_a_batch_is_told_with_the_ids_of_its_events(engine: Engine, mon
             warnings=[],
         ).handle(deliveries)
     assert {"event": "handling", "log_level": "debug", "events": 2, "ids": ["id-0", "id-1"]} in lines.entries
+
+
+def test_a_commit_of_what_is_undone_fails(postgres: Postgres) -> None:
+    """A handler caught the error of a statement: PostgreSQL would answer COMMIT with ROLLBACK, and no error."""
+    engine = connect(databases.settings(postgres, ""), "postgres", 1)
+    begun = PostgresTransaction(
+        Session(engine),
+        service=SERVICE,
+        handlers=Handlers(SERVICE),
+        outbox=Outbox(SERVICE, 1_000_000),
+        claim_bytes=0,
+        warnings=[],
+    )
+    with pytest.raises(DBAPIError):
+        begun._session.execute(text("SELECT 1 / 0"))
+    with pytest.raises(HandlingFailed) as failed:
+        begun.commit()
+    assert isinstance(failed.value.__cause__, SessionMisused)
+    engine.dispose()

@@ -1,11 +1,13 @@
 """An API process without a database, for tests of its connections: `python -m tests.unit.http.lonely_api PORT FILES`,
-where FILES is how many files it may open; `quick` after it makes every limit short.
+where FILES is how many files it may open; `quick` after it makes every limit short, and `pure` hides the parser and the
+loop that are in C.
 """
 
 import resource
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import StreamingResponse
@@ -53,6 +55,9 @@ def main() -> None:
     port, files = int(sys.argv[1]), int(sys.argv[2])
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
     settings = Settings.model_construct(http_port=port, shutdown_grace_seconds=1.0, http_request_seconds_max=60.0)
+    if "pure" in sys.argv:
+        hidden: Any = {"httptools": None, "uvloop": None}
+        sys.modules.update(hidden)
     if "quick" in sys.argv:
         quick = replace(connections.limits(0.5), work_seconds=1.0, head_seconds=0.5, idle_seconds=0.5)
         connections.limits = lambda request_seconds_max: quick

@@ -56,15 +56,20 @@ def lonely(log: Path, *more: str) -> Iterator[Lonely]:
         processes.end([process], 5.0)
 
 
-@pytest.fixture(scope="module")
-def quick(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lonely]:
-    with lonely(tmp_path_factory.mktemp("quick") / "log", "quick") as found:
+KINDS = pytest.mark.parametrize("kind", ["in-c", "pure"])
+"""The parser and the loop, which are in C where they can be had."""
+
+
+@pytest.fixture(scope="module", params=["in-c", "pure"])
+def quick(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Lonely]:
+    with lonely(tmp_path_factory.mktemp("quick") / "log", "quick", request.param) as found:
         yield found
 
 
-def test_more_silent_connections_than_files(tmp_path: Path) -> None:
+@KINDS
+def test_more_silent_connections_than_files(tmp_path: Path, kind: str) -> None:
     """They are closed to make room, the oldest first, but not one at work: an answer read slowly."""
-    with lonely(tmp_path / "log") as api, api.connect() as reader, ExitStack() as stack:
+    with lonely(tmp_path / "log", kind) as api, api.connect() as reader, ExitStack() as stack:
         reader.sendall(b"GET /pieces HTTP/1.0\r\n\r\n")
         assert reader.recv(12) == b"HTTP/1.1 200"
         for _ in range(FILES + 50):

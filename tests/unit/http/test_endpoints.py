@@ -5,7 +5,7 @@ import functools
 import inspect
 import json
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Generic, Literal, TypeVar, cast
@@ -15,7 +15,7 @@ import httpx
 import pytest
 from fastapi import APIRouter, Depends, Header, Query, Response
 from pydantic import BaseModel, Field
-from sqlalchemy import Engine, StaticPool, create_engine, select, text
+from sqlalchemy import Connection, Engine, StaticPool, create_engine, select, text
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 from sqlalchemy.orm import Session as OrmSession
 
@@ -23,6 +23,8 @@ from shared import Session
 from shared.http import Created, RequestBody, ResponseBody, Router, Transaction, guard, tokens
 from shared.http.api import make_application
 from shared.http.router import Route
+from shared.postgres import ahead
+from shared.postgres.ahead import Statement
 from shared.postgres.engine import Requests
 from shared.postgres.outbox import Outbox
 from shared.service import Service
@@ -103,6 +105,17 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     log = SimpleNamespace(error=lambda _event, *, exc_info, **_: found.append(str(exc_info)))
     monkeypatch.setattr(guard, "_log", log)
     return found
+
+
+@pytest.fixture(autouse=True)
+def _one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite takes statements one by one."""
+
+    def execute(connection: Connection, statements: Sequence[Statement]) -> list[list[Any]]:
+        results = [connection.execute(*one) for one in statements]
+        return [list(result) if result.returns_rows else [] for result in results]
+
+    monkeypatch.setattr(ahead, "execute", execute)
 
 
 @pytest.fixture(autouse=True)

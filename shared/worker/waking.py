@@ -1,17 +1,17 @@
 """The worker's waits for records: they end when a row is to be published, or when the process is asked to stop."""
 
-import threading
 import time
 
 from ..kafka.client import KafkaClient
 from ..postgres.wakeup import Wakeup
 from ..protocol.ports import Polled
+from .stopping import Stopping
 
 
 class WakingKafka:
     """The Kafka port, with polls that end early."""
 
-    def __init__(self, kafka: KafkaClient, wakeup: Wakeup, stopping: threading.Event) -> None:
+    def __init__(self, kafka: KafkaClient, wakeup: Wakeup, stopping: Stopping) -> None:
         kafka.end_waits_if(lambda: wakeup.woken or stopping.is_set())
         self._poll = kafka.poll
         self.committed = kafka.committed

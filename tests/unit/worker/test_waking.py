@@ -1,6 +1,5 @@
 """A wake-up and a stop end a wait; a wake-up does so once."""
 
-import threading
 from collections.abc import Callable
 from typing import Any, cast
 from unittest import mock
@@ -9,6 +8,7 @@ import pytest
 
 from shared.errors import KafkaUnavailable
 from shared.protocol.ports import Polled
+from shared.worker.stopping import Stopping
 from shared.worker.waking import WakingKafka
 from tests.unit.worker.worker_scene import Listening
 
@@ -20,7 +20,7 @@ class Scene:
 
     def __init__(self) -> None:
         self.wakeup = Listening()
-        self.stopping = threading.Event()
+        self.stopping = Stopping()
         self.meanwhile: Callable[[], object] = lambda: None
         self.ends: Callable[[], bool] = lambda: False
         client = mock.Mock(poll=self._poll, end_waits_if=lambda condition: setattr(self, "ends", condition))

@@ -9,7 +9,7 @@ import itertools
 import os
 import signal
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 from confluent_kafka import TopicPartition
@@ -17,7 +17,7 @@ from confluent_kafka import TopicPartition
 from shared.command import main
 from shared.kafka.client import KafkaClient
 from shared.postgres.transaction import PostgresTransaction
-from shared.protocol.ports import Committed, Input, OutboxRow
+from shared.protocol.ports import Claim, Committed, Input, OutboxRow
 
 DIES_AT = 30
 """Transactions that publish something; a worker makes hundreds in a run. Its successors die there too."""
@@ -63,21 +63,23 @@ def delete_claimed_rows_early() -> None:
     """Delete claimed rows with the claim, before the published position proves that Kafka has them: a kill between
     loses rows.
     """
-    read = PostgresTransaction.claimed
+    make = PostgresTransaction.claim
     commit = PostgresTransaction.commit
 
-    def claimed(self: PostgresTransaction, lanes: Collection[int]) -> list[OutboxRow]:
-        rows = read(self, lanes)
-        self.forget(list(lanes))
+    def claim(
+        self: PostgresTransaction, limits: Mapping[int, int], unpublished: Collection[int]
+    ) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:
+        claims, rows = make(self, limits, unpublished)
+        self.forget([*claims, *unpublished])
         self._published_rows = bool(rows)  # type: ignore[attr-defined]
-        return rows
+        return claims, rows
 
     def commit_and_die(self: PostgresTransaction) -> None:
         commit(self)
         if getattr(self, "_published_rows", False):
             die_at_the_worst_moment()
 
-    PostgresTransaction.claimed = claimed  # type: ignore[method-assign]
+    PostgresTransaction.claim = claim  # type: ignore[method-assign]
     PostgresTransaction.commit = commit_and_die  # type: ignore[method-assign]
 
 

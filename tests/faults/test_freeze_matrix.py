@@ -39,7 +39,7 @@ def freezes() -> Iterable[Freeze]:
     """Return all places for longer than all timeouts, and those with work half done also until another owns it."""
     for source, calls in CYCLE.items():
         yield from (Freeze(source, call, long=True) for call in calls if call != "transaction.set_aside")
-        half_done = calls[calls.index("transaction.claimed") :]
+        half_done = calls[calls.index("transaction.claim") :]
         yield from (Freeze(source, call, long=False) for call in half_done)
 
 

@@ -288,7 +288,8 @@ MUTANTS = (
         scenario="skipped",
         survives=(
             "the note is deleted with the next one, or is read below the next offset that the next report moves; it "
-            "would blame records of a type that nobody consumes if the process were killed four times before"
+            "would blame records of a type that nobody consumes if the process were killed four times before; found by "
+            "records_without_an_effect_are_read_again"
         ),
     ),
     Mutant(

@@ -9,13 +9,20 @@
 A handler takes an event and the rows that it needs (`shared.declaration`), and the session if it adds rows or queries
 the database; it knows no broker, no clock and no HTTP. It returns the event to publish, several of them, or None. A
 state machine (`shared.states`) decides whether the handler is called, and moves the row.
+
+    @service.on_batch(StockCounted)
+    def correct(events: Sequence[StockCounted], session: Session) -> Iterable[tuple[StockCounted, StockCorrected]]:
+        ...
+
+A batch handler takes all events of one type that follow each other in a batch, for statements about many rows at once.
 """
 
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from types import NoneType
 from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, overload
 
+from .declaration.batches import BatchRoute, read_batch
 from .declaration.routes import Route, read, refuse_clash, refuse_no_event, refuse_unmoved, refuse_unpublishable
 from .events import Event
 from .states import Machine
@@ -26,13 +33,15 @@ E3 = TypeVar("E3", bound=Event)
 P = ParamSpec("P")
 Published = TypeVar("Published", bound=Event | Iterable[Event] | None)
 """What a handler returns."""
+Caused = TypeVar("Caused", bound=Iterable[tuple[Event, Event]] | None)
+"""What a batch handler returns: each event with its cause."""
 
 
 class Service:
     """A service as the library sees it: its name, the events it publishes, and its handlers."""
 
     def __init__(self, name: str, *, publishes: Iterable[type[Event]] = (), **replaced: Never) -> None:
-        """Declare a service. Handlers are added by `on`."""
+        """Declare a service. Handlers are added by `on` and `on_batch`."""
         if replaced:
             raise TypeError(
                 f"Service({name!r}, ...) takes `publishes=(Event, ...)` instead of `says=`, and a handler is declared "
@@ -48,7 +57,7 @@ class Service:
             raise TypeError(f"Service({name!r}): write `publishes=({publishes.__name__},)`: it is a tuple")
         self.name = name
         self.publishes = tuple(publishes)
-        self._routes: list[Route] = []
+        self._routes: list[Route | BatchRoute] = []
         self._by_hand: set[type[Event]] = set()
         """Events whose handler was declared with None for a machine: it moves rows itself."""
         where = f"Service({name!r}, publishes=...)"
@@ -57,7 +66,7 @@ class Service:
             self._refuse_lane_topic(event, where)
 
     @property
-    def routes(self) -> tuple[Route, ...]:
+    def routes(self) -> tuple[Route | BatchRoute, ...]:
         """All handlers, in the order of their declaration. Raises `TypeError` if one has forgotten its machine."""
         refuse_unmoved(self._routes, self._by_hand)
         return tuple(self._routes)
@@ -104,6 +113,36 @@ class Service:
             self._routes += added
             if given[-1] is None:
                 self._by_hand.update(events)
+            return handler
+
+        return decorate
+
+    def on_batch(
+        self, event: type[E1], /, *machine: None
+    ) -> Callable[[Callable[Concatenate[Sequence[E1], P], Caused]], Callable[Concatenate[Sequence[E1], P], Caused]]:
+        """Route an event to the decorated batch handler: all events of this type that follow each other in a batch are
+        given to one call, so the order of the partition is kept among the types too. It returns each event to publish
+        with its cause, `(cause, event)`, where the cause is one of those that it was given.
+
+        A call that fails is repeated with half the events, until the one that fails is alone. Which events share a call
+        is chance: a handler does the same for several as for each in turn. Several batch handlers of one type each take
+        all events of the call, in the order of their declaration. A machine that has a row for the event is consulted
+        by none; None after the event says that the handler moves its rows itself.
+
+        Raises `TypeError` if the function cannot handle these events, with a message that says what to write.
+        """
+        where = f"{self.name}: @service.on_batch(...)"
+        refuse_no_event(event, where)
+        self._refuse_lane_topic(event, where)
+        if len(machine) > 1 or any(isinstance(one, type) for one in machine):
+            raise TypeError(f"{where}: a batch handler takes one type of event: declare it once for each")
+
+        def decorate(handler: Any) -> Any:
+            added = read_batch(handler, event, machine[0] if machine else None, self.publishes)
+            refuse_clash(self._routes, [added])
+            self._routes.append(added)
+            if machine:
+                self._by_hand.add(event)
             return handler
 
         return decorate

@@ -3,11 +3,11 @@
 docs/session.md describes what it does for each of SQLAlchemy's ways to read and write; each line there is tested.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-from sqlalchemy import Connection, Engine, Row, TextClause, event, inspect
+from sqlalchemy import Connection, Engine, Insert, Row, TextClause, event, inspect
 from sqlalchemy.exc import CircularDependencyError, SQLAlchemyError
 from sqlalchemy.orm import DeclarativeBase, ORMExecuteState, SessionTransaction
 from sqlalchemy.orm import Session as OrmSession
@@ -235,15 +235,35 @@ class Session(OrmSession):
             locked = {getattr(state.statement, "table", None)} if _tells_rows(state) else set()
             self._forget(state)
         if not locked or not state.is_orm_statement:
+            self._hold_new(state)
             return None
         self.flush()  # rows read now come from the database and overwrite those in the session
         result = state.invoke_statement(execution_options={"populate_existing": True}).freeze()
+        if not state.is_select and state.bind_mapper is not None:
+            self._hold_written(state.bind_mapper.class_, state.statement, result.data)
         for row in result.data:
             for value in row if isinstance(row, tuple | Row) else (row,):
                 found = inspect(value, raiseerr=False)
                 if getattr(found, "mapper", None) is not None and found.mapper.base_mapper.local_table in locked:
                     self._held.hold(value)
         return result()
+
+    def _hold_new(self, state: ORMExecuteState) -> None:
+        """Hold the rows that an INSERT is given: it writes all of them, or it fails and ends the transaction."""
+        mapper, statement = state.bind_mapper, state.statement
+        if mapper is None or not isinstance(statement, Insert) or statement._post_values_clause is not None:
+            return
+        model: Any = mapper.class_
+        given: Any = state.parameters if isinstance(state.parameters, list) else (state.parameters or {},)
+        self._held.hold_keys(model, held.key(model).among(given))
+
+    def _hold_written(self, model: Any, statement: Any, rows: Sequence[Any]) -> None:
+        """Hold the rows of which a statement has returned the primary key."""
+        places = held.places_of_key(model, statement._returning)
+        if len(places) == 1:
+            self._held.hold_keys(model, [row[places[0]] for row in rows])
+        elif places:
+            self._held.hold_keys(model, [tuple(row[place] for place in places) for row in rows])
 
     def _forget(self, state: ORMExecuteState) -> None:
         """Forget everything that a statement may have changed without the ORM's knowledge."""

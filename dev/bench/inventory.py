@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+from confluent_kafka.admin import AdminClient
 from dependency_injector import providers
 
 from dev import processes
@@ -28,6 +29,7 @@ POLL_SECONDS = 0.01
 # Nothing that is measured takes this long, unless it hangs.
 SILENCE_SECONDS = 60.0
 TEMPLATE = service.name
+PROGRAM = f"services.{service.name}"
 
 
 class BenchError(Exception):
@@ -58,13 +60,23 @@ class Inventory:
             partitions=PARTITIONS,
         )
 
+    def forget_group(self) -> None:
+        """Delete the group with what it has consumed and published, for a worker on another database."""
+
+        def deleted() -> bool:
+            (answer,) = admin.delete_consumer_groups([service.name]).values()
+            return answer.exception(SILENCE_SECONDS) is None
+
+        admin = AdminClient({"bootstrap.servers": self._servers.kafka.bootstrap, "log_level": 0})
+        wait_until(deleted, "the last worker has left its group")
+
     @contextmanager
-    def worker(self, settings: Settings, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
-        """Run a worker process; at the end of the block it is asked to end and must exit cleanly."""
+    def worker(self, settings: Settings, program: str = PROGRAM, **more: str) -> Iterator["subprocess.Popen[bytes]"]:
+        """Run a worker process of a module; at the end of the block it is asked to end and must exit cleanly."""
         with ExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exactly-once-bench-")))
             log = directory / "worker.log"
-            process = start_worker(settings, log, **more)
+            process = start_worker(settings, log, program, **more)
             try:
                 yield process
             except BaseException as error:
@@ -76,7 +88,7 @@ class Inventory:
                 raise BenchError(f"the worker ended with {code}:\n{log.read_text()[-3_000:]}")
 
 
-def start_worker(settings: Settings, log: Path, **more: str) -> "subprocess.Popen[bytes]":
+def start_worker(settings: Settings, log: Path, program: str = PROGRAM, **more: str) -> "subprocess.Popen[bytes]":
     """Start a worker process as a supervisor does."""
     env = environment(
         PYTHONPATH=str(ROOT),
@@ -86,7 +98,7 @@ def start_worker(settings: Settings, log: Path, **more: str) -> "subprocess.Pope
         HTTP_HOST=HOST,
         **more,
     )
-    words = (sys.executable, "-m", f"services.{service.name}", "worker")
+    words = (sys.executable, "-m", program, "worker")
     with log.open("ab") as output:
         return processes.start(words, env=env, cwd=log.parent, output=output)
 

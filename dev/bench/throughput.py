@@ -1,4 +1,6 @@
-"""Events per second of one worker, beside the loop of the tutorials and beside the same SQL without Kafka."""
+"""Events per second of one worker, whose handler takes one event or many, beside the loop of the tutorials and beside
+the same SQL without Kafka.
+"""
 
 import gc
 from collections.abc import Iterator
@@ -6,7 +8,7 @@ from collections.abc import Iterator
 import psycopg
 
 from dev.bench import tutorial
-from dev.bench.inventory import PARTITIONS, Inventory, all_published, container, dsn, wait_until
+from dev.bench.inventory import PARTITIONS, PROGRAM, Inventory, all_published, container, dsn, wait_until
 from dev.bench.memory_kafka import MemoryKafka
 from dev.bench.orders import fill, placed
 from dev.bench.report import Figure
@@ -30,6 +32,9 @@ def measure(servers: Servers, report: Echo, *, events: int, naive: int) -> Itera
     fill(settings, events)
     report("events: one worker ...")
     worker = drain(inventory, settings, events)
+    report("events: one worker with a batch handler ...")
+    inventory.forget_group()
+    batched = drain(inventory, inventory.database("batched"), events, "dev.bench.batched")
     report("events: the same SQL without Kafka ...")
     alone = without_kafka(inventory.database("alone"), events)
     report("events: the naive loop ...")
@@ -39,6 +44,7 @@ def measure(servers: Servers, report: Echo, *, events: int, naive: int) -> Itera
         loops[name] = tutorial.rate(engine, settings.kafka_bootstrap_servers, name, naive, tuning)
         engine.dispose()
     yield Figure(SECTION, "one inventory worker drains order.events", worker, "events/s")
+    yield Figure(SECTION, "the same, with a batch handler", batched, "events/s", at_least=20_000)
     yield Figure(SECTION, "the same SQL in the same batches, without Kafka", alone, "events/s")
     yield Figure(SECTION, "naive loop, one record per transaction", loops["naive"], "events/s")
     yield Figure(SECTION, "naive loop with retry.backoff.ms = 5", loops["tuned"], "events/s")
@@ -47,9 +53,9 @@ def measure(servers: Servers, report: Echo, *, events: int, naive: int) -> Itera
     yield Figure(SECTION, "worker / SQL alone", worker / alone, "times", at_least=0.6)
 
 
-def drain(inventory: Inventory, settings: Settings, events: int) -> float:
+def drain(inventory: Inventory, settings: Settings, events: int, program: str = PROGRAM) -> float:
     """Let one worker handle everything; return events per second, its start left out."""
-    with psycopg.connect(dsn(settings), autocommit=True) as connection, inventory.worker(settings):
+    with psycopg.connect(dsn(settings), autocommit=True) as connection, inventory.worker(settings, program):
 
         def drained() -> bool:
             # A look at the claims is cheap, counting is not.

@@ -1,23 +1,40 @@
 """A handler's declaration: its event, its rows, and what it may return, all read when its service is imported."""
 
-import inspect
 import re
 from collections.abc import Callable, Collection, Iterable, Sequence
 from types import NoneType
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from typing import Any, get_type_hints
 
 import msgspec
-from sqlalchemy.orm import Session as OrmSession
 
 from ..events import VERSION_MAX, Event
 from ..session import Session
 from ..states import NONE, Machine, name_of
 from .annotations import classes_in, members
-from .rows import Rows, is_table, parameter, refuse_async
+from .rows import Rows, parameter
+from .signatures import accepts, given, spelled, taken
 
 
-class Route:
-    """One handler of one type of event."""
+class Declared:
+    """What is known of any handler: its event, and the rows that it needs."""
+
+    of_batch = False
+    """Whether it takes all events of its type in a row, instead of one."""
+    machine: Machine[Any] | None = None
+    judged: Rows | None = None
+    """The row whose state the machine checks; it need not be a parameter of the handler."""
+
+    def __init__(self, event: type[Event], handler: Callable[..., Any], rows: tuple[Rows, ...]) -> None:
+        self.event = event
+        self.handler = handler
+        self.rows = rows
+        """In the order in which they are locked; each is a stage of the whole batch."""
+        self.name = str(getattr(handler, "__qualname__", repr(handler)))
+        """The handler's name, for messages."""
+
+
+class Route(Declared):
+    """A handler of one event at a time."""
 
     def __init__(
         self,
@@ -30,18 +47,12 @@ class Route:
         session: str | None = None,
         returns_event: bool = False,
     ) -> None:
-        self.event = event
-        self.handler = handler
-        self.rows = rows
-        """In the order in which they are locked; each is a stage of the whole batch."""
+        super().__init__(event, handler, rows)
         self.machine = machine
         self.judged = judged
-        """The row whose state the machine checks; it need not be a parameter of the handler."""
         self._session = session
         self._given = tuple(one for one in rows if one.name)
         self._returns_event = returns_event
-        self.name = str(getattr(handler, "__qualname__", repr(handler)))
-        """The handler's name, for messages."""
 
     def call(self, event: Event, session: Session) -> Iterable[Event]:
         """Handle `event` as the machine says; return the events to publish."""
@@ -144,7 +155,7 @@ def _two_classes(one: type[Event], other: type[Event], where: str) -> TypeError:
     )
 
 
-def refuse_clash(known: Sequence[Route], added: Sequence[Route]) -> None:
+def refuse_clash(known: Sequence[Declared], added: Sequence[Declared]) -> None:
     """Refuse handlers that get into the way of those declared before. Raises `TypeError`."""
     for n, route in enumerate(added):
         for other in (*known, *added[:n]):
@@ -155,6 +166,11 @@ def refuse_clash(known: Sequence[Route], added: Sequence[Route]) -> None:
                 continue
             if route.handler == other.handler:
                 raise TypeError(f"{what}, is declared for it twice, and would run twice for each event")
+            if route.of_batch is not other.of_batch:
+                raise TypeError(
+                    f"{what}, and {other.name}: one takes an event, the other all events of a batch, and then their "
+                    "order is not that of the declaration: declare both by `on`, or both by `on_batch`"
+                )
             if _moves_the_same(route, other):
                 assert route.machine is not None
                 raise TypeError(
@@ -163,13 +179,13 @@ def refuse_clash(known: Sequence[Route], added: Sequence[Route]) -> None:
                 )
 
 
-def _moves_the_same(route: Route, other: Route) -> bool:
+def _moves_the_same(route: Declared, other: Declared) -> bool:
     if route.machine is None or other.machine is None or route.machine.model is not other.machine.model:
         return False
     return route.judged is not None and other.judged is not None and route.judged.source == other.judged.source
 
 
-def refuse_unmoved(routes: Sequence[Route], by_hand: Collection[type[Event]]) -> None:
+def refuse_unmoved(routes: Sequence[Declared], by_hand: Collection[type[Event]]) -> None:
     """Refuse an event for which a machine of the service has a row, if none of its handlers consults a machine, or
     says that it moves rows itself. Raises `TypeError`.
     """
@@ -180,13 +196,17 @@ def refuse_unmoved(routes: Sequence[Route], by_hand: Collection[type[Event]]) ->
         for machine in machines:
             if event in consulted or event in by_hand or event not in machine.table:
                 continue
-            if not any(rows.many and rows.model is machine.model for rows in route.rows):
-                raise TypeError(
-                    f"the handler of {event.__name__}, {route.name}: the table of {machine.name} has a row for "
-                    f"{event.__name__}, and no handler consults it: write `@service.on({event.__name__}, "
-                    f"{machine.name.replace(' ', '_').upper()})`, or `@service.on({event.__name__}, None)` if this "
-                    "handler calls `move` of the machine itself"
-                )
+            if any((rows.many or route.of_batch) and rows.model is machine.model for rows in route.rows):
+                continue
+            advice = f"`@service.on({event.__name__}, {machine.name.replace(' ', '_').upper()})`, or "
+            if route.of_batch:
+                advice += f"`@service.on_batch({event.__name__}, None)` if this handler moves rows as the table says"
+            else:
+                advice += f"`@service.on({event.__name__}, None)` if this handler calls `move` of the machine itself"
+            raise TypeError(
+                f"the handler of {event.__name__}, {route.name}: the table of {machine.name} has a row for "
+                f"{event.__name__}, and no handler consults it: write {advice}"
+            )
 
 
 def read(
@@ -198,22 +218,14 @@ def read(
     """
     what = f"the handler of {' and '.join(event.__name__ for event in events)}"
     of = f"{what}, {getattr(handler, '__qualname__', handler)!s}"
-    if not callable(handler) or inspect.isclass(handler):
-        raise TypeError(f"{of}, is not a function; it is called with an event, rows and a session")
-    refuse_async(handler, of)
-    parameters, hints = _parameters(handler, of)
-    first, *rest = parameters or [inspect.Parameter("event", inspect.Parameter.POSITIONAL_ONLY)]
-    if not parameters or first.kind is inspect.Parameter.KEYWORD_ONLY:
-        raise TypeError(f"{of}: its first parameter is the event, and it takes none")
-    taken = hints.get(first.name, Any)
+    first, rest, hints = taken(handler, "the event", of)
+    accepted = hints.get(first.name, Any)
     for event in events:
-        if taken is not Any and not any(isinstance(one, type) and issubclass(event, one) for one in members(taken)):
+        if not accepts(accepted, event):
             raise TypeError(
-                f"{of}: `{first.name}` is declared as {_spelled(taken)}, and would be given {event.__name__}"
+                f"{of}: `{first.name}` is declared as {spelled(accepted)}, and would be given {event.__name__}"
             )
-    for one in parameters:
-        _refuse_ungiven(one, of)
-    rows, session = _given(rest, hints, events, of)
+    rows, session = given(rest, hints, events, of)
     judged = _judged(machine, events, rows, of) if machine is not None else None
     if judged is not None and judged not in rows:
         rows.insert(0, judged)
@@ -235,70 +247,6 @@ def read(
         )
         for event in events
     ]
-
-
-def _given(
-    parameters: Sequence[inspect.Parameter], hints: dict[str, Any], events: Sequence[type[Event]], of: str
-) -> tuple[list[Rows], str | None]:
-    """Return the rows that a handler takes, and the name of its parameter for the session."""
-    rows: list[Rows] = []
-    session: str | None = None
-    for one in parameters:
-        annotation = hints.get(one.name)
-        if one.kind is inspect.Parameter.POSITIONAL_ONLY:
-            raise TypeError(f"{of}: `{one.name}` is given by name: leave the `/` away")
-        found = parameter(one.name, annotation, events, rows, of)
-        if found is not None:
-            rows.append(found)
-        elif isinstance(annotation, type) and issubclass(annotation, Session):
-            session = one.name
-        elif one.default is inspect.Parameter.empty:
-            declared = f"is declared as {_spelled(annotation)}" if one.name in hints else "has no type"
-            raise TypeError(
-                f"{of}: `{one.name}` {declared}; besides the event a handler takes "
-                f"`session: Session`, and rows: classes of tables, or `Mapping[..., Model]` with `lock(by=...)`"
-            )
-        elif _means_rows(annotation) or (one.default is None and annotation in (None, Any)):
-            raise TypeError(
-                f"{of}: `{one.name}` has a default, which it would always be given: declare it as `session: Session`, "
-                f"`row: Model`, `row: Model | None`, or `Mapping[..., Model]` with `lock(by=...)`"
-            )
-    return rows, session
-
-
-def _refuse_ungiven(one: inspect.Parameter, of: str) -> None:
-    if one.kind in (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD):
-        stars = "*" if one.kind is inspect.Parameter.VAR_POSITIONAL else "**"
-        raise TypeError(
-            f"{of}: `{stars}{one.name}` says nothing of what it needs: leave it away; if a decorator made it, write "
-            "`@functools.wraps(handler)` in that"
-        )
-
-
-def _means_rows(annotation: Any) -> bool:
-    """Whether a type is a session, a row or a collection of rows."""
-    origin = get_origin(annotation)
-    if origin is None:
-        return is_table(annotation) or (isinstance(annotation, type) and issubclass(annotation, OrmSession))
-    if origin is Annotated:
-        return _means_rows(get_args(annotation)[0])
-    found = members(annotation)
-    if found == (annotation,):
-        found = get_args(annotation) if isinstance(origin, type) and issubclass(origin, Iterable) else ()
-    return any(map(_means_rows, found))
-
-
-def _parameters(handler: Any, of: str) -> tuple[list[inspect.Parameter], dict[str, Any]]:
-    inner = inspect.unwrap(getattr(handler, "func", handler))  # of a partial
-    inner = inner if inspect.isroutine(inner) else type(inner).__call__
-    try:
-        hints = get_type_hints(inner, include_extras=True)
-    except (NameError, AttributeError) as error:
-        raise TypeError(
-            f"{of}: its types cannot be read: {error}. Is it misspelt, or imported only under `if TYPE_CHECKING`?"
-        ) from error
-    bound = getattr(handler, "keywords", {})
-    return [one for one in inspect.signature(handler).parameters.values() if one.name not in bound], hints
 
 
 def _judged(machine: Machine[Any], events: Sequence[type[Event]], rows: list[Rows], of: str) -> Rows:
@@ -343,9 +291,3 @@ def _refuse_undeclared(publishes: Sequence[type[Event]], returned: Any, of: str)
                 f"{of}: it returns {event.__name__}, which is not published: add it to `publishes` of the Service"
             )
     return NoneType not in members(returned) and returned is not None
-
-
-def _spelled(annotation: Any) -> str:
-    if annotation is None:
-        return "nothing"
-    return annotation.__name__ if isinstance(annotation, type) else str(annotation)

@@ -8,7 +8,11 @@
     stock: Annotated[Mapping[str, Stock], lock(by=lambda event: [line.sku for line in event.lines])]
     stock: Annotated[Mapping[str, Stock], lock(by=lambda event, reservation: reservation.lines)]
 
-The last one uses a row declared before it; if that is missing, there is nothing to lock. The rows of a whole batch are
+The last one uses a row declared before it; if that is missing, there is nothing to lock. A batch handler takes
+
+    reservations: Mapping[str, Reservation]                      the rows of all its events that exist, by key
+
+which `lock(by=...)` may find as above, each event's on its own. The rows of a whole batch are
 loaded and locked at once: first the first parameter of every handler, then the second, and so on, each table in key
 order. So two workers never deadlock, as long as all handlers declare their tables in the same order.
 """
@@ -128,6 +132,17 @@ class Rows:
                 found[key] = row
         return found
 
+    def find_all(self, events: Sequence[Any], session: Session) -> Found:
+        """Return a batch handler's argument: the existing rows of all its events, by key, as they are now."""
+        keys = dict.fromkeys(key for event in events for key in self.keys(event, session))
+        session.lock_all(self.model, keys)  # a statement of an earlier handler may have made the session forget them
+        found = Found()
+        found.model = self.model
+        for key in keys:
+            if (row := session.lock(self.model, key)) is not None:
+                found[key] = row
+        return found
+
     def refuse_missing(self, event: Any) -> None:
         """Raise `Reject`: the row is missing, and the handler requires it."""
         raise Reject(
@@ -136,7 +151,15 @@ class Rows:
         )
 
 
-def parameter(name: str, annotation: Any, events: Sequence[type[Any]], before: Sequence[Rows], of: str) -> Rows | None:
+def parameter(
+    name: str,
+    annotation: Any,
+    events: Sequence[type[Any]],
+    before: Sequence[Rows],
+    of: str,
+    *,
+    of_batch: bool = False,
+) -> Rows | None:
     """Read one parameter of the handler `of`; None if it is not a row. Raises `TypeError` if it is declared wrongly."""
     outer, may_be_none = _without_none(annotation)
     bare, *more = get_args(outer) if get_origin(outer) is Annotated else (outer,)
@@ -149,7 +172,12 @@ def parameter(name: str, annotation: Any, events: Sequence[type[Any]], before: S
         if wish is not None:
             raise TypeError(f"{of}: `{name}` is {model!r}, which is not a class of a table, so there is no row to lock")
         return None
-    if many and (wish is None or not callable(wish.by)):
+    if of_batch and not many:
+        raise TypeError(
+            f"{of}: `{name}` is one {model.__name__}, and the events of a batch have many: declare "
+            f"`Mapping[..., {model.__name__}]`, the rows of all its events by their keys"
+        )
+    if many and not of_batch and (wish is None or not callable(wish.by)):
         raise TypeError(f"{of}: `{name}` is many rows: declare their keys, `lock(by=lambda event: ...)`")
     if many and optional:
         raise TypeError(f"{of}: `{name}` is a Mapping, which is empty if there are no rows; leave `| None` away")
@@ -172,7 +200,8 @@ def parameter(name: str, annotation: Any, events: Sequence[type[Any]], before: S
             f"`lock(by={columns})`; if you mean the row with these values exchanged, "
             f"`lock(by=lambda event: ({', '.join(f'event.{field}' for field in fields)}))`"
         )
-    return Rows(name, model, attrgetter(*fields), (), of=of, source=fields, many=many, optional=optional)
+    # One row of each event: in a batch these are many, but each is found by one key.
+    return Rows(name, model, attrgetter(*fields), (), of=of, source=fields, many=False, optional=optional)
 
 
 def _has(event: type[Any], name: str) -> bool:

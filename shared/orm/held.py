@@ -5,11 +5,11 @@ statement that returned its rows, or is new. Only then is the order of the event
 only for such rows does `Outbox.add` accept events.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Alias, Join, Select, Table, any_, bindparam, func, inspect, select, tuple_
+from sqlalchemy import ARRAY, Alias, Column, Join, Select, Table, any_, bindparam, func, inspect, select, tuple_
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.selectable import ForUpdateArg
 
@@ -29,6 +29,13 @@ class Key(NamedTuple):
             return getattr(row, self.names[0])
         values = tuple(getattr(row, name) for name in self.names)
         return None if None in values else values
+
+    def among(self, rows: Iterable[Mapping[str, Any]]) -> list[Any]:
+        """Return the keys of rows that are given as values by attribute, without those whose key is not given."""
+        if len(self.names) == 1:
+            (name,) = self.names
+            return [row[name] for row in rows if name in row]
+        return [tuple(row[name] for name in self.names) for row in rows if row.keys() >= {*self.names}]
 
     def text(self, key: Any) -> str:
         """Return a key as the key of an event."""
@@ -121,6 +128,10 @@ class Held:
             self.rows.setdefault(kind, {})[found] = row
         self.keys.add(primary.text(found))
 
+    def hold_keys(self, model: Any, keys: Iterable[Any]) -> None:
+        """Hold rows that a statement has written, and of which it told only the keys."""
+        self.keys.update(map(key(model).text, keys))
+
     def let_go(self, row: object) -> None:
         """Release a new row that will not be written after all."""
         model: Any = type(row)
@@ -159,6 +170,13 @@ def locked_tables(statement: Any) -> set[Any]:
         return set()
     froms = statement.get_final_froms() if lock.of is None else [getattr(part, "table", part) for part in lock.of]
     return set().union(*map(_tables, froms))
+
+
+def places_of_key(model: Any, returned: Sequence[Any]) -> list[int]:
+    """Return where the columns of a RETURNING have the primary key of `model`; nothing if one is missing."""
+    places = {(one.table, one.name): n for n, one in enumerate(returned) if isinstance(one, Column)}
+    found = [places.get((column.table, column.name)) for column in inspect(model).primary_key]
+    return [] if None in found else [place for place in found if place is not None]
 
 
 def _tables(part: Any) -> set[Any]:

@@ -1,15 +1,21 @@
-"""Run the handlers of a batch in one transaction: rows are locked first, in key order."""
+"""Run the handlers of a batch in one transaction: rows are locked first, in key order.
+
+Then the events are handled in their order: one at a time, or a run of events of one type together if their handlers are
+batch handlers.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
-from typing import Any
+from itertools import groupby
+from typing import Any, NamedTuple, NoReturn
 
 import msgspec
 
+from ..declaration.batches import BatchRoute
 from ..declaration.routes import Route
 from ..declaration.rows import Rows
-from ..errors import HandlingFailed, Malformed, Retry
+from ..errors import HandlingFailed, Malformed, Retry, SessionMisused
 from ..events import Event, envelope
 from ..protocol.ports import Delivery, Opened, Record
 from ..service import Service
@@ -19,17 +25,31 @@ from ..telemetry.failures import describe, of_function
 from .deadline import Deadline
 
 
+class At(NamedTuple):
+    """What is being handled."""
+
+    records: Sequence[Record]
+    """One, or all of a batch handler's call."""
+    handler: str
+
+
 class Handlers:
     """Opens records and runs the handlers of a batch."""
 
     def __init__(self, service: Service, deadline: Deadline | None = None) -> None:
         self.deadline = deadline or Deadline()
-        self.at: tuple[Record, str] | None = None
-        """The record being handled, and its handler."""
-        self._routes: dict[type[Event], list[Route]] = {}
+        self.at: At | None = None
+        self._routes: dict[type[Event], list[Route | BatchRoute]] = {}
+        self._one_by_one: dict[type[Event], list[Route]] = {}
+        self._together: dict[type[Event], list[BatchRoute]] = {}
+        """A type is in one of these: it has handlers of one kind."""
         self._decoders: dict[tuple[str, str], dict[int, msgspec.json.Decoder[Event]]] = {}
         for route in service.routes:
             self._routes.setdefault(route.event, []).append(route)
+            if isinstance(route, BatchRoute):
+                self._together.setdefault(route.event, []).append(route)
+            else:
+                self._one_by_one.setdefault(route.event, []).append(route)
             versions = self._decoders.setdefault((route.event.topic, route.event.__name__), {})
             versions[route.event.version] = msgspec.json.Decoder(route.event)
 
@@ -62,15 +82,19 @@ class Handlers:
     def run(
         self, deliveries: Sequence[Delivery], session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
     ) -> None:
-        """Load what the batch needs, then handle one event at a time; `collect` takes what each publishes.
+        """Load what the batch needs, then handle the events in their order; `collect` takes what each publishes.
 
         Raises `HandlingFailed` with the record that failed, if known, and the reason as its cause.
         """
         with session.lent():
             self._load(deliveries, session)
-            for delivery in deliveries:
-                with log_context.bound(partial(log_context.of_delivery, delivery)):
-                    self._run_one(delivery, session, collect)
+            for kind, following in groupby(deliveries, key=lambda delivery: type(delivery.event)):
+                if together := self._together.get(kind):
+                    self._run_together(together, list(following), session, collect)
+                    continue
+                for delivery in following:
+                    with log_context.bound(partial(log_context.of_delivery, delivery)):
+                        self._run_one(delivery, session, collect)
 
     def places(self, deliveries: Sequence[Delivery]) -> list[str]:
         """List the batch's handlers and their events, for a failure whose traceback shows none of their lines."""
@@ -89,14 +113,43 @@ class Handlers:
 
         session.publisher = lambda event: collect(delivery, (event,))
         try:
-            for route in self._routes[type(delivery.event)]:
-                self.at = delivery.record, route.name
+            for route in self._one_by_one[type(delivery.event)]:
+                self.at = At((delivery.record,), route.name)
                 self.deadline.call(handle, route)
         except KeyboardInterrupt:  # from a person at the terminal; a worker handles that signal itself
             raise
         except BaseException as error:  # noqa: BLE001 - one record must not end the process
             # A flush may have failed because of what an earlier record changed.
             raise HandlingFailed(delivery.record if session.is_active else None) from _exception(error)
+        finally:
+            self.at = None
+            session.publisher = None
+
+    def _run_together(
+        self,
+        routes: Sequence[BatchRoute],
+        deliveries: Sequence[Delivery],
+        session: Session,
+        collect: Callable[[Delivery, Iterable[Event]], None],
+    ) -> None:
+        """Run the batch handlers of one type. Of several records, none is known to be the one that failed."""
+        events = [delivery.event for delivery in deliveries]
+
+        def handle(route: BatchRoute) -> None:
+            for place, event in route.call(events, session):
+                collect(deliveries[place], (event,))
+
+        session.publisher = _refuse_causeless
+        try:
+            for route in routes:
+                self.at = At([delivery.record for delivery in deliveries], route.name)
+                with log_context.bound(partial(log_context.of_batch, deliveries, route.name)):
+                    self.deadline.call(handle, route)
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            alone = deliveries[0].record if len(deliveries) == 1 and session.is_active else None
+            raise HandlingFailed(alone) from _exception(error)
         finally:
             self.at = None
             session.publisher = None
@@ -131,6 +184,12 @@ class Handlers:
             raise
         except BaseException as error:  # noqa: BLE001 - as above
             raise HandlingFailed(record) from _exception(error)
+
+
+def _refuse_causeless(event: Event) -> NoReturn:
+    raise SessionMisused(
+        f"{type(event).__name__} is published by a batch handler without its cause: return `(cause, event)` instead"
+    )
 
 
 def _exception(error: BaseException) -> Exception:

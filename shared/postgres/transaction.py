@@ -35,7 +35,7 @@ from . import ahead, attempts, blame, database_errors, dead_letters, inbox, outb
 from .ahead import Statement
 from .deadline import Deadline
 from .engine import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
-from .handlers import Handlers
+from .handlers import At, Handlers
 from .outbox import Outbox
 
 
@@ -339,8 +339,8 @@ class WorkerDatabase:
             return outbox.unpublished(connection, lanes)
 
     @property
-    def at(self) -> tuple[Record, str] | None:
-        """The record being handled, and its handler."""
+    def at(self) -> At | None:
+        """The records being handled, and their handler."""
         return self._handlers.at
 
     def stuck(self) -> Mapping[Input, stuck_records.Stuck]:

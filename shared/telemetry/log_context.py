@@ -3,7 +3,7 @@
 They are looked up when a line is written, so an event that logs nothing costs nothing.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
@@ -49,6 +49,19 @@ def of_delivery(delivery: Delivery) -> Mapping[str, object]:
         "partition": delivery.record.input.partition,
         "offset": delivery.record.offset,
         **trace(found.traceparent),
+    }
+
+
+def of_batch(deliveries: Sequence[Delivery], handler: str) -> Mapping[str, object]:
+    """Return the fields of a batch handler's call: those of its event if that is alone, else what all share."""
+    first = deliveries[0].envelope
+    if len(deliveries) == 1:
+        return {"handler": handler, **of_delivery(deliveries[0])}
+    return {
+        "handler": handler,
+        "events": len(deliveries),
+        "event_type": f"{first.type[:VALUE_MAX]}.v{first.version}",
+        "topic": deliveries[0].record.input.topic,
     }
 
 

@@ -19,7 +19,10 @@ def last_words(database: WorkerDatabase, budget: float, what: str) -> dict[str, 
     where = failures.stack(frame) if frame is not None else ""
     if database.at is None:
         return {"traceback": where}
-    record, handler = database.at
+    records, handler = database.at
+    if len(records) > 1:  # nobody knows at which; the next processes note all, and try them alone
+        return {"handler": handler, "records": len(records), "traceback": where}
+    (record,) = records
     if what == "cycle" and frame is not None and not in_database(frame):
         with suppress(SQLAlchemyError):
             database.note_stuck(record, f"{handler} did not come back within {budget:g} s", where)

@@ -37,7 +37,7 @@ PROTOCOL = (
     "events",
     "service",
     "session",
-    *(f"declaration/{name}" for name in ("annotations", "routes", "rows")),
+    *(f"declaration/{name}" for name in ("annotations", "batches", "routes", "rows", "signatures")),
     *(f"kafka/{name}" for name in ("client", "consumer", "ended_transactions", "producer", "undecodable")),
     *(f"orm/{name}" for name in ("bulk", "documents", "flushing", "held")),
     *(

@@ -15,6 +15,7 @@ from services.order.handlers import service as order_service
 from services.order.models import Order
 from services.payment import events as payment_events
 from services.payment.handlers import service as payment_service
+from shared.declaration.routes import Route
 from shared.events import Event
 from shared.service import Service
 from shared.session import Session
@@ -47,6 +48,7 @@ def handle(engine: Engine, service: Service, *events: Event) -> list[str]:
     with Session(engine) as session, session.begin():
         for event in events:
             (route,) = (route for route in service.routes if route.event is type(event))
+            assert isinstance(route, Route)
             for rows in route.rows:
                 session.lock_all(rows.model, rows.keys(event, session))
             published += route.call(event, session)

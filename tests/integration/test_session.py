@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 import pytest
 from sqlalchemy import Engine, ForeignKey, Text, delete, event, func, insert, select, text, update
 from sqlalchemy.dialects.postgresql import JSONB
+from sqlalchemy.dialects.postgresql import insert as upsert
 from sqlalchemy.exc import IntegrityError, OperationalError
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column, relationship
 
@@ -408,6 +409,22 @@ def _(case: Case) -> None:
     assert (a.balance, b.balance) == (12, 5)
 
 
+@line("`session.execute(update(Model).where(...))`")
+def _(case: Case) -> None:
+    """The keys that a statement returns are those of the rows that it has written, and nobody else can write them."""
+    raised = update(Account).values(balance=Account.balance + 1)
+    assert sorted(case.session.execute(raised.returning(Account.balance)).all()) == [(2,), (3,)]
+    assert not case.session.holds("a")
+    found = case.session.execute(raised.where(Account.id == "a").returning(Account.balance, Account.id))
+    assert found.all() == [(3, "a")]
+    assert (case.session.holds("a"), case.session.holds("b")) == (True, False)
+    moved = update(Area).values(people=0).where(Area.number == 7)
+    assert case.session.scalars(moved.returning(Area.number)).all() == [7]
+    assert not case.session.holds("eu:7")
+    case.session.execute(moved.returning(Area.number, Area.country))
+    assert case.session.holds("eu:7")
+
+
 @line("`session.execute(delete(Model).where(...))`")
 def _(case: Case) -> None:
     case.session.lock(Account, "a")
@@ -418,13 +435,36 @@ def _(case: Case) -> None:
 @line("`session.execute(insert(Model), [...])`")
 def _(case: Case) -> None:
     assert case.session.lock(Account, "new") is None
-    case.session.execute(insert(Account), [{"id": "new", "balance": 3}])
-    assert not case.session.holds("new")
+    case.session.execute(insert(Account), [{"id": "new", "balance": 3}, {"id": "other", "balance": 3}])
+    assert case.session.holds("new")
+    assert case.session.holds("other")
+    case.session.execute(insert(Account), {"id": "single", "balance": 3})
+    assert case.session.holds("single")
+    case.session.execute(insert(Area), [{"country": "us", "number": 1, "people": 0}])
+    assert case.session.holds("us:1")
     account = case.session.lock(Account, "new")
     assert account is not None
     assert account.balance == 3
     case.session.scalars(insert(Account).returning(Account), [{"id": "newer", "balance": 3}]).one()
     assert case.session.holds("newer")
+
+
+@line("`session.execute(insert(Model), [...])`")
+def _(case: Case) -> None:
+    """Of an INSERT that may leave rows as they are, or makes them of other rows, those that it returns are held."""
+    made = upsert(Account).on_conflict_do_nothing()
+    case.elsewhere("INSERT INTO account VALUES ('there', 1)")
+    case.session.execute(made, [{"id": "there", "balance": 3}, {"id": "new", "balance": 3}])
+    assert (case.session.holds("there"), case.session.holds("new")) == (False, False)
+    given = text("SELECT *, 1 FROM unnest(CAST(:ids AS text[]))").bindparams(ids=["there", "newer", "newest"])
+    written = upsert(Account).from_select(["id", "balance"], given.columns(Account.id, Account.balance))
+    found = case.session.scalars(written.on_conflict_do_nothing().returning(Account.id))
+    assert sorted(found) == ["newer", "newest"]
+    assert [case.session.holds(key) for key in ("there", "newer", "newest")] == [False, True, True]
+    savepoint = case.session.begin_nested()
+    case.session.execute(insert(Account), [{"id": "undone", "balance": 3}])
+    savepoint.rollback()
+    assert not case.session.holds("undone")
 
 
 @line('`session.execute(text("UPDATE ..."))`')

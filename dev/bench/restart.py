@@ -96,7 +96,7 @@ def _kill(settings: Settings, logs: Path, arrivals: Arrivals, kills: int, *, wor
 
     def start() -> None:
         log = logs / f"worker-{workers}-{next(numbers)}.log"
-        running.append((start_worker(settings, log), log))
+        running.append((start_worker(settings, log, WORKER_SLOTS="1"), log))
 
     def ready(log: Path) -> bool:
         return "standby" in log.read_text()

@@ -34,10 +34,12 @@ def install(engine: Engine) -> None:
 
 
 def execute(connection: Connection, statements: Sequence[Statement]) -> list[list[tuple[Any, ...]]]:
-    """Send `statements` together, in the transaction that SQLAlchemy has begun; return the rows of each.
+    """Send `statements` together, in the connection's transaction; return the rows of each.
 
     Raises what SQLAlchemy raises for the first of them that fails.
     """
+    if not connection.in_transaction():
+        connection.begin()
     raw: Any = connection.connection.driver_connection
     cursors: list[psycopg.Cursor[Any]] = []
     try:

@@ -73,7 +73,7 @@ def explored(name: str) -> Explored:
     return found
 
 
-@pytest.mark.timeout(120 if FAULTS == 1 else 0)
+@pytest.mark.timeout(300 if FAULTS == 1 else 0)
 @pytest.mark.parametrize("name", SCENARIOS)
 def test_one_fault_anywhere_breaks_nothing(name: str) -> None:
     """After any one fault, each effect is there once, each row is published once and in order, and all rests."""

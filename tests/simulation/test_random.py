@@ -71,7 +71,7 @@ def chooser(gaps: Sequence[tuple[int, Fault]]) -> Choose:
 @seed(SEED)
 @settings(max_examples=EXAMPLES, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 @given(scenario=scenarios, gaps=faults)
-@pytest.mark.timeout(0 if "SIMULATION_EXAMPLES" in os.environ else 120)
+@pytest.mark.timeout(0 if "SIMULATION_EXAMPLES" in os.environ else 300)
 def test_many_faults_break_nothing(scenario: Scenario, gaps: list[tuple[int, Fault]]) -> None:
     """After any faults, each effect is there once, each row is published once and in order, and all rests."""
     run = World(scenario, Parts(), chooser(gaps)).play()

@@ -40,7 +40,7 @@ def execute(connection: Connection, statements: Sequence[Statement]) -> list[lis
     """
     if not connection.in_transaction():
         connection.begin()
-    raw: Any = connection.connection.driver_connection
+    raw: Any = connection.connection.dbapi_connection
     cursors: list[psycopg.Cursor[Any]] = []
     try:
         with _Together(raw):

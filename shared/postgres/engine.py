@@ -107,7 +107,7 @@ def _refuse_undone(connection: Connection) -> None:
     """Refuse to commit what PostgreSQL has undone: it would answer COMMIT with ROLLBACK, without an error. Raises
     `SessionMisused`.
     """
-    raw: Any = connection.connection.driver_connection
+    raw: Any = connection.connection.dbapi_connection
     if raw.info.transaction_status == TransactionStatus.INERROR:
         raise SessionMisused(UNDONE)
 

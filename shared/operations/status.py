@@ -112,7 +112,7 @@ def _why(context: Context, source: Mapping[str, Any], members: list[str]) -> str
         f"positions set-aside --target '{source['source']}' --offset {source['next_offset']} --reason ..."
     )
     return (
-        f"{where}: nothing was handled in the {survey.STANDING_SECONDS:.0f} s for which this command looked. A worker "
+        f"{where}: nothing was handled in the {survey.STANDING_SECONDS:g} s for which this command looked. A worker "
         "may be busy with it, or its handler raises Retry: `retry_later` in the worker's log says why. To wait for "
         f"that record no longer, {aside} makes a dead letter of it, and loses nothing"
     )

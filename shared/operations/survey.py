@@ -19,8 +19,10 @@ from ..service import Service
 from .group import Group, Span
 from .maintenance import Context
 
-STANDING_SECONDS = 1.0
-"""Transactions of healthy workers take some milliseconds."""
+STANDING_SECONDS = 2.5
+"""Transactions of healthy workers take some milliseconds; records without an effect move the next offset with the next
+report of a worker, a second later (`shared.worker.turns`).
+"""
 
 LOOK_AGAIN_SECONDS = 0.05
 

@@ -29,7 +29,7 @@ def engine(postgres: Postgres) -> Iterator[Engine]:
     postgres.create_database(name)
     engine = create_engine(
         postgres.dsn(name).replace("postgresql:", "postgresql+psycopg:"),
-        connect_args={"options": f"-c idle_in_transaction_session_timeout={IDLE_MS}", "prepare_threshold": 2},
+        connect_args={"prepare_threshold": 2},
     )
     bulk.install(engine)
     ahead.install(engine)
@@ -114,6 +114,8 @@ def together(connection: Connection) -> None:
 @pytest.mark.parametrize("work", [together, one_by_one])
 def test_a_client_that_stands_still_afterwards_is_ended_by_postgresql(engine: Engine, work: Any) -> None:
     with engine.connect() as connection:
+        connection.execute(text(f"SET idle_in_transaction_session_timeout = {IDLE_MS}"))
+        connection.commit()
         work(connection)
         pid = raw(connection).info.backend_pid
         with psycopg.connect(engine.url.set(drivername="postgresql").render_as_string(hide_password=False)) as other:

@@ -12,7 +12,7 @@ from typing import Any
 
 from shared.operations import redrive
 from shared.operations.maintenance import Context
-from shared.postgres import dead_letters
+from shared.postgres import dead_letters, inbox
 from shared.postgres.handlers import Handlers
 from shared.postgres.transaction import PostgresTransaction
 from shared.settings import Settings
@@ -22,7 +22,7 @@ from tests.faults import trail
 def main(name: str, settings_json: str, number: str, point: str) -> None:
     """Re-drive, and die on the way."""
     when, _, call = point.partition("-")
-    place: Any = PostgresTransaction if hasattr(PostgresTransaction, call) else dead_letters
+    place: Any = {"receive": inbox, "find": dead_letters, "done": dead_letters}.get(call, PostgresTransaction)
     real: Callable[..., Any] = getattr(place, call)
 
     def deadly(*arguments: Any, **named: Any) -> Any:

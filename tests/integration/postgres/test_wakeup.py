@@ -150,6 +150,6 @@ def test_a_worker_whose_listener_is_lost_publishes_all_the_same_and_listens_agai
         stage.until_drained()
         stage.until(lambda lost=lost: stage.one(LISTENER) not in (0, lost), "it listens again")  # type: ignore[misc]
     assert "wakeup_lost" in worker.log()
-    assert worker.log().count("wakeup_back") == ROUNDS
+    stage.until(lambda: worker.log().count("wakeup_back") == ROUNDS, "the log says so each time")
     stage.stop()
     assert stage.problems() == []

@@ -17,6 +17,7 @@ import psycopg
 from psycopg import Connection as PsycopgConnection
 from psycopg.abc import PQGen
 from psycopg.generators import send
+from psycopg.pq import PipelineStatus
 from sqlalchemy import Connection, Engine, TextClause, event
 from sqlalchemy.dialects.postgresql.psycopg import PGDialect_psycopg
 
@@ -110,3 +111,5 @@ class _Together:
                 raise
         finally:
             self._raw._pipeline = None
+            if self._raw.pgconn.pipeline_status != PipelineStatus.OFF:
+                self._raw.close()  # libpq is busy with a session that ends; nothing else could be asked of it

@@ -91,6 +91,30 @@ def test_a_lost_session_is_given_up(engine: Engine) -> None:
         assert failure.value.connection_invalidated
 
 
+def test_a_session_that_ends_in_the_midst_of_its_statements_is_given_up(engine: Engine) -> None:
+    ends = Statement(text("SELECT pg_terminate_backend(pg_backend_pid())"), {})
+    with engine.connect() as connection:
+        with pytest.raises(DBAPIError) as failure:
+            ahead.execute(connection, [add(1), ends, counts()])
+        assert failure.value.connection_invalidated
+
+
+def test_a_session_that_cannot_leave_its_pipeline_is_given_up(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A storm met it when PostgreSQL shut down: libpq was still busy, and the session could be asked nothing more."""
+
+    def stays(pipeline: Any, _error: object) -> None:
+        pipeline.level -= 1
+        raise psycopg.OperationalError("cannot exit pipeline mode while busy")
+
+    with engine.connect() as connection, monkeypatch.context() as patch:
+        patch.setattr(psycopg.Pipeline, "_exit", stays)
+        with pytest.raises(DBAPIError) as failure:
+            ahead.execute(connection, [counts()])
+        assert failure.value.connection_invalidated
+    with engine.connect() as connection:
+        assert ahead.execute(connection, [counts()]) == [[(0,)]]
+
+
 def test_more_than_any_buffer_holds_is_sent_and_answered(engine: Engine) -> None:
     data = bytes(20_000_000)
     with engine.connect() as connection:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from dev.servers import Servers
-from shared.operations import parked
+from shared.operations import parked, survey
 from shared.testing import SECONDS_MAX, until
 from tests.integration.tallies import Tallies
 
@@ -139,6 +139,7 @@ def test_positions_show_claims_nothing_of_what_only_a_worker_knows(
     lines = capsys.readouterr().out.splitlines()
     (row,) = [line for line in lines if line.startswith(f"{tallies.source}  ")]
     assert row.endswith("  waits at 1")
-    assert lines[-1].startswith(f"{tallies.source} waits at 1: nothing was handled in the 1 s for which this command")
+    looked = f"{survey.STANDING_SECONDS:g} s for which this command looked"
+    assert lines[-1].startswith(f"{tallies.source} waits at 1: nothing was handled in the {looked}")
     assert "`retry_later` in the worker's log" in lines[-1]
     assert f"positions set-aside --target '{tallies.source}' --offset 1 " in lines[-1]

@@ -86,7 +86,7 @@ def test_a_disagreement_is_told_in_full_below_the_tables(tallies: Tallies, capsy
 
 def test_no_false_alarm_while_workers_work(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     """The published position and the claim are read in turn, and move some hundred times a second meanwhile."""
-    tallies.ask(*range(600))
+    tallies.ask(*range(200))
     worker = threading.Thread(target=lambda: tallies.work(records=2))
     worker.start()
     verdicts: list[str] = []

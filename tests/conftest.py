@@ -12,8 +12,14 @@ from shared.telemetry.waits import MAIN_LOOP
 from tests.pair import HoldsServers, servers_of_run
 from tests.spread import pytest_collection_modifyitems, pytest_xdist_make_scheduler
 from tests.times import Times
+from tests.until import pytest_addoption, pytest_runtest_setup
 
-__all__ = ["pytest_collection_modifyitems", "pytest_xdist_make_scheduler"]  # hooks that pytest finds here
+__all__ = [  # hooks that pytest finds here
+    "pytest_addoption",
+    "pytest_collection_modifyitems",
+    "pytest_runtest_setup",
+    "pytest_xdist_make_scheduler",
+]
 
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"  # whoever runs them may have a proxy
 

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
 
+from tests import until
+
 TESTS = Path(__file__).parent
 SHARES = re.compile(r'scope="module"|\bbreakable_servers\b')
 """Found in files whose tests share something that takes seconds to make."""
@@ -60,7 +62,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Spread:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Start first the tests with the longest time limits."""
+    """Start first the tests with the longest time limits; in any order, if the time may not be enough for all."""
     limit = float(config.getini("timeout"))
     longest: dict[str, float] = {}
 
@@ -72,7 +74,9 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         seconds = float(marker.args[0]) if marker else limit
         longest[piece_of(item)] = max(longest.get(piece_of(item), 0.0), seconds)
 
-    def turn(item: pytest.Item) -> tuple[bool, bool, float]:
-        return item.nodeid.startswith(UNIT), not item.nodeid.startswith(SIMULATION), -longest[piece_of(item)]
+    def turn(item: pytest.Item) -> tuple[str, bool, bool, float]:
+        name = piece_of(item)
+        unit, simulation = item.nodeid.startswith(UNIT), item.nodeid.startswith(SIMULATION)
+        return until.turn(config, name), unit, not simulation, -longest[name]
 
     items.sort(key=turn)

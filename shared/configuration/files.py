@@ -51,16 +51,17 @@ def whole(path: Path) -> bytes:
         kind = os.fstat(file).st_mode
         if stat.S_ISDIR(kind):
             raise Misconfigured("is a folder; a file is needed")
-        return b"".join(_pieces(file, pipe=stat.S_ISFIFO(kind)))
+        return b"".join(_pieces(file, kind))
     except OSError as error:
         raise Misconfigured(f"cannot be read: {error.strerror}") from None
     finally:
         os.close(file)
 
 
-def _pieces(file: int, *, pipe: bool) -> Iterator[bytes]:
+def _pieces(file: int, kind: int) -> Iterator[bytes]:
+    pipe, regular = stat.S_ISFIFO(kind), stat.S_ISREG(kind)
     left, deadline = BYTES_MAX, time.monotonic() + PIPE_SECONDS
-    while time.monotonic() < deadline:
+    while regular or time.monotonic() < deadline:  # nobody is waited for to write a file
         try:
             piece: bytes | None = os.read(file, 65_536)
         except BlockingIOError:  # a writer is about to write

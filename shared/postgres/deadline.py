@@ -57,6 +57,8 @@ class Deadline:
         self._left = seconds
         self._last = 0.0
         self._cancels = 0
+        self._cancelling = False
+        """Whether a tick is at it: it takes longer than a tick on a slow machine, and shares one session."""
         self._locked = False
         self.passed = False
         """Whether the budget is used up."""
@@ -113,7 +115,7 @@ class Deadline:
 
     def _tick(self, _number: int, frame: FrameType | None) -> None:
         # Nothing here may log: the interrupted code may hold the lock of the log.
-        if not self._armed:
+        if not self._armed or self._cancelling:
             return
         now = time.monotonic()
         self._left -= min(now - self._last, 2 * TICK_SECONDS)
@@ -124,7 +126,11 @@ class Deadline:
         if frame is not None and in_database(frame):
             if self._cancels < CANCELS_MAX:
                 self._cancels += 1
-                self._locked = self._cancel() or self._locked
+                self._cancelling = True
+                try:
+                    self._locked = self._cancel() or self._locked
+                finally:
+                    self._cancelling = False
         elif frame is not None and self._may_interrupt(frame):
             raise Interrupt
 

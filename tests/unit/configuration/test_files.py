@@ -111,6 +111,14 @@ def test_what_is_no_file_with_settings_is_refused_at_once(
         load()
 
 
+def test_no_writer_is_waited_for_to_read_a_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A slow disk is not refused as a pipe without a writer."""
+    monkeypatch.setattr(files, "PIPE_SECONDS", 0.0)
+    (tmp_path / "secret").write_bytes(b"x" * 500_000)
+
+    assert len(files.text(tmp_path / "secret")) == 500_000
+
+
 @pytest.mark.parametrize("comes", ["before", "later"])
 def test_a_secret_may_come_through_a_pipe(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, comes: str) -> None:
     """Such as `DATABASE_URL_FILE=<(vault read ...)`."""

@@ -116,6 +116,29 @@ def test_inside_the_database_the_statement_is_cancelled_and_the_handler_interrup
     assert done == [1]
 
 
+def test_a_cancel_that_takes_longer_than_a_tick_is_not_asked_for_again_within_itself() -> None:
+    """It waited for the session that it held."""
+    inside: dict[str, Any] = {"__name__": "psycopg.connection", "signal": signal, "time": time}
+    exec(
+        "def cancel():\n"
+        "    at_it.append(1)\n"
+        "    signal.raise_signal(signal.SIGALRM)\n"
+        "    most.append(len(at_it))\n"
+        "    at_it.pop()\n"
+        "    return False\n"
+        "def wait():\n"
+        "    for _ in range(500):\n"
+        "        time.sleep(0.01 * (len(most) < 2))\n",
+        inside,
+    )
+    most = inside["most"] = []
+    inside["at_it"] = []
+
+    refusal(armed(inside["cancel"]), inside["wait"])
+
+    assert set(most) == {1}
+
+
 def test_what_is_not_a_handler_is_never_interrupted_and_yet_rolled_back() -> None:
     budget = armed()
     reason = refusal(budget, None)

@@ -15,7 +15,7 @@ from dependency_injector import providers
 from ..settings import Settings
 from .waiting import until
 
-START_SECONDS_MAX = 20.0
+START_SECONDS_MAX = 60.0
 
 
 class Api(httpx.Client):

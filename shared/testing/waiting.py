@@ -3,9 +3,9 @@
 import time
 from collections.abc import Callable
 
-SECONDS_MAX = 60.0
+SECONDS_MAX = 120.0
 """The longest that anything may take. A takeover waits for the session and transaction timeouts, some 7 s; the rest is
-for a busy machine.
+for a busy machine, which may take three times as long as an idle one, or one that is slow.
 """
 
 POLL_SECONDS = 0.02

@@ -169,7 +169,8 @@ class Client:
         if not self._rows:
             return
         # A row that is refused when it is alone stops the worker, rightly: only an operator can decide.
-        fault = self._at("kafka.deliver", *UNSURE, *((Fault.CONTENT,) if len(self._rows) > 1 else ()))
+        content = (Fault.CONTENT,) if len(self._rows) > 1 else ()
+        fault = self._at("kafka.deliver", *UNSURE, *FORGETFUL, *content)
         epoch, rows, self._rows, self._empty = self._begin_call(), self._rows, [], False
         lanes = sorted({lane_of(row.key) for row in rows})
         if fault is Fault.CONTENT or any(self._broker.refuses(row) for row in rows):
@@ -177,6 +178,8 @@ class Client:
             raise self._spoilt
         if fault is not Fault.REFUSE:
             self._broker.add(self.slot, epoch, lanes)
+        if fault in FORGETFUL:
+            self.be_forgotten(fault)
 
         def produce() -> None:
             for lane in lanes:

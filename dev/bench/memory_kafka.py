@@ -49,9 +49,6 @@ class MemoryKafka:
     def produce(self, rows: Sequence[OutboxRow]) -> None:
         """Drop them."""
 
-    def flush(self) -> None:
-        """Nothing is on its way."""
-
     def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:  # noqa: ARG002
         for lane, published in lanes.items():
             self._committed[lane] = published

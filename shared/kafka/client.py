@@ -19,7 +19,6 @@ class KafkaClient:
         self.renew = producer.renew
         self.begin = producer.begin
         self.produce = producer.produce
-        self.flush = producer.flush
         self.send_offsets = producer.send_offsets
         self.commit = producer.commit
         self.confirm = producer.confirm

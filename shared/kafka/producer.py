@@ -59,6 +59,9 @@ REFUSED = frozenset(
 PURGED = frozenset({KafkaError._PURGE_QUEUE, KafkaError._PURGE_INFLIGHT})
 """Errors reported for the rows of any failed transaction, whatever the cause."""
 
+AFTERMATH = PURGED | {KafkaError._STATE, KafkaError._FAIL}
+"""Errors of what was under way when a transaction failed, whatever the cause: of rows, of offsets, of a callback."""
+
 MESSAGE_BYTES = 1_000_000
 """The client's default for the largest record; it limits a batch as well, so it is never lowered."""
 
@@ -104,7 +107,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "retry.backoff.ms": 5,
         "reconnect.backoff.ms": RECONNECT_MS,
         "reconnect.backoff.max.ms": 1_000,
-        # A batch is flushed at once, and gathers while its partitions are added to the transaction. With a linger
+        # A batch is sent at once, and gathers while its partitions are added to the transaction. With a linger
         # of 5 ms a flush took 4 ms longer.
         "linger.ms": 0,
         # A report for each row would cost as much as the row; a failed row fails the commit anyway.
@@ -129,6 +132,8 @@ class TransactionalProducer:
         self._logger = logs.of_client(f"{service.name}-{slot}", _Suspicion(self))
         self._suspect: str | None = None
         self._refused: KafkaError | None = None
+        self._sending = 0.0
+        """Since when the client sends the rows of this transaction, on its own."""
         self._headers = [("ce_specversion", SPEC_VERSION), ("ce_source", service.name), ("content-type", CONTENT_TYPE)]
 
     def renew(self) -> None:
@@ -171,7 +176,7 @@ class TransactionalProducer:
 
     def begin(self) -> None:
         self.confirm()
-        self._refused = None
+        self._refused, self._sending = None, time.monotonic()
         with self._timed("begin_transaction") as producer:
             producer.begin_transaction()
 
@@ -196,13 +201,7 @@ class TransactionalProducer:
                         if time.monotonic() > deadline:
                             raise KafkaInDoubt("the producer's queue stayed full") from None
                         producer.poll(0.05)
-
-    def flush(self) -> None:
-        with self._timed("flush") as producer:
-            left = producer.flush(self._budget)
-        if left:
-            raise KafkaInDoubt(f"{left} rows were not acknowledged in time")
-        self._check()
+        self._sending = time.monotonic()
 
     def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
         if group_metadata is None:
@@ -217,6 +216,12 @@ class TransactionalProducer:
             producer.send_offsets_to_transaction(offsets, group_metadata, self._budget)
 
     def commit(self) -> None:
+        # The commit would flush as well, and fail if a row did. Here the failure is found before anything is decided.
+        with self._timed("flush", since=self._sending) as producer:
+            left = producer.flush(self._budget)
+        if left:
+            raise KafkaInDoubt(f"{left} rows were not acknowledged in time")
+        self._check()
         deadline = time.monotonic() + self._budget
         with self._timed("commit_transaction") as producer:
             while True:
@@ -256,31 +261,31 @@ class TransactionalProducer:
 
     def _check(self) -> None:
         if self._refused is not None:
-            raise _meaning("delivery", self._cause(self._refused) if self._refused.code() in PURGED else self._refused)
+            raise _meaning("delivery", self._cause(self._refused))
 
-    def _cause(self, otherwise: KafkaError) -> KafkaError:
-        """Find out why the transaction failed: beginning another one fails with that error."""
-        try:
-            if self._producer is not None:
+    def _cause(self, error: KafkaError) -> KafkaError:
+        """Find out why a transaction failed if `error` does not tell: beginning another one fails with the cause."""
+        if self._producer is not None and error.code() in AFTERMATH:
+            try:
                 self._producer.begin_transaction()
-        except KafkaException as error:
-            cause: KafkaError = error.args[0]
-            if cause.code() != KafkaError._STATE:  # _STATE: it did not fail
-                return cause
-        return otherwise
+            except KafkaException as refused:
+                cause: KafkaError = refused.args[0]
+                if cause.code() != KafkaError._STATE:  # _STATE: it did not fail
+                    return cause
+        return error
 
     @contextmanager
-    def _timed(self, call: str, *, suspicious: bool = True) -> Iterator[Producer]:
-        """Time a call, and translate its failure into our errors."""
+    def _timed(self, call: str, *, suspicious: bool = True, since: float | None = None) -> Iterator[Producer]:
+        """Time a call, or what the client has done `since`, and translate its failure into our errors."""
         if self._producer is None:
             raise KafkaInDoubt("there is no producer")
-        began = time.monotonic()
+        began = time.monotonic() if since is None else since
         try:
             with MAIN_LOOP.waiting(f"Kafka's answer to {call}", self._budget):
                 yield self._producer
         except KafkaException as error:
             self._check()
-            raise _meaning(call, error.args[0]) from error
+            raise _meaning(call, self._cause(error.args[0])) from error
         except SystemError as error:
             # A fatal error may be raised while a delivery callback runs (confluent-kafka-python #865).
             raise _meaning(call, self._cause(KafkaError(KafkaError._FAIL, str(error)))) from error

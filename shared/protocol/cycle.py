@@ -376,7 +376,6 @@ class Cycle:
         try:
             self._kafka.begin()
             self._kafka.produce(rows)
-            self._kafka.flush()
             self._kafka.send_offsets(inputs, lanes, group_metadata)
             self._kafka.commit()
         except ContentRefused as error:

@@ -152,11 +152,7 @@ class Kafka(Protocol):
         ...
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:
-        """Add `rows` to the transaction, in order."""
-        ...
-
-    def flush(self) -> None:
-        """Wait until every produced row is acknowledged."""
+        """Add `rows` to the transaction, in order, and send them. If one is refused, a later call raises that."""
         ...
 
     def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
@@ -164,7 +160,9 @@ class Kafka(Protocol):
         ...
 
     def commit(self) -> None:
-        """Commit the transaction. Raises `KafkaInDoubt` also if it succeeded but took suspiciously long."""
+        """Wait until every row is acknowledged, and commit the transaction. Raises `KafkaInDoubt` also if it succeeded
+        but took suspiciously long.
+        """
         ...
 
     def confirm(self) -> None:

@@ -22,7 +22,6 @@ class WakingKafka:
         self.renew = kafka.renew
         self.begin = kafka.begin
         self.produce = kafka.produce
-        self.flush = kafka.flush
         self.send_offsets = kafka.send_offsets
         self.commit = kafka.commit
         self.confirm = kafka.confirm

@@ -209,5 +209,4 @@ def publish(kafka: Kafka, rows: Sequence[OutboxRow]) -> None:
     """Commit rows in a transaction of their own."""
     kafka.begin()
     kafka.produce(rows)
-    kafka.flush()
     kafka.commit()

@@ -54,7 +54,7 @@ CLAIMING = (
     "transaction.forget",
     "transaction.claim",
 )
-PUBLISHING = ("kafka.begin", "kafka.produce", "kafka.flush", "kafka.send_offsets", "kafka.commit")
+PUBLISHING = ("kafka.begin", "kafka.produce", "kafka.send_offsets", "kafka.commit")
 CYCLE = {
     Source.EVENTS: ("kafka.poll", "database.begin", *HANDLING, *CLAIMING, "transaction.commit", *PUBLISHING),
     Source.REQUESTS: (

@@ -34,22 +34,25 @@ from tests.faults.stage import StageSettings
 
 TABLE = Path(__file__).parents[2] / "docs" / "decision-table.md"
 
-CALLS = ("renew", "begin", "produce", "flush", "send_offsets", "commit", "committed")
+CALLS = ("renew", "begin", "produce", "send_offsets", "commit", "committed")
 """The calls of a recovery and a cycle, in their order."""
+
+ROWS = "rows"
+"""The client sends rows on its own from `produce` on; `send_offsets` or `commit` finds what became of them."""
 
 COLUMNS = {
     "InitProducerId": (Api.InitProducerId, "renew"),
     "FindCoordinator": (Api.FindCoordinator, "renew"),
     "ListOffsets": (Api.ListOffsets, "renew"),
-    "AddPartitionsToTxn": (Api.AddPartitionsToTxn, "flush"),
-    "Produce": (Api.Produce, "flush"),
+    "AddPartitionsToTxn": (Api.AddPartitionsToTxn, ROWS),
+    "Produce": (Api.Produce, ROWS),
     "AddOffsetsToTxn": (Api.AddOffsetsToTxn, "send_offsets"),
     "FindCoordinator (group)": (Api.FindCoordinator, "send_offsets"),
     "TxnOffsetCommit": (Api.TxnOffsetCommit, "send_offsets"),
     "EndTxn": (Api.EndTxn, "commit"),
     "OffsetFetch": (Api.OffsetFetch, "committed"),
 }
-"""The matrix has a column for each request, which belongs to one call."""
+"""The matrix has a column for each request, which belongs to one call, or to the rows."""
 
 WORDS: dict[type[Exception], str] = {
     KafkaInDoubt: "doubt",
@@ -160,7 +163,6 @@ class Play:
             "renew": self.producer.renew,
             "begin": self.producer.begin,
             "produce": lambda: self.producer.produce([row]),
-            "flush": self.producer.flush,
             "send_offsets": lambda: self.producer.send_offsets({source: 4}, lanes, self.group_metadata),
             "commit": self.producer.commit,
             "committed": lambda: committed_offsets(self.member, lane_topic, [source], [0, 1]),
@@ -189,8 +191,7 @@ class Play:
 
         Anything but going on must come from the call itself, or, for a suspicion, from the commit.
         """
-        # The client sends on its own what is flushed.
-        before = {"flush": "produce"}.get(at, at)
+        before, found = ("produce", ("send_offsets", "commit")) if at == ROWS else (at, (at,))
         for name in CALLS:
             if name == before:
                 fault()
@@ -203,7 +204,7 @@ class Play:
                 word = "suspect" if str(error).startswith("committed, but under suspicion") else WORDS[type(error)]
             else:
                 continue
-            return word if name == ("commit" if word == "suspect" else at) else f"{word} from {name}"
+            return word if name in (("commit",) if word == "suspect" else found) else f"{word} from {name}"
         return "on"
 
 
@@ -270,7 +271,7 @@ def stage() -> Iterator[Play]:
     ("broker", "call", "word"),
     [
         (TRANSACTION, "renew", "wait"),
-        (TRANSACTION, "flush", "doubt"),
+        (TRANSACTION, ROWS, "doubt"),
         (TRANSACTION, "send_offsets", "doubt"),
         (GROUP, "send_offsets", "hang"),
         (TRANSACTION, "commit", "doubt"),
@@ -286,7 +287,7 @@ def test_a_coordinator_that_is_away_during(stage: Play, broker: int, call: str, 
     ("broker", "call", "word"),
     [
         (TRANSACTION, "renew", "on"),
-        (TRANSACTION, "flush", "suspect"),
+        (TRANSACTION, ROWS, "suspect"),
         (TRANSACTION, "send_offsets", "suspect"),
         # This producer may not have been connected to it yet; then nothing of ours was on its way when it went.
         (GROUP, "send_offsets", "on"),
@@ -309,7 +310,7 @@ def test_a_coordinator_that_comes_back_during(stage: Play, broker: int, call: st
     ("kind", "call"),
     [
         ("transaction", "renew"),
-        ("transaction", "flush"),
+        ("transaction", ROWS),
         ("transaction", "send_offsets"),
         ("group", "send_offsets"),
         ("transaction", "commit"),
@@ -326,7 +327,7 @@ def test_a_coordinator_that_moves_before(stage: Play, kind: str, call: str) -> N
 @pytest.mark.parametrize(
     ("api", "broker", "call"),
     [
-        (Api.Produce, 1, "flush"),
+        (Api.Produce, 1, ROWS),
         (Api.TxnOffsetCommit, GROUP, "send_offsets"),
         (Api.EndTxn, TRANSACTION, "commit"),
     ],

@@ -73,7 +73,9 @@ def play(freeze: Freeze, servers: Servers, logs: Path) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    "cell", chosen(freezes(), "events-after-kafka.flush-long", "requests-after-transaction.commit-short"), ids=str
+    "cell",
+    chosen(freezes(), "events-after-kafka.send_offsets-long", "requests-after-transaction.commit-short"),
+    ids=str,
 )
 def test_a_worker_that_stands_still(cell: Freeze, problems: list[str]) -> None:
     assert problems == []

@@ -23,7 +23,7 @@ CALLS = {
         *("kafka.poll", "database.begin", "transaction.handle", "transaction.claim", "transaction.commit"),
         *PUBLISHING,
     ),
-    Source.REQUESTS: ("transaction.claim", "transaction.commit", "kafka.flush", "kafka.send_offsets", "kafka.commit"),
+    Source.REQUESTS: ("transaction.claim", "transaction.commit", "kafka.send_offsets", "kafka.commit"),
 }
 PLACES = [(source, call) for source, calls in CALLS.items() for call in calls]
 

@@ -170,11 +170,8 @@ class Broker:
         self.published[lane].entries += [Entry(value, producer.pid, State.OPEN) for value in values]
 
     def arrive(self, slot: int) -> None:
-        """Let late requests arrive inside the open transaction."""
-        arriving = [request for of, request in self._inside if of == slot]
-        self._inside = [late for late in self._inside if late[0] != slot]
-        for request in arriving:
-            self._deliver(request)
+        """Let late requests arrive inside the open transaction, as soon as one is not refused."""
+        self._inside = [(of, request) for of, request in self._inside if of != slot or not self._deliver(request)]
 
     def stage(self, slot: int, epoch: int, offsets: Mapping[Input | int, Committed], token: Any) -> None:
         """TxnOffsetCommit: the offsets wait for the end of the transaction."""
@@ -250,15 +247,17 @@ class Broker:
         self._late.append((self.round + rounds, request))
 
     def inside(self, slot: int, request: Callable[[], object]) -> None:
-        """Let `request` arrive inside the next transaction of `slot`."""
+        """Let `request` arrive inside a later transaction of `slot`."""
         self._inside.append((slot, request))
 
-    def _deliver(self, request: Callable[[], object]) -> None:
+    def _deliver(self, request: Callable[[], object]) -> bool:
         self._rule("a late request arrives")
         try:
             request()
         except (KafkaInDoubt, GenerationLost):
             self._rule("a late request is refused")
+            return False
+        return True
 
     def pass_time(self) -> None:
         """Let one round pass."""

@@ -56,6 +56,9 @@ class Client:
         self._told: dict[Input, int] = {}
         self._epoch: int | None = None
         self._rows: list[OutboxRow] = []
+        """Rows on their way."""
+        self._ahead = False
+        """Whether rows arrive before the offsets of their transaction; in the next one they arrive behind them."""
         self._begun = False
         self._spoilt: KafkaInDoubt | GenerationLost | None = None
         """The error of the open transaction: nothing but a new producer helps."""
@@ -149,7 +152,7 @@ class Client:
             raise self._spoilt
         if self._begun:
             raise KafkaInDoubt("a transaction was begun before")
-        self._rows, self._begun, self._empty = [], True, True
+        self._rows, self._begun, self._empty, self._ahead = [], True, True, not self._ahead
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:
         fault = self._at("kafka.produce", Fault.REFUSE)
@@ -159,19 +162,24 @@ class Client:
         self._rows += rows
         self._spoilt = None
 
-    def flush(self) -> None:
-        offered = UNSURE if self._rows else ()
-        # A row that is refused when it is alone stops the worker, rightly: only an operator can decide.
-        fault = self._at("kafka.flush", *offered, *((Fault.CONTENT,) if len(self._rows) > 1 else ()))
+    def _deliver(self) -> None:
+        """Send the rows, and wait until they are acknowledged. The client does so on its own; a failure is found by the
+        call that comes after it.
+        """
         if not self._rows:
             return
-        epoch, rows, self._empty = self._begin_call(), self._rows, False
+        # A row that is refused when it is alone stops the worker, rightly: only an operator can decide.
+        content = (Fault.CONTENT,) if len(self._rows) > 1 else ()
+        fault = self._at("kafka.deliver", *UNSURE, *FORGETFUL, *content)
+        epoch, rows, self._rows, self._empty = self._begin_call(), self._rows, [], False
         lanes = sorted({lane_of(row.key) for row in rows})
         if fault is Fault.CONTENT or any(self._broker.refuses(row) for row in rows):
             self._spoilt = ContentRefused()
             raise self._spoilt
         if fault is not Fault.REFUSE:
             self._broker.add(self.slot, epoch, lanes)
+        if fault in FORGETFUL:
+            self.be_forgotten(fault)
 
         def produce() -> None:
             for lane in lanes:
@@ -182,6 +190,8 @@ class Client:
         self._spoilt = None
 
     def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
+        if self._ahead:
+            self._deliver()
         fault = self._at("kafka.send_offsets", *UNSURE)
         if group_metadata is None:
             raise GenerationLost
@@ -197,6 +207,7 @@ class Client:
         self._spoilt = None
 
     def commit(self) -> None:
+        self._deliver()
         fault = self._at("kafka.commit", *UNSURE, Fault.TWICE, *FORGETFUL, Fault.FORGET_COMMIT, Fault.DIE_LATE)
         epoch = self._begin_call()
         if self._empty:

@@ -355,7 +355,6 @@ MUTANTS = (
                 self._kafka.renew()
                 self._kafka.begin()
                 self._kafka.produce(rows)
-                self._kafka.flush()
                 self._kafka.send_offsets(inputs, lanes, group_metadata)
                 self._kafka.commit()
         except""",
@@ -366,6 +365,38 @@ MUTANTS = (
         CLIENT,
         "        self._send(fault, produce)\n",
         "        if fault is Fault.NONE:\n            produce()\n",
+        fault=Fault.REFUSE,
+    ),
+    Mutant(
+        "a commit does not wait for the rows that are on their way",
+        CLIENT,
+        "    def commit(self) -> None:\n        self._deliver()\n",
+        "    def commit(self) -> None:\n",
+    ),
+    Mutant(
+        "a commit ignores a row that failed",
+        CLIENT,
+        "    def commit(self) -> None:\n        self._deliver()\n",
+        """    def commit(self) -> None:
+        try:
+            self._deliver()
+        except KafkaInDoubt:
+            self._spoilt = None
+""",
+        fault=Fault.REFUSE,
+    ),
+    Mutant(
+        "a row that failed while offsets were sent is not noticed",
+        CLIENT,
+        """        if self._ahead:
+            self._deliver()
+""",
+        """        try:
+            if self._ahead:
+                self._deliver()
+        except KafkaInDoubt:
+            self._spoilt = None
+""",
         fault=Fault.REFUSE,
     ),
     Mutant(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka import Producer
+from confluent_kafka import KafkaError, KafkaException, Producer
 
 from dev.servers import Servers
 from dev.servers.places import free_port
@@ -78,7 +78,6 @@ def published(stage: Stage) -> list[str]:
 def test_a_row_becomes_a_cloud_event(stage: Stage, kafka: KafkaClient) -> None:
     kafka.begin()
     kafka.produce(rows(stage, "one"))
-    kafka.flush()
     kafka.commit()
     assert [record[3:7] for record in stage.read(stage.kit.told.topic)] == [("key", "id-one", "Told.v3", b"one")]
     assert [record.headers for record in stage.read(stage.kit.told.topic)] == [
@@ -123,8 +122,33 @@ def test_a_topic_that_is_not_there_is_a_doubt_within_its_budget(stage: Stage, ka
     kafka.produce(rows(stage, "one", topic=f"{stage.name}.nowhere"))
     began = time.monotonic()
     with pytest.raises(KafkaInDoubt):
-        kafka.flush()
+        kafka.commit()
     assert time.monotonic() - began < stage.settings.transaction_timeout_ms / 1_000 + 5
+
+
+def test_offsets_that_are_sent_after_a_row_was_refused_are_refused_for_its_reason(
+    stage: Stage, kafka: KafkaClient
+) -> None:
+    record_size.limit(stage.bootstrap, stage.kit.told.topic, 2_000)
+    member = group_metadata(kafka)
+    kafka.begin()
+    kafka.produce(rows(stage, "one" * 1_000))
+    until(lambda: failed(kafka), "the row is refused")
+    with pytest.raises(ContentRefused, match="MSG_SIZE_TOO_LARGE"):
+        kafka.send_offsets({}, {0: Committed(1, "claim")}, member)
+    kafka.renew()
+    assert kafka.committed((), (0,)) == {}
+
+
+def failed(kafka: KafkaClient) -> bool:
+    """Return whether the client knows that its transaction has failed."""
+    producer = kafka._halves[0]._producer
+    assert producer is not None
+    try:
+        producer.begin_transaction()
+    except KafkaException as error:
+        return bool(error.args[0].code() != KafkaError._STATE)
+    raise AssertionError("no transaction was begun")
 
 
 def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Servers, tmp_path: Path) -> None:
@@ -134,7 +158,6 @@ def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Serv
         member = group_metadata(kafka)
         kafka.begin()
         kafka.produce(rows(stage, "one"))
-        kafka.flush()
         kafka.send_offsets({}, {0: Committed(1, "claim")}, member)
         servers.kafka.freeze()
         thaw = threading.Timer(1.2, servers.kafka.thaw)  # more than half of the socket timeout, and less than all of it
@@ -151,7 +174,6 @@ def publish_one(stage: Stage, kafka: KafkaClient) -> None:
     """Publish one row, and commit."""
     kafka.begin()
     kafka.produce(rows(stage, "one"))
-    kafka.flush()
     kafka.commit()
 
 
@@ -203,5 +225,5 @@ def test_a_broker_that_refuses_our_clock_is_named_and_no_restart_is_asked_for(st
         producer.begin()
         producer.produce(rows(stage, *words))
         with pytest.raises(meaning, match=told):
-            producer.flush()
+            producer.commit()
     producer.close()

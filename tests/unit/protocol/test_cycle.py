@@ -86,8 +86,8 @@ def test_postgres_is_committed_before_anything_is_published(world: World) -> Non
         "transaction.commit",
         "kafka.begin",
         "kafka.produce",
-        "kafka.flush",
         "kafka.send_offsets",
+        "kafka.deliver",
         "kafka.commit",
     ]
 

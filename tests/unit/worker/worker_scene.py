@@ -50,7 +50,7 @@ class Member:
     def pause(self, _inputs: object) -> None:
         """Pause nothing."""
 
-    end_waits_if = resume = begin = produce = flush = send_offsets = commit = confirm = beginning = pause
+    end_waits_if = resume = begin = produce = send_offsets = commit = confirm = beginning = pause
 
     def leave(self) -> None:
         """Leave the group."""

@@ -133,13 +133,19 @@ much."""
 
 def call_of(request: Request, body: bytes) -> Call:
     """Return the call of a request whose headers were checked."""
+    # `request.url` would be put together from the Host header, and taken apart again.
     request_key = RequestKey(
-        scope=f"{request.state.caller} {request.method} {request.url.path}",
+        scope=f"{request.state.caller} {request.method} {_quoted(request.scope['path'])}",
         key=request.headers.get("idempotency-key", ""),
         body=body,
-        query=request.url.query,
+        query=request.scope["query_string"].decode(),
     )
     return Call(request.app.state.parts, request_key, request.state.traceparent, request.method)
+
+
+def _quoted(path: str) -> str:
+    """Return a path as `request.url.path` has it, under which keys are stored."""
+    return path.replace("?", "%3F").replace("#", "%23").replace("\\", "%5C")
 
 
 def _respond(stored: StoredResponse) -> Response:

@@ -16,7 +16,7 @@ import inspect
 import re
 import secrets
 from collections.abc import Callable, Coroutine, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import Annotated, Any, ClassVar, get_args, get_origin, get_type_hints
 
 from fastapi import APIRouter, Request, Response, params
@@ -101,8 +101,7 @@ class Route(APIRoute):
                 detail = "every POST needs one Idempotency-Key: 1 to 255 visible ASCII characters, new for each intent"
                 raise Problem(400, detail, kind="idempotency-key-unusable")
             request.state.traceparent = _traceparent(request)
-            facts = _facts(request, keys)
-            with log_context.bound(lambda: facts):
+            with log_context.bound(partial(_facts, request, keys)):
                 return await _placed(request, handle)
 
         return checked
@@ -112,7 +111,7 @@ def _facts(request: Request, keys: list[str]) -> Mapping[str, object]:
     """Identify a request in its endpoint's log lines."""
     return {
         "method": request.method,
-        "path": request.url.path[: log_context.VALUE_MAX],
+        "path": request.scope["path"][: log_context.VALUE_MAX],
         **({"idempotency_key": keys[0][: log_context.VALUE_MAX]} if keys else {}),
         **log_context.trace(request.state.traceparent),
     }

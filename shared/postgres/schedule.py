@@ -5,13 +5,24 @@ the outbox alone. PostgreSQL's clock decides: `statement_timestamp()`, which an 
 the schedule and the move lock the same row, so one of both is first, and the other sees it.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from ..scheduling import Change
+from ..telemetry.gauges import Known
 from .ahead import Statement
+
+WAITING = Known(
+    "exactly_once_schedule_waiting", "Events that wait for their moment, counted up to 100,000; absent if not known"
+)
+OVERDUE = Known(
+    "exactly_once_schedule_overdue_seconds",
+    "How long ago the oldest event became due that waits to be published; 0: none is late; absent if not known",
+)
+COUNTED_MAX = 100_000
+"""Counting stops here: the rest changes nothing."""
 
 NEAR_SECONDS = 2.0
 """A worker asks once a second when the next event is due. It is told of an earlier one that is nearer than this, twice
@@ -117,6 +128,28 @@ _MOVE = text("""
     INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
     SELECT lane, topic, key, event_id, event_type, event_version, data, traceparent FROM moved ORDER BY due, id
 """)
+
+
+_TELL = text("SELECT pg_notify(:channel, :lanes)")
+_LOOK = text("""
+    SELECT (SELECT count(*) FROM (SELECT FROM exactly_once_schedule LIMIT :most) AS counted),
+           (SELECT extract(epoch FROM clock_timestamp() - min(first.due)) FROM exactly_once_lane AS lane
+            CROSS JOIN LATERAL (
+                SELECT due FROM exactly_once_schedule AS waiting WHERE waiting.lane = lane.lane ORDER BY due LIMIT 1
+            ) AS first)
+""")
+
+
+def look(connection: Connection) -> None:
+    """Show how many events wait, and how late the next one is: an index look-up per lane, and COUNTED_MAX rows."""
+    count, late = connection.execute(_LOOK, {"most": COUNTED_MAX}).one()
+    WAITING.set(count)
+    OVERDUE.set(max(float(late or 0), 0.0))
+
+
+def telling(channel: str, lanes: Collection[int]) -> Statement:
+    """Return the statement that wakes the workers of `lanes` on `channel`."""
+    return Statement(_TELL, {"channel": channel, "lanes": ",".join(map(str, lanes))})
 
 
 def changing(changes: Sequence[Change], columns: Callable[[Sequence[Any]], dict[str, Any]]) -> list[Statement]:

@@ -294,7 +294,9 @@ def test_a_worker_publishes_each_at_its_moment_and_once_whatever_is_killed(stage
     for number in range(40):
         put(stage, f"n-{number:02}", stage.keys[number % 4], after=timedelta(milliseconds=100 * number))
         if number % 10 == 5:
-            stage.workers[number // 10 % 2].send(signal.SIGKILL)
+            worker = stage.workers[number // 10 % 2]
+            worker.send(signal.SIGKILL)
+            worker.again()
     with changing(stage) as session:
         gone = [name for name in ("n-38", "n-39", "n-00") if session.cancel(name)]
     stage.until(lambda: not names(stage), "all are due")

@@ -19,6 +19,10 @@ NAME_BYTES_MAX = 1_000
 """A name is the key of a table; PostgreSQL's index takes 2,700 bytes."""
 
 
+RECURRING = "recurring:"
+"""Names that begin so are those of recurring events."""
+
+
 class Moment(NamedTuple):
     """When an event is due; one of both is None."""
 
@@ -63,6 +67,13 @@ def checked_name(name: str) -> str:
     return name
 
 
+def own_name(name: str) -> str:
+    """Return `name`. Raises what `checked_name` raises, also for the name of a recurring event."""
+    if checked_name(name).startswith(RECURRING):
+        raise ValueError(f"name={name[:100]!r}: names that begin with {RECURRING!r} are those of recurring events")
+    return name
+
+
 class Change:
     """One change of the schedule. It is true if an event of its name was still waiting: one that is now replaced or
     cancelled, and will never be published.
@@ -72,7 +83,7 @@ class Change:
     """
 
     def __init__(self, name: str, moment: Moment | None, settle: Callable[[], None]) -> None:
-        self.name = checked_name(name)
+        self.name = own_name(name)
         self.moment = moment
         """None: what waits under the name is cancelled."""
         self.pending: Any = None

@@ -29,8 +29,10 @@ _LIST = text(f"""
 _FIND = text(f"SELECT {_ROW} FROM exactly_once_schedule WHERE name = :name")  # noqa: S608
 # Only what was shown: it may have been replaced since.
 _CANCEL = text("DELETE FROM exactly_once_schedule WHERE name = :name AND event_id = :event_id AND due = :due")
+# A run of a recurring event comes again at its own moment, under its own id, so this one needs another.
 _RUN_NOW = text("""
-    UPDATE exactly_once_schedule SET due = statement_timestamp()
+    UPDATE exactly_once_schedule SET due = statement_timestamp(), event_id = CASE WHEN cron IS NULL THEN event_id ELSE
+        event_id || to_char(clock_timestamp() AT TIME ZONE 'UTC', '.YYYYMMDD"T"HH24MISSUS') END
     WHERE name = :name AND event_id = :event_id AND due = :due
 """)
 

@@ -229,7 +229,9 @@ _UNPUBLISHED = text("""
         SELECT CAST(extract(epoch FROM min(next.due) - statement_timestamp()) AS float8)
         FROM unnest(CAST(:lanes AS smallint[])) AS own (lane)
         CROSS JOIN LATERAL (
-            SELECT due FROM exactly_once_schedule AS waiting WHERE waiting.lane = own.lane ORDER BY due LIMIT 1
+            SELECT due FROM exactly_once_schedule AS waiting
+            WHERE waiting.lane = own.lane AND (waiting.cron IS NULL OR waiting.name = ANY(:recurring))
+            ORDER BY due LIMIT 1
         ) AS next
     )
     FROM (
@@ -336,9 +338,10 @@ class Unpublished(NamedTuple):
     """Until the next scheduled event is due, by PostgreSQL's clock; None: none is scheduled."""
 
 
-def unpublished(connection: Connection, lanes: Collection[int]) -> Unpublished:
-    """Return what waits in `lanes`."""
-    return Unpublished._make(connection.execute(_UNPUBLISHED, {"lanes": sorted(lanes)}).one())
+def unpublished(connection: Connection, lanes: Collection[int], recurring: Sequence[str] = ()) -> Unpublished:
+    """Return what waits in `lanes`; of recurring events only the given ones count."""
+    values = {"lanes": sorted(lanes), "recurring": list(recurring)}
+    return Unpublished._make(connection.execute(_UNPUBLISHED, values).one())
 
 
 def forgetting(lanes: Collection[int]) -> Statement:

@@ -106,6 +106,7 @@ _MOVE = text("""
         CROSS JOIN LATERAL (
             SELECT name, key, due, id FROM exactly_once_schedule AS waiting
             WHERE waiting.lane = own.lane AND waiting.due <= statement_timestamp()
+                AND (waiting.cron IS NULL OR waiting.name = ANY(:recurring))
             ORDER BY due, id LIMIT own.most
         ) AS first
     ),
@@ -124,9 +125,12 @@ _MOVE = text("""
             WHERE in_order
         ))
         RETURNING *
+    ),
+    ready AS (
+        INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
+        SELECT lane, topic, key, event_id, event_type, event_version, data, traceparent FROM moved ORDER BY due, id
     )
-    INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
-    SELECT lane, topic, key, event_id, event_type, event_version, data, traceparent FROM moved ORDER BY due, id
+    SELECT name, due, statement_timestamp() FROM moved WHERE cron IS NOT NULL
 """)
 
 
@@ -172,6 +176,9 @@ def changing(changes: Sequence[Change], columns: Callable[[Sequence[Any]], dict[
     return statements
 
 
-def moving(limits: Mapping[int, int]) -> Statement:
-    """Return the statement that moves what is due in each lane, up to its limit, into the outbox."""
-    return Statement(_MOVE, {"lanes": list(limits), "limits": list(limits.values())})
+def moving(limits: Mapping[int, int], recurring: Sequence[str] = ()) -> Statement:
+    """Return the statement that moves what is due in each lane, up to its limit, into the outbox; of recurring events
+    only the given ones. Its rows are the runs of those.
+    """
+    values = {"lanes": list(limits), "limits": list(limits.values()), "recurring": list(recurring)}
+    return Statement(_MOVE, values)

@@ -53,6 +53,7 @@ from .deadline import Deadline
 from .engine import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
 from .handlers import At, Handlers
 from .outbox import Outbox
+from .recurring import Recurring, Run
 
 
 def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoubt | None:
@@ -120,6 +121,7 @@ class PostgresTransaction:
         outbox: Outbox,
         claim_bytes: int,
         warnings: list[str],
+        recurring: Recurring | None = None,
         attempted: set[Input] | None = None,
         outlived: Callable[[], None] = lambda: None,
     ) -> None:
@@ -132,6 +134,7 @@ class PostgresTransaction:
         self._handlers = handlers
         self._outbox = outbox
         self._claim_bytes = claim_bytes
+        self._recurring = recurring or Recurring(service)
         self._warnings = warnings
         self._connection: Connection = session.connection()
         self._deliveries: Sequence[Delivery] = ()
@@ -211,11 +214,13 @@ class PostgresTransaction:
         self, limits: Mapping[int, int], unpublished: Collection[int]
     ) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:
         with _answered():
-            _, claimed, rows = self._execute(
-                schedule.moving(limits),
+            runs, claimed, rows = self._execute(
+                schedule.moving(limits, self._recurring.names),
                 outbox.claiming(limits, self._claim_bytes),
                 outbox.reading({*limits, *unpublished}),
             )
+            if runs:
+                self._recurring.follow(self._connection, map(Run._make, runs))
         return outbox.claims(claimed), outbox.rows(rows)
 
     def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
@@ -292,6 +297,7 @@ class WorkerDatabase:
         self._service = service
         self.deadline = Deadline(handler_seconds_max, self._cancel)
         self._handlers = Handlers(service, self.deadline)
+        self._recurring = Recurring(service)
         self._outbox = outbox
         self._slots_max = slots_max
         self._claim_bytes = claim_bytes
@@ -338,6 +344,7 @@ class WorkerDatabase:
                 handlers=self._handlers,
                 outbox=self._outbox,
                 claim_bytes=self._claim_bytes,
+                recurring=self._recurring,
                 warnings=self._warnings,
                 attempted=self._attempted,
                 outlived=self._outlived,
@@ -357,7 +364,7 @@ class WorkerDatabase:
 
     def unpublished(self, lanes: Collection[int]) -> bool:
         with self._transient() as connection:
-            found = outbox.unpublished(connection, lanes)
+            found = outbox.unpublished(connection, lanes, self._recurring.names)
         if found.due_seconds is not None:
             self._due = time.monotonic() + found.due_seconds
         return found.rows or (found.due_seconds is not None and found.due_seconds <= 0)

@@ -102,6 +102,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_positions(commands)
     _add_dead_letters(commands)
     _add_outbox(commands)
+    _add_schedule(commands)
     _add_lanes(commands)
     _add_decisions(commands)
     audited = _add(commands, "audit", ".audit.audit:audit", "compare what was to be published with what was")
@@ -184,6 +185,25 @@ def _add_outbox(commands: Any) -> None:
     moved = _add(choices, "set-aside", ".operations.outbox:set_aside", "make a dead letter of one that Kafka refuses")
     moved.add_argument("event_id", metavar="EVENT_ID")
     moved.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_schedule(commands: Any) -> None:
+    made = commands.add_parser("schedule", help="events that wait for their moment")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    listed = _add(choices, "list", ".operations.schedule:show_all", "list what is due next")
+    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
+    listed.add_argument("--json", action="store_true")
+    shown = _add(choices, "show", ".operations.schedule:show", "show one with its event")
+    shown.add_argument("name", metavar="NAME")
+    shown.add_argument("--json", action="store_true")
+    for choice, target, meaning in (
+        ("cancel", "cancel", "cancel one: its event is never published"),
+        ("run-now", "run_now", "make one due now"),
+    ):
+        added = _add(choices, choice, f".operations.schedule:{target}", meaning)
+        added.add_argument("name", metavar="NAME")
+        added.add_argument("--reason", required=True, help="kept with the decision")
+        added.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_lanes(commands: Any) -> None:

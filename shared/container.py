@@ -15,6 +15,7 @@ with lean.loading():
     from .kafka.producer import TransactionalProducer
     from .postgres import engine as postgres_engine
     from .postgres.outbox import Outbox
+    from .postgres.recurring import Recurring
     from .postgres.transaction import WorkerDatabase
     from .postgres.wakeup import Wakeup
     from .service import Service
@@ -52,6 +53,7 @@ def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
     startup.check_database(engine, service)
     postgres_engine.refuse_transaction_pooler(engine)
     startup.check_topics(engine, settings, service)
+    Recurring(service).ensure(engine)
 
 
 __all__ = ["ServiceContainer", "containers", "lazily", "providers", "resolve"]

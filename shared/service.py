@@ -19,18 +19,21 @@ A batch handler takes all events of one type that follow each other in a batch, 
 
 import re
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, get_type_hints, overload
 
 from .declaration.batches import BatchRoute, read_batch
 from .declaration.routes import Route, read, refuse_clash, refuse_no_event, refuse_unmoved, refuse_unpublishable
 from .events import Event
+from .recurring import Recurrence, declared
 from .states import Machine
 
 E1 = TypeVar("E1", bound=Event)
 E2 = TypeVar("E2", bound=Event)
 E3 = TypeVar("E3", bound=Event)
 P = ParamSpec("P")
+Due = TypeVar("Due", bound=Event)
 Published = TypeVar("Published", bound=Event | Iterable[Event] | None)
 """What a handler returns."""
 Caused = TypeVar("Caused", bound=Iterable[tuple[Event, Event]] | None)
@@ -61,6 +64,7 @@ class Service:
         self._by_hand: set[type[Event]] = set()
         """Events whose handler was declared with None for a machine: it moves rows itself."""
         where = f"Service({name!r}, publishes=...)"
+        self._recurrences: dict[str, Recurrence] = {}
         refuse_unpublishable(self.publishes, where)
         for event in self.publishes:
             self._refuse_lane_topic(event, where)
@@ -74,7 +78,7 @@ class Service:
     def renamed(self, name: str) -> "Service":
         """Return the same service under another name, with which the names of its topics and groups begin."""
         other = Service(name, publishes=self.publishes)
-        other._routes, other._by_hand = self._routes, self._by_hand
+        other._routes, other._by_hand, other._recurrences = self._routes, self._by_hand, self._recurrences
         return other
 
     @overload
@@ -146,6 +150,37 @@ class Service:
             return handler
 
         return decorate
+
+    def recurring(
+        self, name: str, *, cron: str, timezone: str = "UTC"
+    ) -> Callable[[Callable[[datetime], Due]], Callable[[datetime], Due]]:
+        """Publish, at each moment of the cron expression, the event that the decorated function makes of it. The moment
+        has the time zone given, and is the run's own, also if it is published late. Runs that nobody was up for are
+        left out, but the first of them.
+
+        Raises `TypeError` or `ValueError` for what cannot recur, such as an expression that never fires.
+        """
+
+        def decorate(function: Any) -> Any:
+            made = declared(name, cron, timezone, function)
+            of = f"{self.name}: @service.recurring({name!r})"
+            if name in self._recurrences:
+                raise ValueError(f"{of} is declared twice: give each its own name")
+            event = get_type_hints(function).get("return")
+            if event not in self.publishes:
+                raise TypeError(
+                    f"{of}: the function says by its return type which event it makes, one of `publishes` of the "
+                    f"Service, as in `def {getattr(function, '__name__', 'nightly')}(run: datetime) -> ReportDue`"
+                )
+            self._recurrences[name] = made
+            return function
+
+        return decorate
+
+    @property
+    def recurrences(self) -> tuple[Recurrence, ...]:
+        """All recurring events, in the order of their declaration."""
+        return tuple(self._recurrences.values())
 
     def _refuse_lane_topic(self, event: type[Event], where: str) -> None:
         if event.topic == self.lane_topic:

@@ -5,7 +5,8 @@ docs/session.md describes what it does for each of SQLAlchemy's ways to read and
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from datetime import datetime, timedelta
+from typing import Any, TypeVar, overload
 
 from sqlalchemy import Connection, Engine, Insert, Row, TextClause, event, inspect
 from sqlalchemy.exc import CircularDependencyError, SQLAlchemyError
@@ -19,6 +20,7 @@ from .models import Tables
 from .orm import documents, flushing, held
 from .orm.held import Held
 from .orm.lending import lent, refuse, refuse_ending
+from .scheduling import Change, moment
 from .telemetry import failures
 
 Model = TypeVar("Model", bound=DeclarativeBase)
@@ -36,9 +38,9 @@ class Session(OrmSession):
         super().__init__(bind, expire_on_commit=False)
         self._held = Held()
         self._lent = False
-        self._before: dict[SessionTransaction, tuple[Held, int]] = {}
+        self._before: dict[SessionTransaction, _State] = {}
         """The state when each savepoint began."""
-        self._ended: tuple[SessionTransaction, tuple[Held, int]] | None = None
+        self._ended: tuple[SessionTransaction, _State] | None = None
         """The same for the last savepoint that ended; only afterwards is it known whether it was rolled back."""
         self.collected: list[Any] = []
         """Events that wait for `Outbox.write`."""
@@ -46,6 +48,12 @@ class Session(OrmSession):
         """The library's own statements that go with the COMMIT of a request."""
         self.publisher: Callable[[Event], object] | None = None
         """Called by `publish`; it knows the cause of the event."""
+        self.changes: dict[str, Change] = {}
+        """Changes of the schedule that wait for `Outbox.write`, by name."""
+        self.scheduler: Callable[..., object] | None = None
+        """Called by `schedule`; it knows the cause of the event, or is given it by a batch handler."""
+        self.settler: Callable[[], None] | None = None
+        """Called by `settle`."""
 
     def publish(self, event: Event) -> None:
         """Publish `event` when the transaction commits. Events that a handler returns are published after it.
@@ -54,8 +62,57 @@ class Session(OrmSession):
         while too many events wait.
         """
         if self.publisher is None:
-            raise SessionMisused("an event is published in a handler or in a request; this session is of neither")
+            raise _not_lent("published")
         self.publisher(event)
+
+    @overload
+    def schedule(self, event: Event, *, after: timedelta, name: str, cause: Event | None = None) -> Change: ...
+
+    @overload
+    def schedule(self, event: Event, *, at: datetime, name: str, cause: Event | None = None) -> Change: ...
+
+    def schedule(
+        self,
+        event: Event,
+        *,
+        name: str,
+        after: timedelta | None = None,
+        at: datetime | None = None,
+        cause: Event | None = None,
+    ) -> Change:
+        """Publish `event` at a moment: once, in the order of its key's moments. What waits under `name` is replaced,
+        and then the answer is true. If the moment has passed, it is published with this transaction, after the others.
+
+        A batch handler gives the `cause`, one of its events. Raises `NotOwned` as `publish` does; `ValueError` for a
+        moment beyond ten years, or without a time zone.
+        """
+        change = Change(name, moment(after, at), self.settle)
+        if self.scheduler is None:
+            raise _not_lent("scheduled")
+        self._settle_name(name)
+        self.scheduler(event, change) if cause is None else self.scheduler(event, change, cause)
+        return change
+
+    def cancel(self, name: str) -> Change:
+        """Cancel the event that is scheduled under `name`. The answer is true if it was still waiting: then it is never
+        published; otherwise there was none, or it has become due.
+        """
+        change = Change(name, None, self.settle)
+        if self.scheduler is None:
+            raise _not_lent("cancelled")
+        self._settle_name(name)
+        self.changes[name] = change
+        return change
+
+    def _settle_name(self, name: str) -> None:
+        """Write changes before a second one of the same name."""
+        if name in self.changes:
+            self.settle()
+
+    def settle(self) -> None:
+        """Write the changes of the schedule now, so that each knows what it has found."""
+        if self.changes and self.settler is not None:
+            self.settler()
 
     def lock(self, model: type[Model], key: Any) -> Model | None:
         """Return the row of `model` with the primary key `key`, locked until the end of the transaction; None if there
@@ -163,6 +220,10 @@ class Session(OrmSession):
             yield
         finally:
             self._lent = False
+
+    def own_connection(self) -> Connection:
+        """Return the connection itself, for the library's statements."""
+        return super().connection()
 
     def connection(self, bind_arguments: Any = None, execution_options: Any = None) -> Connection:
         """Return the connection; all changes are written first. The session cannot see what is changed through it:
@@ -284,6 +345,13 @@ class Session(OrmSession):
                     self.expire(row)
 
 
+_State = tuple[Held, int, dict[str, Change]]
+
+
+def _not_lent(what: str) -> SessionMisused:
+    return SessionMisused(f"an event is {what} in a handler or in a request; this session is of neither")
+
+
 def _tells_rows(state: ORMExecuteState) -> bool:
     """Return whether a statement returns the rows that it wrote, which are then locked."""
     return (state.is_insert or state.is_update) and bool(getattr(state.statement, "_returning", ()))
@@ -295,7 +363,7 @@ def _refuse_bulk(what: str) -> None:
 
 def _savepoint_begins(session: Session, transaction: SessionTransaction) -> None:
     if transaction.nested:
-        session._before[transaction] = (session._held.copy(), len(session.collected))
+        session._before[transaction] = (session._held.copy(), len(session.collected), dict(session.changes))
 
 
 def _ends(session: Session, transaction: SessionTransaction) -> None:
@@ -306,9 +374,11 @@ def _ends(session: Session, transaction: SessionTransaction) -> None:
 def _rolled_back(session: Session, transaction: SessionTransaction) -> None:
     """Restore the state at the savepoint: a rollback to it releases the locks, and undoes the events, since then."""
     if session._ended is not None and session._ended[0] is transaction:
-        session._held, events = session._ended[1]
+        session._held, events, session.changes = session._ended[1]
         session._ended = None
         del session.collected[events:]
+        for change in session.changes.values():
+            change.found = None  # what was written inside is undone
 
 
 def _refuse_detached(_session: Session, instance: object) -> None:

@@ -5,7 +5,8 @@ from typing import NamedTuple
 # In byte order, so that the streams of three databases can be merged whatever their collations are.
 ORDERS = {
     "order": """
-        SELECT orders.id, orders.state, orders.amount, orders.currency, ordered.lines
+        SELECT orders.id, CASE WHEN reason = 'PAYMENT_TIMED_OUT' THEN 'TIMED OUT' ELSE state END,
+               orders.amount, orders.currency, ordered.lines
         FROM orders LEFT JOIN (
             SELECT order_id, jsonb_object_agg(sku, quantity) AS lines
             FROM (SELECT order_id, sku, sum(quantity) AS quantity FROM order_line GROUP BY order_id, sku) AS one
@@ -39,6 +40,16 @@ class MustBeEmpty(NamedTuple):
 
 
 MUST_BE_EMPTY = (
+    MustBeEmpty(
+        "Orders",
+        "deadlines of orders that are decided",
+        "order",
+        """
+        SELECT format('%s is %s, and %s is scheduled for %s', orders.id, state, name, due)
+        FROM orders JOIN exactly_once_schedule ON name = 'payment-overdue:' || orders.id
+        WHERE state IN ('CONFIRMED', 'REJECTED', 'CANCELLED')
+        """,
+    ),
     MustBeEmpty(
         "Stock",
         "items with lost or surplus pieces",

@@ -13,21 +13,23 @@ from dev.balance.sheet import Offenders
 
 SERVICES = ("order", "inventory", "payment")
 CONSUMED_TOPICS: Mapping[str, tuple[str, ...]] = {
-    "order": ("inventory.events", "payment.events"),
+    "order": ("inventory.events", "order.deadlines", "payment.events"),
     "inventory": ("order.events", "payment.events"),
     "payment": ("inventory.events", "order.events"),
 }
 TOPICS = ("order.events", "inventory.events", "payment.events")
 
-FINAL = frozenset({"CONFIRMED", "REJECTED", "CANCELLED"})
+FINAL = frozenset({"CONFIRMED", "REJECTED", "TIMED OUT", "CANCELLED"})
 
-# By topic and by the state of the row: a reservation sold before its release is RETURNED.
+# By topic and by the state of the row: a reservation sold before its release is RETURNED, and an order rejected by its
+# deadline is TIMED OUT.
 PUBLISHES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "order.events": {
         "PLACED": ("OrderPlaced",),
         "RESERVED": ("OrderPlaced",),
         "CONFIRMED": ("OrderPlaced", "OrderConfirmed"),
         "REJECTED": ("OrderPlaced", "OrderRejected"),
+        "TIMED OUT": ("OrderPlaced", "OrderTimedOut"),
         "CANCELLED": ("OrderPlaced", "OrderCancelled"),
     },
     "inventory.events": {
@@ -59,6 +61,13 @@ AGREED = frozenset(
         ("CANCELLED", "RELEASED", "DECLINED"),  # ... there had been no money anyway
         ("CANCELLED", "RELEASED", "REFUNDED"),  # ... after the payment, before the sale
         ("CANCELLED", "RETURNED", "REFUNDED"),  # ... after the sale
+        # Rejected by its deadline, at any moment: the same.
+        ("TIMED OUT", "CANCELLED", "CANCELLED"),
+        ("TIMED OUT", "REJECTED", "CANCELLED"),
+        ("TIMED OUT", "RELEASED", "CANCELLED"),
+        ("TIMED OUT", "RELEASED", "DECLINED"),
+        ("TIMED OUT", "RELEASED", "REFUNDED"),
+        ("TIMED OUT", "RETURNED", "REFUNDED"),
     }
 )
 

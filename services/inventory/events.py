@@ -53,6 +53,10 @@ class OrderCancelled(OrderEvent, topic="order.events"):
     """Consumed: the customer cancelled; what was taken goes back."""
 
 
+class OrderTimedOut(OrderEvent, topic="order.events"):
+    """Consumed: the order was not decided in time; what was taken is available again."""
+
+
 class PaymentCaptured(OrderEvent, topic="payment.events"):
     """Consumed: the money is taken."""
 

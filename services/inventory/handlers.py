@@ -1,7 +1,8 @@
 """What the inventory service does about each event.
 
-A reservation is sold when its payment is captured, and released when the payment is declined or the order is cancelled.
-A cancellation that overtakes its order leaves a CANCELLED row, so that the late `OrderPlaced` reserves nothing.
+A reservation is sold when its payment is captured, and released when the payment is declined, the order is cancelled or
+its time is over. A cancellation, or the end of its time, that overtakes an order leaves a CANCELLED row, so that the
+late `OrderPlaced` reserves nothing.
 """
 
 from collections import Counter
@@ -11,6 +12,7 @@ from typing import Annotated
 from services.inventory.events import (
     OrderCancelled,
     OrderPlaced,
+    OrderTimedOut,
     PaymentCaptured,
     PaymentDeclined,
     StockRejected,
@@ -42,15 +44,15 @@ RESERVATION = Machine(
             (NONE, REJECTED, CANCELLED): _UNREQUESTED,
             RESERVED: to(SOLD),
             SOLD: DUPLICATE,
-            RELEASED: ignore("cancelled first; the payment service refunds it"),
+            RELEASED: ignore("cancelled or out of time first; the payment service refunds it"),
         },
         PaymentDeclined: {
             (NONE, REJECTED, CANCELLED): _UNREQUESTED,
             RESERVED: to(RELEASED),
             SOLD: refuse("the payment service contradicts itself"),
-            RELEASED: ignore("cancelled first, or a duplicate"),
+            RELEASED: ignore("cancelled or out of time first, or a duplicate"),
         },
-        OrderCancelled: {
+        (OrderCancelled, OrderTimedOut): {
             NONE: to(CANCELLED),
             RESERVED: to(RELEASED),
             REJECTED: ignore("nothing was reserved"),
@@ -97,9 +99,12 @@ def sell(event: PaymentCaptured, reservation: Reservation, stock: ReservedStock)
     return StockSold(order_id=event.order_id)
 
 
-@service.on(PaymentDeclined, OrderCancelled, RESERVATION)
+@service.on(PaymentDeclined, OrderCancelled, OrderTimedOut, RESERVATION)
 def release(
-    event: PaymentDeclined | OrderCancelled, session: Session, reservation: Reservation | None, stock: ReservedStock
+    event: PaymentDeclined | OrderCancelled | OrderTimedOut,
+    session: Session,
+    reservation: Reservation | None,
+    stock: ReservedStock,
 ) -> StockReleased | None:
     """There will be no sale, or a sale is undone: what was taken is available again."""
     if reservation is None:

@@ -1,6 +1,6 @@
 """The order service's HTTP API."""
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated, Self
 
 from pydantic import Field, model_validator
@@ -9,8 +9,9 @@ from sqlalchemy.orm import selectinload
 from uuid_utils import uuid7
 
 from services.order import events
-from services.order.handlers import PLACED, cancel
+from services.order.handlers import PLACED, cancel, deadline_of
 from services.order.models import Order, OrderLine, OrderState
+from services.order.settings import settings
 from shared import Id, Quantity, Uuid
 from shared.http import After, Created, Limit, RequestBody, ResponseBody, Router, Transaction
 
@@ -60,12 +61,14 @@ class OrdersResponse(ResponseBody):
 
 @router.post("/orders")
 def place_order(asked: PlaceOrder, session: Transaction) -> Created[OrderResponse]:
-    """Place an order. It is decided later; follow `Location`."""
+    """Place an order. It is decided later, within a time that is set; follow `Location`."""
     lines = [OrderLine(number=number, **line.model_dump()) for number, line in enumerate(asked.lines, 1)]
     order = Order(id=str(uuid7()), account=asked.account, state=PLACED, lines=lines)
     session.add(order)
     ordered = tuple(events.Line(line.sku, line.quantity) for line in lines)
     session.publish(events.OrderPlaced(order_id=order.id, account=order.account, lines=ordered))
+    patience = timedelta(seconds=settings().order_payment_seconds_max)
+    session.schedule(events.PaymentOverdue(order_id=order.id), after=patience, name=deadline_of(order))
     return Created(OrderResponse.of(order), location=f"/orders/{order.id}")
 
 

@@ -44,6 +44,14 @@ class OrderCancelled(OrderEvent, topic="order.events"):
     """The customer cancelled before the order was confirmed: stock and money go back."""
 
 
+class OrderTimedOut(OrderEvent, topic="order.events"):
+    """The order was not decided within its time, and is rejected: stock and money go back."""
+
+
+class PaymentOverdue(OrderEvent, topic="order.deadlines"):
+    """Scheduled when the order is placed, and cancelled when it is decided: its time is over."""
+
+
 class StockReserved(OrderEvent, topic="inventory.events"):
     """Consumed: all lines are reserved, for this amount."""
 

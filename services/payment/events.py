@@ -41,3 +41,7 @@ class StockReserved(OrderEvent, topic="inventory.events"):
 
 class OrderCancelled(OrderEvent, topic="order.events"):
     """Consumed: the customer cancelled; what was taken goes back."""
+
+
+class OrderTimedOut(OrderEvent, topic="order.events"):
+    """Consumed: the order was not decided in time; what was taken goes back."""

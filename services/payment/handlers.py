@@ -1,13 +1,20 @@
 """What the payment service does about each event.
 
-A payment is captured or declined when the stock is reserved, and refunded when the order is cancelled after that. An
-order that is cancelled before its stock is reserved here leaves a CANCELLED row, so that the late `StockReserved` takes
-nothing.
+A payment is captured or declined when the stock is reserved, and refunded when the order is cancelled, or its time is
+over, after that. An order that ends so before its stock is reserved here leaves a CANCELLED row, so that the late
+`StockReserved` takes nothing.
 """
 
 from typing import Annotated
 
-from services.payment.events import OrderCancelled, PaymentCaptured, PaymentDeclined, PaymentRefunded, StockReserved
+from services.payment.events import (
+    OrderCancelled,
+    OrderTimedOut,
+    PaymentCaptured,
+    PaymentDeclined,
+    PaymentRefunded,
+    StockReserved,
+)
 from services.payment.models import Account, Payment, PaymentState
 from shared import DUPLICATE, NONE, Machine, Service, Session, ignore, lock, to
 
@@ -23,9 +30,9 @@ PAYMENT = Machine(
         StockReserved: {
             NONE: to(CAPTURED, DECLINED),
             (CAPTURED, DECLINED, REFUNDED): DUPLICATE,
-            CANCELLED: ignore("cancelled first; the inventory service releases it"),
+            CANCELLED: ignore("cancelled or out of time first; the inventory service releases it"),
         },
-        OrderCancelled: {
+        (OrderCancelled, OrderTimedOut): {
             NONE: to(CANCELLED),
             CAPTURED: to(REFUNDED),
             DECLINED: ignore("nothing was taken"),
@@ -63,11 +70,11 @@ def charge(event: StockReserved, session: Session, account: Payer) -> PaymentCap
     return PaymentDeclined(order_id=event.order_id, reason=payment.reason)
 
 
-@service.on(OrderCancelled, PAYMENT)
+@service.on(OrderCancelled, OrderTimedOut, PAYMENT)
 def refund(
-    event: OrderCancelled, session: Session, payment: Payment | None, account: RefundedAccount
+    event: OrderCancelled | OrderTimedOut, session: Session, payment: Payment | None, account: RefundedAccount
 ) -> PaymentRefunded | None:
-    """The customer cancelled: what was taken goes back."""
+    """The customer cancelled, or the order's time is over: what was taken goes back."""
     if payment is None:
         session.add(Payment(order_id=event.order_id, state=CANCELLED))
         return None

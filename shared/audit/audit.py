@@ -57,6 +57,7 @@ UNPUBLISHED_SECONDS = 60.0
 _NOW = text("SELECT clock_timestamp()")
 _READY = text("SELECT to_regclass('exactly_once_claimed') IS NOT NULL")
 _CLUSTER = text("SELECT cluster_id FROM exactly_once_cluster")
+_SCHEDULED = text("SELECT count(*) FROM exactly_once_schedule WHERE due > statement_timestamp()")
 _TOPICS = text("SELECT name, topic_id FROM exactly_once_topic")
 _ADOPTED = text("""
     SELECT source, CAST(extract(epoch FROM max(decided_at)) AS float8) FROM exactly_once_decision
@@ -199,6 +200,8 @@ class _Audit:
                 doubtful.add(state.lane)
                 position = state.claim.position if state.claim else None
                 report.add(Finding("positions", str(stop), lane=state.lane, position=position))
+        with self._connection.begin():
+            report.scheduled = self._connection.execute(_SCHEDULED).scalar_one()
         for lane, waits in sorted(survey.waiting(self._connection, states).items()):
             report.unpublished += waits.rows
             if waits.rows and waits.oldest_seconds is not None:

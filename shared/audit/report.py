@@ -63,6 +63,8 @@ class Report:
     lag: int = 0
     unpublished: int = 0
     oldest_unpublished: float | None = None
+    scheduled: int = 0
+    """Events that wait for their moment."""
     open: dict[str, float] = field(default_factory=dict)
     """The age of each transaction that was open for more than a moment, by its partition."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -117,6 +119,7 @@ class Report:
                 "lag": self.lag,
                 "unpublished": self.unpublished,
                 "oldest_unpublished_seconds": self.oldest_unpublished,
+                "scheduled": self.scheduled,
                 "open_transactions_seconds": self.open,
             }
         )
@@ -153,7 +156,8 @@ class Report:
         lines = [
             f"{self.ours:,} of {self.records:,} records are this service's, {self.per_second:,.0f} records/s; "
             f"{self.events:,} events in {self.claims:,} claims {known}",
-            f"{self.lag:,} offsets still to be handled; {self.unpublished:,} events still to be published{oldest}",
+            f"{self.lag:,} offsets still to be handled; {self.unpublished:,} events still to be published{oldest}; "
+            f"{self.scheduled:,} scheduled for later",
         ]
         lines += [f"{where}: a transaction has been open for {age(seconds)}" for where, seconds in self.open.items()]
         lines += [f"not compared: {count:,} {reason}" for reason, count in sorted(self.not_compared.items())]

@@ -16,6 +16,7 @@ from ..events import Event
 from ..postgres.backlog import Backlog
 from ..postgres.engine import Requests
 from ..postgres.outbox import Outbox
+from ..scheduling import Change
 from . import idempotency
 from .idempotency import KeyReused, RequestKey, StoredResponse
 from .places import Places
@@ -103,12 +104,16 @@ class Call:
     def _transaction(self) -> Iterator[Transaction]:
         with self._parts.requests.session(Transaction, read_only=self.method in _READS) as session:
             session.publisher = partial(self._publish, session)
+            session.scheduler = partial(self._schedule, session)
             yield session
 
     def _publish(self, session: Transaction, event: Event) -> None:
         if self._parts.backlog.full(session.connection()):
             raise busy("too many events wait to be published; the workers do not keep up")
         self._parts.outbox.add(session, event, self.traceparent)
+
+    def _schedule(self, session: Transaction, event: Event, change: Change) -> None:
+        self._parts.outbox.schedule(session, event, change, self.traceparent)
 
     def _begin(self, session: Transaction) -> StoredResponse | None:
         try:

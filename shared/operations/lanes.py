@@ -37,6 +37,9 @@ _MOVE = text("""
     FROM unnest(CAST(:ids AS bigint[]), CAST(:lanes AS smallint[])) AS wanted (id, lane)
     WHERE outbox.id = wanted.id AND outbox.lane <> wanted.lane
 """)
+_MOVE_SCHEDULED = text("""
+    UPDATE exactly_once_schedule SET lane = hash % CAST(:lanes AS int) WHERE lane <> hash % CAST(:lanes AS int)
+""")
 _SHRINK = text("DELETE FROM exactly_once_lane WHERE lane >= :lanes")
 _COUNT = text("SELECT count(*) FROM exactly_once_lane")
 _TOPIC = text("UPDATE exactly_once_topic SET partitions = :partitions WHERE name = :name AND topic_id = :id")
@@ -128,6 +131,7 @@ def _rearrange(connection: Connection, states: list[LaneState], wanted: int) -> 
     for page in connection.execute(_ROWS, execution_options={"yield_per": PAGE}).partitions():
         lanes = [lane_hash(row.key) % wanted for row in page]
         moved += connection.execute(_MOVE, {"ids": [row.id for row in page], "lanes": lanes}).rowcount
+    connection.execute(_MOVE_SCHEDULED, {"lanes": wanted})
     connection.execute(_SHRINK, {"lanes": wanted})
     return moved
 

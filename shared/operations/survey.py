@@ -42,7 +42,11 @@ _WAITING = text("""
            extract(epoch FROM clock_timestamp() - (
                SELECT min(decided_at) FROM exactly_once_outbox AS outbox LEFT
                    JOIN unnest(lane.row_ids) AS claimed (id) USING (id)
-               WHERE outbox.lane = lane.lane AND claimed.id IS NULL))
+               WHERE outbox.lane = lane.lane AND claimed.id IS NULL)),
+           (SELECT count(*) FROM exactly_once_schedule AS scheduled
+               WHERE scheduled.lane = lane.lane AND scheduled.due <= statement_timestamp()),
+           extract(epoch FROM clock_timestamp() - (SELECT min(due) FROM exactly_once_schedule AS scheduled
+               WHERE scheduled.lane = lane.lane AND scheduled.due <= statement_timestamp()))
     FROM exactly_once_lane AS lane WHERE lane.lane = ANY(:lanes)
 """)
 
@@ -208,13 +212,15 @@ def see_lanes(connection: Connection, group: Group, numbers: Collection[int], se
 
 
 def waiting(connection: Connection, states: Iterable[LaneState]) -> dict[int, Waiting]:
-    """Return the number of unpublished rows in each lane, and the age of the oldest."""
+    """Return the number of unpublished rows in each lane, and the age of the oldest; an event that was scheduled and is
+    due is one of them.
+    """
     by_lane = {state.lane: state for state in states}
     with connection.begin():
         rows: list[Any] = list(connection.execute(_WAITING, {"lanes": sorted(by_lane)}))
     found = {lane: Waiting(0, None) for lane in by_lane}
-    for lane, count, claimed, oldest, oldest_unclaimed in rows:
+    for lane, count, claimed, oldest, oldest_unclaimed, due, late in rows:
         published = by_lane[lane].is_published
-        seconds = oldest_unclaimed if published else oldest
-        found[lane] = Waiting(count - (claimed if published else 0), None if seconds is None else float(seconds))
+        ages = [float(age) for age in (oldest_unclaimed if published else oldest, late) if age is not None]
+        found[lane] = Waiting(count - (claimed if published else 0) + due, max(ages, default=None))
     return found

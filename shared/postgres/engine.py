@@ -3,6 +3,7 @@
 import select
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, TypeVar
 
 from psycopg import OperationalError
@@ -187,6 +188,7 @@ class Requests:
     def session(self, kind: type[Kind], *, read_only: bool = False) -> Iterator[Kind]:
         """As `transaction`, with a session of class `kind`; PostgreSQL refuses to write in one that is `read_only`."""
         with kind(self._reading if read_only else self._engine) as session, session.begin():
+            session.settler = partial(self._outbox.settle, session)
             with session.lent():
                 yield session
             self._finish(session)

@@ -5,7 +5,7 @@ batch handlers.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import groupby
 from typing import Any, NamedTuple, NoReturn
@@ -18,6 +18,7 @@ from ..declaration.rows import Rows
 from ..errors import HandlingFailed, Malformed, Retry, SessionMisused
 from ..events import Event, envelope
 from ..protocol.ports import Delivery, Opened, Record
+from ..scheduling import Change
 from ..service import Service
 from ..session import Session
 from ..telemetry import log_context
@@ -79,10 +80,9 @@ class Handlers:
         except Exception as error:  # besides msgspec's errors: too deep, not UTF-8, or raised by an event's type
             raise Malformed(f"{found.type} cannot be read: {error}") from error
 
-    def run(
-        self, deliveries: Sequence[Delivery], session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
-    ) -> None:
-        """Load what the batch needs, then handle the events in their order; `collect` takes what each publishes.
+    def run(self, deliveries: Sequence[Delivery], session: Session, collect: Callable[..., None]) -> None:
+        """Load what the batch needs, then handle the events in their order. `collect(delivery, events)` takes what each
+        publishes, and `collect(delivery, (event,), change)` what it schedules.
 
         Raises `HandlingFailed` with the record that failed, if known, and the reason as its cause.
         """
@@ -105,13 +105,17 @@ class Handlers:
             for route in self._routes[kind]
         ]
 
-    def _run_one(
-        self, delivery: Delivery, session: Session, collect: Callable[[Delivery, Iterable[Event]], None]
-    ) -> None:
+    def _run_one(self, delivery: Delivery, session: Session, collect: Callable[..., None]) -> None:
         def handle(route: Route) -> None:
             collect(delivery, route.call(delivery.event, session))
 
+        def schedule(event: Event, change: Change, cause: Event | None = None) -> None:
+            if cause is not None:
+                raise SessionMisused("only a batch handler names the cause of what it schedules: leave out `cause=`")
+            collect(delivery, (event,), change)
+
         session.publisher = lambda event: collect(delivery, (event,))
+        session.scheduler = schedule
         try:
             for route in self._one_by_one[type(delivery.event)]:
                 self.at = At((delivery.record,), route.name)
@@ -123,23 +127,34 @@ class Handlers:
             raise HandlingFailed(delivery.record if session.is_active else None) from _exception(error)
         finally:
             self.at = None
-            session.publisher = None
+            session.publisher = session.scheduler = None
 
     def _run_together(
         self,
         routes: Sequence[BatchRoute],
         deliveries: Sequence[Delivery],
         session: Session,
-        collect: Callable[[Delivery, Iterable[Event]], None],
+        collect: Callable[..., None],
     ) -> None:
         """Run the batch handlers of one type. Of several records, none is known to be the one that failed."""
         events = [delivery.event for delivery in deliveries]
+        places = {id(event): place for place, event in enumerate(events)}
 
         def handle(route: BatchRoute) -> None:
             for place, event in route.call(events, session):
                 collect(deliveries[place], (event,))
 
+        def schedule(event: Event, change: Change, cause: Event | None = None) -> None:
+            place = places.get(id(cause))
+            if place is None:
+                raise SessionMisused(
+                    f"{type(event).__name__} is scheduled by a batch handler without its cause: give `cause=`, one of "
+                    "the given events, the very object and not a copy"
+                )
+            collect(deliveries[place], (event,), change)
+
         session.publisher = _refuse_causeless
+        session.scheduler = schedule
         try:
             for route in routes:
                 self.at = At([delivery.record for delivery in deliveries], route.name)
@@ -152,7 +167,7 @@ class Handlers:
             raise HandlingFailed(alone) from _exception(error)
         finally:
             self.at = None
-            session.publisher = None
+            session.publisher = session.scheduler = None
 
     def _load(self, deliveries: Sequence[Delivery], session: Session) -> None:
         """Load the declared rows of the whole batch: every handler's first rows, then all second ones, and so on; each

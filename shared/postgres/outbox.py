@@ -5,7 +5,7 @@ being published; see `shared.protocol.cycle` for the order in which all of this 
 """
 
 import zlib
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
@@ -15,9 +15,10 @@ from ..errors import NotOwned, Reject
 from ..events import Event, encoded
 from ..orm.bulk import Array
 from ..protocol.ports import KEY_BYTES_MAX, Claim, OutboxRow
+from ..scheduling import Change
 from ..service import Service
 from ..session import Session
-from . import claim_log
+from . import ahead, claim_log, schedule
 from .ahead import Statement
 from .slots import LOCK_CLASS
 
@@ -66,8 +67,18 @@ class Outbox:
         self.collect(session, event, event_id, traceparent)
         return event_id
 
-    def collect(self, session: Session, event: Event, event_id: str, traceparent: str | None) -> None:
-        """Keep `event` in the session under an id derived from its cause. Raises what `add` raises."""
+    def schedule(self, session: Session, event: Event, change: Change, traceparent: str | None = None) -> str:
+        """Publish `event`, made by a request, at the moment of `change`; return its id. Raises what `add` raises."""
+        event_id = f"{self._service}:{uuid7()}"
+        self.collect(session, event, event_id, traceparent, change)
+        return event_id
+
+    def collect(
+        self, session: Session, event: Event, event_id: str, traceparent: str | None, change: Change | None = None
+    ) -> None:
+        """Keep `event` in the session under an id derived from its cause, for the moment of `change` if there is one.
+        Raises what `add` raises.
+        """
         name = type(event).__name__
         if type(event) not in self._publishes:
             raise TypeError(f"{self._service} does not publish {name}: add it to `publishes` of its Service")
@@ -78,7 +89,12 @@ class Outbox:
             raise NotOwned(
                 f"{name} is published for {key!r}, which this session has neither locked nor created; lock it first"
             )
-        self.keep(session, PendingEvent(event, encoded(event), event.topic, key, event_id, traceparent))
+        pending = PendingEvent(event, encoded(event), event.topic, key, event_id, traceparent)
+        if change is None:
+            self.keep(session, pending)
+        else:
+            change.pending = pending
+            session.changes[change.name] = change
 
     def keep(self, session: Session, pending: PendingEvent) -> None:
         """Keep an event, unchecked: one of the library's own concerns no aggregate."""
@@ -98,6 +114,22 @@ class Outbox:
                     f"{KEY_BYTES_MAX}"
                 )
 
+    def settle(self, session: Session) -> None:
+        """Write the changes of the schedule at once, and tell each what it has found. Raises what `write` raises."""
+        session.flush()
+        changes = self._taken(session)
+        (waited, *replaced) = ahead.execute(session.own_connection(), schedule.changing(changes, self._columns))
+        found = {name for rows in (waited, *replaced) for name, *_ in rows}
+        for change in changes:
+            change.found = change.name in found
+
+    def _taken(self, session: Session) -> list[Change]:
+        """Take the changes of the schedule from the session, in the order of their names: that of all transactions."""
+        changes = [session.changes[name] for name in sorted(session.changes)]
+        self.refuse_large(change.pending for change in changes if change.moment is not None)
+        session.changes = {}
+        return changes
+
     def write(self, session: Session) -> int:
         """Flush the session, then insert the collected events in the order of publishing; return their number.
 
@@ -114,10 +146,15 @@ class Outbox:
         session.flush()
         pending: list[PendingEvent] = session.collected
         session.collected = []
+        changes = schedule.changing(self._taken(session), self._columns) if session.changes else []
         if not pending:
-            return []
+            return changes
         self.refuse_large(pending)
-        values = {
+        return [Statement(_INSERT, self._columns(pending)), *changes]
+
+    def _columns(self, pending: Sequence[PendingEvent]) -> dict[str, Any]:
+        """Return the parameters of a statement that inserts `pending`."""
+        return {
             "hashes": Array(lane_hash(s.key) for s in pending),
             "topics": Array(s.topic for s in pending),
             "keys": Array(s.key for s in pending),
@@ -131,7 +168,6 @@ class Outbox:
             "class": LOCK_CLASS,
             "notifying": NOTIFYING,
         }
-        return [Statement(_INSERT, values)]
 
 
 def lane_hash(key: str) -> int:
@@ -182,12 +218,21 @@ _READ = text(
     "ORDER BY lane"
 )
 
-# More rows than the claims name: what a claim names is there until its list is emptied. Counted only so far.
+# More rows than the claims name: what a claim names is there until its list is emptied. Counted only so far. And how
+# long until the next scheduled event is due: the first entry of an index.
 _UNPUBLISHED = text("""
     SELECT named.rows < (
         SELECT count(*) FROM (
             SELECT FROM exactly_once_outbox WHERE lane = ANY(:lanes) LIMIT named.rows + 1
         ) AS first
+    ), (
+        SELECT CAST(extract(epoch FROM min(next.due) - statement_timestamp()) AS float8)
+        FROM unnest(CAST(:lanes AS smallint[])) AS own (lane)
+        CROSS JOIN LATERAL (
+            SELECT due FROM exactly_once_schedule AS waiting
+            WHERE waiting.lane = own.lane AND (waiting.cron IS NULL OR waiting.name = ANY(:recurring))
+            ORDER BY due LIMIT 1
+        ) AS next
     )
     FROM (
         SELECT coalesce(sum(cardinality(row_ids)), 0) AS rows FROM exactly_once_lane WHERE lane = ANY(:lanes)
@@ -284,9 +329,19 @@ def read_claims(connection: Connection, lanes: Collection[int]) -> dict[int, Cla
     return claims(connection.execute(_READ, {"lanes": sorted(lanes)}))
 
 
-def unpublished(connection: Connection, lanes: Collection[int]) -> bool:
-    """Whether `lanes` have any row that no claim names."""
-    return bool(connection.execute(_UNPUBLISHED, {"lanes": sorted(lanes)}).scalar_one())
+class Unpublished(NamedTuple):
+    """What a worker learns of its lanes when it looks."""
+
+    rows: bool
+    """Whether they have any row that no claim names."""
+    due_seconds: float | None
+    """Until the next scheduled event is due, by PostgreSQL's clock; None: none is scheduled."""
+
+
+def unpublished(connection: Connection, lanes: Collection[int], recurring: Sequence[str] = ()) -> Unpublished:
+    """Return what waits in `lanes`; of recurring events only the given ones count."""
+    values = {"lanes": sorted(lanes), "recurring": list(recurring)}
+    return Unpublished._make(connection.execute(_UNPUBLISHED, values).one())
 
 
 def forgetting(lanes: Collection[int]) -> Statement:

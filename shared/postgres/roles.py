@@ -18,6 +18,7 @@ _LIBRARY = {
     "exactly_once_inbox": "SELECT, INSERT, DELETE",
     "exactly_once_lane": _ALL,
     "exactly_once_outbox": _ALL,
+    "exactly_once_schedule": _ALL,
     "exactly_once_claimed": "SELECT, INSERT, DELETE",
     "exactly_once_dead_letter": _ALL,
     "exactly_once_stuck_record": _ALL,

@@ -103,6 +103,29 @@ outbox = Table(
     postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "5000"},
 )
 
+schedule = Table(
+    "exactly_once_schedule",
+    metadata,
+    Column("name", Text, primary_key=True, comment="what it is replaced and cancelled by"),
+    # CACHE 1, as in the outbox: of one key's events for one moment, the one scheduled first is published first.
+    Column("id", BigInteger, Identity(always=True, cache=1), nullable=False),
+    Column("due", DateTime(timezone=True), nullable=False),
+    Column("lane", SmallInteger, ForeignKey("exactly_once_lane.lane"), nullable=False),
+    Column("hash", BigInteger, nullable=False, comment="CRC32 of the key; its remainder is the lane"),
+    Column("topic", Text, nullable=False),
+    Column("key", Text, CheckConstraint("key <> ''"), nullable=False),
+    Column("event_id", Text, nullable=False),
+    Column("event_type", Text, nullable=False),
+    Column("event_version", SmallInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("traceparent", Text),
+    Column("cron", Text, comment="of a recurring event: its expression and time zone"),
+    _now("scheduled_at"),
+    Index("exactly_once_schedule_due", "lane", "due", "id"),
+    # The worker looks at the first entries of the index, and rows that have left it lie before them until vacuum.
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0.01", "autovacuum_vacuum_threshold": "5000"},
+)
+
 claimed = Table(
     "exactly_once_claimed",
     metadata,

@@ -1,9 +1,12 @@
 """The Postgres port: the one session of a worker, which holds its slot, and the transaction of a cycle."""
 
+import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from functools import partial
 from logging import DEBUG
+from math import inf
 from typing import Any
 
 from psycopg import Connection as PsycopgConnection
@@ -26,17 +29,31 @@ from ..errors import (
 from ..events import Event
 from ..protocol import attempts as protocol_attempts
 from ..protocol.ports import Arrival, Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
+from ..scheduling import Change
 from ..service import Service
 from ..session import Session
 from ..telemetry.failures import add_places, frames
 from ..telemetry.logs import log
 from ..telemetry.waits import MAIN_LOOP, Wait
-from . import ahead, attempts, blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck_records
+from . import (
+    ahead,
+    attempts,
+    blame,
+    database_errors,
+    dead_letters,
+    inbox,
+    outbox,
+    positions,
+    schedule,
+    slots,
+    stuck_records,
+)
 from .ahead import Statement
 from .deadline import Deadline
 from .engine import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
 from .handlers import At, Handlers
 from .outbox import Outbox
+from .recurring import Recurring, Run
 
 
 def unavailable(error: BaseException | None) -> DatabaseUnavailable | SlotInDoubt | None:
@@ -104,6 +121,7 @@ class PostgresTransaction:
         outbox: Outbox,
         claim_bytes: int,
         warnings: list[str],
+        recurring: Recurring | None = None,
         attempted: set[Input] | None = None,
         outlived: Callable[[], None] = lambda: None,
     ) -> None:
@@ -116,6 +134,7 @@ class PostgresTransaction:
         self._handlers = handlers
         self._outbox = outbox
         self._claim_bytes = claim_bytes
+        self._recurring = recurring or Recurring(service)
         self._warnings = warnings
         self._connection: Connection = session.connection()
         self._deliveries: Sequence[Delivery] = ()
@@ -135,7 +154,7 @@ class PostgresTransaction:
             log.debug("handling", events=len(deliveries), ids=[delivery.envelope.id for delivery in deliveries])
         counts: Counter[tuple[Input, int, str]] = Counter()
 
-        def collect(delivery: Delivery, events: Iterable[Event]) -> None:
+        def collect(delivery: Delivery, events: Iterable[Event], change: Change | None = None) -> None:
             for event in events:
                 name = type(event).__name__
                 identity = (*delivery.record[:2], name)
@@ -143,11 +162,12 @@ class PostgresTransaction:
                     self._service.name, delivery.record, delivery.epoch, name, counts[identity]
                 )
                 counts[identity] += 1
-                self._outbox.collect(self._session, event, event_id, delivery.envelope.traceparent)
+                self._outbox.collect(self._session, event, event_id, delivery.envelope.traceparent, change)
 
         deadline = self._handlers.deadline
         deadline.renew()
         self._deliveries = deliveries
+        self._session.settler = partial(self._outbox.settle, self._session)
         with _sorted_errors(), deadline, self._placed():
             self._handlers.run(deliveries, self._session, collect)
 
@@ -194,9 +214,13 @@ class PostgresTransaction:
         self, limits: Mapping[int, int], unpublished: Collection[int]
     ) -> tuple[dict[int, Claim], Sequence[OutboxRow]]:
         with _answered():
-            claimed, rows = self._execute(
-                outbox.claiming(limits, self._claim_bytes), outbox.reading({*limits, *unpublished})
+            runs, claimed, rows = self._execute(
+                schedule.moving(limits, self._recurring.names),
+                outbox.claiming(limits, self._claim_bytes),
+                outbox.reading({*limits, *unpublished}),
             )
+            if runs:
+                self._recurring.follow(self._connection, map(Run._make, runs))
         return outbox.claims(claimed), outbox.rows(rows)
 
     def claim_less(self, limits: Mapping[int, int]) -> dict[int, Claim]:
@@ -273,6 +297,7 @@ class WorkerDatabase:
         self._service = service
         self.deadline = Deadline(handler_seconds_max, self._cancel)
         self._handlers = Handlers(service, self.deadline)
+        self._recurring = Recurring(service)
         self._outbox = outbox
         self._slots_max = slots_max
         self._claim_bytes = claim_bytes
@@ -282,6 +307,8 @@ class WorkerDatabase:
         self._warnings: list[str] = []
         self._attempted: set[Input] = set()
         """Inputs with a note that this process is about to handle their next records."""
+        self._due = inf
+        """When the next scheduled event is due, by this process's clock of seconds."""
 
     @property
     def slot(self) -> int | None:
@@ -317,6 +344,7 @@ class WorkerDatabase:
                 handlers=self._handlers,
                 outbox=self._outbox,
                 claim_bytes=self._claim_bytes,
+                recurring=self._recurring,
                 warnings=self._warnings,
                 attempted=self._attempted,
                 outlived=self._outlived,
@@ -336,7 +364,17 @@ class WorkerDatabase:
 
     def unpublished(self, lanes: Collection[int]) -> bool:
         with self._transient() as connection:
-            return outbox.unpublished(connection, lanes)
+            found = outbox.unpublished(connection, lanes, self._recurring.names)
+        if found.due_seconds is not None:
+            self._due = time.monotonic() + found.due_seconds
+        return found.rows or (found.due_seconds is not None and found.due_seconds <= 0)
+
+    def due_seconds(self, now: float) -> float:
+        """Return how long it is until the next scheduled event is due, as `unpublished` has learned, once: the next
+        answer is without an end until it has learned anew.
+        """
+        due, self._due = self._due, inf
+        return max(due - now, 0.0)
 
     @property
     def at(self) -> At | None:

@@ -19,6 +19,7 @@ from sqlalchemy.orm.attributes import instance_state
 
 from ..errors import SessionMisused
 from ..orm import held
+from ..scheduling import Change
 from ..session import Session
 
 Model = TypeVar("Model", bound=DeclarativeBase)
@@ -45,6 +46,10 @@ class MemorySession(Session):
         self._locked: set[str] = set()
         self.collected = []
         self.publisher = None
+        self.changes = {}
+        self.scheduler = None
+        self.waiting: dict[str, Change] = {}
+        """What is scheduled, by name. There is no clock here: nothing becomes due."""
         self.add_all(rows)
         self.flush()
         self._locked.clear()
@@ -152,6 +157,13 @@ class MemorySession(Session):
         else:
             raise _not_given(row, name)
 
+    def settle(self) -> None:
+        for change in self.changes.values():
+            change.found = self.waiting.pop(change.name, None) is not None
+            if change.moment is not None:
+                self.waiting[change.name] = change
+        self.changes = {}
+
     @contextmanager
     def lent(self) -> Iterator[None]:
         yield
@@ -168,7 +180,8 @@ class MemorySession(Session):
         return frozenset((type(row), tuple(sorted(values(row).items()))) for row in self._rows.values())
 
 
-_KNOWN = frozenset({*vars(MemorySession), "collected", "publisher", "publish"})
+_OF_SESSION = ("collected", "publisher", "publish", "changes", "scheduler", "schedule", "cancel", "waiting")
+_KNOWN = frozenset({*vars(MemorySession), *_OF_SESSION})
 
 
 class Items(NamedTuple):

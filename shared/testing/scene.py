@@ -11,7 +11,9 @@ constraints are not checked there; `Trial` does the same on PostgreSQL.
 
 from collections.abc import Iterable
 from copy import copy
-from typing import Any, TypeVar
+from datetime import datetime, timedelta
+from itertools import count
+from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.orm import DeclarativeBase
 
@@ -20,6 +22,7 @@ from ..events import Envelope, Event, encoded
 from ..postgres.handlers import Handlers
 from ..postgres.outbox import Outbox
 from ..protocol.ports import Delivery, Input, Record
+from ..scheduling import Change
 from ..service import Service
 from ..session import Session
 from .memory import Frozen, rows_of, thawed
@@ -30,13 +33,34 @@ EVENT_BYTES_MAX = 900_000
 """Nearly the default of EVENT_BYTES_MAX."""
 
 
+class Scheduled(NamedTuple):
+    """An event that waits for its moment; `after` or `at`."""
+
+    event: Event
+    after: timedelta | None
+    at: datetime | None
+
+
+def scheduled(change: Change) -> Scheduled:
+    """Return the event that `change` has scheduled."""
+    assert change.moment is not None
+    seconds, at = change.moment
+    return Scheduled(change.pending.event, None if seconds is None else timedelta(seconds=seconds), at)
+
+
 class Scene:
     """A service's rows, on which its handlers run."""
 
     def __init__(self, service: Service, *rows: DeclarativeBase) -> None:
         self._service = service
         self._rows: Frozen = frozenset()
+        self._waiting: dict[str, Change] = {}
         self.given(*rows)
+
+    @property
+    def scheduled(self) -> dict[str, Scheduled]:
+        """What is scheduled, by name. A scene has no clock: give `when` the event whose moment has come."""
+        return {name: scheduled(change) for name, change in self._waiting.items()}
 
     def given(self, *rows: DeclarativeBase) -> None:
         """Add rows."""
@@ -50,8 +74,10 @@ class Scene:
         nothing.
         """
         session = thawed(self._rows)
+        session.waiting = dict(self._waiting)
         published = handle(self._service, session, events)
-        self._rows = session.frozen()
+        session.settle()
+        self._rows, self._waiting = session.frozen(), session.waiting
         return published
 
     def row(self, model: type[Model], key: Any) -> Model:
@@ -82,18 +108,22 @@ def handle(service: Service, session: Session, events: Iterable[Event]) -> list[
             raise LookupError(f"{service.name} does not consume {named}: it has no handler for it")
     published: list[Event] = []
     outbox = Outbox(service, EVENT_BYTES_MAX)
+    numbers = count()
 
-    def collect(delivery: Delivery, given: Iterable[Event]) -> None:
+    def collect(delivery: Delivery, given: Iterable[Event], change: Change | None = None) -> None:
         for event in given:
-            outbox.collect(session, event, f"{delivery.envelope.id}.{len(published)}", None)
-            published.append(event)
+            outbox.collect(session, event, f"{delivery.envelope.id}.{next(numbers)}", None, change)
+            if change is None:
+                published.append(event)
+
+    session.settler = lambda: outbox.settle(session)
 
     try:
         Handlers(service).run([_delivery(n, event) for n, event in enumerate(events)], session, collect)
     except HandlingFailed as failure:
         raise failure.__cause__ or failure from None
     session.flush()
-    outbox.refuse_large(session.collected)
+    outbox.refuse_large([*session.collected, *(one.pending for one in session.changes.values() if one.pending)])
     return published
 
 

@@ -7,14 +7,17 @@ held, rows that the tables do not allow, operations that the session does not al
 from collections.abc import Callable
 from typing import Any
 
-from sqlalchemy import Connection, select
+import msgspec
+from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import DeclarativeBase
 
 from ..events import Event
 from ..postgres.outbox import Outbox
 from ..service import Service
 from ..session import Session
-from .scene import EVENT_BYTES_MAX, Model, handle
+from .scene import EVENT_BYTES_MAX, Model, Scheduled, handle
+
+_SCHEDULED = text("SELECT name, event_type, data, due FROM exactly_once_schedule ORDER BY name")
 
 
 class Trial:
@@ -48,6 +51,15 @@ class Trial:
         if found is None:
             raise LookupError(f"there is no {model.__name__} {key!r}")
         return found
+
+    @property
+    def scheduled(self) -> dict[str, Scheduled]:
+        """What is scheduled, by name, and when it is due."""
+        types = {event.__name__: event for event in self._service.publishes}
+        return {
+            name: Scheduled(msgspec.json.decode(data, type=types[event_type]), None, due)
+            for name, event_type, data, due in self._connection.execute(_SCHEDULED)
+        }
 
     def everything(self) -> dict[str, set[tuple[object, ...]]]:
         """Return all rows of the service's tables as text, for comparison."""

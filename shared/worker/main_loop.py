@@ -87,7 +87,7 @@ class MainLoop:
                 resumes = self._warn(cycle, resumes)
                 self._wakeup.own(cycle.owned.lanes)
                 began = time.monotonic()
-                turn = turns.begin(began)
+                turn = turns.begin(began, self._database.due_seconds(began))
                 progress = cycle.run(turn.seconds, report=turn.report)
                 answered = time.monotonic()
                 turns.end(turn, answered, idle=progress.idle, wakes=self._wakes(cycle, assigned=kafka.assigned))

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from ..kafka.held_back import HELD_SECONDS, Held, ask
-from ..postgres import backlog, dead_letters
+from ..postgres import backlog, dead_letters, schedule
 from ..protocol.ports import Input
 from ..service import Service
 from ..settings import Settings
@@ -254,6 +254,7 @@ class Observer:
                 with connection.begin():
                     backlog.look(connection)
                     dead_letters.look(connection)
+                    schedule.look(connection)
             self._database.end()
         except SQLAlchemyError as error:
             # Keep the next offsets last read: they cannot move while the database is down, or the table is locked.
@@ -261,6 +262,8 @@ class Observer:
             backlog.OLDEST.forget()
             dead_letters.WAITING.forget()
             dead_letters.OLDEST.forget()
+            schedule.WAITING.forget()
+            schedule.OVERDUE.forget()
             if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) is not None:
                 self._database.end()
             elif isinstance(error, OperationalError):

@@ -1,5 +1,6 @@
 """How long each turn of the main loop waits for records before it asks the outbox, and which of them report."""
 
+from math import inf
 from typing import NamedTuple
 
 WAIT_MIN, WAIT_MAX = 0.005, 0.1
@@ -33,9 +34,11 @@ class Turns:
         self._report_due = float("-inf")
         self._unreported = False
 
-    def begin(self, now: float) -> Turn:
-        """Return the next turn. If it fails, the one after it waits as after work."""
-        wait, self._wait = self._wait, WAIT_MIN
+    def begin(self, now: float, due_seconds: float = inf) -> Turn:
+        """Return the next turn, which waits no longer than until a scheduled event is due. If it fails, the one after
+        it waits as after work.
+        """
+        wait, self._wait = min(self._wait, due_seconds), WAIT_MIN
         if now < self._report_due:
             return Turn(min(wait, self._report_due - now), report=False)
         # The report comes after the wait for records, so one that has something to say does not wait long.

@@ -34,6 +34,18 @@ def no_end(world: World) -> str:
     return world.order("PLACED", "-", "-")
 
 
+def deadline_left(world: World) -> str:
+    order = world.outcomes[GOOD]
+    world.run(
+        "order",
+        "INSERT INTO exactly_once_schedule"
+        " (name, due, lane, hash, topic, key, event_id, event_type, event_version, data)"
+        " VALUES ('payment-overdue:' || %s, now() + interval '1 h', 0, 0, 'order.deadlines', 'k', 'x', 'x', 1, '')",
+        order,
+    )
+    return order
+
+
 def disagreement(world: World) -> str:
     order = world.outcomes["CANCELLED", "REJECTED", "CANCELLED"]
     world.run("payment", "DELETE FROM payment WHERE order_id = %s", order)
@@ -221,6 +233,7 @@ DAMAGES: list[tuple[Callable[[World], str], tuple[str, ...]]] = [
     (two_answers, ("requests sent twice that had two answers",)),
     (not_cancelled, ("cancellations accepted and not done",)),
     (no_end, ("orders without an end",)),
+    (deadline_left, ("deadlines of orders that are decided",)),
     (disagreement, ("orders on which the services disagree",)),
     (other_amount, ("orders on which the services disagree",)),
     (other_lines, ("orders on which the services disagree",)),

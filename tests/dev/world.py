@@ -27,7 +27,7 @@ PRICE = 100
 _numbers = count(1)
 
 # The reason that the database wants with these states.
-REASON = {"REJECTED": "OUT_OF_STOCK", "DECLINED": "NOT_ENOUGH_MONEY"}
+REASON = {"REJECTED": "OUT_OF_STOCK", "TIMED OUT": "PAYMENT_TIMED_OUT", "DECLINED": "NOT_ENOUGH_MONEY"}
 
 
 class World:
@@ -52,7 +52,7 @@ class World:
             for service in self.dsns:
                 self._connect(service)
             self.topics = Topics(servers.kafka.bootstrap)
-            self._empty_topics(*TOPICS, *(f"{service}.outbox" for service in SERVICES))
+            self._empty_topics(*TOPICS, "order.deadlines", *(f"{service}.outbox" for service in SERVICES))
             self.producer = Producer(  # idempotent: a retry must not change the order
                 {
                     "bootstrap.servers": servers.kafka.bootstrap,
@@ -99,7 +99,7 @@ class World:
         self.run(
             "order",
             "INSERT INTO orders (id, account, state, amount, currency, reason) VALUES (%s, %s, %s, %s, %s, %s)",
-            *(order_id, account, order, *money, REASON.get(order)),
+            *(order_id, account, "REJECTED" if order == "TIMED OUT" else order, *money, REASON.get(order)),
         )
         self.run("order", "INSERT INTO order_line VALUES (%s, 1, %s, 1)", order_id, sku)
         self._reserve(order_id, sku, reservation, money)

@@ -10,6 +10,7 @@ import pytest
 from dev.servers import Servers
 from services.inventory.container import InventoryContainer
 from services.order.container import OrderContainer
+from services.order.settings import OrderSettings
 from services.payment.container import PaymentContainer
 from shared.postgres import engine
 from shared.settings import Settings
@@ -27,6 +28,7 @@ def settings(servers: Servers) -> Iterator[Settings]:
     with pytest.MonkeyPatch.context() as patch, migrated(servers.postgres, "order", "inventory", "payment") as found:
         metrics.configure(found)  # without it, structlog would format every local of a traceback, for seconds
         patch.setattr(engine, "LOCK_TIMEOUT_MS", LOCK_TIMEOUT_MS)
+        patch.setattr("services.order.api.settings", OrderSettings.model_construct)
         yield found
 
 

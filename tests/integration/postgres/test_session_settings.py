@@ -13,6 +13,7 @@ from structlog.testing import CapturingLogger
 from dev.servers import Servers
 from dev.servers.places import free_port
 from services.order.container import OrderContainer
+from services.order.settings import OrderSettings
 from shared.errors import Misconfigured
 from shared.postgres import engine as postgres_engine
 from shared.postgres import session_settings
@@ -79,7 +80,8 @@ def test_each_setting_that_is_set_was_tried_with_a_hostile_default() -> None:
 
 
 @pytest.mark.usefixtures("hostile")
-def test_no_default_of_a_database_decides_anything(settings: Settings) -> None:
+def test_no_default_of_a_database_decides_anything(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("services.order.api.settings", OrderSettings.model_construct)
     engine = postgres_engine.connect(settings, "order", 1)
     postgres_engine.refuse_unsafe(engine)
     with engine.connect() as connection:

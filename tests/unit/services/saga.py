@@ -1,13 +1,14 @@
 """A small world that runs the real handlers of the three services, to try every order of events.
 
 It has what the network may do: topics are read in the order of one key, but each service reads each topic at its own
-speed, the customer may cancel at any moment, and a record may be set aside and redriven at any later one. Events pass
-as JSON, as between the real services.
+speed, the customer may cancel and the deadline may come at any moment, and a record may be set aside and redriven at
+any later one. Events pass as JSON, as between the real services.
 """
 
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 import msgspec
@@ -22,6 +23,7 @@ from services.payment.models import Account, Entry, Payment
 from shared.declaration.routes import Route
 from shared.errors import Reject
 from shared.events import Event
+from shared.scheduling import Change, Moment
 from shared.service import Service
 from shared.states import NONE, Machine
 from shared.testing.memory import Frozen, MemorySession, thawed
@@ -46,11 +48,20 @@ class World(NamedTuple):
     read: frozenset[tuple[str, str, str, int]]
     """Service, topic, key: how many events it has read."""
     cancellable: frozenset[str]
+    scheduled: frozenset[tuple[str, str, Event]]
+    """Service, name, and the event that may become due."""
     aside: frozenset[tuple[str, Event]]
+    """Service, and an event that it handles at any later moment: it was set aside, or its moment has come."""
     may_set_aside: int
 
     def session(self, service: str) -> MemorySession:
-        return thawed(dict(self.rows)[service])
+        session = thawed(dict(self.rows)[service])
+        session.scheduler = partial(_schedule, session)
+        for of, name, event in self.scheduled:
+            if of == service:
+                _schedule(session, event, Change(name, Moment(0.0, None), session.settle))
+        session.settle()
+        return session
 
     def after(self, service: str, session: MemorySession, published: list[Event], **changes: Any) -> "World":
         """Return the world in which `service` has committed."""
@@ -59,11 +70,20 @@ class World(NamedTuple):
             assert session.holds(event.key)
             logs[event.topic, event.key] = (*logs.get((event.topic, event.key), ()), event)
         rows = {**dict(self.rows), service: session.frozen()}
+        session.settle()
+        others = {one for one in self.scheduled if one[0] != service}
+        waiting = {(service, name, change.pending) for name, change in session.waiting.items()}
+        changes = {"scheduled": frozenset(others | waiting), **changes}
         return self._replace(
             rows=tuple(sorted(rows.items(), key=lambda item: item[0])),
             published=tuple(sorted((topic, key, events) for (topic, key), events in logs.items())),
             **changes,
         )
+
+
+def _schedule(session: MemorySession, event: Event, change: Change) -> None:
+    change.pending = event
+    session.changes[change.name] = change
 
 
 class Move(NamedTuple):
@@ -75,9 +95,11 @@ class Move(NamedTuple):
     after: str
 
 
-def start(orders: Mapping[str, Mapping[str, int]], account: str, *, may_set_aside: int = 0) -> World:
+def start(
+    orders: Mapping[str, Mapping[str, int]], account: str, *, may_set_aside: int = 0, overdue: int | None = None
+) -> World:
     """Return a world with only `orders` placed: 5 x tea and 5 x cup at 100 EUR, 1 x book at 100 USD, 1,000 EUR in ada's
-    account.
+    account. The deadlines of the first `overdue` orders may come, or those of all.
     """
     stock = [
         Stock(sku=sku, price=PRICE, currency=currency, available=n, reserved=0, sold=0, received=n)
@@ -95,10 +117,17 @@ def start(orders: Mapping[str, Mapping[str, int]], account: str, *, may_set_asid
         published=(),
         read=frozenset(),
         cancellable=frozenset(orders),
+        scheduled=frozenset(
+            ("order", order.deadline_of(Order(id=order_id)), order_events.PaymentOverdue(order_id=order_id))
+            for order_id in list(orders)[:overdue]
+        ),
         aside=frozenset(),
         may_set_aside=may_set_aside,
     )
-    return empty.after("order", rows["order"], placed)
+    session = empty.session("order")
+    for order_id in orders:
+        session.lock(Order, order_id)
+    return empty.after("order", session, placed)
 
 
 def _redrives(world: World) -> Iterator[tuple[World, Move | None]]:
@@ -118,6 +147,13 @@ def _cancels(world: World) -> Iterator[tuple[World, Move | None]]:
             order.cancel(row, session)
         move = Move("order", order.CANCEL.name, before, row.state)
         yield world.after("order", session, published, cancellable=world.cancellable - {order_id}), move
+
+
+def _deadlines(world: World) -> Iterator[tuple[World, Move | None]]:
+    """Let what is scheduled become due: it is on its way, and cannot be cancelled any more."""
+    for service, name, event in world.scheduled:
+        left = world.scheduled - {(service, name, event)}
+        yield world._replace(scheduled=left, aside=world.aside | {(service, event)}), None
 
 
 def _deliveries(world: World) -> Iterator[tuple[World, Move | None]]:
@@ -179,7 +215,7 @@ def explore(first: World, check: Callable[[World, bool], None]) -> tuple[int, se
         world = waiting.pop()
         under_way = [*_deliveries(world), *_redrives(world)]
         check(world, not under_way)
-        for following, move in [*under_way, *_cancels(world)]:
+        for following, move in [*under_way, *_cancels(world), *_deadlines(world)]:
             if move is not None:
                 found.add(move)
             if following not in seen:
@@ -189,9 +225,10 @@ def explore(first: World, check: Callable[[World, bool], None]) -> tuple[int, se
 
 
 def states(world: World, order_id: str) -> tuple[str, str, str]:
-    """Return the states of an order, its reservation and its payment."""
+    """Return the states of an order, its reservation and its payment; TIMED OUT is one of the two kinds of REJECTED."""
     found = [_state(world.session(service), service, order_id) for service in SERVICES]
-    return found[0], found[1], found[2]
+    (row,) = (row for row in rows(world, "order", Order) if row["id"] == order_id)
+    return "TIMED OUT" if row["reason"] == "PAYMENT_TIMED_OUT" else found[0], found[1], found[2]
 
 
 def captured(world: World, order_id: str) -> int:

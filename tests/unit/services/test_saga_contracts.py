@@ -29,6 +29,8 @@ PUBLISHED: list[Event] = [
     order.OrderConfirmed(order_id=ID, amount=MAX_MONEY, currency="EUR"),
     order.OrderRejected(order_id=ID, reason="UNKNOWN_SKU"),
     order.OrderCancelled(order_id=ID),
+    order.OrderTimedOut(order_id=ID),
+    order.PaymentOverdue(order_id=ID),
     inventory.StockReserved(order_id=ID, account="a" * 64, amount=MAX_MONEY, currency="EUR"),
     inventory.StockReserved(order_id=ID, account="a", amount=1, currency="EUR"),
     inventory.StockRejected(order_id=ID, reason="MIXED_CURRENCIES"),
@@ -50,8 +52,9 @@ def test_every_type_that_is_published_has_an_example_here() -> None:
 
 @pytest.mark.parametrize("service", SERVICES, ids=lambda service: service.name)
 def test_each_publishes_all_on_the_topic_of_its_name(service: Service) -> None:
-    """The demo's balance sheet finds them by it. Other services may name their topics freely."""
-    assert service.published_topics == (f"{service.name}.events",)
+    """The demo's balance sheet finds them by it, and its own deadlines beside it. Other services name theirs freely."""
+    deadlines = {event.topic for event in service.publishes} & {f"{service.name}.deadlines"}
+    assert {*service.published_topics} - deadlines == {f"{service.name}.events"}
 
 
 @pytest.mark.parametrize("event", [pytest.param(e, id=f"{n} {type(e).__name__}") for n, e in enumerate(PUBLISHED)])
@@ -98,7 +101,8 @@ def test_a_field_that_a_newer_producer_adds_is_ignored() -> None:
 def test_the_three_services_repeat_little_of_each_other() -> None:
     """Method: lines of code, as Python itself writes them, that a file has in every service but for the name."""
     repeated = 0
-    for file in {path.name for path in Path("services/order").glob("*.py")}:
+    files = [{path.name for path in Path("services", service.name).glob("*.py")} for service in SERVICES]
+    for file in set.intersection(*files):
         texts = [
             Spellings(service.name).generic(Path(f"services/{service.name}/{file}").read_text()) for service in SERVICES
         ]

@@ -3,6 +3,7 @@
 import re
 import threading
 from collections.abc import Callable, Sequence
+from math import inf
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -100,6 +101,10 @@ class Held:
     def unpublished(self, _lanes: object) -> bool:
         """Return false."""
         return False
+
+    def due_seconds(self, _now: float) -> float:
+        """Return that nothing is scheduled."""
+        return inf
 
     def close(self) -> None:
         """End the session."""

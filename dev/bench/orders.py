@@ -65,6 +65,5 @@ def fill(settings: Settings, count: int) -> None:
     while batch := list(islice(rows, settings.batch_records)):
         producer.begin()
         producer.produce(batch)
-        producer.flush()
         producer.commit()
     producer.close()

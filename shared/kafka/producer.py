@@ -132,8 +132,8 @@ class TransactionalProducer:
         self._logger = logs.of_client(f"{service.name}-{slot}", _Suspicion(self))
         self._suspect: str | None = None
         self._refused: KafkaError | None = None
-        self._sending = 0.0
-        """Since when the client sends the rows of this transaction, on its own."""
+        self._sending: float | None = None
+        """Since when the client sends rows of this transaction, on its own."""
         self._headers = [("ce_specversion", SPEC_VERSION), ("ce_source", service.name), ("content-type", CONTENT_TYPE)]
 
     def renew(self) -> None:
@@ -176,7 +176,7 @@ class TransactionalProducer:
 
     def begin(self) -> None:
         self.confirm()
-        self._refused, self._sending = None, time.monotonic()
+        self._refused = self._sending = None
         with self._timed("begin_transaction") as producer:
             producer.begin_transaction()
 
@@ -201,7 +201,8 @@ class TransactionalProducer:
                         if time.monotonic() > deadline:
                             raise KafkaInDoubt("the producer's queue stayed full") from None
                         producer.poll(0.05)
-        self._sending = time.monotonic()
+        if rows:
+            self._sending = time.monotonic()
 
     def send_offsets(self, inputs: Mapping[Input, int], lanes: Mapping[int, Committed], group_metadata: Any) -> None:
         if group_metadata is None:

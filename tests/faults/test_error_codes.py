@@ -340,6 +340,17 @@ def test_a_broker_that_answers_late_makes_the_producer_suspect(
     assert stage.run(lambda: stage.cluster.answer(api, good, broker=broker, rtt_ms=rtt_ms), call) == "suspect"
 
 
+@pytest.mark.parametrize(("api", "broker"), [(Api.AddPartitionsToTxn, TRANSACTION), (Api.Produce, 1)])
+def test_offsets_that_are_under_way_when_a_row_is_refused_do_not_hide_why(stage: Play, api: Api, broker: int) -> None:
+    """The client then reports only that the state is wrong."""
+
+    def refuse() -> None:
+        stage.cluster.answer(api, KafkaError.INVALID_RECORD, broker=broker)
+        stage.cluster.answer(Api.AddOffsetsToTxn, KafkaError.NO_ERROR, broker=TRANSACTION, rtt_ms=500)
+
+    assert stage.run(refuse, ROWS) == "less"
+
+
 @pytest.mark.proof
 def test_an_end_that_a_leader_did_not_tell_is_waited_for(stage: Play) -> None:
     """The client returns -1001 and no error. As an end, that would hide an open transaction."""

@@ -103,7 +103,10 @@ class Call:
     def _transaction(self) -> Iterator[Transaction]:
         with self._parts.requests.session(Transaction, read_only=self.method in _READS) as session:
             session.publisher = partial(self._publish, session)
-            yield session
+            try:
+                yield session
+            finally:
+                session.publisher = None  # else the session, with all its rows, would be left to the garbage collector
 
     def _publish(self, session: Transaction, event: Event) -> None:
         if self._parts.backlog.full(session.connection()):

@@ -69,7 +69,8 @@ def order(session: OrmSession, flush: UOWTransaction, _instances: object) -> Non
 
 def _generate_actions(flush: UOWTransaction, references: tuple[Reference, ...]) -> Any:
     """Let the ORM break circles up into actions for each row; then order these."""
-    actions = UOWTransaction._generate_actions(flush)
+    del flush._generate_actions  # else the flush, with all its rows, would be left to the garbage collector
+    actions = flush._generate_actions()
     for reference in references:
         for all_rows, one_row, deleted in (
             (_SaveUpdateAll, _SaveUpdateState, False),

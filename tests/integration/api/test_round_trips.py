@@ -1,6 +1,9 @@
-"""What a request costs PostgreSQL, in round trips; and a connection that PostgreSQL closed while it was idle."""
+"""The cost of a request: round trips to PostgreSQL, and what stays in Python's memory. And a connection that PostgreSQL
+closed while it was idle.
+"""
 
 import asyncio
+import gc
 import math
 import uuid
 from collections.abc import Iterator
@@ -13,6 +16,8 @@ from dependency_injector import providers
 from sqlalchemy import Engine
 
 from services.order.container import OrderContainer
+from services.order.models import Order, OrderLine
+from shared.http import Transaction
 from shared.settings import Settings
 from shared.testing import until
 from tests.integration.api.test_problems import LINE
@@ -75,6 +80,22 @@ def test_a_repetition_takes_three_and_a_reading_request_four(orders: Inside) -> 
     with counted(orders.session()) as trips:
         assert orders.ask("GET", placed.headers["location"]).json() == placed.json()
     assert 0 < trips.number <= 4, trips.messages
+
+
+def test_no_session_and_no_row_is_left_to_the_garbage_collector(orders: Inside) -> None:
+    def living() -> int:
+        return sum(type(one) in {Transaction, Order, OrderLine} for one in gc.get_objects())
+
+    assert orders.place().status_code == 201
+    gc.collect()
+    gc.disable()
+    try:
+        before = living()
+        for _ in range(3):
+            assert orders.place().status_code == 201
+        assert living() == before
+    finally:
+        gc.enable()
 
 
 def test_a_connection_that_postgresql_closed_while_it_was_idle_is_replaced(orders: Inside, settings: Settings) -> None:

@@ -3,6 +3,8 @@
 The models here have no relationships, unless a test says so: only the tables know the references.
 """
 
+import gc
+import weakref
 from collections.abc import Iterator
 from itertools import permutations
 from typing import Any
@@ -250,3 +252,18 @@ def test_relationships_do_what_they_did(session: Session) -> None:
     session.delete(article)
     session.flush()
     assert session.scalar(select(func.count()).select_from(Comment)) == 0
+
+
+def test_a_flush_leaves_no_row_to_the_garbage_collector(engine: Engine) -> None:
+    """A batch of 1,000 events would wait for it in memory, and it would go through all of them."""
+    gc.disable()
+    try:
+        with Session(engine) as session:
+            session.add_all([Node(id=1), Node(id=2, above=1)])
+            rows = [weakref.ref(row) for row in session.new]
+            session.flush()
+            session.rollback()
+        del session
+        assert [row() for row in rows] == [None, None]
+    finally:
+        gc.enable()

@@ -8,7 +8,6 @@ from functools import partial
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import NullPool, create_engine
-from sqlalchemy.orm import sessionmaker
 
 from dev.servers import Servers
 from shared.postgres import schedule
@@ -23,7 +22,7 @@ LATE = "UPDATE exactly_once_schedule SET due = now() - interval '1 h' WHERE name
 
 def put(tallies: Tallies, number: int, after: timedelta, key: str = "k") -> None:
     """Schedule an event under the name `n-<number>`."""
-    with sessionmaker(tallies._engine, class_=Session).begin() as session:
+    with Session(tallies._engine) as session, session.begin():
         session.scheduler = partial(tallies.outbox.schedule, session)
         told = trail.step(session, tallies.kit, key, number, requested=True)
         session.schedule(told, after=after, name=f"n-{number}")

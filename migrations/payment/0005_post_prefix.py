@@ -1,11 +1,8 @@
-"""The old names of the library's tables go: no process of the previous version runs any more."""
-
-from shared.revisions import r0004
+"""Nothing: what it did is done by 0007, since a `pre` migration has come after it, and it would run before the rollout."""
 
 revision = "0005"
 down_revision = "0004"
 
 
 def upgrade() -> None:
-    """Drop the views."""
-    r0004.remove_old_names()
+    """Do nothing."""

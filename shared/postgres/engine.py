@@ -181,13 +181,15 @@ class Requests:
         self._outbox = outbox
 
     def transaction(self) -> AbstractContextManager[Session]:
-        """Open a session. When the block succeeds, commit it and what was published in it; an exception undoes all."""
+        """Open a session that publishes and schedules. When the block succeeds, commit it; an exception undoes all."""
         return self.session(Session)
 
     @contextmanager
     def session(self, kind: type[Kind], *, read_only: bool = False) -> Iterator[Kind]:
         """As `transaction`, with a session of class `kind`; PostgreSQL refuses to write in one that is `read_only`."""
         with kind(self._reading if read_only else self._engine) as session, session.begin():
+            session.publisher = partial(self._outbox.add, session)
+            session.scheduler = partial(self._outbox.schedule, session)
             session.settler = partial(self._outbox.settle, session)
             with session.lent():
                 yield session

@@ -68,6 +68,7 @@ class Upgraded(System):
         """Migrate by the new version, beside all that runs."""
         self._new.add(service)
         self._run(service, f"migrate{words}")
+        self._run(service, "topics")
 
     def replace(self, name: str, service: str, command: str, port_variable: str) -> None:
         """Stop a process of the old version, and start one of the new in its place."""

@@ -17,7 +17,7 @@ class Source(Enum):
     EVENTS = "events"
     """It handles events, and publishes what the handlers return."""
     REQUESTS = "requests"
-    """It publishes what requests have put into the outbox."""
+    """It publishes what requests have put into the outbox, or scheduled for a moment."""
 
 
 class Company(Enum):
@@ -97,7 +97,12 @@ def cells() -> Iterable[Cell]:
             )
 
 
-FEEDS = {Source.EVENTS: Stage.ask, Source.REQUESTS: Stage.request}
+def _request(stage: Stage) -> None:
+    stage.request()
+    stage.schedule()
+
+
+FEEDS: dict[Source, Callable[[Stage], None]] = {Source.EVENTS: Stage.ask, Source.REQUESTS: _request}
 
 
 def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
@@ -125,7 +130,7 @@ def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
         ended = _fed_until_it_ends(dying, lambda: feed(stage))
         assert ended == -signal.SIGKILL, f"the worker did not come to {cell.plan}, it ended with {ended}"
         stage.ask()
-        stage.request()
+        _request(stage)
         if cell.second:
             assert stage.worker(cell.second).ended() == -signal.SIGKILL, f"the worker did not come to {cell.second}"
         if cell.company is Company.PAIR:

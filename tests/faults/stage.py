@@ -11,6 +11,7 @@ import zlib
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from datetime import timedelta
 from functools import cache
 from pathlib import Path
 from types import TracebackType
@@ -63,6 +64,12 @@ FLUSH_SECONDS = 180.0
 """A killed broker may take a minute to come back on a busy machine."""
 
 PARTITIONS = 2
+
+MOMENT = timedelta(milliseconds=20)
+"""For which events are scheduled: some cycles."""
+
+SOON = timedelta(seconds=10)
+"""What is scheduled for a moment within that is waited for."""
 
 TEMPLATE = f"trail_template_{os.getpid()}"
 """Each process has its own: PostgreSQL copies no database that another session has open."""
@@ -123,6 +130,8 @@ class Stage:
         # Two keys for each partition.
         keys = [f"key-{n}" for n in range(100 * partitions)]
         self.keys = [key for p in range(partitions) for key in [k for k in keys if partition(k, partitions) == p][:2]]
+        late = [f"late-{n}" for n in range(100 * partitions)]
+        self.late_keys = [next(key for key in late if partition(key, partitions) == p) for p in range(partitions)]
         self._engine = create_engine(self.settings.dsn(self.name), poolclass=NullPool)
         self.outbox = Outbox(self.kit.service, self.settings.event_bytes_max)
         self.requests = Requests(self._engine, self.outbox)
@@ -292,6 +301,17 @@ class Stage:
                 self.step(session, key, number)
             self.requested[key].append(number)
 
+    def schedule(self) -> None:
+        """Do requests that publish their steps only after a moment; their keys are those of no other request, and so
+        their steps are still in order.
+        """
+        for key in self.late_keys:
+            number = self.number()
+            with self.requests.transaction() as session:
+                told = trail.step(session, self.kit, key, number, requested=True)
+                session.schedule(told, after=MOMENT, name=f"{key} {number}")
+            self.requested[key].append(number)
+
     @contextmanager
     def open_request(self, keys: Sequence[str]) -> Iterator[None]:
         """Do a request whose rows are in the outbox, and commit them only when the block ends."""
@@ -333,6 +353,7 @@ class Stage:
             self.one("SELECT count(*) FROM effect") >= sum(map(len, self.asked.values()))
             and self.one("SELECT count(*) FROM exactly_once_dead_letter") >= len(self.rejected)
             and self.one("SELECT count(*) FROM exactly_once_outbox") == 0
+            and self.one("SELECT count(*) FROM exactly_once_schedule WHERE due < now() + %s", SOON) == 0
         )
 
     def until_drained(self, seconds: float = SECONDS_MAX) -> None:

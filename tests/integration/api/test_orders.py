@@ -48,6 +48,24 @@ def test_an_order_is_placed_and_found(orders: Api) -> None:
     assert orders.get(answer.headers["location"]).json() == placed
 
 
+def deadlines(orders: Api, order_id: str) -> list[tuple[Any, ...]]:
+    return orders.sql(
+        "SELECT event_type, extract(epoch FROM due - scheduled_at)::int, xmin FROM exactly_once_schedule "
+        "WHERE key = %s",
+        order_id,
+    )
+
+
+def test_an_order_has_a_deadline_until_it_is_cancelled(orders: Api) -> None:
+    order_id = place(orders, Traceparent=TRACE)
+    ((kind, seconds, transaction),) = deadlines(orders, order_id)
+    assert kind == "PaymentOverdue"
+    assert 890 <= seconds <= 900
+    assert orders.sql("SELECT xmin FROM orders WHERE id = %s", order_id) == [(transaction,)]
+    assert orders.post(f"/orders/{order_id}/cancel").status_code == 200
+    assert deadlines(orders, order_id) == []
+
+
 def test_what_is_placed_is_published_in_the_same_transaction(orders: Api) -> None:
     order_id = place(orders, "bob")
     ((kind, data, _, lane),) = published(orders, order_id)

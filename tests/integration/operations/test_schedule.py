@@ -1,18 +1,21 @@
 """The commands on the schedule, its metrics, and what the audit and other commands make of it."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import pytest
 from prometheus_client import REGISTRY
 from sqlalchemy import NullPool, create_engine
-from sqlalchemy.orm import sessionmaker
 
 from dev.servers import Servers
 from shared.postgres import schedule
 from shared.session import Session
+from tests.dev.pages import compare
 from tests.faults import trail
 from tests.integration.audits import audit
 from tests.integration.tallies import Tallies
@@ -23,7 +26,7 @@ LATE = "UPDATE exactly_once_schedule SET due = now() - interval '1 h' WHERE name
 
 def put(tallies: Tallies, number: int, after: timedelta, key: str = "k") -> None:
     """Schedule an event under the name `n-<number>`."""
-    with sessionmaker(tallies._engine, class_=Session).begin() as session:
+    with Session(tallies._engine) as session, session.begin():
         session.scheduler = partial(tallies.outbox.schedule, session)
         told = trail.step(session, tallies.kit, key, number, requested=True)
         session.schedule(told, after=after, name=f"n-{number}")
@@ -122,6 +125,24 @@ def test_the_metrics_count_what_waits_and_how_late_it_is(tallies: Tallies) -> No
     assert waiting == 3
     assert late is not None
     assert late >= 3_600
+
+
+PAGE = (Path(__file__).parents[3] / "docs/schedule.md").read_text()
+RENAME = "UPDATE exactly_once_schedule SET name = %s, due = now() + interval '899 s' WHERE name = 'n-2'"
+NAME = "payment-overdue:0192f0c1"
+
+
+def test_the_commands_of_the_page_do_what_it_shows(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    (script,) = re.findall(r"^```sh\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    (shown,) = re.findall(r"^```text\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+    for line in script.splitlines():
+        tallies.sql("DELETE FROM exactly_once_schedule WHERE name = %s", NAME)
+        tallies.sql(RENAME, NAME)
+        put(tallies, 2, timedelta(hours=10))
+        words = shlex.split(line.removeprefix("python -m services.order "))
+        decides = words[1] in ("cancel", "run-now")
+        assert tallies.run_words([*words, *(["--yes"] if decides else [])]) == 0
+    compare(shown.replace("PaymentOverdue", "Told"), capsys.readouterr().out)
 
 
 def test_another_number_of_lanes_moves_what_waits(tallies: Tallies) -> None:

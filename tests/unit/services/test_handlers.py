@@ -4,6 +4,7 @@ worse than none.
 
 from collections.abc import Callable
 from typing import Any, Protocol
+from unittest.mock import Mock
 
 import pytest
 
@@ -63,12 +64,15 @@ EVENTS: list[Event] = [
     order_events.StockRejected(order_id=ID, reason="OUT_OF_STOCK"),
     order_events.PaymentCaptured(order_id=ID, amount=200, currency="EUR"),
     order_events.PaymentDeclined(order_id=ID, reason="NOT_ENOUGH_MONEY"),
+    order_events.PaymentOverdue(order_id=ID),
     inventory_events.OrderPlaced(order_id=ID, account="ada", lines=(inventory_events.Line("tea", 2),)),
     inventory_events.OrderCancelled(order_id=ID),
+    inventory_events.OrderTimedOut(order_id=ID),
     inventory_events.PaymentCaptured(order_id=ID),
     inventory_events.PaymentDeclined(order_id=ID),
     payment_events.StockReserved(order_id=ID, account="ada", amount=200, currency="EUR"),
     payment_events.OrderCancelled(order_id=ID),
+    payment_events.OrderTimedOut(order_id=ID),
 ]
 
 Given = Callable[[str], list[Any]]
@@ -151,6 +155,7 @@ def test_a_customer_cancels_what_is_not_final(state: str) -> None:
     session = MemorySession(order_rows(state))
     published: list[Event] = []
     session.publisher = published.append
+    session.scheduler = Mock(side_effect=AssertionError)  # it only cancels
     row = session.lock(Order, ID)
     assert row is not None
     cell = order.ORDER.table[order.CANCEL][state]

@@ -28,6 +28,15 @@ class Loop:
         return self
 
 
+def test_a_wait_ends_when_something_is_due() -> None:
+    turns = Turns()
+    for _ in range(10):
+        turn = turns.begin(100.0)
+        turns.end(turn, 100.0, idle=True, wakes=True)
+    assert turns.begin(100.0, 0.03).seconds == 0.03
+    assert turns.begin(100.0, 0.0).seconds == 0.0
+
+
 def test_it_waits_longer_and_longer_after_work() -> None:
     loop = Loop().rest()
     loop.turn(idle=False)

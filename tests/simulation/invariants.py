@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from shared.protocol.attempts import ENDS
-from shared.protocol.ports import OutboxRow
+from shared.protocol.ports import Input, OutboxRow
 from tests.simulation.broker import Broker
 from tests.simulation.client import lane_of
 from tests.simulation.faults import Violated
@@ -28,6 +28,11 @@ def at_any_time(broker: Broker, server: Postgres) -> None:
         raise Violated(f"took effect twice: {twice}")
     if both := server.handled & set(dead_letters):
         raise Violated(f"took effect and was set aside: {sorted(both)}")
+    order: dict[tuple[Input, bytes], int] = {}
+    for source, key, offset in server.order:
+        if order.setdefault((source, key), -1) >= offset:
+            raise Violated(f"took effect out of order: {source} {key!r}: {offset} after {order[source, key]}")
+        order[source, key] = offset
     if few := [place for place in server.ended if server.ends.most[place] < ENDS]:
         raise Violated(f"set aside though fewer processes ended at it: {few}")
     if twice := _twice(row.event_id for row in published):
@@ -59,6 +64,8 @@ def at_rest(broker: Broker, server: Postgres, effects: Mapping[str, int]) -> Non
     published = sorted(row.event_id for log in broker.published.values() for row in log.committed())
     if published != (decided := sorted(row.event_id for row in server.decided)):
         raise Violated(f"not published: {sorted(set(decided) - set(published))}")
+    if server.parked:
+        raise Violated(f"records stay parked: {sorted(server.parked)}")
     if server.outbox:
         raise Violated(f"rows stay in the outbox: {server.outbox}")
     for source, log in broker.inputs.items():

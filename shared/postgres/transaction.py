@@ -25,13 +25,39 @@ from ..errors import (
 )
 from ..events import Event
 from ..protocol import attempts as protocol_attempts
-from ..protocol.ports import Arrival, Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
+from ..protocol.parking import place
+from ..protocol.ports import (
+    Arrival,
+    Claim,
+    Delivery,
+    Input,
+    NewDeadLetter,
+    NewParked,
+    OutboxRow,
+    ParkedRecord,
+    Position,
+    Received,
+    Record,
+    Waiting,
+)
 from ..service import Service
 from ..session import Session
 from ..telemetry.failures import add_places, frames
 from ..telemetry.logs import log
 from ..telemetry.waits import MAIN_LOOP, Wait
-from . import ahead, attempts, blame, database_errors, dead_letters, inbox, outbox, positions, slots, stuck_records
+from . import (
+    ahead,
+    attempts,
+    blame,
+    database_errors,
+    dead_letters,
+    inbox,
+    outbox,
+    parked,
+    positions,
+    slots,
+    stuck_records,
+)
 from .ahead import Statement
 from .deadline import Deadline
 from .engine import CONNECT_SECONDS, LOCK_TIMEOUT_MS, STATEMENT_TIMEOUT_MS
@@ -106,8 +132,10 @@ class PostgresTransaction:
         warnings: list[str],
         attempted: set[Input] | None = None,
         outlived: Callable[[], None] = lambda: None,
+        retry_seconds_max: float = 0.0,
     ) -> None:
         self._session = session
+        self._retry_seconds_max = retry_seconds_max
         self._attempted = attempted if attempted is not None else set()
         self._outlived = outlived
         self._handled = False
@@ -122,13 +150,24 @@ class PostgresTransaction:
         self._ahead: list[Statement] = []
         """Statements whose answers nobody waits for; they are sent with the next ones."""
 
-    def receive(
-        self, inputs: Collection[Input], arrivals: Sequence[Arrival]
-    ) -> tuple[dict[Input, Position], set[tuple[str, str]]]:
-        statements = [positions.locking(inputs), *([inbox.receiving(arrivals)] if arrivals else ())]
+    def receive(self, inputs: Collection[Input], arrivals: Sequence[Arrival]) -> Received:
+        statements = [positions.locking(inputs)]
+        if arrivals:
+            statements += [inbox.receiving(arrivals), parked.holding(arrivals)]
         with _sorted_errors(), MAIN_LOOP.waiting("the locks of its inputs' positions", LOCK_TIMEOUT_MS / 1_000):
-            found, *new = ahead.execute(self._connection, statements)
-        return positions.found(found), {(source, event_id) for rows in new for source, event_id in rows}
+            found, *others = ahead.execute(self._connection, statements)
+        new, held = others or ((), ())
+        return Received(positions.found(found), {(source, event_id) for source, event_id in new}, parked.held(held))
+
+    def park(self, new: Sequence[NewParked]) -> None:
+        encoding = parked.encoding(self._connection)
+        self._ahead.append(parked.parking(new, self._retry_seconds_max, encoding))
+
+    def take(self, taken: Sequence[ParkedRecord]) -> list[ParkedRecord]:
+        with _answered():
+            (rows,) = self._execute(parked.taking(taken))
+        there = {(Input(topic, partition), epoch, offset) for topic, partition, epoch, offset in rows}
+        return [one for one in taken if place(one) in there]
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         if log.is_enabled_for(DEBUG):
@@ -266,8 +305,10 @@ class WorkerDatabase:
         slots_max: int,
         claim_bytes: int,
         handler_seconds_max: float,
+        retry_seconds_max: float,
     ) -> None:
         self._engine = engine
+        self._retry_seconds_max = retry_seconds_max
         self._aside = aside
         """For work that cannot wait for the busy session."""
         self._service = service
@@ -282,6 +323,8 @@ class WorkerDatabase:
         self._warnings: list[str] = []
         self._attempted: set[Input] = set()
         """Inputs with a note that this process is about to handle their next records."""
+        self._noted: Sequence[ParkedRecord] = ()
+        """Parked records with a note that this process tries them."""
 
     @property
     def slot(self) -> int | None:
@@ -320,6 +363,7 @@ class WorkerDatabase:
                 warnings=self._warnings,
                 attempted=self._attempted,
                 outlived=self._outlived,
+                retry_seconds_max=self._retry_seconds_max,
             )
 
     def positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
@@ -337,6 +381,22 @@ class WorkerDatabase:
     def unpublished(self, lanes: Collection[int]) -> bool:
         with self._transient() as connection:
             return outbox.unpublished(connection, lanes)
+
+    def waiting(self, inputs: Collection[Input]) -> dict[Input, Waiting] | None:
+        with self._transient() as connection:
+            return parked.waiting(connection, inputs)
+
+    def next_parked(self, inputs: Collection[Input], most: int) -> list[ParkedRecord]:
+        with self._transient() as connection:
+            parked.withdraw(connection, self._noted)
+            found = parked.choose(connection, inputs, most, self._retry_seconds_max)
+        self._noted = found
+        return found
+
+    def tried(self, again: Sequence[ParkedRecord], failed: ParkedRecord | None, error: Exception) -> None:
+        with self._transient() as connection:
+            parked.tried(connection, again, failed, error, self._retry_seconds_max)
+        self._noted = ()
 
     @property
     def at(self) -> At | None:
@@ -390,6 +450,7 @@ class WorkerDatabase:
     def close(self) -> None:
         """End the session, which releases the slot."""
         connection, self._connection = self._connection, None
+        self._noted = ()  # the record may be why the session ended
         if connection is not None:
             connection.invalidate()
             connection.close()

@@ -45,6 +45,7 @@ two ports of `shared.protocol.ports` and has no clock, no thread and no randomne
 run it.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -64,6 +65,7 @@ from ..errors import (
 )
 from .attempts import Attempt
 from .intake import Intake
+from .parking import Bounds, Parking, nearest, place
 from .ports import (
     NOTHING,
     Arrival,
@@ -85,7 +87,6 @@ from .ports import (
     Transaction,
     Waiting,
 )
-from .parking import Bounds, Parking, nearest, place
 from .verdicts import Comparison, compare_input, compare_lane
 
 RESUMES_MAX = 20
@@ -211,6 +212,11 @@ class Cycle:
     def waiting(self) -> dict[Input, Waiting]:
         """How much is parked of which of the inputs owned, as far as this worker knows."""
         return self._parking.waiting
+
+    @property
+    def due_seconds(self) -> float:
+        """Until the first parked record was due when they were last counted."""
+        return min((waiting.due_seconds for waiting in self._parking.waiting.values()), default=math.inf)
 
     @property
     def parking_filled(self) -> float:

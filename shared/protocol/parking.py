@@ -8,6 +8,7 @@ their first ids; the rows are deleted with the effects. A key is free when its l
 This module knows what one worker has to know of it: how much is parked, and which of the records that it tries fail.
 """
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,7 +17,10 @@ from .attempts import ENDS
 from .intake import STRIKES
 from .ports import Input, NewParked, ParkedRecord, Record, Waiting
 
-NONE = Waiting(0, 0, 0, 0.0, 0.0)
+NONE = Waiting(0, 0, 0, 0.0, math.inf)
+
+SOON_SECONDS = 0.1
+"""What was just parked is due about then."""
 
 Place = tuple[Input, int, int]
 """An input, its epoch, and an offset."""
@@ -72,7 +76,7 @@ class Parking:
                 now.bytes + size(one.record),
                 now.keys + one.first,
                 now.oldest_seconds,
-                min(now.due_seconds, 0.0),
+                min(now.due_seconds, SOON_SECONDS),
             )
             if reached := _reached(self._bounds, after):
                 raise HandlingFailed(one.record) from ParkingFull(
@@ -164,7 +168,12 @@ def nearest(bounds: Bounds | None, waiting: Mapping[Input, Waiting]) -> float:
         return 0.0
     return max(
         (
-            max(w.records / bounds.records, w.bytes / bounds.bytes, w.keys / bounds.keys, w.oldest_seconds / bounds.seconds)
+            max(
+                w.records / bounds.records,
+                w.bytes / bounds.bytes,
+                w.keys / bounds.keys,
+                w.oldest_seconds / bounds.seconds,
+            )
             for w in waiting.values()
         ),
         default=0.0,

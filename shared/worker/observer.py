@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from ..kafka.held_back import HELD_SECONDS, Held, ask
-from ..postgres import backlog, dead_letters
+from ..postgres import backlog, dead_letters, parked
 from ..protocol.ports import Input
 from ..service import Service
 from ..settings import Settings
@@ -254,12 +254,16 @@ class Observer:
                 with connection.begin():
                     backlog.look(connection)
                     dead_letters.look(connection)
+                    parked.look(connection)
             self._database.end()
         except SQLAlchemyError as error:
             # Keep the next offsets last read: they cannot move while the database is down, or the table is locked.
             backlog.ROWS.forget()
             backlog.OLDEST.forget()
             dead_letters.WAITING.forget()
+            parked.RECORDS.forget()
+            parked.KEYS.forget()
+            parked.OLDEST.forget()
             dead_letters.OLDEST.forget()
             if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) is not None:
                 self._database.end()

@@ -64,10 +64,10 @@ FATAL_AMONG_MANY: tuple[Step, ...] = (
 )
 
 PARKED: tuple[Step, ...] = (
-    Arrive("=a", "e1"),  # has to wait once
+    Arrive("^a", "e1"),  # has to wait once
     Arrive("c", "e2"),  # of another key: goes on
     Arrive("a", "e3"),  # waits behind it
-    Arrive("=a", "e1"),  # a duplicate of what is parked, or was
+    Arrive("^a", "e1"),  # a duplicate of what is parked, or was
     Arrive("a", "e5"),
 )
 
@@ -85,7 +85,7 @@ SCENARIOS = {
     "parked": Scenario(PARKED),
     "parked-by-two": Scenario(PARKED, processes=2, slots=2),
     "parked-and-full": Scenario(PARKED[:3], parked=1),
-    "parked-and-fatal": Scenario((Arrive("=#a", "e1"), Arrive("a", "e2"))),
+    "parked-and-fatal": Scenario((Arrive("^#a", "e1"), Arrive("a", "e2"))),
     "fatal-to-two": Scenario((Arrive("%a", "e1"),), processes=2, slots=2),
 }
 

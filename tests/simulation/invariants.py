@@ -19,6 +19,16 @@ def _of(key: str, rows: Iterable[OutboxRow]) -> list[str]:
     return [row.event_id for row in rows if row.key == key]
 
 
+def _late(order: Iterable[tuple[Input, bytes, int]]) -> list[str]:
+    """Name the records that took effect after a later one of their key."""
+    late, last = [], dict[tuple[Input, bytes], int]()
+    for source, key, offset in order:
+        if last.setdefault((source, key), -1) >= offset:
+            late.append(f"{source}@{offset} of {key!r}")
+        last[source, key] = offset
+    return late
+
+
 def at_any_time(broker: Broker, server: Postgres) -> None:
     """Raise `Violated` if something happened that can never be undone."""
     published = [row for log in broker.published.values() for row in log.committed()]
@@ -28,11 +38,8 @@ def at_any_time(broker: Broker, server: Postgres) -> None:
         raise Violated(f"took effect twice: {twice}")
     if both := server.handled & set(dead_letters):
         raise Violated(f"took effect and was set aside: {sorted(both)}")
-    order: dict[tuple[Input, bytes], int] = {}
-    for source, key, offset in server.order:
-        if order.setdefault((source, key), -1) >= offset:
-            raise Violated(f"took effect out of order: {source} {key!r}: {offset} after {order[source, key]}")
-        order[source, key] = offset
+    if late := _late(server.order):
+        raise Violated(f"took effect out of order: {late}")
     if few := [place for place in server.ended if server.ends.most[place] < ENDS]:
         raise Violated(f"set aside though fewer processes ended at it: {few}")
     if twice := _twice(row.event_id for row in published):

@@ -742,6 +742,8 @@ MUTANTS = (
         "positions[source].next_offset < 0)",
         scenario="parked-by-two",
         fault=Fault.FREEZE,
+        survives="it joins the group again, so all resume, unless it dies at once; "
+        "found in tests/unit/protocol/test_parking.py: what_a_worker_parks_that_stalled",
     ),
     Mutant(
         "a parked record that was gone is handled",

@@ -3,7 +3,7 @@
 Modelled: READ COMMITTED (a statement sees what is committed when it runs, and the transaction's own changes); locks of
 positions, claims, inbox ids and aggregates, with a lock timeout; ids that are given before the commit; a COMMIT whose
 reply is lost, or that arrives late; slots, held by a session; notes of what is about to be handled; records that end
-what handles them; parked records, which are always due.
+what handles them; parked records, of which one that failed is due when somebody asks for the second time.
 
 Left out: failover and restore, constraints and data that a handler may violate, serialization failures other than as
 an error at any call, deadlock detection (the lock timeout ends them), locks of the notes.
@@ -112,6 +112,8 @@ class Postgres:
         self.order: list[tuple[Input, bytes, int]] = []
         """Input, key and offset of the records that took effect, in the order of the commits."""
         self.parked: dict[ParkedPlace, ParkedRecord] = {}
+        self.postponed: set[ParkedPlace] = set()
+        """Parked records that are not due when somebody asks next."""
         self.tried: Counter[str] = Counter()
         """How often handlers asked for another attempt of a record that has to wait."""
         self.parks = True
@@ -331,6 +333,9 @@ class Connection:
         self._withdraw()
         found = [one for _, one in sorted(self.server.parked.items(), key=lambda item: item[0]) if one[0][0] in inputs]
         first = {(one.record.input, one.record.key): one for one in reversed(found)}
+        due = {key for key, one in first.items() if place(one) not in self.server.postponed}
+        self.server.postponed.clear()
+        found = [one for one in found if (one.record.input, one.record.key) in due]
         suspects = [one for one in first.values() if one.ends]
         chosen = suspects[:1] or found[:most]
         for one in chosen:
@@ -349,6 +354,7 @@ class Connection:
         self._withdraw()
         if failed is not None and place(failed) in self.server.parked:
             self.server.parked[place(failed)] = failed._replace(ends=0, attempts=failed.attempts + 1)
+            self.server.postponed.add(place(failed))
         if fault is Fault.LOSE:
             self.lose()
             raise DatabaseUnavailable
@@ -499,10 +505,10 @@ class PostgresTransaction:
             raise HandlingFailed(deliveries[0].record) from (Retry() if fault is Fault.RETRY else ValueError())
         for delivery in deliveries:
             envelope, word = delivery.envelope, (delivery.record.value or b"").decode()
-            if word.startswith("=") and self._server.tried[name_of(delivery.record)] < RETRIES:
+            if word.startswith("^") and self._server.tried[name_of(delivery.record)] < RETRIES:
                 self._server.tried[name_of(delivery.record)] += 1
                 raise HandlingFailed(delivery.record) from Retry()
-            word = word.removeprefix("=")
+            word = word.removeprefix("^")
             if word.startswith("#"):
                 self._connection.rule("a record ends its process")
                 self._connection.die()

@@ -38,7 +38,7 @@ REST_ROUNDS = 100
 FATAL = "#%"
 """The first letters of words that end the process that handles them, or the session at its COMMIT."""
 
-MARKS = f"-?~={FATAL}"
+MARKS = f"-?~^{FATAL}"
 """The first letters that are no key."""
 
 FATAL_ROUNDS = 30
@@ -325,7 +325,7 @@ class World:
     def _play(self) -> None:
         rests = 0
         while rests <= REPORT_EVERY:
-            fatal = sum(consume.word.strip("=")[0] in FATAL for consume in self.consumed.values())
+            fatal = sum(consume.word.strip("^")[0] in FATAL for consume in self.consumed.values())
             if self.broker.round > self._disturbed + REST_ROUNDS + fatal * FATAL_ROUNDS:
                 raise Violated("the system does not come to rest")
             for process in self._processes:

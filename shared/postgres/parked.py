@@ -8,7 +8,7 @@ under the lock of its position, in the transaction of its effects.
 import base64
 import json
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -280,3 +280,109 @@ def _headers(record: Record) -> bytes:
 
 def _pairs(kept: bytes) -> list[tuple[str, bytes | None]]:
     return [(name, None if held is None else base64.b64decode(held)) for name, held in json.loads(kept)]
+
+
+# ---- for operators
+
+
+class ParkedKey(NamedTuple):
+    """A key that waits, and its first record."""
+
+    input: Input
+    key: bytes
+    records: int
+    size: int
+    """Bytes of all of them."""
+    offset: int
+    epoch: int
+    attempts: int
+    due_seconds: float
+    """Until it is due; 0 or less: it is due."""
+    oldest_seconds: float
+    error: str | None
+    detail: str | None
+    traceback: str | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+    def header(self, name: str) -> str | None:
+        """The text of a header; None if it has none."""
+        found = dict(self.headers).get(name)
+        return None if found is None else found.decode(errors="replace")
+
+
+_KEYS = text("""
+    SELECT first.topic, first.partition, first.key, counted.records, counted.bytes, first."offset", first.epoch,
+           first.attempts, CAST(extract(epoch FROM first.due - clock_timestamp()) AS float8),
+           CAST(extract(epoch FROM clock_timestamp() - counted.since) AS float8),
+           first.error, first.detail, first.traceback, first.headers
+    FROM (
+        SELECT topic, partition, key_hash, count(*) AS records, CAST(sum(bytes) AS bigint) AS bytes,
+               min(parked_at) AS since, min(ARRAY[epoch, "offset"]) AS place
+        FROM exactly_once_parked
+        WHERE (CAST(:topic AS text) IS NULL OR topic = :topic)
+            AND (CAST(:partition AS int) IS NULL OR partition = :partition)
+            AND (CAST(:key AS bytea) IS NULL OR key_hash = sha256(:key))
+        GROUP BY topic, partition, key_hash
+        ORDER BY min(parked_at) LIMIT :most
+    ) AS counted
+    JOIN exactly_once_parked AS first
+        ON first.topic = counted.topic AND first.partition = counted.partition AND first.key_hash = counted.key_hash
+            AND first.epoch = counted.place[1] AND first."offset" = counted.place[2]
+    ORDER BY counted.since
+""")
+
+_BEHIND = text("""
+    SELECT topic, partition, epoch, "offset", key, value, headers, attempts, ends FROM exactly_once_parked
+    WHERE topic = :topic AND partition = :partition AND key_hash = sha256(:key)
+    ORDER BY epoch, "offset" LIMIT :most
+""")
+
+_NOW = text("""
+    UPDATE exactly_once_parked SET due = clock_timestamp()
+    WHERE due > clock_timestamp() AND (CAST(:topic AS text) IS NULL OR topic = :topic)
+        AND (CAST(:partition AS int) IS NULL OR partition = :partition)
+        AND (CAST(:key AS bytea) IS NULL OR key_hash = sha256(:key))
+""")
+
+
+def _which(source: Input | None, topic: str | None, key: bytes | None) -> dict[str, Any]:
+    return {
+        "topic": source.topic if source else topic,
+        "partition": source.partition if source else None,
+        "key": key,
+    }
+
+
+def keys(
+    connection: Connection,
+    *,
+    source: Input | None = None,
+    topic: str | None = None,
+    key: bytes | None = None,
+    most: int,
+) -> list[ParkedKey]:
+    """List keys that wait, the one that has waited longest first: all, of an input or a topic, or one."""
+    rows = connection.execute(_KEYS, {**_which(source, topic, key), "most": most})
+    return [
+        ParkedKey(Input(topic, partition), bytes(key), *facts, _pairs(kept))
+        for topic, partition, key, *facts, kept in rows
+    ]
+
+
+def records(connection: Connection, source: Input, key: bytes, most: int) -> list[ParkedRecord]:
+    """Return the first parked records of a key, in their order."""
+    rows = connection.execute(_BEHIND, {**_which(source, None, key), "most": most})
+    return [
+        ParkedRecord(Record(Input(topic, partition), offset, key, value, _pairs(kept)), epoch, attempts, ends)
+        for topic, partition, epoch, offset, key, value, kept, attempts, ends in rows
+    ]
+
+
+def retry_now(connection: Connection, *, source: Input | None, key: bytes | None) -> int:
+    """Let what waits be due now; return how many records."""
+    return connection.execute(_NOW, _which(source, None, key)).rowcount
+
+
+def take(connection: Connection, parked: Sequence[ParkedRecord]) -> int:
+    """Delete rows under the lock of their position; return how many there were."""
+    return len(connection.execute(*taking(parked)).all())

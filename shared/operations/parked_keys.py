@@ -2,8 +2,8 @@
 
 A worker tries the first record of each again by itself; these commands are for what it cannot know. `give-up` makes a
 dead letter of that record, in one PostgreSQL transaction: the next offset is locked, as a worker's attempt does, the
-record is taken, the dead letter and its notice are inserted, and the decision is recorded. So it is safe while workers
-run: one that is about to try the record finds it gone.
+record is taken, its event leaves the inbox, the dead letter and its notice are inserted, and the decision is recorded.
+So it is safe while workers run: one that is about to try the record finds it gone.
 """
 
 import re
@@ -147,6 +147,7 @@ def _move(context: Context, connection: Connection, key: str, chosen: list[Parke
         error = Retry(f"an operator gave it up: {reason}")
         letters = [NewDeadLetter(one.record, one.epoch, _envelope(one.record), error) for one in chosen]
         numbers = dead_letters.set_aside(session, context.service, context.outbox, letters)
+        bound.execute(*parked.forgetting_received(chosen))
         context.outbox.write(session)
         maintenance.decided(
             bound,

@@ -55,16 +55,19 @@ _HOLDING = text("""
 
 _PARK = text(f"""
     INSERT INTO exactly_once_parked (
-        topic, partition, epoch, "offset", key, value, headers, bytes, attempts, due, error, detail, traceback
+        topic, partition, epoch, "offset", key, value, source, event_id, headers, bytes, attempts, due, error, detail,
+        traceback
     )
-    SELECT topic, partition, epoch, "offset", key, value, headers, bytes, attempts,
+    SELECT topic, partition, epoch, "offset", key, value, source, event_id, headers, bytes, attempts,
            clock_timestamp() + {_PAUSE % "attempts"}, error, detail, traceback
     FROM unnest(
         CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:epochs AS int[]), CAST(:offsets AS bigint[]),
-        CAST(:keys AS bytea[]), CAST(:values AS bytea[]), CAST(:headers AS bytea[]), CAST(:bytes AS bigint[]),
+        CAST(:keys AS bytea[]), CAST(:values AS bytea[]), CAST(:sources AS text[]), CAST(:ids AS text[]),
+        CAST(:headers AS bytea[]), CAST(:bytes AS bigint[]),
         CAST(:attempts AS int[]), CAST(:errors AS text[]), CAST(:details AS text[]), CAST(:tracebacks AS text[])
     ) AS new (
-        topic, partition, epoch, "offset", key, value, headers, bytes, attempts, error, detail, traceback
+        topic, partition, epoch, "offset", key, value, source, event_id, headers, bytes, attempts, error, detail,
+        traceback
     )
 """)  # noqa: S608 - constants
 
@@ -117,8 +120,8 @@ _NEXT = text(f"""
     FROM chosen
     WHERE parked.topic = chosen.topic AND parked.partition = chosen.partition AND parked.key_hash = chosen.key_hash
         AND parked.epoch = chosen.epoch AND parked."offset" = chosen."offset"
-    RETURNING parked.topic, parked.partition, parked.epoch, parked."offset", parked.key, parked.value, parked.headers,
-              parked.attempts, chosen.ends
+    RETURNING parked.topic, parked.partition, parked."offset", parked.key, parked.value, parked.headers, parked.epoch,
+              parked.source, parked.event_id, parked.attempts, chosen.ends
 """)  # noqa: S608 - constants
 
 _NAMED = """
@@ -164,6 +167,14 @@ def look(connection: Connection) -> None:
     OLDEST.set(max(float(seconds or 0), 0.0))
 
 
+# A dead letter is not received: `redrive` enters it, and finds out whether its event took effect meanwhile.
+_FORGET_RECEIVED = text("""
+    DELETE FROM exactly_once_inbox AS inbox
+        USING unnest(CAST(:sources AS text[]), CAST(:ids AS text[])) AS aside (source, event_id)
+    WHERE inbox.source = aside.source AND inbox.event_id = aside.event_id
+""")
+
+
 def holding(arrivals: Sequence[Arrival]) -> Statement:
     """Return the statement that finds which keys of `arrivals` are held, once the positions are locked."""
     inputs = {source: number for number, source in enumerate(dict.fromkeys(arrival.input for arrival in arrivals))}
@@ -193,6 +204,8 @@ def parking(parked: Sequence[NewParked], longest: float, encoding: str) -> State
         {
             **_places((record, one.epoch) for record, one in zip(records, parked, strict=True)),
             "values": Array(record.value for record in records),
+            "sources": [one.source for one in parked],
+            "ids": [one.event_id for one in parked],
             "headers": Array(map(_headers, records)),
             "bytes": [size(record) for record in records],
             "attempts": [int(one.error is not None) for one in parked],
@@ -220,11 +233,7 @@ def waiting(connection: Connection, inputs: Collection[Input]) -> dict[Input, Wa
 def choose(connection: Connection, inputs: Collection[Input], most: int, longest: float) -> list[ParkedRecord]:
     """Choose records that are due, and note their attempt."""
     rows = connection.execute(_NEXT, {**_names(inputs), "most": most, "longest": longest})
-    found = [
-        ParkedRecord(Record(Input(topic, partition), offset, key, value, _pairs(kept)), epoch, attempts, ends)
-        for topic, partition, epoch, offset, key, value, kept, attempts, ends in rows
-    ]
-    return sorted(found, key=lambda one: (one.record.input, one.epoch, one.record.offset))
+    return sorted(map(_parked, rows), key=lambda one: (one.record.input, one.epoch, one.record.offset))
 
 
 def withdraw(connection: Connection, noted: Sequence[ParkedRecord]) -> None:
@@ -249,6 +258,18 @@ def encoding(connection: Connection) -> str:
     """Return Python's name of the encoding of the connection: not every database has all characters."""
     raw: Any = connection.connection.dbapi_connection
     return str(raw.info.encoding)
+
+
+def forgetting_received(parked: Sequence[ParkedRecord]) -> Statement:
+    """Return the statement that deletes the events of `parked` from the inbox."""
+    return Statement(
+        _FORGET_RECEIVED, {"sources": [one.source for one in parked], "ids": [one.event_id for one in parked]}
+    )
+
+
+def _parked(row: Any) -> ParkedRecord:
+    topic, partition, offset, key, value, kept, *facts = row
+    return ParkedRecord(Record(Input(topic, partition), offset, key, value, _pairs(kept)), *facts)
 
 
 def _told(error: Exception, encoding: str) -> tuple[str, str, str]:
@@ -332,7 +353,8 @@ _KEYS = text("""
 """)
 
 _BEHIND = text("""
-    SELECT topic, partition, epoch, "offset", key, value, headers, attempts, ends FROM exactly_once_parked
+    SELECT topic, partition, "offset", key, value, headers, epoch, source, event_id, attempts, ends
+    FROM exactly_once_parked
     WHERE topic = :topic AND partition = :partition AND key_hash = sha256(:key)
     ORDER BY epoch, "offset" LIMIT :most
 """)
@@ -364,18 +386,14 @@ def keys(
     """List keys that wait, the one that has waited longest first: all, of an input or a topic, or one."""
     rows = connection.execute(_KEYS, {**_which(source, topic, key), "most": most})
     return [
-        ParkedKey(Input(topic, partition), bytes(key), *facts, _pairs(kept))
+        ParkedKey._make((Input(topic, partition), bytes(key), *facts, _pairs(kept)))
         for topic, partition, key, *facts, kept in rows
     ]
 
 
 def records(connection: Connection, source: Input, key: bytes, most: int) -> list[ParkedRecord]:
     """Return the first parked records of a key, in their order."""
-    rows = connection.execute(_BEHIND, {**_which(source, None, key), "most": most})
-    return [
-        ParkedRecord(Record(Input(topic, partition), offset, key, value, _pairs(kept)), epoch, attempts, ends)
-        for topic, partition, epoch, offset, key, value, kept, attempts, ends in rows
-    ]
+    return list(map(_parked, connection.execute(_BEHIND, {**_which(source, None, key), "most": most})))
 
 
 def retry_now(connection: Connection, *, source: Input | None, key: bytes | None) -> int:

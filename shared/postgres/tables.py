@@ -175,6 +175,8 @@ parked = Table(
     Column("offset", BigInteger, nullable=False),
     Column("key", LargeBinary, nullable=False),
     Column("value", LargeBinary),
+    Column("source", Text, nullable=False, comment="with event_id, how the inbox knows it"),
+    Column("event_id", Text, nullable=False),
     Column("headers", LargeBinary, nullable=False, comment="JSON: [name, base64 of the value or null] pairs"),
     Column("bytes", BigInteger, nullable=False, comment="of key, value and headers"),
     Column("attempts", Integer, nullable=False, comment="0: it only waits behind others of its key"),

@@ -163,6 +163,9 @@ class PostgresTransaction:
         encoding = parked.encoding(self._connection)
         self._ahead.append(parked.parking(new, self._retry_seconds_max, encoding))
 
+    def forget_received(self, aside: Sequence[ParkedRecord]) -> None:
+        self._ahead.append(parked.forgetting_received(aside))
+
     def take(self, taken: Sequence[ParkedRecord]) -> list[ParkedRecord]:
         with _answered():
             (rows,) = self._execute(parked.taking(taken))

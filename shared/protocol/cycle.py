@@ -383,7 +383,7 @@ class Cycle:
             if why is None and key not in held:
                 deliveries.append(delivery)
             else:
-                parked.append(NewParked(delivery.record, delivery.epoch, why, first=key not in held))
+                parked.append(NewParked(delivery.record, delivery.epoch, *identity, why, first=key not in held))
                 held.add(key)
         self._parking.add(parked)
         transaction.handle(deliveries)  # 2.3
@@ -417,6 +417,9 @@ class Cycle:
         deliveries, dead_letters = _sorted((read[place(parked)], parked.epoch) for parked in there)
         transaction.handle(deliveries)  # P2.2
         transaction.set_aside(dead_letters)
+        aside = {dead_letter.record[:2] for dead_letter in dead_letters}
+        if aside:
+            transaction.forget_received([parked for parked in there if parked.record[:2] in aside])
         transaction.write_outbox()
         progress.handled = len(deliveries)
         progress.handled_types = frozenset(delivery.envelope.type for delivery in deliveries)

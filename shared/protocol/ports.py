@@ -124,6 +124,8 @@ class ParkedRecord(NamedTuple):
     record: Record
     epoch: int
     """The epoch of its input when it was parked."""
+    source: str
+    event_id: str
     attempts: int
     """How often it was tried; 0: it only waits behind others of its key."""
     ends: int
@@ -231,6 +233,10 @@ class Transaction(Protocol):
 
     def take(self, parked: Sequence[ParkedRecord]) -> list[ParkedRecord]:
         """Delete the rows of `parked`, under the locks of their inputs' positions; return those that were there."""
+        ...
+
+    def forget_received(self, parked: Sequence[ParkedRecord]) -> None:
+        """Delete the events of `parked` from the inbox: they are set aside, and a redrive has to find them new."""
         ...
 
     def write_outbox(self) -> None:
@@ -347,6 +353,8 @@ class NewParked(NamedTuple):
 
     record: Record
     epoch: int
+    source: str
+    event_id: str
     error: Exception | None
     """Why; None if it only waits behind others of its key."""
     first: bool

@@ -42,6 +42,8 @@ def create() -> None:
         sa.Column("offset", sa.BigInteger, nullable=False),
         sa.Column("key", sa.LargeBinary, nullable=False),
         sa.Column("value", sa.LargeBinary),
+        sa.Column("source", sa.Text, nullable=False, comment="with event_id, how the inbox knows it"),
+        sa.Column("event_id", sa.Text, nullable=False),
         sa.Column("headers", sa.LargeBinary, nullable=False, comment="JSON: [name, base64 of the value or null] pairs"),
         sa.Column("bytes", sa.BigInteger, nullable=False, comment="of key, value and headers"),
         sa.Column("attempts", sa.Integer, nullable=False, comment="0: it only waits behind others of its key"),

@@ -26,7 +26,8 @@ def park(world: World, database: Slotted, *numbers: int, lane: int = 0) -> None:
     new = []
     for number in numbers:
         first = number == numbers[0]
-        new.append(NewParked(world.delivery(number, lane).record, 0, Retry("later") if first else None, first=first))
+        error = Retry("later") if first else None
+        new.append(NewParked(world.delivery(number, lane).record, 0, "source", str(number), error, first=first))
     transaction.park(new)
     transaction.commit()
 
@@ -102,6 +103,27 @@ def test_what_is_taken_and_rolled_back_stays_and_is_taken_once(world: World, dat
     other = world.database()
     assert take(other, found) == [1]
     assert take(database, found) == []
+
+
+def test_what_is_set_aside_can_be_received_again(world: World, database: Slotted) -> None:
+    """A redrive does so; until then, so does a duplicate."""
+    first, _ = world.inputs
+
+    def received() -> set[tuple[str, str]]:
+        transaction = database.begin()
+        arrivals = [Arrival(first, 50, "source", str(number), b"key") for number in (1, 2)]
+        new = transaction.receive([first], arrivals).new
+        transaction.commit()
+        return new
+
+    assert received() == {("source", "1"), ("source", "2")}
+    park(world, database, 1, 2)
+    one, _ = chosen(database, world.inputs)
+    transaction = database.begin()
+    assert transaction.take([one]) == [one]
+    transaction.forget_received([one])
+    transaction.commit()
+    assert received() == {("source", "1")}
 
 
 def test_an_attempt_that_fails_is_counted_and_told_to_the_next(world: World, database: Slotted) -> None:

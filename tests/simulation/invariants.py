@@ -71,6 +71,9 @@ def at_rest(broker: Broker, server: Postgres, effects: Mapping[str, int]) -> Non
     published = sorted(row.event_id for log in broker.published.values() for row in log.committed())
     if published != (decided := sorted(row.event_id for row in server.decided)):
         raise Violated(f"not published: {sorted(set(decided) - set(published))}")
+    ids = {(dead_letter.record.headers or [("", None)])[0][1] or b"" for dead_letter in server.dead_letters}
+    if deaf := [event_id for _, event_id in server.inbox if event_id.encode() in ids and event_id not in effects]:
+        raise Violated(f"set aside, and a redrive would take it for a duplicate: {deaf}")
     if server.parked:
         raise Violated(f"records stay parked: {sorted(server.parked)}")
     if server.outbox:

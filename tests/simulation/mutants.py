@@ -701,8 +701,7 @@ MUTANTS = (
         SERVER,
         '        self._at("park")\n',
         """        self._at("park")
-        told = [(r.headers or [("", b"")])[0][1] or b"" for r in (one.record for one in parked)]
-        self._changes.inbox -= {("test", event_id.decode()) for event_id in told}
+        self._changes.inbox -= {(one.source, one.event_id) for one in parked}
 """,
         scenario="parked",
     ),
@@ -801,6 +800,13 @@ MUTANTS = (
         SERVER,
         "chosen = suspects[:1] or found[:most]",
         "chosen = found[:most]",
+        scenario="parked-and-fatal",
+    ),
+    Mutant(
+        "the event of a parked record that is set aside stays in the inbox",
+        CYCLE,
+        "        if aside:\n",
+        "        if not aside:\n",
         scenario="parked-and-fatal",
     ),
     Mutant(

@@ -83,6 +83,7 @@ class Changes:
     order: list[tuple[Input, bytes, int]] = field(default_factory=list)
     parked: dict[ParkedPlace, ParkedRecord] = field(default_factory=dict)
     taken: set[ParkedPlace] = field(default_factory=set)
+    unreceived: set[tuple[str, str]] = field(default_factory=set)
     dead_letters: list[NewDeadLetter] = field(default_factory=list)
     ended: set[Place] = field(default_factory=set)
     forgotten: set[Input] = field(default_factory=set)
@@ -157,6 +158,7 @@ class Postgres:
             return
         self.positions |= changes.positions
         self.inbox |= changes.inbox
+        self.inbox -= changes.unreceived
         self.effects += changes.effects
         self.handled |= changes.handled
         self.order += changes.order
@@ -481,9 +483,13 @@ class PostgresTransaction:
     def park(self, parked: Sequence[NewParked]) -> None:
         self._at("park")
         for one in parked:
-            made = ParkedRecord(one.record, one.epoch, int(one.error is not None), 0)
+            made = ParkedRecord(one.record, one.epoch, one.source, one.event_id, int(one.error is not None), 0)
             self._changes.parked[place(one)] = made
             self._connection.rule("a record is parked" if one.error else "a record is parked behind another of its key")
+
+    def forget_received(self, parked: Sequence[ParkedRecord]) -> None:
+        self._at("forget_received")
+        self._changes.unreceived |= {(one.source, one.event_id) for one in parked}
 
     def take(self, parked: Sequence[ParkedRecord]) -> list[ParkedRecord]:
         self._at("take")

@@ -359,6 +359,11 @@ _BEHIND = text("""
     ORDER BY epoch, "offset" LIMIT :most
 """)
 
+_PLACES = text("""
+    SELECT epoch, "offset" FROM exactly_once_parked WHERE topic = :topic AND partition = :partition
+    ORDER BY epoch, "offset" LIMIT :most
+""")
+
 _NOW = text("""
     UPDATE exactly_once_parked SET due = clock_timestamp()
     WHERE due > clock_timestamp() AND (CAST(:topic AS text) IS NULL OR topic = :topic)
@@ -394,6 +399,13 @@ def keys(
 def records(connection: Connection, source: Input, key: bytes, most: int) -> list[ParkedRecord]:
     """Return the first parked records of a key, in their order."""
     return list(map(_parked, connection.execute(_BEHIND, {**_which(source, None, key), "most": most})))
+
+
+def places(connection: Connection, source: Input, most: int) -> list[tuple[int, int]]:
+    """Return epoch and offset of up to `most` parked records of `source`."""
+    return [
+        (epoch, offset) for epoch, offset in connection.execute(_PLACES, {**_which(source, None, None), "most": most})
+    ]
 
 
 def retry_now(connection: Connection, *, source: Input | None, key: bytes | None) -> int:

@@ -101,6 +101,7 @@ def parser(service: str) -> argparse.ArgumentParser:
             added.add_argument("scopes", metavar="SCOPE", nargs="+", help="what it may do, such as orders:read")
     _add_positions(commands)
     _add_dead_letters(commands)
+    _add_parked(commands)
     _add_outbox(commands)
     _add_schedule(commands)
     _add_lanes(commands)
@@ -174,6 +175,31 @@ def _add_dead_letters(commands: Any) -> None:
     gone.add_argument("--all", dest="every", action="store_true", help="instead of ID: all that wait")
     gone.add_argument("--reason", required=True, help="kept with the decision")
     gone.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_parked(commands: Any) -> None:
+    made = commands.add_parser("parked", help="keys that wait because a handler raised Retry")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    listed = _add(
+        choices, "list", ".operations.parked_keys:show_all", "list the keys, the one that waits longest first"
+    )
+    listed.add_argument("--topic", help="only those of this topic")
+    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
+    listed.add_argument("--json", action="store_true")
+    shown = _add(choices, "show", ".operations.parked_keys:show", "show one, its first record, and what waits behind")
+    retried = _add(choices, "retry-now", ".operations.parked_keys:retry_now", "try again now, and not when it is due")
+    given = _add(choices, "give-up", ".operations.parked_keys:give_up", "make a dead letter of the first record of one")
+    for added in (shown, retried, given):
+        target = {"dest": "source", "help": "'<topic>[<partition>]'"}
+        added.add_argument("--target", required=added is not retried, **target)
+        added.add_argument("--key", required=added is not retried, help="its key")
+    shown.add_argument("--limit", dest="most", type=_natural, default=20, help="at most this many records (20)")
+    shown.add_argument("--json", action="store_true")
+    retried.add_argument("--all", dest="every", action="store_true", help="instead of --target: all")
+    given.add_argument("--offset", type=int, help="where you expect its first record; --yes needs it")
+    given.add_argument("--whole-key", dest="whole", action="store_true", help="all parked records of the key")
+    given.add_argument("--reason", required=True, help="kept with the decision")
+    given.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_outbox(commands: Any) -> None:

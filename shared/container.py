@@ -116,6 +116,7 @@ class ServiceContainer(containers.DeclarativeContainer):
         slots_max=settings.provided.worker_slots,
         claim_bytes=settings.provided.claim_bytes,
         handler_seconds_max=settings.provided.handler_seconds,
+        retry_seconds_max=settings.provided.retry_seconds_max,
     )
     wakeup = providers.Singleton(Wakeup, engine=worker_engine, outbox=outbox)
     housekeeping = providers.Singleton(Housekeeping, engine=worker_engine, settings=settings)

@@ -1,13 +1,14 @@
 """The errors that worker, commands and handlers raise, named by what to do about them. Those of HTTP are in `http`.
 
     ExactlyOnceError
-    ├── Retry                  raised by a handler: keep the record, back off, try again
+    ├── Retry                  raised by a handler: the record waits, and all later ones of its key; try again
     ├── Reject                 raised by a handler: set the record aside
     │   └── Malformed          raised by the decoder: the record is not one of ours
     ├── Unavailable            back off, go on
     │   ├── DatabaseUnavailable PostgreSQL cannot do the work now; what was begun is rolled back
     │   ├── Undecided          PostgreSQL failed a handler, because of its record or its surroundings: tried alone
     │   ├── ServiceBroken      code, schema or surroundings are broken, no record is the cause; its input waits
+    │   ├── ParkingFull        a record has to wait, and no more may be parked: its input waits
     │   └── KafkaUnavailable   no broker answers, or the committed offsets are not stable yet
     ├── RecoveryNeeded         the outcome of a commit is in doubt: recover, then go on
     │   ├── KafkaInDoubt       a transactional call did not plainly succeed
@@ -90,6 +91,10 @@ class ServiceBroken(Unavailable):
 
     frames = ""
     """Where it came up."""
+
+
+class ParkingFull(Unavailable):
+    """No more records may be parked: the input waits until there is room."""
 
 
 class RecoveryNeeded(ExactlyOnceError):
@@ -206,10 +211,12 @@ class CommandFailed(ExactlyOnceError):
 class HandlingFailed(ExactlyOnceError):
     """Handling a batch failed; `__cause__` is the reason."""
 
-    def __init__(self, record: object | None) -> None:
+    def __init__(self, record: object | None, *, unread: bool = False) -> None:
         super().__init__()
         self.record = record
         """The record that failed; None if that is not known."""
+        self.unread = unread
+        """Whether it could not be read now: no handler saw it, and the identity of its event is not known."""
 
 
 class SessionMisused(ExactlyOnceError):

@@ -213,6 +213,25 @@ class Settings(BaseSettings):
     retry_attempts_max: Annotated[
         int, Field(ge=0, le=1_000_000, description="set a record aside after this many `Retry`; 0: never")
     ] = 0
+    parked_records_max: Annotated[
+        int,
+        Field(
+            ge=0,
+            le=1_000_000,
+            description="records of one partition that may be parked with their keys; beyond it, as with 0, the "
+            "partition waits",
+        ),
+    ] = 10_000
+    parked_bytes_max: Annotated[
+        int, Field(ge=1, le=1_000_000_000_000, description="bytes of one partition that may be parked")
+    ] = 100_000_000
+    parked_keys_max: Annotated[
+        int, Field(ge=1, le=1_000_000, description="keys of one partition that may be parked")
+    ] = 1_000
+    parked_hours_max: Annotated[
+        float,
+        Field(gt=0, le=876_000, description="a partition parks no more while its oldest parked record is older"),
+    ] = 72.0
     dead_letters_per_minute_max: Annotated[
         int, Field(ge=1, le=1_000_000, description="more dead letters of failed handlers than this stop the worker")
     ] = 1_000

@@ -4,8 +4,9 @@ After a restored backup the topics have events that this database never decided.
 that. The events are lost to this service for good, so the audit still lists them, with the number of the decision.
 
 Rewinding an input accepts that events about its records are published again. The id of such an event names its record,
-which shows whether a rewind explains it. Rewinding a lane accepts the same for the rows that wait in it, and the
-decision remembers these rows.
+which shows whether a rewind explains it. A decision about an input of a database that went back accepts the same for
+the records that were parked then, and remembers where they are from. Rewinding a lane accepts the same for the rows
+that wait in it, and the decision remembers these rows.
 """
 
 import math
@@ -19,6 +20,7 @@ _DECISIONS = text("""
     SELECT id, CAST(extract(epoch FROM decided_at) AS float8) AS time, command, source, before, after
         FROM exactly_once_decision
     WHERE command IN ('lanes resize', 'positions rewind') OR (command LIKE 'positions %' AND source LIKE 'lane-%')
+        OR jsonb_exists(before, 'parked')
     ORDER BY id
 """)
 
@@ -64,7 +66,11 @@ class Accepted:
         self._rewinds: dict[str, list[Rewind]] = {}
         self._waited: dict[str, tuple[str, list[int]]] = {}
         """For each event that waited in a lane at a decision: its key, and the decisions that publish it again."""
+        self._parked: dict[tuple[str, int, int], list[tuple[int, float]]] = {}
+        """For each record that was parked at a decision: the decisions, and when they were made."""
         for row in rows:
+            for epoch, offset in row.before.get("parked", ()):
+                self._parked.setdefault((_source(row.source), epoch, offset), []).append((row.id, row.time))
             if rewind := _rewind(row):
                 self._rewinds.setdefault(_source(row.source), []).append(rewind)
             found = re.fullmatch(r"lane-(\d+)", row.source)
@@ -107,7 +113,7 @@ class Accepted:
     @property
     def rewound(self) -> bool:
         """Whether any duplicate can be explained."""
-        return bool(self._rewinds or self._waited)
+        return bool(self._rewinds or self._waited or self._parked)
 
     def key(self, event_id: str) -> str | None:
         """The key of an event that waited in a lane at a decision."""
@@ -124,6 +130,11 @@ class Accepted:
                 made.id
                 for made in self._rewinds.get(found["source"], ())
                 if made.first <= offset < made.end and made.epoch in (None, epoch) and made.time <= published_at
+            ]
+            explain += [
+                number
+                for number, time in self._parked.get((found["source"], epoch, offset), ())
+                if time <= published_at
             ]
         explain.sort()
         return explain[nth - 2] if nth - 2 < len(explain) else None

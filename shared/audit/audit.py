@@ -42,6 +42,7 @@ from ..operations import survey
 from ..operations.group import Group
 from ..operations.maintenance import Context
 from ..operations.output import age
+from ..postgres import parked
 from ..protocol.ports import Input
 from . import claims
 from . import topics as audit_topics
@@ -192,6 +193,7 @@ class _Audit:
             elif source.span is None:
                 report.add(Finding("positions", source.words(), where=str(source.source)))
             report.lag += max(source.lag or 0, 0)
+        report.parked, report.oldest_parked = self._parked()
         doubtful = set()
         states = survey.lanes(self._connection, self._group, self._service)
         for state in states:
@@ -210,6 +212,12 @@ class _Audit:
                     detail = f"{waits.rows:,} wait, the oldest for {age(waits.oldest_seconds)}"
                     report.add(Finding("unpublished", detail, lane=lane))
         return doubtful
+
+    def _parked(self) -> tuple[int, float | None]:
+        topics = self._partitions(sorted(self._service.consumed_topics))
+        with self._connection.begin():
+            found = (parked.waiting(self._connection, topics) or {}).values()
+        return sum(one.records for one in found), max((one.oldest_seconds for one in found), default=None)
 
     def _compare(self, known: Known, consumed: Consumption) -> None:
         report, ledger = self._report, self._ledger

@@ -65,6 +65,9 @@ class Report:
     oldest_unpublished: float | None = None
     scheduled: int = 0
     """Events that wait for their moment."""
+    parked: int = 0
+    """Records that wait with their keys: consumed, and not handled yet."""
+    oldest_parked: float | None = None
     open: dict[str, float] = field(default_factory=dict)
     """The age of each transaction that was open for more than a moment, by its partition."""
     counts: Counter[str] = field(default_factory=Counter)
@@ -120,6 +123,8 @@ class Report:
                 "unpublished": self.unpublished,
                 "oldest_unpublished_seconds": self.oldest_unpublished,
                 "scheduled": self.scheduled,
+                "parked": self.parked,
+                "oldest_parked_seconds": self.oldest_parked,
                 "open_transactions_seconds": self.open,
             }
         )
@@ -159,6 +164,8 @@ class Report:
             f"{self.lag:,} offsets still to be handled; {self.unpublished:,} events still to be published{oldest}; "
             f"{self.scheduled:,} scheduled for later",
         ]
+        if self.parked:
+            lines.append(f"{self.parked:,} records are parked, the oldest for {age(self.oldest_parked)}; none is lost")
         lines += [f"{where}: a transaction has been open for {age(seconds)}" for where, seconds in self.open.items()]
         lines += [f"not compared: {count:,} {reason}" for reason, count in sorted(self.not_compared.items())]
         return lines

@@ -6,7 +6,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from ..errors import CommandFailed
-from ..postgres import attempts, positions, stuck_records
+from ..postgres import attempts, parked, positions, stuck_records
 from ..protocol.ports import Input
 from .maintenance import Choice, Maintenance, Plan
 from .survey import InputState
@@ -23,6 +23,10 @@ _BEGIN = text("""
     UPDATE exactly_once_position SET next_offset = :new, epoch = epoch + 1
     WHERE topic = :topic AND partition = :partition
 """)
+
+
+PARKED_MAX = 20_000
+"""Parked records that a decision keeps, for `audit`: more than may be parked of one input by default."""
 
 
 def plan(paused: Maintenance, choice: Choice, state: InputState, to: int | None) -> Plan | None:
@@ -65,6 +69,8 @@ def plan(paused: Maintenance, choice: Choice, state: InputState, to: int | None)
         _forget_ends(connection, [source])
 
     before: dict[str, Any] = {"H": old, "committed": committed}
+    if old is not None and committed is not None and committed > old and (waiting := _parked(paused, source)):
+        before["parked"] = waiting  # this database knows them as parked: what was published since, it publishes again
     if state.position is not None:
         before["epoch"] = state.position.epoch  # shows `audit` what a rewind explains
     after: dict[str, Any] = {"H": new, "committed": new if lowered else committed}
@@ -72,6 +78,11 @@ def plan(paused: Maintenance, choice: Choice, state: InputState, to: int | None)
         after["epoch"] = state.position.epoch + 1 if state.position else 0
     means = _means(old, new, span.stable)
     return Plan(str(source), before, after, means, carry_out, lambda: lower(paused, {source: new}) if lowered else None)
+
+
+def _parked(paused: Maintenance, source: Input) -> list[tuple[int, int]]:
+    with paused.connection.begin():
+        return parked.places(paused.connection, source, PARKED_MAX)
 
 
 def _command(paused: Maintenance, choice: Choice, source: Input) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 from ..errors import OtherCluster, Stop
 from ..kafka import batch_header
 from ..kafka.held_back import Held
+from ..postgres import parked
 from ..protocol.ports import Input
 from ..worker import startup
 from . import survey
@@ -28,8 +29,17 @@ def show(context: Context, *, json: bool) -> bool:
         found = survey.inputs(connection, group, service)
         held = survey.held_back(context, group, found)
         stops = {s.source: _stop(wrong, s.source.topic) or s.disagreement(service.name) for s in found}
+        with connection.begin():
+            waiting = parked.waiting(connection, [s.source for s in found]) or {}
         waits_at = survey.waiting_inputs(connection, [s for s in found if stops[s.source] is None])
-        inputs = [_input(s, stops[s.source], held.get(s.source), waits=s.source in waits_at) for s in found]
+        inputs = [
+            {
+                **_input(s, stops[s.source], held.get(s.source), waits=s.source in waits_at),
+                "parked": waiting[s.source].records if s.source in waiting else 0,
+                "parked_keys": waiting[s.source].keys if s.source in waiting else 0,
+            }
+            for s in found
+        ]
         states = survey.lanes(connection, group, service)
         waits = survey.waiting(connection, states)
         lanes = [
@@ -94,6 +104,11 @@ def _print(
             for n in ({**lane, "oldest": age(lane["oldest_seconds"])} for lane in lanes)
         ],
     )
+    if records := sum(found["parked"] for found in inputs):
+        echo()
+        echo(
+            f"parked records: {records:,}, of {sum(found['parked_keys'] for found in inputs):,} keys; see `parked list`"
+        )
     # A topic's problem is that of all its partitions: it is printed once.
     for wrong in dict.fromkeys(found["detail"] for found in (*topics, *inputs, *lanes) if found["detail"]):
         echo()

@@ -21,6 +21,7 @@ _LIBRARY = {
     "exactly_once_schedule": _ALL,
     "exactly_once_claimed": "SELECT, INSERT, DELETE",
     "exactly_once_dead_letter": _ALL,
+    "exactly_once_parked": _ALL,
     "exactly_once_stuck_record": _ALL,
     "exactly_once_attempt": _ALL,
     "exactly_once_idempotency_key": _ALL,

@@ -8,6 +8,7 @@ from sqlalchemy import (
     BigInteger,
     CheckConstraint,
     Column,
+    Computed,
     DateTime,
     ForeignKey,
     Identity,
@@ -179,6 +180,36 @@ dead_letter = Table(
     Index("exactly_once_dead_letter_open", "id", postgresql_where=text("redriven_at IS NULL AND dismissed_at IS NULL")),
     Index("exactly_once_dead_letter_redriven", "redriven_at", postgresql_where=text("redriven_at IS NOT NULL")),
     Index("exactly_once_dead_letter_dismissed", "dismissed_at", postgresql_where=text("dismissed_at IS NOT NULL")),
+)
+
+parked = Table(
+    "exactly_once_parked",
+    metadata,
+    Column("topic", Text),
+    Column("partition", Integer),
+    Column(
+        "key_hash",
+        LargeBinary,
+        Computed("sha256(key)", persisted=True),
+        nullable=False,
+        comment="a key may be too long for an index",
+    ),
+    Column("epoch", Integer, nullable=False),
+    Column("offset", BigInteger, nullable=False),
+    Column("key", LargeBinary, nullable=False),
+    Column("value", LargeBinary),
+    Column("source", Text, nullable=False, comment="with event_id, how the inbox knows it"),
+    Column("event_id", Text, nullable=False),
+    Column("headers", LargeBinary, nullable=False, comment="JSON: [name, base64 of the value or null] pairs"),
+    Column("bytes", BigInteger, nullable=False, comment="of key, value and headers"),
+    Column("attempts", Integer, nullable=False, comment="0: it only waits behind others of its key"),
+    Column("ends", Integer, nullable=False, server_default=text("0"), comment="processes ended at it"),
+    Column("due", DateTime(timezone=True), nullable=False, comment="not before, if it is the first of its key"),
+    _now("parked_at"),
+    Column("error", Text, comment="the name of the last exception"),
+    Column("detail", Text),
+    Column("traceback", Text, comment="frames, those of the service first; no values"),
+    PrimaryKeyConstraint("topic", "partition", "key_hash", "epoch", "offset"),
 )
 
 stuck_record = Table(

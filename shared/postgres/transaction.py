@@ -28,7 +28,21 @@ from ..errors import (
 )
 from ..events import Event
 from ..protocol import attempts as protocol_attempts
-from ..protocol.ports import Arrival, Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
+from ..protocol.parking import place
+from ..protocol.ports import (
+    Arrival,
+    Claim,
+    Delivery,
+    Input,
+    NewDeadLetter,
+    NewParked,
+    OutboxRow,
+    ParkedRecord,
+    Position,
+    Received,
+    Record,
+    Waiting,
+)
 from ..scheduling import Change
 from ..service import Service
 from ..session import Session
@@ -43,6 +57,7 @@ from . import (
     dead_letters,
     inbox,
     outbox,
+    parked,
     positions,
     schedule,
     slots,
@@ -124,8 +139,10 @@ class PostgresTransaction:
         recurring: Recurring | None = None,
         attempted: set[Input] | None = None,
         outlived: Callable[[], None] = lambda: None,
+        retry_seconds_max: float = 0.0,
     ) -> None:
         self._session = session
+        self._retry_seconds_max = retry_seconds_max
         self._attempted = attempted if attempted is not None else set()
         self._outlived = outlived
         self._handled = False
@@ -141,13 +158,27 @@ class PostgresTransaction:
         self._ahead: list[Statement] = []
         """Statements whose answers nobody waits for; they are sent with the next ones."""
 
-    def receive(
-        self, inputs: Collection[Input], arrivals: Sequence[Arrival]
-    ) -> tuple[dict[Input, Position], set[tuple[str, str]]]:
-        statements = [positions.locking(inputs), *([inbox.receiving(arrivals)] if arrivals else ())]
+    def receive(self, inputs: Collection[Input], arrivals: Sequence[Arrival]) -> Received:
+        statements = [positions.locking(inputs)]
+        if arrivals:
+            statements += [inbox.receiving(arrivals), parked.holding(arrivals)]
         with _sorted_errors(), MAIN_LOOP.waiting("the locks of its inputs' positions", LOCK_TIMEOUT_MS / 1_000):
-            found, *new = ahead.execute(self._connection, statements)
-        return positions.found(found), {(source, event_id) for rows in new for source, event_id in rows}
+            found, *others = ahead.execute(self._connection, statements)
+        new, held = others or ((), ())
+        return Received(positions.found(found), {(source, event_id) for source, event_id in new}, parked.held(held))
+
+    def park(self, new: Sequence[NewParked]) -> None:
+        encoding = parked.encoding(self._connection)
+        self._ahead.append(parked.parking(new, self._retry_seconds_max, encoding))
+
+    def forget_received(self, aside: Sequence[ParkedRecord]) -> None:
+        self._ahead.append(parked.forgetting_received(aside))
+
+    def take(self, taken: Sequence[ParkedRecord]) -> list[ParkedRecord]:
+        with _answered():
+            (rows,) = self._execute(parked.taking(taken))
+        there = {(Input(topic, partition), epoch, offset) for topic, partition, epoch, offset in rows}
+        return [one for one in taken if place(one) in there]
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         if log.is_enabled_for(DEBUG):
@@ -290,8 +321,10 @@ class WorkerDatabase:
         slots_max: int,
         claim_bytes: int,
         handler_seconds_max: float,
+        retry_seconds_max: float,
     ) -> None:
         self._engine = engine
+        self._retry_seconds_max = retry_seconds_max
         self._aside = aside
         """For work that cannot wait for the busy session."""
         self._service = service
@@ -309,6 +342,8 @@ class WorkerDatabase:
         """Inputs with a note that this process is about to handle their next records."""
         self._due = inf
         """When the next scheduled event is due, by this process's clock of seconds."""
+        self._noted: Sequence[ParkedRecord] = ()
+        """Parked records with a note that this process tries them."""
 
     @property
     def slot(self) -> int | None:
@@ -348,6 +383,7 @@ class WorkerDatabase:
                 warnings=self._warnings,
                 attempted=self._attempted,
                 outlived=self._outlived,
+                retry_seconds_max=self._retry_seconds_max,
             )
 
     def positions(self, inputs: Collection[Input]) -> dict[Input, Position]:
@@ -375,6 +411,22 @@ class WorkerDatabase:
         """
         due, self._due = self._due, inf
         return max(due - now, 0.0)
+
+    def waiting(self, inputs: Collection[Input]) -> dict[Input, Waiting] | None:
+        with self._transient() as connection:
+            return parked.waiting(connection, inputs)
+
+    def next_parked(self, inputs: Collection[Input], most: int) -> list[ParkedRecord]:
+        with self._transient() as connection:
+            parked.withdraw(connection, self._noted)
+            found = parked.choose(connection, inputs, most, self._retry_seconds_max)
+        self._noted = found
+        return found
+
+    def tried(self, again: Sequence[ParkedRecord], failed: ParkedRecord | None, error: Exception) -> None:
+        with self._transient() as connection:
+            parked.tried(connection, again, failed, error, self._retry_seconds_max)
+        self._noted = ()
 
     @property
     def at(self) -> At | None:
@@ -428,6 +480,7 @@ class WorkerDatabase:
     def close(self) -> None:
         """End the session, which releases the slot."""
         connection, self._connection = self._connection, None
+        self._noted = ()  # the record may be why the session ended
         if connection is not None:
             connection.invalidate()
             connection.close()

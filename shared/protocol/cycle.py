@@ -8,7 +8,7 @@ both stay true after a crash anywhere, and recovery reads both and continues.
     1    poll a batch, and take the group metadata of this batch
     2    Postgres transaction
     2.1    lock the positions of the batch's inputs; drop records below the next offset
-    2.2    inbox: drop events that were received before
+    2.2    inbox: drop events that were received before. Park records whose key is held, and those that have to wait
     2.3    run the handlers; collect what the handlers return
     2.4    flush their changes, then insert into the outbox
     2.5    move the next offset past the batch
@@ -22,13 +22,22 @@ both stay true after a crash anywhere, and recovery reads both and continues.
 A cycle stops after 1 if nothing has an effect. Records of types that the service does not consume, and control markers,
 move the next offset with the next effect or the next report; so do rows that Kafka has leave the outbox.
 
-Anything but plain success of 2.7 or 3 leads to the one recovery:
+Parked records (`shared.protocol.parking`) are tried between cycles, by whoever owns their input:
+
+    P1   choose records that are due, and note the attempt
+    P2   Postgres transaction
+    P2.1   lock the positions of their inputs; delete their rows; drop those that were gone
+    P2.2   run the handlers, under the ids that the records had; flush, then insert into the outbox
+    P2.3   COMMIT; the next cycle publishes
+    P3   if that failed: withdraw the notes, all but that of the record that failed, which is due later
+
+Anything but plain success of 2.7, P2.3 or 3 leads to the one recovery:
 
     R0   make sure that this worker still holds its slot
     R1   replace the producer, under the same transactional.id, which ends the old one's transaction; wait for that end
     R2   read the committed offsets from Kafka
-    R3   only then read the next offset and the claims from Postgres; compare; commit position 0 of a lane that was
-         never claimed
+    R3   only then read the next offset and the claims from Postgres, then what is parked; compare; commit position 0
+         of a lane that was never claimed
     R4   read the inputs from their next offsets on
 
 An assignment does R2 to R4. Why each step is needed is in docs/protocol.md. This file talks to the world through the
@@ -36,7 +45,9 @@ two ports of `shared.protocol.ports` and has no clock, no thread and no randomne
 run it.
 """
 
+import math
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -44,14 +55,17 @@ from ..configuration.program import program
 from ..errors import (
     ContentRefused,
     ContentStuck,
+    ExactlyOnceError,
     GenerationLost,
     HandlingFailed,
     Malformed,
     ProcessEnded,
     RecoveryNeeded,
+    Reject,
 )
 from .attempts import Attempt
 from .intake import Intake
+from .parking import Bounds, Parking, nearest, place
 from .ports import (
     NOTHING,
     Arrival,
@@ -63,11 +77,15 @@ from .ports import (
     Input,
     Kafka,
     NewDeadLetter,
+    NewParked,
     Opened,
     OutboxRow,
+    ParkedRecord,
     Polled,
+    Position,
     Record,
     Transaction,
+    Waiting,
 )
 from .verdicts import Comparison, compare_input, compare_lane
 
@@ -84,6 +102,8 @@ class Limits:
     """Outbox rows of one lane in one claim."""
     retries: int = 0
     """Set a record aside after this many `Retry`s; 0: never."""
+    parked: Bounds | None = None
+    """How much of one input may be parked; None: a `Retry` lets its whole input wait."""
 
 
 @dataclass
@@ -95,7 +115,9 @@ class Progress:
     duplicates: int = 0
     skipped: int = 0
     handled_types: frozenset[str] = frozenset()
+    handled_inputs: frozenset[Input] = frozenset()
     set_aside: list[NewDeadLetter] = field(default_factory=list)
+    parked: list[NewParked] = field(default_factory=list)
     published: int = 0
     idle: bool = False
     """There was nothing to do."""
@@ -103,6 +125,8 @@ class Progress:
     """Why the batch was rolled back; the next cycle leaves out what made it fail."""
     failed_at: Record | None = None
     """The record that made it fail; None if that is not known yet."""
+    failed_parked: ParkedRecord | None = None
+    """The same, if it is parked and waits for its next turn."""
 
 
 class _Read(NamedTuple):
@@ -163,6 +187,7 @@ class Cycle:
         self._spent = False
         """Whether claims may have rows that Kafka has."""
         self._intake = Intake(self._owned.inputs, self._limits.records, self._limits.retries)
+        self._parking = Parking(self._limits.parked, self._limits.records, self._limits.retries)
         self._paused: frozenset[Input] = frozenset()
 
     @property
@@ -182,6 +207,21 @@ class Cycle:
     def waits_for(self, source: Input) -> tuple[Record, Exception]:
         """The record for which `source` is parked, and the error."""
         return self._intake.waits_for(source)
+
+    @property
+    def waiting(self) -> dict[Input, Waiting]:
+        """How much is parked of which of the inputs owned, as far as this worker knows."""
+        return self._parking.waiting
+
+    @property
+    def due_seconds(self) -> float:
+        """Until the first parked record was due when they were last counted."""
+        return min((waiting.due_seconds for waiting in self._parking.waiting.values()), default=math.inf)
+
+    @property
+    def parking_filled(self) -> float:
+        """How near the fullest input is to a bound of what may be parked: 1: it has reached it."""
+        return nearest(self._limits.parked, self._parking.waiting)
 
     def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
         """Note that `ends` processes in a row ended at a record: it is tried alone, or set aside for `error`."""
@@ -214,7 +254,7 @@ class Cycle:
         progress = Progress(received=len(batch))
         if watched := self._intake.watched(batch):
             self._database.attempt(batch)
-        read = [self._read(record) for record in batch]
+        read = [self._read(record, self._intake.rejected(record)) for record in batch]
         if batch and not watched and not any(one.matters for one in read):
             self._intake.passed(batch)
             progress.skipped, batch, read = len(batch), [], []
@@ -235,13 +275,47 @@ class Cycle:
         except BaseException:
             transaction.rollback()
             raise
-        self._intake.handled(batch)
+        self._intake.handled(batch, progress.handled_inputs)
+        self._parking.waiting = self._parking.add(progress.parked)
         self._seen.update(moved)
         self._claimed, self._spent = bool(claims), self._spent and bool(self._claim_limits)
 
         if claims or (report and self._unreported()):
             self._publish(claims, rows, self._seen if report else moved, polled.group_metadata)  # 3 and 4
             progress.published = len(rows)
+        return progress
+
+    def retry(self, *, count: bool) -> Progress:
+        """Try parked records that are due, if this worker knows of any; `count` those that wait before. Raises what
+        `run` raises.
+        """
+        if not self._resumed or not self._parking.waiting:
+            return Progress(idle=True)
+        if count:
+            self._parking.waiting = self._database.waiting(self._owned.inputs) or {}
+        tried = self._database.next_parked(self._owned.inputs, self._parking.limit)  # P1
+        if not tried:
+            return Progress(idle=True)
+        progress = Progress(received=len(tried))
+        transaction = self._database.begin()  # P2
+        try:
+            self._handle_parked(transaction, tried, progress)
+            transaction.commit()  # P2.3
+        except HandlingFailed as failure:
+            transaction.rollback()
+            cause, waits, again = self._parking.failed(failure, tried)
+            self._database.tried(again, waits, cause)  # P3
+            record = failure.record if isinstance(failure.record, Record) else None
+            return Progress(received=len(tried), failed=cause, failed_at=record, failed_parked=waits)
+        except Exception as error:
+            transaction.rollback()
+            with suppress(ExactlyOnceError):  # a lost session keeps its notes: its record may be the reason
+                self._database.tried(*self._parking.interrupted(tried), error)  # P3
+            raise
+        except BaseException:
+            transaction.rollback()
+            raise
+        self._parking.done(tried)
         return progress
 
     def recover(self) -> None:
@@ -292,20 +366,30 @@ class Cycle:
         sources = sorted({one.record.input for one in read} | ended.keys())
         if not sources:
             return {}
-        positions, new = transaction.receive(sources, _arrivals(read))  # 2.1 and 2.2
-        for source in sources:
-            if source not in positions or positions[source].next_offset < self._seen[source]:
-                raise RecoveryNeeded(f"{source}: the database went back below {self._seen[source]}")
+        positions, new, held = transaction.receive(sources, _arrivals(read))  # 2.1 and 2.2
+        self._refuse_older(positions, sources)
+        # A worker that stalled may have moved it, and have parked what is dropped here.
+        self._parking.suspect(source for source in sources if positions[source].next_offset > self._seen[source])
         fresh = [one for one in read if one.record.offset >= positions[one.record.input].next_offset]
-        opened, dead_letters = _sorted(fresh, {source: position.epoch for source, position in positions.items()})
-        deliveries = []
+        opened, dead_letters = _sorted((one, positions[one.record.input].epoch) for one in fresh)
+        deliveries: list[Delivery] = []
+        parked: list[NewParked] = []
         for delivery in opened:
-            identity = (delivery.envelope.source, delivery.envelope.id)
-            if identity in new:
-                new.discard(identity)  # a duplicate in the same batch is dropped too
+            identity, key = (delivery.envelope.source, delivery.envelope.id), _key(delivery.record)
+            if identity not in new:
+                continue
+            new.discard(identity)  # a duplicate in the same batch is dropped too
+            why = self._intake.to_park(delivery.record)
+            if why is None and key not in held:
                 deliveries.append(delivery)
+            else:
+                parked.append(NewParked(delivery.record, delivery.epoch, *identity, why, first=key not in held))
+                held.add(key)
+        self._parking.add(parked)
         transaction.handle(deliveries)  # 2.3
         transaction.set_aside(dead_letters)
+        if parked:
+            transaction.park(parked)
         transaction.write_outbox()  # 2.4
         moved = {source: max(end, positions[source].next_offset) for source, end in ended.items()}
         for record, *_ in read:
@@ -313,13 +397,43 @@ class Cycle:
         transaction.advance(moved)  # 2.5
         progress.handled = len(deliveries)
         progress.handled_types = frozenset(delivery.envelope.type for delivery in deliveries)
-        progress.duplicates = len(read) - len(fresh) + len(opened) - len(deliveries)
+        progress.handled_inputs = frozenset(delivery.record.input for delivery in deliveries)
+        progress.duplicates = len(read) - len(fresh) + len(opened) - len(deliveries) - len(parked)
         progress.skipped += len(fresh) - len(opened) - len(dead_letters)
-        progress.set_aside = dead_letters
+        progress.set_aside, progress.parked = dead_letters, parked
         return moved
 
-    def _read(self, record: Record) -> _Read:
-        rejected = self._intake.rejected(record)
+    def _refuse_older(self, positions: Mapping[Input, Position], sources: Iterable[Input]) -> None:
+        for source in sources:
+            if source not in positions or positions[source].next_offset < self._seen[source]:
+                raise RecoveryNeeded(f"{source}: the database went back below {self._seen[source]}")
+
+    def _handle_parked(self, transaction: Transaction, tried: Sequence[ParkedRecord], progress: Progress) -> None:
+        """Steps P2.1 and P2.2."""
+        read = {place(parked): self._read_parked(parked) for parked in tried}
+        sources = sorted({parked.record.input for parked in tried})
+        self._refuse_older(transaction.receive(sources, ()).positions, sources)  # P2.1
+        there = transaction.take(tried)
+        deliveries, dead_letters = _sorted((read[place(parked)], parked.epoch) for parked in there)
+        transaction.handle(deliveries)  # P2.2
+        transaction.set_aside(dead_letters)
+        aside = {dead_letter.record[:2] for dead_letter in dead_letters}
+        if aside:
+            transaction.forget_received([parked for parked in there if parked.record[:2] in aside])
+        transaction.write_outbox()
+        progress.handled = len(deliveries)
+        progress.handled_types = frozenset(delivery.envelope.type for delivery in deliveries)
+        progress.duplicates = len(tried) - len(there)
+        progress.set_aside = dead_letters
+
+    def _read_parked(self, parked: ParkedRecord) -> _Read:
+        found = self._read(parked.record, self._parking.rejected(parked))
+        if found.matters:
+            return found
+        gone = "no handler of this service takes events of its type any more, so no attempt can succeed"
+        return found._replace(rejected=Reject(gone))
+
+    def _read(self, record: Record, rejected: Exception | None) -> _Read:
         try:
             # Reading it may be what ends the process.
             return _Read(record, None if isinstance(rejected, ProcessEnded) else self._open(record), rejected)
@@ -456,6 +570,9 @@ class Cycle:
         self._claimed = any(claims[lane].position != committed[lane].offset for lane in share.lanes)
         self._spent = any(claims[lane].rows for lane in share.lanes)
         self._seen = {source: positions[source].next_offset for source in share.inputs}
+        waiting = self._database.waiting(share.inputs)  # after `positions`
+        self._intake.parks_keys = waiting is not None and self._limits.parked is not None
+        self._parking.waiting = waiting or {}
         self._reported = {i: committed[i].offset for i in share.inputs if i in committed}
         return None
 
@@ -472,20 +589,30 @@ class Cycle:
 def _arrivals(read: Iterable[_Read]) -> list[Arrival]:
     """Return the events for the inbox: not those of records that are set aside."""
     return [
-        Arrival(one.record.input, one.record.offset, one.opened.envelope.source, one.opened.envelope.id)
+        Arrival(
+            one.record.input,
+            one.record.offset,
+            one.opened.envelope.source,
+            one.opened.envelope.id,
+            one.record.key or b"",
+        )
         for one in read
         if one.opened is not None and one.rejected is None
     ]
 
 
-def _sorted(read: Iterable[_Read], epochs: Mapping[Input, int]) -> tuple[list[Delivery], list[NewDeadLetter]]:
+def _key(record: Record) -> tuple[Input, bytes]:
+    """Return what is held while a record is parked."""
+    return record.input, record.key or b""
+
+
+def _sorted(read: Iterable[tuple[_Read, int]]) -> tuple[list[Delivery], list[NewDeadLetter]]:
     """Return what is for the handlers, and what is set aside without calling one. Raises `HandlingFailed`."""
     deliveries: list[Delivery] = []
     dead_letters: list[NewDeadLetter] = []
-    for record, opened, rejected, failed in read:
-        epoch = epochs[record.input]
+    for (record, opened, rejected, failed), epoch in read:
         if failed is not None:
-            raise HandlingFailed(record) from failed
+            raise HandlingFailed(record, unread=True) from failed
         if rejected is not None:
             dead_letters.append(NewDeadLetter(record, epoch, opened.envelope if opened else None, rejected))
         elif opened is not None:

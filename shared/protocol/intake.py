@@ -1,8 +1,10 @@
 """The intake: records that were polled but not handled yet, and the history of those that failed.
 
 It decides what the next batch holds. A batch that fails is retried in parts until the failing record is alone. A record
-that must wait parks only its own input. A record that can never be handled is rejected: the next batch sets it aside,
-in its own transaction. Records of which one ended a process are tried in parts too, which each end narrows.
+that must wait lets its key wait: the next batch parks it in the database (`parking`), and all later ones of its key, in
+its own transaction. It parks its whole input instead if it has no key, if it cannot be read yet, if parking is full,
+or if too many keys fail one after the other. A record that can never be handled is rejected: the next batch sets it
+aside, in its own transaction. Records of which one ended a process are tried in parts too, which each end narrows.
 """
 
 from collections import deque
@@ -10,7 +12,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 
-from ..errors import HandlerTooSlow, HandlingFailed, Reject, Retry, ServiceBroken, Undecided
+from ..errors import HandlerTooSlow, HandlingFailed, ParkingFull, Reject, Retry, ServiceBroken, Undecided
 from .attempts import ENDS, ENDS_BY_CHANCE, Attempt, few
 from .ports import Input, Polled, Record
 
@@ -21,6 +23,13 @@ and a transaction that stores several of these outlasts the watchdog.
 
 STRIKES = 2
 """A record is poison after failing alone this often, each time in a fresh transaction."""
+
+
+KEYS_IN_A_ROW = 3
+"""So many keys of an input are parked one after the other, with no record handled between them. One more is a sign that
+what they all need is down: the input waits before it is tried, ever longer. So an outage parks a dozen records and not
+all of them, and a bad key beside others still lets them go on.
+"""
 
 
 UNDECIDED_STRIKES = 4
@@ -46,9 +55,13 @@ def _kind(record: Record) -> tuple[str, bytes | None]:
 class Intake:
     """The records waiting for one worker's handlers: at most a batch, and the rest of a batch per parked input."""
 
-    def __init__(self, inputs: Collection[Input], records_max: int, retries_max: int) -> None:
+    def __init__(
+        self, inputs: Collection[Input], records_max: int, retries_max: int, *, parks_keys: bool = False
+    ) -> None:
         self._records_max = records_max
         self._retries_max = retries_max
+        self.parks_keys = parks_keys
+        """Whether a `Retry` lets its key wait; otherwise its input."""
         self._waiting: dict[Input, deque[Record]] = {source: deque() for source in sorted(inputs)}
         self._ends: dict[Input, int] = {}
         self._passed: dict[Input, int] = {}
@@ -64,6 +77,10 @@ class Intake:
         self._undecided: dict[tuple[Input, int], _Trial] = {}
         """Records that failed alone; they or their surroundings may be the cause."""
         self._rejected: dict[tuple[Input, int], Exception] = {}
+        self._to_park: dict[tuple[Input, int], Exception] = {}
+        """Records that the next batch parks, and why."""
+        self._in_a_row: dict[Input, int] = {}
+        """How many keys were parked since a record of the input was handled."""
         self._alone: set[tuple[Input, int]] = set()
         """Records to try, or set aside, alone: a process ended at them."""
         self._in_parts: dict[Input, Attempt] = {}
@@ -179,8 +196,10 @@ class Intake:
             ends[source] = max(end, ends.get(source, 0))
         return {source: end for source, end in ends.items() if end > positions[source]}
 
-    def handled(self, batch: Sequence[Record]) -> None:
-        """Drop a batch that is committed."""
+    def handled(self, batch: Sequence[Record], inputs: Collection[Input] = ()) -> None:
+        """Drop a batch that is committed; handlers saw records of `inputs`."""
+        for source in inputs:
+            self._in_a_row.pop(source, None)
         if self._undecided:
             kinds = {_kind(record) for record in batch if self.rejected(record) is None}
             for trial in self._undecided.values():
@@ -191,6 +210,7 @@ class Intake:
                 del self._in_parts[record.input]
             self._strikes.pop((record.input, record.offset), None)
             self._rejected.pop((record.input, record.offset), None)
+            self._to_park.pop((record.input, record.offset), None)
             self._alone.discard((record.input, record.offset))
             self._undecided.pop((record.input, record.offset), None)
         if batch:
@@ -201,6 +221,10 @@ class Intake:
     def rejected(self, record: Record) -> Exception | None:
         """Why `record` is to be set aside, if it is."""
         return self._rejected.get((record.input, record.offset))
+
+    def to_park(self, record: Record) -> Exception | None:
+        """Why `record` is to be parked, if it is."""
+        return self._to_park.get((record.input, record.offset))
 
     def parked(self) -> dict[Input, int]:
         """Inputs parked after a `Retry`, and how often the record they wait for was tried."""
@@ -234,7 +258,12 @@ class Intake:
         identity = (culprit.input, culprit.offset)
         if identity in self._rejected:
             raise cause
-        if isinstance(cause, Retry | ServiceBroken):
+        if isinstance(cause, ParkingFull):
+            self._to_park.pop(identity, None)  # when there is room, it may not have to wait any more
+            self._park(culprit, cause)
+        elif isinstance(cause, Retry) and self.parks_keys and culprit.key and not failure.unread:
+            self._park_key(culprit, cause, batch)
+        elif isinstance(cause, Retry | ServiceBroken):
             self._park(culprit, cause)
         elif isinstance(cause, Undecided) and len(batch) == 1:
             self._try_again(culprit, cause)
@@ -257,6 +286,19 @@ class Intake:
             self._rejected[record.input, record.offset] = error
         else:
             self._park(record, error)
+
+    def _park_key(self, record: Record, error: Retry, batch: Sequence[Record]) -> None:
+        """Let the next batch park `record`, or let its input wait first."""
+        row = self._in_a_row.get(record.input, 0)
+        waited = self._attempts.get(record.input, (-1, 0))[0] == record.offset
+        if row >= KEYS_IN_A_ROW and not waited:
+            self._attempts[record.input] = record.offset, row - KEYS_IN_A_ROW + 1
+            self._parked[record.input] = record, error
+            return
+        self._to_park[record.input, record.offset] = error
+        self._in_a_row[record.input] = row + 1
+        # What comes before it will be handled; behind it there may be more such keys.
+        self._limit = batch.index(record) + 1
 
     def _park(self, record: Record, error: Exception) -> None:
         offset, attempts = self._attempts.get(record.input, (record.offset, 0))

@@ -76,12 +76,13 @@ class Position(NamedTuple):
 
 
 class Arrival(NamedTuple):
-    """An event that arrived: where, and its identity for the inbox."""
+    """An event that arrived: where, its identity for the inbox, and its key."""
 
     input: Input
     offset: int
     source: str
     event_id: str
+    key: bytes = b""
 
 
 class Claim(NamedTuple):
@@ -105,6 +106,41 @@ class OutboxRow(NamedTuple):
     time: str
     data: bytes
     traceparent: str | None
+
+
+class Received(NamedTuple):
+    """What a transaction finds under the locks of its inputs' positions."""
+
+    positions: dict[Input, Position]
+    new: set[tuple[str, str]]
+    """The (source, event id) pairs that were not received before."""
+    held: set[tuple[Input, bytes]]
+    """The keys that have parked records."""
+
+
+class ParkedRecord(NamedTuple):
+    """A record that is parked: it waits in the database, and so do all later ones of its key."""
+
+    record: Record
+    epoch: int
+    """The epoch of its input when it was parked."""
+    source: str
+    event_id: str
+    attempts: int
+    """How often it was tried; 0: it only waits behind others of its key."""
+    ends: int
+    """1 or more: processes ended while they tried it, all but the first of them alone."""
+
+
+class Waiting(NamedTuple):
+    """How much is parked of one input."""
+
+    records: int
+    bytes: int
+    keys: int
+    oldest_seconds: float
+    due_seconds: float
+    """Until the first record of a key is due; 0 or less: it is due."""
 
 
 class Opened(NamedTuple):
@@ -175,11 +211,9 @@ class Kafka(Protocol):
 class Transaction(Protocol):
     """One Postgres transaction of the cycle. After an error before `commit`, the caller rolls it back."""
 
-    def receive(
-        self, inputs: Collection[Input], arrivals: Sequence[Arrival]
-    ) -> tuple[dict[Input, Position], set[tuple[str, str]]]:
+    def receive(self, inputs: Collection[Input], arrivals: Sequence[Arrival]) -> Received:
         """Lock the positions of `inputs` in name order; then insert the (source, event id) pairs of `arrivals` at or
-        above these into the inbox. Return the positions, and the new pairs.
+        above these into the inbox. Return the positions, the new pairs, and which keys of `arrivals` are held.
         """
         ...
 
@@ -189,6 +223,18 @@ class Transaction(Protocol):
 
     def set_aside(self, dead_letters: Sequence["NewDeadLetter"]) -> None:
         """Insert dead letters."""
+        ...
+
+    def park(self, parked: Sequence["NewParked"]) -> None:
+        """Insert parked records, each behind those of its key."""
+        ...
+
+    def take(self, parked: Sequence[ParkedRecord]) -> list[ParkedRecord]:
+        """Delete the rows of `parked`, under the locks of their inputs' positions; return those that were there."""
+        ...
+
+    def forget_received(self, parked: Sequence[ParkedRecord]) -> None:
+        """Delete the events of `parked` from the inbox: they are set aside, and a redrive has to find them new."""
         ...
 
     def write_outbox(self) -> None:
@@ -267,6 +313,24 @@ class Database(Protocol):
         """Read the rows of `lanes`; missing ones are left out."""
         ...
 
+    def waiting(self, inputs: Collection[Input]) -> dict[Input, Waiting] | None:
+        """Return what is parked of `inputs`, those with any; None if the schema does not accept parked records yet.
+
+        Asked after `positions`: whoever parks a record later moves a next offset that was read before.
+        """
+        ...
+
+    def next_parked(self, inputs: Collection[Input], most: int) -> list[ParkedRecord]:
+        """Choose parked records to try: those of keys whose first one is due, in order, up to `most`; one at which a
+        process ended is alone. Note the attempt in the same short transaction: none of them is due soon, and whoever
+        chooses them next, if this process ends, knows. Notes of attempts that this process outlived are withdrawn.
+        """
+        ...
+
+    def tried(self, again: Sequence[ParkedRecord], failed: ParkedRecord | None, error: Exception) -> None:
+        """Withdraw the notes of an attempt that was rolled back: `again` are due now, `failed` after a pause."""
+        ...
+
     def unpublished(self, lanes: Collection[int]) -> bool:
         """Whether `lanes` have any outbox row that no claim names, without locking anything."""
         ...
@@ -280,6 +344,19 @@ class Delivery(NamedTuple):
     event: Event
     epoch: int
     """The epoch of the record's input; part of the ids of the events published while handling it."""
+
+
+class NewParked(NamedTuple):
+    """A record to park."""
+
+    record: Record
+    epoch: int
+    source: str
+    event_id: str
+    error: Exception | None
+    """Why; None if it only waits behind others of its key."""
+    first: bool
+    """Whether its key was free."""
 
 
 class NewDeadLetter(NamedTuple):

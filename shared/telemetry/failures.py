@@ -198,3 +198,9 @@ def log_retry(error: Exception, record: Record, attempts: int, seconds: float) -
     """Log that an input is parked at `record`."""
     write = log.error if isinstance(error, ServiceBroken) else log.warning
     write("retry_later", attempts=attempts, seconds=round(seconds, 2), **facts(record), **_error(error))
+
+
+def log_parked(error: Exception, record: Record, attempts: int = 1) -> None:
+    """Log that a record waits, parked with its key."""
+    write = log.error if isinstance(error, ServiceBroken) else log.warning
+    write("key_parked", attempts=attempts, **facts(record), **_error(error))

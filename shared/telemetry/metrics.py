@@ -22,6 +22,7 @@ HANDLED = Counter("exactly_once_events_handled", "Events that took effect")
 DUPLICATES = Counter("exactly_once_events_duplicate", "Events dropped because they had taken effect before")
 SKIPPED = Counter("exactly_once_events_skipped", "Events of a type that this service does not consume")
 SET_ASIDE = Counter("exactly_once_records_set_aside", "Records moved to the dead letters")
+RECORDS_PARKED = Counter("exactly_once_records_parked", "Records parked: they wait, or the first of their key does")
 UNREAD = Counter(
     "exactly_once_records_unreadable", "Of the records set aside, those that reached no handler: not events"
 )

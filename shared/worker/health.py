@@ -5,6 +5,9 @@ from ..telemetry import metrics
 from ..telemetry.waits import MAIN_LOOP, Wait
 from .observer import Observer
 
+NEAR = 0.8
+"""The share of what may be parked of an input at which a worker is no longer ready: somebody has to look."""
+
 
 class Health:
     """The state of one worker. It shows only what it knows."""
@@ -53,8 +56,15 @@ class Health:
         else:
             self._observer.own(owned.inputs)
             detail = f"{len(owned.inputs)} inputs, {len(owned.lanes)} lanes"
-            detail = "; ".join(filter(None, (f"{detail}, {len(parked)} parked" if parked else detail, unreadable)))
-            self.enter("working", detail, ready=not parked and not unreadable)
+            keys = sum(waiting.keys for waiting in cycle.waiting.values())
+            near = cycle.parking_filled >= NEAR
+            told = (
+                f"{detail}, {len(parked)} parked" if parked else detail,
+                f"{keys} keys parked" if keys else "",
+                "a partition is about to wait: `parked list`" if near else "",
+                unreadable,
+            )
+            self.enter("working", "; ".join(filter(None, told)), ready=not parked and not unreadable and not near)
             metrics.PARKED.set(len(parked))
             metrics.LANES.set(len(owned.lanes))
 

@@ -9,6 +9,7 @@ from ..postgres.handlers import Handlers
 from ..postgres.transaction import WorkerDatabase
 from ..postgres.wakeup import Wakeup
 from ..protocol.cycle import Cycle, Limits, Progress
+from ..protocol.parking import Bounds
 from ..service import Service
 from ..settings import Settings
 from ..telemetry import outages
@@ -20,7 +21,7 @@ from .observer import Observer
 from .pace import Pace
 from .recoveries import Recoveries
 from .reporting import Reporting
-from .retries import Retries
+from .retries import ParkedRetries, Retries
 from .stopping import Stopping
 from .stops import Stops
 from .topic_watch import TopicWatch
@@ -31,6 +32,22 @@ from .watchdog import Watchdog
 
 class WornOut(Exception):
     """The Kafka clients got no answer for so long that they must be replaced."""
+
+
+def limits_of(settings: Settings) -> Limits:
+    """Return what one cycle takes on, as `settings` say."""
+    parked = Bounds(
+        settings.parked_records_max,
+        settings.parked_bytes_max,
+        settings.parked_keys_max,
+        settings.parked_hours_max * 3_600,
+    )
+    return Limits(
+        settings.batch_records,
+        settings.claim_rows,
+        settings.retry_attempts_max,
+        parked if settings.parked_records_max else None,
+    )
 
 
 class MainLoop:
@@ -63,6 +80,7 @@ class MainLoop:
         self._budget = cycle_seconds(settings)
         self._recoveries = Recoveries(settings.recoveries_per_minute_max, service.name)
         self._retries = Retries(settings.retry_seconds_max, calm_seconds(settings))
+        self._parked = ParkedRetries()
         self._reporting = Reporting(settings, service.name)
         self._pace = Pace(settings.batch_wait_ms_max / 1_000, settings.batch_records)
 
@@ -70,7 +88,7 @@ class MainLoop:
         """Run cycles with `kafka` until the process is asked to stop. Raises `Stop` only if it is proven; `Fenced` and
         `WornOut` if new clients must take over; `Exit` and `Misconfigured` if the process must end.
         """
-        limits = Limits(self._settings.batch_records, self._settings.claim_rows, self._settings.retry_attempts_max)
+        limits = limits_of(self._settings)
         waking = WakingKafka(kafka, self._wakeup, self._stopping)
         cycle = Cycle(self._service.name, waking, self._database, Handlers(self._service).open, limits)
         turns, in_doubt, resumes = Turns(), True, 0
@@ -88,13 +106,15 @@ class MainLoop:
                 self._wakeup.own(cycle.owned.lanes)
                 began = time.monotonic()
                 turn = turns.begin(began, self._database.due_seconds(began))
-                progress = cycle.run(turn.seconds, report=turn.report)
+                seconds = self._parked.at_most(cycle, turn.seconds)
+                progress = cycle.run(seconds, report=turn.report)
                 answered = time.monotonic()
                 turns.end(turn, answered, idle=progress.idle, wakes=self._wakes(cycle, assigned=kafka.assigned))
                 outages.KAFKA.answered("worker")
                 outages.DATABASE.answered("worker")
                 self._backoff.succeeded()
                 self._after(cycle, progress, answered - began, assigned=kafka.assigned, unreadable=kafka.unreadable)
+                self._try_parked(cycle, count=turn.report)
                 self._rest(progress, answered - began, waking)
             except (Stop, NotLetIn) as doubt:
                 in_doubt = True
@@ -112,6 +132,17 @@ class MainLoop:
                 if isinstance(error, KafkaUnavailable) and time.monotonic() - answered > CLIENTS_SECONDS:
                     # The clients may remember lost brokers; new ones do not.
                     raise WornOut(str(error)) from error
+
+    def _try_parked(self, cycle: Cycle, *, count: bool) -> None:
+        """Try parked records that are due. What fails there fails nothing else."""
+        if not self._parked.are_due(cycle, count=count):
+            return
+        self._watchdog.allow("cycle", self._budget)
+        began = time.monotonic()
+        progress = cycle.retry(count=count)
+        self._parked.tried(cycle, idle=progress.idle)
+        if not progress.idle:
+            self._reporting.report(progress, time.monotonic() - began)
 
     def _wakes(self, cycle: Cycle, *, assigned: bool) -> bool:
         """Whether all that may become due soon would end a wait: a parked input would not, nor a share to come."""

@@ -14,7 +14,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from ..kafka.held_back import HELD_SECONDS, Held, ask
-from ..postgres import backlog, dead_letters, schedule
+from ..postgres import backlog, dead_letters, parked, schedule
 from ..protocol.ports import Input
 from ..service import Service
 from ..settings import Settings
@@ -254,6 +254,7 @@ class Observer:
                 with connection.begin():
                     backlog.look(connection)
                     dead_letters.look(connection)
+                    parked.look(connection)
                     schedule.look(connection)
             self._database.end()
         except SQLAlchemyError as error:
@@ -261,6 +262,9 @@ class Observer:
             backlog.ROWS.forget()
             backlog.OLDEST.forget()
             dead_letters.WAITING.forget()
+            parked.RECORDS.forget()
+            parked.KEYS.forget()
+            parked.OLDEST.forget()
             dead_letters.OLDEST.forget()
             schedule.WAITING.forget()
             schedule.OVERDUE.forget()

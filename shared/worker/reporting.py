@@ -30,7 +30,12 @@ class Reporting:
         """Report a cycle that was not idle and took `seconds`. Raises `TooManyDeadLetters`."""
         _count(progress, seconds)
         _tell(progress, seconds)
-        if progress.failed is not None:
+        for parked in progress.parked:
+            if parked.error is not None:
+                failures.log_parked(parked.error, parked.record)
+        if progress.failed is not None and progress.failed_parked is not None:
+            failures.log_parked(progress.failed, progress.failed_parked.record, progress.failed_parked.attempts + 1)
+        elif progress.failed is not None:
             failures.log_batch(progress.failed, progress.failed_at, progress.received)
         # Only records for which a handler failed say something about the service. Records that are unreadable or not
         # events of this system never reach one: any producer of the topic can write them, so they must not stop us.
@@ -71,6 +76,7 @@ def _count(progress: Progress, seconds: float) -> None:
     metrics.SKIPPED.inc(progress.skipped)
     metrics.PUBLISHED.inc(progress.published)
     metrics.SET_ASIDE.inc(len(progress.set_aside))
+    metrics.RECORDS_PARKED.inc(len(progress.parked))
     if progress.failed is not None:
         metrics.ATTEMPTS_FAILED.inc()
 

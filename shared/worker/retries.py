@@ -1,4 +1,6 @@
-"""The schedule of retries for parked inputs: each time later, and spread out."""
+"""When what has to wait is tried again: parked inputs each time later, and spread out; parked records when PostgreSQL
+says that they are due.
+"""
 
 import random
 import time
@@ -44,3 +46,32 @@ class Retries:
                 del self._due[source]
                 cycle.unpark(source)
         self._due = {source: due for source, due in self._due.items() if source in cycle.parked()}
+
+
+ASK_SECONDS = 0.05
+"""Between two questions whether parked records are due: what was known of it is up to a second old."""
+
+
+class ParkedRetries:
+    """When a worker asks for parked records that are due."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._due = 0.0
+
+    def at_most(self, cycle: Cycle, seconds: float) -> float:
+        """Return how long the next cycle may wait for records, if it could wait for `seconds`."""
+        if not cycle.waiting:
+            return seconds
+        return min(seconds, max(self._due - self._clock(), 0.0))
+
+    def are_due(self, cycle: Cycle, *, count: bool) -> bool:
+        """Whether to ask now; when they are counted, in any case."""
+        if not cycle.waiting:
+            self._due = self._clock() + ASK_SECONDS
+            return False
+        return count or self._clock() >= self._due
+
+    def tried(self, cycle: Cycle, *, idle: bool) -> None:
+        """Note that `cycle` was asked, and found nothing that is due, or something: then more may be."""
+        self._due = self._clock() + (max(cycle.due_seconds, ASK_SECONDS) if idle else 0.0)

@@ -118,7 +118,7 @@ class SimulatedWorld(World):
 
     def delivery(self, number: int, lane: int = 0, *, rejected: bool = False) -> Delivery:
         word = ("rejected" if rejected else "welcome").encode()
-        record = Record(self.inputs[lane], number, b"", word, [("id", str(number).encode())])
+        record = Record(self.inputs[lane], number, self.keys[lane].encode(), word, [("id", str(number).encode())])
         return Delivery(record, Envelope(str(number), "test", "Word", 1, "", self.keys[lane], word), Event(), 0)
 
     def row(self, name: str, lane: int = 0, *, large: bool = False) -> OutboxRow:

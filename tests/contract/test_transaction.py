@@ -71,7 +71,11 @@ def test_a_position_that_is_locked_is_waited_for_and_read_as_it_was_left(world: 
     owner, late = database.begin(), world.database().begin()
     owner.receive([first], [])
     owner.advance({first: 7})
-    assert world.while_it_waits(lambda: late.receive([first], []), owner.commit) == ({first: Position(7, 0)}, set())
+    assert world.while_it_waits(lambda: late.receive([first], []), owner.commit) == (
+        {first: Position(7, 0)},
+        set(),
+        set(),
+    )
     late.rollback()
 
 
@@ -93,8 +97,7 @@ def test_a_lock_that_does_not_come_ends_the_wait_and_not_the_session(world: Worl
 
 def received(transaction: Transaction, source: Input, *ids: tuple[str, str]) -> set[tuple[str, str]]:
     """Receive events at offset 5 of `source`."""
-    _, new = transaction.receive([source], [Arrival(source, 5, *identity) for identity in ids])
-    return new
+    return transaction.receive([source], [Arrival(source, 5, *identity) for identity in ids]).new
 
 
 def test_the_inbox_gives_what_it_has_not_seen(world: World, database: Slotted) -> None:
@@ -119,7 +122,7 @@ def test_the_inbox_does_not_take_what_is_below_the_next_offset(world: World, dat
         Arrival(second, 0, "source", "old too"),
         Arrival(second, 7, "source", "newer"),
     ]
-    positions, new = committed(database, lambda transaction: transaction.receive(world.inputs, arrivals))
+    positions, new, _ = committed(database, lambda transaction: transaction.receive(world.inputs, arrivals))
     assert positions == {first: Position(3, 0), second: Position(1, 0)}
     assert new == {("source", "new"), ("source", "newer")}
     left = [("source", "old"), ("source", "old too")]

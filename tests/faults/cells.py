@@ -9,6 +9,7 @@ from pathlib import Path
 from dev.servers import Servers
 from shared.testing.crashing_worker import Phase, Plan
 from tests.faults.stage import Stage, Worker
+from tests.faults.trail import DOWN
 
 
 class Source(Enum):
@@ -18,6 +19,8 @@ class Source(Enum):
     """It handles events, and publishes what the handlers return."""
     REQUESTS = "requests"
     """It publishes what requests have put into the outbox, or scheduled for a moment."""
+    PARKED = "parked"
+    """It parks events that have to wait, and tries them."""
 
 
 class Company(Enum):
@@ -62,6 +65,10 @@ CYCLE = {
         *PUBLISHING,
     ),
 }
+PARKING = (
+    *("transaction.park", "transaction.commit", "database.waiting", "database.next_parked"),
+    *("transaction.take", "database.tried"),
+)
 RESUMING = ("kafka.committed", "database.positions", "database.claims", "kafka.read_from")
 FIRST = ("kafka.beginning", "database.start_positions", "kafka.begin", "kafka.send_offsets", "kafka.commit")
 RECOVERY = ("database.hold_slot", "kafka.renew", *RESUMING)
@@ -79,6 +86,8 @@ def cells() -> Iterable[Cell]:
             # Any call of a cycle that has work to do.
             for source, calls in CYCLE.items():
                 yield from (Cell(source, company, Plan(call, after)) for call in calls)
+            # Any call by which records are parked, and tried.
+            yield from (Cell(Source.PARKED, company, Plan(call, after)) for call in PARKING)
             # Any call of the first start of a service, or of a worker that joins another one.
             calls = START if company is Company.PAIR else (*START, *FIRST)
             yield from (Cell(Source.EVENTS, company, Plan(call, after, Phase.START)) for call in calls)
@@ -102,13 +111,22 @@ def _request(stage: Stage) -> None:
     stage.schedule()
 
 
-FEEDS: dict[Source, Callable[[Stage], None]] = {Source.EVENTS: Stage.ask, Source.REQUESTS: _request}
+def _have_to_wait(stage: Stage) -> None:
+    stage.ask(stage.keys, wish="retry")
+    stage.ask()
+
+
+FEEDS: dict[Source, Callable[[Stage], None]] = {
+    Source.EVENTS: Stage.ask,
+    Source.REQUESTS: _request,
+    Source.PARKED: _have_to_wait,
+}
 
 
 def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
     """Let a worker die as the cell says, go on, and return the problems found at the end."""
     feed = FEEDS[cell.source]
-    with Stage(servers, logs) as stage:
+    with Stage(servers, logs, retry_seconds_max=0.5) as stage:
         stage.ask()
         stage.request()
         if cell.plan.phase is Phase.START:
@@ -123,6 +141,8 @@ def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
                 stage.worker()
                 stage.until_shared(2)
             stage.until_drained()
+            if cell.source is Source.PARKED:
+                stage.connection.execute(f"CREATE TABLE {DOWN} ()".encode())
             dying.order.armed.set()
             if cell.plan.call == "transaction.set_aside":
                 stage.ask(stage.keys, wish="reject", poison=True)
@@ -133,6 +153,8 @@ def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:
         _request(stage)
         if cell.second:
             assert stage.worker(cell.second).ended() == -signal.SIGKILL, f"the worker did not come to {cell.second}"
+        if cell.source is Source.PARKED:
+            stage.connection.execute(f"DROP TABLE {DOWN}".encode())
         if cell.company is Company.PAIR:
             stage.until_drained()
         stage.worker()

@@ -44,8 +44,8 @@ PROTOCOL = (
         f"postgres/{name}"
         for name in ("ahead", "attempts", "blame", "dead_letters", "deadline", "engine", "handlers", "inbox", "outbox")
     ),
-    *(f"postgres/{name}" for name in ("positions", "slots", "stuck_records", "transaction", "wakeup")),
-    *(f"protocol/{name}" for name in ("attempts", "cycle", "intake", "ports", "verdicts")),
+    *(f"postgres/{name}" for name in ("parked", "positions", "slots", "stuck_records", "transaction", "wakeup")),
+    *(f"protocol/{name}" for name in ("attempts", "cycle", "intake", "parking", "ports", "verdicts")),
     *(f"worker/{name}" for name in ("backoff", "closing", "last_words", "main_loop", "minute", "recoveries")),
     *(
         f"worker/{name}"

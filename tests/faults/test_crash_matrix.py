@@ -18,6 +18,8 @@ __all__ = ["play"]  # for the fixture
         cells(),
         "events-alone-live-after-transaction.commit",
         "events-pair-live-after-kafka.commit",
+        "parked-alone-live-after-transaction.commit",
+        "parked-pair-live-after-transaction.take",
         "requests-alone-live-after-kafka.produce",
         "requests-pair-live-before-transaction.commit",
         "events-alone-start-after-kafka.renew",

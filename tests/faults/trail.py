@@ -145,7 +145,9 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
         raise Reject("this text holds a NUL character: \x00")
     if event.wish == "defect":
         raise Unlucky(f"number {event.number}")
-    if event.wish == "retry" and session.connection().scalar(text("SELECT to_regclass(:name)"), {"name": DOWN}):
+    if event.wish.startswith("retry") and session.connection().scalar(
+        text("SELECT to_regclass(:name)"), {"name": DOWN}
+    ):
         raise Retry(f"{DOWN} exists")
     while event.wish == "wait" and session.connection().scalar(text(AT_GATE), {"name": GATE}):
         time.sleep(0.02)
@@ -153,7 +155,7 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
         breakpoint()
     if event.wish == "table":
         session.execute(text("SELECT FROM not_migrated_yet"))
-    _strain(event.wish, session)
+    _strain(event.wish.removeprefix("retry, then "), session)
     if event.wish == "NUL":
         session.add(Effect(key="\x00", number=event.number))
     session.add(Effect(key=event.trail, number=event.number))

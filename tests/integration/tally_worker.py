@@ -1,5 +1,6 @@
 """A worker of the small service in this process: it works until done, or dies where a test wants."""
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -11,6 +12,7 @@ from shared.operations.group import Group
 from shared.postgres.handlers import Handlers
 from shared.postgres.transaction import WorkerDatabase
 from shared.protocol.cycle import Cycle, Limits
+from shared.protocol.parking import Bounds
 from shared.service import Service
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, until
@@ -39,7 +41,8 @@ def work(kit: trail.Kit, settings: Settings, *, die: str | None, leave: bool, **
 
 
 def _run(service: Service, settings: Settings, kafka: Any, database: WorkerDatabase, limits: dict[str, int]) -> None:
-    bounds = Limits(**{"records": 100, "rows": 100, **limits})
+    parked = Bounds(100, 1_000_000, 100, math.inf) if limits.pop("parks", 0) else None
+    bounds = Limits(**{"records": 100, "rows": 100, **limits}, parked=parked)
     cycle = Cycle(service.name, kafka, database, Handlers(service).open, bounds)
     deadline, in_doubt = time.monotonic() + SECONDS_MAX, True
     with Group(settings, service) as group:
@@ -50,6 +53,7 @@ def _run(service: Service, settings: Settings, kafka: Any, database: WorkerDatab
                     cycle.recover()
                 in_doubt = False
                 cycle.run(0.02, report=True)
+                cycle.retry(count=True)
             except RecoveryNeeded:
                 in_doubt = True
             except Unavailable:

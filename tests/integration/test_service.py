@@ -166,8 +166,8 @@ def test_a_version_that_is_not_known_yet_waits_for_somebody_who_knows_it(stage: 
     assert stage.one("SELECT next_offset FROM exactly_once_position") == len(stage.keys)
 
 
-def test_a_dependency_that_is_down_parks_its_input_and_loses_nothing(servers: Servers, tmp_path: Path) -> None:
-    with Stage(servers, tmp_path, partitions=2, retry_seconds_max=0.5) as stage:
+def test_where_nothing_may_be_parked_a_record_that_waits_parks_its_input(servers: Servers, tmp_path: Path) -> None:
+    with Stage(servers, tmp_path, partitions=2, retry_seconds_max=0.5, parked_records_max=0) as stage:
         stage.connection.execute(f"CREATE TABLE {DOWN} ()".encode())
         waiting, other = [[key for key in stage.keys if key in pair] for pair in (stage.keys[:2], stage.keys[2:])]
         stage.ask(waiting)

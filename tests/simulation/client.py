@@ -45,6 +45,9 @@ class Client:
     as under KIP-848, changes come at once.
     """
 
+    key = staticmethod(lambda word: word[-1])
+    """Returns the key of the record of a word."""
+
     def __init__(self, broker: Broker, slot: int, at: At) -> None:
         self._broker = broker
         self.slot = slot
@@ -101,7 +104,8 @@ class Client:
                 self._reading[source] += 1
                 if (consumed := log.at(offset)) is not None:
                     word, event_id = consumed
-                    found.append(Record(source, offset, b"", word.encode(), [("id", event_id.encode())]))
+                    key = self.key(word).encode()
+                    found.append(Record(source, offset, key, word.encode(), [("id", event_id.encode())]))
             if self._reading[source] == end and self._told.get(source) != end:
                 self._told[source] = ends[source] = end
         return found, ends

@@ -63,6 +63,14 @@ FATAL_AMONG_MANY: tuple[Step, ...] = (
     Close("r1a"),
 )
 
+PARKED: tuple[Step, ...] = (
+    Arrive("^a", "e1"),  # has to wait once
+    Arrive("c", "e2"),  # of another key: goes on
+    Arrive("a", "e3"),  # waits behind it
+    Arrive("^a", "e1"),  # a duplicate of what is parked, or was
+    Arrive("a", "e5"),
+)
+
 SCENARIOS = {
     "brief": Scenario((ARRIVALS[0], *REQUESTS[-2:])),
     "events": Scenario(ARRIVALS),
@@ -74,6 +82,10 @@ SCENARIOS = {
     "skipped": Scenario(SKIPPED),
     "fatal": Scenario(FATAL),
     "fatal-among-many": Scenario(FATAL_AMONG_MANY, records=4),
+    "parked": Scenario(PARKED),
+    "parked-by-two": Scenario(PARKED, processes=2, slots=2),
+    "parked-and-full": Scenario(PARKED[:3], parked=1),
+    "parked-and-fatal": Scenario((Arrive("^#a", "e1"), Arrive("a", "e2"))),
     "fatal-to-two": Scenario((Arrive("%a", "e1"),), processes=2, slots=2),
 }
 

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from shared.protocol.attempts import ENDS
-from shared.protocol.ports import OutboxRow
+from shared.protocol.ports import Input, OutboxRow
 from tests.simulation.broker import Broker
 from tests.simulation.client import lane_of
 from tests.simulation.faults import Violated
@@ -19,6 +19,16 @@ def _of(key: str, rows: Iterable[OutboxRow]) -> list[str]:
     return [row.event_id for row in rows if row.key == key]
 
 
+def _late(order: Iterable[tuple[Input, bytes, int]]) -> list[str]:
+    """Name the records that took effect after a later one of their key."""
+    late, last = [], dict[tuple[Input, bytes], int]()
+    for source, key, offset in order:
+        if last.setdefault((source, key), -1) >= offset:
+            late.append(f"{source}@{offset} of {key!r}")
+        last[source, key] = offset
+    return late
+
+
 def at_any_time(broker: Broker, server: Postgres) -> None:
     """Raise `Violated` if something happened that can never be undone."""
     published = [row for log in broker.published.values() for row in log.committed()]
@@ -28,6 +38,8 @@ def at_any_time(broker: Broker, server: Postgres) -> None:
         raise Violated(f"took effect twice: {twice}")
     if both := server.handled & set(dead_letters):
         raise Violated(f"took effect and was set aside: {sorted(both)}")
+    if late := _late(server.order):
+        raise Violated(f"took effect out of order: {late}")
     if few := [place for place in server.ended if server.ends.most[place] < ENDS]:
         raise Violated(f"set aside though fewer processes ended at it: {few}")
     if twice := _twice(row.event_id for row in published):
@@ -59,6 +71,11 @@ def at_rest(broker: Broker, server: Postgres, effects: Mapping[str, int]) -> Non
     published = sorted(row.event_id for log in broker.published.values() for row in log.committed())
     if published != (decided := sorted(row.event_id for row in server.decided)):
         raise Violated(f"not published: {sorted(set(decided) - set(published))}")
+    ids = {(dead_letter.record.headers or [("", None)])[0][1] or b"" for dead_letter in server.dead_letters}
+    if deaf := [event_id for _, event_id in server.inbox if event_id.encode() in ids and event_id not in effects]:
+        raise Violated(f"set aside, and a redrive would take it for a duplicate: {deaf}")
+    if server.parked:
+        raise Violated(f"records stay parked: {sorted(server.parked)}")
     if server.outbox:
         raise Violated(f"rows stay in the outbox: {server.outbox}")
     for source, log in broker.inputs.items():

@@ -20,9 +20,10 @@ from tests.simulation.exploring import SCENARIOS, explore, read
 from tests.simulation.faults import Fault
 from tests.simulation.world import Parts
 
-CYCLE, INTAKE, CLIENT, BROKER, SERVER = (
+CYCLE, INTAKE, PARKING, CLIENT, BROKER, SERVER = (
     "shared.protocol.cycle",
     "shared.protocol.intake",
+    "shared.protocol.parking",
     "tests.simulation.client",
     "tests.simulation.broker",
     "tests.simulation.postgres",
@@ -67,9 +68,10 @@ def _patched(module: str, mutant: Mutant | None = None) -> Any:
 def parts(mutant: Mutant) -> Parts:
     """Return the parts of a simulation, one of them patched."""
     patched = _patched(mutant.module, mutant)
-    if mutant.module == INTAKE:
+    if mutant.module in {INTAKE, PARKING}:
         cycle = _patched(CYCLE)
-        cycle.Intake = patched.Intake
+        name = "Intake" if mutant.module == INTAKE else "Parking"
+        setattr(cycle, name, getattr(patched, name))
         return Parts(cycle=cycle.Cycle)
     if mutant.module == CYCLE:
         return Parts(cycle=patched.Cycle)
@@ -693,11 +695,11 @@ MUTANTS = (
     Mutant(
         "a record is set aside without the lock of its position",
         CYCLE,
-        "        positions, new = transaction.receive(sources, _arrivals(read))  # 2.1 and 2.2\n",
+        "        positions, new, held = transaction.receive(sources, _arrivals(read))  # 2.1 and 2.2\n",
         """        rejected_only = bool(read) and all(one.rejected for one in read)
-        positions, new = self._database.positions(sources), set()
+        positions, new, held = self._database.positions(sources), set(), set()
         if not rejected_only:
-            positions, new = transaction.receive(sources, _arrivals(read))
+            positions, new, held = transaction.receive(sources, _arrivals(read))
 """,
         scenario="fatal-to-two",
         fault=Fault.FREEZE,
@@ -709,6 +711,143 @@ MUTANTS = (
         "        for record in (one.record for one in read if not one.rejected):\n            moved[",
         scenario="fatal",
         fault=Fault.DIE,
+    ),
+    # ---- records that wait with their key
+    Mutant(
+        "later records of a parked one are handled",
+        CYCLE,
+        "            if why is None and key not in held:\n",
+        "            if why is None:\n",
+        scenario="parked",
+    ),
+    Mutant(
+        "a record that has to wait is passed, and not parked",
+        CYCLE,
+        "            transaction.park(parked)\n",
+        "            pass\n",
+        scenario="parked",
+    ),
+    Mutant(
+        "what is parked is not in the inbox",
+        SERVER,
+        '        self._at("park")\n',
+        """        self._at("park")
+        self._changes.inbox -= {(one.source, one.event_id) for one in parked}
+""",
+        scenario="parked",
+    ),
+    Mutant(
+        "what is parked stays when it has taken effect",
+        SERVER,
+        "        self._changes.taken |= {place(one) for one in there}\n",
+        "",
+        scenario="parked",
+    ),
+    Mutant(
+        "what is parked is deleted before the COMMIT",
+        SERVER,
+        "        self._changes.taken |= {place(one) for one in there}\n",
+        "        for one in there:\n            del self._server.parked[place(one)]\n",
+        scenario="parked",
+    ),
+    Mutant(
+        "parked records are tried latest first",
+        SERVER,
+        "key=lambda item: item[0]) if one[0][0] in inputs]",
+        "key=lambda item: item[0], reverse=True) if one[0][0] in inputs]",
+        scenario="parked",
+    ),
+    Mutant(
+        "what was parked before a resume is not known",
+        CYCLE,
+        "        self._parking.waiting = waiting or {}\n",
+        "",
+        scenario="parked",
+        fault=Fault.DIE,
+    ),
+    Mutant(
+        "what a stalled worker parks after a resume is not noticed",
+        CYCLE,
+        "positions[source].next_offset > self._seen[source])",
+        "positions[source].next_offset < 0)",
+        scenario="parked-by-two",
+        fault=Fault.FREEZE,
+        survives="it joins the group again, so all resume, unless it dies at once; "
+        "found in tests/unit/protocol/test_parking.py: what_a_worker_parks_that_stalled",
+    ),
+    Mutant(
+        "a parked record that was gone is handled",
+        CYCLE,
+        "        there = transaction.take(tried)\n",
+        "        transaction.take(tried)\n        there = tried\n",
+        scenario="parked-by-two",
+        fault=Fault.FREEZE,
+    ),
+    Mutant(
+        "parked records are tried without the locks of their positions",
+        CYCLE,
+        "self._refuse_older(transaction.receive(sources, ()).positions, sources)  # P2.1",
+        "self._refuse_older(self._database.positions(sources), sources)",
+        scenario="parked-by-two",
+        fault=Fault.FREEZE,
+        survives="their rows are locked too; one of the two would do, and commands take both",
+    ),
+    Mutant(
+        "parked records are tried without the locks of their rows",
+        SERVER,
+        """        for one in parked:
+            self._lock(("parked", *place(one)))
+""",
+        "",
+        scenario="parked-by-two",
+        fault=Fault.FREEZE,
+        survives="as above",
+    ),
+    Mutant(
+        "parked records of inputs that somebody else owns are tried",
+        SERVER,
+        "key=lambda item: item[0]) if one[0][0] in inputs]",
+        "key=lambda item: item[0])]",
+        scenario="parked-by-two",
+        fault=Fault.FREEZE,
+        survives="the locks make that harmless: it is how a worker that has lost them behaves",
+    ),
+    Mutant(
+        "a parked record that ends its process is tried for ever",
+        PARKING,
+        "        if parked.ends > ENDS:\n",
+        "        if parked.ends < 0:\n",
+        scenario="parked-and-fatal",
+    ),
+    Mutant(
+        "a parked record is set aside after fewer ends",
+        PARKING,
+        "        if parked.ends > ENDS:\n",
+        "        if parked.ends > ENDS - 1:\n",
+        scenario="parked-and-fatal",
+    ),
+    Mutant(
+        "a parked record at which a process ended is tried in company",
+        SERVER,
+        "chosen = suspects[:1] or found[:most]",
+        "chosen = found[:most]",
+        scenario="parked-and-fatal",
+    ),
+    Mutant(
+        "the event of a parked record that is set aside stays in the inbox",
+        CYCLE,
+        "        if aside:\n",
+        "        if not aside:\n",
+        scenario="parked-and-fatal",
+    ),
+    Mutant(
+        "the attempt at a parked record counts though the process outlived it",
+        SERVER,
+        """        self._withdraw()
+        found = """,
+        "        found = ",
+        scenario="parked-and-fatal",
+        fault=Fault.REFUSE,
     ),
 )
 

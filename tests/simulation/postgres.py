@@ -3,12 +3,13 @@
 Modelled: READ COMMITTED (a statement sees what is committed when it runs, and the transaction's own changes); locks of
 positions, claims, inbox ids and aggregates, with a lock timeout; ids that are given before the commit; a COMMIT whose
 reply is lost, or that arrives late; slots, held by a session; notes of what is about to be handled; records that end
-what handles them.
+what handles them; parked records, of which one that failed is due when somebody asks for the second time.
 
 Left out: failover and restore, constraints and data that a handler may violate, serialization failures other than as
 an error at any call, deadlock detection (the lock timeout ends them), locks of the notes.
 """
 
+from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, NoReturn
@@ -24,7 +25,22 @@ from shared.errors import (
     SlotLost,
 )
 from shared.protocol.attempts import Attempt
-from shared.protocol.ports import Arrival, Claim, Delivery, Input, NewDeadLetter, OutboxRow, Position, Record
+from shared.protocol.parking import Place as ParkedPlace
+from shared.protocol.parking import place, size
+from shared.protocol.ports import (
+    Arrival,
+    Claim,
+    Delivery,
+    Input,
+    NewDeadLetter,
+    NewParked,
+    OutboxRow,
+    ParkedRecord,
+    Position,
+    Received,
+    Record,
+    Waiting,
+)
 from tests.simulation.client import At, lane_of
 from tests.simulation.ends import Ends, Place
 from tests.simulation.faults import Fault
@@ -34,6 +50,10 @@ LOCK_ROUNDS = 3
 
 IDLE_ROUNDS = 11
 """idle_in_transaction_session_timeout: longer than the session timeout of Kafka, so that a successor meets locks."""
+
+
+RETRIES = 3
+"""How often a handler asks for another attempt of a word that has to wait: it is parked for some rounds."""
 
 
 class Claimed(NamedTuple):
@@ -60,6 +80,10 @@ class Changes:
     inbox: set[tuple[str, str]] = field(default_factory=set)
     effects: list[str] = field(default_factory=list)
     handled: set[str] = field(default_factory=set)
+    order: list[tuple[Input, bytes, int]] = field(default_factory=list)
+    parked: dict[ParkedPlace, ParkedRecord] = field(default_factory=dict)
+    taken: set[ParkedPlace] = field(default_factory=set)
+    unreceived: set[tuple[str, str]] = field(default_factory=set)
     dead_letters: list[NewDeadLetter] = field(default_factory=list)
     ended: set[Place] = field(default_factory=set)
     forgotten: set[Input] = field(default_factory=set)
@@ -86,6 +110,15 @@ class Postgres:
         self.effects: list[str] = []
         self.handled: set[str] = set()
         """The names of records that took effect."""
+        self.order: list[tuple[Input, bytes, int]] = []
+        """Input, key and offset of the records that took effect, in the order of the commits."""
+        self.parked: dict[ParkedPlace, ParkedRecord] = {}
+        self.postponed: set[ParkedPlace] = set()
+        """Parked records that are not due when somebody asks next."""
+        self.tried: Counter[str] = Counter()
+        """How often handlers asked for another attempt of a record that has to wait."""
+        self.parks = True
+        """Whether the schema accepts parked records."""
         self.dead_letters: list[NewDeadLetter] = []
         self.ended: set[Place] = set()
         """Records set aside because processes ended at them."""
@@ -125,8 +158,12 @@ class Postgres:
             return
         self.positions |= changes.positions
         self.inbox |= changes.inbox
+        self.inbox -= changes.unreceived
         self.effects += changes.effects
         self.handled |= changes.handled
+        self.order += changes.order
+        self.parked |= changes.parked
+        self.parked = {at: one for at, one in self.parked.items() if at not in changes.taken}
         self.dead_letters += changes.dead_letters
         self.ended |= changes.ended
         self.forget_notes(changes.forgotten)
@@ -193,6 +230,8 @@ class Connection:
         self._slot: int | None = None
         self.attempted: set[Input] = set()
         """Inputs with a note, as `shared.postgres.transaction` knows them."""
+        self.noted: set[ParkedPlace] = set()
+        """Parked records with a note."""
 
     def take_slot(self) -> int | None:
         """Take the lowest free slot."""
@@ -212,6 +251,7 @@ class Connection:
     def lose(self) -> None:
         """Lose the session."""
         session, self.session = self.session, None
+        self.noted.clear()
         self.server.ends.ended(self)
         if session is not None:
             self.server.end(session)
@@ -224,6 +264,7 @@ class Connection:
     def lose_late(self) -> None:
         """Lose the connection with a COMMIT on its way: the session lives until the server gets it."""
         session, self.session = self.session, None
+        self.noted.clear()
         self.server.ends.ended(self)
         assert session is not None
         self._old = session
@@ -276,6 +317,55 @@ class Connection:
         return {
             lane: Claim(c.position, c.claim_id, len(c.ids)) for lane, c in self.server.claims.items() if lane in lanes
         }
+
+    def waiting(self, inputs: Collection[Input]) -> dict[Input, Waiting] | None:
+        self._ask("database.waiting")
+        if not self.server.parks:
+            return None
+        found: dict[Input, Waiting] = {}
+        for source in sorted(inputs):
+            if records := [one.record for one in self.server.parked.values() if one.record.input == source]:
+                keys = len({record.key for record in records})
+                found[source] = Waiting(len(records), sum(map(size, records)), keys, 0.0, 0.0)
+        return found
+
+    def next_parked(self, inputs: Collection[Input], most: int) -> list[ParkedRecord]:
+        fault = self._ask("database.next_parked", Fault.LOSE)
+        self.server.ends.outlived(self)
+        self._withdraw()
+        found = [one for _, one in sorted(self.server.parked.items(), key=lambda item: item[0]) if one[0][0] in inputs]
+        first = {(one.record.input, one.record.key): one for one in reversed(found)}
+        due = {key for key, one in first.items() if place(one) not in self.server.postponed}
+        self.server.postponed.clear()
+        found = [one for one in found if (one.record.input, one.record.key) in due]
+        suspects = [one for one in first.values() if one.ends]
+        chosen = suspects[:1] or found[:most]
+        for one in chosen:
+            ends = max(one.ends, 1) + 1 if len(chosen) == 1 else 1
+            self.server.parked[place(one)] = one._replace(ends=ends)
+            self.noted.add(place(one))
+        self.server.ends.begun(self, [one.record for one in chosen])
+        if fault is Fault.LOSE:
+            self.lose()
+            raise DatabaseUnavailable
+        return chosen
+
+    def tried(self, again: Sequence[ParkedRecord], failed: ParkedRecord | None, error: Exception) -> None:
+        fault = self._ask("database.tried", Fault.LOSE)
+        self.server.ends.outlived(self)
+        self._withdraw()
+        if failed is not None and place(failed) in self.server.parked:
+            self.server.parked[place(failed)] = failed._replace(ends=0, attempts=failed.attempts + 1)
+            self.server.postponed.add(place(failed))
+        if fault is Fault.LOSE:
+            self.lose()
+            raise DatabaseUnavailable
+
+    def _withdraw(self) -> None:
+        """Withdraw the notes of parked records whose attempt this process outlived."""
+        for at in self.noted & self.server.parked.keys():
+            self.server.parked[at] = self.server.parked[at]._replace(ends=0)
+        self.noted.clear()
 
     def attempt(self, records: Sequence[Record]) -> None:
         outlived = frozenset(self.attempted)
@@ -373,9 +463,7 @@ class PostgresTransaction:
         rows = self._server.outbox | self._changes.outbox
         return sorted(i for i, row in rows.items() if lane_of(row.key) == lane and i not in self._changes.deleted)
 
-    def receive(
-        self, inputs: Collection[Input], arrivals: Sequence[Arrival]
-    ) -> tuple[dict[Input, Position], set[tuple[str, str]]]:
+    def receive(self, inputs: Collection[Input], arrivals: Sequence[Arrival]) -> Received:
         self._at("receive")
         for source in sorted(inputs):
             self._lock(source)
@@ -388,7 +476,30 @@ class PostgresTransaction:
         if len(new) < len(ids):
             self._connection.rule("the inbox drops an event")
         self._changes.inbox |= new
-        return positions, new
+        keys = {(one.record.input, one.record.key or b"") for one in self._server.parked.values()}
+        held = keys & {(arrival.input, arrival.key) for arrival in arrivals}
+        return Received(positions, new, held)
+
+    def park(self, parked: Sequence[NewParked]) -> None:
+        self._at("park")
+        for one in parked:
+            made = ParkedRecord(one.record, one.epoch, one.source, one.event_id, int(one.error is not None), 0)
+            self._changes.parked[place(one)] = made
+            self._connection.rule("a record is parked" if one.error else "a record is parked behind another of its key")
+
+    def forget_received(self, parked: Sequence[ParkedRecord]) -> None:
+        self._at("forget_received")
+        self._changes.unreceived |= {(one.source, one.event_id) for one in parked}
+
+    def take(self, parked: Sequence[ParkedRecord]) -> list[ParkedRecord]:
+        self._at("take")
+        for one in parked:
+            self._lock(("parked", *place(one)))
+        there = [one for one in parked if place(one) in self._server.parked]
+        if len(there) < len(parked):
+            self._connection.rule("a parked record is gone")
+        self._changes.taken |= {place(one) for one in there}
+        return there
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         first = deliveries[0].record[:2] if deliveries else None
@@ -400,6 +511,10 @@ class PostgresTransaction:
             raise HandlingFailed(deliveries[0].record) from (Retry() if fault is Fault.RETRY else ValueError())
         for delivery in deliveries:
             envelope, word = delivery.envelope, (delivery.record.value or b"").decode()
+            if word.startswith("^") and self._server.tried[name_of(delivery.record)] < RETRIES:
+                self._server.tried[name_of(delivery.record)] += 1
+                raise HandlingFailed(delivery.record) from Retry()
+            word = word.removeprefix("^")
             if word.startswith("#"):
                 self._connection.rule("a record ends its process")
                 self._connection.die()
@@ -411,6 +526,7 @@ class PostgresTransaction:
                 raise HandlingFailed(delivery.record) from error
             self._changes.effects.append(envelope.id)
             self._changes.handled.add(name_of(delivery.record))
+            self._changes.order.append((delivery.record.input, delivery.record.key or b"", delivery.record.offset))
 
     def set_aside(self, dead_letters: Sequence[NewDeadLetter]) -> None:
         self._at("set_aside")

@@ -45,6 +45,9 @@ RULES = {
     "a record ends its process",
     "a record ends its session",
     "a process outlives an attempt",
+    "a record is parked",
+    "a record is parked behind another of its key",
+    "a parked record is gone",
 }
 """Rules of the model. One that never applies would hide a gap."""
 

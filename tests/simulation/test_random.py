@@ -18,9 +18,9 @@ from tests.simulation.world import Arrive, Choose, Close, Open, Parts, Scenario,
 EXAMPLES = int(os.environ.get("SIMULATION_EXAMPLES", "500"))
 SEED = int(os.environ.get("SIMULATION_SEED", "1"))
 
-WORDS = ("a", "b", "ab", "ba", "-a", "?b", "#a", "%b", "~a", "duplicate")
+WORDS = ("a", "b", "ab", "ba", "-a", "?b", "#a", "%b", "~a", "^a", "^#a", "duplicate")
 """The words consumed: a duplicate has the id of the event before it, # and % end what handles them,
-~ is of a type that nobody consumes."""
+~ is of a type that nobody consumes, ^ has to wait."""
 
 
 @st.composite
@@ -45,7 +45,13 @@ def scripts(draw: st.DrawFn) -> list[Step]:
 
 
 scenarios = st.builds(
-    Scenario, scripts(), st.integers(1, 3), st.integers(1, 3), st.sampled_from((1, 2)), st.sampled_from((2, 8))
+    Scenario,
+    scripts(),
+    st.integers(1, 3),
+    st.integers(1, 3),
+    st.sampled_from((1, 2)),
+    st.sampled_from((2, 8)),
+    st.sampled_from((9, 1)),
 )
 
 faults = st.lists(

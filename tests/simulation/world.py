@@ -5,6 +5,7 @@ after the other; each has a thread of its own, and a baton says whose turn it is
 time. Every call of a port is a choice point: `Plan` says which fault happens there, and everything else follows.
 """
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
@@ -16,6 +17,7 @@ from shared.errors import Exit, Malformed, RecoveryNeeded, Stop, Unavailable
 from shared.events import Envelope, Event
 from shared.protocol import attempts
 from shared.protocol.cycle import Cycle, Limits
+from shared.protocol.parking import Bounds
 from shared.protocol.ports import Input, Opened, Record
 from tests.simulation.broker import Broker
 from tests.simulation.client import LATE_ROUNDS, Client, lane_of
@@ -35,6 +37,9 @@ REST_ROUNDS = 100
 
 FATAL = "#%"
 """The first letters of words that end the process that handles them, or the session at its COMMIT."""
+
+MARKS = f"-?~^{FATAL}"
+"""The first letters that are no key."""
 
 FATAL_ROUNDS = 30
 """The rounds that a fatal word may add."""
@@ -78,6 +83,8 @@ class Scenario(NamedTuple):
     """The version of EndTxn."""
     records: int = 2
     """Records in a batch."""
+    parked: int = 9
+    """Records of one input that may be parked."""
 
 
 class Word(Event, frozen=True, kw_only=True):
@@ -247,7 +254,7 @@ class Process:
             self.idle = True
             self.wait(1)
         client = self._client = self._world.parts.client(self._world.broker, slot, self.at)
-        cycle = self._world.parts.cycle("words", client, self._connection, open_record, Limits(self._world.records, 2))
+        cycle = self._world.parts.cycle("words", client, self._connection, open_record, self._world.limits)
         in_doubt, resumes = True, 0
         while True:
             try:
@@ -259,7 +266,8 @@ class Process:
                         cycle.suspect(source, attempt)
                     resumes = cycle.resumes
                 progress = cycle.run(0, report=self._world.broker.round % REPORT_EVERY == 0)
-                self.idle = progress.idle and not cycle.parked()
+                retried = cycle.retry(count=True)
+                self.idle = progress.idle and retried.idle and not cycle.parked()
                 for source in cycle.parked():
                     cycle.unpark(source)
             except RecoveryNeeded:
@@ -277,7 +285,7 @@ class World:
         self.run = Run()
         self.broker = parts.broker(2, scenario.version, self.rule, self._changed)
         self.server = parts.server(2, scenario.slots, self.rule, self._changed)
-        self.records = scenario.records
+        self.limits = Limits(scenario.records, 2, parked=Bounds(scenario.parked, 1_000, 9, math.inf))
         self._script = list(scenario.script)
         self.consumed: dict[Place, Arrive] = {}
         self._requests: dict[str, Session] = {}
@@ -317,7 +325,7 @@ class World:
     def _play(self) -> None:
         rests = 0
         while rests <= REPORT_EVERY:
-            fatal = sum(consume.word[0] in FATAL for consume in self.consumed.values())
+            fatal = sum(consume.word.strip("^")[0] in FATAL for consume in self.consumed.values())
             if self.broker.round > self._disturbed + REST_ROUNDS + fatal * FATAL_ROUNDS:
                 raise Violated("the system does not come to rest")
             for process in self._processes:
@@ -346,7 +354,7 @@ class World:
     def _happens(self, step: Step) -> bool:
         """Do a step of the script; return False if it must wait for a lock."""
         if isinstance(step, Arrive):
-            source = Input("consumed", lane_of(step.word.strip("-?~" + FATAL)[0]))
+            source = Input("consumed", lane_of(step.word.strip(MARKS)[0]))
             log = self.broker.inputs[source]
             self.consumed[source, len(log.entries)] = step
             log.append_record((step.word.strip("-"), step.event_id), committed=not step.word.startswith("-"))

@@ -68,8 +68,8 @@ def fires(worker: Worker, place: Path, before: str = "") -> set[str] | None:
 
 
 @contextmanager
-def at_work(stage: Stage) -> Iterator[Worker]:
-    worker = stage.worker(metrics_port=free_port(), log_format="json")
+def at_work(stage: Stage, **settings: Any) -> Iterator[Worker]:
+    worker = stage.worker(metrics_port=free_port(), log_format="json", **settings)
     stage.until(lambda: worker.ready() == (200, "working: 2 inputs, 2 lanes\n"), "it works")
     stage.ask()
     stage.until_drained()
@@ -196,7 +196,7 @@ def test_whoever_consumes_says_who_holds_it_back(
 
 
 def test_a_parked_input_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
-    with at_work(stage) as worker:
+    with at_work(stage, parked_records_max=0) as worker:
         stage.connection.execute(f"CREATE TABLE {trail.DOWN} ()".encode())
         stage.ask(stage.keys[:1], wish="retry")
         until(lambda: values(worker, "exactly_once_partitions_parked") == [1.0], "an input is parked")

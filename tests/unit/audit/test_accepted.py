@@ -56,6 +56,15 @@ def test_what_a_rewind_explains(event_id: str, nth: int, published_at: float, de
     assert accepted(RESTORED, BACK).again(event_id, nth, published_at) == decision
 
 
+def test_what_was_parked_in_a_restored_database_may_be_published_again_once() -> None:
+    """It is below the next offset, so no rewind goes over it."""
+    made = accepted({**RESTORED, "command": "positions adopt", "before": {**RESTORED["before"], "parked": [[0, 7]]}})
+    assert made.rewound
+    assert [made.again(identity(7), nth, 150.0) for nth in (2, 3)] == [1, None]
+    assert made.again(identity(7), 2, 99.0) is None, "published before the decision"
+    assert made.again(identity(8), 2, 150.0) is None
+
+
 def test_a_new_epoch_repeats_nothing() -> None:
     made = accepted(BEYOND)
     assert not made.rewound

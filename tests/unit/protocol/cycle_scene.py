@@ -9,6 +9,7 @@ from typing import NoReturn
 from shared.errors import ContentRefused, ContentStuck, Malformed, Retry
 from shared.events import Envelope, Event
 from shared.protocol.cycle import Cycle, Limits, Progress
+from shared.protocol.parking import Bounds
 from shared.protocol.ports import (
     NOTHING,
     Assignment,
@@ -151,12 +152,19 @@ class World:
         return self.server.positions[source]
 
     def worker(
-        self, *, slot: int = 0, records: int = 100, rows: int = 100, retries: int = 0, eager: bool = True
+        self,
+        *,
+        slot: int = 0,
+        records: int = 100,
+        rows: int = 100,
+        retries: int = 0,
+        eager: bool = True,
+        parked: Bounds | None = None,
     ) -> "Worker":
         """Return a worker that knows nothing yet; the slot's former one is gone."""
         if (gone := self._workers.pop(slot, None)) is not None:
             gone.connection.lose()
-        self._workers[slot] = worker = Worker(self, slot, Limits(records, rows, retries))
+        self._workers[slot] = worker = Worker(self, slot, Limits(records, rows, retries, parked))
         worker.client.eager = eager
         return worker
 
@@ -176,6 +184,19 @@ class Worker:
     def run(self, *, report: bool = False) -> Progress:
         """Run one cycle."""
         return self.cycle.run(0, report=report)
+
+    def retry(self, *, count: bool = True) -> Progress:
+        """Try what is parked and due."""
+        return self.cycle.retry(count=count)
+
+    def drain(self) -> list[Progress]:
+        """Run, and try what is parked, until there is nothing to do and nothing is parked."""
+        done: list[Progress] = []
+        for _ in range(200):
+            done += [self.run(), self.retry()]
+            if not self.cycle.waiting and done[-1].idle and done[-2].idle:
+                return done
+        raise AssertionError("records stay parked")
 
     def settle(self, *, report: bool = False) -> list[Progress]:
         """Run cycles until there is nothing to do; return what they did."""
@@ -206,6 +227,8 @@ class Worker:
 
 class WatchedClient(Client):
     """Counts what is fetched, and may have no member id."""
+
+    key = staticmethod(lambda word: word[0])
 
     def __init__(self, world: World, slot: int, at: Callable[..., Fault]) -> None:
         super().__init__(world.broker, slot, at)

@@ -710,6 +710,7 @@ def test_recovery_asks_for_its_slot_first_and_kafka_before_postgres(world: World
         "kafka.committed",
         "database.positions",
         "database.claims",
+        "database.waiting",
         "kafka.read_from",
     ]
 

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.revisions import r0004, r0005
+from shared.revisions import r0004, r0005, r0006
 
 revision = "0001"
 down_revision = None
@@ -13,6 +13,7 @@ def upgrade() -> None:
     """Create everything."""
     r0004.create()
     r0005.upgrade()
+    r0006.create()
     op.create_table(
         "skeleton",
         sa.Column("something_id", sa.Text, primary_key=True),

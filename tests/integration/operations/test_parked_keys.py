@@ -1,0 +1,91 @@
+"""An operator sees which keys wait, lets one be tried now, or gives its first record up; workers may be at work."""
+
+import json
+from collections.abc import Iterator
+
+import pytest
+
+from dev.servers import Servers
+from tests.integration.tallies import Tallies
+
+
+@pytest.fixture
+def tallies(servers: Servers) -> Iterator[Tallies]:
+    """A service where 1 took effect, 2 waits, two of its key wait behind it, and one of another key took effect."""
+    with Tallies(servers) as made:
+        made.sql("CREATE TABLE down ()")
+        made.ask(1)
+        made.ask(2, wish="retry")
+        made.ask(3, 4)
+        made.ask(5, key="other")
+        made.work(parks=1)
+        assert (made.effects(), made.handled()) == ([1, 5], (5, 0))
+        yield made
+
+
+def test_a_key_that_waits_is_shown(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    assert tallies.run("parked list") == 0
+    head, line = capsys.readouterr().out.splitlines()
+    assert head.split()[:5] == ["FROM", "KEY", "RECORDS", "FIRST", "EVENT"]
+    assert line.split()[:5] == [tallies.source, "k", "3", "1", "Asked.v1"]
+    assert "Retry: down exists" in line
+
+    assert tallies.run("parked list --json") == 0
+    (key,) = json.loads(capsys.readouterr().out)
+    assert (key["from"], key["key"], key["records"], key["offset"]) == (tallies.source, "k", 3, 1)
+    assert key["attempts"] >= 1
+    assert key["event_id"] == "asked-2"
+
+    assert tallies.run(f"parked show --target {tallies.source} --key k --json") == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert [one["event_id"] for one in shown["waits"]] == ["asked-2", "asked-3", "asked-4"]
+    assert shown["value"]["wish"] == "retry"
+    assert "trail.py" in shown["traceback"]
+    assert tallies.run(f"parked show --target {tallies.source} --key k") == 0
+    assert "asked-4" in capsys.readouterr().out
+
+
+def test_what_it_waited_for_is_back_and_it_is_tried_now(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    tallies.sql("UPDATE exactly_once_parked SET due = clock_timestamp() + interval '1 day'")
+    tallies.sql("DROP TABLE down")
+    tallies.work(parks=1)
+    assert tallies.effects() == [1, 5]
+    assert tallies.run(f"parked retry-now --target {tallies.source} --key nobody") == 1
+    assert tallies.run(f"parked retry-now --target {tallies.source} --key k") == 0
+    tallies.work(parks=1)
+    assert (tallies.effects(), dict(tallies.numbers())) == ([1, 5, 2, 3, 4], {1: 1, 2: 1, 3: 1, 4: 1, 5: 1})
+    assert [decision["command"] for decision in tallies.decisions()] == ["parked retry-now"]
+    capsys.readouterr()
+    assert tallies.run("parked list --json") == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_a_record_is_given_up_and_those_behind_it_are_handled(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = f"parked give-up --target {tallies.source} --key k --reason bank-is-closed --yes"
+    assert tallies.run(line) == 1
+    assert tallies.run(f"{line} --offset 7") == 1
+    assert "waits at offset 1, not at 7" in capsys.readouterr().err
+    assert tallies.run(f"{line} --offset 1") == 0
+    assert "2 of its key wait behind it" in capsys.readouterr().out
+    (decision,) = tallies.decisions()
+    assert (decision["command"], decision["source"]) == ("parked give-up", tallies.source)
+    assert decision["before"] == {"key": "k", "offset": 1, "records": 1}
+    assert decision["after"] == {"dead_letter": 1, "dead_letters": 1, "reason": "bank-is-closed"}
+    tallies.work(parks=1)
+    assert tallies.effects() == [1, 5, 3, 4]
+    (notice,) = tallies.read(tallies.service.dead_letter_topic)
+    assert b"bank-is-closed" in notice.value()
+
+    tallies.sql("DROP TABLE down")
+    assert tallies.run("dead-letters redrive 1") == 0
+    tallies.work(parks=1)
+    assert (tallies.effects(), dict(tallies.numbers())) == ([1, 5, 3, 4, 2], {1: 1, 2: 1, 3: 1, 4: 1, 5: 1})
+
+
+def test_a_whole_key_is_given_up(tallies: Tallies) -> None:
+    line = f"parked give-up --target {tallies.source} --key k --reason gone --yes --whole-key --offset 1"
+    assert tallies.run(line) == 0
+    assert tallies.sql("SELECT count(*) FROM exactly_once_dead_letter") == [3]
+    assert tallies.sql("SELECT count(*) FROM exactly_once_parked") == [0]

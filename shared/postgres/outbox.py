@@ -124,8 +124,8 @@ class Outbox:
             change.found = change.name in found
 
     def _taken(self, session: Session) -> list[Change]:
-        """Take the changes of the schedule from the session, in the order of their names: that of all transactions."""
-        changes = [session.changes[name] for name in sorted(session.changes)]
+        """Take the changes of the schedule from the session, in their order."""
+        changes = list(session.changes.values())
         self.refuse_large(change.pending for change in changes if change.moment is not None)
         session.changes = {}
         return changes

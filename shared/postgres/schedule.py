@@ -29,7 +29,7 @@ NEAR_SECONDS = 2.0
 the longest wait between two questions.
 """
 
-# All of them in the order of their names, so that two transactions never wait for each other.
+# All that wait are locked in the order of their names, so that two transactions never wait for each other.
 _CANCEL = text("""
     WITH held AS MATERIALIZED (
         SELECT name FROM exactly_once_schedule WHERE name = ANY(:names) ORDER BY name FOR UPDATE
@@ -53,7 +53,8 @@ _SCHEDULE = text("""
                     CAST(:hashes AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]),
                     CAST(:types AS text[]), CAST(:versions AS smallint[]), CAST(:data AS bytea[]),
                     CAST(:traceparents AS text[]))
-             AS added (name, at, seconds, hash, topic, key, id, type, version, data, traceparent)
+             WITH ORDINALITY
+             AS added (name, at, seconds, hash, topic, key, id, type, version, data, traceparent, nth)
     ),
     passed AS (
         DELETE FROM exactly_once_schedule AS waiting USING given
@@ -62,7 +63,7 @@ _SCHEDULE = text("""
     published AS (
         INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
         SELECT lane, topic, key, id, type, version, data, traceparent FROM given WHERE due <= statement_timestamp()
-        ORDER BY due, name
+        ORDER BY due, nth
         RETURNING lane
     ),
     scheduled AS (
@@ -71,7 +72,7 @@ _SCHEDULE = text("""
         )
         SELECT name, due, lane, hash, topic, key, id, type, version, data, traceparent FROM given
         WHERE due > statement_timestamp()
-        ORDER BY name
+        ORDER BY nth
         ON CONFLICT (name) DO UPDATE SET
             id = DEFAULT, due = excluded.due, lane = excluded.lane, hash = excluded.hash, topic = excluded.topic,
             key = excluded.key, event_id = excluded.event_id, event_type = excluded.event_type,
@@ -157,8 +158,8 @@ def telling(channel: str, lanes: Collection[int]) -> Statement:
 
 
 def changing(changes: Sequence[Change], columns: Callable[[Sequence[Any]], dict[str, Any]]) -> list[Statement]:
-    """Return the statements that make `changes`, which are in the order of their names. Their rows begin with the names
-    under which an event was waiting. `columns` returns the parameters that insert events.
+    """Return the statements that make `changes`. Their rows begin with the names under which an event was waiting.
+    `columns` returns the parameters that insert events.
     """
     new = [change for change in changes if change.moment is not None]
     cancelled = [change.name for change in changes if change.moment is None]

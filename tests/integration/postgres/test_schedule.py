@@ -159,6 +159,18 @@ def test_of_one_moment_the_one_that_was_scheduled_first_is_first(stage: Stage, e
     assert ready(stage) == ["c", "a", "b"]
 
 
+@pytest.mark.parametrize("past", [True, False])
+def test_so_it_is_within_one_transaction_whatever_their_names_are(stage: Stage, engine: Engine, past: bool) -> None:
+    key = stage.keys[0]
+    at = datetime.now(UTC) + (-HOUR if past else HOUR)
+    with changing(stage, key) as session:
+        for name in ("b", "c", "a"):
+            session.schedule(stage.kit.told(trail=key, step=0, number=0, padding=name), at=at, name=name)
+    stage.connection.execute("UPDATE exactly_once_schedule SET due = now()")
+    move(engine)
+    assert ready(stage) == ["b", "c", "a"]
+
+
 def test_a_worker_moves_what_is_due_in_its_lanes_and_not_more_than_a_claim_takes(stage: Stage, engine: Engine) -> None:
     mine, theirs = stage.keys[0], stage.keys[-1]
     for name in ("a", "b", "c"):

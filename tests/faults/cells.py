@@ -111,7 +111,11 @@ def _have_to_wait(stage: Stage) -> None:
     stage.ask()
 
 
-FEEDS: dict[Source, Callable[[Stage], object]] = {Source.EVENTS: Stage.ask, Source.REQUESTS: Stage.request, Source.PARKED: _have_to_wait}
+FEEDS: dict[Source, Callable[[Stage], object]] = {
+    Source.EVENTS: Stage.ask,
+    Source.REQUESTS: Stage.request,
+    Source.PARKED: _have_to_wait,
+}
 
 
 def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:

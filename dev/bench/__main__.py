@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from dev.bench import capacity, latency, machine, million, relay, report, restart, throughput
+from dev.bench import capacity, latency, machine, million, parked, relay, report, restart, throughput
 from dev.bench.inventory import BenchError
 from dev.servers import ServerError, Servers, echo, running
 
@@ -20,6 +20,7 @@ SECTIONS: dict[str, Measure] = {
     "latency": lambda servers, given: latency.measure(servers, echo, rates=given.rates, seconds=given.seconds),
     "capacity": lambda servers, given: capacity.measure(servers, echo, seconds=given.overload_seconds),
     "restart": lambda servers, given: restart.measure(servers, echo, kills=given.kills),
+    "parked": lambda servers, given: parked.measure(servers, echo, events=given.events),
     "million": lambda servers, given: million.measure(servers, echo, events=given.million),
 }
 LONG = ("capacity", "million")

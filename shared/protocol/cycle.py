@@ -226,6 +226,7 @@ class Cycle:
     def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
         """Note that `ends` processes in a row ended at a record: it is tried alone, or set aside for `error`."""
         self._intake.beware(source, offset, ends, error)
+        self._parking.beware(source, offset, ends, error)
 
     def suspect(self, source: Input, attempt: Attempt) -> None:
         """Note the records of `source` that a killed process was handling."""

@@ -58,6 +58,7 @@ class Parking:
         self._limit = records_max
         self._strikes: dict[Place, int] = {}
         self._rejected: dict[Place, Exception] = {}
+        self._stuck: dict[tuple[Input, int], Exception] = {}
         self.waiting: dict[Input, Waiting] = {}
         """How much of which input is parked, as it was last counted, and what this worker has parked since."""
 
@@ -90,6 +91,11 @@ class Parking:
         for source in inputs:
             self.waiting.setdefault(source, NONE)
 
+    def beware(self, source: Input, offset: int, ends: int, error: Exception) -> None:
+        """Note that the watchdog ended `ends` processes in a row at a record, which may be parked."""
+        if ends >= STRIKES:
+            self._stuck[source, offset] = error
+
     def rejected(self, parked: ParkedRecord) -> Exception | None:
         """Why `parked` is to be set aside, if it is."""
         if parked.ends > ENDS:
@@ -97,13 +103,14 @@ class Parking:
                 f"{ENDS} times in a row a process was killed, ran out of memory or crashed, or its session of "
                 "PostgreSQL ended, while it handled it alone, parked; no effect of it was committed"
             )
-        return self._rejected.get(place(parked))
+        return self._rejected.get(place(parked)) or self._stuck.get(parked.record[:2])
 
     def done(self, tried: Sequence[ParkedRecord]) -> None:
         """Note that an attempt is committed."""
         for one in tried:
             self._strikes.pop(place(one), None)
             self._rejected.pop(place(one), None)
+            self._stuck.pop(one.record[:2], None)
             now = self.waiting.get(one.record.input, NONE)
             self.waiting[one.record.input] = now._replace(
                 records=max(0, now.records - 1), bytes=max(0, now.bytes - size(one.record))

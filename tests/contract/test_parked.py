@@ -76,6 +76,20 @@ def test_a_key_is_held_in_its_input_while_it_has_a_parked_record(world: World, d
     assert held(world, database) == [False] * 4
 
 
+def test_a_key_that_is_parked_while_its_position_is_waited_for_is_held(world: World, database: Slotted) -> None:
+    """A worker that stood still has polled later records of the key."""
+    first, _ = world.inputs
+    key = world.keys[0].encode()
+    owner, late = database.begin(), world.database().begin()
+    owner.receive([first], [])
+    owner.park([NewParked(world.delivery(1).record, 0, "source", "1", Retry("later"), first=True)])
+    owner.advance({first: 2})
+    arrivals = [Arrival(first, 2, "source", "2", key)]
+    received = world.while_it_waits(lambda: late.receive([first], arrivals), owner.commit)
+    assert received.held == {(first, key)}
+    late.rollback()
+
+
 def test_the_records_of_a_key_are_chosen_in_their_order_and_as_they_were(world: World, database: Slotted) -> None:
     park(world, database, 3, 4, 10)
     found = chosen(database, world.inputs)

@@ -28,7 +28,9 @@ def bench(*arguments: str) -> str:
 # Each run starts servers and workers of its own; beside other work on two cores that takes minutes.
 @pytest.mark.proof
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize(("section", "figures"), [("events", 8), ("relay", 3), ("restart", 6), ("million", 16)])
+@pytest.mark.parametrize(
+    ("section", "figures"), [("events", 8), ("relay", 3), ("restart", 6), ("million", 16), ("parked", 3)]
+)
 def test_a_section_measures_what_it_promises(section: str, figures: int) -> None:
     answer: dict[str, Any] = json.loads(bench(section, "--json", *SMALL))
     assert "cores" in answer["machine"]["machine"]

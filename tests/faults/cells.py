@@ -116,7 +116,7 @@ def _have_to_wait(stage: Stage) -> None:
     stage.ask()
 
 
-FEEDS: dict[Source, Callable[[Stage], None]] = {
+FEEDS: dict[Source, Callable[[Stage], object]] = {
     Source.EVENTS: Stage.ask,
     Source.REQUESTS: _request,
     Source.PARKED: _have_to_wait,

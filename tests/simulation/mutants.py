@@ -758,6 +758,22 @@ MUTANTS = (
         scenario="parked",
     ),
     Mutant(
+        "which keys are held is read before the positions are locked",
+        SERVER,
+        """        for source in sorted(inputs):
+            self._lock(source)
+        keys = {(one.record.input, one.record.key or b"") for one in self._server.parked.values()}
+""",
+        """        keys = {(one.record.input, one.record.key or b"") for one in self._server.parked.values()}
+        for source in sorted(inputs):
+            self._lock(source)
+""",
+        scenario="parked-by-two",
+        fault=Fault.FREEZE,
+        survives="a stall would have to end while its lock is waited for; "
+        "found in tests/contract/test_parked.py: a_key_that_is_parked_while_its_position_is_waited_for",
+    ),
+    Mutant(
         "what was parked before a resume is not known",
         CYCLE,
         "        self._parking.waiting = waiting or {}\n",

@@ -467,6 +467,7 @@ class PostgresTransaction:
         self._at("receive")
         for source in sorted(inputs):
             self._lock(source)
+        keys = {(one.record.input, one.record.key or b"") for one in self._server.parked.values()}
         found = {source: self._position(source) for source in inputs}
         positions = {source: Position(offset, 0) for source, offset in found.items() if offset is not None}
         ids = [(a.source, a.event_id) for a in arrivals if a.offset >= (found[a.input] or 0)]
@@ -476,7 +477,6 @@ class PostgresTransaction:
         if len(new) < len(ids):
             self._connection.rule("the inbox drops an event")
         self._changes.inbox |= new
-        keys = {(one.record.input, one.record.key or b"") for one in self._server.parked.values()}
         held = keys & {(arrival.input, arrival.key) for arrival in arrivals}
         return Received(positions, new, held)
 

@@ -1,7 +1,10 @@
 """An operator sees which keys wait, lets one be tried now, or gives its first record up; workers may be at work."""
 
 import json
+import re
+import shlex
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -82,6 +85,18 @@ def test_a_record_is_given_up_and_those_behind_it_are_handled(
     assert tallies.run("dead-letters redrive 1") == 0
     tallies.work(parks=1)
     assert (tallies.effects(), dict(tallies.numbers())) == ([1, 5, 3, 4, 2], {1: 1, 2: 1, 3: 1, 4: 1, 5: 1})
+
+
+def test_the_commands_of_the_page_are_carried_out(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    """docs/parked.md shows them about another service, and what the first of them prints."""
+    page = Path("docs/parked.md").read_text()
+    here = {"order.events[2]": tallies.source, "01J9ZC": "k", "1234": "1"}
+    lines = [shlex.split(line) for line in re.findall(r"^python -m services\.inventory (.+)$", page, re.MULTILINE)]
+    assert [words[:2] for words in lines] == [["parked", name] for name in ("list", "show", "retry-now", "give-up")]
+    for words in lines:
+        assert tallies.run_words([here.get(word, word) for word in words]) == 0
+    (head,) = re.findall(r"^FROM .*$", page, re.MULTILINE)
+    assert capsys.readouterr().out.splitlines()[0].split() == head.split()
 
 
 def test_a_whole_key_is_given_up(tallies: Tallies) -> None:

@@ -5,8 +5,8 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from shared.errors import DatabaseUnavailable, ParkingFull, Reject, Retry, ServiceBroken
-from shared.protocol.intake import KEYS_IN_A_ROW
+from shared.errors import DatabaseUnavailable, HandlerStuck, ParkingFull, Reject, Retry, ServiceBroken
+from shared.protocol.intake import KEYS_IN_A_ROW, STRIKES
 from shared.protocol.parking import Bounds
 from tests.simulation.faults import Fault
 from tests.unit.protocol.cycle_scene import A, B, Worker, World, count
@@ -134,6 +134,19 @@ def test_what_can_never_succeed_becomes_a_dead_letter_and_the_next_of_its_key_go
     one.drain()
     assert [(d.record.value, type(d.error)) for d in world.dead_letters] == [(b"ant", error)]
     assert world.effects == ["axe"]
+
+
+def test_a_parked_record_at_which_the_watchdog_ended_processes_is_set_aside(world: World) -> None:
+    world.handle = failing("ant")
+    one = worker(world)
+    world.produce(A, "ant", "axe")
+    one.settle()
+    one.cycle.beware(A, 0, STRIKES - 1, HandlerStuck())
+    one.retry()
+    assert world.dead_letters == []
+    one.cycle.beware(A, 0, STRIKES, HandlerStuck())
+    one.drain()
+    assert ([type(d.error) for d in world.dead_letters], world.effects) == ([HandlerStuck], ["axe"])
 
 
 def test_what_no_handler_takes_any_more_becomes_a_dead_letter(world: World) -> None:

@@ -6,7 +6,7 @@ from typing import Any, cast
 import pytest
 from prometheus_client import REGISTRY
 
-from shared.protocol.ports import Assignment, Input
+from shared.protocol.ports import Assignment, Input, Waiting
 from shared.telemetry.metrics import STATES
 from shared.worker.health import Health
 
@@ -40,10 +40,16 @@ def health(seeing: Seeing) -> Health:
     return Health(cast("Any", seeing), debugging=False)
 
 
-def work(health: Health, parked: int = 0) -> None:
-    """Let a cycle end with some input parked."""
+def work(health: Health, parked: int = 0, keys: int = 0, filled: float = 0.0) -> None:
+    """Let a cycle end with some input parked, or some keys."""
     owned = Assignment(frozenset({Input("a", 0)}), frozenset({0, 1}))
-    cycle: Any = SimpleNamespace(owned=owned, parked=lambda: {Input("a", n): 1 for n in range(parked)})
+    waiting = {Input("a", 0): Waiting(2 * keys, 100, keys, 1.0, 1.0)} if keys else {}
+    cycle: Any = SimpleNamespace(
+        owned=owned,
+        parked=lambda: {Input("a", n): 1 for n in range(parked)},
+        waiting=waiting,
+        parking_filled=filled,
+    )
     health.working(cycle, assigned=True, share_seconds=10)
 
 
@@ -70,6 +76,16 @@ def test_a_worker_whose_main_loop_waits_is_not_ready_when_a_server_is_silent(hea
     assert health.told() == (True, "working: 1 inputs, 2 lanes")
     seeing.silent = SILENT  # and the main loop reports nothing
     assert health.told() == (False, SILENT)
+
+
+def test_keys_that_wait_are_normal_until_a_partition_is_about_to_wait(health: Health) -> None:
+    work(health, keys=3, filled=0.5)
+    assert health.told() == (True, "working: 1 inputs, 2 lanes; 3 keys parked")
+    work(health, keys=3, filled=0.8)
+    assert health.told() == (
+        False,
+        "working: 1 inputs, 2 lanes; 3 keys parked; a partition is about to wait: `parked list`",
+    )
 
 
 def test_an_idle_worker_waits_while_a_server_is_silent(health: Health, seeing: Seeing) -> None:

@@ -96,7 +96,7 @@ class Held:
         """Return no positions."""
         return {}
 
-    claims = positions
+    claims = waiting = positions
 
     def unpublished(self, _lanes: object) -> bool:
         """Return false."""

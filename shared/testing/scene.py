@@ -15,10 +15,10 @@ from typing import Any, TypeVar
 
 from sqlalchemy.orm import DeclarativeBase
 
+from ..calls.outbox import CallingOutbox
 from ..errors import HandlingFailed
 from ..events import Envelope, Event, encoded
 from ..postgres.handlers import Handlers
-from ..postgres.outbox import Outbox
 from ..protocol.ports import Delivery, Input, Record
 from ..service import Service
 from ..session import Session
@@ -81,7 +81,7 @@ def handle(service: Service, session: Session, events: Iterable[Event]) -> list[
             named = f"{type(event).__name__}.v{event.version}"
             raise LookupError(f"{service.name} does not consume {named}: it has no handler for it")
     published: list[Event] = []
-    outbox = Outbox(service, EVENT_BYTES_MAX)
+    outbox = CallingOutbox(service, EVENT_BYTES_MAX)
 
     def collect(delivery: Delivery, given: Iterable[Event]) -> None:
         for event in given:

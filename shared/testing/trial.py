@@ -10,8 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import DeclarativeBase
 
+from ..calls.outbox import CallingOutbox
 from ..events import Event
-from ..postgres.outbox import Outbox
 from ..service import Service
 from ..session import Session
 from .scene import EVENT_BYTES_MAX, Model, handle
@@ -24,7 +24,7 @@ class Trial:
         self._connection = connection
         self._service = service
         self._base = base
-        self._outbox = Outbox(service, EVENT_BYTES_MAX)
+        self._outbox = CallingOutbox(service, EVENT_BYTES_MAX)
 
     def given(self, *rows: DeclarativeBase) -> None:
         """Insert rows."""

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.revisions import r0004
+from shared.revisions import r0004, r0005
 
 revision = "0001"
 down_revision = None
@@ -12,6 +12,7 @@ down_revision = None
 def upgrade() -> None:
     """Create everything."""
     r0004.create()
+    r0005.upgrade()
     op.create_table(
         "skeleton",
         sa.Column("something_id", sa.Text, primary_key=True),

@@ -135,9 +135,9 @@ class Settling:
         except (Overtaken, DBAPIError) as error:
             if unavailable(error) or isinstance(error, Overtaken):
                 raise
-            return self.stuck(due, error)
+            return self.stuck(due, error, maybe_done=due.maybe_done, counted=True)
         except Exception as error:  # noqa: BLE001 - as above
-            return self.stuck(due, error)
+            return self.stuck(due, error, maybe_done=due.maybe_done, counted=True)
         return Outcome("given_up", f"{reason}: {last}")
 
     def release(self, due: Due) -> None:
@@ -202,7 +202,7 @@ class Settling:
             queue.again(connection, due, seconds=seconds, failure=why, maybe_done=maybe_done, stuck=due.stuck)
         return Outcome("again", why)
 
-    def stuck(self, due: Due, error: Exception, *, maybe_done: bool = True) -> Outcome:
+    def stuck(self, due: Due, error: Exception, *, maybe_done: bool = True, counted: bool = False) -> Outcome:
         """Keep a call that the service's own code fails at: it is asked again, and waits for a better version of it."""
         name, detail = describe(error)
         log.error("call_stuck", error=name, detail=detail[:LOGGED_MAX], traceback=frames(error))
@@ -214,7 +214,7 @@ class Settling:
                 failure=f"{name}: {detail}",
                 maybe_done=maybe_done,
                 stuck=True,
-                counted=False,
+                counted=counted,
             )
         return Outcome("stuck", f"{name}: {detail}")
 

@@ -262,9 +262,10 @@ call = Table(
         server_default=text("false"),
         comment="the code of the service failed at the answer",
     ),
-    Index("exactly_once_call_due", "destination", "due_at"),
+    Index("exactly_once_call_due", "destination", "due_at", "id"),
     Index("exactly_once_call_give_up", "destination", "give_up_at"),
     Index("exactly_once_call_key", "key", "id"),
+    Index("exactly_once_call_claimed", "destination", postgresql_where=text("claimed_by IS NOT NULL")),
     # Rows live for seconds: vacuum by count, not by a share of the table.
     postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "5000"},
 )

@@ -68,8 +68,14 @@ def upgrade() -> None:
         postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "5000"},
     )
     for name, columns in (
-        ("due", ["destination", "due_at"]),
+        ("due", ["destination", "due_at", "id"]),
         ("give_up", ["destination", "give_up_at"]),
         ("key", ["key", "id"]),
     ):
         op.create_index(f"exactly_once_call_{name}", "exactly_once_call", columns)
+    op.create_index(
+        "exactly_once_call_claimed",
+        "exactly_once_call",
+        ["destination"],
+        postgresql_where=sa.text("claimed_by IS NOT NULL"),
+    )

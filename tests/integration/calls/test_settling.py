@@ -5,7 +5,8 @@ from typing import Any
 
 import pytest
 
-from shared.calls import Answer, queue
+from shared import Session
+from shared.calls import Answer, GivenUp, call, queue
 from shared.calls.queue import Budget, Due, Overtaken
 from shared.calls.settling import NoAnswer, Outcome, Settling
 from shared.postgres.outbox import Outbox
@@ -176,3 +177,25 @@ def test_a_call_of_another_version_waits(paying: Stage, settling: Settling) -> N
     assert isinstance(found, Outcome)
     assert found.ended == "stuck"
     assert left(paying)[:3] == (0, False, True)
+
+
+def test_what_gives_up_may_make_another_call(
+    paying: Stage, settling: Settling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given_up: Callable[..., Any] = PayOnce.given_up
+
+    def undo(self: Pay, why: GivenUp, session: Session) -> Any:
+        published = given_up(self, why, session)
+        call(session, Pay(bill=self.bill, part=9))
+        return published
+
+    monkeypatch.setattr(PayOnce, "given_up", undo)
+    paying.due("b-1", kind=PayOnce)
+    first = taken(paying)
+    assert settling.give_up(first, "deadline").ended == "given_up"
+    following = taken(paying)
+    assert (following.call_type, following.key, following.attempts) == ("Pay", "b-1", 1)
+    assert following.call_id == f"{first.call_id}.Pay.0"
+    assert following.traceparent == TRACE
+    assert settling.answered(following, YES) == Outcome("done")
+    assert [(event["type"], event["part"]) for event in paying.events()] == [("Unpaid", 0), ("Paid", 9)]

@@ -128,7 +128,7 @@ class Settling:
             call = self.call_of(due)
             if call is None:
                 raise _unknown(due)
-            return Done(*_events(call.given_up(why, session), call))
+            return Done(*events_of(call.given_up(why, session), call))
 
         try:
             self._decided(due, decide)
@@ -239,7 +239,8 @@ class _AgainWanted(Exception):
         self.after = after
 
 
-def _events(returned: Any, call: Call) -> Iterable[Event]:
+def events_of(returned: Any, call: Call) -> Iterable[Event]:
+    """Return the events that `given_up` returned. Raises `TypeError` if it returned something else."""
     if returned is None:
         return ()
     if isinstance(returned, Event):

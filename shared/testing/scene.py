@@ -9,14 +9,16 @@ The events are handled by the code of a worker, as one batch, on rows in memory 
 constraints are not checked there; `Trial` does the same on PostgreSQL.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
 from typing import Any, TypeVar
 
 from sqlalchemy.orm import DeclarativeBase
 
+from ..calls.declaration import Again, Answer, Call, Done, GivenUp, Verdict
 from ..calls.outbox import CallingOutbox
-from ..errors import HandlingFailed
+from ..calls.settling import events_of
+from ..errors import HandlingFailed, Retry
 from ..events import Envelope, Event, encoded
 from ..postgres.handlers import Handlers
 from ..protocol.ports import Delivery, Input, Record
@@ -51,6 +53,22 @@ class Scene:
         """
         session = thawed(self._rows)
         published = handle(self._service, session, events)
+        self._rows = session.frozen()
+        return published
+
+    def answered(self, call: Call, answer: Answer) -> list[Event]:
+        """Let `call` decide what `answer` means; return what is published, calls among it. Raises `Retry` if it is to
+        be asked again, or what the call raises, and then changes nothing.
+        """
+        return self._settled(lambda session: call.answered(answer, session))
+
+    def given_up(self, call: Call, why: GivenUp) -> list[Event]:
+        """Give `call` up; return what is published, calls among it. Raises what the call raises."""
+        return self._settled(lambda session: Done(*events_of(call.given_up(why, session), call)))
+
+    def _settled(self, decide: Callable[[Session], Verdict]) -> list[Event]:
+        session = thawed(self._rows)
+        published = settle(self._service, session, decide)
         self._rows = session.frozen()
         return published
 
@@ -92,6 +110,32 @@ def handle(service: Service, session: Session, events: Iterable[Event]) -> list[
         Handlers(service).run([_delivery(n, event) for n, event in enumerate(events)], session, collect)
     except HandlingFailed as failure:
         raise failure.__cause__ or failure from None
+    session.flush()
+    outbox.refuse_large(session.collected)
+    return published
+
+
+def settle(service: Service, session: Session, decide: Callable[[Session], Verdict]) -> list[Event]:
+    """Decide about a call on `session`, as a caller does; return what is published. Raises `Retry` if it is to be asked
+    again.
+    """
+    published: list[Event] = []
+    outbox = CallingOutbox(service, EVENT_BYTES_MAX)
+
+    def collect(event: Event) -> None:
+        outbox.collect(session, event, f"test.{len(published)}", None)
+        published.append(event)
+
+    session.publisher = collect
+    try:
+        with session.lent():
+            verdict = decide(session)
+            if isinstance(verdict, Again):
+                raise Retry(verdict.why)
+            for event in verdict.events:
+                collect(event)
+    finally:
+        session.publisher = None
     session.flush()
     outbox.refuse_large(session.collected)
     return published

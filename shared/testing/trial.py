@@ -10,11 +10,13 @@ from typing import Any
 from sqlalchemy import Connection, select
 from sqlalchemy.orm import DeclarativeBase
 
+from ..calls.declaration import Answer, Call, Done, GivenUp, Verdict
 from ..calls.outbox import CallingOutbox
+from ..calls.settling import events_of
 from ..events import Event
 from ..service import Service
 from ..session import Session
-from .scene import EVENT_BYTES_MAX, Model, handle
+from .scene import EVENT_BYTES_MAX, Model, handle, settle
 
 
 class Trial:
@@ -36,6 +38,23 @@ class Trial:
         """Handle `events` as one batch; return what is published. Raises what a handler raises, or the database."""
         with Session(self._connection) as session:
             published = handle(self._service, session, events)
+            self._outbox.write(session)
+            session.commit()
+        return published
+
+    def answered(self, call: Call, answer: Answer) -> list[Event]:
+        """Let `call` decide what `answer` means; return what is published, calls among it. Raises `Retry` if it is to
+        be asked again, or what the call raises, or the database.
+        """
+        return self._settled(lambda session: call.answered(answer, session))
+
+    def given_up(self, call: Call, why: GivenUp) -> list[Event]:
+        """Give `call` up; return what is published, calls among it. Raises what the call raises, or the database."""
+        return self._settled(lambda session: Done(*events_of(call.given_up(why, session), call)))
+
+    def _settled(self, decide: Callable[[Session], Verdict]) -> list[Event]:
+        with Session(self._connection) as session:
+            published = settle(self._service, session, decide)
             self._outbox.write(session)
             session.commit()
         return published

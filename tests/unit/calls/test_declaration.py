@@ -7,8 +7,8 @@ from typing import Any
 import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
-from shared import Event, Id, Service, Session, Tables
-from shared.calls import Answer, Call, Destination, Done, GivenUp, Request, Verdict, call
+from shared import Event, Id, Retry, Service, Session, Tables
+from shared.calls import Again, Answer, Call, Destination, Done, GivenUp, Request, Verdict, call
 from shared.calls.declaration import refuse_wrong
 from shared.calls.outbox import CallingOutbox
 from shared.calls.settling import ID_MAX, caused_id
@@ -44,10 +44,14 @@ class Pay(Call, key="bill"):
         return Request("POST", "/payments", json={"bill": self.bill})
 
     def answered(self, answer: Answer, session: Session) -> Verdict:
-        return Done(Paid(bill=self.bill))
+        bill = session.lock(Bill, self.bill)
+        assert bill is not None
+        bill.state = "PAID"
+        return Again("not yet") if answer.meaning == "again" else Done(Paid(bill=self.bill))
 
     def given_up(self, why: GivenUp, session: Session) -> None:
-        return None
+        session.lock(Bill, self.bill)
+        call(session, Pay(bill=self.bill))
 
 
 def changed(**attributes: Any) -> Any:
@@ -126,6 +130,25 @@ def test_a_scene_shows_the_calls_that_a_handler_makes() -> None:
     scene = Scene(service)
     assert scene.when(Billed(bill="b-1")) == [Pay(bill="b-1")]
     assert scene.row(Bill, "b-1").state == "ASKED"
+
+
+def test_a_scene_tries_what_an_answer_does() -> None:
+    scene = Scene(service, Bill(id="b-1", state="ASKED"))
+    with pytest.raises(Retry, match="not yet"):
+        scene.answered(Pay(bill="b-1"), Answer(503, {}, b""))
+    assert scene.row(Bill, "b-1").state == "ASKED"
+    assert scene.given_up(Pay(bill="b-1"), GivenUp("deadline", 3, True, "cut")) == [Pay(bill="b-1")]
+    assert scene.answered(Pay(bill="b-1"), Answer(200, {}, b"")) == [Paid(bill="b-1")]
+    assert scene.row(Bill, "b-1").state == "PAID"
+
+
+def test_an_answer_publishes_only_for_what_it_holds() -> None:
+    class Careless(Pay):
+        def answered(self, answer: Answer, session: Session) -> Verdict:
+            return Done(Paid(bill="another"))
+
+    with pytest.raises(NotOwned):
+        Scene(service).answered(Careless(bill="b-1"), Answer(200, {}, b""))
 
 
 def test_a_call_needs_its_aggregate() -> None:

@@ -22,6 +22,7 @@ from .operations import output
 from .postgres import database_errors
 from .postgres.access import no_connection
 from .postgres.transaction import unavailable
+from .settings import Settings
 from .telemetry import logs, metrics
 from .worker import startup
 
@@ -44,8 +45,22 @@ def api(container: Any, _arguments: argparse.Namespace) -> None:
 
 def worker(container: Any, _arguments: argparse.Namespace) -> None:
     """Consume events, and publish what the database has decided."""
-    settings = container.settings()
-    process = container.worker()
+    _run_process(container.settings(), container.worker())
+
+
+def caller(container: Any, _arguments: argparse.Namespace) -> None:
+    """Make the calls to third parties that are due."""
+    try:
+        process = container.caller()
+    except ModuleNotFoundError as error:
+        if error.name != "httpx":
+            raise
+        raise Misconfigured("a caller needs httpx: install the library's extra `calls`, or httpx itself") from error
+    _run_process(container.settings(), process)
+
+
+def _run_process(settings: Settings, process: Any) -> None:
+    """Run a worker or a caller, and show its health."""
     if settings.metrics_port:
         try:
             metrics.serve(settings.http_host, settings.metrics_port, process.ready)
@@ -88,7 +103,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     """Make the parser of all commands; the parsed `run` executes the command."""
     made = argparse.ArgumentParser(prog=program(service), description=f"The {service} service.")
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
-    for command in (api, worker, migrate, topics, token):
+    for command in (api, worker, caller, migrate, topics, token):
         added = commands.add_parser(command.__name__, help=command.__doc__)
         added.set_defaults(run=command, operator=False)
         if command is migrate:
@@ -105,6 +120,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_outbox(commands)
     _add_schedule(commands)
     _add_lanes(commands)
+    _add_calls(commands)
     _add_decisions(commands)
     audited = _add(commands, "audit", ".audit.audit:audit", "compare what was to be published with what was")
     audited.add_argument("--json", action="store_true")
@@ -239,6 +255,28 @@ def _add_lanes(commands: Any) -> None:
     drained.add_argument("--seconds", type=float, default=300.0, help="wait at most this long (300)")
     resized = _add(choices, "resize", ".operations.lanes:resize", "change the number of lanes to PARTITIONS")
     resized.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_calls(commands: Any) -> None:
+    made = commands.add_parser("calls", help="calls to third parties that are not finished")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    listed = _add(choices, "list", ".operations.calls:show_all", "list them, the oldest first")
+    listed.add_argument("--destination", help="only those to this one")
+    listed.add_argument("--key", help="only those of this key")
+    listed.add_argument("--stuck", action="store_true", help="only those at which the service's own code fails")
+    listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
+    listed.add_argument("--json", action="store_true")
+    shown = _add(choices, "show", ".operations.calls:show", "show one with what is asked")
+    shown.add_argument("number", type=_natural, metavar="ID")
+    shown.add_argument("--json", action="store_true")
+    again = _add(choices, "retry-now", ".operations.calls:retry_now", "ask now instead of after the pause")
+    chosen = again.add_mutually_exclusive_group(required=True)
+    chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
+    chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
+    gone = _add(choices, "give-up", ".operations.calls:give_up", "publish what is published instead of an answer")
+    gone.add_argument("number", type=_natural, metavar="ID")
+    gone.add_argument("--reason", required=True, help="kept with the decision")
+    gone.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_decisions(commands: Any) -> None:

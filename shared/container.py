@@ -9,12 +9,13 @@ with lean.loading():
     from dependency_injector import containers, providers
 
     from . import settings
+    from .calls.declaration import Call
+    from .calls.outbox import CallingOutbox
     from .kafka import topics
     from .kafka.client import KafkaClient
     from .kafka.consumer import GroupMember
     from .kafka.producer import TransactionalProducer
     from .postgres import engine as postgres_engine
-    from .postgres.outbox import Outbox
     from .postgres.recurring import Recurring
     from .postgres.transaction import WorkerDatabase
     from .postgres.wakeup import Wakeup
@@ -31,6 +32,9 @@ WORKER_CONNECTIONS = 6
 observer, the topic watch, and the checks before a stop."""
 ASIDE_CONNECTIONS = 2
 """Opened only to cancel a statement of a slow handler, and to note at which record a process ends."""
+
+CALLER_CONNECTIONS = 5
+"""One for each of its threads (`THREADS` of `calls.caller`)."""
 
 _APPLICATION = ".http.api:make_application"
 
@@ -77,6 +81,8 @@ class ServiceContainer(containers.DeclarativeContainer):
     different object from the one that the other providers hold.)"""
     settings = providers.Singleton(settings.load, settings_class)
     service: providers.Provider[Service] = providers.Dependency(instance_of=Service)
+    calls: providers.Provider[tuple[type[Call], ...]] = providers.Object(())
+    """A service that asks third parties sets the classes of its calls here, and runs callers."""
 
     engine = providers.Singleton(
         postgres_engine.connect,
@@ -97,7 +103,9 @@ class ServiceContainer(containers.DeclarativeContainer):
         service=service.provided.name,
         pool_size=providers.Object(ASIDE_CONNECTIONS),
     )
-    outbox = providers.Singleton(Outbox, service=service, event_bytes_max=settings.provided.event_bytes_max)
+    outbox = providers.Singleton(
+        CallingOutbox, service=service, event_bytes_max=settings.provided.event_bytes_max, calls=calls
+    )
     requests = providers.Singleton(postgres_engine.Requests, engine=engine, outbox=outbox)
 
     member = providers.Factory(GroupMember, settings=settings, service=service)
@@ -140,6 +148,22 @@ class ServiceContainer(containers.DeclarativeContainer):
         wakeup=wakeup,
         housekeeping=housekeeping,
         observer=observer,
+    )
+    caller_engine = providers.Singleton(
+        postgres_engine.connect,
+        settings=settings,
+        service=service.provided.name,
+        pool_size=providers.Object(CALLER_CONNECTIONS),
+    )
+    check_caller = providers.Callable(startup.check_database, caller_engine, service)
+    caller = providers.Singleton(
+        lazily,
+        ".calls.caller:Caller",
+        settings=settings,
+        service=service,
+        engine=caller_engine,
+        outbox=outbox,
+        check=check_caller.provider,
     )
     routes: providers.Provider[str] = providers.Dependency(instance_of=str)
     """The `module:name` of the service's router, which only an API imports."""

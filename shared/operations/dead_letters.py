@@ -32,7 +32,7 @@ def show_all(
                 dead_letter.record.offset,
                 dead_letter.event_type,
                 dead_letter.event_id,
-                _line(f"{dead_letter.error}: {dead_letter.detail}"),
+                first_line(f"{dead_letter.error}: {dead_letter.detail}"),
                 f"{dead_letter.set_aside_at:%Y-%m-%d %H:%M:%S}",
                 f"{dead_letter.redriven_at:%Y-%m-%d %H:%M:%S}" if dead_letter.redriven_at else None,
                 f"by decision {dead_letter.dismissed_by}" if dead_letter.dismissed_at else None,
@@ -62,12 +62,12 @@ def show(context: Context, number: int, *, json: bool) -> None:
     for name, fact in facts.items():
         if name == "headers":
             for header, value in fact.items():
-                echo(f"header       {header} = {_text(value)}")
+                echo(f"header       {header} = {on_one_line(value)}")
         elif name == "traceback" and fact is not None:
             for line in fact.splitlines():
-                echo(f"traceback    {_text(line)}")
+                echo(f"traceback    {on_one_line(line)}")
         else:
-            echo(f"{name:12} {_text(fact)}")
+            echo(f"{name:12} {on_one_line(fact)}")
 
 
 def _facts(dead_letter: DeadLetter) -> dict[str, Any]:
@@ -105,13 +105,15 @@ def readable(data: bytes | None) -> Any:
     return found if isinstance(found, dict | list) else text
 
 
-def _text(value: Any) -> str:
+def on_one_line(value: Any) -> str:
+    """Return a fact on one line; a dash for none."""
     if value is None:
         return "-"
     # JSON on one line, with non-ASCII text as it is: the output escapes what is not printable.
     return value if isinstance(value, str) else dumps(value, ensure_ascii=False)
 
 
-def _line(text: str) -> str:
+def first_line(text: str) -> str:
+    """Return the first line of an error, cut to fit a list."""
     line = printable(text.splitlines()[0] if text else "")
     return line if len(line) <= CELL else f"{line[: CELL - 1]}…"

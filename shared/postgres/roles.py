@@ -26,6 +26,8 @@ _LIBRARY = {
     "exactly_once_attempt": _ALL,
     "exactly_once_idempotency_key": _ALL,
     "exactly_once_decision": "SELECT, INSERT",
+    "exactly_once_destination": "SELECT, INSERT, UPDATE",
+    "exactly_once_call": _ALL,
 }
 
 # Rights on a partitioned table cover its partitions.

@@ -6,6 +6,7 @@ from sqlalchemy import (
     ARRAY,
     DDL,
     BigInteger,
+    Boolean,
     CheckConstraint,
     Column,
     Computed,
@@ -261,4 +262,64 @@ decision = Table(
     Column("source", Text, nullable=False),
     Column("before", JSONB, nullable=False),
     Column("after", JSONB, nullable=False),
+)
+
+destination = Table(
+    "exactly_once_destination",
+    metadata,
+    Column("name", Text, primary_key=True),
+    Column(
+        "rate_at",
+        DateTime(timezone=True),
+        nullable=False,
+        server_default=func.clock_timestamp(),
+        comment="when the calls taken so far would have been made at the even rate",
+    ),
+)
+
+call = Table(
+    "exactly_once_call",
+    metadata,
+    # CACHE 1: ids of one key must grow in commit order, so no session may hold ids in reserve.
+    Column("id", BigInteger, Identity(always=True, cache=1), primary_key=True),
+    Column("destination", Text, nullable=False),
+    Column("key", Text, CheckConstraint("key <> ''"), nullable=False),
+    Column("call_id", Text, nullable=False, comment="the idempotency key"),
+    Column("call_type", Text, nullable=False),
+    Column("call_version", SmallInteger, nullable=False),
+    Column("data", LargeBinary, nullable=False),
+    Column("traceparent", Text),
+    _now("decided_at"),
+    Column("due_at", DateTime(timezone=True), nullable=False, comment="not asked before; while claimed: the lease"),
+    Column("give_up_at", DateTime(timezone=True), nullable=False),
+    Column("attempts", Integer, nullable=False, server_default=text("0")),
+    Column(
+        "lease",
+        BigInteger,
+        nullable=False,
+        server_default=text("0"),
+        comment="raised by each claim; only who still has it finishes the call",
+    ),
+    Column("claimed_by", Text, comment="the caller that asks; null: none does"),
+    Column(
+        "maybe_done",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="an attempt may have reached the destination",
+    ),
+    Column("failure", Text, comment="why the last attempt failed"),
+    Column(
+        "stuck",
+        Boolean,
+        nullable=False,
+        server_default=text("false"),
+        comment="the code of the service failed at the answer",
+    ),
+    Index("exactly_once_call_due", "destination", "due_at", "id"),
+    Index("exactly_once_call_give_up", "destination", "give_up_at"),
+    Index("exactly_once_call_key", "key", "id"),
+    Index("exactly_once_call_claimed", "destination", postgresql_where=text("claimed_by IS NOT NULL")),
+    # Rows live for seconds: vacuum by count, not by a share of the table.
+    postgresql_with={"autovacuum_vacuum_scale_factor": "0", "autovacuum_vacuum_threshold": "5000"},
 )

@@ -9,7 +9,7 @@ The events are handled by the code of a worker, as one batch, on rows in memory 
 constraints are not checked there; `Trial` does the same on PostgreSQL.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from copy import copy
 from datetime import datetime, timedelta
 from itertools import count
@@ -17,10 +17,12 @@ from typing import Any, NamedTuple, TypeVar
 
 from sqlalchemy.orm import DeclarativeBase
 
-from ..errors import HandlingFailed
+from ..calls.declaration import Again, Answer, Call, Done, GivenUp, Verdict
+from ..calls.outbox import CallingOutbox
+from ..calls.settling import events_of
+from ..errors import HandlingFailed, Retry
 from ..events import Envelope, Event, encoded
 from ..postgres.handlers import Handlers
-from ..postgres.outbox import Outbox
 from ..protocol.ports import Delivery, Input, Record
 from ..scheduling import Change
 from ..service import Service
@@ -80,6 +82,24 @@ class Scene:
         self._rows, self._waiting = session.frozen(), session.waiting
         return published
 
+    def answered(self, call: Call, answer: Answer) -> list[Event]:
+        """Let `call` decide what `answer` means; return what is published, calls among it. Raises `Retry` if it is to
+        be asked again, or what the call raises, and then changes nothing.
+        """
+        return self._settled(lambda session: call.answered(answer, session))
+
+    def given_up(self, call: Call, why: GivenUp) -> list[Event]:
+        """Give `call` up; return what is published, calls among it. Raises what the call raises."""
+        return self._settled(lambda session: Done(*events_of(call.given_up(why, session), call)))
+
+    def _settled(self, decide: Callable[[Session], Verdict]) -> list[Event]:
+        session = thawed(self._rows)
+        session.waiting = dict(self._waiting)
+        published = settle(self._service, session, decide)
+        session.settle()
+        self._rows, self._waiting = session.frozen(), session.waiting
+        return published
+
     def row(self, model: type[Model], key: Any) -> Model:
         """Return a row's current state. Raises `LookupError` if there is none."""
         found = thawed(self._rows).lock(model, key)
@@ -107,7 +127,7 @@ def handle(service: Service, session: Session, events: Iterable[Event]) -> list[
             named = f"{type(event).__name__}.v{event.version}"
             raise LookupError(f"{service.name} does not consume {named}: it has no handler for it")
     published: list[Event] = []
-    outbox = Outbox(service, EVENT_BYTES_MAX)
+    outbox = CallingOutbox(service, EVENT_BYTES_MAX)
     numbers = count()
 
     def collect(delivery: Delivery, given: Iterable[Event], change: Change | None = None) -> None:
@@ -122,6 +142,35 @@ def handle(service: Service, session: Session, events: Iterable[Event]) -> list[
         Handlers(service).run([_delivery(n, event) for n, event in enumerate(events)], session, collect)
     except HandlingFailed as failure:
         raise failure.__cause__ or failure from None
+    session.flush()
+    outbox.refuse_large([*session.collected, *(one.pending for one in session.changes.values() if one.pending)])
+    return published
+
+
+def settle(service: Service, session: Session, decide: Callable[[Session], Verdict]) -> list[Event]:
+    """Decide about a call on `session`, as a caller does; return what is published. Raises `Retry` if it is to be asked
+    again.
+    """
+    published: list[Event] = []
+    outbox = CallingOutbox(service, EVENT_BYTES_MAX)
+    numbers = count()
+
+    def collect(event: Event, change: Change | None = None) -> None:
+        outbox.collect(session, event, f"test.{next(numbers)}", None, change)
+        if change is None:
+            published.append(event)
+
+    session.publisher = session.scheduler = collect
+    session.settler = lambda: outbox.settle(session)
+    try:
+        with session.lent():
+            verdict = decide(session)
+            if isinstance(verdict, Again):
+                raise Retry(verdict.why)
+            for event in verdict.events:
+                collect(event)
+    finally:
+        session.publisher = session.scheduler = None
     session.flush()
     outbox.refuse_large([*session.collected, *(one.pending for one in session.changes.values() if one.pending)])
     return published

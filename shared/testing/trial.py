@@ -11,11 +11,13 @@ import msgspec
 from sqlalchemy import Connection, select, text
 from sqlalchemy.orm import DeclarativeBase
 
+from ..calls.declaration import Answer, Call, Done, GivenUp, Verdict
+from ..calls.outbox import CallingOutbox
+from ..calls.settling import events_of
 from ..events import Event
-from ..postgres.outbox import Outbox
 from ..service import Service
 from ..session import Session
-from .scene import EVENT_BYTES_MAX, Model, Scheduled, handle
+from .scene import EVENT_BYTES_MAX, Model, Scheduled, handle, settle
 
 _SCHEDULED = text("SELECT name, event_type, data, due FROM exactly_once_schedule ORDER BY name")
 
@@ -27,7 +29,7 @@ class Trial:
         self._connection = connection
         self._service = service
         self._base = base
-        self._outbox = Outbox(service, EVENT_BYTES_MAX)
+        self._outbox = CallingOutbox(service, EVENT_BYTES_MAX)
 
     def given(self, *rows: DeclarativeBase) -> None:
         """Insert rows."""
@@ -39,6 +41,23 @@ class Trial:
         """Handle `events` as one batch; return what is published. Raises what a handler raises, or the database."""
         with Session(self._connection) as session:
             published = handle(self._service, session, events)
+            self._outbox.write(session)
+            session.commit()
+        return published
+
+    def answered(self, call: Call, answer: Answer) -> list[Event]:
+        """Let `call` decide what `answer` means; return what is published, calls among it. Raises `Retry` if it is to
+        be asked again, or what the call raises, or the database.
+        """
+        return self._settled(lambda session: call.answered(answer, session))
+
+    def given_up(self, call: Call, why: GivenUp) -> list[Event]:
+        """Give `call` up; return what is published, calls among it. Raises what the call raises, or the database."""
+        return self._settled(lambda session: Done(*events_of(call.given_up(why, session), call)))
+
+    def _settled(self, decide: Callable[[Session], Verdict]) -> list[Event]:
+        with Session(self._connection) as session:
+            published = settle(self._service, session, decide)
             self._outbox.write(session)
             session.commit()
         return published

@@ -2,8 +2,8 @@
 
 from shared.revisions import r0004
 
-revision = "0008"
-down_revision = "0007"
+revision = "0009"
+down_revision = "0008"
 
 
 def upgrade() -> None:

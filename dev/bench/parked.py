@@ -89,7 +89,6 @@ def _fill(settings: Settings, count: int) -> None:
     while batch := list(islice(rows, settings.batch_records)):
         producer.begin()
         producer.produce(batch)
-        producer.flush()
         producer.commit()
     producer.close()
 

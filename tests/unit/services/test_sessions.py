@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from copy import deepcopy
+from datetime import timedelta
 from typing import Any
 from uuid import UUID, uuid4
 
@@ -108,6 +109,18 @@ def handle(event: Filled, session: Session) -> Done | None:
             return Done(id=event.id, text="x" * 2_000_000)
         case "NUL":
             session.add(Shelf(id=event.id, items=1, room="a\0b"))
+        case "schedule" | "schedule anew":
+            shelf = session.lock(Shelf, event.id)
+            assert shelf is not None
+            shelf.items = int(bool(session.schedule(Done(id=event.id, text=event.how), after=HOUR, name=event.id)))
+        case "cancel":
+            shelf = session.lock(Shelf, event.id)
+            assert shelf is not None
+            shelf.items = int(bool(session.cancel(event.id)))
+        case "schedule in vain":
+            session.lock(Shelf, event.id)
+            session.schedule(Done(id=event.id), after=HOUR, name=event.id)
+            raise Reject("after all")
         case "no items":
             row = session.lock(Shelf, event.id)
             assert row is not None
@@ -117,6 +130,7 @@ def handle(event: Filled, session: Session) -> Done | None:
     return None
 
 
+HOUR = timedelta(hours=1)
 Made = Callable[..., Session]
 
 
@@ -427,6 +441,23 @@ def test_a_row_may_be_added_and_deleted_in_one_batch(place: Scene) -> None:
 def test_what_a_worker_would_be_refused_is_refused(place: Scene, how: str, error: Any) -> None:
     with pytest.raises(error):
         place.when(Filled(id="b" if how == "NUL" else "a", how=how))
+
+
+def test_changes_of_the_schedule_find_what_waits(place: Scene) -> None:
+    def waits() -> list[tuple[str, Event]]:
+        return [(name, waiting.event) for name, waiting in place.scheduled.items()]
+
+    def tries(*how: str) -> int:
+        assert place.when(*[Filled(id="a", how=one) for one in how]) == []
+        return place.row(Shelf, "a").items
+
+    assert (tries("cancel"), waits()) == (0, [])
+    assert (tries("schedule"), waits()) == (0, [("a", Done(id="a", text="schedule"))])
+    assert (tries("schedule anew"), waits()) == (1, [("a", Done(id="a", text="schedule anew"))])
+    with pytest.raises(Reject, match="after all"):
+        tries("schedule in vain")
+    assert (tries("cancel"), waits()) == (1, [])
+    assert (tries("schedule", "cancel", "cancel"), waits()) == (0, [])
 
 
 def test_an_event_that_is_not_consumed_is_refused(place: Scene) -> None:

@@ -17,7 +17,7 @@ from dev.service.names import Spellings
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/__main__.py"))
 SKELETON = Path("dev/service/skeleton")
-LIBRARY_TABLES = re.compile(r"\br\d{4}\.(upgrade|create)\(\)")
+LIBRARY_TABLES = re.compile(r"(?:\br\d{4}\.(?:upgrade|create)\(\)\s*)+")
 REPEATED_MAX = 45
 """Lines; with more, a fix would be needed in many places."""
 

@@ -157,12 +157,13 @@ COMMANDS = dict(leaves(command.parser("order")))
 
 def test_the_commands() -> None:
     assert set(COMMANDS) == {
-        *("api", "worker", "migrate", "topics", "token"),
+        *("api", "worker", "caller", "migrate", "topics", "token"),
         *("positions show", "positions adopt", "positions rewind", "positions skip", "positions set-aside"),
         *("dead-letters list", "dead-letters show", "dead-letters redrive", "dead-letters dismiss"),
         *("outbox show", "outbox set-aside"),
         *("schedule list", "schedule show", "schedule cancel", "schedule run-now"),
         *("lanes drain", "lanes resize"),
+        *("calls list", "calls show", "calls retry-now", "calls give-up"),
         "audit",
         "decisions list",
     }

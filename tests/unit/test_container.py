@@ -8,10 +8,13 @@ import pytest
 from dependency_injector import providers
 
 from dev.service.names import Spellings
+from shared import Session
+from shared.calls import Answer, Call, Destination, Done, GivenUp, Request, Verdict
 from shared.container import ServiceContainer, lazily
+from shared.errors import Misconfigured
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/container.py"))
-AT_CALL = {"member", "producer", "kafka", "check", "look_at_topics", "stands"}
+AT_CALL = {"member", "producer", "kafka", "check", "check_caller", "look_at_topics", "stands", "caller"}
 """Providers called with a slot or in need of a server: built as the worker builds them."""
 
 
@@ -34,6 +37,29 @@ def test_every_provider_is_built(name: str) -> None:
 
     assert built["service"].name == name
     assert set(built) >= {"settings", "engine", "outbox", "requests", "worker", "worker_database", "application"}
+
+
+def test_a_caller_is_built_for_a_service_with_calls_and_refused_for_others() -> None:
+    services = container(SERVICES[0])
+    with pytest.raises(Misconfigured, match="makes no calls: set `calls = providers"):
+        services.caller()
+
+    class Pay(Call, key="bill"):
+        destination = Destination("bank", url=lambda _: "https://bank.example")
+        bill: str
+
+        def request(self) -> Request:
+            return Request("POST", "/")
+
+        def answered(self, answer: Answer, session: Session) -> Verdict:
+            return Done()
+
+        def given_up(self, why: GivenUp, session: Session) -> None:
+            return None
+
+    services = container(SERVICES[0])
+    services.calls.override(providers.Object((Pay,)))
+    assert services.caller().ready() == (False, "starting")
 
 
 @pytest.mark.parametrize("name", SERVICES)

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from shared import Session
+from shared import Retry, Session
 from shared.calls import Answer, GivenUp, call, queue
 from shared.calls.queue import Budget, Due, Overtaken
 from shared.calls.settling import NoAnswer, Outcome, Settling
 from shared.postgres.outbox import Outbox
-from tests.integration.calls.paying import TRACE, Bill, Pay, PayOnce, Stage
+from shared.testing import Trial
+from tests.integration.calls.paying import TRACE, Base, Bill, Paid, Pay, PayOnce, Stage, Unpaid, service
 
 YES = Answer(200, {}, b'{"receipt": "r-1"}')
 
@@ -199,3 +200,17 @@ def test_what_gives_up_may_make_another_call(
     assert following.traceparent == TRACE
     assert settling.answered(following, YES) == Outcome("done")
     assert [(event["type"], event["part"]) for event in paying.events()] == [("Unpaid", 0), ("Paid", 9)]
+
+
+def test_a_trial_tries_what_an_answer_does_on_a_real_database(paying: Stage) -> None:
+    with paying.engine.connect() as connection:
+        transaction = connection.begin()
+        trial = Trial(connection, service, Base)
+        trial.given(Bill(id="b-1", state="ASKED", changes=0))
+        with pytest.raises(Retry):
+            trial.answered(Pay(bill="b-1"), Answer(503, {}, b""))
+        assert trial.answered(Pay(bill="b-1"), YES) == [Paid(bill="b-1", part=0, receipt="r-1")]
+        assert trial.row(Bill, "b-1").state == "PAID"
+        given_up = trial.given_up(Pay(bill="b-1"), GivenUp("operator", 1, True, ""))
+        assert given_up == [Unpaid(bill="b-1", part=0, why="operator", maybe_done=True)]
+        transaction.rollback()

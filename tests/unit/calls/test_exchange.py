@@ -67,6 +67,9 @@ def listening(serve: Serve, context: ssl.SSLContext | None = None) -> Iterator[s
             while b"\r\n\r\n" not in head and (more := talking.recv(65_536)):
                 head += more
             serve(talking, head)
+            talking.shutdown(socket.SHUT_WR)
+            while talking.recv(65_536):  # what is left unread would make the end a reset, which may overtake the answer
+                pass
 
     with socket.create_server(("127.0.0.1", 0)) as server:
         threading.Thread(target=accept, daemon=True).start()

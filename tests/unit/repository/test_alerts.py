@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import generate_latest
 
+from shared.calls import metrics as calls  # noqa: F401
 from shared.postgres import backlog, dead_letters  # noqa: F401 (they have the metrics)
 from tests.alerts import ALERTS, PROMTOOL, RULES, firing
 
@@ -72,6 +73,7 @@ def replaced(line: str) -> str:
             id="held back",
         ),
         pytest.param(replaced("exactly_once_outbox_oldest_seconds 31"), {"OldestUnpublishedRow"}, id="outbox"),
+        pytest.param(replaced('exactly_once_calls_stuck{destination="bank"} 1'), {"CallsStuck"}, id="stuck calls"),
         pytest.param(replaced("exactly_once_partitions_parked 1"), {"Parked"}, id="parked"),
         pytest.param(
             replaced("exactly_once_partitions_parked 0x40 1x3 0x0 1x3 0x0 1x3 0x0 1x30"),

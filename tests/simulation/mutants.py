@@ -158,7 +158,7 @@ MUTANTS = (
     Mutant(
         "duplicates in one batch are both handled",
         CYCLE,
-        "                new.discard(identity)  # a duplicate in the same batch is dropped too\n",
+        "            new.discard(identity)  # a duplicate in the same batch is dropped too\n",
         "",
         fault=Fault.PAUSE,
     ),

@@ -113,6 +113,8 @@ class Postgres:
         self.order: list[tuple[Input, bytes, int]] = []
         """Input, key and offset of the records that took effect, in the order of the commits."""
         self.parked: dict[ParkedPlace, ParkedRecord] = {}
+        self.was_parked: set[Place] = set()
+        """Records that were parked at any time."""
         self.postponed: set[ParkedPlace] = set()
         """Parked records that are not due when somebody asks next."""
         self.tried: Counter[str] = Counter()
@@ -163,6 +165,7 @@ class Postgres:
         self.handled |= changes.handled
         self.order += changes.order
         self.parked |= changes.parked
+        self.was_parked |= {one.record[:2] for one in changes.parked.values()}
         self.parked = {at: one for at, one in self.parked.items() if at not in changes.taken}
         self.dead_letters += changes.dead_letters
         self.ended |= changes.ended

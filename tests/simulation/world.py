@@ -370,9 +370,17 @@ class World:
         return True
 
     def _expected(self) -> Mapping[str, int]:
-        """Return every effect due; none for an event at whose records processes ended."""
+        """Return every effect due; none for an event at whose records processes ended, nor for a duplicate that came
+        while such a record was parked.
+        """
         ended = self.server.ended
-        return {h.event_id: 1 for place, h in self.consumed.items() if h.word[0] not in "-?~" and place not in ended}
+        aside = {h.event_id for place, h in self.consumed.items() if place in ended and place in self.server.was_parked}
+        aside -= set(self.server.effects)
+        return {
+            h.event_id: 1
+            for place, h in self.consumed.items()
+            if h.word[0] not in "-?~" and place not in ended and h.event_id not in aside
+        }
 
     def _changed(self) -> None:
         at_any_time(self.broker, self.server)

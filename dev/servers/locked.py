@@ -111,9 +111,9 @@ class LockedKafka(Kafka):
         admin.alter_user_scram_credentials([made])[name].result(ANSWER_SECONDS)
 
     def grant(self, user: str, grants: Iterable[Grant]) -> Self:
-        """Give rights to a user."""
+        """Give rights to a user. One that is named twice is given once: a service may consume what it publishes."""
         admin = self.admin()
-        for answer in admin.create_acls([_binding(user, grant) for grant in grants]).values():
+        for answer in admin.create_acls([_binding(user, grant) for grant in dict.fromkeys(grants)]).values():
             answer.result(ANSWER_SECONDS)
         return self
 

@@ -249,6 +249,8 @@ class Session(OrmSession):
         """End the session; not for handlers."""
         self._refuse_if_lent("close")
         super().close()
+        # They refer to the session: it would be left to the garbage collector, with all its rows.
+        self.publisher = self.scheduler = self.settler = None
 
     def reset(self) -> None:
         """End the session; not for handlers."""

@@ -105,10 +105,7 @@ class Call:
         with self._parts.requests.session(Transaction, read_only=self.method in _READS) as session:
             session.publisher = partial(self._publish, session)
             session.scheduler = partial(self._schedule, session)
-            try:
-                yield session
-            finally:  # else the session, with all its rows, would be left to the garbage collector
-                session.publisher = session.scheduler = None
+            yield session
 
     def _publish(self, session: Transaction, event: Event) -> None:
         if self._parts.backlog.full(session.connection()):

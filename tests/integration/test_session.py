@@ -5,6 +5,7 @@ Each gets a session as a handler has it: lent, in a transaction, with row `a` an
 
 import re
 from collections.abc import Callable, Iterator
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -19,6 +20,7 @@ from dev.servers import Postgres
 from shared.errors import SessionMisused
 from shared.events import Event
 from shared.models import Tables
+from shared.scheduling import Change
 from shared.session import Session
 from shared.testing import databases
 
@@ -143,6 +145,28 @@ def _(case: Case) -> None:
     case.session.publisher = published.append
     case.session.publish(Opened(id="a"))
     assert published == [Opened(id="a")]
+
+
+@line("`session.schedule(event, after=..., name=...)`, `session.cancel(name)`")
+def _(case: Case) -> None:
+    """The lender knows whose event it is. Changes wait for the end, or for a second one of their name."""
+    with pytest.raises(SessionMisused, match="in a handler or in a request"):
+        case.session.cancel("a")
+    scheduled: list[tuple[Event, Change]] = []
+    settled: list[str] = []
+
+    def settle() -> None:
+        settled.extend(case.session.changes)
+        case.session.changes.clear()
+
+    case.session.scheduler = lambda event, change: scheduled.append((event, change))
+    case.session.settler = settle
+    change = case.session.schedule(Opened(id="a"), after=timedelta(hours=1), name="a")
+    assert scheduled == [(Opened(id="a"), change)]
+    case.session.cancel("b")
+    assert (list(case.session.changes), settled, case.statements) == (["b"], [], [])
+    case.session.cancel("b")
+    assert (list(case.session.changes), settled) == (["b"], ["b"])
 
 
 @line("`session.lock(Model, key)`")

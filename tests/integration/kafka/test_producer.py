@@ -49,12 +49,13 @@ def kafka(stage: Stage) -> Iterator[KafkaClient]:
 
 def group_metadata(kafka: KafkaClient) -> object:
     """The group metadata, once the member owns something."""
-    found = []
+    shares, found = [], []
 
     def member() -> bool:
         polled = kafka.poll(1, 0.05)
+        shares.extend(filter(None, [polled.assigned]))
         found.append(polled.group_metadata)
-        return polled.assigned is not None
+        return bool(shares) and found[-1] is not None
 
     until(member, "it owns something")
     return found[-1]

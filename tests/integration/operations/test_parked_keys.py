@@ -16,7 +16,7 @@ from tests.integration.tallies import Tallies
 def tallies(servers: Servers) -> Iterator[Tallies]:
     """A service where 1 took effect, 2 waits, two of its key wait behind it, and one of another key took effect."""
     with Tallies(servers) as made:
-        made.sql("CREATE TABLE down ()")
+        made.sql("INSERT INTO switch VALUES ('retry')")
         made.ask(1)
         made.ask(2, wish="retry")
         made.ask(3, 4)
@@ -31,7 +31,7 @@ def test_a_key_that_waits_is_shown(tallies: Tallies, capsys: pytest.CaptureFixtu
     head, line = capsys.readouterr().out.splitlines()
     assert head.split()[:5] == ["FROM", "KEY", "RECORDS", "FIRST", "EVENT"]
     assert line.split()[:5] == [tallies.source, "k", "3", "1", "Asked.v1"]
-    assert "Retry: down exists" in line
+    assert "Retry: retry 2" in line
 
     assert tallies.run("parked list --json") == 0
     (key,) = json.loads(capsys.readouterr().out)
@@ -42,7 +42,7 @@ def test_a_key_that_waits_is_shown(tallies: Tallies, capsys: pytest.CaptureFixtu
     assert tallies.run(f"parked show --target {tallies.source} --key k --json") == 0
     shown = json.loads(capsys.readouterr().out)
     assert [one["event_id"] for one in shown["waits"]] == ["asked-2", "asked-3", "asked-4"]
-    assert shown["value"]["wish"] == "retry"
+    assert shown["value"]["wish"] == "while retry"
     assert "trail.py" in shown["traceback"]
     assert tallies.run(f"parked show --target {tallies.source} --key k") == 0
     assert "asked-4" in capsys.readouterr().out
@@ -50,7 +50,7 @@ def test_a_key_that_waits_is_shown(tallies: Tallies, capsys: pytest.CaptureFixtu
 
 def test_what_it_waited_for_is_back_and_it_is_tried_now(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     tallies.sql("UPDATE exactly_once_parked SET due = clock_timestamp() + interval '1 day'")
-    tallies.sql("DROP TABLE down")
+    tallies.sql("DELETE FROM switch")
     tallies.work(parks=1)
     assert tallies.effects() == [1, 5]
     assert tallies.run(f"parked retry-now --target {tallies.source} --key nobody") == 1
@@ -81,7 +81,7 @@ def test_a_record_is_given_up_and_those_behind_it_are_handled(
     (notice,) = tallies.read(tallies.service.dead_letter_topic)
     assert b"bank-is-closed" in notice.value()
 
-    tallies.sql("DROP TABLE down")
+    tallies.sql("DELETE FROM switch")
     assert tallies.run("dead-letters redrive 1") == 0
     tallies.work(parks=1)
     assert (tallies.effects(), dict(tallies.numbers())) == ([1, 5, 3, 4, 2], {1: 1, 2: 1, 3: 1, 4: 1, 5: 1})

@@ -19,7 +19,7 @@ from tests.integration.tallies import Tallies
 @pytest.fixture
 def tallies(servers: Servers) -> Iterator[Tallies]:
     """A service where 1 took effect, 2 is tried for ever, and two of its key and one of another wait behind it."""
-    with Tallies(servers) as made:
+    with Tallies(servers, parked_records_max=0) as made:
         made.sql("INSERT INTO switch VALUES ('retry')")
         made.ask(1)
         made.work()

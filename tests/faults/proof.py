@@ -35,6 +35,7 @@ BEGIN, END = "<!-- figures: made from proof.jsonl by `make faults PUBLISH=1` -->
 
 PROTOCOL = (
     "events",
+    "scheduling",
     "service",
     "session",
     *(f"declaration/{name}" for name in ("annotations", "batches", "routes", "rows", "signatures")),
@@ -44,7 +45,8 @@ PROTOCOL = (
         f"postgres/{name}"
         for name in ("ahead", "attempts", "blame", "dead_letters", "deadline", "engine", "handlers", "inbox", "outbox")
     ),
-    *(f"postgres/{name}" for name in ("parked", "positions", "slots", "stuck_records", "transaction", "wakeup")),
+    *(f"postgres/{name}" for name in ("parked", "positions", "recurring", "schedule", "slots", "stuck_records")),
+    *(f"postgres/{name}" for name in ("transaction", "wakeup")),
     *(f"protocol/{name}" for name in ("attempts", "cycle", "intake", "parking", "ports", "verdicts")),
     *(f"worker/{name}" for name in ("backoff", "closing", "last_words", "main_loop", "minute", "recoveries")),
     *(

@@ -15,6 +15,7 @@ import psycopg
 from confluent_kafka import Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from psycopg import sql
+from sqlalchemy import make_url
 
 from dev.balance import Balance, Book, Sheet
 from dev.balance.rules import AGREED, CONSUMED_TOPICS, PUBLISHES, SERVICES, TOPICS
@@ -68,6 +69,8 @@ class World:
     def close(self) -> None:
         with self._open:
             self.producer.flush(SECONDS)
+        for dsn in self.dsns.values():  # of sixty worlds the server could not remove the files when it ends
+            self._servers.postgres.drop_database(make_url(dsn).database or "")
 
     def _connect(self, service: str) -> None:
         connection = psycopg.connect(self.dsns[service], autocommit=True)

@@ -49,7 +49,8 @@ def kafka(stage: Stage) -> Iterator[KafkaClient]:
 
 def group_metadata(kafka: KafkaClient) -> object:
     """The group metadata, once the member owns something."""
-    shares, found = [], []
+    shares: list[object] = []
+    found: list[object] = []
 
     def member() -> bool:
         polled = kafka.poll(1, 0.05)

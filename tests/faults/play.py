@@ -65,6 +65,7 @@ class Play:
         self._rest = threading.Event()
         self._loading = True
         self._live: list[Published] = []
+        self._reader_ended: Exception | None = None
         self._arrivals: defaultdict[tuple[str, int], list[float]] = defaultdict(list)
         self._stack = ExitStack()
 
@@ -209,11 +210,17 @@ class Play:
             self.stage.requested[key].append(number)
 
     def _read(self) -> None:
-        for published in self.stage.follow(lambda: not self._closing.is_set()):
-            self._arrivals[published.topic, published.partition].append(time.monotonic())
-            self._live.append(published)
+        try:
+            for published in self.stage.follow(lambda: not self._closing.is_set()):
+                self._arrivals[published.topic, published.partition].append(time.monotonic())
+                self._live.append(published)
+        except Exception as error:
+            self._reader_ended = error
+            raise
 
     def _has_read_all(self) -> bool:
+        if self._reader_ended is not None:
+            raise AssertionError(f"the reader has ended: {self._reader_ended}") from self._reader_ended
         seen = {published.partition: published.offset for published in list(self._live)}
         return seen == {
             published.partition: published.offset for published in self.stage.read(self.stage.kit.told.topic)

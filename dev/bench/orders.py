@@ -57,11 +57,15 @@ def placed(count: int) -> Iterator[OutboxRow]:
 
 
 def fill(settings: Settings, count: int) -> None:
-    """Publish `count` orders as the order service's worker does: its producer, and transactions of the usual size."""
+    """Publish `count` orders as the order service's worker does."""
+    publish(settings, placed(count))
+
+
+def publish(settings: Settings, rows: Iterator[OutboxRow]) -> None:
+    """Publish `rows` with the order service's producer, in transactions of the usual size."""
     create_topics(settings, service)  # a producer that finds one missing waits for it
     producer = TransactionalProducer(settings, service, slot=0)
     producer.renew()
-    rows = placed(count)
     while batch := list(islice(rows, settings.batch_records)):
         producer.begin()
         producer.produce(batch)

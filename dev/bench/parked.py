@@ -5,7 +5,6 @@
 import os
 import random
 from collections.abc import Iterator
-from itertools import islice
 from typing import Annotated
 
 import msgspec
@@ -13,7 +12,7 @@ import psycopg
 from uuid_utils import uuid7
 
 from dev.bench.inventory import Inventory, all_published, dsn, wait_until
-from dev.bench.orders import ITEMS, SEED, sku
+from dev.bench.orders import ITEMS, SEED, publish, sku
 from dev.bench.report import Figure
 from dev.bench.throughput import handled, handled_per_second
 from dev.servers import Echo, Servers
@@ -23,8 +22,6 @@ from services.order.events import Line, OrderPlaced
 from shared import Event, Retry, Service, lock
 from shared.command import main
 from shared.container import ServiceContainer, containers, providers
-from shared.kafka.producer import TransactionalProducer
-from shared.kafka.topics import create_topics
 from shared.protocol.ports import OutboxRow
 from shared.settings import Settings
 
@@ -70,7 +67,7 @@ def measure(servers: Servers, report: Echo, *, events: int) -> Iterator[Figure]:
     """Measure the same worker on the same records, with and without keys that have to wait."""
     inventory = Inventory(servers)
     report(f"parked: filling order.events with {events:,} orders of {KEYS:,} customers ...")
-    _fill(inventory.database("parked-fill"), events)
+    publish(inventory.database("parked-fill"), _placed(events))
     report("parked: one worker ...")
     alone = _drain(inventory, inventory.database("parked-none"), events, bad=0)
     inventory.forget_group()
@@ -79,18 +76,6 @@ def measure(servers: Servers, report: Echo, *, events: int) -> Iterator[Figure]:
     yield Figure(SECTION, "one worker, every key is handled", alone, "events/s")
     yield Figure(SECTION, "the others, while 1 % of the keys wait", beside, "events/s")
     yield Figure(SECTION, "the others / all", beside / alone, "times", at_least=0.9)
-
-
-def _fill(settings: Settings, count: int) -> None:
-    create_topics(settings, order.service)
-    producer = TransactionalProducer(settings, order.service, slot=0)
-    producer.renew()
-    rows = _placed(count)
-    while batch := list(islice(rows, settings.batch_records)):
-        producer.begin()
-        producer.produce(batch)
-        producer.commit()
-    producer.close()
 
 
 def _placed(count: int) -> Iterator[OutboxRow]:

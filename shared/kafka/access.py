@@ -6,10 +6,11 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import KafkaError, KafkaException, TopicCollection
 from confluent_kafka.admin import AdminClient
 
 from ..errors import KafkaUnavailable, Misconfigured
+from ..service import Service
 from ..settings import Settings
 from ..telemetry import logs
 
@@ -82,8 +83,9 @@ class _Versions(logging.Handler):
             self.produce[found[1]] = int(found[2])
 
 
-def admin(settings: Settings) -> AdminClient:
-    """Make an admin client, and check that a broker answers it.
+def admin(settings: Settings, service: Service) -> AdminClient:
+    """Make an admin client, and check that a broker answers it. It is asked for a topic of `service`, which need not
+    exist.
 
     Raises `Misconfigured` if the brokers deny access, or one is older than Kafka 4.0; `KafkaUnavailable` if none
     answers.
@@ -100,22 +102,22 @@ def admin(settings: Settings) -> AdminClient:
         client = AdminClient(settings.kafka() | options, logger=logs.of_client("admin", versions))
     except KafkaException as error:  # a file that is no certificate, a key that does not belong to it
         raise Misconfigured(f"KAFKA_SSL_*, KAFKA_SASL_*: {error.args[0].str()}") from None
-    cluster = client.describe_cluster(request_timeout=ANSWER_SECONDS)
+    topics = TopicCollection([service.lane_topic])
+    answer = client.describe_topics(topics, request_timeout=ANSWER_SECONDS)[service.lane_topic]
     denied_at: float | None = None
     deadline = time.monotonic() + ANSWER_SECONDS + 5
-    while not cluster.done() and time.monotonic() < deadline:
+    while not answer.done() and time.monotonic() < deadline:
         client.poll(LOOK_AGAIN_SECONDS)
         denials = [reason for error in reported if (reason := denial(error))]
         if denials:
             denied_at = denied_at or time.monotonic()
-            if time.monotonic() > denied_at + DENIED_SECONDS and not cluster.done():
+            if time.monotonic() > denied_at + DENIED_SECONDS and not answer.done():
                 raise Misconfigured(denials[-1])
     while client.poll(0):
         pass  # the rest of the log
     _refuse_old(versions.produce)
-    try:
-        cluster.result(0)
-    except (KafkaException, TimeoutError) as error:
+    failure = answer.exception() if answer.done() else TimeoutError("no answer")
+    if failure is not None and not _from_broker(failure):
         details = dict.fromkeys(reason.str() for reason in reported if reason.code() != KafkaError._ALL_BROKERS_DOWN)
         # A broker that expects TLS silently drops a connection without it.
         detail = "; ".join(list(details)[-2:]) or "if so, it may expect another KAFKA_SECURITY_PROTOCOL"
@@ -123,8 +125,28 @@ def admin(settings: Settings) -> AdminClient:
         raise KafkaUnavailable(
             f"KAFKA_BOOTSTRAP_SERVERS: no broker answers at {settings.kafka_bootstrap_servers} with "
             f"KAFKA_SECURITY_PROTOCOL={settings.kafka_security_protocol}; is one up there? {detail}"
-        ) from error
+        ) from failure
     return client
+
+
+def _from_broker(failure: BaseException) -> bool:
+    """Return whether a broker gave this error. The client's own codes are negative."""
+    return isinstance(failure, KafkaException) and failure.args[0].code() > 0
+
+
+def cluster_id(client: AdminClient) -> str:
+    """Name the cluster. Raises `KafkaUnavailable`.
+
+    By its list of topics: `describe_cluster` ends this process by SIGABRT (librdkafka 2.16.0, rdkafka_admin.c:960) if
+    the broker knows of no broker, which happens just after its start, and when the controller has lost sight of all.
+    """
+    try:
+        found = client.list_topics(timeout=ANSWER_SECONDS).cluster_id
+    except KafkaException as error:
+        raise KafkaUnavailable(f"no broker names the cluster: {error.args[0]}") from error
+    if not found:
+        raise KafkaUnavailable("no broker names the cluster")
+    return str(found)
 
 
 def _refuse_old(produce: Mapping[str, int]) -> None:

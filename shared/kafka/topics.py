@@ -87,7 +87,7 @@ def create_topics(settings: Settings, service: Service, *, consumed: bool = True
 
     Returns their names. Raises `KafkaUnavailable` if that takes too long.
     """
-    client = admin(settings)
+    client = admin(settings, service)
     wanted = needed(service) if consumed else own(service)
     missing = [name for name, found in describe(client, settings, wanted).items() if found is None]
     replicas = settings.replication_factor or BROKERS_DEFAULT
@@ -123,7 +123,9 @@ def _limits(settings: Settings) -> dict[str, str]:
 
 def missing(settings: Settings, service: Service) -> list[str]:
     """Return the topics that `service` needs and that do not exist."""
-    return [name for name, found in describe(admin(settings), settings, needed(service)).items() if found is None]
+    return [
+        name for name, found in describe(admin(settings, service), settings, needed(service)).items() if found is None
+    ]
 
 
 def check_libraries() -> None:

@@ -94,7 +94,7 @@ class Group:
     def __init__(self, settings: Settings, service: Service) -> None:
         self._settings = settings
         self._service = service
-        self._admin = access.admin(settings)
+        self._admin = access.admin(settings, service)
         self._reader = Consumer(
             {
                 **settings.kafka(),
@@ -115,7 +115,7 @@ class Group:
 
     def cluster_id(self) -> str:
         """Name the cluster."""
-        return str(_ask(lambda: _result(self._admin.describe_cluster(request_timeout=topics.ADMIN_SECONDS))).cluster_id)
+        return _ask(lambda: access.cluster_id(self._admin))
 
     def topics(self, names: Collection[str]) -> dict[str, Topic]:
         """Describe topics; those that do not exist are left out."""

@@ -25,6 +25,9 @@ from .waiting import SECONDS_MAX, until
 TIMEOUTS = {"session_timeout_ms": 1_000, "transaction_timeout_ms": 5_000}
 """The minimum that Kafka and the settings allow."""
 
+CRASHES = (-signal.SIGABRT, -signal.SIGSEGV)
+"""Exit codes of a process that was ended by its own C code."""
+
 # Workers are forked from a process that imported everything once: a start then takes 20 ms instead of a second.
 processes = multiprocessing.get_context("forkserver")
 processes.set_forkserver_preload([module.__name__ for module in (crashing_worker, consumer, _producer, psycopg)])
@@ -71,14 +74,16 @@ class Worker:
         with _one_looks:
             old.close()
 
-    def supervise(self) -> None:
-        """Restart it if it ended for that. On a busy machine it may miss its session timeout: its client then fences
-        itself, which it cannot survive.
+    def supervise(self, *, crashed: bool = False) -> bool:
+        """Restart it if it ended for that, or with `crashed` by a fault of a library; return whether it did. On a busy
+        machine it may miss its session timeout: its client then fences itself, which it cannot survive.
         """
         with self._turn:
-            if self.exitcode == EXIT_AGAIN and not self.stopped:
-                self.restarts += 1
-                self._replace()
+            if self.stopped or self.exitcode not in (CRASHES if crashed else (EXIT_AGAIN,)):
+                return False
+            self.restarts += 1
+            self._replace()
+            return True
 
     def again(self) -> None:
         """Restart it in its place, once it has ended."""

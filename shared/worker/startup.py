@@ -3,13 +3,12 @@
 import time
 from typing import NamedTuple
 
-from confluent_kafka import KafkaException
 from sqlalchemy import Connection, Engine, text
 
 from ..configuration.program import program
-from ..errors import KafkaUnavailable, LanesDiffer, Misconfigured, OtherCluster, Stop
-from ..kafka.access import admin
-from ..kafka.topics import ADMIN_SECONDS, LOOK_AGAIN_SECONDS, describe, needed, whose
+from ..errors import LanesDiffer, Misconfigured, OtherCluster, Stop
+from ..kafka.access import admin, cluster_id
+from ..kafka.topics import LOOK_AGAIN_SECONDS, describe, needed, whose
 from ..postgres.engine import refuse_unsafe
 from ..postgres.migrations import refuse_behind
 from ..postgres.roles import refuse_without_rights
@@ -41,18 +40,14 @@ def see_topics(settings: Settings, service: Service) -> Topics:
     """Return the cluster and the topics of `service`. Ask again for missing ones: a broker that has just started may
     not know all topics yet. Raises `KafkaUnavailable` or `Misconfigured`.
     """
-    client = admin(settings)
+    client = admin(settings, service)
     found = describe(client, settings, needed(service))
     deadline = time.monotonic() + MISSING_SECONDS
     while None in found.values() and time.monotonic() < deadline:
         time.sleep(10 * LOOK_AGAIN_SECONDS)
         found = describe(client, settings, needed(service))
-    try:
-        cluster = client.describe_cluster(request_timeout=ADMIN_SECONDS).result(ADMIN_SECONDS + 5)
-    except KafkaException as error:
-        raise KafkaUnavailable(f"no broker names the cluster: {error.args[0]}") from error
     return Topics(
-        cluster.cluster_id,
+        cluster_id(client),
         {name: (str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None},
         [name for name, description in found.items() if description is None],
     )

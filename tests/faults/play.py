@@ -193,10 +193,14 @@ class Play:
             self._loading = False
 
     def _supervise(self) -> None:
-        """Restart workers that ask for it, also while a scenario waits for a server."""
+        """Restart workers that ask for it, also while a scenario waits for a server. One that crashed is restarted too,
+        as any supervisor does, and counts as a fault.
+        """
         while not self._closing.wait(POLL_SECONDS):
             for worker in list(self.stage.workers):
                 worker.supervise()
+                if worker.supervise(crashed=True):
+                    self.hit("crash")
 
     def _request(self, key: str) -> None:
         number = self.stage.number()

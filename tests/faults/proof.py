@@ -39,7 +39,8 @@ PROTOCOL = (
     "service",
     "session",
     *(f"declaration/{name}" for name in ("annotations", "batches", "routes", "rows", "signatures")),
-    *(f"kafka/{name}" for name in ("client", "consumer", "ended_transactions", "producer", "undecodable")),
+    *(f"kafka/{name}" for name in ("access", "client", "consumer", "ended_transactions", "producer", "topics")),
+    "kafka/undecodable",
     *(f"orm/{name}" for name in ("bulk", "documents", "flushing", "held")),
     *(
         f"postgres/{name}"
@@ -51,8 +52,9 @@ PROTOCOL = (
     *(f"worker/{name}" for name in ("backoff", "closing", "last_words", "main_loop", "minute", "recoveries")),
     *(
         f"worker/{name}"
-        for name in ("reporting", "retries", "standby", "stopping", "stops", "turns", "waking", "watchdog", "worker")
+        for name in ("reporting", "retries", "standby", "startup", "stopping", "stops", "turns", "waking", "watchdog")
     ),
+    "worker/worker",
 )
 """The modules of `shared` whose change voids earlier proofs."""
 

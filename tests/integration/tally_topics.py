@@ -7,7 +7,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import msgspec
-from confluent_kafka import Consumer, ConsumerGroupTopicPartitions, KafkaError, Producer, TopicPartition
+from confluent_kafka import (
+    Consumer,
+    ConsumerGroupTopicPartitions,
+    KafkaError,
+    Producer,
+    TopicCollection,
+    TopicPartition,
+)
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
@@ -34,8 +41,13 @@ class Topics:
         self.admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
 
     def grow(self, topic: str, partitions: int) -> None:
-        """Add partitions to a topic."""
+        """Add partitions to a topic, and wait until its broker knows them: its controller knows them earlier."""
         self.admin.create_partitions([NewPartitions(topic, partitions)])[topic].result(SECONDS_MAX)
+        asked = TopicCollection([topic])
+        until(
+            lambda: len(self.admin.describe_topics(asked)[topic].result(SECONDS_MAX).partitions) == partitions,
+            f"{topic} has {partitions} partitions",
+        )
 
     @property
     def source(self) -> str:

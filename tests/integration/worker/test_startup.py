@@ -24,7 +24,7 @@ def settings_of(servers: Servers, **more: object) -> Settings:
 def test_topics_that_were_created_are_there_for_whoever_starts_next(servers: Servers) -> None:
     """A broker learns of a new topic a little later than its controller: much later while it deletes others."""
     settings = settings_of(servers)
-    client = access.admin(settings)
+    client = access.admin(settings, trail.make("start").service)
     for _ in range(10):
         made = trail.make(f"start-{uuid.uuid4().hex[:12]}").service
         topics.create_topics(settings, made)
@@ -39,7 +39,7 @@ def test_the_number_of_replicas_may_be_left_to_the_brokers(servers: Servers) -> 
 
     created = topics.create_topics(settings, made)
 
-    found = topics.describe(access.admin(settings), settings, created)
+    found = topics.describe(access.admin(settings, made), settings, created)
     assert {len(p.replicas) for d in found.values() if d is not None for p in d.partitions} == {1}
 
 
@@ -50,7 +50,7 @@ def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers:
     topics.create_topics(settings, kit.service)
 
     resources = [ConfigResource(ResourceType.TOPIC, name) for name in (kit.asked.topic, kit.told.topic)]
-    client = access.admin(settings)  # kept: one that is gone never answers
+    client = access.admin(settings, kit.service)  # kept: one that is gone never answers
     found = client.describe_configs(resources)
     limits = [int(found[resource].result(SECONDS_MAX)["max.message.bytes"].value) for resource in resources]
     assert limits == [1_048_588, 5_010_000]
@@ -58,16 +58,17 @@ def test_a_topic_lets_events_pass_that_are_as_large_as_the_setting_says(servers:
 
 def test_an_old_broker_is_refused(servers: Servers, monkeypatch: pytest.MonkeyPatch) -> None:
     """The client's mock knows as much as Kafka 3; the real broker is made to look old."""
+    made = trail.make("start").service
     given = {"database_url": servers.postgres.dsn("nowhere")}
     with MockCluster() as mock:
         settings = Settings.model_validate({"kafka_bootstrap_servers": mock.bootstrap, **given})
         with pytest.raises(
             Misconfigured, match=r"is older than Kafka 4\.0 \(it knows Produce up to version 10, not 12\)"
         ):
-            access.admin(settings)
+            access.admin(settings, made)
 
     settings = Settings.model_validate({"kafka_bootstrap_servers": servers.kafka.bootstrap, **given})
-    access.admin(settings)
+    access.admin(settings, made)
     monkeypatch.setattr(access, "PRODUCE_MIN", 99)
     with pytest.raises(Misconfigured, match="KAFKA_BOOTSTRAP_SERVERS"):
-        access.admin(settings)
+        access.admin(settings, made)

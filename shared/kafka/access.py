@@ -108,6 +108,7 @@ def admin(settings: Settings, service: Service) -> AdminClient:
     deadline = time.monotonic() + ANSWER_SECONDS + 5
     while not answer.done() and time.monotonic() < deadline:
         client.poll(LOOK_AGAIN_SECONDS)
+        _refuse_old(versions.produce)
         denials = [reason for error in reported if (reason := denial(error))]
         if denials:
             denied_at = denied_at or time.monotonic()

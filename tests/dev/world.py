@@ -12,7 +12,7 @@ from itertools import count
 from typing import Any
 
 import psycopg
-from confluent_kafka import Producer, TopicPartition
+from confluent_kafka import KafkaError, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 from psycopg import sql
 from sqlalchemy import make_url
@@ -38,6 +38,8 @@ class World:
         """Databases are cloned from those that the services have migrated; the topics are emptied."""
         self._servers = servers
         self.book = Book()
+        self.refused: list[tuple[str | None, KafkaError]] = []
+        """Records that did not arrive."""
         number = next(_numbers)
         self.dsns: dict[str, str] = {}
         with psycopg.connect(servers.postgres.dsn(), autocommit=True) as admin:
@@ -196,7 +198,12 @@ class World:
                 "ce_time": "2026-01-01T00:00:00Z",
                 **(headers or {}),
             },
+            on_delivery=self._delivered,
         )
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is not None:
+            self.refused.append((message.topic(), error))
 
     def join(self, service: str, consumes: str, template: str) -> None:
         """Add a service that no rule knows, with a database like that of `template`."""
@@ -223,6 +230,7 @@ class World:
     def rest(self) -> None:
         """Mark everything written as handled by every service."""
         assert self.producer.flush(SECONDS) == 0
+        assert self.refused == []
         deadline = time.monotonic() + SECONDS
         ends = self.topics.ends(self.topics.partitions(TOPICS))
         while any(end.stable != end.high for end in ends.values()):  # markers follow the commit of a transaction

@@ -7,6 +7,7 @@ in git unchanged. Otherwise it stays, unless forced.
 import subprocess
 from pathlib import Path
 
+from dev import env_example
 from dev.servers import service_names
 from dev.service import copying, entries
 from dev.service.copying import ROOT, Misconfigured, declared
@@ -29,8 +30,11 @@ def remove(given: str, *, force: bool = False) -> list[Path]:
             f"{name} has changes that are not in git: {', '.join(map(str, changed))}. Commit them, or use FORCE=1"
         )
     lists = entries.lists([other for other in service_names() if other != name])
+    had_settings = bool(env_example.own(name))
     copying.delete(places)
     entries.write(lists)
+    if had_settings:
+        env_example.PLACE.write_text(env_example.text())
     return places
 
 

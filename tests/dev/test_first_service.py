@@ -33,7 +33,7 @@ def test_the_page_can_be_followed_to_its_end(tree: Tree) -> None:
             run(tree, "git apply the.diff; rm the.diff")
         else:
             compare(text, output)
-    assert [kind for kind, _ in BLOCKS].count("diff") == 6
+    assert [kind for kind, _ in BLOCKS].count("diff") == 7
     assert tree.git("diff", "--stat", before) == "", "the service is put away, and nothing is left of it"
 
 

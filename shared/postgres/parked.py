@@ -56,6 +56,7 @@ _HOLDING = text("""
     WHERE EXISTS (SELECT FROM exactly_once_parked)
 """)
 
+# There is a row already only if an input was rewound to before a dead letter that holds its key.
 _PARK = text(f"""
     INSERT INTO exactly_once_parked (
         topic, partition, epoch, "offset", key, value, source, event_id, headers, bytes, attempts, due, error, detail,
@@ -73,6 +74,10 @@ _PARK = text(f"""
         topic, partition, epoch, "offset", key, value, source, event_id, headers, bytes, attempts, error, detail,
         traceback, aside
     )
+    ON CONFLICT (topic, partition, key_hash, epoch, "offset") DO UPDATE SET
+        value = excluded.value, source = excluded.source, event_id = excluded.event_id, headers = excluded.headers,
+        bytes = excluded.bytes, attempts = excluded.attempts, due = excluded.due, error = excluded.error,
+        detail = excluded.detail, traceback = excluded.traceback
 """)  # noqa: S608 - constants
 
 _RANKED = """

@@ -192,3 +192,20 @@ def test_a_dead_letter_that_holds_its_key_is_never_tried_nor_is_what_waits_behin
     park(world, database, 7, lane=1)
     assert [record.record.offset for record in chosen(database, world.inputs)] == [7]
     assert database.next_parked([first], MANY) == []
+
+
+def test_a_dead_letter_that_holds_its_key_and_comes_again_is_parked_in_its_place(
+    world: World, database: Slotted
+) -> None:
+    """An operator has rewound its input to before it."""
+    record = world.delivery(1).record
+    for new in (
+        NewParked(record._replace(value=None), 0, "", "", Retry("never"), first=True, aside=True),
+        NewParked(record, 0, "source", "1", None, first=False),
+    ):
+        transaction = database.begin()
+        transaction.park([new])
+        transaction.commit()
+    (one,) = chosen(database, world.inputs)
+    assert (one.record.value, one.event_id) == (record.value, "1")
+    assert take(database, [one]) == [1]

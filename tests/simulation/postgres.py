@@ -176,7 +176,7 @@ class Postgres:
         self.order += changes.order
         self.parked = {at: one for at, one in self.parked.items() if at not in changes.taken} | changes.parked
         self.was_parked |= {one.record[:2] for one in changes.parked.values()}
-        self.aside |= changes.aside
+        self.aside = self.aside - changes.parked.keys() | changes.aside
         self.dead_letters += changes.dead_letters
         self.undecided |= {
             (letter.record.input, letter.record.key or b"", letter.record.offset)

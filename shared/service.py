@@ -21,10 +21,18 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from types import NoneType
-from typing import TYPE_CHECKING, Any, Concatenate, Never, ParamSpec, TypeVar, get_type_hints, overload
+from typing import TYPE_CHECKING, Any, Concatenate, Literal, Never, ParamSpec, TypeVar, get_type_hints, overload
 
 from .declaration.batches import BatchRoute, read_batch
-from .declaration.routes import Route, read, refuse_clash, refuse_no_event, refuse_unmoved, refuse_unpublishable
+from .declaration.routes import (
+    Route,
+    holding,
+    read,
+    refuse_clash,
+    refuse_no_event,
+    refuse_unmoved,
+    refuse_unpublishable,
+)
 from .events import Event
 from .recurring import Recurrence, declared
 from .states import Machine
@@ -34,6 +42,8 @@ E2 = TypeVar("E2", bound=Event)
 E3 = TypeVar("E3", bound=Event)
 P = ParamSpec("P")
 Due = TypeVar("Due", bound=Event)
+AfterDeadLetter = Literal["go on", "wait"]
+"""What later records of a key do when one of it becomes a dead letter."""
 Published = TypeVar("Published", bound=Event | Iterable[Event] | None)
 """What a handler returns."""
 Caused = TypeVar("Caused", bound=Iterable[tuple[Event, Event]] | None)
@@ -83,25 +93,41 @@ class Service:
 
     @overload
     def on(
-        self, event: type[E1], machine: Machine[Any] | None = None, /
+        self, event: type[E1], machine: Machine[Any] | None = None, /, *, after_dead_letter: AfterDeadLetter = ...
     ) -> Callable[[Callable[Concatenate[E1, P], Published]], Callable[Concatenate[E1, P], Published]]: ...
 
     @overload
     def on(
-        self, event: type[E1], other: type[E2], machine: Machine[Any] | None = None, /
+        self,
+        event: type[E1],
+        other: type[E2],
+        machine: Machine[Any] | None = None,
+        /,
+        *,
+        after_dead_letter: AfterDeadLetter = ...,
     ) -> Callable[[Callable[Concatenate[E1 | E2, P], Published]], Callable[Concatenate[E1 | E2, P], Published]]: ...
 
     @overload
     def on(
-        self, event: type[E1], other: type[E2], third: type[E3], machine: Machine[Any] | None = None, /
+        self,
+        event: type[E1],
+        other: type[E2],
+        third: type[E3],
+        machine: Machine[Any] | None = None,
+        /,
+        *,
+        after_dead_letter: AfterDeadLetter = ...,
     ) -> Callable[
         [Callable[Concatenate[E1 | E2 | E3, P], Published]], Callable[Concatenate[E1 | E2 | E3, P], Published]
     ]: ...
 
-    def on(self, *given: Any) -> Callable[[Any], Any]:
+    def on(self, *given: Any, after_dead_letter: AfterDeadLetter = "go on") -> Callable[[Any], Any]:
         """Route an event, or several, to the decorated handler. Several handlers of one type run in the order of their
         declaration, in one transaction. If a machine of the service has a row for an event, one of its handlers
         consults it; None in the machine's place says that the handler calls `Machine.move` itself.
+
+        With `after_dead_letter="wait"` a record that becomes a dead letter holds its key: later records of it wait
+        until somebody has redriven or dismissed it. One handler of a type that says so is enough.
 
         Raises `TypeError` if the function cannot handle these events, with a message that says what to write.
         """
@@ -110,10 +136,13 @@ class Service:
             refuse_no_event(event, f"{self.name}: @service.on(...)")
         for event in events:
             self._refuse_lane_topic(event, f"{self.name}: @service.on(...)")
+        holds = holding(after_dead_letter, f"{self.name}: @service.on(...)")
 
         def decorate(handler: Any) -> Any:
             added = read(handler, events, machine, self.publishes)
             refuse_clash(self._routes, added)
+            for route in added:
+                route.holds = holds
             self._routes += added
             if given[-1] is None:
                 self._by_hand.update(events)
@@ -122,7 +151,7 @@ class Service:
         return decorate
 
     def on_batch(
-        self, event: type[E1], /, *machine: None
+        self, event: type[E1], /, *machine: None, after_dead_letter: AfterDeadLetter = "go on"
     ) -> Callable[[Callable[Concatenate[Sequence[E1], P], Caused]], Callable[Concatenate[Sequence[E1], P], Caused]]:
         """Route an event to the decorated batch handler: all events of this type that follow each other in a batch are
         given to one call, so the order of the partition is kept among the types too. It returns each event to publish
@@ -131,7 +160,7 @@ class Service:
         A call that fails is repeated with half the events, until the one that fails is alone. Which events share a call
         is chance: a handler does the same for several as for each in turn. Several batch handlers of one type each take
         all events of the call, in the order of their declaration. A machine that has a row for the event is consulted
-        by none; None after the event says that the handler moves its rows itself.
+        by none; None after the event says that the handler moves its rows itself. `after_dead_letter` is that of `on`.
 
         Raises `TypeError` if the function cannot handle these events, with a message that says what to write.
         """
@@ -140,10 +169,12 @@ class Service:
         self._refuse_lane_topic(event, where)
         if len(machine) > 1 or any(isinstance(one, type) for one in machine):
             raise TypeError(f"{where}: a batch handler takes one type of event: declare it once for each")
+        holds = holding(after_dead_letter, where)
 
         def decorate(handler: Any) -> Any:
             added = read_batch(handler, event, machine[0] if machine else None, self.publishes)
             refuse_clash(self._routes, [added])
+            added.holds = holds
             self._routes.append(added)
             if machine:
                 self._by_hand.add(event)

@@ -20,6 +20,8 @@ class Declared:
 
     of_batch = False
     """Whether it takes all events of its type in a row, instead of one."""
+    holds = False
+    """Whether later records of its key wait behind one that became a dead letter."""
     machine: Machine[Any] | None = None
     judged: Rows | None = None
     """The row whose state the machine checks; it need not be a parameter of the handler."""
@@ -96,6 +98,16 @@ class Route(Declared):
                 f"the event to publish, several in a tuple or a list, or None if its type says so"
             )
         return returned if isinstance(returned, tuple | list) else tuple(returned)
+
+
+def holding(after_dead_letter: Any, where: str) -> bool:
+    """Return whether a dead letter holds its key. Raises `ValueError` for what says neither."""
+    if after_dead_letter not in ("go on", "wait"):
+        raise ValueError(
+            f'{where}: after_dead_letter={after_dead_letter!r}: write "wait" if later records of its key wait until '
+            'somebody has decided about the dead letter, or "go on" if they are handled without it'
+        )
+    return bool(after_dead_letter == "wait")
 
 
 def refuse_no_event(event: Any, where: str) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from sqlalchemy import text
 
 from ..errors import CommandFailed
+from ..postgres import parked
 from . import maintenance
 from .maintenance import Context
 from .output import echo
@@ -61,6 +62,7 @@ def dismiss(
             after = {"reason": reason, "number": len(gone), "letters": gone[:IDS_MAX]}
             decision = maintenance.decided(connection, "dead-letters dismiss", "dead letters", before, after)
             connection.execute(_DISMISS, {"ids": gone, "decision": decision})
+            parked.release(connection, gone)
     echo(f"{len(gone):,} dead letters dismissed by decision {decision}")
     missed = sorted(set(numbers) - set(gone))
     if missed:

@@ -46,7 +46,7 @@ def show_all(context: Context, *, topic: str | None, most: int, json: bool) -> N
                 key.header("ce_type"),
                 key.attempts,
                 age(key.oldest_seconds),
-                age(max(key.due_seconds, 0.0)),
+                f"dead letter {key.dead_letter}" if key.due_seconds is None else age(max(key.due_seconds, 0.0)),
                 f"{key.error}: {key.detail}"[:CELL] if key.error else None,
             )
             for key in shown
@@ -101,6 +101,8 @@ def retry_now(context: Context, source: str | None, key: str | None, *, every: b
         if not found:
             echo("no such key waits")
             return False
+        if key is not None:
+            _refuse_held(context, found[0])
         parked.retry_now(connection, source=which, key=key.encode() if key is not None else None)
         target = "parked keys" if which is None else str(which)
         maintenance.decided(connection, "parked retry-now", target, {"key": key}, {})
@@ -119,9 +121,11 @@ def give_up(
     which = _input(context, source)
     with context.engine.connect() as connection:
         with connection.begin():
+            found = parked.keys(connection, source=which, key=key.encode(), most=1)
             seen = parked.records(connection, which, key.encode(), WHOLE_MAX)
-        if not seen:
+        if not found or not seen:
             raise CommandFailed(f"{which} has no parked record of key {key!r}")
+        _refuse_held(context, found[0])
         first = seen[0].record
         if offset not in (None, first.offset):
             raise CommandFailed(f"key {key!r} waits at offset {first.offset}, not at {offset}: nothing was changed")
@@ -143,7 +147,10 @@ def _move(context: Context, connection: Connection, key: str, chosen: list[Parke
         bound = session.connection()
         positions.lock(bound, [source])
         if parked.take(bound, chosen) != len(chosen):
-            raise CommandFailed(f"key {key!r} has moved on meanwhile, so a record was handled: nothing was changed")
+            raise CommandFailed(
+                f"key {key!r} has moved on meanwhile, or one of these is a dead letter already: nothing was changed. "
+                "Look again with `parked show`, and give up what is before that dead letter first"
+            )
         error = Retry(f"an operator gave it up: {reason}")
         letters = [NewDeadLetter(one.record, one.epoch, _envelope(one.record), error) for one in chosen]
         numbers = dead_letters.set_aside(session, context.service, context.outbox, letters)
@@ -157,6 +164,14 @@ def _move(context: Context, connection: Connection, key: str, chosen: list[Parke
             {"dead_letter": numbers[0], "dead_letters": len(numbers), "reason": reason},
         )
     return numbers
+
+
+def _refuse_held(context: Context, key: ParkedKey) -> None:
+    if key.dead_letter is not None:
+        raise CommandFailed(
+            f"the key waits for a decision about dead letter {key.dead_letter}: "
+            f"{context.command(f'dead-letters redrive {key.dead_letter}')}, or dismiss it; then the others go on"
+        )
 
 
 def _input(context: Context, source: str) -> Input:
@@ -196,7 +211,8 @@ def _facts(key: ParkedKey) -> dict[str, Any]:
         "event_id": key.header("ce_id"),
         "attempts": key.attempts,
         "oldest_seconds": round(key.oldest_seconds, 1),
-        "due_seconds": round(max(key.due_seconds, 0.0), 1),
+        "due_seconds": None if key.due_seconds is None else round(max(key.due_seconds, 0.0), 1),
+        "dead_letter": key.dead_letter,
         "error": key.error,
         "detail": key.detail,
     }

@@ -1,7 +1,8 @@
 """`dead-letters redrive`: handle again a record that was set aside.
 
 One PostgreSQL transaction locks the dead letter, enters its event in the inbox, runs its handlers under the ids of the
-original record, writes what they publish to the outbox, and marks the dead letter as done. So it takes effect once,
+original record, writes what they publish to the outbox, and marks the dead letter as done. If it holds its key, the
+records behind it are free with the same COMMIT, and one that waits before it comes first. So it takes effect once,
 whichever process dies, and however many run at the same time. The command itself produces nothing: the workers publish
 the events like all others.
 """
@@ -14,11 +15,11 @@ from sqlalchemy.exc import DBAPIError, IntegrityError
 
 from ..errors import CommandFailed, HandlingFailed, RecoveryNeeded, Reject, Retry, Unavailable
 from ..events import Envelope
-from ..postgres import dead_letters, inbox
+from ..postgres import dead_letters, inbox, parked
 from ..postgres.dead_letters import DeadLetter
 from ..postgres.handlers import Handlers
 from ..postgres.transaction import PostgresTransaction, unavailable
-from ..protocol.ports import Delivery
+from ..protocol.ports import Delivery, Record
 from ..session import Session
 from ..telemetry.failures import describe
 from . import outbox
@@ -130,12 +131,16 @@ def _attempt(context: Context, handlers: Handlers, number: int, *, dismissed: bo
             if dead_letter.dismissed_at is not None and not dismissed:
                 detail = f"by decision {dead_letter.dismissed_by}; --dismissed handles it nevertheless"
                 return Result(Outcome.DISMISSED, detail)
+            if (waits := parked.before(session.connection(), number)) is not None:
+                detail = f"the record at offset {waits} has its key, waits, and comes first: `parked list`"
+                return Result(Outcome.FAILED, detail)
             result = Result(Outcome.DONE)
             if dead_letter.record.input.topic == context.service.lane_topic:
                 outbox.put_back(session.connection(), dead_letter)
             elif not _handle(transaction, session, handlers, dead_letter):
                 result = Result(Outcome.EFFECTIVE)
             dead_letters.done(session.connection(), number)
+            parked.release(session.connection(), [number])
             transaction.commit()
             return result
         finally:
@@ -149,9 +154,11 @@ def _lock(session: Session, number: int) -> DeadLetter | None:
         raise unavailable(error) or error from error
 
 
-def _received(session: Session, envelope: Envelope) -> bool:
+def _received(session: Session, record: Record, envelope: Envelope) -> bool:
+    """Enter an event in the inbox; False if it has already taken effect: a duplicate that waits has not."""
     try:
-        return inbox.receive(session.connection(), envelope.source, envelope.id)
+        new = inbox.receive(session.connection(), envelope.source, envelope.id)
+        return new or parked.take_duplicate(session.connection(), record, envelope.source, envelope.id)
     except DBAPIError as error:
         raise unavailable(error) or error from error
 
@@ -161,7 +168,7 @@ def _handle(transaction: PostgresTransaction, session: Session, handlers: Handle
     opened = handlers.open(dead_letter.record)
     if opened is None:
         raise Reject(f"this service no longer consumes {dead_letter.event_type} on {dead_letter.record.input.topic}")
-    if not _received(session, opened.envelope):
+    if not _received(session, dead_letter.record, opened.envelope):
         return False
     transaction.handle([Delivery(dead_letter.record, opened.envelope, opened.event, dead_letter.epoch)])
     transaction.write_outbox()

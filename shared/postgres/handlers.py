@@ -45,6 +45,7 @@ class Handlers:
         self._together: dict[type[Event], list[BatchRoute]] = {}
         """A type is in one of these: it has handlers of one kind."""
         self._decoders: dict[tuple[str, str], dict[int, msgspec.json.Decoder[Event]]] = {}
+        self._holding = {(route.event.topic, route.event.__name__.encode()) for route in service.routes if route.holds}
         for route in service.routes:
             self._routes.setdefault(route.event, []).append(route)
             if isinstance(route, BatchRoute):
@@ -79,6 +80,11 @@ class Handlers:
             raise
         except Exception as error:  # besides msgspec's errors: too deep, not UTF-8, or raised by an event's type
             raise Malformed(f"{found.type} cannot be read: {error}") from error
+
+    def holds(self, record: Record) -> bool:
+        """Whether later records of its key wait if `record` becomes a dead letter: known without reading it."""
+        kind = dict(record.headers or ()).get("ce_type") or b""
+        return bool(record.key) and (record.input.topic, kind.rpartition(b".v")[0]) in self._holding
 
     def run(self, deliveries: Sequence[Delivery], session: Session, collect: Callable[..., None]) -> None:
         """Load what the batch needs, then handle the events in their order. `collect(delivery, events)` takes what each

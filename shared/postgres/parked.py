@@ -3,6 +3,9 @@
 The first row of a key says when it is due. It is chosen without a lock of its position, and its attempt is noted with a
 later moment: if the process ends at it, it is not tried again at once, and whoever tries it then knows. It is deleted
 under the lock of its position, in the transaction of its effects.
+
+A dead letter that holds its key keeps its place here, without its value: it is due at infinity, so that it and those
+behind it are never chosen, nor taken by a worker that chose them before. `release` deletes it.
 """
 
 import base64
@@ -53,28 +56,35 @@ _HOLDING = text("""
     WHERE EXISTS (SELECT FROM exactly_once_parked)
 """)
 
+# There is a row already only if an input was rewound to before a dead letter that holds its key.
 _PARK = text(f"""
     INSERT INTO exactly_once_parked (
         topic, partition, epoch, "offset", key, value, source, event_id, headers, bytes, attempts, due, error, detail,
         traceback
     )
     SELECT topic, partition, epoch, "offset", key, value, source, event_id, headers, bytes, attempts,
-           clock_timestamp() + {_PAUSE % "attempts"}, error, detail, traceback
+           CASE WHEN aside THEN 'infinity' ELSE clock_timestamp() + {_PAUSE % "attempts"} END, error, detail, traceback
     FROM unnest(
         CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:epochs AS int[]), CAST(:offsets AS bigint[]),
         CAST(:keys AS bytea[]), CAST(:values AS bytea[]), CAST(:sources AS text[]), CAST(:ids AS text[]),
         CAST(:headers AS bytea[]), CAST(:bytes AS bigint[]),
-        CAST(:attempts AS int[]), CAST(:errors AS text[]), CAST(:details AS text[]), CAST(:tracebacks AS text[])
+        CAST(:attempts AS int[]), CAST(:errors AS text[]), CAST(:details AS text[]), CAST(:tracebacks AS text[]),
+        CAST(:aside AS boolean[])
     ) AS new (
         topic, partition, epoch, "offset", key, value, source, event_id, headers, bytes, attempts, error, detail,
-        traceback
+        traceback, aside
     )
+    ON CONFLICT (topic, partition, key_hash, epoch, "offset") DO UPDATE SET
+        value = excluded.value, source = excluded.source, event_id = excluded.event_id, headers = excluded.headers,
+        bytes = excluded.bytes, attempts = excluded.attempts, due = excluded.due, error = excluded.error,
+        detail = excluded.detail, traceback = excluded.traceback
 """)  # noqa: S608 - constants
 
 _RANKED = """
     ranked AS (
         SELECT parked.topic, parked.partition, key_hash, epoch, "offset", bytes, ends, parked_at,
-               row_number() OVER of_key AS nth, first_value(due) OVER of_key AS due
+               row_number() OVER of_key AS nth, first_value(due) OVER of_key AS due,
+               NOT isfinite(max(parked.due) OVER of_key) AS held
         FROM exactly_once_parked AS parked
             JOIN unnest(CAST(:topics AS text[]), CAST(:partitions AS int[])) AS wanted (topic, partition)
              ON parked.topic = wanted.topic AND parked.partition = wanted.partition
@@ -86,7 +96,10 @@ _WAITING = text(f"""
     WITH {_RANKED}
     SELECT topic, partition, count(*), CAST(sum(bytes) AS bigint), count(*) FILTER (WHERE nth = 1),
            CAST(extract(epoch FROM clock_timestamp() - min(parked_at)) AS float8),
-           CAST(extract(epoch FROM min(due) FILTER (WHERE nth = 1) - clock_timestamp()) AS float8)
+           coalesce(
+               CAST(extract(epoch FROM min(due) FILTER (WHERE nth = 1 AND NOT held) - clock_timestamp()) AS float8),
+               'infinity'
+           )
     FROM ranked GROUP BY topic, partition
 """)  # noqa: S608 - constants
 
@@ -100,7 +113,7 @@ _ACCEPTS = text("""
 # Key by key, one record of each before the second of any: a key with many holds up no other.
 _NEXT = text(f"""
     WITH {_RANKED},
-    due AS (SELECT * FROM ranked WHERE due <= clock_timestamp()),
+    due AS (SELECT * FROM ranked WHERE due <= clock_timestamp() AND NOT held),
     suspect AS (SELECT * FROM due WHERE nth = 1 AND ends > 0 ORDER BY due LIMIT 1),
     chosen AS (
         SELECT topic, partition, key_hash, epoch, "offset", ends FROM suspect
@@ -130,11 +143,17 @@ _NAMED = """
         CAST(:keys AS bytea[])
     ) AS named (topic, partition, epoch, "offset", key)
     WHERE parked.topic = named.topic AND parked.partition = named.partition AND parked.key_hash = sha256(named.key)
-        AND parked.epoch = named.epoch AND parked."offset" = named."offset"
+        AND parked.epoch = named.epoch AND parked."offset" = named."offset" AND isfinite(parked.due)
 """
 
 _TAKE = text(f"""
     DELETE FROM exactly_once_parked AS parked USING {_NAMED}
+        AND NOT EXISTS (
+            SELECT FROM exactly_once_parked AS aside
+            WHERE aside.topic = parked.topic AND aside.partition = parked.partition
+                AND aside.key_hash = parked.key_hash AND NOT isfinite(aside.due)
+                AND (aside.epoch, aside."offset") < (parked.epoch, parked."offset")
+        )
     RETURNING parked.topic, parked.partition, parked.epoch, parked."offset"
 """)  # noqa: S608 - constants
 
@@ -212,6 +231,7 @@ def parking(parked: Sequence[NewParked], longest: float, encoding: str) -> State
             "errors": [error for error, _, _ in told],
             "details": [detail for _, detail, _ in told],
             "tracebacks": [traceback for _, _, traceback in told],
+            "aside": [one.aside for one in parked],
             "longest": longest,
         },
     )
@@ -317,12 +337,14 @@ class ParkedKey(NamedTuple):
     offset: int
     epoch: int
     attempts: int
-    due_seconds: float
-    """Until it is due; 0 or less: it is due."""
+    due_seconds: float | None
+    """Until it is due; 0 or less: it is due; None: it is a dead letter, about which somebody has to decide."""
     oldest_seconds: float
     error: str | None
     detail: str | None
     traceback: str | None
+    dead_letter: int | None
+    """What holds it, if its first record is a dead letter."""
     headers: Sequence[tuple[str, bytes | None]]
 
     def header(self, name: str) -> str | None:
@@ -333,9 +355,16 @@ class ParkedKey(NamedTuple):
 
 _KEYS = text("""
     SELECT first.topic, first.partition, first.key, counted.records, counted.bytes, first."offset", first.epoch,
-           first.attempts, CAST(extract(epoch FROM first.due - clock_timestamp()) AS float8),
+           first.attempts,
+           CASE WHEN isfinite(first.due) THEN CAST(extract(epoch FROM first.due - clock_timestamp()) AS float8) END,
            CAST(extract(epoch FROM clock_timestamp() - counted.since) AS float8),
-           first.error, first.detail, first.traceback, first.headers
+           first.error, first.detail, first.traceback,
+           CASE WHEN NOT isfinite(first.due) THEN (
+               SELECT max(letter.id) FROM exactly_once_dead_letter AS letter
+               WHERE letter.topic = first.topic AND letter.partition = first.partition
+                   AND letter.epoch = first.epoch AND letter."offset" = first."offset"
+           ) END,
+           first.headers
     FROM (
         SELECT topic, partition, key_hash, count(*) AS records, CAST(sum(bytes) AS bigint) AS bytes,
                min(parked_at) AS since, min(ARRAY[epoch, "offset"]) AS place
@@ -359,6 +388,33 @@ _BEHIND = text("""
     ORDER BY epoch, "offset" LIMIT :most
 """)
 
+_OF_LETTER = """
+    held.topic = letter.topic AND held.partition = letter.partition AND held.key_hash = sha256(letter.key)
+    AND held.epoch = letter.epoch AND held."offset" = letter."offset" AND NOT isfinite(held.due)
+"""
+
+_BEFORE = text(f"""
+    SELECT earlier."offset"
+    FROM exactly_once_dead_letter AS letter
+    JOIN exactly_once_parked AS held ON {_OF_LETTER}
+    JOIN exactly_once_parked AS earlier
+        ON earlier.topic = held.topic AND earlier.partition = held.partition AND earlier.key_hash = held.key_hash
+            AND (earlier.epoch, earlier."offset") < (held.epoch, held."offset")
+    WHERE letter.id = :number
+    ORDER BY earlier.epoch, earlier."offset" LIMIT 1
+""")  # noqa: S608 - constants
+
+_RELEASE = text(f"""
+    DELETE FROM exactly_once_parked AS held USING exactly_once_dead_letter AS letter
+    WHERE letter.id = ANY(:numbers) AND {_OF_LETTER}
+""")  # noqa: S608 - constants
+
+_TAKE_DUPLICATE = text("""
+    DELETE FROM exactly_once_parked
+    WHERE topic = :topic AND partition = :partition AND key_hash = sha256(:key)
+        AND source = :source AND event_id = :event_id
+""")
+
 _PLACES = text("""
     SELECT epoch, "offset" FROM exactly_once_parked WHERE topic = :topic AND partition = :partition
     ORDER BY epoch, "offset" LIMIT :most
@@ -366,7 +422,7 @@ _PLACES = text("""
 
 _NOW = text("""
     UPDATE exactly_once_parked SET due = clock_timestamp()
-    WHERE due > clock_timestamp() AND (CAST(:topic AS text) IS NULL OR topic = :topic)
+    WHERE due > clock_timestamp() AND isfinite(due) AND (CAST(:topic AS text) IS NULL OR topic = :topic)
         AND (CAST(:partition AS int) IS NULL OR partition = :partition)
         AND (CAST(:key AS bytea) IS NULL OR key_hash = sha256(:key))
 """)
@@ -416,3 +472,20 @@ def retry_now(connection: Connection, *, source: Input | None, key: bytes | None
 def take(connection: Connection, parked: Sequence[ParkedRecord]) -> int:
     """Delete rows under the lock of their position; return how many there were."""
     return len(connection.execute(*taking(parked)).all())
+
+
+def before(connection: Connection, number: int) -> int | None:
+    """Return the offset of the first record that waits before a dead letter that holds its key; None if none does."""
+    found: int | None = connection.execute(_BEFORE, {"number": number}).scalar()
+    return found
+
+
+def release(connection: Connection, numbers: Sequence[int]) -> None:
+    """Let go of the keys that these dead letters hold: somebody has decided about them."""
+    connection.execute(_RELEASE, {"numbers": list(numbers)})
+
+
+def take_duplicate(connection: Connection, record: Record, source: str, event_id: str) -> bool:
+    """Delete a parked duplicate of an event of a dead letter; return whether there was one."""
+    facts = {"topic": record.input.topic, "partition": record.input.partition, "key": record.key}
+    return connection.execute(_TAKE_DUPLICATE, {**facts, "source": source, "event_id": event_id}).rowcount > 0

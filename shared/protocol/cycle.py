@@ -8,7 +8,8 @@ both stay true after a crash anywhere, and recovery reads both and continues.
     1    poll a batch, and take the group metadata of this batch
     2    Postgres transaction
     2.1    lock the positions of the batch's inputs; drop records below the next offset
-    2.2    inbox: drop events that were received before. Park records whose key is held, and those that have to wait
+    2.2    inbox: drop events that were received before. Park records whose key is held, and those that have to wait;
+           a dead letter that holds its key keeps a place among them
     2.3    run the handlers; collect what the handlers return
     2.4    flush their changes, then insert into the outbox
     2.5    move the next offset past the batch
@@ -26,7 +27,7 @@ Parked records (`shared.protocol.parking`) are tried between cycles, by whoever 
 
     P1   choose records that are due, and note the attempt
     P2   Postgres transaction
-    P2.1   lock the positions of their inputs; delete their rows; drop those that were gone
+    P2.1   lock the positions of their inputs; delete their rows; drop those that were gone, or are behind a dead letter
     P2.2   run the handlers, under the ids that the records had; flush, then insert into the outbox
     P2.3   COMMIT; the next cycle publishes
     P3   if that failed: withdraw the notes, all but that of the record that failed, which is due later
@@ -59,13 +60,14 @@ from ..errors import (
     GenerationLost,
     HandlingFailed,
     Malformed,
+    ParkingFull,
     ProcessEnded,
     RecoveryNeeded,
     Reject,
 )
 from .attempts import Attempt
 from .intake import Intake
-from .parking import Bounds, Parking, nearest, place
+from .parking import Bounds, Parking, Place, nearest, place
 from .ports import (
     NOTHING,
     Arrival,
@@ -149,7 +151,7 @@ class Cycle:
     """One worker's cycle over its two ports.
 
     `open_record` reads a record: None for a type that the service does not consume. It raises `Malformed`, or `Retry`
-    for an unknown version.
+    for an unknown version. `holds` says whether later records of its key wait, if it becomes a dead letter.
     """
 
     def __init__(
@@ -159,11 +161,14 @@ class Cycle:
         database: Database,
         open_record: Callable[[Record], Opened | None],
         limits: Limits,
+        *,
+        holds: Callable[[Record], bool] | None = None,
     ) -> None:
         self._service = service
         self._kafka = kafka
         self._database = database
         self._open = open_record
+        self._holds = holds or (lambda _: False)
         self._limits = limits
         self._owned: Assignment = NOTHING
         # Lanes whose claim Kafka refused for its content are published alone, in ever smaller claims. The limits
@@ -300,7 +305,7 @@ class Cycle:
         progress = Progress(received=len(tried))
         transaction = self._database.begin()  # P2
         try:
-            self._handle_parked(transaction, tried, progress)
+            tried = self._handle_parked(transaction, tried, progress)
             transaction.commit()  # P2.3
         except HandlingFailed as failure:
             transaction.rollback()
@@ -372,11 +377,19 @@ class Cycle:
         # A worker that stalled may have moved it, and have parked what is dropped here.
         self._parking.suspect(source for source in sources if positions[source].next_offset > self._seen[source])
         fresh = [one for one in read if one.record.offset >= positions[one.record.input].next_offset]
-        opened, dead_letters = _sorted((one, positions[one.record.input].epoch) for one in fresh)
+        opened = _opened((one, positions[one.record.input].epoch) for one in fresh)
         deliveries: list[Delivery] = []
+        dead_letters: list[NewDeadLetter] = []
         parked: list[NewParked] = []
         for delivery in opened:
-            identity, key = (delivery.envelope.source, delivery.envelope.id), _key(delivery.record)
+            key = _key(delivery.record)
+            if isinstance(delivery, NewDeadLetter):
+                dead_letters.append(delivery)
+                if self._holds(delivery.record):
+                    parked.append(_in_its_place(delivery, first=key not in held))
+                    held.add(key)
+                continue
+            identity = (delivery.envelope.source, delivery.envelope.id)
             if identity not in new:
                 continue
             new.discard(identity)  # a duplicate in the same batch is dropped too
@@ -387,6 +400,10 @@ class Cycle:
                 parked.append(NewParked(delivery.record, delivery.epoch, *identity, why, first=key not in held))
                 held.add(key)
         self._parking.add(parked)
+        if parked and not self._intake.parks_keys:
+            raise HandlingFailed(parked[0].record) from ParkingFull(
+                f"{parked[0].record.input} waits, and not only the key: the last `post` migration has not run"
+            )
         transaction.handle(deliveries)  # 2.3
         transaction.set_aside(dead_letters)
         if parked:
@@ -399,8 +416,9 @@ class Cycle:
         progress.handled = len(deliveries)
         progress.handled_types = frozenset(delivery.envelope.type for delivery in deliveries)
         progress.handled_inputs = frozenset(delivery.record.input for delivery in deliveries)
-        progress.duplicates = len(read) - len(fresh) + len(opened) - len(deliveries) - len(parked)
-        progress.skipped += len(fresh) - len(opened) - len(dead_letters)
+        progress.skipped += len(fresh) - len(opened)
+        waits = sum(not one.aside for one in parked)
+        progress.duplicates = len(read) - len(fresh) + len(opened) - len(dead_letters) - len(deliveries) - waits
         progress.set_aside, progress.parked = dead_letters, parked
         return moved
 
@@ -409,23 +427,37 @@ class Cycle:
             if source not in positions or positions[source].next_offset < self._seen[source]:
                 raise RecoveryNeeded(f"{source}: the database went back below {self._seen[source]}")
 
-    def _handle_parked(self, transaction: Transaction, tried: Sequence[ParkedRecord], progress: Progress) -> None:
-        """Steps P2.1 and P2.2."""
-        read = {place(parked): self._read_parked(parked) for parked in tried}
+    def _handle_parked(
+        self, transaction: Transaction, tried: Sequence[ParkedRecord], progress: Progress
+    ) -> list[ParkedRecord]:
+        """Steps P2.1 and P2.2; return those that were not left behind a new dead letter."""
+        read: dict[Place, _Read] = {}
+        held: set[tuple[Input, bytes]] = set()
+        for parked in tried:
+            if _key(parked.record) not in held:
+                found = read[place(parked)] = self._read_parked(parked)
+                if found.rejected is not None and self._holds(parked.record):
+                    held.add(_key(parked.record))
+        tried = [parked for parked in tried if place(parked) in read]
         sources = sorted({parked.record.input for parked in tried})
         self._refuse_older(transaction.receive(sources, ()).positions, sources)  # P2.1
         there = transaction.take(tried)
-        deliveries, dead_letters = _sorted((read[place(parked)], parked.epoch) for parked in there)
+        opened = _opened((read[place(parked)], parked.epoch) for parked in there)
+        deliveries = [one for one in opened if isinstance(one, Delivery)]
+        dead_letters = [one for one in opened if isinstance(one, NewDeadLetter)]
         transaction.handle(deliveries)  # P2.2
         transaction.set_aside(dead_letters)
         aside = {dead_letter.record[:2] for dead_letter in dead_letters}
         if aside:
             transaction.forget_received([parked for parked in there if parked.record[:2] in aside])
+        if holding := [_in_its_place(one, first=False) for one in dead_letters if self._holds(one.record)]:
+            transaction.park(holding)
         transaction.write_outbox()
         progress.handled = len(deliveries)
         progress.handled_types = frozenset(delivery.envelope.type for delivery in deliveries)
         progress.duplicates = len(tried) - len(there)
         progress.set_aside = dead_letters
+        return tried
 
     def _read_parked(self, parked: ParkedRecord) -> _Read:
         found = self._read(parked.record, self._parking.rejected(parked))
@@ -607,15 +639,20 @@ def _key(record: Record) -> tuple[Input, bytes]:
     return record.input, record.key or b""
 
 
-def _sorted(read: Iterable[tuple[_Read, int]]) -> tuple[list[Delivery], list[NewDeadLetter]]:
+def _in_its_place(dead_letter: NewDeadLetter, *, first: bool) -> NewParked:
+    """Return what holds the key of `dead_letter` until somebody decides about it."""
+    record = dead_letter.record._replace(value=None)
+    return NewParked(record, dead_letter.epoch, "", "", dead_letter.error, first, aside=True)
+
+
+def _opened(read: Iterable[tuple[_Read, int]]) -> list[Delivery | NewDeadLetter]:
     """Return what is for the handlers, and what is set aside without calling one. Raises `HandlingFailed`."""
-    deliveries: list[Delivery] = []
-    dead_letters: list[NewDeadLetter] = []
+    found: list[Delivery | NewDeadLetter] = []
     for (record, opened, rejected, failed), epoch in read:
         if failed is not None:
             raise HandlingFailed(record, unread=True) from failed
         if rejected is not None:
-            dead_letters.append(NewDeadLetter(record, epoch, opened.envelope if opened else None, rejected))
+            found.append(NewDeadLetter(record, epoch, opened.envelope if opened else None, rejected))
         elif opened is not None:
-            deliveries.append(Delivery(record, opened.envelope, opened.event, epoch))
-    return deliveries, dead_letters
+            found.append(Delivery(record, opened.envelope, opened.event, epoch))
+    return found

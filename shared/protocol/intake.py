@@ -256,11 +256,11 @@ class Intake:
             self._limit = max(1, len(batch) // 2)
             return cause, None
         identity = (culprit.input, culprit.offset)
-        if identity in self._rejected:
-            raise cause
         if isinstance(cause, ParkingFull):
             self._to_park.pop(identity, None)  # when there is room, it may not have to wait any more
             self._park(culprit, cause)
+        elif identity in self._rejected:
+            raise cause
         elif isinstance(cause, Retry) and self.parks_keys and culprit.key and not failure.unread:
             self._park_key(culprit, cause, batch)
         elif isinstance(cause, Retry | ServiceBroken):

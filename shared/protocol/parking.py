@@ -5,6 +5,9 @@ its event enters the inbox there as if it were handled. From then on its key is 
 parked too. Who owns the input tries the first record of each key again when it is due, and those behind it, under
 their first ids; the rows are deleted with the effects. A key is free when its last row is gone.
 
+A dead letter may hold its key too, if a handler is declared so. Its row is then never due, and goes when somebody has
+redriven or dismissed it.
+
 This module knows what one worker has to know of it: how much is parked, and which of the records that it tries fail.
 """
 
@@ -157,7 +160,7 @@ class Parking:
 def _reached(bounds: Bounds | None, after: Waiting) -> str:
     """Name the bound that `after` exceeds; empty if none."""
     if bounds is None:
-        return "this worker may not park, and another one has parked earlier records of the key"
+        return "PARKED_RECORDS_MAX = 0, and an earlier record of the key waits, or is a dead letter that holds it"
     if after.records > bounds.records:
         return f"PARKED_RECORDS_MAX = {bounds.records} are parked"
     if after.bytes > bounds.bytes:

@@ -226,11 +226,13 @@ class Transaction(Protocol):
         ...
 
     def park(self, parked: Sequence["NewParked"]) -> None:
-        """Insert parked records, each behind those of its key."""
+        """Insert parked records, each behind those of its key; of one that is set aside too, only its place."""
         ...
 
     def take(self, parked: Sequence[ParkedRecord]) -> list[ParkedRecord]:
-        """Delete the rows of `parked`, under the locks of their inputs' positions; return those that were there."""
+        """Delete the rows of `parked`, under the locks of their inputs' positions; return those that were there. A
+        record that is set aside, and those behind it, count as not there.
+        """
         ...
 
     def forget_received(self, parked: Sequence[ParkedRecord]) -> None:
@@ -321,9 +323,10 @@ class Database(Protocol):
         ...
 
     def next_parked(self, inputs: Collection[Input], most: int) -> list[ParkedRecord]:
-        """Choose parked records to try: those of keys whose first one is due, in order, up to `most`; one at which a
-        process ended is alone. Note the attempt in the same short transaction: none of them is due soon, and whoever
-        chooses them next, if this process ends, knows. Notes of attempts that this process outlived are withdrawn.
+        """Choose parked records to try: those of keys whose first one is due, in order, up to `most`; none that is set
+        aside too, nor one behind it; one at which a process ended is alone. Note the attempt in the same short
+        transaction: none of them is due soon, and whoever chooses them next, if this process ends, knows. Notes of
+        attempts that this process outlived are withdrawn.
         """
         ...
 
@@ -357,6 +360,8 @@ class NewParked(NamedTuple):
     """Why; None if it only waits behind others of its key."""
     first: bool
     """Whether its key was free."""
+    aside: bool = False
+    """Whether it is a dead letter too: only a decision of a person ends its wait."""
 
 
 class NewDeadLetter(NamedTuple):

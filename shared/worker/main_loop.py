@@ -90,7 +90,8 @@ class MainLoop:
         """
         limits = limits_of(self._settings)
         waking = WakingKafka(kafka, self._wakeup, self._stopping)
-        cycle = Cycle(self._service.name, waking, self._database, Handlers(self._service).open, limits)
+        handlers = Handlers(self._service)
+        cycle = Cycle(self._service.name, waking, self._database, handlers.open, limits, holds=handlers.holds)
         turns, in_doubt, resumes = Turns(), True, 0
         answered = time.monotonic()
         self._backoff.succeeded()

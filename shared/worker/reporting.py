@@ -31,7 +31,7 @@ class Reporting:
         _count(progress, seconds)
         _tell(progress, seconds)
         for parked in progress.parked:
-            if parked.error is not None:
+            if parked.error is not None and not parked.aside:
                 failures.log_parked(parked.error, parked.record)
         if progress.failed is not None and progress.failed_parked is not None:
             failures.log_parked(progress.failed, progress.failed_parked.record, progress.failed_parked.attempts + 1)
@@ -76,7 +76,7 @@ def _count(progress: Progress, seconds: float) -> None:
     metrics.SKIPPED.inc(progress.skipped)
     metrics.PUBLISHED.inc(progress.published)
     metrics.SET_ASIDE.inc(len(progress.set_aside))
-    metrics.RECORDS_PARKED.inc(len(progress.parked))
+    metrics.RECORDS_PARKED.inc(sum(not parked.aside for parked in progress.parked))
     if progress.failed is not None:
         metrics.ATTEMPTS_FAILED.inc()
 

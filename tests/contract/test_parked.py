@@ -169,3 +169,43 @@ def test_what_waits_is_counted(world: World, database: Slotted) -> None:
     assert {source: (w.records, w.keys) for source, w in waiting.items()} == {first: (3, 1), second: (1, 1)}
     assert waiting[first].bytes > waiting[second].bytes > 0
     assert set(database.waiting([second]) or ()) == {second}
+
+
+def test_a_dead_letter_that_holds_its_key_is_never_tried_nor_is_what_waits_behind_it(
+    world: World, database: Slotted
+) -> None:
+    """Not even by a worker that chose them before it became one."""
+    first, _ = world.inputs
+    park(world, database, 1, 2)
+    before = chosen(database, world.inputs)
+    transaction = database.begin()
+    transaction.receive([first], ())
+    (one,) = transaction.take(before[:1])
+    place = NewParked(one.record._replace(value=None), 0, "", "", Retry("never"), first=False, aside=True)
+    transaction.park([place])
+    transaction.commit()
+    assert take(database, before) == []
+    assert held(world, database) == [True, False, False, False]
+    counted = (database.waiting(world.inputs) or {})[first]
+    assert (counted.records, counted.keys) == (2, 1)
+    database.tried(before, None, Retry())
+    park(world, database, 7, lane=1)
+    assert [record.record.offset for record in chosen(database, world.inputs)] == [7]
+    assert database.next_parked([first], MANY) == []
+
+
+def test_a_dead_letter_that_holds_its_key_and_comes_again_is_parked_in_its_place(
+    world: World, database: Slotted
+) -> None:
+    """An operator has rewound its input to before it."""
+    record = world.delivery(1).record
+    for new in (
+        NewParked(record._replace(value=None), 0, "", "", Retry("never"), first=True, aside=True),
+        NewParked(record, 0, "source", "1", None, first=False),
+    ):
+        transaction = database.begin()
+        transaction.park([new])
+        transaction.commit()
+    (one,) = chosen(database, world.inputs)
+    assert (one.record.value, one.event_id) == (record.value, "1")
+    assert take(database, [one]) == [1]

@@ -11,7 +11,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 
 from tests.simulation.faults import Fault
-from tests.simulation.world import Arrive, Close, Open, Parts, Point, Run, Scenario, Step, World
+from tests.simulation.world import Arrive, Close, Dismiss, Open, Parts, Point, Redrive, Run, Scenario, Step, World
 
 Plan = Mapping[int, Fault]
 """Choice points and the faults that happen there."""
@@ -71,6 +71,29 @@ PARKED: tuple[Step, ...] = (
     Arrive("a", "e5"),
 )
 
+HELD: tuple[Step, ...] = (
+    Arrive("*a", "e1"),  # cannot be handled, and holds its key
+    Arrive("c", "e2"),  # of another key: goes on
+    Arrive("a", "e3"),  # waits until a person decides
+    Redrive("a"),
+    Arrive("a", "e4"),
+)
+
+PARKED_AND_HELD: tuple[Step, ...] = (
+    Arrive("^*a", "e1"),  # waits first, and cannot be handled then
+    Arrive("a", "e2"),
+    Redrive("a"),
+)
+
+HELD_IN_A_BATCH: tuple[Step, ...] = (
+    Open("r1a"),  # the others arrive while a waits for it
+    Arrive("a", "e1"),
+    Arrive("?*a", "e2"),  # cannot be read, and holds its key
+    Arrive("a", "e3"),
+    Close("r1a"),
+    Dismiss("a"),
+)
+
 SCENARIOS = {
     "brief": Scenario((ARRIVALS[0], *REQUESTS[-2:])),
     "events": Scenario(ARRIVALS),
@@ -86,6 +109,10 @@ SCENARIOS = {
     "parked-by-two": Scenario(PARKED, processes=2, slots=2),
     "parked-and-full": Scenario(PARKED[:3], parked=1),
     "parked-and-fatal": Scenario((Arrive("^#a", "e1"), Arrive("a", "e2"))),
+    "held": Scenario(HELD),
+    "parked-and-held": Scenario(PARKED_AND_HELD, processes=2, slots=2),
+    "held-in-a-batch": Scenario(HELD_IN_A_BATCH, records=4),
+    "held-and-full": Scenario(HELD[:4], parked=1),
     "fatal-to-two": Scenario((Arrive("%a", "e1"),), processes=2, slots=2),
 }
 
@@ -112,7 +139,7 @@ def explore(
 
 def written(scenario: Scenario) -> str:
     """Return a scenario as text that `read` understands."""
-    marks = {Arrive: "", Open: "+", Close: "!"}
+    marks = {Arrive: "", Open: "+", Close: "!", Redrive: ">", Dismiss: "<"}
     steps = (marks[type(step)] + "=".join(step) for step in scenario.script)
     return " ".join(["/".join(str(number) for number in scenario[1:]), *steps])
 
@@ -125,7 +152,12 @@ def read(text: str) -> Scenario:
     script: list[Step] = []
     for step in steps:
         word, _, event_id = step.partition("=")
-        kinds: dict[str, Step] = {"+": Open(step[1:]), "!": Close(step[1:])}
+        kinds: dict[str, Step] = {
+            "+": Open(step[1:]),
+            "!": Close(step[1:]),
+            ">": Redrive(step[1:]),
+            "<": Dismiss(step[1:]),
+        }
         script.append(kinds.get(step[0]) or Arrive(word, event_id))
     return Scenario(script, *(int(number) for number in numbers.split("/")))
 

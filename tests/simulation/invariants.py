@@ -38,7 +38,7 @@ def at_any_time(broker: Broker, server: Postgres) -> None:
         raise Violated(f"took effect twice: {twice}")
     if both := server.handled & set(dead_letters):
         raise Violated(f"took effect and was set aside: {sorted(both)}")
-    if late := _late(server.order):
+    if late := _late(server.order) + server.overtook:
         raise Violated(f"took effect out of order: {late}")
     if few := [place for place in server.ended if server.ends.most[place] < ENDS]:
         raise Violated(f"set aside though fewer processes ended at it: {few}")

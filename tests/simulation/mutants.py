@@ -865,6 +865,39 @@ MUTANTS = (
         scenario="parked-and-fatal",
         fault=Fault.REFUSE,
     ),
+    # ---- dead letters that hold their key
+    Mutant(
+        "a dead letter that holds its key lets later records of its batch go on",
+        CYCLE,
+        """, first=key not in held))
+                    held.add(key)
+""",
+        """, first=key not in held))
+""",
+        scenario="held-in-a-batch",
+    ),
+    Mutant(
+        "a dead letter keeps no place among the parked records",
+        CYCLE,
+        "                    parked.append(_in_its_place(delivery, first=key not in held))\n",
+        "",
+        scenario="held",
+    ),
+    Mutant(
+        "a parked record that becomes a dead letter leaves its place",
+        CYCLE,
+        "            transaction.park(holding)\n",
+        "            pass\n",
+        scenario="parked-and-held",
+    ),
+    Mutant(
+        "what was chosen before its key was held is taken",
+        SERVER,
+        " if place(one) in self._server.parked and self._server.free(one)]",
+        " if place(one) in self._server.parked]",
+        scenario="parked-and-held",
+        fault=Fault.FREEZE,
+    ),
 )
 
 

@@ -3,7 +3,8 @@
 Modelled: READ COMMITTED (a statement sees what is committed when it runs, and the transaction's own changes); locks of
 positions, claims, inbox ids and aggregates, with a lock timeout; ids that are given before the commit; a COMMIT whose
 reply is lost, or that arrives late; slots, held by a session; notes of what is about to be handled; records that end
-what handles them; parked records, of which one that failed is due when somebody asks for the second time.
+what handles them; parked records, of which one that failed is due when somebody asks for the second time; dead letters
+that hold their key, until a person redrives or dismisses them.
 
 Left out: failover and restore, constraints and data that a handler may violate, serialization failures other than as
 an error at any call, deadlock detection (the lock timeout ends them), locks of the notes.
@@ -82,6 +83,7 @@ class Changes:
     handled: set[str] = field(default_factory=set)
     order: list[tuple[Input, bytes, int]] = field(default_factory=list)
     parked: dict[ParkedPlace, ParkedRecord] = field(default_factory=dict)
+    aside: set[ParkedPlace] = field(default_factory=set)
     taken: set[ParkedPlace] = field(default_factory=set)
     unreceived: set[tuple[str, str]] = field(default_factory=set)
     dead_letters: list[NewDeadLetter] = field(default_factory=list)
@@ -113,6 +115,14 @@ class Postgres:
         self.order: list[tuple[Input, bytes, int]] = []
         """Input, key and offset of the records that took effect, in the order of the commits."""
         self.parked: dict[ParkedPlace, ParkedRecord] = {}
+        self.aside: set[ParkedPlace] = set()
+        """Those of them that are dead letters, and hold their key."""
+        self.undecided: set[tuple[Input, bytes, int]] = set()
+        """Input, key and offset of the dead letters that hold their key, whatever became of their place."""
+        self.overtook: list[str] = []
+        """Records that took effect behind one of these."""
+        self.dismissed: set[str] = set()
+        """The ids of events that a person gave up."""
         self.was_parked: set[Place] = set()
         """Records that were parked at any time."""
         self.postponed: set[ParkedPlace] = set()
@@ -164,10 +174,20 @@ class Postgres:
         self.effects += changes.effects
         self.handled |= changes.handled
         self.order += changes.order
-        self.parked |= changes.parked
+        self.parked = {at: one for at, one in self.parked.items() if at not in changes.taken} | changes.parked
         self.was_parked |= {one.record[:2] for one in changes.parked.values()}
-        self.parked = {at: one for at, one in self.parked.items() if at not in changes.taken}
+        self.aside = self.aside - changes.parked.keys() | changes.aside
         self.dead_letters += changes.dead_letters
+        self.undecided |= {
+            (letter.record.input, letter.record.key or b"", letter.record.offset)
+            for letter in changes.dead_letters
+            if holds(letter.record)
+        }
+        self.overtook += [
+            f"{source}@{offset}"
+            for source, key, offset in changes.order
+            if any((source, key) == held[:2] and held[2] < offset for held in self.undecided)
+        ]
         self.ended |= changes.ended
         self.forget_notes(changes.forgotten)
         self.decided += [changes.outbox[row_id] for row_id in sorted(changes.outbox)]
@@ -194,6 +214,15 @@ class Postgres:
         """Do what `shared.postgres.attempts.forget` does."""
         self.notes = {source: note for source, note in self.notes.items() if source not in inputs}
 
+    def free(self, parked: ParkedRecord) -> bool:
+        """Whether no dead letter holds the key at `parked`, or before it."""
+        key = parked.record.input, parked.record.key
+        return not any(
+            (one.record.input, one.record.key) == key and at <= place(parked)
+            for at, one in self.parked.items()
+            if at in self.aside
+        )
+
     def rollback(self, session: Session) -> None:
         """Roll back."""
         session.changes = None
@@ -207,6 +236,31 @@ class Postgres:
         session.alive = False
         if session.slot is not None and self.slots[session.slot] is session:
             self.slots[session.slot] = None
+
+    def undecided_about(self, key: bytes) -> ParkedPlace | None:
+        """Return the dead letter that holds `key`, if no record waits before it."""
+        of_key = [at for at, one in sorted(self.parked.items()) if one.record.key == key]
+        return of_key[0] if of_key and of_key[0] in self.aside else None
+
+    def decide(self, session: Session, key: bytes, *, redrive: bool) -> bool:
+        """Do what a person does about the dead letter that holds `key`; False if it has to wait."""
+        at = self.undecided_about(key)
+        if at is None or not self.try_lock(session, ("aggregate", key.decode())):
+            return False
+        record = self.parked[at].record
+        event_id = (record.headers or [("", None)])[0][1] or b""
+        session.changes = Changes(taken={at})
+        self.aside.discard(at)
+        self.undecided.discard((record.input, key, record.offset))
+        if not redrive:
+            self.dismissed.add(event_id.decode())
+        else:
+            session.changes.inbox = {("test", event_id.decode())}
+            session.changes.effects = [event_id.decode()]
+            session.changes.order = [(record.input, key, record.offset)]
+            session.changes.outbox = {self.next_id(): row_of(key.decode(), f"about {event_id.decode()}")}
+        self.commit(session)
+        return True
 
 
 class Connection:
@@ -337,6 +391,7 @@ class Connection:
         self.server.ends.outlived(self)
         self._withdraw()
         found = [one for _, one in sorted(self.server.parked.items(), key=lambda item: item[0]) if one[0][0] in inputs]
+        found = [one for one in found if self.server.free(one)]
         first = {(one.record.input, one.record.key): one for one in reversed(found)}
         due = {key for key, one in first.items() if place(one) not in self.server.postponed}
         self.server.postponed.clear()
@@ -488,6 +543,10 @@ class PostgresTransaction:
         for one in parked:
             made = ParkedRecord(one.record, one.epoch, one.source, one.event_id, int(one.error is not None), 0)
             self._changes.parked[place(one)] = made
+            if one.aside:
+                self._changes.aside.add(place(one))
+                self._connection.rule("a dead letter holds its key")
+                continue
             self._connection.rule("a record is parked" if one.error else "a record is parked behind another of its key")
 
     def forget_received(self, parked: Sequence[ParkedRecord]) -> None:
@@ -498,7 +557,7 @@ class PostgresTransaction:
         self._at("take")
         for one in parked:
             self._lock(("parked", *place(one)))
-        there = [one for one in parked if place(one) in self._server.parked]
+        there = [one for one in parked if place(one) in self._server.parked and self._server.free(one)]
         if len(there) < len(parked):
             self._connection.rule("a parked record is gone")
         self._changes.taken |= {place(one) for one in there}
@@ -518,6 +577,8 @@ class PostgresTransaction:
                 self._server.tried[name_of(delivery.record)] += 1
                 raise HandlingFailed(delivery.record) from Retry()
             word = word.removeprefix("^")
+            if word.startswith("*"):
+                raise HandlingFailed(delivery.record) from Reject()
             if word.startswith("#"):
                 self._connection.rule("a record ends its process")
                 self._connection.die()
@@ -630,6 +691,11 @@ class PostgresTransaction:
         if not self._session.alive:
             self._server.ends.ended(self._connection)
         self._connection.outlive()
+
+
+def holds(record: Record) -> bool:
+    """Whether later words of its key wait if it is set aside: one that begins with "*", which no handler takes."""
+    return (record.value or b"").decode().lstrip("^?").startswith("*")
 
 
 def name_of(record: Record) -> str:

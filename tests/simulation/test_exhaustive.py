@@ -48,6 +48,7 @@ RULES = {
     "a record is parked",
     "a record is parked behind another of its key",
     "a parked record is gone",
+    "a dead letter holds its key",
 }
 """Rules of the model. One that never applies would hide a gap."""
 

@@ -24,7 +24,7 @@ from tests.simulation.client import LATE_ROUNDS, Client, lane_of
 from tests.simulation.ends import Place
 from tests.simulation.faults import ALWAYS, STALLS, Died, Fault, Violated
 from tests.simulation.invariants import at_any_time, at_rest
-from tests.simulation.postgres import IDLE_ROUNDS, Changes, Connection, Postgres, Session, row_of
+from tests.simulation.postgres import IDLE_ROUNDS, Changes, Connection, Postgres, Session, holds, row_of
 
 RESTART_ROUNDS = {Fault.DIE: 1, Fault.DIE_LATE: 1, Fault.DIE_LONG: 11, Fault.FORGET_OFFSETS: 1}
 """The rounds until a supervisor restarts: one, or beyond the session timeout."""
@@ -38,11 +38,14 @@ REST_ROUNDS = 100
 FATAL = "#%"
 """The first letters of words that end the process that handles them, or the session at its COMMIT."""
 
-MARKS = f"-?~^{FATAL}"
+MARKS = f"-?~^*{FATAL}"
 """The first letters that are no key."""
 
 FATAL_ROUNDS = 30
 """The rounds that a fatal word may add."""
+
+PERSON_ROUNDS = 12
+"""Rounds that a person takes to decide: longer than a process is frozen, which then finds nothing decided."""
 
 PARTS = 3
 """Parts in which the records of a dead process are tried: fewer, since a batch is smaller here too."""
@@ -70,7 +73,19 @@ class Close(NamedTuple):
     name: str
 
 
-Step = Arrive | Open | Close
+class Redrive(NamedTuple):
+    """A person redrives the dead letter that holds a key, with code that can handle it."""
+
+    key: str
+
+
+class Dismiss(NamedTuple):
+    """A person gives up the dead letter that holds a key."""
+
+    key: str
+
+
+Step = Arrive | Open | Close | Redrive | Dismiss
 
 
 class Scenario(NamedTuple):
@@ -254,7 +269,7 @@ class Process:
             self.idle = True
             self.wait(1)
         client = self._client = self._world.parts.client(self._world.broker, slot, self.at)
-        cycle = self._world.parts.cycle("words", client, self._connection, open_record, self._world.limits)
+        cycle = self._world.parts.cycle("words", client, self._connection, open_record, self._world.limits, holds=holds)
         in_doubt, resumes = True, 0
         while True:
             try:
@@ -291,6 +306,8 @@ class World:
         self._requests: dict[str, Session] = {}
         self._choose = choose
         self._disturbed = 0
+        self._thought = 0
+        """For how many rounds a person has thought about the dead letter that holds a key."""
         self._processes = [Process(self, number) for number in range(scenario.processes)]
 
     def rule(self, name: str) -> None:
@@ -352,12 +369,18 @@ class World:
                 self.server.end(session)
 
     def _happens(self, step: Step) -> bool:
-        """Do a step of the script; return False if it must wait for a lock."""
+        """Do a step of the script; return False if it must wait."""
         if isinstance(step, Arrive):
             source = Input("consumed", lane_of(step.word.strip(MARKS)[0]))
             log = self.broker.inputs[source]
             self.consumed[source, len(log.entries)] = step
             log.append_record((step.word.strip("-"), step.event_id), committed=not step.word.startswith("-"))
+        elif isinstance(step, Redrive | Dismiss):
+            about, redrive = step.key.encode(), isinstance(step, Redrive)
+            self._thought = self._thought + 1 if self.server.undecided_about(about) else 0
+            if self._thought < PERSON_ROUNDS or not self.server.decide(Session(), about, redrive=redrive):
+                return False
+            self._thought = 0
         elif isinstance(step, Close):
             self.server.commit(self._requests[step.name])
         else:
@@ -379,7 +402,7 @@ class World:
         return {
             h.event_id: 1
             for place, h in self.consumed.items()
-            if h.word[0] not in "-?~" and place not in ended and h.event_id not in aside
+            if h.word[0] not in "-?~" and place not in ended and h.event_id not in aside | self.server.dismissed
         }
 
     def _changed(self) -> None:

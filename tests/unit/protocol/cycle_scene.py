@@ -66,6 +66,8 @@ class World:
         """Whether Postgres refuses a word as too large."""
         self.content: Callable[[str], bool] = lambda word: False
         """Whether Kafka refuses a word for its content."""
+        self.holds: Callable[[str], bool] = lambda word: False
+        """Whether later words of its key wait if a word is set aside."""
         self._shares: dict[int, Assignment] = {}
         self._faults: dict[str, list[Fault]] = {}
         self._acts: dict[str, list[Callable[[], object]]] = {}
@@ -74,6 +76,10 @@ class World:
     def _rows(self, delivery: Delivery) -> Sequence[OutboxRow]:
         assert isinstance(delivery.event, Word)
         return [row_of(word[0], word) for word in self.handle(delivery.event.word)]
+
+    def holding(self, record: Record) -> bool:
+        """Ask `holds` about a record."""
+        return self.holds((record.value or b"").decode())
 
     # ---- what happens
 
@@ -178,7 +184,7 @@ class Worker:
 
         self.client = WatchedClient(world, slot, at)
         self.connection = WatchedConnection(world, at)
-        self.cycle = Cycle("words", self.client, self.connection, open_record, limits)
+        self.cycle = Cycle("words", self.client, self.connection, open_record, limits, holds=world.holding)
         self.recover = self.cycle.recover
 
     def run(self, *, report: bool = False) -> Progress:

@@ -9,6 +9,7 @@ from shared.errors import DatabaseUnavailable, HandlerStuck, ParkingFull, Reject
 from shared.protocol.intake import KEYS_IN_A_ROW, STRIKES
 from shared.protocol.parking import Bounds
 from tests.simulation.faults import Fault
+from tests.simulation.postgres import Session
 from tests.unit.protocol.cycle_scene import A, B, Worker, World, count
 
 ROOM = Bounds(100, 10_000, 10, math.inf)
@@ -342,3 +343,71 @@ def test_nothing_is_asked_about_parked_records_while_there_are_none(world: World
     assert one.retry().idle
     asked = ("database.waiting", "database.next_parked", "transaction.park", "transaction.take")
     assert [count(world.calls, call) for call in asked] == [0, 0, 0, 0]
+
+
+# ---- dead letters that hold their key
+
+
+@pytest.fixture
+def holding(world: World) -> World:
+    """A world in which a dead letter of `ant` holds its key."""
+    world.holds = "ant".__eq__
+    world.handle = failing("ant", error=Reject)
+    return world
+
+
+def test_a_dead_letter_holds_its_key_and_the_others_go_on(holding: World) -> None:
+    one = worker(holding)
+    holding.produce(A, "ape", "ant", "axe", "yak")
+    one.settle()
+    assert [d.record.value for d in holding.dead_letters] == [b"ant"]
+    assert (holding.effects, parked(holding)) == (["ape", "yak"], ["", "axe"])
+    assert {source: (w.records, w.keys) for source, w in one.cycle.waiting.items()} == {A: (2, 1)}
+    holding.produce(A, "auk")
+    holding.produce(B, "ace")
+    one.settle()
+    one.retry()
+    assert (holding.effects, parked(holding)) == (["ape", "yak", "ace"], ["", "axe", "auk"])
+
+    assert holding.server.decide(Session(), b"a", redrive=False)
+    one.drain()
+    assert holding.effects == ["ape", "yak", "ace", "axe", "auk"]
+
+
+def test_what_was_chosen_with_a_record_that_becomes_a_dead_letter_waits_behind_it(world: World) -> None:
+    world.holds = "ant".__eq__
+    world.handle = failing("yak", "ant")
+    one = worker(world)
+    world.produce(A, "yak", "ant", "axe")
+    one.settle()
+    world.handle = failing("ant", error=Reject)
+    for _ in range(6):
+        one.retry()
+    assert [d.record.value for d in world.dead_letters] == [b"ant"]
+    assert (world.effects, parked(world)) == (["yak"], ["", "axe"])
+    assert world.server.decide(Session(), b"a", redrive=True)
+    one.drain()
+    assert world.effects == ["yak", "ant", "axe"]
+
+
+@pytest.mark.parametrize("bounds", [None, Bounds(100, 10_000, 1, math.inf)])
+def test_its_input_waits_if_there_is_no_room_for_it_and_others_go_on(holding: World, bounds: Bounds | None) -> None:
+    one = worker(holding, parked=bounds)
+    holding.handle = failing("ant", "yak", error=Reject)
+    holding.holds = {"ant", "yak"}.__contains__
+    holding.produce(A, "ant", "ape", "yak", "yam")
+    holding.produce(B, "ace")
+    one.settle()
+    (waits, error) = one.cycle.waits_for(A)
+    assert (waits.offset, type(error)) == (0 if bounds is None else 2, ParkingFull)
+    assert holding.effects == ["ace"]
+
+
+def test_its_input_waits_while_the_schema_accepts_no_parked_record(holding: World) -> None:
+    holding.server.parks = False
+    one = worker(holding)
+    holding.produce(A, "ape", "ant", "axe")
+    one.settle()
+    (waits, error) = one.cycle.waits_for(A)
+    assert (waits.offset, holding.effects, holding.dead_letters) == (1, ["ape"], [])
+    assert "post" in str(error)

@@ -18,7 +18,7 @@ from ..telemetry.failures import LOGGED_MAX
 from . import maintenance
 from .dead_letters import first_line, on_one_line, readable
 from .maintenance import Context
-from .output import age, as_json, columns, echo
+from .output import age, as_json, echo, oldest
 
 GIVING_UP_SECONDS = 60.0
 """How long nobody else may take the call: much longer than giving it up takes."""
@@ -64,28 +64,23 @@ def show_all(context: Context, *, destination: str | None, key: str | None, stuc
     wanted = {"destination": destination, "key": key, "stuck": stuck, "most": most + 1}
     with context.engine.begin() as connection:
         found = connection.execute(_LIST, wanted).all()
-    shown = found[:most]
-    if json:
-        as_json([_facts(row) for row in shown])
-        return
-    columns(
-        ("ID", "TO", "CALL", "KEY", "AGE", "ASKED", "STATE", "LAST FAILURE"),
-        [
-            (
-                row.id,
-                row.destination,
-                f"{row.call_type}.v{row.call_version}",
-                row.key,
-                age(float(row.seconds)),
-                row.attempts,
-                _state(row),
-                first_line(row.failure) if row.failure else None,
-            )
-            for row in shown
-        ],
+    oldest(
+        found,
+        most,
+        json=json,
+        facts=_facts,
+        heads=("ID", "TO", "CALL", "KEY", "AGE", "ASKED", "STATE", "LAST FAILURE"),
+        cells=lambda row: (
+            row.id,
+            row.destination,
+            f"{row.call_type}.v{row.call_version}",
+            row.key,
+            age(float(row.seconds)),
+            row.attempts,
+            _state(row),
+            first_line(row.failure) if row.failure else None,
+        ),
     )
-    if len(found) > most:
-        echo(f"... the oldest {most}; --limit shows more")
 
 
 def show(context: Context, number: int, *, json: bool) -> None:

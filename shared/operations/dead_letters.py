@@ -7,7 +7,7 @@ from ..errors import CommandFailed
 from ..postgres import dead_letters
 from ..postgres.dead_letters import DeadLetter, State
 from .maintenance import Context
-from .output import as_json, columns, echo, printable
+from .output import as_json, echo, oldest, printable
 
 CELL = 60
 """Characters of an error in a list."""
@@ -19,29 +19,24 @@ def show_all(
     """List dead letters, the oldest first."""
     with context.engine.begin() as connection:
         found = dead_letters.select(connection, state=state, topic=topic, error=error, after=0, most=most + 1)
-    shown = found[:most]
-    if json:
-        as_json([_facts(dead_letter) for dead_letter in shown])
-        return
-    columns(
-        ("ID", "FROM", "OFFSET", "EVENT", "EVENT ID", "ERROR", "SET ASIDE", "RE-DRIVEN", "DISMISSED"),
-        [
-            (
-                dead_letter.id,
-                dead_letter.record.input,
-                dead_letter.record.offset,
-                dead_letter.event_type,
-                dead_letter.event_id,
-                first_line(f"{dead_letter.error}: {dead_letter.detail}"),
-                f"{dead_letter.set_aside_at:%Y-%m-%d %H:%M:%S}",
-                f"{dead_letter.redriven_at:%Y-%m-%d %H:%M:%S}" if dead_letter.redriven_at else None,
-                f"by decision {dead_letter.dismissed_by}" if dead_letter.dismissed_at else None,
-            )
-            for dead_letter in shown
-        ],
+    oldest(
+        found,
+        most,
+        json=json,
+        facts=_facts,
+        heads=("ID", "FROM", "OFFSET", "EVENT", "EVENT ID", "ERROR", "SET ASIDE", "RE-DRIVEN", "DISMISSED"),
+        cells=lambda dead_letter: (
+            dead_letter.id,
+            dead_letter.record.input,
+            dead_letter.record.offset,
+            dead_letter.event_type,
+            dead_letter.event_id,
+            first_line(f"{dead_letter.error}: {dead_letter.detail}"),
+            f"{dead_letter.set_aside_at:%Y-%m-%d %H:%M:%S}",
+            f"{dead_letter.redriven_at:%Y-%m-%d %H:%M:%S}" if dead_letter.redriven_at else None,
+            f"by decision {dead_letter.dismissed_by}" if dead_letter.dismissed_at else None,
+        ),
     )
-    if len(found) > most:
-        echo(f"... the oldest {most}; --limit shows more")
 
 
 def show(context: Context, number: int, *, json: bool) -> None:

@@ -9,8 +9,10 @@ for example, and reports that on standard error.
 import json
 import os
 import sys
-from collections.abc import Sequence
-from typing import TextIO
+from collections.abc import Callable, Sequence
+from typing import TextIO, TypeVar
+
+T = TypeVar("T")
 
 _lost: list[TextIO] = []
 """The streams that could not be fully written."""
@@ -38,6 +40,25 @@ def columns(heads: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
     widths = [max(len(row[n]) for row in cells) for n in range(len(heads))]
     for row in cells:
         echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+def oldest(
+    found: Sequence[T],
+    most: int,
+    *,
+    json: bool,
+    facts: Callable[[T], object],
+    heads: Sequence[str],
+    cells: Callable[[T], Sequence[object]],
+) -> None:
+    """Print the first `most` of what was found, as facts for programs or in columns, and whether there are more."""
+    shown = found[:most]
+    if json:
+        as_json([facts(one) for one in shown])
+        return
+    columns(heads, [cells(one) for one in shown])
+    if len(found) > most:
+        echo(f"... the oldest {most}; --limit shows more")
 
 
 def as_json(value: object) -> None:

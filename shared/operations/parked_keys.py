@@ -19,9 +19,9 @@ from ..postgres.parked import ParkedKey
 from ..protocol.ports import Input, NewDeadLetter, ParkedRecord, Record
 from ..session import Session
 from . import maintenance
-from .dead_letters import CELL, readable
+from .dead_letters import first_line, readable
 from .maintenance import Context
-from .output import age, as_json, columns, echo, printable
+from .output import age, as_json, echo, oldest, printable
 
 WHOLE_MAX = 10_000
 """Records of one key that one decision gives up: each becomes a dead letter and a notice, in one transaction."""
@@ -31,29 +31,24 @@ def show_all(context: Context, *, topic: str | None, most: int, json: bool) -> N
     """List the keys that wait, the one that has waited longest first."""
     with context.engine.begin() as connection:
         found = parked.keys(connection, topic=topic, most=most + 1)
-    shown = found[:most]
-    if json:
-        as_json([_facts(key) for key in shown])
-        return
-    columns(
-        ("FROM", "KEY", "RECORDS", "FIRST", "EVENT", "TRIED", "FOR", "DUE IN", "ERROR"),
-        [
-            (
-                key.input,
-                _text(key.key),
-                key.records,
-                key.offset,
-                key.header("ce_type"),
-                key.attempts,
-                age(key.oldest_seconds),
-                f"dead letter {key.dead_letter}" if key.due_seconds is None else age(max(key.due_seconds, 0.0)),
-                f"{key.error}: {key.detail}"[:CELL] if key.error else None,
-            )
-            for key in shown
-        ],
+    oldest(
+        found,
+        most,
+        json=json,
+        facts=_facts,
+        heads=("FROM", "KEY", "RECORDS", "FIRST", "EVENT", "TRIED", "FOR", "DUE IN", "ERROR"),
+        cells=lambda key: (
+            key.input,
+            _text(key.key),
+            key.records,
+            key.offset,
+            key.header("ce_type"),
+            key.attempts,
+            age(key.oldest_seconds),
+            f"dead letter {key.dead_letter}" if key.due_seconds is None else age(max(key.due_seconds, 0.0)),
+            first_line(f"{key.error}: {key.detail}") if key.error else None,
+        ),
     )
-    if len(found) > most:
-        echo(f"... the oldest {most}; --limit shows more")
 
 
 def show(context: Context, source: str, key: str, *, most: int, json: bool) -> None:

@@ -36,6 +36,11 @@ STATE = Known(
 PARKED = Known(
     "exactly_once_partitions_parked", "Inputs that wait after a Retry; absent unless the worker works", lasts=math.inf
 )
+FILLED = Known(
+    "exactly_once_parked_filled_ratio",
+    "How near the fullest partition is to a bound of what may be parked; 1: it waits; absent unless the worker works",
+    lasts=math.inf,
+)
 LANES = Known(
     "exactly_once_lanes_owned",
     "Lanes whose events this worker publishes; absent unless the worker works",

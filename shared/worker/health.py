@@ -43,6 +43,7 @@ class Health:
             self._observer.own(())
             metrics.LANES.forget()
             metrics.PARKED.forget()
+            metrics.FILLED.forget()
 
     def working(self, cycle: Cycle, *, assigned: bool, share_seconds: float, unreadable: str = "") -> None:
         """Enter the state that follows from a cycle. A worker that owns nothing works only if the group has assigned it
@@ -66,6 +67,7 @@ class Health:
             )
             self.enter("working", "; ".join(filter(None, told)), ready=not parked and not unreadable and not near)
             metrics.PARKED.set(len(parked))
+            metrics.FILLED.set(cycle.parking_filled)
             metrics.LANES.set(len(owned.lanes))
 
     def standing_by(self) -> None:

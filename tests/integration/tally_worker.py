@@ -43,7 +43,8 @@ def work(kit: trail.Kit, settings: Settings, *, die: str | None, leave: bool, **
 def _run(service: Service, settings: Settings, kafka: Any, database: WorkerDatabase, limits: dict[str, int]) -> None:
     parked = Bounds(100, 1_000_000, 100, math.inf) if limits.pop("parks", 0) else None
     bounds = Limits(**{"records": 100, "rows": 100, **limits}, parked=parked)
-    cycle = Cycle(service.name, kafka, database, Handlers(service).open, bounds)
+    handlers = Handlers(service)
+    cycle = Cycle(service.name, kafka, database, handlers.open, bounds, holds=handlers.holds)
     deadline, in_doubt = time.monotonic() + SECONDS_MAX, True
     with Group(settings, service) as group:
         while in_doubt or not _settled(settings.partitions, group, cycle, database):

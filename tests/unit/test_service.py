@@ -868,3 +868,27 @@ def test_the_handlers_of_a_batch_are_named_with_what_they_handle() -> None:
         "tests/unit/test_service.py:n in with_more: handles Happened.v1, 3 in this batch",
         "Callable: handles Happened.v1, 3 in this batch",
     ]
+
+
+def test_a_handler_may_let_later_records_wait_behind_a_dead_letter_of_its_type() -> None:
+    made = Service("waits")
+
+    @made.on(Happened, after_dead_letter="wait")
+    def handle(event: Happened) -> None:
+        """Do nothing."""
+
+    @made.on(Ended)
+    def end(event: Ended) -> None:
+        """Do nothing."""
+
+    handlers = Handlers(made)
+
+    def record(kind: bytes, key: bytes | None = b"k") -> Record:
+        return Record(Input(Happened.topic, 0), 0, key, b"not read", [("ce_type", kind)])
+
+    assert handlers.holds(record(b"Happened.v9"))
+    assert not handlers.holds(record(b"Happened.v9", None)), "nothing is behind it"
+    assert not handlers.holds(record(b"Ended.v1"))
+    assert not handlers.holds(Record(Input(Happened.topic, 0), 0, b"k", None, None))
+    with pytest.raises(ValueError, match='write "wait" if later records'):
+        made.on(Ended, after_dead_letter=True)  # type: ignore[call-overload]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
+from tests.faults.stage import headers
 from tests.integration.tallies import Tallies
 
 
@@ -104,3 +105,57 @@ def test_a_whole_key_is_given_up(tallies: Tallies) -> None:
     assert tallies.run(line) == 0
     assert tallies.sql("SELECT count(*) FROM exactly_once_dead_letter") == [3]
     assert tallies.sql("SELECT count(*) FROM exactly_once_parked") == [0]
+
+
+@pytest.fixture
+def held(servers: Servers) -> Iterator[Tallies]:
+    """A service whose dead letters hold their key: 1 took effect, 2 is one, 3 and 4 of its key wait behind it."""
+    with Tallies(servers) as made:
+        for route in made.service.routes:
+            route.holds = True
+        made.sql("INSERT INTO switch VALUES ('reject')")
+        made.ask(1)
+        made.ask(2, wish="reject")
+        made.ask(3, 4)
+        made.ask(5, key="other")
+        made.work(parks=1)
+        assert (made.effects(), made.handled()) == ([1, 5], (5, 0))
+        yield made
+
+
+def test_a_dead_letter_that_holds_its_key_is_redriven_before_those_behind_it(
+    held: Tallies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert held.run("parked list") == 0
+    assert "dead letter 1" in capsys.readouterr().out
+    assert held.run("dead-letters redrive 1") == 1, "it is still rejected"
+    for line in ("retry-now", "give-up --offset 1 --reason r --yes"):
+        assert held.run(f"parked {line} --target {held.source} --key k") == 1
+        assert "dead-letters redrive 1" in capsys.readouterr().err
+    assert held.run("parked retry-now --all") == 0
+    held.ask(2, wish="reject")  # a duplicate, which waits too
+    held.work(parks=1)
+    assert held.effects() == [1, 5]
+
+    held.sql("DELETE FROM switch")
+    assert held.run("dead-letters redrive 1") == 0
+    held.work(parks=1)
+    assert (held.effects(), dict(held.numbers())) == ([1, 5, 2, 3, 4], {1: 1, 2: 1, 3: 1, 4: 1, 5: 1})
+    assert held.sql("SELECT count(*) FROM exactly_once_parked") == [0]
+
+
+def test_a_dead_letter_that_holds_its_key_is_dismissed_and_those_behind_it_go_on(held: Tallies) -> None:
+    assert held.run("dead-letters dismiss 1 --reason test --yes") == 0
+    held.work(parks=1)
+    assert (held.effects(), dict(held.numbers())) == ([1, 5, 3, 4], {1: 1, 3: 1, 4: 1, 5: 1})
+
+
+def test_a_dead_letter_is_not_redriven_before_an_earlier_record_of_its_key(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for route in tallies.service.routes:
+        route.holds = True
+    tallies.produce(b"{", event_headers=headers("asked-6"))
+    tallies.work(parks=1)
+    assert tallies.run("dead-letters redrive 1") == 1
+    assert "the record at offset 1 has its key, waits, and comes first" in capsys.readouterr().out

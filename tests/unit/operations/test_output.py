@@ -113,3 +113,15 @@ def test_an_answer_that_cannot_be_written_is_reported_in_a_sentence(line: str) -
         74,
         "the output cannot be written: No space left on device; the command goes on without it\n",
     )
+
+
+def test_a_list_says_that_there_are_more(capsys: pytest.CaptureFixture[str]) -> None:
+    def show(most: int, *, json: bool) -> str:
+        output.oldest(
+            ["a", "bc"], most, json=json, facts=str.upper, heads=("NAME", "SIZE"), cells=lambda name: (name, len(name))
+        )
+        return capsys.readouterr().out
+
+    assert show(2, json=False) == "NAME  SIZE\na     1\nbc    2\n"
+    assert show(1, json=False) == "NAME  SIZE\na     1\n... the oldest 1; --limit shows more\n"
+    assert json.loads(show(1, json=True)) == ["A"]

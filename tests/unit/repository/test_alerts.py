@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from shared.calls import metrics as calls  # noqa: F401
-from shared.postgres import backlog, dead_letters  # noqa: F401 (they have the metrics)
+from shared.postgres import backlog, dead_letters, parked, schedule  # noqa: F401 (they have the metrics)
 from tests.alerts import ALERTS, PROMTOOL, RULES, firing
 
 ROOT = Path(__file__).parents[3]
@@ -17,6 +17,9 @@ exactly_once_worker_state{state="stopped"} 0.0
 exactly_once_worker_state{state="waiting"} 0.0
 exactly_once_lanes_owned 2.0
 exactly_once_partitions_parked 0.0
+exactly_once_parked_oldest_seconds 0.0
+exactly_once_parked_filled_ratio 0.0
+exactly_once_schedule_overdue_seconds 0.0
 exactly_once_consumer_lag_records{topic="t",partition="0"} 0.0
 exactly_once_partition_held_back_seconds{topic="t",partition="0"} 0.0
 exactly_once_outbox_oldest_seconds 0.0
@@ -80,6 +83,9 @@ def replaced(line: str) -> str:
             {"Parked"},
             id="tried meanwhile",
         ),
+        pytest.param(replaced("exactly_once_parked_oldest_seconds 3601"), {"KeysWait"}, id="a key waits"),
+        pytest.param(replaced("exactly_once_parked_filled_ratio 0.8"), {"ParkingFills"}, id="parking fills"),
+        pytest.param(replaced("exactly_once_schedule_overdue_seconds 61"), {"ScheduleOverdue"}, id="overdue"),
         pytest.param(replaced("exactly_once_dead_letters_waiting 1"), {"DeadLettersWait"}, id="dead letters"),
         pytest.param(replaced("exactly_once_records_set_aside_total 5"), {"RecordsSetAside"}, id="most are set aside"),
         pytest.param(

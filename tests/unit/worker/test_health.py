@@ -35,6 +35,13 @@ def seeing() -> Seeing:
     return Seeing()
 
 
+WHILE_IT_WORKS = (
+    "exactly_once_lanes_owned",
+    "exactly_once_partitions_parked",
+    "exactly_once_parked_filled_ratio",
+)
+
+
 @pytest.fixture
 def health(seeing: Seeing) -> Health:
     return Health(cast("Any", seeing), debugging=False)
@@ -56,19 +63,15 @@ def work(health: Health, parked: int = 0, keys: int = 0, filled: float = 0.0) ->
 def shown() -> tuple[list[str], dict[str, float | None]]:
     """Return the state that the gauges show, and what is owned."""
     at = [state for state in STATES if REGISTRY.get_sample_value("exactly_once_worker_state", {"state": state}) == 1]
-    return at, {
-        name: REGISTRY.get_sample_value(name) for name in ("exactly_once_lanes_owned", "exactly_once_partitions_parked")
-    }
+    return at, {name: REGISTRY.get_sample_value(name) for name in WHILE_IT_WORKS}
 
 
 @pytest.mark.parametrize("state", sorted({*STATES} - {"working"}))
 def test_what_a_worker_owns_is_shown_while_it_works_and_only_then(health: Health, state: str) -> None:
-    work(health, parked=1)
-    assert shown() == (["working"], {"exactly_once_lanes_owned": 2.0, "exactly_once_partitions_parked": 1.0})
+    work(health, parked=1, filled=0.25)
+    assert shown() == (["working"], dict(zip(WHILE_IT_WORKS, (2.0, 1.0, 0.25), strict=True)))
     health.enter(state)
-    assert shown() == ([state], {"exactly_once_lanes_owned": None, "exactly_once_partitions_parked": None}), (
-        "what is not known is not 0"
-    )
+    assert shown() == ([state], dict.fromkeys(WHILE_IT_WORKS)), "what is not known is not 0"
 
 
 def test_a_worker_whose_main_loop_waits_is_not_ready_when_a_server_is_silent(health: Health, seeing: Seeing) -> None:

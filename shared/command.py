@@ -153,7 +153,8 @@ def _add_positions(commands: Any) -> None:
             required=True,
             help="'<topic>[<partition>]', lane-<n>, cluster or <topic>; all: inputs or lanes; may be repeated",
         )
-        added.add_argument("--to", type=int, metavar="OFFSET", help="for an input: the next offset to handle")
+        where = "for inputs: the next offset to handle, or a time such as 2026-11-28T09:00Z: its first record"
+        added.add_argument("--to", type=_place, metavar="WHERE", help=where)
         added.add_argument("--yes", action="store_true", help="do not ask")
     meaning = "turn the record that an input waits at into a dead letter"
     parked = _add(choices, "set-aside", ".operations.parked:set_aside", meaning)
@@ -299,6 +300,10 @@ def _natural(word: str) -> int:
     if not word.isdecimal() or not 0 < int(word) < 2**63:
         raise argparse.ArgumentTypeError(f"{word} is not a whole number of 1 or more")
     return int(word)
+
+
+def _place(word: str) -> Any:
+    return lazily(".operations.moments:place", word)
 
 
 def _operate(container: Any, arguments: argparse.Namespace) -> object:

@@ -121,6 +121,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_schedule(commands)
     _add_lanes(commands)
     _add_calls(commands)
+    _add_replay(commands)
     _add_decisions(commands)
     audited = _add(commands, "audit", ".audit.audit:audit", "compare what was to be published with what was")
     audited.add_argument("--json", action="store_true")
@@ -280,6 +281,25 @@ def _add_calls(commands: Any) -> None:
     gone.add_argument("--yes", action="store_true", help="do not ask")
 
 
+def _add_replay(commands: Any) -> None:
+    made = commands.add_parser("replay", help="feed records through the handlers once more, for a new read model")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    fed = _add(choices, "run", ".operations.replay:run", "begin a replay into a schema of its own, or go on with it")
+    fed.add_argument("--into", required=True, metavar="SCHEMA", help="the schema; it is created")
+    meaning = "to begin: `beginning`, a time such as 2026-11-28T09:00Z, or an offset of the one --target"
+    fed.add_argument("--from", dest="since", type=_start, metavar="WHERE", help=meaning)
+    meaning = "where to end: a time, or an offset of the one --target; otherwise where the workers stand"
+    fed.add_argument("--until", type=_place, metavar="WHERE", help=meaning)
+    meaning = "only this topic, or '<topic>[<partition>]'; may be repeated; otherwise all that the service consumes"
+    fed.add_argument("--target", dest="sources", action="append", help=meaning)
+    meaning = "put tables of a finished replay in the places of the live ones"
+    switched = _add(choices, "switch", ".operations.replay_switch:switch", meaning)
+    switched.add_argument("--into", required=True, metavar="SCHEMA", help="the schema of the replay")
+    switched.add_argument("--table", dest="tables", action="append", required=True, help="one; may be repeated")
+    switched.add_argument("--reason", required=True, help="kept with the decision")
+    switched.add_argument("--yes", action="store_true", help="do not ask")
+
+
 def _add_decisions(commands: Any) -> None:
     made = commands.add_parser("decisions", help="what operators have decided")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
@@ -304,6 +324,10 @@ def _natural(word: str) -> int:
 
 def _place(word: str) -> Any:
     return lazily(".operations.moments:place", word)
+
+
+def _start(word: str) -> Any:
+    return word if word == "beginning" else _place(word)
 
 
 def _operate(container: Any, arguments: argparse.Namespace) -> object:

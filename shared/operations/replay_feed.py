@@ -96,7 +96,9 @@ class Feed:
                 if not stopping.is_set():
                     self._last_attempts(cycle, stopping)
                 self._done.stopped = stopping.is_set()
-            self._done.windows = {source: (cycle.seen[source], end) for source, end in self._ends.items()}
+            self._done.windows = {
+                source: (cycle.seen.get(source, self._first[source]), end) for source, end in self._ends.items()
+            }
             with self._database.engine.connect() as connection, connection.begin():
                 counts = connection.execute(_LEFT).one()
             self._done.dead_letters, self._done.parked, self._done.parked_keys = counts

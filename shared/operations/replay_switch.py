@@ -91,7 +91,7 @@ def _refuse_apart(paused: Maintenance, database: ReplayDatabase, into: str) -> d
     again = context.command(f"replay run --into {into}")
     for source in sorted(consumed):
         if source not in windows:
-            raise CommandFailed(f"the replay into {into} leaves {source} out: begin one without --target")
+            raise CommandFailed(f"the replay into {into} leaves {source} out: begin another one, without --target")
         if windows[source].first != live[source].next_offset:
             raise CommandFailed(
                 f"{source}: the workers stand at {live[source].next_offset}, the replay at {windows[source].first}: "

@@ -162,6 +162,9 @@ def _windows(
     """Return what is left to replay: up to where the workers stand now, unless `--until` said otherwise."""
     windows = database.windows()
     topics, spans = group.topics({source.topic for source in windows}), group.spans(windows)
+    if extend:
+        database.extend({i: min(live[i].next_offset, spans[i].stable) for i in windows if i in live and i in spans})
+        windows = database.windows()
     for source, window in windows.items():
         if source not in spans or topics[source.topic].id != window.topic_id:
             raise CommandFailed(f"{source}: the topic was deleted or created again since: drop the schema, begin anew")
@@ -170,9 +173,6 @@ def _windows(
                 f"{source}: the next record to replay is {window.first}, and there are records from offset "
                 f"{spans[source].low} on: retention has removed the rest. Drop the schema, and begin anew"
             )
-    if extend:
-        database.extend({i: min(live[i].next_offset, spans[i].stable) for i in windows if i in live})
-        windows = database.windows()
     return windows
 
 

@@ -134,7 +134,7 @@ class Feed:
         left = sum(end - min(cycle.seen[source], end) for source, end in self._ends.items())
         if left < self._left:
             self._left, self._moved = left, now
-        if now > self._told + PROGRESS_SECONDS:
+        if left and now > self._told + PROGRESS_SECONDS:
             self._told = now
             echo(self._progress(cycle, now))
         return not left

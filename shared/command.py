@@ -121,6 +121,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_schedule(commands)
     _add_lanes(commands)
     _add_calls(commands)
+    _add_replay(commands)
     _add_decisions(commands)
     audited = _add(commands, "audit", ".audit.audit:audit", "compare what was to be published with what was")
     audited.add_argument("--json", action="store_true")
@@ -153,7 +154,8 @@ def _add_positions(commands: Any) -> None:
             required=True,
             help="'<topic>[<partition>]', lane-<n>, cluster or <topic>; all: inputs or lanes; may be repeated",
         )
-        added.add_argument("--to", type=int, metavar="OFFSET", help="for an input: the next offset to handle")
+        where = "for inputs: the next offset to handle, or a time such as 2026-11-28T09:00Z: its first record"
+        added.add_argument("--to", type=_place, metavar="WHERE", help=where)
         added.add_argument("--yes", action="store_true", help="do not ask")
     meaning = "turn the record that an input waits at into a dead letter"
     parked = _add(choices, "set-aside", ".operations.parked:set_aside", meaning)
@@ -279,6 +281,25 @@ def _add_calls(commands: Any) -> None:
     gone.add_argument("--yes", action="store_true", help="do not ask")
 
 
+def _add_replay(commands: Any) -> None:
+    made = commands.add_parser("replay", help="feed records through the handlers once more, for a new read model")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    fed = _add(choices, "run", ".operations.replay:run", "begin a replay into a schema of its own, or go on with it")
+    fed.add_argument("--into", required=True, metavar="SCHEMA", help="the schema; it is created")
+    meaning = "to begin: `beginning`, a time such as 2026-11-28T09:00Z, or an offset of the one --target"
+    fed.add_argument("--from", dest="since", type=_start, metavar="WHERE", help=meaning)
+    meaning = "where to end: a time, or an offset of the one --target; otherwise where the workers stand"
+    fed.add_argument("--until", type=_place, metavar="WHERE", help=meaning)
+    meaning = "only this topic, or '<topic>[<partition>]'; may be repeated; otherwise all that the service consumes"
+    fed.add_argument("--target", dest="sources", action="append", help=meaning)
+    meaning = "put tables of a finished replay in the places of the live ones"
+    switched = _add(choices, "switch", ".operations.replay_switch:switch", meaning)
+    switched.add_argument("--into", required=True, metavar="SCHEMA", help="the schema of the replay")
+    switched.add_argument("--table", dest="tables", action="append", required=True, help="one; may be repeated")
+    switched.add_argument("--reason", required=True, help="kept with the decision")
+    switched.add_argument("--yes", action="store_true", help="do not ask")
+
+
 def _add_decisions(commands: Any) -> None:
     made = commands.add_parser("decisions", help="what operators have decided")
     choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
@@ -299,6 +320,14 @@ def _natural(word: str) -> int:
     if not word.isdecimal() or not 0 < int(word) < 2**63:
         raise argparse.ArgumentTypeError(f"{word} is not a whole number of 1 or more")
     return int(word)
+
+
+def _place(word: str) -> Any:
+    return lazily(".operations.moments:place", word)
+
+
+def _start(word: str) -> Any:
+    return word if word == "beginning" else _place(word)
 
 
 def _operate(container: Any, arguments: argparse.Namespace) -> object:

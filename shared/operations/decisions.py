@@ -5,16 +5,20 @@ to not at all. `skip` prefers not at all to twice. docs/operating.md has the who
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from datetime import datetime
 from typing import Any
 
 from sqlalchemy import Connection, text
 
 from ..errors import CommandFailed
 from ..protocol.ports import Input
-from . import input_decisions, lane_decisions, maintenance, survey
+from . import input_decisions, lane_decisions, maintenance, moments, survey
 from .maintenance import Choice, Context, Maintenance, Plan
+from .moments import Place
 from .output import echo
+from .survey import InputState
 
 _CLUSTER = text("SELECT cluster_id FROM exactly_once_cluster")
 _SET_CLUSTER = text("UPDATE exactly_once_cluster SET cluster_id = :id")
@@ -22,13 +26,13 @@ _TOPICS = text("SELECT name, topic_id, partitions FROM exactly_once_topic")
 _SET_TOPIC = text("UPDATE exactly_once_topic SET topic_id = :id, partitions = :partitions WHERE name = :name")
 
 
-def decide(context: Context, choice: Choice, sources: Sequence[str], to: int | None, *, yes: bool) -> None:
+def decide(context: Context, choice: Choice, sources: Sequence[str], to: Place | None, *, yes: bool) -> None:
     """Plan `choice` for `sources`, ask, and carry it out. Raises `CommandFailed`."""
     with maintenance.maintenance(context) as paused:
         plans = []
         for source in sources:
             found = _plans(paused, choice, source, to)
-            if not found:
+            if not found and to is None:
                 echo(f"{source}: Kafka and the database agree; there is nothing to decide")
             plans += found
         for plan in plans:
@@ -52,10 +56,12 @@ def _facts(facts: dict[str, Any]) -> str:
     )
 
 
-def _plans(paused: Maintenance, choice: Choice, source: str, to: int | None) -> list[Plan]:
+def _plans(paused: Maintenance, choice: Choice, source: str, to: Place | None) -> list[Plan]:
     lane, partition = re.fullmatch(r"lane-(\d+)", source), re.fullmatch(r"(.+)\[(\d+)\]", source)
-    if to is not None and not (partition and choice != "adopt"):
+    if to is not None and not ((partition or source == "inputs") and choice != "adopt"):
         raise CommandFailed(f"--to is for rewind and skip of an input, not for {choice} of {source}: leave it out")
+    if isinstance(to, int) and not partition:
+        raise CommandFailed(f"--to {to}: each input has offsets of its own; name one input, or a time for all of them")
     if source == "cluster":
         return _cluster(paused, choice)
     if lane or source == "lanes":
@@ -77,9 +83,28 @@ def _plans(paused: Maintenance, choice: Choice, source: str, to: int | None) -> 
                 f"{source} is not an input of {paused.service}, which consumes "
                 f"{', '.join(paused.context.service.consumed_topics)}"
             )
+        if isinstance(to, datetime):
+            return list(_at_time(paused, choice, chosen, to))
         found = [input_decisions.plan(paused, choice, state, to) for state in chosen]
         return [plan for plan in found if plan is not None]
     return _topic(paused, choice, source)
+
+
+def _at_time(paused: Maintenance, choice: Choice, states: Iterable[InputState], time: datetime) -> Iterable[Plan]:
+    """Plan a decision about inputs to go to the offset that `time` has in each. `rewind` never goes forward, and `skip`
+    never back.
+    """
+    spans = {state.source: state.span for state in states if state.span is not None}
+    offsets = moments.offsets(paused.group, spans, time)
+    for state in states:
+        # What does not exist is refused there.
+        to, old = offsets.get(state.source, 0), None if state.position is None else state.position.next_offset
+        if old is not None and (to >= old if choice == "rewind" else to <= old):
+            where = "where it stands" if to == old else f"{'after' if to > old else 'before'} the next offset, {old}"
+            echo(f"{state.source}: {moments.words(time)} is offset {to}, {where}: nothing to {choice}")
+        elif (plan := input_decisions.plan(paused, choice, state, to)) is not None:
+            means = f"{moments.words(time)} is offset {to}. {plan.means}"
+            yield replace(plan, means=means, remembers={**plan.remembers, "time": moments.words(time)})
 
 
 def refuse_other(paused: Maintenance, topic: str) -> None:

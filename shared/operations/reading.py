@@ -29,7 +29,7 @@ class Reading:
         self, context: Context, ranges: Mapping[Input, tuple[int, int]], *, removed: Literal["error", "earliest"]
     ) -> None:
         # Retention may remove the beginning during the reading: go on behind it, or not.
-        self._configuration = _configuration(context) | {"auto.offset.reset": removed}
+        self._configuration = configuration(context) | {"auto.offset.reset": removed}
         self._reached = {source: first for source, (first, end) in ranges.items() if first < end}
         self._first = dict(self._reached)
         self._ends = {source: end for source, (_, end) in ranges.items()}
@@ -81,7 +81,7 @@ def times(context: Context, places: Mapping[Input, int]) -> dict[Input, float]:
     found: dict[Input, float] = {}
     if not places:
         return found
-    wanted = _configuration(context) | {
+    wanted = configuration(context) | {
         "isolation.level": "read_uncommitted",
         "auto.offset.reset": "earliest",
     }
@@ -108,7 +108,7 @@ def _names(sources: Collection[Input]) -> str:
     return ", ".join(str(source) for source in sorted(sources))
 
 
-def _configuration(context: Context) -> dict[str, Any]:
+def configuration(context: Context) -> dict[str, Any]:
     return {
         **context.settings.kafka(),
         "group.id": context.service.name,  # the client requires one; it is not joined

@@ -94,24 +94,19 @@ def behind(connection: Connection, service: str) -> list[str]:
     return [migration.name for migration in history(service) if migration.revision > revision]
 
 
-def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -> list[str]:
+def migrate(settings: Settings, service: str, *, before_rollout: bool = False, schema: str | None = None) -> list[str]:
     """Bring the database of `service` up to date; return what was done, a line each.
 
-    With `before_rollout`, `post` migrations at the end of the history are left for later.
+    With `before_rollout`, `post` migrations at the end of the history are left for later. With `schema`, do so in that
+    schema, which exists, instead of the one of the role's search path.
     """
     known = history(service)
     if before_rollout:
         known = known[: max(index for index, migration in enumerate(known) if migration.phase == "pre") + 1]
-    session_settings.forget_libpq_variables()
-    # Through a pooler, which refuses options, only if no direct way is set.
-    pooled = settings.database_pooler and not settings.migration_database_url
-    session = {} if pooled else {"options": session_settings.options(_UNLIMITED)}
-    engine = create_engine(
-        settings.migration_dsn(service), poolclass=NullPool, hide_parameters=True, connect_args=session
-    )
-    database_errors.install(engine)
-    setting = "MIGRATION_DATABASE_URL" if settings.migration_database_url else "DATABASE_URL"
+    engine, setting = owner(settings, service)
     with postgres_access.connect(engine, setting) as connection, _permitted(setting, engine.url.username):
+        if schema is not None:
+            connection.execute(text(f"SET search_path TO {connection.dialect.identifier_preparer.quote(schema)}"))
         session_settings.refuse_unfit(connection, setting)
         connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})
@@ -141,8 +136,21 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False) -
     if role is not None:
         done.append(f"{service}: {role} has its rights")
     for line in done:
-        log.info("migrated", done=line)
+        log.info("migrated", done=line if schema is None else f"{line}, in schema {schema}")
     return done
+
+
+def owner(settings: Settings, service: str) -> tuple[Engine, str]:
+    """Make the engine of the role that owns the tables; return it with the name of its URL's setting."""
+    session_settings.forget_libpq_variables()
+    # Through a pooler, which refuses options, only if no direct way is set.
+    pooled = settings.database_pooler and not settings.migration_database_url
+    session = {} if pooled else {"options": session_settings.options(_UNLIMITED)}
+    engine = create_engine(
+        settings.migration_dsn(service), poolclass=NullPool, hide_parameters=True, connect_args=session
+    )
+    database_errors.install(engine)
+    return engine, "MIGRATION_DATABASE_URL" if settings.migration_database_url else "DATABASE_URL"
 
 
 @contextmanager

@@ -4,6 +4,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Sequence
+from datetime import datetime
 from typing import Any
 
 import msgspec
@@ -84,6 +85,15 @@ class Topics:
         for number in numbers:
             data = msgspec.json.encode(self.asked(trail=key, number=number, wish=wish and f"while {wish}"))
             producer.produce(self.asked.topic, data, key.encode(), headers=headers(f"asked-{number}"))
+        assert producer.flush(SECONDS_MAX) == 0
+
+    def ask_at(self, *times: datetime, partition: int = 0) -> None:
+        """Produce a number for each of `times`, as of that time: 1, 2, 3, ..."""
+        producer = self._producer()
+        for number, at in enumerate(times, 1):
+            data = msgspec.json.encode(self.asked(trail="k", number=number))
+            told, milliseconds = headers(f"asked-{partition}-{number}"), int(at.timestamp() * 1_000)
+            producer.produce(self.asked.topic, data, b"k", partition, timestamp=milliseconds, headers=told)
         assert producer.flush(SECONDS_MAX) == 0
 
     def produce(self, value: bytes | None, key: bytes | None = b"k", event_headers: Sequence[Any] = ()) -> None:

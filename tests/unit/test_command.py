@@ -97,12 +97,12 @@ def test_no_message_names_a_command_in_another_way() -> None:
             )
 
 
-WRITTEN = re.compile(r"`((?:positions|dead-letters|outbox|lanes|decisions|calls) [^`]+|topics|migrate)`")
+WRITTEN = re.compile(r"`((?:positions|dead-letters|outbox|lanes|decisions|calls|replay) [^`]+|topics|migrate)`")
 
 
 @pytest.mark.parametrize("line", sorted(set(WRITTEN.findall((ROOT / "docs" / "operating.md").read_text()))))
 def test_what_the_page_names_can_be_typed(line: str) -> None:
-    for placeholder, value in {"EVENT_ID": "x", "OFFSET": "7", "ID": "1", "S": "lane-0"}.items():
+    for placeholder, value in {"EVENT_ID": "x", "OFFSET": "7", "ID": "1", "S": "lane-0", "WHERE": "beginning"}.items():
         line = re.sub(rf"\b{placeholder}\b", value, line)
     command.parser("order").parse_args(shlex.split(line))
 
@@ -164,6 +164,7 @@ def test_the_commands() -> None:
         *("outbox show", "outbox set-aside"),
         *("schedule list", "schedule show", "schedule cancel", "schedule run-now"),
         *("lanes drain", "lanes resize"),
+        *("replay run", "replay switch"),
         *("calls list", "calls show", "calls retry-now", "calls give-up"),
         "audit",
         "decisions list",

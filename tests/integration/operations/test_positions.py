@@ -7,6 +7,7 @@ import shlex
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -442,6 +443,9 @@ def test_a_skip_can_be_taken_back(tallies: Tallies) -> None:
         ("skip --target {source} --to 2", "skip can go from 3 to 3"),
         ("skip --target lane-0 --to 2", "--to is for rewind and skip of an input"),
         ("adopt --target {source} --to 2", "--to is for rewind and skip of an input"),
+        ("adopt --target {source} --to 2026-11-28T09:00Z", "--to is for rewind and skip of an input"),
+        ("rewind --target lanes --to 2026-11-28T09:00Z", "--to is for rewind and skip of an input"),
+        ("rewind --target inputs --to 1", "each input has offsets of its own"),
         ("adopt --target lane-7", "there is no such lane"),
         ("adopt --target other[0]", "is not an input"),
         ("adopt --target {name}.asked[9]", "is not an input"),
@@ -460,6 +464,54 @@ def test_what_makes_no_sense_is_refused(
 
     assert why in capsys.readouterr().err
     assert tallies.decisions() == []
+
+
+NINE = datetime.now(UTC).replace(microsecond=0) - timedelta(hours=2)
+
+
+def test_a_time_is_an_offset_of_each_partition(servers: Servers, capsys: pytest.CaptureFixture[str]) -> None:
+    hour = timedelta(hours=1)
+    with Tallies(servers, partitions=3) as tallies:
+        tallies.ask_at(NINE - hour, NINE - hour / 2, NINE, NINE + hour, partition=0)
+        tallies.ask_at(NINE - 2 * hour, NINE - hour, partition=1)  # nothing since
+        tallies.ask_at(NINE + hour, partition=2)  # nothing before
+        tallies.work()
+        tallies.sql("DELETE FROM exactly_once_inbox")
+        shown = NINE.isoformat().replace("+00:00", "Z")
+
+        assert tallies.run(f"positions rewind --target inputs --to {shown} --yes") == 0
+
+        topic, told = tallies.asked.topic, capsys.readouterr().out
+        assert re.search(
+            rf"\[0\]: next offset 4, .* -> next offset 2, .*\n  {shown} is offset 2. The records from 2", told
+        )
+        assert f"{topic}[1]: {shown} is offset 2, where it stands: nothing to rewind" in told
+        assert [tallies.handled(partition)[0] for partition in range(3)] == [2, 2, 0]
+        first, second = tallies.decisions()
+        assert (first["source"], first["before"]["H"], first["after"]["H"]) == (f"{topic}[0]", 4, 2)
+        assert (second["source"], second["before"]["H"], second["after"]["H"]) == (f"{topic}[2]", 1, 0)
+        assert first["after"]["time"] == second["after"]["time"] == shown
+
+        # Forward again, past what is to be left out: `skip` never goes back.
+        later = (NINE + hour / 2).isoformat()
+        assert tallies.run_words(["positions", "skip", "--target", "inputs", "--to", later, "--yes"]) == 0
+
+        assert [tallies.handled(partition)[0] for partition in range(3)] == [3, 2, 0]
+        assert "is offset 0, where it stands: nothing to skip" in capsys.readouterr().out
+        before = len(tallies.effects())
+        tallies.work()
+        assert len(tallies.effects()) == before + 2  # the last of partition 0, the only one of 2
+
+
+def test_a_time_before_the_first_record_is_the_first(tallies: Tallies) -> None:
+    tallies.ask(1, 2, 3)
+    tallies.work()
+    for future in tallies.admin.delete_records([TopicPartition(tallies.asked.topic, 0, 1)]).values():
+        future.result(SECONDS_MAX)
+
+    assert tallies.run(f"positions rewind --target {tallies.source} --to 1969-07-20T20:17Z --yes") == 0
+
+    assert tallies.handled() == (1, 0)
 
 
 @pytest.mark.parametrize("choice", ["adopt", "rewind", "skip"])

@@ -184,7 +184,7 @@ class System:
         run_command(service, command, self._environment(service), self.logs)
 
     def _start_bank(self) -> None:
-        place = ("--port", str(self._ports[BANK]), "--books", self.logs / "bank.sqlite")
+        place = ("--port", str(self._ports[BANK]), "--books", str(self.logs / "bank.sqlite"))
         words = (sys.executable, "-m", "dev.bank", *place, *self._shape.bank)
         self.supervisor.start(Program(BANK, words, environment(PYTHONPATH=str(ROOT)), self.logs))
 

@@ -4,6 +4,7 @@
     POST /refunds   the same
     POST /voids     the same: no capture of the order counts, not even one that comes later
     GET  /bookings  every booking, in the order of the books
+    GET  /faults    how often it has failed, and how
 
 A booking is in the books, on disk, before it is answered. The same `Idempotency-Key` gets the same answer; with another
 body it is refused with 422, and with 409 while the first request with it is under way. A capture is refused with 402
@@ -140,6 +141,7 @@ class Bank(ThreadingHTTPServer):
         self.books, self.temper = books, temper
         self.began = time.monotonic()
         self.seen: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.under_way: set[str] = set()
         self.turn = threading.Lock()
 
@@ -168,6 +170,8 @@ class _Talk(BaseHTTPRequestHandler):
             self._answer(200, {})
         elif self.path == "/bookings":
             self._answer(200, self.server.books.all())
+        elif self.path == "/faults":
+            self._answer(200, dict(self.server.faults))
         else:
             self._answer(404, {"detail": f"try {', '.join(KINDS)}"})
 
@@ -191,6 +195,8 @@ class _Talk(BaseHTTPRequestHandler):
         with bank.turn:
             bank.seen[key] += 1
             fault = bank.temper.fault(key, bank.seen[key])
+            if fault is not None:
+                bank.faults[fault] += 1
             first = key not in bank.under_way
             bank.under_way.add(key)
         try:

@@ -76,6 +76,7 @@ def test_each_fault_leaves_what_it_says(fault: str, tmp_path: Path) -> None:
     key = next(f"k-{n}" for n in range(KEYS_MAX) if temper.fault(f"k-{n}", 1) == fault)
     with serving(tmp_path / "books", temper) as url:
         status = post(url, key)
+        assert httpx.get(f"{url}/faults", trust_env=False).json() == {fault: 1}
     expected = {"slow": 201, "error": 500, "cut before": 0, "cut after": 0, "in use": 409}
     assert status == expected[fault]
     assert len(Books(tmp_path / "books").all()) == (fault in ("slow", "cut after"))

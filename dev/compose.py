@@ -65,14 +65,14 @@ class ComposeSystem:
             "KAFKA_PORT_2",
             "KAFKA_PORT_3",
             "POSTGRES_PORT",
-            "BANK_PORT",
+            "PAYMENT_BANK_PORT",
             *map(_port, self.services),
         ]
         self._ports = {variable: free_port() for variable in variables}
         self._secrets = {name: secrets.token_hex(32) for name in SECRETS}
         self._secrets["API_TOKEN_SHA256"] = hashlib.sha256(self._secrets["API_TOKEN"].encode()).hexdigest()
         environment = {variable: str(port) for variable, port in self._ports.items()} | self._secrets
-        environment["BANK_OPTIONS"] = " ".join(bank)
+        environment["PAYMENT_BANK_OPTIONS"] = " ".join(bank)
         self.docker = Docker(project, environment, ["cluster" if cluster else "single"])
         self.servers = Pair(Server(self.docker, "kafka-1" if cluster else "kafka"), Server(self.docker, "postgres"))
         self.supervisor = Containers(
@@ -116,7 +116,7 @@ class ComposeSystem:
     @property
     def bank(self) -> str:
         """Return the base URL of the bank."""
-        return f"http://{HOST}:{self._ports['BANK_PORT']}"
+        return f"http://{HOST}:{self._ports['PAYMENT_BANK_PORT']}"
 
     @property
     def bootstrap(self) -> str:

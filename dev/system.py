@@ -35,7 +35,7 @@ ROOT = Path(__file__).parents[1]
 READY_SECONDS = 90.0
 READY_POLL_SECONDS = 0.1
 ANSWER_SECONDS = 2.0
-BANK = "bank"
+BANK = "payment bank"
 """Its name for the supervisor."""
 
 

@@ -57,7 +57,7 @@ def report(load: Load, struck: Sequence[Struck], observer: Observer, system: Sta
         "latency",
         f"p50 {_ms(quantile(latencies, 0.50))}, p99 {_ms(quantile(latencies, 0.99))}, "
         f"longest {_ms(max(latencies, default=0))}: from an order's commit until its OrderConfirmed can be read, "
-        "kills and freezes included",
+        "kills, freezes and the silent bank included",
     )
     for text, value in _silences(kills, freezes, outages, observer.arrivals):
         table.add_row(text, value)

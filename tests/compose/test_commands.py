@@ -15,7 +15,7 @@ from dev.servers.places import free_port
 from tests.compose.conftest import GIVEN, PROJECT
 
 ROOT = Path(__file__).parents[2]
-PORTS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT", "KAFKA_PORT", "POSTGRES_PORT")
+PORTS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT", "KAFKA_PORT", "POSTGRES_PORT", "PAYMENT_BANK_PORT")
 CONFIRMED = "for _ in {1..600}; do curl -sS localhost:8000/orders | grep CONFIRMED && break; sleep 0.1; done"
 
 

@@ -132,12 +132,12 @@ def test_the_profiles_of_the_last_start_are_those_of_every_command_after_it(copy
 
 
 def test_the_demo_in_containers_balances(copy: Copy) -> None:
-    """A worker, an API, a broker and the database die in the middle of it."""
+    """A worker, a caller, an API, a broker and the database die in the middle of it, and the bank fails."""
     (copy.place / ".venv").symlink_to(ROOT / ".venv")
 
-    output = copy.run("make demo-compose ORDERS=600 SECONDS=60 KILLS=8 FREEZES=1 SEED=3")
+    output = copy.run("make demo-compose ORDERS=600 SECONDS=60 KILLS=8 FREEZES=1 SEED=5")
 
-    for victim in (r"\w+ worker \d", r"\w+ api", "kafka", "postgres"):
+    for victim in (r"\w+ worker \d", r"payment caller \d", r"\w+ api", "kafka", "postgres"):
         assert re.search(f"killed +{victim}", output), output
-    assert "froze" in output
+    assert "froze   the bank" in output
     assert "It balances." in output

@@ -53,6 +53,7 @@ def handle(engine: Engine, service: Service, *events: Event) -> list[str]:
             (route,) = (route for route in service.routes if route.event is type(event))
             assert isinstance(route, Route)
             session.publisher = published.append
+            session.scheduler = lambda *_: None  # no deadline is scheduled here, so none is there to be cancelled
             for rows in route.rows:
                 session.lock_all(rows.model, rows.keys(event, session))
             published += route.call(event, session)

@@ -190,7 +190,7 @@ DOSSIER = {
     "payment": (
         "SELECT * FROM payment WHERE order_id = %(id)s",
         "SELECT posting, side, account, amount, currency, posted_at FROM entry WHERE order_id = %(id)s ORDER BY 6, 1",
-        "SELECT call_type, call_id, attempts, maybe_done, failure FROM exactly_once_call WHERE key = %(id)s ORDER BY id",
+        "SELECT call_type, call_id, attempts, maybe_done, failure FROM exactly_once_call WHERE key = %(id)s",
     ),
 }
 DOSSIER_OUTBOX = (

@@ -2,11 +2,14 @@
 
     POST /captures  {"order": "o-1", "account": "a-1", "amount": 500, "currency": "EUR"}
     POST /refunds   the same
+    POST /voids     the same: no capture of the order counts, not even one that comes later
     GET  /bookings  every booking, in the order of the books
+    GET  /faults    how often it has failed, and how
 
 A booking is in the books, on disk, before it is answered. The same `Idempotency-Key` gets the same answer; with another
-body it is refused with 422, and with 409 while the first request with it is under way. The bank knows nothing of
-orders: two captures of one order under two keys are two bookings, which is what a balance sheet must find.
+body it is refused with 422, and with 409 while the first request with it is under way. A capture is refused with 402
+if the bank does not want it, and with 410 once its order is voided. Otherwise the bank knows nothing of orders: two
+captures of one order under two keys are two bookings, which is what a balance sheet must find.
 """
 
 import argparse
@@ -24,9 +27,9 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
-KINDS = {"/captures": "capture", "/refunds": "refund"}
+KINDS = {"/captures": "capture", "/refunds": "refund", "/voids": "void"}
 FIELDS = {"order": str, "account": str, "amount": int, "currency": str}
 BODY_BYTES_MAX = 10_000
 CLIENT_SECONDS = 30.0
@@ -44,6 +47,19 @@ _TABLE = """
 """
 
 
+REFUSALS = {
+    402: "the bank does not want this customer",
+    410: "captures for this order are voided",
+    422: "this Idempotency-Key was used for something else",
+}
+
+
+class Booking(NamedTuple):
+    """What is in the books."""
+
+    n: int
+
+
 @dataclass(frozen=True)
 class Temper:
     """How the bank fails."""
@@ -51,6 +67,8 @@ class Temper:
     seed: int = 0
     share: float = 0.0
     """Of the requests that meet a fault."""
+    refused: float = 0.0
+    """The share of orders for which it captures nothing."""
     outage_at: float = 0.0
     """Seconds after its start at which it answers nobody, for `outage_seconds`."""
     outage_seconds: float = 0.0
@@ -59,6 +77,10 @@ class Temper:
         """Return what happens to the n-th request with a key: the same in each run with the same seed."""
         chance = random.Random(f"{self.seed}:{key}:{n}")
         return chance.choice(FAULTS) if chance.random() < self.share else None
+
+    def refuses(self, order: str) -> bool:
+        """Whether it captures nothing for an order: the same however often it is asked."""
+        return random.Random(f"{self.seed}:{order}").random() < self.refused
 
     def out(self, age: float) -> bool:
         """Whether nobody is answered so long after the start."""
@@ -79,19 +101,26 @@ class Books:
         books.execute("PRAGMA synchronous = FULL")
         return books
 
-    def book(self, key: str, kind: str, body: dict[str, Any]) -> int | None:
-        """Book once for each key; return the number of the booking, or None if the key was used for something else."""
+    def book(self, key: str, kind: str, body: dict[str, Any]) -> Booking | int:
+        """Book once for each key; return the booking, or a status: 422 if the key was used for something else, 410 for
+        a capture of an order that is voided.
+        """
         body_hash = hashlib.sha256(json.dumps([kind, body], sort_keys=True).encode()).hexdigest()
         with closing(self._open()) as books:
             books.execute(
                 """
                 INSERT INTO booking (key, body_hash, kind, "order", account, amount, currency)
-                VALUES (?, ?, ?, ?, ?, ?, ?) ON CONFLICT DO NOTHING
+                SELECT ?1, ?2, ?3, ?4, ?5, ?6, ?7
+                WHERE ?3 <> 'capture' OR NOT EXISTS (SELECT 1 FROM booking WHERE "order" = ?4 AND kind = 'void')
+                ON CONFLICT DO NOTHING
                 """,
                 (key, body_hash, kind, *(body[name] for name in FIELDS)),
             )
-            n, known = books.execute("SELECT n, body_hash FROM booking WHERE key = ?", (key,)).fetchone()
-        return int(n) if known == body_hash else None
+            found = books.execute("SELECT n, body_hash FROM booking WHERE key = ?", (key,)).fetchone()
+        if found is None:
+            return 410
+        n, known = found
+        return Booking(n) if known == body_hash else 422
 
     def all(self) -> list[dict[str, Any]]:
         """Return every booking."""
@@ -112,8 +141,15 @@ class Bank(ThreadingHTTPServer):
         self.books, self.temper = books, temper
         self.began = time.monotonic()
         self.seen: Counter[str] = Counter()
+        self.faults: Counter[str] = Counter()
         self.under_way: set[str] = set()
         self.turn = threading.Lock()
+
+    def book(self, key: str, kind: str, body: dict[str, Any]) -> Booking | int:
+        """Return the booking, or the status of a refusal."""
+        if kind == "capture" and self.temper.refuses(body["order"]):
+            return 402
+        return self.books.book(key, kind, body)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Ignore a client that disconnected; that is not our error."""
@@ -134,6 +170,8 @@ class _Talk(BaseHTTPRequestHandler):
             self._answer(200, {})
         elif self.path == "/bookings":
             self._answer(200, self.server.books.all())
+        elif self.path == "/faults":
+            self._answer(200, dict(self.server.faults))
         else:
             self._answer(404, {"detail": f"try {', '.join(KINDS)}"})
 
@@ -157,6 +195,8 @@ class _Talk(BaseHTTPRequestHandler):
         with bank.turn:
             bank.seen[key] += 1
             fault = bank.temper.fault(key, bank.seen[key])
+            if fault is not None:
+                bank.faults[fault] += 1
             first = key not in bank.under_way
             bank.under_way.add(key)
         try:
@@ -171,13 +211,13 @@ class _Talk(BaseHTTPRequestHandler):
             else:
                 if fault == "slow":
                     time.sleep(SLOW_SECONDS)
-                n = bank.books.book(key, kind, body)
+                booked = bank.book(key, kind, body)
                 if fault == "cut after":
                     self._cut()
-                elif n is None:
-                    self._answer(422, {"detail": "this Idempotency-Key was used for something else"})
+                elif isinstance(booked, Booking):
+                    self._answer(201, {"booking": booked.n})
                 else:
-                    self._answer(201, {"booking": n})
+                    self._answer(booked, {"detail": REFUSALS[booked]})
         finally:
             if first:
                 with bank.turn:
@@ -217,10 +257,11 @@ def main() -> int:
     parser.add_argument("--books", type=Path, default=Path("bank.sqlite"), help="the file of its books")
     parser.add_argument("--seed", type=int, default=0, help="which requests meet which fault")
     parser.add_argument("--share", type=float, default=0.0, help="of the requests that meet a fault, from 0 to 1")
+    parser.add_argument("--refused", type=float, default=0.0, help="of the orders for which it captures nothing")
     parser.add_argument("--outage-at", type=float, default=0.0, help="seconds after the start at which it is away")
     parser.add_argument("--outage-seconds", type=float, default=0.0, help="for how long")
     given = parser.parse_args()
-    temper = Temper(given.seed, given.share, given.outage_at, given.outage_seconds)
+    temper = Temper(given.seed, given.share, given.refused, given.outage_at, given.outage_seconds)
     bank = Bank((given.host, given.port), Books(given.books), temper)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: threading.Thread(target=bank.shutdown).start())

@@ -12,7 +12,7 @@ Each has a project of its own, with its own volumes, passwords and ports, so tha
 import hashlib
 import secrets
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import Self
 
 from dev.balance import Balance
 from dev.docker import Containers, Docker, Server
-from dev.servers import Echo, echo, service_names
+from dev.servers import Echo, echo, makes_calls, service_names
 from dev.servers.places import HOST, free_port
 
 # The image is built, a dozen containers and the servers start: about a minute on two cores, more where packages have to
@@ -28,7 +28,7 @@ from dev.servers.places import HOST, free_port
 UP_SECONDS = 900.0
 
 WORKERS = 2
-"""Of each service, by compose/base.yml."""
+"""Of each service, and its callers, by compose/base.yml and compose/payment.yml."""
 
 SECRETS = ("POSTGRES_PASSWORD", "DATABASE_PASSWORD", "MIGRATION_PASSWORD", "API_TOKEN")
 """The token that `make up` writes into .env beside its hash."""
@@ -43,23 +43,45 @@ class Pair:
 
 
 class ComposeSystem:
-    """Every service of this repository in containers: one API and two workers each."""
+    """Every service of this repository in containers: one API and two workers each, callers, and the bank."""
 
-    def __init__(self, project: str, *, cluster: bool = False, logs: Path | None = None, report: Echo = echo) -> None:
-        """`logs` is a folder for the output of all containers, written when the block ends."""
+    def __init__(
+        self,
+        project: str,
+        *,
+        cluster: bool = False,
+        bank: Sequence[str] = (),
+        logs: Path | None = None,
+        report: Echo = echo,
+    ) -> None:
+        """`bank` are options of `dev.bank`; `logs` is a folder for the output of all containers, written when the block
+        ends.
+        """
         self.services = tuple(service_names())
         self._logs = logs
         self._report = report
-        variables = ["KAFKA_PORT", "KAFKA_PORT_2", "KAFKA_PORT_3", "POSTGRES_PORT", *map(_port, self.services)]
+        variables = [
+            "KAFKA_PORT",
+            "KAFKA_PORT_2",
+            "KAFKA_PORT_3",
+            "POSTGRES_PORT",
+            "PAYMENT_BANK_PORT",
+            *map(_port, self.services),
+        ]
         self._ports = {variable: free_port() for variable in variables}
         self._secrets = {name: secrets.token_hex(32) for name in SECRETS}
         self._secrets["API_TOKEN_SHA256"] = hashlib.sha256(self._secrets["API_TOKEN"].encode()).hexdigest()
         environment = {variable: str(port) for variable, port in self._ports.items()} | self._secrets
+        environment["PAYMENT_BANK_OPTIONS"] = " ".join(bank)
         self.docker = Docker(project, environment, ["cluster" if cluster else "single"])
         self.servers = Pair(Server(self.docker, "kafka-1" if cluster else "kafka"), Server(self.docker, "postgres"))
         self.supervisor = Containers(
             self.docker,
-            tuple(name for service in self.services for name in (self.api(service), *self.workers(service))),
+            tuple(
+                name
+                for service in self.services
+                for name in (self.api(service), *self.workers(service), *self.callers(service))
+            ),
         )
         self._stack = ExitStack()
 
@@ -85,6 +107,17 @@ class ComposeSystem:
         """Name the containers of the workers of `service`."""
         return tuple(f"{service} worker {number}" for number in range(1, WORKERS + 1))
 
+    def callers(self, service: str) -> tuple[str, ...]:
+        """Name the containers of the callers of `service`."""
+        if not makes_calls(service):
+            return ()
+        return tuple(f"{service} caller {number}" for number in range(1, WORKERS + 1))
+
+    @property
+    def bank(self) -> str:
+        """Return the base URL of the bank."""
+        return f"http://{HOST}:{self._ports['PAYMENT_BANK_PORT']}"
+
     @property
     def bootstrap(self) -> str:
         return f"{HOST}:{self._ports['KAFKA_PORT']}"
@@ -105,7 +138,7 @@ class ComposeSystem:
 
     def balance(self) -> Balance:
         """Return the `Balance` of this system."""
-        return Balance(self.bootstrap, {service: self.dsn(service) for service in self.services})
+        return Balance(self.bootstrap, {service: self.dsn(service) for service in self.services}, bank=self.bank)
 
     def is_ready(self, name: str) -> bool:
         """Return whether a container reports that it is ready."""

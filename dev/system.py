@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -24,7 +24,7 @@ import psycopg
 
 from dev.balance import Balance
 from dev.program import Program
-from dev.servers import Echo, Servers, echo, service_names
+from dev.servers import Echo, Servers, echo, makes_calls, service_names
 from dev.servers.places import HOST, free_port
 from dev.servers.prepare import run_command
 from dev.servers.process import environment
@@ -35,6 +35,8 @@ ROOT = Path(__file__).parents[1]
 READY_SECONDS = 90.0
 READY_POLL_SECONDS = 0.1
 ANSWER_SECONDS = 2.0
+BANK = "payment bank"
+"""Its name for the supervisor."""
 
 
 class NotReadyError(Exception):
@@ -48,6 +50,10 @@ class Shape:
     partitions: int = 4
     workers: int = 2
     """Of each service."""
+    callers: int = 2
+    """Of each service that makes calls."""
+    bank: Sequence[str] = ()
+    """Options of the bank, such as how it fails (`python -m dev.bank --help`)."""
     settings: Mapping[str, str] | None = None
     """More environment variables for every process."""
     worker: str = "services.{service}"
@@ -55,7 +61,7 @@ class Shape:
 
 
 class System:
-    """Every service of this repository: one API and some workers each."""
+    """Every service of this repository: one API and some workers each, callers where it makes calls, and the bank."""
 
     def __init__(
         self, servers: Servers, shape: Shape | None = None, *, logs: Path | None = None, report: Echo = echo
@@ -73,12 +79,16 @@ class System:
             self.logs = self._given_logs or Path(tempfile.mkdtemp(prefix="exactly-once-logs-"))
             if self._given_logs is None:
                 stack.callback(shutil.rmtree, self.logs, ignore_errors=True)
+            self._ports[BANK] = free_port()
             self._prepare()
             self.supervisor = stack.enter_context(Supervisor(self.logs))
+            self._start_bank()
             for service in self.services:
                 self._start(self.api(service), service, "api", "HTTP_PORT")
                 for worker in self.workers(service):
                     self._start(worker, service, "worker", "METRICS_PORT")
+                for caller in self.callers(service):
+                    self._start(caller, service, "caller", "METRICS_PORT")
             self.wait_until_ready()
             self._stack = stack.pop_all()
         return self
@@ -93,6 +103,17 @@ class System:
     def workers(self, service: str) -> tuple[str, ...]:
         """Name the worker processes of `service`, for the supervisor."""
         return tuple(f"{service} worker {number}" for number in range(1, self._shape.workers + 1))
+
+    def callers(self, service: str) -> tuple[str, ...]:
+        """Name the caller processes of `service`, for the supervisor: none if it makes no calls."""
+        if not makes_calls(service):
+            return ()
+        return tuple(f"{service} caller {number}" for number in range(1, self._shape.callers + 1))
+
+    @property
+    def bank(self) -> str:
+        """Return the base URL of the bank."""
+        return f"http://{HOST}:{self._ports[BANK]}"
 
     @property
     def bootstrap(self) -> str:
@@ -117,7 +138,7 @@ class System:
 
     def balance(self) -> Balance:
         """Return the `Balance` of this system."""
-        return Balance(self.bootstrap, {service: self.dsn(service) for service in self.services})
+        return Balance(self.bootstrap, {service: self.dsn(service) for service in self.services}, bank=self.bank)
 
     def wait_until_ready(self, names: Iterable[str] | None = None, seconds: float = READY_SECONDS) -> None:
         """Wait until the named processes, or all, report that they are ready.
@@ -162,6 +183,11 @@ class System:
     def _run(self, service: str, command: str) -> None:
         run_command(service, command, self._environment(service), self.logs)
 
+    def _start_bank(self) -> None:
+        place = ("--port", str(self._ports[BANK]), "--books", str(self.logs / "bank.sqlite"))
+        words = (sys.executable, "-m", "dev.bank", *place, *self._shape.bank)
+        self.supervisor.start(Program(BANK, words, environment(PYTHONPATH=str(ROOT)), self.logs))
+
     def _start(self, name: str, service: str, command: str, port_variable: str) -> None:
         # Chosen once: a process that is started again must be found where it was.
         port = self._ports[name] = free_port()
@@ -180,6 +206,7 @@ class System:
             PARTITIONS=str(self._shape.partitions),
             HTTP_HOST=HOST,
             API_AUTH="off",
-            HTTP_REQUESTS_PER_SECOND_MAX="0",  # one caller is all customers
+            HTTP_REQUESTS_PER_SECOND_MAX="0",  # one client is all customers
+            PAYMENT_BANK_URL=self.bank,
             **(self._shape.settings or {}),
         )

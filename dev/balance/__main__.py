@@ -20,6 +20,7 @@ def main() -> int:
     )
     parser.add_argument("--json", action="store_true", help="print it for machines")
     parser.add_argument("--book", type=Path, help="what the outside world knows, as the demo writes it")
+    parser.add_argument("--bank", help="the URL of the bank, to compare its books (default: they are not compared)")
     parser.add_argument("--drain-seconds", type=float, default=DRAIN_SECONDS, help="longest wait until all is at rest")
     parser.add_argument("--settle-seconds", type=float, default=SETTLE_SECONDS, help="how long to wait once more")
     parser.add_argument(
@@ -39,6 +40,7 @@ def main() -> int:
             {service: url.replace("{service}", service) for service in given.services},
             given.drain_seconds,
             given.settle_seconds,
+            given.bank,
             status.update,
         ).sheet(Book.read(given.book) if given.book else None)
     if given.json:

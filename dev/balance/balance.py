@@ -5,13 +5,13 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
-from dev.balance import others
+from dev.balance import bank, others
 from dev.balance.book import Book
 from dev.balance.databases import Databases
 from dev.balance.dossier import dossiers
 from dev.balance.drain import Pending, look, wait
 from dev.balance.outside import Outside
-from dev.balance.queries import DEAD_LETTERS, MUST_BE_EMPTY, SUMS, UNPUBLISHED
+from dev.balance.queries import CALLS, DEAD_LETTERS, MUST_BE_EMPTY, SUMS, UNPUBLISHED
 from dev.balance.records import check, listen
 from dev.balance.rules import FINAL, TOPICS, Deviations, disagreement, unpaid
 from dev.balance.sheet import OFFENDERS_SHOWN, Offenders, Row, Sheet, none
@@ -35,6 +35,8 @@ class Balance:
     """The libpq URL of the database of each service."""
     drain_seconds: float = DRAIN_SECONDS
     settle_seconds: float = SETTLE_SECONDS
+    bank: str | None = None
+    """The base URL of the bank; without it, nothing is compared with its books."""
     report: Callable[[str], None] = field(default=_silent)
     """Called with what is being waited for."""
 
@@ -51,7 +53,7 @@ class Balance:
             drained_seconds = time.monotonic() - began
         self.report("comparing")
         with Databases(self.dsns) as databases:
-            sheet = _Making(databases, topics, book).sheet()
+            sheet = _Making(databases, topics, book, self.bank).sheet()
         sheet.drained_seconds = drained_seconds
         return sheet
 
@@ -71,10 +73,11 @@ class Balance:
 class _Making:
     """One sheet, section by section."""
 
-    def __init__(self, databases: Databases, topics: Topics, book: Book | None) -> None:
+    def __init__(self, databases: Databases, topics: Topics, book: Book | None, bank: str | None) -> None:
         self._databases = databases
         self._topics = topics
         self._book = book
+        self._bank = bank
         self._sheet = Sheet()
 
     def sheet(self) -> Sheet:
@@ -88,6 +91,8 @@ class _Making:
             self._sheet.add("Stock", outside.goods())
             self._sheet.add("Money", outside.money())
         self._published()
+        if self._bank is not None:
+            self._sheet.add("The bank", *bank.rows(bank.bookings(self._bank), self._databases))
         self._sheet.add("Other services", *others.rows(self._databases, self._topics))
         self._rest(pending)
         offenders = (offender for row in self._sheet.rows if row.of_orders and not row.ok for offender in row.offenders)
@@ -144,6 +149,7 @@ class _Making:
     def _rest(self, pending: Pending) -> None:
         """Count what is not at rest."""
         lags, unpublished, claims, dead_letters = Offenders(), Offenders(), Offenders(), Offenders()
+        calls = Offenders()
         for (service, (topic, partition)), lag in pending.lags.items():
             lags.add(f"{service} at {topic}[{partition}]: {lag}")
         for service in self._databases.services:
@@ -151,6 +157,7 @@ class _Making:
             published = [lane.number for lane in own if lane.published]
             unpublished.extend(self._databases.offenders(service, UNPUBLISHED, published=published))
             dead_letters.extend(self._databases.offenders(service, DEAD_LETTERS))
+            calls.extend(self._databases.offenders(service, CALLS))
             for lane in own:
                 if not lane.published:
                     claims.add(str(lane))
@@ -165,6 +172,7 @@ class _Making:
             Row("records not handled (lag)", pending.lag, 0, lags.first),
             none("events not published", unpublished, of_orders=True),
             none("claims that Kafka does not know", claims),
+            none("calls that are not finished", calls, of_orders=True),
             none("partitions with an open transaction", open_),
             none("dead letters", dead_letters, of_orders=True),
             none("partitions that grew while this was made", late),

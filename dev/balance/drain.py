@@ -9,7 +9,7 @@ from confluent_kafka import KafkaException
 
 from dev.balance.databases import Databases
 from dev.balance.others import consumed_topics
-from dev.balance.queries import LANES, OPEN_ORDERS, POSITIONS
+from dev.balance.queries import LANES, OPEN_CALLS, OPEN_ORDERS, POSITIONS
 from dev.balance.topics import End, Partition, Topics
 
 POLL_SECONDS = 0.25
@@ -54,6 +54,8 @@ class Pending:
     lags: dict[tuple[str, Partition], int]
     """By service and input, where it is not 0."""
     lanes: tuple[Lane, ...]
+    calls: int = 0
+    """Calls to third parties that are not finished."""
 
     @property
     def lag(self) -> int:
@@ -69,14 +71,13 @@ class Pending:
 
     @property
     def nothing(self) -> bool:
-        return not (self.open_orders or self.lags or self.open_transactions or self.unpublished) and all(
-            lane.published for lane in self.lanes
-        )
+        waits = self.open_orders or self.lags or self.open_transactions or self.unpublished or self.calls
+        return not waits and all(lane.published for lane in self.lanes)
 
     def __str__(self) -> str:
         return (
             f"{self.open_orders:,} orders open, {self.lag:,} records to handle, {self.unpublished:,} events to "
-            "publish, "
+            f"publish, {self.calls:,} calls to finish, "
             f"{len(self.open_transactions)} open transactions"
         )
 
@@ -100,7 +101,8 @@ def look(databases: Databases, topics: Topics) -> Pending:
         for number, position, claim_id, count, claimed in databases.rows(service, LANES):
             p = committed.get((f"{service}.outbox", number), (0, ""))
             lanes.append(Lane(service, number, position, claim_id, p, count, claimed))
-    return Pending(databases.number("order", OPEN_ORDERS), ends, lags, tuple(lanes))
+    calls = sum(databases.number(service, OPEN_CALLS) for service in databases.services)
+    return Pending(databases.number("order", OPEN_ORDERS), ends, lags, tuple(lanes), calls)
 
 
 def wait(look_now: Callable[[], Pending], seconds: float, report: Callable[[str], None]) -> bool:

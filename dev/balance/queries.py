@@ -104,6 +104,15 @@ MUST_BE_EMPTY = (
     ),
     MustBeEmpty(
         "Money",
+        "orders whose money is still held",
+        "payment",
+        """
+        SELECT format('%s %s %s', order_id, sum(amount), currency)
+        FROM entry WHERE side = 'held' GROUP BY order_id, currency HAVING sum(amount) <> 0
+        """,
+    ),
+    MustBeEmpty(
+        "Money",
         "accounts whose entries sum to something else",
         "payment",
         """
@@ -123,6 +132,13 @@ SUMS = {
     "PaymentCaptured": ("payment", "SELECT sum(amount) FROM entry WHERE side = 'merchant' AND amount > 0"),
     "PaymentRefunded": ("payment", "SELECT -sum(amount) FROM entry WHERE side = 'merchant' AND amount < 0"),
 }
+
+# What the bank must have booked, by our ledger.
+TO_BE_BOOKED = """
+    SELECT entry.order_id, CASE WHEN entry.amount > 0 THEN 'capture' ELSE 'refund' END, payment.account,
+           abs(entry.amount), entry.currency
+    FROM entry LEFT JOIN payment USING (order_id) WHERE side = 'merchant' AND order_id IS NOT NULL
+"""
 
 RECEIVED = "SELECT sku, received FROM stock"
 DEPOSITED = (
@@ -148,6 +164,11 @@ UNPUBLISHED = """
     FROM exactly_once_outbox AS outbox JOIN exactly_once_lane AS lane ON lane.lane = outbox.lane
     WHERE outbox.lane <> ALL(%(published)s) OR outbox.id <> ALL(lane.row_ids)
 """
+CALLS = """
+    SELECT format('%s %s.v%s to %s, asked %s times: %s', key, call_type, call_version, destination, attempts, failure)
+    FROM exactly_once_call
+"""
+OPEN_CALLS = "SELECT count(*) FROM exactly_once_call"
 # Those of the malicious producer are where they belong.
 DEAD_LETTERS = """
     SELECT format('%s dead letter %s from %s[%s]@%s: %s: %s', coalesce(convert_from(key, 'UTF8'), '-'), id, topic,
@@ -169,6 +190,7 @@ DOSSIER = {
     "payment": (
         "SELECT * FROM payment WHERE order_id = %(id)s",
         "SELECT posting, side, account, amount, currency, posted_at FROM entry WHERE order_id = %(id)s ORDER BY 6, 1",
+        "SELECT call_type, call_id, attempts, maybe_done, failure FROM exactly_once_call WHERE key = %(id)s",
     ),
 }
 DOSSIER_OUTBOX = (

@@ -8,12 +8,13 @@ from dataclasses import dataclass
 
 from dev.bench import cpu
 from dev.bench.report import Figure
+from dev.system import BANK as BANK_PROCESS
 from dev.system import System
 
 ANSWER_SECONDS = 10.0
-EVERYTHING = ("API", "workers", "broker", "PostgreSQL")
-CLIENT = "client"
-"""The benchmark itself: it takes from the same cores, but nobody pays for it."""
+EVERYTHING = ("API", "workers", "callers", "broker", "PostgreSQL")
+CLIENT, BANK = "client", "bank"
+"""The benchmark itself, and the third party: they take from the same cores, but nobody pays for them."""
 CYCLES = "exactly_once_batch_seconds_count"
 RECEIVED = "exactly_once_records_consumed_total"
 HANDLED = "exactly_once_events_handled_total"
@@ -36,7 +37,7 @@ class Spent:
         """Return the CPU of an order, and what the workers did for it. `at_most`: ms of everything."""
         everything = 1_000 * self.everything / orders
         yield Figure(section, f"{what}: CPU per order, everything", everything, "ms", at_most=at_most)
-        for name in (*EVERYTHING, CLIENT):
+        for name in (*EVERYTHING, CLIENT, BANK):
             yield Figure(section, f"{what}: CPU per order, {name}", 1_000 * self.cpu[name] / orders, "ms")
         cycles = self.counted[CYCLES]
         yield Figure(section, f"{what}: cycles of all workers", cycles / self.seconds, "1/s")
@@ -54,6 +55,8 @@ class Meter:
         self._groups: dict[str, Iterable[int]] = {
             "API": _running(system, map(system.api, system.services)),
             "workers": _running(system, self._workers),
+            "callers": _running(system, (name for service in system.services for name in system.callers(service))),
+            BANK: _running(system, (BANK_PROCESS,)),
             "broker": system.servers.kafka.pids,
             "PostgreSQL": system.servers.postgres.pids,
         }

@@ -24,9 +24,9 @@ MONEY = 1_000_000_000_000
 
 @contextmanager
 def shop(servers: Servers) -> Iterator[tuple[System, Customers, Meter]]:
-    """Run the whole system with one worker a service, and its customers."""
+    """Run the whole system with one worker a service, one caller, a bank that never fails, and its customers."""
     with (
-        System(servers, Shape(workers=1), report=lambda _: None) as system,
+        System(servers, Shape(workers=1, callers=1), report=lambda _: None) as system,
         Customers(f"{system.url('order')}/orders", system.bootstrap, "order.events") as customers,
     ):
         _open(system, customers)

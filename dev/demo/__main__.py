@@ -21,11 +21,11 @@ from dev.demo.observer import Observer
 from dev.demo.picture import svg
 from dev.demo.report import report
 from dev.demo.show import Show
-from dev.demo.stage import Stage
+from dev.demo.stage import Stage, failing, victims
 from dev.demo.stranger import Stranger, told
 from dev.servers import ServerError, running
 from dev.supervisor import GaveUp
-from dev.system import NotReadyError, Shape, System
+from dev.system import BANK, NotReadyError, Shape, System
 
 PROBLEMS_SHOWN = 10
 EXIT_NOT_RUN = 2
@@ -104,8 +104,8 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
     )
     with ExitStack() as stack:
         system = _start(options, show, logs, stack)
-        processes = [name for service in system.services for name in (system.api(service), *system.workers(service))]
-        show.echo(f"{len(processes)} processes of {len(tuple(system.services))} services are ready")
+        workers, apis = victims(system)
+        show.echo(f"{len(workers) + len(apis)} processes of {len(apis)} services are ready, and the bank")
         load = Load(system.url, market.plan("demo", options.seed, options.orders, options.seconds), system.headers)
         show.progress("customers fill the shelves and pay in")
         load.open()
@@ -129,7 +129,7 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         show.print("")
         show.print(sheet.render())
         show.print("")
-        show.print(report(load, strikes.struck, observer, system.supervisor))
+        show.print(report(load, strikes.struck, observer, system))
         for problem in load.problems[:PROBLEMS_SHOWN]:
             show.console.print(f"unexpected: {problem}", style="red", markup=False)
         show.progress("stopping")
@@ -138,30 +138,33 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
 
 def _start(options: Options, show: Show, logs: Path, stack: ExitStack) -> Stage:
     if options.compose:
-        return stack.enter_context(ComposeSystem(PROJECT, logs=logs, report=show.echo))
+        return stack.enter_context(ComposeSystem(PROJECT, bank=failing(options.seed), logs=logs, report=show.echo))
     servers = stack.enter_context(running(report=show.echo))
-    shape = Shape(settings={"DEAD_LETTERS_PER_MINUTE_MAX": "1000000"} if options.hostile else None)
+    settings = {"DEAD_LETTERS_PER_MINUTE_MAX": "1000000"} if options.hostile else None
+    shape = Shape(settings=settings, bank=failing(options.seed))
     return stack.enter_context(System(servers, shape, logs=logs, report=show.echo))
 
 
 def _blows(options: Options, system: Stage) -> tuple[Blow, ...]:
-    workers = [worker for service in system.services for worker in system.workers(service)]
-    apis = [system.api(service) for service in system.services]
+    workers, apis = victims(system)
     blows = chaos.plan(options.seed, options.seconds, workers, apis, kills=options.kills, freezes=options.freezes)
+    blows = (*blows, chaos.outage(options.seed, options.seconds, BANK))
     if options.compose:
         # Each in its own third, so that one is there again when the other goes.
         outages = (
             Blow(options.seconds / 4, "kill postgres", "", OUTAGE_SECONDS),
             Blow(options.seconds * 5 / 8, "kill kafka", "", OUTAGE_SECONDS),
         )
-        blows = tuple(sorted((*blows, *outages), key=lambda blow: blow.moment))
-    return blows
+        blows = (*blows, *outages)
+    return tuple(sorted(blows, key=lambda blow: blow.moment))
 
 
 def _told(struck: Struck) -> str:
     blow = struck.blow
     if not struck.hit:
         return f"[dim]{blow.victim} was to be struck, and was not running just then[/dim]"
+    if blow.kind == "bank":
+        return f"[cyan]froze[/cyan]   the bank for {blow.seconds:.0f} s"
     if blow.kind == "freeze":
         return f"[cyan]froze[/cyan]   {blow.victim} for {blow.seconds:.0f} s"
     return f"[red]killed[/red]  {blow.victim or blow.kind.removeprefix('kill ')}"

@@ -22,7 +22,11 @@ QUIET_SECONDS = 3.0
 OTHERS_SHARE = 0.2
 SERVERS = 2
 
-Kind = Literal["kill", "freeze", "kill kafka", "kill postgres"]
+# The bank is away so long that its callers leave it alone, and come back.
+BANK_SECONDS = 20.0
+
+Kind = Literal["kill", "freeze", "kill kafka", "kill postgres", "bank"]
+"""`bank`: it is frozen, so that it takes connections and answers none."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +86,12 @@ def plan(
     return tuple(sorted(blows, key=lambda blow: blow.moment))
 
 
+def outage(seed: int, seconds: float, bank: str) -> Blow:
+    """Plan when the bank is away: it is back while orders still flow, unless the time is too short for that."""
+    last = max(QUIET_SECONDS, seconds - BANK_SECONDS - QUIET_SECONDS)
+    return Blow(random.Random(f"{seed}:bank").uniform(QUIET_SECONDS, last), "bank", bank, BANK_SECONDS)
+
+
 def _meets(freeze: Blow, moment: float) -> bool:
     return freeze.moment - 1 <= moment <= freeze.moment + freeze.seconds + 1
 
@@ -123,7 +133,7 @@ class Chaos:
         match blow.kind:
             case "kill":
                 hit = self._system.supervisor.kill(blow.victim)
-            case "freeze":
+            case "freeze" | "bank":
                 hit = self._system.supervisor.freeze(blow.victim)
             case "kill kafka":
                 self._started(blow.kind)
@@ -137,7 +147,7 @@ class Chaos:
     def _undo(self, blow: Blow) -> None:
         """Thaw, or start the server again; does nothing the second time."""
         match blow.kind:
-            case "freeze":
+            case "freeze" | "bank":
                 self._system.supervisor.thaw(blow.victim)
             case "kill kafka":
                 self._start(blow.kind, self._system.servers.kafka.start)

@@ -1,23 +1,26 @@
 """The result of a run, in a few lines: how often it was struck, its recovery times, its throughput."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
+import httpx
 from rich.table import Table
 
 from dev.balance.topics import Partition
 from dev.demo.chaos import Struck
 from dev.demo.load import Load
 from dev.demo.observer import Observer
-from dev.demo.stage import Keeper
+from dev.demo.stage import Stage
 from dev.silence import quantile, silence
 
 # A kill within this time of a freeze is not measured by itself: the silence would be that of both. A frozen worker of
 # any service counts, since the transaction that it has open keeps those from reading who consume it.
 FREEZE_REACH_SECONDS = 3.0
+BANK_SECONDS = 30.0
 SERVERS = {"kill kafka": "a broker", "kill postgres": "PostgreSQL"}
 
 
-def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor: Keeper) -> Table:
+def report(load: Load, struck: Sequence[Struck], observer: Observer, system: Stage) -> Table:
     """Put the numbers together."""
     table = Table(title="What happened", title_style="bold", title_justify="left", box=None, pad_edge=False)
     table.show_header = False
@@ -25,15 +28,15 @@ def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor:
     table.add_column()
     kills = [s for s in struck if s.blow.kind == "kill" and s.hit]
     freezes = [s for s in struck if s.blow.kind == "freeze" and s.hit]
-    outages = [s for s in struck if s.blow.kind in ("kill kafka", "kill postgres")]
-    apis = sum(s.blow.victim.endswith(" api") for s in kills)
-    table.add_row("killed (SIGKILL)", f"{len(kills)}: {len(kills) - apis} workers, {apis} APIs")
-    if outages:
-        table.add_row("servers killed", ", ".join(SERVERS[s.blow.kind] for s in outages))
+    outages = [s for s in struck if s.blow.kind in SERVERS or (s.blow.kind == "bank" and s.hit)]
+    table.add_row("killed (SIGKILL)", f"{len(kills)}: {_kinds(kills)}")
+    if servers := [SERVERS[s.blow.kind] for s in outages if s.blow.kind in SERVERS]:
+        table.add_row("servers killed", ", ".join(servers))
     if freezes:
         seconds = f"{freezes[0].blow.seconds:.0f} s"
-        table.add_row("frozen (SIGSTOP)", f"{len(freezes)} workers for {seconds}, beyond every timeout, then thawed")
-    exits = supervisor.causes()
+        table.add_row("frozen (SIGSTOP)", f"{_kinds(freezes)} for {seconds}, beyond every timeout, then thawed")
+    table.add_row("the bank", _bank(system.bank, outages))
+    exits = system.supervisor.causes()
     table.add_row("ended by themselves", ", ".join(f"{what} ({n})" for what, n in exits.items()) or "none")
     counts = load.counts
     table.add_row(
@@ -54,11 +57,35 @@ def report(load: Load, struck: Sequence[Struck], observer: Observer, supervisor:
         "latency",
         f"p50 {_ms(quantile(latencies, 0.50))}, p99 {_ms(quantile(latencies, 0.99))}, "
         f"longest {_ms(max(latencies, default=0))}: from an order's commit until its OrderConfirmed can be read, "
-        "kills and freezes included",
+        "kills, freezes and the silent bank included",
     )
     for text, value in _silences(kills, freezes, outages, observer.arrivals):
         table.add_row(text, value)
     return table
+
+
+KINDS = {"worker": "workers", "caller": "callers", "api": "APIs"}
+
+
+def _kinds(blows: Sequence[Struck]) -> str:
+    """Count the victims by the kind of process, which is the second word of a name."""
+    counts = Counter(struck.blow.victim.split()[1] for struck in blows)
+    return ", ".join(f"{counts[kind]} {words}" for kind, words in KINDS.items() if counts[kind])
+
+
+def _bank(url: str, outages: Sequence[Struck]) -> str:
+    """Say how the bank has failed."""
+    faults = httpx.get(f"{url}/faults", timeout=BANK_SECONDS, trust_env=False).raise_for_status().json()
+    away = [f"silent for {s.blow.seconds:.0f} s" for s in outages if s.blow.kind == "bank"]
+    named = {
+        "slow": "answered late",
+        "error": "said 500",
+        "in use": "said 409",
+        "cut before": "cut the connection",
+        "cut after": "booked and cut the connection",
+    }
+    failed = [f"{words} {faults[fault]:,} times" for fault, words in named.items() if faults.get(fault)]
+    return "; ".join([*away, ", ".join(failed)]) if failed else "; ".join(away) or "did not fail"
 
 
 def _outcomes(observer: Observer) -> str:

@@ -73,6 +73,13 @@ class Stage(Protocol):
     def workers(self, service: str) -> tuple[str, ...]:
         """Name the worker processes of `service`."""
 
+    def callers(self, service: str) -> tuple[str, ...]:
+        """Name the caller processes of `service`; none if it makes no calls."""
+
+    @property
+    def bank(self) -> str:
+        """The base URL of the bank."""
+
     def url(self, service: str) -> str:
         """Return the base URL of the API of `service`."""
 
@@ -82,3 +89,14 @@ class Stage(Protocol):
 
     def balance(self) -> Balance:
         """Return the `Balance` of the system."""
+
+
+def victims(stage: Stage) -> tuple[list[str], list[str]]:
+    """Name the processes that are struck: workers with callers, which are killed and frozen alike, and APIs."""
+    workers = [name for service in stage.services for name in (*stage.workers(service), *stage.callers(service))]
+    return workers, [stage.api(service) for service in stage.services]
+
+
+def failing(seed: int) -> tuple[str, ...]:
+    """Return the options of a bank that fails at one request in ten, and does not want one customer in fifty."""
+    return ("--seed", str(seed), "--share", "0.1", "--refused", "0.02")

@@ -11,7 +11,7 @@ process that started them does, however it does.
 from dev.servers.cluster import Cluster
 from dev.servers.kafka import Kafka
 from dev.servers.postgres import Postgres
-from dev.servers.prepare import prepare, service_names
+from dev.servers.prepare import makes_calls, prepare, service_names
 from dev.servers.process import Echo, ServerError, echo
 from dev.servers.together import ClusterServers, Servers, attached, running, running_cluster
 
@@ -25,6 +25,7 @@ __all__ = [
     "Servers",
     "attached",
     "echo",
+    "makes_calls",
     "prepare",
     "running",
     "running_cluster",

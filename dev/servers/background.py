@@ -12,7 +12,7 @@ from queue import SimpleQueue
 import psutil
 from sqlalchemy import make_url
 
-from dev.servers.prepare import ROOT, prepare, service_names
+from dev.servers.prepare import ROOT, makes_calls, prepare, service_names
 from dev.servers.process import ServerError, echo
 from dev.servers.together import running
 from dev.service.entries import compose_port
@@ -145,8 +145,11 @@ def _write_env(file: Path, bootstrap: str, database_url: str) -> None:
             f"# {name}, each in a terminal of its own:",
             f"#   HTTP_PORT={compose_port(name)} .venv/bin/python -m services.{name} api",
             f"#   .venv/bin/python -m services.{name} worker",
+            *([f"#   .venv/bin/python -m services.{name} caller"] if makes_calls(name) else []),
             f"#   psql '{database_url.replace('{service}', name)}'",
         ]
+    if (ROOT / "dev" / "bank.py").exists():
+        lines += ["", "# The bank that payment asks:", f"#   .venv/bin/python -m dev.bank --books {HOME}/bank.sqlite"]
     file.unlink(missing_ok=True)
     file.touch(mode=0o600)  # it holds the password
     file.write_text("\n".join(lines) + "\n")

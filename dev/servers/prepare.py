@@ -24,6 +24,11 @@ def service_names() -> list[str]:
     return sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
 
 
+def makes_calls(service: str) -> bool:
+    """Whether a service asks third parties, and so has callers."""
+    return (ROOT / "services" / service / "calls.py").exists()
+
+
 def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = None, report: Echo = echo) -> None:
     """Make the database of every service, then its topics and its tables. What is there already, stays.
 

@@ -8,16 +8,19 @@ from itertools import count
 from pathlib import Path
 from typing import NamedTuple
 
+from dev.servers import makes_calls
+
 ROOT = Path(__file__).parents[2]
 FIRST_PORT = 8000
 LISTS = {
-    Path("docker-compose.yml"): (r"(?<=\ninclude:\n)(?:  - .*\n)*", "  - compose/{0}.yml\n"),
+    Path("docker-compose.yml"): (r"(?<=\ninclude:\n)(?:  - .*\n)*", "  - compose/{0}.yml\n", ""),
     Path("compose/observe/prometheus.yml"): (
         r"(?<=\n        names:\n)(?:          - .*\n)*",
         "          - {0}-api\n          - {0}-worker\n",
+        "          - {0}-caller\n",
     ),
 }
-"""By file: what its list looks like, and the lines for one service."""
+"""By file: what its list looks like, the lines for one service, and those for one that makes calls besides."""
 
 
 class Entry(NamedTuple):
@@ -54,8 +57,8 @@ def compose_port(service: str) -> int:
 def lists(services: Sequence[str]) -> dict[Path, str]:
     """Return the files that list the services, with exactly `services` in them."""
     made = {}
-    for place, (pattern, lines) in LISTS.items():
-        listed = "".join(lines.format(service) for service in sorted(services))
+    for place, (pattern, lines, callers) in LISTS.items():
+        listed = "".join((lines + callers * makes_calls(service)).format(service) for service in sorted(services))
         made[place], changed = re.subn(pattern, lambda _, listed=listed: listed, (ROOT / place).read_text(), count=1)  # type: ignore[misc]
         assert changed, place
     return made

@@ -1,12 +1,14 @@
 """What the payment service does about each event.
 
-A payment is captured or declined when the stock is reserved, and refunded when the order is cancelled, or its time is
-over, after that. An order that ends so before its stock is reserved here leaves a CANCELLED row, so that the late
-`StockReserved` takes nothing.
+When the stock is reserved, the money is held in the customer's account, and the bank is asked to capture it; or the
+payment is declined. When the order is cancelled, or its time is over, after that, the bank is asked for a refund. What
+the bank's answers do is in `calls`. An order that ends so before its stock is reserved here leaves a CANCELLED row, so
+that the late `StockReserved` takes nothing.
 """
 
 from typing import Annotated
 
+from services.payment.calls import CapturePayment, refund_of
 from services.payment.events import (
     OrderCancelled,
     OrderTimedOut,
@@ -15,42 +17,20 @@ from services.payment.events import (
     PaymentRefunded,
     StockReserved,
 )
-from services.payment.models import Account, Payment, PaymentState
-from shared import DUPLICATE, NONE, Machine, Service, Session, ignore, lock, to
-
-CAPTURED = PaymentState.CAPTURED
-DECLINED = PaymentState.DECLINED
-REFUNDED = PaymentState.REFUNDED
-CANCELLED = PaymentState.CANCELLED
-
-PAYMENT = Machine(
-    Payment,
-    PaymentState,
-    {
-        StockReserved: {
-            NONE: to(CAPTURED, DECLINED),
-            (CAPTURED, DECLINED, REFUNDED): DUPLICATE,
-            CANCELLED: ignore("cancelled or out of time first; the inventory service releases it"),
-        },
-        (OrderCancelled, OrderTimedOut): {
-            NONE: to(CANCELLED),
-            CAPTURED: to(REFUNDED),
-            DECLINED: ignore("nothing was taken"),
-            (REFUNDED, CANCELLED): DUPLICATE,
-        },
-    },
-)
+from services.payment.models import Account, Payment
+from services.payment.states import CANCELLED, CAPTURED, CAPTURING, DECLINED, PAYMENT
+from shared import Service, Session, lock
+from shared.calls import call
 
 service = Service("payment", publishes=(PaymentCaptured, PaymentDeclined, PaymentRefunded))
 
-# Every handler locks payments before accounts, so two workers never deadlock.
+# Every handler and every answer locks payments before accounts, so that no two deadlock.
 Payer = Annotated[Account | None, lock(by="account")]
-RefundedAccount = Annotated[Account | None, lock(by=lambda _, payment: payment.account)]
 
 
 @service.on(StockReserved, PAYMENT)
-def charge(event: StockReserved, session: Session, account: Payer) -> PaymentCaptured | PaymentDeclined:
-    """The stock is reserved: take the money, or decline."""
+def charge(event: StockReserved, session: Session, account: Payer) -> PaymentDeclined | None:
+    """The stock is reserved: hold the money and ask the bank, or decline."""
     payment = Payment(order_id=event.order_id, account=event.account, amount=event.amount, currency=event.currency)
     session.add(payment)
     if account is None:
@@ -60,28 +40,23 @@ def charge(event: StockReserved, session: Session, account: Payer) -> PaymentCap
     elif account.balance < event.amount:
         payment.reason = "NOT_ENOUGH_MONEY"
     else:
-        payment.state = CAPTURED
-        posting = f"capture:{event.order_id}"
-        session.add_all(account.post(-event.amount, posting, against="merchant", order_id=event.order_id))
-        return PaymentCaptured(
+        payment.state = CAPTURING
+        session.add_all(account.post(-event.amount, f"hold:{event.order_id}", against="held", order_id=event.order_id))
+        capture = CapturePayment(
             order_id=event.order_id, account=account.id, amount=event.amount, currency=event.currency
         )
+        call(session, capture)
+        return None
     payment.state = DECLINED
     return PaymentDeclined(order_id=event.order_id, reason=payment.reason)
 
 
 @service.on(OrderCancelled, OrderTimedOut, PAYMENT)
-def refund(
-    event: OrderCancelled | OrderTimedOut, session: Session, payment: Payment | None, account: RefundedAccount
-) -> PaymentRefunded | None:
-    """The customer cancelled, or the order's time is over: what was taken goes back."""
+def undo(event: OrderCancelled | OrderTimedOut, session: Session, payment: Payment | None) -> None:
+    """The customer cancelled, or the order's time is over: what was taken goes back; what is being taken, when it is
+    taken.
+    """
     if payment is None:
         session.add(Payment(order_id=event.order_id, state=CANCELLED))
-        return None
-    if account is None or payment.amount is None or payment.currency is None:
-        raise LookupError(f"the account of payment {payment.order_id} is gone; accounts are never deleted")
-    posting = f"refund:{event.order_id}"
-    session.add_all(account.post(payment.amount, posting, against="merchant", order_id=event.order_id))
-    return PaymentRefunded(
-        order_id=payment.order_id, account=account.id, amount=payment.amount, currency=payment.currency
-    )
+    elif payment.state == CAPTURED:
+        call(session, refund_of(payment))

@@ -14,7 +14,10 @@ class Base(Tables, DeclarativeBase):
 
 
 class Account(Base):
-    """A customer's account. Its balance is the sum of its ledger entries, kept here so that one locked row decides."""
+    """A customer's account. Its balance is the sum of its ledger entries, kept here so that one locked row decides.
+
+    What is held for a capture that the bank has not booked yet is no part of it.
+    """
 
     __tablename__ = "account"
     __table_args__ = (CheckConstraint("balance >= 0", name="account_balance"),)
@@ -34,10 +37,17 @@ class Account(Base):
 
 
 class PaymentState(StrEnum):
-    """Where a payment stands. CANCELLED: its order was cancelled before its stock was known here; nothing was taken."""
+    """Where a payment stands.
 
+    CAPTURING, CANCELLING, REFUNDING: the bank is asked, and its answer decides. CANCELLING: its order has ended
+    meanwhile. CANCELLED: its order ended before its stock was known here; nothing was taken.
+    """
+
+    CAPTURING = "CAPTURING"
+    CANCELLING = "CANCELLING"
     CAPTURED = "CAPTURED"
     DECLINED = "DECLINED"
+    REFUNDING = "REFUNDING"
     REFUNDED = "REFUNDED"
     CANCELLED = "CANCELLED"
 
@@ -47,7 +57,10 @@ class Payment(Base):
 
     __tablename__ = "payment"
     __table_args__ = (
-        CheckConstraint("state IN ('CAPTURED', 'DECLINED', 'REFUNDED', 'CANCELLED')", name="payment_state"),
+        CheckConstraint(
+            "state IN ('CAPTURING', 'CANCELLING', 'CAPTURED', 'DECLINED', 'REFUNDING', 'REFUNDED', 'CANCELLED')",
+            name="payment_state",
+        ),
         CheckConstraint("amount > 0", name="payment_amount"),
         CheckConstraint(
             "CASE state WHEN 'CANCELLED' THEN num_nonnulls(account, amount, currency) = 0"
@@ -64,6 +77,12 @@ class Payment(Base):
     currency: Mapped[str | None]
     reason: Mapped[str | None]
 
+    def captured(self) -> tuple["Entry", "Entry"]:
+        """Give the merchant what was held. Return both sides of the posting."""
+        assert self.amount is not None
+        both = {"posting": f"capture:{self.order_id}", "order_id": self.order_id, "currency": self.currency}
+        return Entry(side="held", amount=-self.amount, **both), Entry(side="merchant", amount=self.amount, **both)
+
 
 class Entry(Base):
     """One side of a posting in the ledger. The two sides of a posting sum to zero; entries are only ever added.
@@ -73,15 +92,19 @@ class Entry(Base):
 
     __tablename__ = "entry"
     __table_args__ = (
-        CheckConstraint("side IN ('customer', 'merchant', 'cash')", name="entry_side"),
+        CheckConstraint("side IN ('customer', 'held', 'merchant', 'cash')", name="entry_side"),
         CheckConstraint("(side = 'customer') = (account IS NOT NULL)", name="entry_account"),
         CheckConstraint("amount <> 0", name="entry_amount"),
         Index("entry_order_id", "order_id", postgresql_where=text("order_id IS NOT NULL")),
         Index("entry_account", "account", postgresql_where=text("account IS NOT NULL")),
     )
 
-    posting: Mapped[str] = mapped_column(primary_key=True, comment="capture:<order>, refund:<order>, deposit:<UUIDv7>")
-    side: Mapped[str] = mapped_column(primary_key=True, comment="customer, merchant, or cash: money from outside")
+    posting: Mapped[str] = mapped_column(
+        primary_key=True, comment="hold:<order>, capture:<order>, release:<order>, refund:<order>, deposit:<UUIDv7>"
+    )
+    side: Mapped[str] = mapped_column(
+        primary_key=True, comment="customer, held for the bank, merchant, or cash: money from outside"
+    )
     account: Mapped[str | None]
     order_id: Mapped[str | None]
     amount: Mapped[int] = mapped_column(comment="minor units; positive when the side receives")

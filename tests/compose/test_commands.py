@@ -15,7 +15,7 @@ from dev.servers.places import free_port
 from tests.compose.conftest import GIVEN, PROJECT
 
 ROOT = Path(__file__).parents[2]
-PORTS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT", "KAFKA_PORT", "POSTGRES_PORT")
+PORTS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT", "KAFKA_PORT", "POSTGRES_PORT", "PAYMENT_BANK_PORT")
 CONFIRMED = "for _ in {1..600}; do curl -sS localhost:8000/orders | grep CONFIRMED && break; sleep 0.1; done"
 
 
@@ -132,12 +132,12 @@ def test_the_profiles_of_the_last_start_are_those_of_every_command_after_it(copy
 
 
 def test_the_demo_in_containers_balances(copy: Copy) -> None:
-    """A worker, an API, a broker and the database die in the middle of it."""
+    """A worker, a caller, an API, a broker and the database die in the middle of it, and the bank fails."""
     (copy.place / ".venv").symlink_to(ROOT / ".venv")
 
-    output = copy.run("make demo-compose ORDERS=600 SECONDS=60 KILLS=8 FREEZES=1 SEED=3")
+    output = copy.run("make demo-compose ORDERS=600 SECONDS=60 KILLS=8 FREEZES=1 SEED=5")
 
-    for victim in (r"\w+ worker \d", r"\w+ api", "kafka", "postgres"):
+    for victim in (r"\w+ worker \d", r"payment caller \d", r"\w+ api", "kafka", "postgres"):
         assert re.search(f"killed +{victim}", output), output
-    assert "froze" in output
+    assert "froze   the bank" in output
     assert "It balances." in output

@@ -8,14 +8,19 @@ from typing import Any
 import pytest
 
 from dev.docker import Docker
-from dev.servers import ServerError, service_names
+from dev.servers import ServerError, makes_calls, service_names
 from shared.settings import Settings
 from tests.compose.conftest import GIVEN, PROJECT
 
 ROOT = Path(__file__).parents[2]
 PROFILES = ["single", "cluster", "single ui", "single observe", "cluster ui observe"]
 ONCE = ("brokers", "database", "migrations", "topics")
-OUR_PROCESSES = ("api", "worker")
+OUR_PROCESSES = {
+    service: [f"{service}-{process}" for process in ("api", "worker", *["caller"] * makes_calls(service))]
+    for service in service_names()
+}
+"""The containers of each service that run until stopped."""
+OURS = [name for names in OUR_PROCESSES.values() for name in names]
 
 
 def config(docker: Docker, profiles: str) -> dict[str, Any]:
@@ -92,7 +97,7 @@ def test_whatever_runs_for_long_is_limited_and_comes_back(everything: dict[str, 
 
 
 def test_our_processes_may_do_no_more_than_they_need(everything: dict[str, Any]) -> None:
-    for name in (f"{service}-{process}" for service in service_names() for process in OUR_PROCESSES):
+    for name in OURS:
         given = everything[name]
         assert given["user"] == "10001", name
         assert given["read_only"] is True, name
@@ -104,7 +109,7 @@ def test_who_stops_has_the_time_to_finish_and_to_close(everything: dict[str, Any
     defaults = Settings.model_construct()  # nothing in compose sets them otherwise
     budget = max(2 * defaults.shutdown_grace_seconds, 1.5 * defaults.transaction_timeout_ms / 1_000)
 
-    for name in (f"{service}-{process}" for service in service_names() for process in OUR_PROCESSES):
+    for name in OURS:
         assert not {"SHUTDOWN_GRACE_SECONDS", "TRANSACTION_TIMEOUT_MS"} & set(everything[name]["environment"]), name
         assert seconds(everything[name]["stop_grace_period"]) > budget, name
 
@@ -139,8 +144,10 @@ def test_the_cluster_keeps_what_it_acknowledged(everything: dict[str, Any]) -> N
 
 def test_every_service_of_this_repository_is_there_and_is_measured(everything: dict[str, Any]) -> None:
     for service in service_names():
-        ours = {f"{service}-{part}" for part in ("database", "migrations", "topics", *OUR_PROCESSES)}
+        ours = {*(f"{service}-{part}" for part in ("database", "migrations", "topics")), *OUR_PROCESSES[service]}
         assert ours <= set(everything)
 
-    asked = re.findall(r"- ([\w-]+-(?:api|worker))$", (ROOT / "compose/observe/prometheus.yml").read_text(), re.M)
-    assert sorted(asked) == sorted(f"{service}-{process}" for service in service_names() for process in OUR_PROCESSES)
+    asked = re.findall(
+        r"- ([\w-]+-(?:api|worker|caller))$", (ROOT / "compose/observe/prometheus.yml").read_text(), re.M
+    )
+    assert sorted(asked) == sorted(OURS)

@@ -3,7 +3,9 @@
 Each returns the offender's id; `DAMAGES` lists the rows in which it must show, and no others.
 """
 
+import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 
 from dev.balance.rules import SERVICES
 from tests.dev.world import PRICE, World
@@ -75,6 +77,45 @@ def never_refunded(world: World) -> str:
     world.run("payment", "ALTER TABLE entry DISABLE TRIGGER USER")  # the ledger refuses to forget
     world.run("payment", "DELETE FROM entry WHERE posting = %s", f"refund:{order}")
     world.run("payment", "UPDATE account SET balance = balance - %s WHERE id = %s", PRICE, f"account-{order}")
+    return order
+
+
+def still_held(world: World) -> str:
+    order = world.outcomes["REJECTED", "RELEASED", "DECLINED"]
+    world.post(f"hold:{order}", f"account-{order}", -1, order, other="held")
+    return order
+
+
+def booked_twice(world: World) -> str:
+    world.book_at_the_bank("capture", order := world.outcomes[GOOD])
+    return order
+
+
+def not_booked(world: World) -> str:
+    order = world.outcomes["CANCELLED", "RETURNED", "REFUNDED"]
+    with closing(sqlite3.connect(world.books_file)) as books, books:
+        books.execute("""DELETE FROM booking WHERE kind = 'refund' AND "order" = ?""", (order,))
+    return order
+
+
+def booked_by_nobody(world: World) -> str:
+    world.book_at_the_bank("refund", order := world.outcomes[GOOD], 1)
+    return order
+
+
+def voided(world: World) -> str:
+    world.book_at_the_bank("void", order := world.outcomes[GOOD])
+    return order
+
+
+def call_left(world: World) -> str:
+    order = world.outcomes[GOOD]
+    world.run(
+        "payment",
+        "INSERT INTO exactly_once_call (destination, key, call_id, call_type, call_version, data, due_at, give_up_at)"
+        " VALUES ('bank', %s, 'x', 'CapturePayment', 1, '', now(), now())",
+        order,
+    )
     return order
 
 
@@ -238,8 +279,16 @@ DAMAGES: list[tuple[Callable[[World], str], tuple[str, ...]]] = [
     (other_amount, ("orders on which the services disagree",)),
     (other_lines, ("orders on which the services disagree",)),
     (captured_twice, ("orders captured or refunded twice", "orders that paid something else than is due",
-                      "money in PaymentCaptured, minor units")),
-    (never_refunded, ("orders that paid something else than is due", "money in PaymentRefunded, minor units")),
+                      "money in PaymentCaptured, minor units", "bookings that it lacks",
+                      "captures that it has booked")),
+    (never_refunded, ("orders that paid something else than is due", "money in PaymentRefunded, minor units",
+                      "bookings that we do not know", "refunds that it has booked")),
+    (still_held, ("orders whose money is still held",)),
+    (booked_twice, ("bookings that it has twice", "captures that it has booked")),
+    (not_booked, ("bookings that it lacks", "refunds that it has booked")),
+    (booked_by_nobody, ("bookings that we do not know", "refunds that it has booked")),
+    (voided, ("bookings that it lacks", "captures that it has booked")),
+    (call_left, ("calls that are not finished",)),
     (one_sided, ("currencies whose ledger does not sum to zero", "postings that do not sum to zero")),
     (mixed_up, ("postings that do not sum to zero",)),
     (other_balance, ("accounts whose entries sum to something else",)),

@@ -29,11 +29,11 @@ def serving(file: Path, temper: Temper) -> Iterator[str]:
         thread.join()
 
 
-def post(url: str, key: str, **changed: Any) -> int:
+def post(url: str, key: str, path: str = "/captures", **changed: Any) -> int:
     """Return the status; 0 if there is no answer."""
     try:
         return httpx.post(
-            f"{url}/captures", json={**ASKED, **changed}, headers={"Idempotency-Key": key}, trust_env=False
+            f"{url}{path}", json={**ASKED, **changed}, headers={"Idempotency-Key": key}, trust_env=False
         ).status_code
     except httpx.TransportError:
         return 0
@@ -52,12 +52,31 @@ def test_a_key_is_booked_once_and_only_for_one_thing(tmp_path: Path) -> None:
     assert Books(tmp_path / "books").all() == booked
 
 
+def test_what_is_voided_is_not_captured_later(tmp_path: Path) -> None:
+    """The request of a capture that was given up may still be on its way."""
+    with serving(tmp_path / "books", Temper()) as url:
+        assert [post(url, "k-1"), post(url, "k-2", "/voids"), post(url, "k-2", "/voids")] == [201, 201, 201]
+        assert [post(url, "k-1"), post(url, "k-3"), post(url, "k-4", order="o-2")] == [201, 410, 201]
+        assert post(url, "k-5", "/refunds") == 201
+    assert [one["kind"] for one in Books(tmp_path / "books").all()] == ["capture", "void", "capture", "refund"]
+
+
+def test_an_order_is_refused_however_often_it_is_asked_for(tmp_path: Path) -> None:
+    temper = Temper(seed=7, refused=0.5)
+    refused = next(f"o-{n}" for n in range(KEYS_MAX) if temper.refuses(f"o-{n}"))
+    taken = next(f"o-{n}" for n in range(KEYS_MAX) if not temper.refuses(f"o-{n}"))
+    with serving(tmp_path / "books", temper) as url:
+        assert [post(url, key, order=refused) for key in ("k-1", "k-1", "k-2")] == [402, 402, 402]
+        assert post(url, "k-1", order=taken) == 201
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 def test_each_fault_leaves_what_it_says(fault: str, tmp_path: Path) -> None:
     temper = Temper(seed=7, share=1.0)
     key = next(f"k-{n}" for n in range(KEYS_MAX) if temper.fault(f"k-{n}", 1) == fault)
     with serving(tmp_path / "books", temper) as url:
         status = post(url, key)
+        assert httpx.get(f"{url}/faults", trust_env=False).json() == {fault: 1}
     expected = {"slow": 201, "error": 500, "cut before": 0, "cut after": 0, "in use": 409}
     assert status == expected[fault]
     assert len(Books(tmp_path / "books").all()) == (fault in ("slow", "cut after"))

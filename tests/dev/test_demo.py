@@ -6,12 +6,14 @@ from collections import Counter
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import count
+from unittest.mock import MagicMock
 
 import pytest
 
 from dev.demo import chaos, client, market
 from dev.demo.load import Load
 from dev.demo.market import Deposit, Order, Receipt
+from dev.demo.stage import victims
 from dev.silence import quantile, silence
 from dev.system import System
 from shared.telemetry import metrics
@@ -56,6 +58,31 @@ def test_freezes_overlap_and_the_frozen_are_not_killed(seed: int) -> None:
     for blow in blows:
         if blow.kind == "kill":
             assert not any(f.victim == blow.victim and f.moment <= blow.moment <= f.moment + f.seconds for f in freezes)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_the_bank_is_away_and_back_while_orders_flow(seed: int) -> None:
+    blow = chaos.outage(seed, 60, "the bank")
+    assert blow == chaos.outage(seed, 60, "the bank")
+    assert (blow.kind, blow.victim) == ("bank", "the bank")
+    assert chaos.QUIET_SECONDS <= blow.moment <= 60 - blow.seconds - chaos.QUIET_SECONDS
+
+
+def test_the_bank_is_frozen_and_thawed() -> None:
+    system = MagicMock()
+    strikes = chaos.Chaos(system, [chaos.Blow(0.0, "bank", "the bank", 0.01)], lambda _: None)
+    strikes.run()
+    assert [call[0] for call in system.supervisor.method_calls][:2] == ["freeze", "thaw"]
+    assert strikes.struck[0].hit
+
+
+def test_callers_are_struck_as_workers_are() -> None:
+    stage = MagicMock(services=("order", "payment"))
+    stage.workers.side_effect = lambda service: (f"{service} worker 1",)
+    stage.callers.side_effect = lambda service: ("payment caller 1",) if service == "payment" else ()
+    stage.api.side_effect = lambda service: f"{service} api"
+    workers = ["order worker 1", "payment worker 1", "payment caller 1"]
+    assert victims(stage) == (workers, ["order api", "payment api"])
 
 
 def test_a_silence_is_the_longest_of_any_partition_that_a_blow_can_have_caused() -> None:

@@ -20,7 +20,9 @@ def pasted() -> str:
     text = "".join(typed for kind, typed in blocks(page) if kind == "sh")
     for port in ("8000", "8001", "8002"):
         text = text.replace(port, str(free_port()))
-    return text
+    bank = str(free_port())
+    text = text.replace("-m dev.bank ", f"-m dev.bank --port {bank} ")
+    return f"export PAYMENT_BANK_URL=http://127.0.0.1:{bank}\n{text}"
 
 
 @pytest.mark.timeout(2 * SECONDS_MAX)

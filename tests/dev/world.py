@@ -4,11 +4,14 @@ It has each way in which an order can end once. A test damages one thing, and th
 """
 
 import json
+import threading
 import time
 import zlib
 from collections.abc import Iterable
 from contextlib import ExitStack
 from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import psycopg
@@ -20,6 +23,7 @@ from sqlalchemy import make_url
 from dev.balance import Balance, Book, Sheet
 from dev.balance.rules import AGREED, CONSUMED_TOPICS, PUBLISHES, SERVICES, TOPICS
 from dev.balance.topics import Topics
+from dev.bank import Bank, Books, Temper
 from dev.servers import Servers
 
 PARTITIONS = 4
@@ -52,6 +56,11 @@ class World:
         self.connections: dict[str, psycopg.Connection] = {}
         with ExitStack() as stack:
             self._open = stack
+            self.books_file = Path(stack.enter_context(TemporaryDirectory())) / "books"
+            self.books = Books(self.books_file)
+            self.bank = stack.enter_context(Bank(("127.0.0.1", 0), self.books, Temper()))
+            threading.Thread(target=self.bank.serve_forever, daemon=True).start()
+            stack.callback(self.bank.shutdown)
             for service in self.dsns:
                 self._connect(service)
             self.topics = Topics(servers.kafka.bootstrap)
@@ -151,9 +160,18 @@ class World:
             *(order_id, state, *money, REASON.get(state)),
         )
         if state in {"CAPTURED", "REFUNDED"}:
-            self.post(f"capture:{order_id}", account, -PRICE, order_id)
+            self.post(f"hold:{order_id}", account, -PRICE, order_id, other="held")
+            self.entry(f"capture:{order_id}", "held", -PRICE, order_id)
+            self.entry(f"capture:{order_id}", "merchant", PRICE, order_id)
+            self.book_at_the_bank("capture", order_id)
         if state == "REFUNDED":
             self.post(f"refund:{order_id}", account, PRICE, order_id)
+            self.book_at_the_bank("refund", order_id)
+
+    def book_at_the_bank(self, kind: str, order_id: str, amount: int = PRICE) -> None:
+        """Add a booking, under a key of its own."""
+        body = {"order": order_id, "account": f"account-{order_id}", "amount": amount, "currency": "EUR"}
+        self.books.book(f"{kind}-{next(_numbers)}", kind, body)
 
     def post(
         self, posting: str, account: str, amount: int, order_id: str | None = None, *, other: str = "merchant"
@@ -247,7 +265,9 @@ class World:
                     )
 
     def balance(self, drain_seconds: float = 0.0) -> Balance:
-        return Balance(self._servers.kafka.bootstrap, self.dsns, drain_seconds=drain_seconds, settle_seconds=0.0)
+        bank = f"http://127.0.0.1:{self.bank.server_address[1]}"
+        bootstrap = self._servers.kafka.bootstrap
+        return Balance(bootstrap, self.dsns, drain_seconds=drain_seconds, settle_seconds=0.0, bank=bank)
 
     def sheet(self) -> Sheet:
         return self.balance().sheet(self.book)

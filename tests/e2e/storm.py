@@ -11,8 +11,9 @@ from dev.demo.flow import flow
 from dev.demo.load import Load
 from dev.demo.observer import Observer
 from dev.demo.show import Show
+from dev.demo.stage import failing, victims
 from dev.servers import Servers, running
-from dev.system import Shape, System
+from dev.system import BANK, Shape, System
 
 
 @dataclass(frozen=True)
@@ -66,13 +67,13 @@ def run(
     with ExitStack() as stack:
         show = stack.enter_context(Show())
         servers: Servers = stack.enter_context(running(report=show.echo))
+        shape = replace(shape or Shape(), bank=failing(seed))
         system = stack.enter_context(System(servers, shape, report=show.echo))
         load = Load(system.url, market.plan("e2e", seed, orders, seconds))
         load.open()
         observer = stack.enter_context(Observer(system.bootstrap, system.services))
-        workers = [worker for service in system.services for worker in system.workers(service)]
-        apis = [system.api(service) for service in system.services]
-        blows = sorted([*windows(seed, parts, workers, apis), *servers_struck], key=lambda blow: blow.moment)
+        blows = [*windows(seed, parts, *victims(system)), chaos.outage(seed, seconds, BANK), *servers_struck]
+        blows.sort(key=lambda blow: blow.moment)
         strikes = Chaos(
             system, blows, lambda struck: show.echo(f"{struck.blow.kind} {struck.blow.victim} {struck.hit}")
         )

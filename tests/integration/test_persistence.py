@@ -1,8 +1,8 @@
 """On a real session and database, what the handlers decide is stored, and the database refuses what must not be."""
 
 import uuid
-from collections.abc import Iterator
-from unittest.mock import Mock
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import psycopg
 import pytest
@@ -15,7 +15,9 @@ from services.order import events as order_events
 from services.order.handlers import service as order_service
 from services.order.models import Order
 from services.payment import events as payment_events
+from services.payment.calls import BankCall, CapturePayment, RefundPayment
 from services.payment.handlers import service as payment_service
+from shared.calls import Answer, Done
 from shared.declaration.routes import Route
 from shared.events import Event
 from shared.service import Service
@@ -47,10 +49,11 @@ def handle(engine: Engine, service: Service, *events: Event) -> list[str]:
     """Handle `events` in one transaction; return the types published."""
     published: list[Event] = []
     with Session(engine) as session, session.begin():
-        session.scheduler = Mock(side_effect=AssertionError)  # they only cancel, and nothing is scheduled here
         for event in events:
             (route,) = (route for route in service.routes if route.event is type(event))
             assert isinstance(route, Route)
+            session.publisher = published.append
+            session.scheduler = lambda *_: None  # no deadline is scheduled here, so none is there to be cancelled
             for rows in route.rows:
                 session.lock_all(rows.model, rows.keys(event, session))
             published += route.call(event, session)
@@ -98,19 +101,51 @@ def test_stock_is_stored_at_every_step(engines: dict[str, Engine], order_id: str
     assert one(engines["inventory"], row, id=order_id) == ("RELEASED", 300, True, dict(zip(skus, (1, 2), strict=True)))
 
 
+def answered(engine: Engine, call: BankCall, published: Sequence[str]) -> None:
+    """Let the bank's booking have its effect, and compare what it publishes."""
+    found: list[str] = []
+    with Session(engine) as session, session.begin():
+        session.publisher = lambda event, _change=None: found.append(type(event).__name__)
+        verdict = call.answered(Answer(201, {}, b"{}"), session)
+        assert isinstance(verdict, Done)
+        assert all(session.holds(event.key) for event in verdict.events)
+    assert [*found, *(type(event).__name__ for event in verdict.events)] == list(published)
+
+
 def test_money_is_stored_at_every_step(engines: dict[str, Engine], order_id: str) -> None:
     account = f"a-{order_id[:8]}"
     one(engines["payment"], "INSERT INTO account VALUES (:a, 'EUR', 1000) RETURNING 1", a=account)
-    reserved = payment_events.StockReserved(order_id=order_id, account=account, amount=300, currency="EUR")
-    assert handle(engines["payment"], payment_service, reserved) == ["PaymentCaptured"]
-    assert one(engines["payment"], "SELECT balance FROM account WHERE id = :a", a=account) == (700,)
+    money: dict[str, Any] = {"order_id": order_id, "account": account, "amount": 300, "currency": "EUR"}
+
+    def balance() -> tuple[object, ...]:
+        found = "SELECT balance, (SELECT state FROM payment WHERE order_id = :id) FROM account WHERE id = :a"
+        return one(engines["payment"], found, a=account, id=order_id)
+
+    assert handle(engines["payment"], payment_service, payment_events.StockReserved(**money)) == ["CapturePayment"]
+    assert balance() == (700, "CAPTURING")
+    answered(engines["payment"], CapturePayment(**money), ["PaymentCaptured"])
+    assert balance() == (700, "CAPTURED")
     cancelled = payment_events.OrderCancelled(order_id=order_id)
-    assert handle(engines["payment"], payment_service, cancelled) == ["PaymentRefunded"]
-    assert one(engines["payment"], "SELECT balance FROM account WHERE id = :a", a=account) == (1000,)
+    assert handle(engines["payment"], payment_service, cancelled) == ["RefundPayment"]
+    assert balance() == (700, "REFUNDING")
+    answered(engines["payment"], RefundPayment(**money), ["PaymentRefunded"])
+    assert balance() == (1000, "REFUNDED")
     ledger = (
-        "SELECT count(*), sum(amount), sum(amount) FILTER (WHERE side = 'merchant') FROM entry WHERE order_id = :id"
+        "SELECT count(*), sum(amount), sum(amount) FILTER (WHERE side = 'merchant'), "
+        "sum(amount) FILTER (WHERE side = 'held') FROM entry WHERE order_id = :id"
     )
-    assert one(engines["payment"], ledger, id=order_id) == (4, 0, 0)
+    assert one(engines["payment"], ledger, id=order_id) == (6, 0, 0, 0)
+
+
+def test_a_cancelled_capture_is_stored_as_such(engines: dict[str, Engine], order_id: str) -> None:
+    account = f"a-{order_id[:8]}"
+    one(engines["payment"], "INSERT INTO account VALUES (:a, 'EUR', 1000) RETURNING 1", a=account)
+    money: dict[str, Any] = {"order_id": order_id, "account": account, "amount": 300, "currency": "EUR"}
+    reserved, cancelled = payment_events.StockReserved(**money), payment_events.OrderCancelled(order_id=order_id)
+    assert handle(engines["payment"], payment_service, reserved, cancelled) == ["CapturePayment"]
+    assert one(engines["payment"], "SELECT state FROM payment WHERE order_id = :id", id=order_id) == ("CANCELLING",)
+    answered(engines["payment"], CapturePayment(**money), ["RefundPayment", "PaymentCaptured"])
+    assert one(engines["payment"], "SELECT state FROM payment WHERE order_id = :id", id=order_id) == ("REFUNDING",)
 
 
 def test_everything_may_happen_in_one_batch(engines: dict[str, Engine], order_id: str) -> None:

@@ -2,11 +2,12 @@
 
 It has what the network may do: topics are read in the order of one key, but each service reads each topic at its own
 speed, the customer may cancel and the deadline may come at any moment, and a record may be set aside and redriven at
-any later one. Events pass as JSON, as between the real services.
+any later one. Events pass as JSON, as between the real services. The bank books and answers at any moment, and the two
+are two steps; it may refuse, lose answers, or be given up.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,8 +19,12 @@ from services.inventory.models import Reservation, Stock
 from services.order import events as order_events
 from services.order import handlers as order
 from services.order.models import Order
-from services.payment import handlers as payment
+from services.payment import calls
+from services.payment import states as payment
+from services.payment.handlers import service as payment_service
 from services.payment.models import Account, Entry, Payment
+from shared.calls import Again, Answer, Call, GivenUp
+from shared.calls.settling import events_of
 from shared.declaration.routes import Route
 from shared.errors import Reject
 from shared.events import Event
@@ -28,7 +33,7 @@ from shared.service import Service
 from shared.states import NONE, Machine
 from shared.testing.memory import Frozen, MemorySession, thawed
 
-SERVICES: Mapping[str, Service] = {s.name: s for s in (order.service, inventory.service, payment.service)}
+SERVICES: Mapping[str, Service] = {s.name: s for s in (order.service, inventory.service, payment_service)}
 MACHINES: Mapping[str, Machine[Any]] = {
     "order": order.ORDER,
     "inventory": inventory.RESERVATION,
@@ -37,6 +42,17 @@ MACHINES: Mapping[str, Machine[Any]] = {
 AGGREGATES: Mapping[str, Any] = {"order": Order, "inventory": Reservation, "payment": Payment}
 INITIAL_MONEY = 1_000
 PRICE = 100
+FORGETS, REFUSES, AT_ONCE = "loses answers, and is given up", "refuses", "does nothing else meanwhile"
+"""What the bank may do besides answering; AT_ONCE: it answers before anything else happens."""
+BOOKED, REFUSED = Answer(201, {}, b"{}"), Answer(calls.PAYMENT_REQUIRED, {}, b"{}")
+
+
+class Due(NamedTuple):
+    """A call to the bank that is due."""
+
+    call: Call
+    booked: bool = False
+    """Whether the bank has done it; we may not know."""
 
 
 class World(NamedTuple):
@@ -53,6 +69,13 @@ class World(NamedTuple):
     aside: frozenset[tuple[str, Event]]
     """Service, and an event that it handles at any later moment: it was set aside, or its moment has come."""
     may_set_aside: int
+    due: tuple[tuple[str, tuple[Due, ...]], ...]
+    """Calls to the bank by key, in order: the first of a key is asked."""
+    booked: tuple[Call, ...]
+    """The bank's books."""
+    late: frozenset[Call]
+    """Captures that were given up, and that the bank may still get: a request that was long under way."""
+    bank_also: frozenset[str]
 
     def session(self, service: str) -> MemorySession:
         session = thawed(dict(self.rows)[service])
@@ -66,8 +89,12 @@ class World(NamedTuple):
     def after(self, service: str, session: MemorySession, published: list[Event], **changes: Any) -> "World":
         """Return the world in which `service` has committed."""
         logs = {(topic, key): events for topic, key, events in self.published}
+        due = dict(changes.pop("due", self.due))
         for event in published:
             assert session.holds(event.key)
+            if isinstance(event, Call):
+                due[event.key] = (*due.get(event.key, ()), Due(event))
+                continue
             logs[event.topic, event.key] = (*logs.get((event.topic, event.key), ()), event)
         rows = {**dict(self.rows), service: session.frozen()}
         session.settle()
@@ -77,6 +104,7 @@ class World(NamedTuple):
         return self._replace(
             rows=tuple(sorted(rows.items(), key=lambda item: item[0])),
             published=tuple(sorted((topic, key, events) for (topic, key), events in logs.items())),
+            due=tuple(sorted(due.items())),
             **changes,
         )
 
@@ -96,7 +124,12 @@ class Move(NamedTuple):
 
 
 def start(
-    orders: Mapping[str, Mapping[str, int]], account: str, *, may_set_aside: int = 0, overdue: int | None = None
+    orders: Mapping[str, Mapping[str, int]],
+    account: str,
+    *,
+    may_set_aside: int = 0,
+    overdue: int | None = None,
+    bank_also: Collection[str] = (),
 ) -> World:
     """Return a world with only `orders` placed: 5 x tea and 5 x cup at 100 EUR, 1 x book at 100 USD, 1,000 EUR in ada's
     account. The deadlines of the first `overdue` orders may come, or those of all.
@@ -123,6 +156,10 @@ def start(
         ),
         aside=frozenset(),
         may_set_aside=may_set_aside,
+        due=(),
+        booked=(),
+        late=frozenset(),
+        bank_also=frozenset(bank_also),
     )
     session = empty.session("order")
     for order_id in orders:
@@ -176,6 +213,62 @@ def _deliveries(world: World) -> Iterator[tuple[World, Move | None]]:
                 )
 
 
+def _banks(world: World) -> Iterator[tuple[World, Move | None]]:
+    """Let the bank do, and answer, what is due."""
+    for key, (first, *others) in ((key, due) for key, due in world.due if due):
+        call, booked = first
+        rest = tuple((k, tuple(others) if k == key else due) for k, due in world.due)
+        done = world if booked else world._replace(booked=tuple(sorted((*world.booked, call), key=repr)))
+        yield _settle(done._replace(due=rest), call, BOOKED)
+        if FORGETS in world.bank_also and not booked:
+            again = tuple((k, (Due(call, booked=True), *others) if k == key else due) for k, due in world.due)
+            yield done._replace(due=again), None
+        if not isinstance(call, calls.CapturePayment):
+            continue
+        if FORGETS in world.bank_also:
+            late = world.late if booked else world.late | {call}
+            given_up = GivenUp("deadline", 1, maybe_done=True, last_failure="-")
+            yield _settle(world._replace(due=rest, late=late), call, given_up)
+            if not booked:
+                yield _settle(
+                    world._replace(due=rest), call, GivenUp("deadline", 0, maybe_done=False, last_failure="-")
+                )
+        if REFUSES in world.bank_also and not booked:
+            yield _settle(world._replace(due=rest), call, REFUSED)
+
+
+def _late(world: World) -> Iterator[tuple[World, Move | None]]:
+    """Let the bank get a capture that was given up long ago: it books none that was voided."""
+    for call in world.late:
+        voided = any(isinstance(one, calls.VoidCapture) and one.key == call.key for one in world.booked)
+        booked = world.booked if voided else tuple(sorted((*world.booked, call), key=repr))
+        yield world._replace(late=world.late - {call}, booked=booked), None
+
+
+def _settle(world: World, call: Call, what: Answer | GivenUp) -> tuple[World, Move | None]:
+    """Let the answer, or that there is none, have its effect: as a caller does, in one transaction."""
+    session = world.session("payment")
+    before = _state(session, "payment", call.key)
+    session._locked.clear()  # it is for the answer to lock
+    published: list[Event] = []
+    session.publisher = published.append
+    if isinstance(what, GivenUp):
+        cause = payment.REFUSED
+        published += events_of(call.given_up(what, session), call)
+    else:
+        cause = payment.PAID_BACK if isinstance(call, calls.RefundPayment) else payment.BOOKED
+        cause = payment.REFUSED if what is REFUSED else cause
+        verdict = call.answered(what, session)
+        assert not isinstance(verdict, Again)
+        published += verdict.events
+    session.flush()
+    held = set(session._locked)
+    after = _state(session, "payment", call.key)
+    session._locked = held
+    move = None if isinstance(call, calls.VoidCapture) else Move("payment", cause.name, before, after)
+    return world.after("payment", session, published), move
+
+
 def _consumed(service: Service, event: Event) -> Event | None:
     """Return the listener's own view of an event; None if it does not consume the type."""
     for route in service.routes:
@@ -198,7 +291,10 @@ def _handle(world: World, service: str, event: Event) -> tuple[World, Move]:
     session.flush()
     after = _state(session, service, event.key)
     machine = MACHINES[service]
-    return world.after(service, session, published), Move(machine.name, type(event).__name__, before, after)
+    following = world.after(service, session, published)
+    while AT_ONCE in world.bank_also and (answered := next(_banks(following), None)) is not None:
+        following, _ = answered
+    return following, Move(machine.name, type(event).__name__, before, after)
 
 
 def _state(session: MemorySession, service: str, key: str) -> str:
@@ -213,9 +309,9 @@ def explore(first: World, check: Callable[[World, bool], None]) -> tuple[int, se
     seen, waiting, found = {first}, [first], set[Move]()
     while waiting:
         world = waiting.pop()
-        under_way = [*_deliveries(world), *_redrives(world)]
+        under_way = [*_deliveries(world), *_redrives(world), *_banks(world)]
         check(world, not under_way)
-        for following, move in [*under_way, *_cancels(world), *_deadlines(world)]:
+        for following, move in [*under_way, *_cancels(world), *_deadlines(world), *_late(world)]:
             if move is not None:
                 found.add(move)
             if following not in seen:
@@ -237,6 +333,16 @@ def captured(world: World, order_id: str) -> int:
     for posting, total in _totals(entries, "posting").items():
         assert total == 0, f"posting {posting} does not sum to zero"
     return _totals([e for e in entries if e["side"] == "merchant"], "order_id")[order_id]
+
+
+def at_the_bank(world: World, order_id: str) -> int:
+    """Return what the bank has booked for an order, refunds deducted; a void makes up for one capture, if any."""
+    kinds = Counter(type(one) for one in world.booked if one.key == order_id)
+    assert max(kinds.values(), default=1) == 1, f"the bank has booked twice for {order_id}"
+    if kinds[calls.VoidCapture]:
+        return 0
+    amounts = {type(one): one.amount for one in world.booked if one.key == order_id and isinstance(one, calls.BankCall)}
+    return amounts.get(calls.CapturePayment, 0) - amounts.get(calls.RefundPayment, 0)
 
 
 def _totals(entries: list[dict[str, Any]], by: str) -> Counter[str]:

@@ -5,7 +5,7 @@ from typing import Any
 
 from services.inventory.handlers import RESERVATION
 from services.order.handlers import ORDER
-from services.payment.handlers import PAYMENT
+from services.payment.states import PAYMENT
 from shared.states import Cell, Machine, name_of
 from tests.unit.services.test_saga_contracts import PUBLISHED, SERVICES
 

@@ -17,10 +17,13 @@ from services.order import handlers as order
 from services.order.models import Base as OrderBase
 from services.order.models import Order
 from services.payment import events as payment_events
-from services.payment import handlers as payment
+from services.payment import handlers as payment_handlers
+from services.payment import states as payment
+from services.payment.calls import BankMisunderstood, CapturePayment, RefundPayment, VoidCapture
 from services.payment.models import Account, Entry, Payment
 from services.payment.models import Base as PaymentBase
-from shared.errors import Reject
+from shared.calls import Answer, Call, GivenUp
+from shared.errors import Reject, Retry
 from shared.events import Event
 from shared.service import Service
 from shared.states import NONE, Command, Machine, name_of
@@ -80,7 +83,7 @@ Part = tuple[Machine[Any], Service, type[Any], Given]
 PARTS: list[Part] = [
     (order.ORDER, order.service, OrderBase, order_rows),
     (inventory.RESERVATION, inventory.service, InventoryBase, reservation_rows),
-    (payment.PAYMENT, payment.service, PaymentBase, payment_rows),
+    (payment.PAYMENT, payment_handlers.service, PaymentBase, payment_rows),
 ]
 CELLS = [
     pytest.param(part, cause, state, id=f"{part[0].name} {state} {cause.__name__}")
@@ -94,7 +97,7 @@ CELLS = [
 def test_every_event_of_a_table_has_an_example_here() -> None:
     for machine, service, _, _ in PARTS:
         for cause in machine.table:
-            assert cause == order.CANCEL or cause in {type(event) for event in EVENTS}, (
+            assert isinstance(cause, Command) or cause in {type(event) for event in EVENTS}, (
                 f"services/{service.name} consumes {name_of(cause)}: add an example of it to EVENTS in this file"
             )
 
@@ -102,7 +105,7 @@ def test_every_event_of_a_table_has_an_example_here() -> None:
 def test_every_event_that_is_consumed_and_moves_a_state_has_a_handler() -> None:
     for machine, service, _, _ in PARTS:
         routed = {route.event for route in service.routes if route.machine is machine}
-        lacking = [name_of(cause) for cause in machine.table if cause not in {*routed, order.CANCEL}]
+        lacking = [name_of(cause) for cause in machine.table if not isinstance(cause, Command) and cause not in routed]
         assert not lacking, (
             f"the table of {machine.name} has {lacking}, and no handler: write one with `@service.on(...)` in "
             f"services/{service.name}/handlers.py"
@@ -142,7 +145,7 @@ def test_a_cell_is_obeyed(
         with pytest.raises(Reject, match=state.strip("()")):
             place.when(consumed)
         return
-    published = place.when(consumed)
+    published = [event for event in place.when(consumed) if not isinstance(event, Call)]
     if cell.to:
         assert place.row(machine.model, ID).state in cell.to
     else:
@@ -200,8 +203,90 @@ def test_an_amount_that_no_payment_could_carry_is_rejected() -> None:
     ],
 )
 def test_a_payment_that_cannot_be_is_declined(account: Account | None, reason: str) -> None:
-    scene = Scene(payment.service, *(() if account is None else (account,)))
+    scene = Scene(payment_handlers.service, *(() if account is None else (account,)))
     reserved = payment_events.StockReserved(order_id=ID, account="ada", amount=200, currency="EUR")
     assert scene.when(reserved) == [payment_events.PaymentDeclined(order_id=ID, reason=reason)]
     assert scene.row(Payment, ID).state == payment.DECLINED
     assert scene.rows(Entry) == []
+
+
+MONEY: dict[str, Any] = {"order_id": ID, "account": "ada", "amount": 200, "currency": "EUR"}
+CAPTURE, REFUND, VOID = CapturePayment(**MONEY), RefundPayment(**MONEY), VoidCapture(**MONEY)
+BOOKED = Answer(201, {}, b'{"booking": 1}')
+
+
+def ledger(place: Scene) -> dict[str, int]:
+    """Return what each side has, with the balance of the account."""
+    found = dict.fromkeys(("held", "merchant"), 0)
+    for entry in place.rows(Entry):
+        found[entry.side] = found.get(entry.side, 0) + entry.amount
+    return found | {"balance": place.row(Account, "ada").balance}
+
+
+def asked() -> Scene:
+    """The bank is asked to capture 200 of ada's 1,000."""
+    scene = Scene(payment_handlers.service, Account(id="ada", currency="EUR", balance=1_000))
+    assert scene.when(payment_events.StockReserved(**MONEY)) == [CAPTURE]
+    assert ledger(scene) == {"customer": -200, "held": 200, "merchant": 0, "balance": 800}
+    return scene
+
+
+def test_what_the_bank_books_is_captured() -> None:
+    scene = asked()
+    assert CAPTURE.request().json == {"order": ID, "account": "ada", "amount": 200, "currency": "EUR"}
+    assert scene.answered(CAPTURE, BOOKED) == [payment_events.PaymentCaptured(**MONEY)]
+    assert scene.row(Payment, ID).state == payment.CAPTURED
+    assert ledger(scene) == {"customer": -200, "held": 0, "merchant": 200, "balance": 800}
+    assert scene.when(payment_events.OrderCancelled(order_id=ID)) == [REFUND]
+    assert scene.answered(REFUND, BOOKED) == [payment_events.PaymentRefunded(**MONEY)]
+    assert scene.row(Payment, ID).state == payment.REFUNDED
+    assert ledger(scene) == {"customer": 0, "held": 0, "merchant": 0, "balance": 1_000}
+
+
+@pytest.mark.parametrize("ends", [payment_events.OrderCancelled, payment_events.OrderTimedOut])
+def test_a_capture_that_is_booked_after_the_order_has_ended_is_refunded(ends: type[Event]) -> None:
+    scene = asked()
+    assert scene.when(ends(order_id=ID)) == []
+    assert scene.row(Payment, ID).state == payment.CANCELLING
+    published = scene.answered(CAPTURE, BOOKED)
+    assert sorted(published, key=repr) == [payment_events.PaymentCaptured(**MONEY), REFUND]
+    assert scene.row(Payment, ID).state == payment.REFUNDING
+
+
+def test_what_the_bank_refuses_is_declined_and_no_longer_held() -> None:
+    scene = asked()
+    refused = scene.answered(CAPTURE, Answer(402, {}, b"{}"))
+    assert refused == [payment_events.PaymentDeclined(order_id=ID, reason="BANK_REFUSED")]
+    assert scene.row(Payment, ID).state == payment.DECLINED
+    assert ledger(scene) == {"customer": 0, "held": 0, "merchant": 0, "balance": 1_000}
+
+
+@pytest.mark.parametrize("maybe_done", [False, True])
+def test_a_capture_that_is_given_up_is_voided_if_the_bank_may_have_booked_it(maybe_done: bool) -> None:
+    scene = asked()
+    published = scene.given_up(CAPTURE, GivenUp("deadline", 9, maybe_done, "it is silent"))
+    declined = payment_events.PaymentDeclined(order_id=ID, reason="BANK_SILENT")
+    assert published == ([VOID, declined] if maybe_done else [declined])
+    assert ledger(scene)["balance"] == 1_000
+    assert scene.answered(VOID, BOOKED) == []
+
+
+@pytest.mark.parametrize("call", [CAPTURE, REFUND, VOID], ids=lambda call: type(call).__name__)
+def test_an_answer_that_decides_nothing_changes_nothing(call: Any) -> None:
+    """Busy is asked again; what says that we are wrong, such as 404, is an error that somebody has to look at."""
+    scene = asked()
+    before = scene.everything()
+    for status, error in ((409, Retry), (503, Retry), (404, BankMisunderstood), (422, BankMisunderstood)):
+        with pytest.raises(error, match=str(status)):
+            scene.answered(call, Answer(status, {}, b"\xff"))
+    assert scene.everything() == before
+
+
+def test_a_refund_that_an_operator_gives_up_is_the_customers_all_the_same() -> None:
+    scene = asked()
+    scene.answered(CAPTURE, BOOKED)
+    scene.when(payment_events.OrderCancelled(order_id=ID))
+    why = GivenUp("operator", 3, maybe_done=True, last_failure="it refuses")
+    assert scene.given_up(REFUND, why) == [payment_events.PaymentRefunded(**MONEY)]
+    assert scene.given_up(VOID, why) == []
+    assert ledger(scene)["balance"] == 1_000

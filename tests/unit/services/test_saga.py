@@ -1,6 +1,7 @@
 """The saga settles in any order of events: every interleaving is tried, with the real handlers."""
 
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import pytest
@@ -8,15 +9,19 @@ import pytest
 from services.inventory import handlers as inventory
 from services.inventory.models import Reservation, Stock
 from services.order import handlers as order
-from services.payment import handlers as payment
-from services.payment.models import Account
-from shared.states import NONE, Machine, name_of
+from services.payment import states as payment
+from services.payment.models import Account, Entry
+from shared.states import NONE, Command, Machine, name_of
 from tests.unit.services.saga import (
+    AT_ONCE,
+    FORGETS,
     INITIAL_MONEY,
     PRICE,
+    REFUSES,
     SERVICES,
     Move,
     World,
+    at_the_bank,
     captured,
     explore,
     published,
@@ -94,6 +99,8 @@ def check_always(world: World) -> None:
 def check_settled(world: World, orders: dict[str, dict[str, int]]) -> Counter[str]:
     """Check what holds when all is read; return how many orders ended in which state."""
     assert not world.scheduled, "an order that is decided has no deadline any more"
+    held = [entry["amount"] for entry in rows(world, "payment", Entry) if entry["side"] == "held"]
+    assert sum(held) == 0, "nothing is held for the bank any more"
     ends: Counter[str] = Counter()
     sold: Counter[str] = Counter()
     for order_id, lines in orders.items():
@@ -110,6 +117,7 @@ def check_settled(world: World, orders: dict[str, dict[str, int]]) -> Counter[st
             assert published(world, topic, order_id) == by_state[state]
         confirmed = found[0] == "CONFIRMED"
         assert captured(world, order_id) == (PRICE * sum(lines.values()) if confirmed else 0)
+        assert at_the_bank(world, order_id) == captured(world, order_id)
         sold.update(lines if confirmed else {})
     for item in rows(world, "inventory", Stock):
         assert (item["reserved"], item["sold"]) == (0, sold[item["sku"]])
@@ -119,7 +127,12 @@ def check_settled(world: World, orders: dict[str, dict[str, int]]) -> Counter[st
 
 
 def visit(
-    orders: dict[str, dict[str, int]], account: str, *, may_set_aside: int = 0, overdue: int | None = None
+    orders: dict[str, dict[str, int]],
+    account: str,
+    *,
+    may_set_aside: int = 0,
+    overdue: int | None = None,
+    bank_also: Collection[str] = (),
 ) -> tuple[int, set[Move], Counter[str]]:
     """Explore, and return the number of worlds, the moves seen, and all ends of orders."""
     ends: Counter[str] = Counter()
@@ -129,7 +142,8 @@ def visit(
         if settled:
             ends.update(check_settled(world, orders))
 
-    count, found = explore(start(orders, account, may_set_aside=may_set_aside, overdue=overdue), check)
+    first = start(orders, account, may_set_aside=may_set_aside, overdue=overdue, bank_also=bank_also)
+    count, found = explore(first, check)
     return count, found, ends
 
 
@@ -141,9 +155,16 @@ def test_every_interleaving_settles(scenario: str, may_set_aside: int) -> None:
     assert set(ends) == expected
 
 
+@pytest.mark.parametrize("may_set_aside", [0, 1])
+def test_every_interleaving_settles_whatever_the_bank_does(may_set_aside: int) -> None:
+    """It books and its answer is lost; it is given up when it has booked, books later, or never; it refuses."""
+    _, _, ends = visit({"o-1": {"tea": 2, "cup": 1}}, "ada", may_set_aside=may_set_aside, bank_also=(FORGETS, REFUSES))
+    assert set(ends) == {"CONFIRMED", "REJECTED", *ENDED}
+
+
 def test_two_orders_for_the_last_items_settle() -> None:
     """Both want three of five: one of them gets nothing, unless the other gave it back in time."""
-    _, _, ends = visit({"o-1": {"tea": 3}, "o-2": {"tea": 3}}, "ada", overdue=0)
+    _, _, ends = visit({"o-1": {"tea": 3}, "o-2": {"tea": 3}}, "ada", overdue=0, bank_also=(AT_ONCE,))
     assert set(ends) == {"CONFIRMED", "REJECTED", "CANCELLED"}
 
 
@@ -165,8 +186,9 @@ def test_the_tables_refuse_more_and_no_less_than_what_can_happen() -> None:
     """Each transition of a table happens in some world, and nothing happens that no table has."""
     seen: set[Move] = set()
     for lines, account, _ in SCENARIOS.values():
-        seen |= visit({"o-1": lines}, account, may_set_aside=1)[1]
-    here = {event.__name__ for service in SERVICES.values() for event in service.publishes} | {order.CANCEL.name}
+        seen |= visit({"o-1": lines}, account, may_set_aside=1, bank_also=(REFUSES,))[1]
+    here = {event.__name__ for service in SERVICES.values() for event in service.publishes}
+    here |= {cause.name for machine in MACHINES for cause in machine.table if isinstance(cause, Command)}
     for machine in MACHINES:
         table = {name_of(cause): cells for cause, cells in machine.table.items()}
         allowed = {

@@ -32,6 +32,8 @@ EXIT_AGAIN = 75
 """EX_TEMPFAIL: restart me."""
 EXIT_NOT_WRITTEN = 74
 """EX_IOERR: it was done, but the output could not be written."""
+EXIT_INTERRUPTED = 130
+"""What shells say for SIGINT."""
 EXIT_NOT_DONE = 1
 AGAIN = ". A server is down or still starting: try again"
 AGAIN_UNLOCKED = ". Try again when that session has ended its transaction"
@@ -398,7 +400,7 @@ def _failed(name: str, arguments: argparse.Namespace, error: Exception) -> int:
 
 
 def main(container_class: type[Any]) -> NoReturn:
-    """Run the command that the arguments name, and exit: 0 done, 75 restart, 78 fix something first."""
+    """Run the command that the arguments name, and exit: 0 done, 75 restart, 78 mend something, 130 interrupted."""
     logs.catch_all()
     try:
         code: Any = run(container_class(), sys.argv[1:])
@@ -406,6 +408,8 @@ def main(container_class: type[Any]) -> NoReturn:
         code = end.code
     except BrokenPipeError:  # the reader of the output has closed it
         code = EXIT_NOT_DONE
+    except KeyboardInterrupt:  # Ctrl+C; a process that works handles that signal itself
+        code = EXIT_INTERRUPTED
     output.end_quietly()
     leave(EXIT_NOT_WRITTEN if output.lost() and not code else code or 0)
 

@@ -3,6 +3,8 @@
 import io
 import json
 import os
+import signal
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +12,10 @@ from pathlib import Path
 import pytest
 
 from dev.servers import service_names
+from shared.command import EXIT_INTERRUPTED
 from shared.operations import output
 from shared.operations.dead_letters import readable
+from shared.testing import SECONDS_MAX
 
 ROOT = Path(__file__).parents[3]
 SERVICE = service_names()[0]
@@ -78,6 +82,7 @@ def test_the_work_goes_on_when_nobody_reads_on() -> None:
     """A redrive of many dead letters must not end in the middle because of `| head -1`."""
     code = """
 from dev.servers import service_names
+from shared.command import EXIT_INTERRUPTED
 from shared.operations import output
 import sys
 for n in range(1000):
@@ -125,3 +130,22 @@ def test_a_list_says_that_there_are_more(capsys: pytest.CaptureFixture[str]) -> 
     assert show(2, json=False) == "NAME  SIZE\na     1\nbc    2\n"
     assert show(1, json=False) == "NAME  SIZE\na     1\n... the oldest 1; --limit shows more\n"
     assert json.loads(show(1, json=True)) == ["A"]
+
+
+def test_a_command_that_is_interrupted_ends_without_a_traceback() -> None:
+    """PostgreSQL lets it in and says nothing, so it waits."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        silent.settimeout(SECONDS_MAX)
+        url = f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x"
+        waiting = subprocess.Popen(
+            [sys.executable, "-m", f"services.{SERVICE}", "parked", "list"],
+            cwd=ROOT,
+            env={**os.environ, **SERVERLESS, "DATABASE_URL": url},
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        connection, _ = silent.accept()
+        with connection, waiting:
+            waiting.send_signal(signal.SIGINT)
+            _, told = waiting.communicate(timeout=SECONDS_MAX)
+    assert (waiting.returncode, told) == (EXIT_INTERRUPTED, "")

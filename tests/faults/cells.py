@@ -1,7 +1,8 @@
 """The cells of the crash matrix: where a worker dies, beside which others, and what it was doing."""
 
 import signal
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -121,6 +122,16 @@ FEEDS: dict[Source, Callable[[Stage], object]] = {
     Source.REQUESTS: _request,
     Source.PARKED: _have_to_wait,
 }
+
+
+@contextmanager
+def waits(source: Source, stage: Stage) -> Iterator[None]:
+    """Keep down what the events of a feed wait for, if it is one of events that have to wait."""
+    if source is Source.PARKED:
+        stage.connection.execute(f"CREATE TABLE {DOWN} ()".encode())
+    yield
+    if source is Source.PARKED:
+        stage.connection.execute(f"DROP TABLE {DOWN}".encode())
 
 
 def play(cell: Cell, servers: Servers, logs: Path) -> list[str]:

@@ -10,7 +10,7 @@ import pytest
 
 from dev.servers import Servers
 from shared.testing.crashing_worker import Deed, Plan
-from tests.faults.cells import CYCLE, FEEDS, Source
+from tests.faults.cells import CYCLE, FEEDS, PARKING, Source, waits
 from tests.faults.chosen import chosen
 from tests.faults.stage import Stage
 
@@ -27,23 +27,24 @@ class Cut:
 
 
 def cuts() -> Iterable[Cut]:
-    """Return a cut after every call of a cycle."""
-    for source, calls in CYCLE.items():
+    """Return a cut after every call of a cycle, and after those by which records are parked, and tried."""
+    for source, calls in {**CYCLE, Source.PARKED: PARKING}.items():
         yield from (Cut(source, call) for call in calls if call != "transaction.set_aside")
 
 
 def play(cut: Cut, servers: Servers, logs: Path) -> list[str]:
     """Let a worker lose its session as the cut says, and go on."""
     feed = FEEDS[cut.source]
-    with Stage(servers, logs) as stage:
+    with Stage(servers, logs, retry_seconds_max=0.5) as stage:
         worker = stage.worker(Plan(cut.call, after=True, deed=Deed.CUT))
         stage.ask()
         stage.request()
         stage.until_drained()
         pid = worker.pid
         worker.order.armed.set()
-        feed(stage)
-        stage.until(worker.order.happened.is_set, f"the session is cut after {cut.call}")
+        with waits(cut.source, stage):
+            feed(stage)
+            stage.until(worker.order.happened.is_set, f"the session is cut after {cut.call}")
         stage.ask()
         stage.request()
         stage.until_drained()

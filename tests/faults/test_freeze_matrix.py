@@ -14,7 +14,7 @@ import pytest
 
 from dev.servers import Servers
 from shared.testing.crashing_worker import Deed, Plan
-from tests.faults.cells import CYCLE, FEEDS, Source
+from tests.faults.cells import CYCLE, FEEDS, PARKING, Source, waits
 from tests.faults.chosen import chosen
 from tests.faults.stage import TIMEOUTS, Stage
 
@@ -41,12 +41,14 @@ def freezes() -> Iterable[Freeze]:
         yield from (Freeze(source, call, long=True) for call in calls if call != "transaction.set_aside")
         half_done = calls[calls.index("transaction.claim") :]
         yield from (Freeze(source, call, long=False) for call in half_done)
+    # It holds a batch that parks records, or parked records that it tries.
+    yield from (Freeze(Source.PARKED, call, long=True) for call in PARKING)
 
 
 def play(freeze: Freeze, servers: Servers, logs: Path) -> list[str]:
     """Freeze one of two workers, let the other take over, and wake the first."""
     feed = FEEDS[freeze.source]
-    with Stage(servers, logs) as stage:
+    with Stage(servers, logs, retry_seconds_max=0.5) as stage:
         stage.ask()
         stage.request()
         first = stage.worker(Plan(freeze.call, after=True, deed=Deed.FREEZE))
@@ -54,8 +56,9 @@ def play(freeze: Freeze, servers: Servers, logs: Path) -> list[str]:
         stage.until_shared(2)
         stage.until_drained()
         first.order.armed.set()
-        feed(stage)
-        stage.until(lambda: first.frozen, f"the worker stands still after {freeze.call}")
+        with waits(freeze.source, stage):
+            feed(stage)
+            stage.until(lambda: first.frozen, f"the worker stands still after {freeze.call}")
         since = time.monotonic()
         stage.until_shared(1)
         stage.ask()

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from dev.bench import capacity, latency, machine, million, parked, relay, report, restart, throughput
+from dev.bench import capacity, latency, machine, million, parked, relay, report, restart, scheduled, throughput
 from dev.bench.inventory import BenchError
 from dev.servers import ServerError, Servers, echo, running
 
@@ -21,6 +21,7 @@ SECTIONS: dict[str, Measure] = {
     "capacity": lambda servers, given: capacity.measure(servers, echo, seconds=given.overload_seconds),
     "restart": lambda servers, given: restart.measure(servers, echo, kills=given.kills),
     "parked": lambda servers, given: parked.measure(servers, echo, events=given.events),
+    "scheduled": lambda servers, given: scheduled.measure(servers, echo, waiting=given.million),
     "million": lambda servers, given: million.measure(servers, echo, events=given.million),
 }
 LONG = ("capacity", "million")
@@ -62,7 +63,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--overload-seconds", type=float, default=60.0, help="time of twice the most (60)")
     parser.add_argument("--kills", type=_count, default=20, help="kills of the worker (20)")
     parser.add_argument(
-        "--million", type=_count, default=1_000_000, help="events of the section of that name (1000000)"
+        "--million", type=_count, default=1_000_000, help="events of that section, and those that wait (1000000)"
     )
     parser.add_argument("--json", action="store_true", help="print JSON instead of a table")
     parser.add_argument("--markdown", action="store_true", help="print the table as Markdown")

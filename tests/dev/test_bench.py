@@ -29,7 +29,8 @@ def bench(*arguments: str) -> str:
 @pytest.mark.proof
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize(
-    ("section", "figures"), [("events", 8), ("relay", 3), ("restart", 6), ("million", 16), ("parked", 3)]
+    ("section", "figures"),
+    [("events", 8), ("relay", 3), ("restart", 6), ("million", 16), ("parked", 3), ("scheduled", 2)],
 )
 def test_a_section_measures_what_it_promises(section: str, figures: int) -> None:
     answer: dict[str, Any] = json.loads(bench(section, "--json", *SMALL))
@@ -49,7 +50,9 @@ def test_latency_is_measured_through_the_whole_system_and_told_where_it_goes() -
     answer: dict[str, Any] = json.loads(bench("latency", "--json", "--rates", "5", "--seconds", "1"))
     found = values(answer)
     assert 0 < found["5 orders/s: POST to OrderConfirmed, p50"] <= found["5 orders/s: POST to OrderConfirmed, p99"]
-    parts = [found[f"5 orders/s: CPU per order, {name}"] for name in ("API", "workers", "broker", "PostgreSQL")]
+    parts = [
+        found[f"5 orders/s: CPU per order, {name}"] for name in ("API", "workers", "callers", "broker", "PostgreSQL")
+    ]
     assert found["5 orders/s: CPU per order, everything"] == pytest.approx(sum(parts))
     assert all(part > 0 for part in parts)
     assert found["5 orders/s: of them events that took effect"] <= found["5 orders/s: records consumed in a cycle"]

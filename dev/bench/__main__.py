@@ -20,7 +20,7 @@ SECTIONS: dict[str, Measure] = {
     "latency": lambda servers, given: latency.measure(servers, echo, rates=given.rates, seconds=given.seconds),
     "capacity": lambda servers, given: capacity.measure(servers, echo, seconds=given.overload_seconds),
     "restart": lambda servers, given: restart.measure(servers, echo, kills=given.kills),
-    "parked": lambda servers, given: parked.measure(servers, echo, events=given.events),
+    "parked": lambda servers, given: parked.measure(servers, echo, events=4 * given.events),
     "scheduled": lambda servers, given: scheduled.measure(servers, echo, waiting=given.million),
     "million": lambda servers, given: million.measure(servers, echo, events=given.million),
 }

@@ -57,6 +57,8 @@ class Request:
             )
         if self.json is not None and self.content is not None:
             raise RequestRefused("a request has `json` or `content`, not both")
+        if not isinstance(self.content, bytes | None):
+            raise RequestRefused(f"the content is {type(self.content).__name__}; it is bytes")
         for name, value in self.headers.items():
             if not TOKEN.fullmatch(name) or name.lower() in OURS:
                 raise RequestRefused(f"{name!r} is not a header that a request sets")

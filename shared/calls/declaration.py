@@ -126,6 +126,7 @@ class Never:
     events: tuple[Event, ...]
 
     def __init__(self, why: str, *events: Event) -> None:
+        _refuse_no_text(type(self).__name__, why)
         object.__setattr__(self, "why", why)
         object.__setattr__(self, "events", events)
 
@@ -136,6 +137,17 @@ class Again:
 
     why: str
     after: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise `TypeError` for what cannot be kept with the call, or waited for."""
+        _refuse_no_text(type(self).__name__, self.why)
+        if not isinstance(self.after, int | float):
+            raise TypeError(f"Again: `after` is {type(self.after).__name__}; it is a number of seconds")
+
+
+def _refuse_no_text(name: str, why: Any) -> None:
+    if not isinstance(why, str):
+        raise TypeError(f"{name}: the reason is {type(why).__name__}; it is a text")
 
 
 Verdict = Done | Again | Never

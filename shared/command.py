@@ -248,7 +248,7 @@ def _add_schedule(commands: Any) -> None:
     ):
         added = _add(choices, choice, f".operations.schedule:{target}", meaning)
         added.add_argument("name", metavar="NAME")
-        added.add_argument("--reason", required=True, help="kept with the decision")
+        added.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
         added.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -298,7 +298,7 @@ def _add_replay(commands: Any) -> None:
     switched = _add(choices, "switch", ".operations.replay_switch:switch", meaning)
     switched.add_argument("--into", required=True, metavar="SCHEMA", help="the schema of the replay")
     switched.add_argument("--table", dest="tables", action="append", required=True, help="one; may be repeated")
-    switched.add_argument("--reason", required=True, help="kept with the decision")
+    switched.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
     switched.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -319,9 +319,15 @@ def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.Argumen
 
 
 def _natural(word: str) -> int:
-    if not word.isdecimal() or not 0 < int(word) < 2**63:
+    if not word.isdecimal() or not 0 < int(word) < 2**63 - 1:  # a limit is asked for with one more
         raise argparse.ArgumentTypeError(f"{word} is not a whole number of 1 or more")
     return int(word)
+
+
+def _reason(word: str) -> str:
+    if not word.strip():
+        raise argparse.ArgumentTypeError("it is empty: say why")
+    return word
 
 
 def _place(word: str) -> Any:
@@ -351,7 +357,7 @@ def run(container: Any, words: list[str]) -> int:
     known = parser(name)
     if refusal := renamed.refusal(words, _options(known, words)):
         known.error(refusal)
-    arguments = known.parse_args(words)
+    arguments = parse(known, words)
     try:
         metrics.configure(container.settings(), service=name, process=arguments.command)
         done = arguments.run(container, arguments)
@@ -360,6 +366,17 @@ def run(container: Any, words: list[str]) -> int:
     except (Exit, ExactlyOnceError) as error:
         return _failed(name, arguments, error)
     return EXIT_NOT_DONE if done is False else 0
+
+
+def parse(known: argparse.ArgumentParser, words: list[str]) -> argparse.Namespace:
+    """Read the words. Ends the process for what is no text, except a parked key, which may be any bytes."""
+    arguments = known.parse_args(words)
+    for name, given in vars(arguments).items():
+        for word in given if isinstance(given, list) else [given]:
+            bytes_are_fine = arguments.command == "parked" and name == "key"
+            if isinstance(word, str) and not bytes_are_fine and any("\ud800" <= c <= "\udfff" for c in word):
+                known.error(f"{output.printable(word)[:200]} is not UTF-8")
+    return arguments
 
 
 def _options(known: argparse.ArgumentParser, words: list[str]) -> set[str]:

@@ -14,6 +14,7 @@ import asyncio
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -138,7 +139,7 @@ class Caller:
         self._asked_to_stop = False
         self._answered = time.monotonic()
         self._working: dict[object, float] = {}
-        """When each work on a thread began."""
+        """When each work on a thread began; what waits for a thread has not."""
 
     def ready(self) -> tuple[bool, str]:
         """Return whether this caller can do its work, and what it is doing."""
@@ -160,11 +161,15 @@ class Caller:
                 )
             for destination in self._destinations:
                 queue.know(connection, destination.name)
+        ended = threading.Event()
+        threading.Thread(target=self._watch, args=(ended,), name="watchdog", daemon=True).start()
         try:
             asyncio.run(self._main())
         except ExceptionGroup as group:  # a defect of the caller; its leases run out
             log.exception("caller_failed")
             raise Exit(f"the caller failed: {group.exceptions[0]}") from group
+        finally:
+            ended.set()
         log.info("caller_ended")
 
     async def _main(self) -> None:
@@ -194,12 +199,15 @@ class Caller:
             lane.wakes.set()
 
     async def _on_thread(self, work: Callable[..., T], *given: Any, **named: Any) -> T:
-        mark = object()
-        self._working[mark] = time.monotonic()
-        try:
-            done = await asyncio.to_thread(work, *given, **named)
-        finally:
-            del self._working[mark]
+        def timed() -> T:
+            mark = object()
+            self._working[mark] = time.monotonic()
+            try:
+                return work(*given, **named)
+            finally:
+                del self._working[mark]
+
+        done = await asyncio.to_thread(timed)
         self._answered = time.monotonic()
         outages.DATABASE.answered("caller")
         return done
@@ -344,7 +352,6 @@ class Caller:
                 metrics.STUCK.show(names | {(one.destination,): float(one.stuck) for one in found})
                 metrics.OLDEST.show(names | {(one.destination,): one.oldest_seconds for one in found})
             self._show()
-            self._end_if_stuck()
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._stop.wait(), LOOK_SECONDS)
 
@@ -356,11 +363,13 @@ class Caller:
         metrics.UNDER_WAY.show({(lane.destination.name,): float(len(lane.tasks)) for lane in self._lanes})
         metrics.RESTS.show({(lane.destination.name,): float(lane.breaker.open) for lane in self._lanes})
 
-    def _end_if_stuck(self) -> None:
-        since = min(self._working.values(), default=time.monotonic())
-        if time.monotonic() - since > STUCK_SECONDS:
-            log.critical("watchdog", note="work in the database does not end; the process ends, to be restarted")
-            os._exit(EXIT_CODE)
+    def _watch(self, ended: threading.Event) -> None:
+        """End the process if work hangs. A thread of its own: none of those for the database may be left."""
+        while not ended.wait(LOOK_SECONDS):
+            since = min(list(self._working.values()), default=time.monotonic())
+            if time.monotonic() - since > STUCK_SECONDS:
+                log.critical("watchdog", note="work in the database does not end; the process ends, to be restarted")
+                os._exit(EXIT_CODE)
 
 
 _LEVELS = {"done": "debug", "never": "info", "again": "warning", "given_up": "error", "stuck": "error"}

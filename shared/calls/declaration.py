@@ -57,6 +57,8 @@ class Request:
             )
         if self.json is not None and self.content is not None:
             raise RequestRefused("a request has `json` or `content`, not both")
+        if not isinstance(self.content, bytes | None):
+            raise RequestRefused(f"the content is {type(self.content).__name__}; it is bytes")
         for name, value in self.headers.items():
             if not TOKEN.fullmatch(name) or name.lower() in OURS:
                 raise RequestRefused(f"{name!r} is not a header that a request sets")
@@ -124,6 +126,7 @@ class Never:
     events: tuple[Event, ...]
 
     def __init__(self, why: str, *events: Event) -> None:
+        _refuse_no_text(type(self).__name__, why)
         object.__setattr__(self, "why", why)
         object.__setattr__(self, "events", events)
 
@@ -134,6 +137,17 @@ class Again:
 
     why: str
     after: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Raise `TypeError` for what cannot be kept with the call, or waited for."""
+        _refuse_no_text(type(self).__name__, self.why)
+        if not isinstance(self.after, int | float):
+            raise TypeError(f"Again: `after` is {type(self.after).__name__}; it is a number of seconds")
+
+
+def _refuse_no_text(name: str, why: Any) -> None:
+    if not isinstance(why, str):
+        raise TypeError(f"{name}: the reason is {type(why).__name__}; it is a text")
 
 
 Verdict = Done | Again | Never

@@ -7,7 +7,6 @@ Nothing is followed, remembered or decompressed: no redirect, no cookie, no prox
 import asyncio
 import json
 import ssl
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any
 from urllib.parse import quote
 
@@ -30,12 +29,14 @@ class Exchange:
         self._destination = destination
         self._url = _url(destination, settings)
         self._headers = _headers(destination, settings)
-        self._client = httpx.AsyncClient(
+        # It sends: a client would read the place that a redirect names, and fails if it makes no sense.
+        self._transport = httpx.AsyncHTTPTransport(
             verify=_tls(destination, settings),
             trust_env=False,
-            follow_redirects=False,
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
             limits=httpx.Limits(max_connections=destination.concurrency, keepalive_expiry=5.0),
+        )
+        self._client = httpx.AsyncClient(
+            transport=self._transport,
             timeout=httpx.Timeout(destination.seconds, connect=destination.connect_seconds),
         )
 
@@ -64,11 +65,11 @@ class Exchange:
             raise NoAnswer(f"no whole answer within {self._destination.seconds:g} s", sent=True) from error
         except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
             raise RequestRefused(_words(error)) from error
-        except httpx.HTTPError as error:
+        except Exception as error:  # httpx's own, and what it lets through, such as an alert of TLS
             raise NoAnswer(_words(error), sent=True) from error
 
     async def _exchanged(self, built: httpx.Request) -> Answer:
-        response = await self._client.send(built, stream=True)
+        response = await self._transport.handle_async_request(built)
         body, most = bytearray(), self._destination.answer_bytes_max
         cut = False
         try:
@@ -112,9 +113,13 @@ def _url(destination: Destination, settings: Any) -> str:
     given = str(_given(destination, "url", settings))
     try:
         url = httpx.URL(given)
-    except httpx.InvalidURL as error:
+        port = 443 if url.port is None else url.port
+        nowhere = not url.host
+    except (httpx.InvalidURL, ValueError) as error:  # a host that is no domain is a ValueError
         raise Misconfigured(f"the URL of destination {destination.name} cannot be read: {error}") from None
-    if url.scheme not in ("http", "https") or not url.host or url.query or url.fragment or url.userinfo:
+    if not 0 < port < 65_536:
+        raise Misconfigured(f"the URL of destination {destination.name}: there is no port {port}")
+    if url.scheme not in ("http", "https") or nowhere or url.query or url.fragment or url.userinfo:
         raise Misconfigured(
             f"the URL of destination {destination.name} is not of the form https://host/path: it has no query and no "
             "password; what is secret goes into `headers`"

@@ -66,7 +66,7 @@ _KNOW = text("INSERT INTO exactly_once_destination (name) VALUES (:name) ON CONF
 _ANY = text("""
     SELECT EXISTS (
         SELECT FROM exactly_once_call WHERE destination = :destination AND due_at <= (SELECT clock_timestamp())
-            AND (NOT :expired OR give_up_at <= (SELECT clock_timestamp()))
+            AND (NOT :expired OR give_up_at <= (SELECT clock_timestamp()) AND NOT stuck)
     )
 """)
 
@@ -86,7 +86,7 @@ _RATE = text("""
 _LOCK = text("""
     SELECT id FROM exactly_once_call
     WHERE destination = :destination AND due_at <= (SELECT clock_timestamp())
-        AND (NOT :expired OR give_up_at <= (SELECT clock_timestamp()))
+        AND (NOT :expired OR give_up_at <= (SELECT clock_timestamp()) AND NOT stuck)
     ORDER BY due_at, id LIMIT :most FOR UPDATE SKIP LOCKED
 """)
 
@@ -116,10 +116,11 @@ _HOLDS = text("SELECT EXISTS (SELECT FROM exactly_once_call WHERE id = :id AND l
 
 _FINISH = text("DELETE FROM exactly_once_call WHERE id = :id AND lease = :lease")
 
+# Also one that is due in this snapshot: a caller may be about to put it off, and this waits for that.
 _NEXT = text("""
     UPDATE exactly_once_call SET due_at = clock_timestamp()
     WHERE id = (SELECT id FROM exactly_once_call WHERE key = :key AND id > :id ORDER BY id LIMIT 1)
-        AND due_at > clock_timestamp() AND claimed_by IS NULL
+        AND claimed_by IS NULL
 """)
 
 # At its deadline a call is due in any case: to be given up.
@@ -156,8 +157,10 @@ def take(
     rate_at, now, under_way = connection.execute(_TURN, wanted).one()
     if not expired:
         most = min(most, budget.concurrency - under_way)
-    rate_at, now = max(float(rate_at), float(now)), float(now)
     interval = 1 / budget.per_second if budget.per_second and not expired else 0.0
+    rate_at, now = float(rate_at), float(now)
+    if not now < rate_at <= now + 2 * max(1.0, interval):  # so far ahead only after the clock was set back
+        rate_at = now
     if interval:
         # The bucket holds what comes in a second, and at least one.
         most = min(most, int((now + max(1.0, interval) - rate_at) / interval + 1e-6))

@@ -58,6 +58,9 @@ def dismiss(
         maintenance.confirm(f"dismiss {count:,} dead letters? They will not be handled.", yes=yes)
         with connection.begin():
             gone = list(connection.execute(_LOCK, {**chosen, "last": last}).scalars())
+            if not gone:  # they were decided while the operator was asked
+                echo("no such dead letter waits")
+                return not numbers
             before = {name: value for name, value in chosen.items() if value}
             after = {"reason": reason, "number": len(gone), "letters": gone[:IDS_MAX]}
             decision = maintenance.decided(connection, "dead-letters dismiss", "dead letters", before, after)

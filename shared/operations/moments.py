@@ -28,7 +28,10 @@ def place(word: str) -> Place:
         raise ArgumentTypeError(f"{word} does not say in which time zone: add Z for UTC, or an offset such as +01:00")
     if time > (now := datetime.now(UTC)):
         raise ArgumentTypeError(f"{word} is still to come: here it is {now.isoformat(timespec='seconds')}")
-    return time
+    try:
+        return time.astimezone(UTC)
+    except OverflowError:  # the year 1 begins earlier in the east
+        raise ArgumentTypeError(f"{word} is before the year 1 of UTC") from None
 
 
 def milliseconds(time: datetime) -> int:

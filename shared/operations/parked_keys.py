@@ -7,7 +7,7 @@ So it is safe while workers run: one that is about to try the record finds it go
 """
 
 import re
-from typing import Any
+from typing import Any, overload
 
 from sqlalchemy import Connection
 
@@ -55,8 +55,8 @@ def show(context: Context, source: str, key: str, *, most: int, json: bool) -> N
     """Show a key that waits: its first record as it is, and the records behind it."""
     which = _input(context, source)
     with context.engine.begin() as connection:
-        found = parked.keys(connection, source=which, key=key.encode(), most=1)
-        waiting = parked.records(connection, which, key.encode(), most)
+        found = parked.keys(connection, source=which, key=_bytes(key), most=1)
+        waiting = parked.records(connection, which, _bytes(key), most)
     if not found or not waiting:
         raise CommandFailed(f"{which} has no parked record of key {key!r}")
     facts = {
@@ -92,15 +92,15 @@ def retry_now(context: Context, source: str | None, key: str | None, *, every: b
         raise CommandFailed("name what is to be tried: --target and --key, or --target, or --all")
     which = _input(context, source) if source is not None else None
     with context.engine.begin() as connection:
-        found = parked.keys(connection, source=which, key=key.encode() if key is not None else None, most=1)
+        found = parked.keys(connection, source=which, key=_bytes(key), most=1)
         if not found:
             echo("no such key waits")
             return False
         if key is not None:
             _refuse_held(context, found[0])
-        parked.retry_now(connection, source=which, key=key.encode() if key is not None else None)
+        parked.retry_now(connection, source=which, key=_bytes(key))
         target = "parked keys" if which is None else str(which)
-        maintenance.decided(connection, "parked retry-now", target, {"key": key}, {})
+        maintenance.decided(connection, "parked retry-now", target, {"key": key and printable(key)}, {})
     echo("due now: whoever owns the partition tries it within a second")
     return True
 
@@ -116,8 +116,8 @@ def give_up(
     which = _input(context, source)
     with context.engine.connect() as connection:
         with connection.begin():
-            found = parked.keys(connection, source=which, key=key.encode(), most=1)
-            seen = parked.records(connection, which, key.encode(), WHOLE_MAX)
+            found = parked.keys(connection, source=which, key=_bytes(key), most=1)
+            seen = parked.records(connection, which, _bytes(key), WHOLE_MAX)
         if not found or not seen:
             raise CommandFailed(f"{which} has no parked record of key {key!r}")
         _refuse_held(context, found[0])
@@ -155,7 +155,7 @@ def _move(context: Context, connection: Connection, key: str, chosen: list[Parke
             bound,
             "parked give-up",
             str(source),
-            {"key": key, "offset": chosen[0].record.offset, "records": len(chosen)},
+            {"key": printable(key), "offset": chosen[0].record.offset, "records": len(chosen)},
             {"dead_letter": numbers[0], "dead_letters": len(numbers), "reason": reason},
         )
     return numbers
@@ -211,6 +211,15 @@ def _facts(key: ParkedKey) -> dict[str, Any]:
         "error": key.error,
         "detail": key.detail,
     }
+
+
+@overload
+def _bytes(key: str) -> bytes: ...
+@overload
+def _bytes(key: None) -> None: ...
+def _bytes(key: str | None) -> bytes | None:
+    """Return a key as it was typed; it may be no text."""
+    return None if key is None else key.encode(errors="surrogateescape")
 
 
 def _text(key: bytes) -> str:

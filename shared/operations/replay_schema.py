@@ -103,7 +103,7 @@ def refuse_name(schema: str) -> None:
 
 def quoted(schema: str) -> str:
     """Return a schema's name as SQL."""
-    return PGDialect().identifier_preparer.quote(schema)  # type: ignore[no-untyped-call]
+    return PGDialect().identifier_preparer.quote_identifier(schema)  # type: ignore[no-untyped-call]
 
 
 def begun(connection: Connection, schema: str) -> Begun | None:

@@ -37,20 +37,24 @@ _TABLES = text("""
     SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind IN ('r', 'p')
         AND NOT relispartition AND relname NOT LIKE 'exactly\\_once\\_%'
 """)
-# What is in the live schema: its columns, also those of views, and what belongs to its tables.
+# What is in the live schema and in all others that stay: the columns, also those of views, and what belongs to tables.
 _INVENTORY = text("""
-    SELECT 'column ' || relname || '.' || attname FROM pg_attribute JOIN pg_class ON pg_class.oid = attrelid
-        WHERE relnamespace = CAST(current_schema() AS regnamespace) AND attnum > 0 AND NOT attisdropped
+    WITH staying AS (
+        SELECT pg_class.oid, CASE WHEN relnamespace = CAST(current_schema() AS regnamespace) THEN relname
+            ELSE nspname || '.' || relname END AS name
+        FROM pg_class JOIN pg_namespace ON pg_namespace.oid = relnamespace
+        WHERE nspname <> ALL(:leaving) AND nspname <> 'information_schema' AND nspname NOT LIKE 'pg\\_%'
+    )
+    SELECT 'column ' || name || '.' || attname FROM pg_attribute JOIN staying ON oid = attrelid
+        WHERE attnum > 0 AND NOT attisdropped
     UNION ALL
-    SELECT 'default of ' || relname || '.' || attname FROM pg_attrdef JOIN pg_class ON pg_class.oid = adrelid
+    SELECT 'default of ' || name || '.' || attname FROM pg_attrdef JOIN staying ON staying.oid = adrelid
         JOIN pg_attribute ON attrelid = adrelid AND attnum = adnum
-        WHERE relnamespace = CAST(current_schema() AS regnamespace)
     UNION ALL
-    SELECT 'constraint ' || conname || ' of ' || relname FROM pg_constraint JOIN pg_class ON pg_class.oid = conrelid
-        WHERE relnamespace = CAST(current_schema() AS regnamespace)
+    SELECT 'constraint ' || conname || ' of ' || name FROM pg_constraint JOIN staying ON staying.oid = conrelid
     UNION ALL
-    SELECT 'trigger ' || tgname || ' of ' || relname FROM pg_trigger JOIN pg_class ON pg_class.oid = tgrelid
-        WHERE relnamespace = CAST(current_schema() AS regnamespace) AND NOT tgisinternal
+    SELECT 'trigger ' || tgname || ' of ' || name FROM pg_trigger JOIN staying ON staying.oid = tgrelid
+        WHERE NOT tgisinternal
 """)
 
 
@@ -92,6 +96,8 @@ def _refuse_apart(paused: Maintenance, database: ReplayDatabase, into: str) -> d
     for source in sorted(consumed):
         if source not in windows:
             raise CommandFailed(f"the replay into {into} leaves {source} out: begin another one, without --target")
+        if windows[source].epoch != live[source].epoch:
+            raise CommandFailed(f"{source}: its offsets were used again since: drop the schema {into}, and begin anew")
         if windows[source].first != live[source].next_offset:
             raise CommandFailed(
                 f"{source}: the workers stand at {live[source].next_offset}, the replay at {windows[source].first}: "
@@ -129,6 +135,8 @@ def _carry_out(
             if missing := sorted(set(tables) - there):
                 own = ", ".join(sorted(there)) or "none"
                 raise CommandFailed(f"{place} has no table {', '.join(missing)} of the service; it has {own}")
+        if connection.execute(text("SELECT to_regnamespace(:schema)"), {"schema": quoted(kept)}).scalar_one():
+            raise CommandFailed(f"the schema {kept} exists, and those before would move there: drop or rename it")
         connection.execute(text(f"CREATE SCHEMA {quoted(kept)}"))
         for table in tables:
             connection.execute(text(f"ALTER TABLE {quoted(schema)}.{quoted(table)} SET SCHEMA {quoted(kept)}"))
@@ -151,14 +159,15 @@ def _refuse_other_revision(context: Context, connection: Connection, into: str) 
 
 
 def _refuse_tied(connection: Connection, *leaving: str) -> None:
-    """Refuse if something in the live schema depends on what is in the schemas `leaving`: a foreign key, a view, a
-    type, a function of a trigger. They are dropped for a moment, to see what would go with them.
+    """Refuse if something that stays, in the live schema or another one, depends on what is in the schemas `leaving`: a
+    foreign key, a view, a type, a function of a trigger. They are dropped for a moment, to see what would go with them.
     """
-    before = set(connection.execute(_INVENTORY).scalars())
+    there = {"leaving": list(leaving)}
+    before = set(connection.execute(_INVENTORY, there).scalars())
     with connection.begin_nested() as trial:
         for schema in leaving:
             connection.execute(text(f"DROP SCHEMA {quoted(schema)} CASCADE"))
-        lost = sorted(before - set(connection.execute(_INVENTORY).scalars()))
+        lost = sorted(before - set(connection.execute(_INVENTORY, there).scalars()))
         trial.rollback()
     if lost:
         raise CommandFailed(

@@ -106,7 +106,8 @@ def migrate(settings: Settings, service: str, *, before_rollout: bool = False, s
     engine, setting = owner(settings, service)
     with postgres_access.connect(engine, setting) as connection, _permitted(setting, engine.url.username):
         if schema is not None:
-            connection.execute(text(f"SET search_path TO {connection.dialect.identifier_preparer.quote(schema)}"))
+            quote = connection.dialect.identifier_preparer.quote_identifier
+            connection.execute(text(f"SET search_path TO {quote(schema)}"))
         session_settings.refuse_unfit(connection, setting)
         connection.execute(text(f"SET lock_timeout = '{_LOCK_SECONDS}s'"))
         connection.execute(text("SELECT pg_advisory_lock(:key)"), {"key": _LOCK})

@@ -77,7 +77,7 @@ def grant(connection: Connection, role: str) -> None:
     """
     if not connection.execute(_EXISTS, {"role": role}).scalar_one():
         raise Misconfigured(f"DATABASE_URL: there is no role {role}; create it first, as docs/deploying.md says")
-    quote = connection.dialect.identifier_preparer.quote
+    quote = connection.dialect.identifier_preparer.quote_identifier  # `quote` does not know each word of SQL
     to = quote(role)
     database, schema = (quote(name) for name in connection.execute(_NAMES).one())
     statements = [

@@ -75,6 +75,28 @@ def test_what_a_message_names_can_be_typed(where: str, line: str) -> None:
     command.parser("order").parse_args(shlex.split(line.replace("positions 1 ", "positions adopt ")))
 
 
+@pytest.mark.parametrize(
+    "line", ["schedule show \udcff", "calls list --key \udcff", "replay switch --into a --table \udcff --reason b"]
+)
+def test_a_word_that_is_no_text_is_refused(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        command.parse(command.parser("order"), line.split())
+    assert ended.value.code == 2
+    assert "is not UTF-8" in capsys.readouterr().err
+
+
+def test_a_key_that_is_parked_may_be_any_bytes() -> None:
+    line = "parked show --target order.events[0] --key \udcff"
+    assert command.parse(command.parser("order"), line.split()).key == "\udcff"
+
+
+@pytest.mark.parametrize("line", ["replay switch --into a --table b", "schedule cancel a", "schedule run-now a"])
+def test_a_reason_says_something(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command.parse(command.parser("order"), [*line.split(), "--reason", " "])
+    assert "--reason: it is empty: say why" in capsys.readouterr().err
+
+
 def test_there_are_such_messages() -> None:
     files = {where for where, _ in named()}
     assert files >= {

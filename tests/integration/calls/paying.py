@@ -222,6 +222,7 @@ class Order:
     settings: BankSettings
     log: Path
     step: str = ""
+    """One of STEPS, or `hang`."""
     after: bool = False
     deed: signal.Signals = signal.SIGKILL
 
@@ -253,9 +254,15 @@ def main(order: Order) -> None:
 
 
 def _arm(order: Order) -> None:
-    """Let the process send itself a signal at the first call of a step that has something to do."""
+    """Let the process send itself a signal at the first call of a step that has something to do; or let every request
+    hang where the service makes it.
+    """
     from shared.calls import exchange, queue, settling
 
+    if order.step == "hang":
+        caller_module.STUCK_SECONDS, caller_module.LOOK_SECONDS = 1.0, 0.1
+        settling.Settling.request_of = lambda *_: threading.Event().wait()  # type: ignore[assignment,method-assign]
+        return
     place, name = {
         "take": (caller_module.Caller, "_take"),
         "request": (settling.Settling, "request_of"),

@@ -150,3 +150,15 @@ def test_one_that_stood_still_changes_nothing_when_it_wakes(paying: Stage) -> No
     assert paying.rows("SELECT state, changes FROM bill") == [("PAID", 1)]
     assert len({asked.key for asked in paying.bank.asked}) == 1
     assert len(paying.bank.booked) == 1
+
+
+def test_one_whose_threads_all_hang_ends_to_be_restarted(paying: Stage) -> None:
+    paying.due(*(f"b-{n}" for n in range(8)))
+    process = paying.caller("hang")
+    until(lambda: not process.is_alive(), "it ends")
+    assert process.exitcode == 75
+    assert "work in the database does not end" in paying.log(0)
+    paying.connection.execute("UPDATE exactly_once_call SET due_at = clock_timestamp()")
+    paying.caller()
+    paying.until_finished()
+    assert len(paying.bank.booked) == 8

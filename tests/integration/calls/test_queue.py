@@ -1,12 +1,16 @@
 """Calls are taken with a lease, in the order of their keys, within the budget; only who has the lease finishes one."""
 
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 from shared.calls import queue
 from shared.calls.queue import Budget, Due, Overtaken
+from shared.testing import SECONDS_MAX, until
 from tests.integration.calls.paying import PaySoon, Stage
 
 BUDGET = Budget(100, 0.0)
+WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
 
 
 def take(paying: Stage, most: int = 100, *, budget: Budget = BUDGET, expired: bool = False) -> list[Due]:
@@ -67,6 +71,20 @@ def test_calls_of_one_key_follow_each_other_and_others_go_on(paying: Stage) -> N
     assert [due.id for due in take(paying)] == [2, 6]
 
 
+def test_a_call_that_is_put_off_while_the_one_before_it_ends_follows_it(paying: Stage) -> None:
+    paying.due("b-1", parts=(1, 2))
+    (first,) = take(paying)
+    # Another caller made its place in the order sure a moment ago, and did not see the end of the first.
+    paying.connection.execute("UPDATE exactly_once_call SET due_at = clock_timestamp() WHERE claimed_by IS NULL")
+    with ThreadPoolExecutor(1) as ending, paying.engine.begin() as other:
+        assert queue.take(other, "bank", most=9, budget=BUDGET, seconds=60.0, caller="test:2") == []
+        ended = ending.submit(finish, paying, first)
+        until(lambda: ended.done() or paying.rows(WAITS), "the first one waits for the second, or is finished")
+        other.commit()
+        ended.result(SECONDS_MAX)
+    assert [due.id for due in take(paying)] == [2]
+
+
 def test_callers_share_the_concurrency_of_a_destination(paying: Stage) -> None:
     paying.due(*(f"b-{n}" for n in range(5)))
     three = take(paying, budget=Budget(3, 0.0))
@@ -100,6 +118,21 @@ def test_at_its_deadline_a_call_is_taken_to_be_given_up(paying: Stage) -> None:
 
     (due,) = take(paying, expired=True)
     assert (due.key, due.expired, due.attempts, due.failure) == ("b-2", True, 1, "no")
+
+
+def test_while_a_destination_rests_what_is_to_be_asked_again_is_left_alone(paying: Stage) -> None:
+    paying.due("b-2", kind=PaySoon)
+    (due,) = take(paying)
+    with paying.engine.begin() as connection:
+        queue.again(connection, due, seconds=0.0, failure="a bug", maybe_done=True, stuck=True)
+    paying.connection.execute("SELECT pg_sleep(0.4)")
+    assert take(paying, expired=True) == []
+
+
+def test_a_clock_that_was_set_back_does_not_stop_the_calls(paying: Stage) -> None:
+    paying.due("b-1", "b-2")
+    paying.connection.execute("UPDATE exactly_once_destination SET rate_at = clock_timestamp() + interval '1 hour'")
+    assert len(take(paying, budget=Budget(1_000, 10.0))) == 2
 
 
 def test_a_call_at_which_the_service_fails_has_no_deadline(paying: Stage) -> None:

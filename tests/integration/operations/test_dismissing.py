@@ -10,6 +10,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import NullPool, create_engine
 
 from dev.servers import Servers
+from shared.operations import maintenance
 from shared.postgres import dead_letters
 from tests.integration.tallies import Tallies
 
@@ -61,6 +62,16 @@ def test_a_dead_letter_is_dismissed_with_a_reason(tallies: Tallies, capsys: pyte
     assert tallies.run("decisions list") == 0
     assert "reason test-data" in capsys.readouterr().out
     assert gauges(tallies)[0] == 3
+
+
+def test_what_is_decided_while_the_operator_thinks_is_no_decision_of_his(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decide = "UPDATE exactly_once_dead_letter SET redriven_at = clock_timestamp() WHERE id = 1"
+    monkeypatch.setattr(maintenance, "confirm", lambda *_, **__: tallies.sql(decide))
+    assert tallies.run("dead-letters dismiss 1 --reason test") == 1
+    assert "no such dead letter waits" in capsys.readouterr().out
+    assert tallies.decisions() == []
 
 
 @pytest.mark.parametrize(

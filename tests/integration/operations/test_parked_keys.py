@@ -150,6 +150,16 @@ def test_a_dead_letter_that_holds_its_key_is_dismissed_and_those_behind_it_go_on
     assert (held.effects(), dict(held.numbers())) == ([1, 5, 3, 4], {1: 1, 3: 1, 4: 1, 5: 1})
 
 
+def test_a_key_that_is_no_text_is_named_by_its_bytes(held: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    held.produce(b"{}", b"\xff", headers("asked-7"))
+    held.work(parks=1)
+    words = ["--target", held.source, "--key", "\udcff"]  # as Python reads the byte 0xff from the command line
+    assert held.run_words(["parked", "show", *words]) == 0
+    assert "\\xff" in capsys.readouterr().out
+    assert held.run_words(["parked", "retry-now", *words]) == 1
+    assert "dead-letters redrive 2" in capsys.readouterr().err
+
+
 def test_a_dead_letter_is_not_redriven_before_an_earlier_record_of_its_key(
     tallies: Tallies, capsys: pytest.CaptureFixture[str]
 ) -> None:

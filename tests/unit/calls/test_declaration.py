@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from shared import Event, Id, Retry, Service, Session, Tables
-from shared.calls import Again, Answer, Call, Destination, Done, GivenUp, Request, Verdict, call
+from shared.calls import Again, Answer, Call, Destination, Done, GivenUp, Never, Request, Verdict, call
 from shared.calls.declaration import refuse_wrong
 from shared.calls.outbox import CallingOutbox
 from shared.calls.settling import ID_MAX, caused_id
@@ -180,3 +180,9 @@ def test_ids_of_a_chain_of_calls_stay_short_and_the_same() -> None:
         assert following != caused_id("pay", call_id, "Pay", 1)
         call_id = following
     assert len(call_id) < ID_MAX + 50
+
+
+@pytest.mark.parametrize(("verdict", "given"), [(Again, (None,)), (Again, ("full", "5")), (Never, (None,))])
+def test_a_verdict_has_a_reason_that_can_be_kept(verdict: Any, given: tuple[Any, ...]) -> None:
+    with pytest.raises(TypeError, match="it is a"):
+        verdict(*given)

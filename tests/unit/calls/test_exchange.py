@@ -192,6 +192,16 @@ def test_a_redirect_is_an_answer_and_is_not_followed() -> None:
     assert (answer.status, answer.meaning, len(asked)) == (302, "never", 1)
 
 
+@pytest.mark.parametrize("place", ["mailto:x", "https:other", "http://[", "\x7f", "x" * 70_000])
+def test_a_redirect_to_nowhere_is_the_same_answer(place: str) -> None:
+    def elsewhere(connection: socket.socket, _: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 302 Found\r\nContent-Length: 0\r\nLocation: " + place.encode() + b"\r\n\r\n")
+
+    with listening(elsewhere) as url:
+        answer = ask(url)
+    assert (answer.status, answer.meaning, answer.headers["location"]) == (302, "never", place)
+
+
 def test_a_destination_that_is_not_there_has_not_done_it() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -225,6 +235,22 @@ def test_a_wrong_certificate_is_refused_before_anything_is_sent(tmp_path: Path) 
         assert ask(url, **trusting).meaning == "done"
 
 
+def test_an_encryption_that_breaks_after_the_request_may_have_done_it(tmp_path: Path) -> None:
+    ours = trustme.CA()
+    ours.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    ours.issue_cert("localhost").configure_cert(context)
+
+    def break_off(connection: socket.socket, _: bytes) -> None:
+        plain = socket.socket(fileno=connection.detach())  # what follows is not encrypted
+        with plain:
+            plain.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with listening(break_off, context) as url, pytest.raises(NoAnswer, match="SSLError") as failure:
+        ask(url, ca=lambda _: tmp_path / "ca.pem")
+    assert failure.value.sent
+
+
 @pytest.mark.parametrize(
     "made",
     [
@@ -236,8 +262,9 @@ def test_a_wrong_certificate_is_refused_before_anything_is_sent(tmp_path: Path) 
         lambda: Request("POST", "/", headers={"Idempotency-Key": "mine"}),
         lambda: Request("POST", "/", headers={"X": "a\r\nY: b"}),
         lambda: Request("POST", "/", headers={"X: y": "a"}),
+        lambda: Request("POST", "/", content=iter([b"a"])),  # type: ignore[arg-type]
     ],
-    ids=range(8),
+    ids=range(9),
 )
 def test_a_request_that_cannot_be_sent_is_refused(made: Callable[[], Request]) -> None:
     with pytest.raises(RequestRefused):
@@ -249,6 +276,8 @@ def test_a_request_that_cannot_be_sent_is_refused(made: Callable[[], Request]) -
     [
         ({"url": lambda _: "bank.example"}, "not of the form https://host/path"),
         ({"url": lambda _: "https://me:word@bank.example"}, "no password"),
+        ({"url": lambda _: "https://bank.example:99999"}, "no port 99999"),
+        ({"url": lambda _: "https://xn--a"}, "cannot be read"),
         ({"url": lambda settings: settings.bank}, "cannot be had from the settings"),
         ({"url": lambda _: "https://b", "headers": lambda _: {"Authorization": "a\nb"}}, "header Authorization"),
         ({"url": lambda _: "https://b", "ca": lambda _: Path("/nowhere.pem")}, "authorities in /nowhere.pem"),

@@ -30,6 +30,7 @@ def test_what_is_read(word: str, meant: object) -> None:
         ("2026-11-28", "does not say in which time zone"),
         ("2999-01-01T00:00Z", "is still to come"),
         ("9999-12-31T23:59:59-23:59", "is still to come"),
+        ("0001-01-01T00:00+14:00", "is before the year 1"),
         ("end", "neither an offset nor a time"),
         ("-1", "neither an offset nor a time"),
         ("9223372036854775808", "neither an offset nor a time"),

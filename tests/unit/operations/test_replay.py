@@ -28,6 +28,7 @@ def test_no_plain_name(name: str) -> None:
 
 def test_a_name_that_sql_knows_is_quoted() -> None:
     assert replay_schema.quoted("select") == '"select"'
+    assert replay_schema.quoted("lateral") == '"lateral"', "SQLAlchemy does not know it"
 
 
 class Counted(Event, frozen=True, kw_only=True):

@@ -3,12 +3,12 @@
 import argparse
 import sys
 
-from dev.servers import background, service_names
+from dev.servers import background
 from dev.servers.prepare import ROOT
 from dev.servers.process import ServerError
 from dev.service import copying, removing
 from dev.service.copying import Consumed, Misconfigured
-from dev.service.entries import entries
+from dev.service.entries import compose_port
 from dev.service.names import Spellings
 from shared import renamed
 
@@ -52,7 +52,7 @@ def prepare() -> None:
 
 
 def _tell(name: Spellings, consumed: Consumed) -> None:
-    (port,) = (entry.http_port for entry in entries(service_names()) if entry.service == name.snake)
+    port = compose_port(name.snake)
     print(f"""\
 Made the service {name.snake}. It consumes {consumed.event} of {consumed.topic}, keeps the table {name.snake}, publishes
 {name.title}Noted on {name.snake}.events, and answers POST /{name.path}/{{{consumed.field}}}/notes.

@@ -291,7 +291,8 @@ class _Audit:
         return bounds
 
     def _open_transactions(self) -> None:
-        sources = self._partitions([*self._topics, *self._service.consumed_topics])
+        # A service may consume what it publishes, and a topic is asked about once.
+        sources = self._partitions(sorted({*self._topics, *self._service.consumed_topics}))
         ages = audit_topics.standing(self._context, self._group, sources)
         for source, seconds in sorted(ages.items()):
             self._report.open[str(source)] = seconds

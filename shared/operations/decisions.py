@@ -59,7 +59,10 @@ def _facts(facts: dict[str, Any]) -> str:
 def _plans(paused: Maintenance, choice: Choice, source: str, to: Place | None) -> list[Plan]:
     lane, partition = re.fullmatch(r"lane-(\d+)", source), re.fullmatch(r"(.+)\[(\d+)\]", source)
     if to is not None and not ((partition or source == "inputs") and choice != "adopt"):
-        raise CommandFailed(f"--to is for rewind and skip of an input, not for {choice} of {source}: leave it out")
+        raise CommandFailed(
+            f"--to is for rewind and skip of an input, --target '<topic>[<partition>]' or inputs, not for {choice} of "
+            f"{source}"
+        )
     if isinstance(to, int) and not partition:
         raise CommandFailed(f"--to {to}: each input has offsets of its own; name one input, or a time for all of them")
     if source == "cluster":

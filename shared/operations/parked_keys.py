@@ -19,7 +19,7 @@ from ..postgres.parked import ParkedKey
 from ..protocol.ports import Input, NewDeadLetter, ParkedRecord, Record
 from ..session import Session
 from . import maintenance
-from .dead_letters import first_line, readable
+from .dead_letters import first_line, on_one_line, readable
 from .maintenance import Context
 from .output import age, as_json, echo, oldest, printable
 
@@ -76,12 +76,12 @@ def show(context: Context, source: str, key: str, *, most: int, json: bool) -> N
                 echo(f"waits          {one.record.offset}  {named['event'] or '-'}  {named['event_id'] or '-'}")
         elif name == "headers":
             for header, value in facts["headers"].items():
-                echo(f"header         {header} = {value}")
+                echo(f"header         {header} = {on_one_line(value)}")
         elif name == "traceback" and fact is not None:
             for line in fact.splitlines():
-                echo(f"traceback      {line}")
+                echo(f"traceback      {on_one_line(line)}")
         else:
-            echo(f"{name:14} {'-' if fact is None else fact}")
+            echo(f"{name:14} {on_one_line(fact)}")
     if found[0].records > len(waiting):
         echo(f"... the first {len(waiting)} of {found[0].records}; --limit shows more")
 

@@ -201,6 +201,13 @@ def _report(context: Context, into: str, done: Done) -> bool:
     if done.stopped:
         echo(f"stopped; {context.command(f'replay run --into {into}')} goes on")
         return False
-    complete = not done.dead_letters and not done.parked
-    echo(f"{into} has {'all' if complete else 'not all'} of the window")
-    return complete
+    if done.dead_letters or done.parked:
+        echo(f"{into} has not all of the window")
+        if done.parked:
+            echo(f"{context.command(f'replay run --into {into}')} tries again what waits")
+        if done.dead_letters:
+            echo(f"where the handler is to blame, mend it, DROP SCHEMA {into} CASCADE, and begin again;")
+            echo("what is a dead letter live, too, or was dismissed there, hinders no switch")
+        return False
+    echo(f"{into} has all of the window")
+    return True

@@ -32,6 +32,22 @@ _OPEN = text("""
     SELECT topic, partition, "offset" FROM exactly_once_dead_letter
     WHERE redriven_at IS NULL AND dismissed_at IS NULL AND topic = ANY(:topics)
 """)
+# What a rewind behind it has handled after all took effect, and so did what was redriven.
+_DISMISSED = text("""
+    SELECT topic, partition, "offset" FROM exactly_once_dead_letter AS letter
+    JOIN exactly_once_position USING (topic, partition, epoch)
+    WHERE dismissed_at IS NOT NULL AND topic = ANY(:topics)
+        AND NOT EXISTS (
+            SELECT FROM exactly_once_dead_letter AS other
+            WHERE (other.topic, other.partition, other."offset") = (letter.topic, letter.partition, letter."offset")
+                AND redriven_at IS NOT NULL
+        )
+        AND NOT EXISTS (
+            SELECT FROM exactly_once_decision
+            WHERE command = 'positions rewind' AND source = letter.topic || '[' || letter.partition || ']'
+                AND decided_at > letter.dismissed_at
+        )
+""")
 _PARKED = text("SELECT count(*) FROM exactly_once_parked")
 _TABLES = text("""
     SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind IN ('r', 'p')
@@ -73,6 +89,8 @@ def switch(context: Context, *, into: str, tables: Sequence[str], reason: str, y
         with replay_schema.database(context, into) as database:
             stands = _refuse_apart(paused, database, into)
             kept = f"{into}_before"
+            if begun.words != "--from beginning":
+                echo(f"the replay was begun with {begun.words}: its tables have nothing of what came before")
             maintenance.confirm(
                 f"{', '.join(tables)} of {into} take the places of the live ones, which move to the schema {kept}; go "
                 f"on?",
@@ -106,19 +124,26 @@ def _refuse_apart(paused: Maintenance, database: ReplayDatabase, into: str) -> d
     topics = {"topics": list(context.service.consumed_topics)}
     with paused.connection.begin():
         theirs, waiting = set(paused.connection.execute(_OPEN, topics)), paused.connection.scalar(_PARKED)
+        dismissed = set(paused.connection.execute(_DISMISSED, topics))
     with database.engine.begin() as connection:
         ours, waiting_here = set(connection.execute(_OPEN, topics)), connection.scalar(_PARKED)
-    if waiting or waiting_here:
+    if waiting:
         raise CommandFailed(
-            f"records are parked, {waiting} live and {waiting_here} in the replay: their effects would be missing, or "
-            f"come twice. Wait until there is none (`parked list`), or give them up"
+            f"{waiting:,} records are parked: their effects would be missing, or come twice. Start the workers and "
+            f"wait until {context.command('parked list')} is empty, or decide: give them up, and redrive or dismiss "
+            f"the dead letters that hold a key"
         )
-    apart = sorted(theirs ^ ours)
+    if waiting_here:
+        raise CommandFailed(
+            f"{waiting_here:,} records wait in {into}.exactly_once_parked: their effects would be missing. Run {again} "
+            f"when what they need is there; or mend the handler, drop the schema and begin again"
+        )
+    apart = sorted((theirs - ours) | (ours - theirs - dismissed))
     if apart:
         places = ", ".join(f"{Input(topic, n)} offset {offset}" for topic, n, offset in apart[:NAMED_MAX])
         raise CommandFailed(
             f"{len(apart):,} records are dead letters only live or only in the replay: {places}. Redrive or dismiss "
-            f"those that are live; after those of the replay, mend the handler and begin again"
+            f"those that are live. As for those of the replay, mend the handler, drop the schema and begin again"
         )
     return {str(source): live[source].next_offset for source in sorted(consumed)}
 

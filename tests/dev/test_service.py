@@ -11,6 +11,7 @@ from dev.service import __main__ as program
 from dev.service import copying
 from dev.service.__main__ import prepare
 from dev.service.copying import Misconfigured, consumed
+from dev.service.entries import compose_port
 from dev.service.names import LENGTH_MAX, Spellings, WrongName, spellings
 from tests.dev.tree import ROOT, Tree
 
@@ -137,6 +138,12 @@ def test_a_service_that_is_made_gets_what_it_needs_from_servers_that_run(monkeyp
     monkeypatch.setattr(program, "prepare", lambda: done.append("prepared"))
     assert program.main() == 0
     assert done == ["told", "prepared"]
+
+
+def test_it_is_started_at_the_port_that_make_servers_names(capsys: pytest.CaptureFixture[str]) -> None:
+    """No other service's, which may be up."""
+    program._tell(Spellings(SHORT), copying.Consumed())
+    assert f"HTTP_PORT={compose_port(SHORT)} " in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

@@ -52,6 +52,17 @@ def test_a_system_in_order(tallies: Tallies, capsys: pytest.CaptureFixture[str])
     assert printed.err == ""  # no bar without a terminal
 
 
+def test_a_service_that_consumes_what_it_publishes(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    """As its own deadlines: each topic is asked about once."""
+    told = tallies.told
+
+    @tallies.service.on(told)
+    def hear(event: told) -> None:  # type: ignore[valid-type]
+        """It is known."""
+
+    assert audit(tallies, capsys).counts == {}
+
+
 def test_it_changes_nothing(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     tables = tuple(
         f"exactly_once_{name}" for name in ["lane", "outbox", "claimed", "position", "topic", "decision", "inbox"]

@@ -46,7 +46,9 @@ def test_a_key_that_waits_is_shown(tallies: Tallies, capsys: pytest.CaptureFixtu
     assert shown["value"]["wish"] == "while retry"
     assert "trail.py" in shown["traceback"]
     assert tallies.run(f"parked show --target {tallies.source} --key k") == 0
-    assert "asked-4" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "asked-4" in printed
+    assert json.loads(re.findall(r"^value +(.*)$", printed, re.MULTILINE)[0]) == shown["value"]
 
 
 def test_what_it_waited_for_is_back_and_it_is_tried_now(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:

@@ -374,6 +374,33 @@ def test_a_schema_that_is_called_like_a_word_of_sql(tallies: Tallies, name: str)
     assert tallies.sql("SELECT number FROM effect ORDER BY number") == [1, 2]
 
 
+def test_what_was_dismissed_may_fail_in_the_replay_too(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
+    tallies.produce(msgspec.json.encode(tallies.asked(trail="k", number=1, wish="reject")), b"k", headers("asked-1"))
+    tallies.ask(2)
+    tallies.work()
+    switch = "replay switch --into again --table effect --table trail --reason x --yes"
+    assert tallies.run("dead-letters dismiss --all --reason never --yes") == 0
+    assert tallies.run("replay run --into again --from 2026-01-01T00:00Z") == 1
+    assert "or was dismissed there, hinders no switch" in capsys.readouterr().out
+
+    # A rewind may have handled it since: the dismissal proves nothing any more.
+    tallies.sql(
+        "INSERT INTO exactly_once_decision (command, source, before, after) "
+        "SELECT 'positions rewind', topic || '[' || partition || ']', '{}', '{}' FROM exactly_once_dead_letter"
+    )
+    assert tallies.run(switch) == 1
+    assert "dead letters only live or only in the replay" in capsys.readouterr().err
+    tallies.sql("DELETE FROM exactly_once_decision WHERE command = 'positions rewind'")
+    # So may a redrive.
+    tallies.sql("UPDATE exactly_once_dead_letter SET redriven_at = now()")
+    assert tallies.run(switch) == 1
+    tallies.sql("UPDATE exactly_once_dead_letter SET redriven_at = NULL")
+
+    assert tallies.run(switch) == 0
+    assert "begun with --from 2026-01-01T00:00:00Z: its tables have nothing of what came" in capsys.readouterr().out
+    assert tallies.sql("SELECT number FROM effect") == [2]
+
+
 def test_the_commands_of_the_page_do_what_it_shows(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "replay.md").read_text()
     (script,) = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)

@@ -280,6 +280,7 @@ def _add_calls(commands: Any) -> None:
     gone = _add(choices, "give-up", ".operations.calls:give_up", "publish what is published instead of an answer")
     gone.add_argument("number", type=_natural, metavar="ID")
     gone.add_argument("--reason", required=True, help="kept with the decision")
+    gone.add_argument("--publish-nothing", action="store_true", help="also if the service does not know it any more")
     gone.add_argument("--yes", action="store_true", help="do not ask")
 
 

@@ -230,6 +230,9 @@ class Destination:
                 raise ValueError(
                     f"Destination({given!r}): {name} is {getattr(self, name)!r}; it is from {least} to {most}"
                 )
+        for name in ("concurrency", "answer_bytes_max", "failures_max"):
+            if not isinstance(getattr(self, name), int):
+                raise TypeError(f"Destination({given!r}): {name} is {getattr(self, name)!r}; it is a whole number")
 
 
 class Call(Event, topic=""):

@@ -142,6 +142,11 @@ class Settling:
             return self.stuck(due, error, maybe_done=due.maybe_done, counted=True)
         return Outcome("given_up", f"{reason}: {last}")
 
+    def drop(self, due: Due) -> Outcome:
+        """Finish a call for which nothing is published: its class may be gone. Raises what `answered` raises."""
+        self._decided(due, lambda _: Done())
+        return Outcome("given_up", "operator: nothing is published")
+
     def release(self, due: Due) -> None:
         """Give back a call that was not asked. Raises what `answered` raises."""
         with self._engine.begin() as connection:

@@ -108,8 +108,8 @@ def retry_now(context: Context, numbers: Sequence[int], *, every: bool) -> bool:
     return not missed
 
 
-def give_up(context: Context, number: int, *, reason: str, yes: bool) -> None:
-    """Give up one call. Raises `CommandFailed`."""
+def give_up(context: Context, number: int, *, reason: str, publish_nothing: bool, yes: bool) -> None:
+    """Give up one call; with `publish_nothing` also one that the service does not know. Raises `CommandFailed`."""
     if not reason.strip():
         raise CommandFailed("--reason is empty: say why this call is given up")
     outbox = context.outbox
@@ -127,7 +127,8 @@ def give_up(context: Context, number: int, *, reason: str, yes: bool) -> None:
             f"asked {row.attempts} times; {row.destination} "
             f"{'may have done it' if row.maybe_done else 'has not got it'}; last failure: {row.failure or 'none'}"
         )
-        maintenance.confirm(f"give up call {number}? What the service publishes instead is published.", yes=yes)
+        what = "Nothing is" if publish_nothing else "What the service publishes instead is"
+        maintenance.confirm(f"give up call {number}? {what} published.", yes=yes)
         with connection.begin():
             taken = connection.execute(_TAKE, {"id": number, "seconds": GIVING_UP_SECONDS}).one_or_none()
         if taken is None:
@@ -138,15 +139,19 @@ def give_up(context: Context, number: int, *, reason: str, yes: bool) -> None:
         def record(bound: Any) -> None:
             before = {"id": due.id, "call_id": due.call_id, "attempts": due.attempts, "failure": due.failure}
             after = {"reason": reason, "maybe_done": due.maybe_done}
+            after |= {"published": "nothing"} if publish_nothing else {}
             decided.append(maintenance.decided(bound, "calls give-up", due.destination, before, after))
 
         settling = Settling(context.engine, outbox, context.service.name, outbox.calls, finally_=record)
         try:
-            outcome = settling.give_up(due, "operator", due.failure or "")
+            outcome = settling.drop(due) if publish_nothing else settling.give_up(due, "operator", due.failure or "")
         except Overtaken:
             raise CommandFailed(f"call {number} was finished or taken meanwhile: nothing was changed") from None
     if outcome.ended != "given_up":
-        raise CommandFailed(f"the service could not give it up; it waits as before: {outcome.detail[:LOGGED_MAX]}")
+        raise CommandFailed(
+            f"the service could not give it up; it waits as before: {outcome.detail[:LOGGED_MAX]}. Correct it; or, if "
+            "nobody waits for what it would publish, add --publish-nothing"
+        )
     echo(f"call {number} is given up by decision {decided[0]}")
 
 

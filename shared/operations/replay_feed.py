@@ -167,7 +167,10 @@ class Feed:
             before = self._done.handled + self._done.aside
             with self._database.engine.begin() as connection:
                 parked.retry_now(connection, source=None, key=None)
-            while not (progress := cycle.retry(count=True)).idle and not stopping.is_set():
+            # One pass: what failed in it may be due again before it ends.
+            for _ in range(sum(waiting.records for waiting in cycle.waiting.values())):
+                if (progress := cycle.retry(count=True)).idle or stopping.is_set():
+                    break
                 self._note(progress)
 
     def _note(self, progress: Progress) -> None:

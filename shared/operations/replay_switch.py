@@ -48,6 +48,19 @@ _DISMISSED = text("""
                 AND decided_at > letter.dismissed_at
         )
 """)
+# What was dismissed and has its effect in the new tables: another redrive would be its second.
+_HANDLED = """
+    UPDATE exactly_once_dead_letter AS live SET redriven_at = clock_timestamp()
+    FROM {into}.exactly_once_replay_input AS replayed
+    WHERE dismissed_at IS NOT NULL AND redriven_at IS NULL
+        AND (replayed.topic, replayed.partition, replayed.epoch) = (live.topic, live.partition, live.epoch)
+        AND "offset" >= first_offset
+        AND NOT EXISTS (
+            SELECT FROM {into}.exactly_once_dead_letter AS again
+            WHERE (again.topic, again.partition, again.epoch, again."offset")
+                = (live.topic, live.partition, live.epoch, live."offset")
+        )
+"""
 _PARKED = text("SELECT count(*) FROM exactly_once_parked")
 _TABLES = text("""
     SELECT relname FROM pg_class WHERE relnamespace = to_regnamespace(:schema) AND relkind IN ('r', 'p')
@@ -167,6 +180,7 @@ def _carry_out(
             connection.execute(text(f"ALTER TABLE {quoted(schema)}.{quoted(table)} SET SCHEMA {quoted(kept)}"))
             connection.execute(text(f"ALTER TABLE {quoted(into)}.{quoted(table)} SET SCHEMA {quoted(schema)}"))
         _refuse_tied(connection, into, kept)
+        connection.execute(text(_HANDLED.format(into=quoted(into))))
         connection.execute(text(f"UPDATE {quoted(into)}.{REPLAY} SET switched_at = clock_timestamp()"))  # noqa: S608
         maintenance.decided(connection, "replay switch", into, {"tables": f"in {kept}"}, decision)
         if (role := migrations.runtime_role(context.settings, context.service.name)) is not None:

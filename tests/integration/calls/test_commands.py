@@ -75,6 +75,23 @@ def test_a_call_that_the_service_cannot_give_up_waits(
     assert paying.rows("SELECT FROM exactly_once_decision") == []
 
 
+def test_a_call_whose_class_is_gone_is_given_up_without_an_event(
+    paying: Stage, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It made those behind it wait for ever."""
+    paying.due("b-1", parts=(1, 2))
+    paying.connection.execute("UPDATE exactly_once_call SET call_type = 'Gone' WHERE id = 1")
+    assert run("calls give-up 1 --reason gone --yes") == 1
+    assert "knows no call Gone.v1. Correct it; or, if" in capsys.readouterr().err
+
+    assert run("calls give-up 1 --reason gone --publish-nothing --yes") == 0
+    assert paying.events() == []
+    assert paying.rows("SELECT after FROM exactly_once_decision") == [
+        ({"reason": "gone", "maybe_done": False, "published": "nothing"},)
+    ]
+    assert [due.id for due in taken(paying)] == [2]
+
+
 def test_retry_now_brings_forward_what_is_not_being_asked(
     paying: Stage, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

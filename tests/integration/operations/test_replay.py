@@ -401,6 +401,23 @@ def test_what_was_dismissed_may_fail_in_the_replay_too(tallies: Tallies, capsys:
     assert tallies.sql("SELECT number FROM effect") == [2]
 
 
+def test_what_was_dismissed_and_the_replay_has_handled_is_handled_no_more(tallies: Tallies) -> None:
+    tallies.sql("INSERT INTO switch VALUES ('reject')")
+    tallies.ask(1, wish="reject")
+    tallies.ask(2)
+    tallies.work()
+    assert tallies.run("dead-letters dismiss --all --reason never --yes") == 0
+    assert tallies.run("replay run --into again --from beginning") == 0  # nobody has switched anything there
+    assert tallies.run("replay switch --into again --table effect --table trail --reason x --yes") == 0
+    assert tallies.sql("SELECT number FROM effect ORDER BY id") == [1, 2]
+    tallies.sql("DELETE FROM switch")
+
+    (number,) = tallies.sql("SELECT id FROM exactly_once_dead_letter")
+    tallies.run(f"dead-letters redrive {number} --dismissed")
+
+    assert tallies.sql("SELECT number FROM effect ORDER BY id") == [1, 2]
+
+
 def test_the_commands_of_the_page_do_what_it_shows(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     page = (ROOT / "docs" / "replay.md").read_text()
     (script,) = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)

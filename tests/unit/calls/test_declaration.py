@@ -108,6 +108,7 @@ def test_a_call_is_not_published() -> None:
         (lambda: Destination("bank", url="https://bank"), "is a function of the settings"),  # type: ignore[arg-type]
         (lambda: Destination("bank", url=str, seconds=0), "seconds is 0"),
         (lambda: Destination("bank", url=str, concurrency=5_000), "concurrency is 5000"),
+        (lambda: Destination("bank", url=str, concurrency=8.5), "concurrency is 8.5; it is a whole"),  # type: ignore[arg-type]
         (lambda: Destination("bank", url=str, pause_seconds_min=9, pause_seconds_max=1), "pause_seconds_max is 1"),
     ],
 )

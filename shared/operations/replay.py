@@ -49,7 +49,7 @@ def run(
                 replay_schema.create(context, into, words, windows)
             else:
                 _refuse_another(context, into, found, words)
-            replay_schema.migrate(context, into)
+            replay_schema.bring_up_to_date(context, into)
             extend = "--until" not in (found.words if found else words)
             windows = _windows(group, database, live, extend=extend)
         _tell(into, windows)

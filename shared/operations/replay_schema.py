@@ -19,7 +19,7 @@ from ..calls.outbox import CallingOutbox
 from ..errors import CommandFailed
 from ..postgres import access as postgres_access
 from ..postgres import engine as postgres_engine
-from ..postgres import migrations
+from ..postgres.migrations import migrate, owner, runtime_role
 from ..postgres.outbox import Outbox
 from ..postgres.transaction import WorkerDatabase
 from ..protocol.ports import Input, Position
@@ -122,7 +122,7 @@ def begun(connection: Connection, schema: str) -> Begun | None:
 
 def create(context: Context, schema: str, words: str, windows: Mapping[Input, Window]) -> None:
     """Create the schema, and write down what is to be replayed. Raises `CommandFailed` without the right to."""
-    engine, setting = migrations.owner(context.settings, context.service.name)
+    engine, setting = owner(context.settings, context.service.name)
     name = quoted(schema)
     try:
         with postgres_access.connect(engine, setting) as connection, connection.begin():
@@ -133,7 +133,7 @@ def create(context: Context, schema: str, words: str, windows: Mapping[Input, Wi
                 facts = {"topic": source.topic, "partition": source.partition, **window._asdict()}
                 connection.execute(text(_INPUT.format(name)), facts)
             # The migrations grant the rest; but the next run has to see what was begun, if this process ends before.
-            if (role := migrations.runtime_role(context.settings, context.service.name)) is not None:
+            if (role := runtime_role(context.settings, context.service.name)) is not None:
                 for statement in _READ:
                     connection.execute(text(statement.format(name, quoted(role))))
     except DBAPIError as error:
@@ -145,9 +145,9 @@ def create(context: Context, schema: str, words: str, windows: Mapping[Input, Wi
         ) from error
 
 
-def migrate(context: Context, schema: str) -> None:
+def bring_up_to_date(context: Context, schema: str) -> None:
     """Make the tables of the service in the schema, or bring them up to date."""
-    migrations.migrate(context.settings, context.service.name, schema=schema)
+    migrate(context.settings, context.service.name, schema=schema)
 
 
 class Discarding(CallingOutbox):

@@ -13,8 +13,9 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import CommandFailed
 from ..postgres import access as postgres_access
-from ..postgres import migrations, roles, version_table
+from ..postgres import roles, version_table
 from ..postgres.access import no_connection
+from ..postgres.migrations import owner, runtime_role
 from ..protocol.ports import Input
 from . import maintenance, replay_schema
 from .decisions import refuse_other
@@ -109,7 +110,7 @@ def switch(context: Context, *, into: str, tables: Sequence[str], reason: str, y
                 f"on?",
                 yes=yes,
             )
-            engine, setting = migrations.owner(context.settings, context.service.name)
+            engine, setting = owner(context.settings, context.service.name)
             decision = {"reason": reason, "tables": tables, "kept": kept, **stands}
             try:
                 opened = postgres_access.connect(engine, setting)
@@ -183,7 +184,7 @@ def _carry_out(
         connection.execute(text(_HANDLED.format(into=quoted(into))))
         connection.execute(text(f"UPDATE {quoted(into)}.{REPLAY} SET switched_at = clock_timestamp()"))  # noqa: S608
         maintenance.decided(connection, "replay switch", into, {"tables": f"in {kept}"}, decision)
-        if (role := migrations.runtime_role(context.settings, context.service.name)) is not None:
+        if (role := runtime_role(context.settings, context.service.name)) is not None:
             roles.grant(connection, role)
 
 

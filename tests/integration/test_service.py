@@ -3,6 +3,7 @@
 import re
 import urllib.request
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,10 @@ def stage(servers: Servers, tmp_path: Path) -> Iterator[Stage]:
     with Stage(servers, tmp_path, partitions=1) as stage:
         yield stage
         stage.show()
+
+
+def logged(worker: Worker, pattern: str) -> bool:
+    return re.search(pattern, worker.log()) is not None
 
 
 def rolled_back(worker: Worker) -> float:
@@ -209,7 +214,7 @@ def test_a_table_that_is_missing_waits_and_goes_on_when_it_is_there(servers: Ser
             r"tests/faults/trail\.py, Effect, table effect: ",
             r"trail\.py:\d+ in \S+: handles Asked\.v1, 1 ",
         ):
-            assert re.search(place, worker.log())
+            stage.until(partial(logged, worker, place), f"its log names {place}")
 
         stage.connection.execute("ALTER TABLE effect RENAME COLUMN renamed TO number")
         stage.connection.execute("CREATE TABLE not_migrated_yet ()")

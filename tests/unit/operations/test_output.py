@@ -137,6 +137,8 @@ def test_a_command_that_is_interrupted_ends_without_a_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(SECONDS_MAX)
         url = f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x"
+        # A job in the background of a shell ignores SIGINT, and so would a child of it.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         waiting = subprocess.Popen(
             [sys.executable, "-m", f"services.{SERVICE}", "parked", "list"],
             cwd=ROOT,
@@ -144,6 +146,7 @@ def test_a_command_that_is_interrupted_ends_without_a_traceback() -> None:
             stderr=subprocess.PIPE,
             text=True,
         )
+        signal.signal(signal.SIGINT, before)
         connection, _ = silent.accept()
         with connection, waiting:
             waiting.send_signal(signal.SIGINT)

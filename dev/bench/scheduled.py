@@ -49,6 +49,7 @@ def measure(servers: Servers, report: Echo, *, waiting: int) -> Iterator[Figure]
             connection, dict.fromkeys((f"waits-{number}" for number in range(waiting)), time.time() + WAIT_SECONDS)
         )
         connection.execute("VACUUM ANALYZE exactly_once_schedule")
+        connection.execute("CHECKPOINT")  # they were written long ago
         report(f"scheduled: {RATE:,} events a second for {SECONDS} s ...")
         first = time.time() + LEAD_SECONDS
         due = {f"due-{number}": first + number / RATE for number in range(RATE * SECONDS)}

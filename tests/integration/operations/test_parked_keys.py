@@ -13,17 +13,22 @@ from tests.faults.stage import headers
 from tests.integration.tallies import Tallies
 
 
+def hold_up(made: Tallies, wish: str) -> None:
+    """Let 2 fail as it wishes, so that 3 and 4 of its key wait behind it; 1 and 5 take effect."""
+    made.sql(f"INSERT INTO switch VALUES ('{wish}')")
+    made.ask(1)
+    made.ask(2, wish=wish)
+    made.ask(3, 4)
+    made.ask(5, key="other")
+    made.work(parks=1)
+    assert (made.effects(), made.handled()) == ([1, 5], (5, 0))
+
+
 @pytest.fixture
 def tallies(servers: Servers) -> Iterator[Tallies]:
     """A service where 1 took effect, 2 waits, two of its key wait behind it, and one of another key took effect."""
     with Tallies(servers) as made:
-        made.sql("INSERT INTO switch VALUES ('retry')")
-        made.ask(1)
-        made.ask(2, wish="retry")
-        made.ask(3, 4)
-        made.ask(5, key="other")
-        made.work(parks=1)
-        assert (made.effects(), made.handled()) == ([1, 5], (5, 0))
+        hold_up(made, "retry")
         yield made
 
 
@@ -115,13 +120,7 @@ def held(servers: Servers) -> Iterator[Tallies]:
     with Tallies(servers) as made:
         for route in made.service.routes:
             route.holds = True
-        made.sql("INSERT INTO switch VALUES ('reject')")
-        made.ask(1)
-        made.ask(2, wish="reject")
-        made.ask(3, 4)
-        made.ask(5, key="other")
-        made.work(parks=1)
-        assert (made.effects(), made.handled()) == ([1, 5], (5, 0))
+        hold_up(made, "reject")
         yield made
 
 

@@ -30,6 +30,21 @@ ANSWER_SECONDS = 4.0
 SILENT_SECONDS = 10.0
 """A server that has not answered for this long counts as down: two looks, plus slack for a busy machine."""
 
+LOOKS = (backlog, dead_letters, parked, schedule)
+"""What is looked at in PostgreSQL besides the positions, by a statement of each."""
+
+_GAUGES = (
+    backlog.ROWS,
+    backlog.OLDEST,
+    dead_letters.WAITING,
+    dead_letters.OLDEST,
+    parked.RECORDS,
+    parked.KEYS,
+    parked.OLDEST,
+    schedule.WAITING,
+    schedule.OVERDUE,
+)
+
 _HANDLED = text("SELECT topic, partition, next_offset FROM exactly_once_position WHERE topic = ANY(:topics)")
 
 
@@ -252,22 +267,13 @@ class Observer:
                     rows = connection.execute(_HANDLED, {"topics": list(self._service.consumed_topics)}).all()
                 self._handled = {Input(topic, partition): offset for topic, partition, offset in rows}
                 with connection.begin():
-                    backlog.look(connection)
-                    dead_letters.look(connection)
-                    parked.look(connection)
-                    schedule.look(connection)
+                    for what in LOOKS:
+                        what.look(connection)
             self._database.end()
         except SQLAlchemyError as error:
             # Keep the next offsets last read: they cannot move while the database is down, or the table is locked.
-            backlog.ROWS.forget()
-            backlog.OLDEST.forget()
-            dead_letters.WAITING.forget()
-            parked.RECORDS.forget()
-            parked.KEYS.forget()
-            parked.OLDEST.forget()
-            dead_letters.OLDEST.forget()
-            schedule.WAITING.forget()
-            schedule.OVERDUE.forget()
+            for gauge in _GAUGES:
+                gauge.forget()
             if isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) is not None:
                 self._database.end()
             elif isinstance(error, OperationalError):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 
 from dev.servers import Servers
-from shared.postgres import backlog, dead_letters, wakeup
+from shared.postgres import wakeup
 from shared.testing import SECONDS_MAX, until
 from shared.worker import observer
 from tests.faults.stage import Stage
@@ -33,7 +33,7 @@ they change nothing.
 
 OBSERVED = tuple(
     " ".join(str(query).split())[:50]
-    for query in (observer._HANDLED, backlog._LOOK, dead_letters._LOOK, wakeup._LISTEN, wakeup._LISTENS)
+    for query in (observer._HANDLED, *(what._LOOK for what in observer.LOOKS), wakeup._LISTEN, wakeup._LISTENS)
 )
 """How the queries begin of threads beside the main loop: the observer's, and those of the wake-up."""
 

@@ -245,6 +245,9 @@ def test_an_encryption_that_breaks_after_the_request_may_have_done_it(tmp_path: 
         plain = socket.socket(fileno=connection.detach())  # what follows is not encrypted
         with plain:
             plain.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+            plain.shutdown(socket.SHUT_WR)
+            while plain.recv(65_536):  # as `listening` does, which does not know this socket
+                pass
 
     with listening(break_off, context) as url, pytest.raises(NoAnswer, match="SSLError") as failure:
         ask(url, ca=lambda _: tmp_path / "ca.pem")

@@ -121,6 +121,8 @@ class Stage:
         self.keyboard: Path | None = None
         """The input of debuggers in workers started from now on."""
         self.asked: dict[str, list[int]] = defaultdict(list)
+        self._feeding = threading.Lock()
+        """The load and a strike may ask at once; what is produced first must be noted first."""
         self.requested: dict[str, list[int]] = defaultdict(list)
         self.in_doubt: dict[str, list[int]] = defaultdict(list)
         self.rejected: list[tuple[str, int]] = []
@@ -266,13 +268,14 @@ class Stage:
     def ask(self, keys: Iterable[str] | None = None, *, wish: str = "", poison: bool = False) -> None:
         """Produce one event for each key; `poison` if it cannot be handled."""
         for key in self.keys if keys is None else keys:
-            number = self.number()
-            event = self.kit.asked(trail=key, number=number, wish=wish)
-            self.produce(key, msgspec.json.encode(event), headers(f"{key}-{number}"))
-            if poison:
-                self.rejected.append((key, number))
-            else:
-                self.asked[key].append(number)
+            with self._feeding:
+                number = self.number()
+                event = self.kit.asked(trail=key, number=number, wish=wish)
+                self.produce(key, msgspec.json.encode(event), headers(f"{key}-{number}"))
+                if poison:
+                    self.rejected.append((key, number))
+                else:
+                    self.asked[key].append(number)
         self.flush()
 
     def produce(

@@ -25,6 +25,9 @@ from .rate import Rate
 from .tokens import Callers
 from .transaction import Transaction
 
+if TYPE_CHECKING:
+    from ..telemetry.spans import Traces
+
 _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY = "25006"
 _READS = frozenset({"GET", "HEAD"})
@@ -40,6 +43,8 @@ class Parts:
     callers: Callers
     rate: Rate
     places: Places
+    traces: "Traces | None" = None
+    """Makes the spans of requests; None while there are none."""
 
 
 class Call:

@@ -78,6 +78,8 @@ def make_application(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        # The request's span alone: what runs in it is in our own, and its exceptions are in our log and metrics.
+        telemetry={"tracing": traces is not None, "operation_spans": False, "metrics": False, "logs": False},
     )
     app.state.parts = Parts(
         requests,
@@ -86,7 +88,7 @@ def make_application(
         Callers(settings, service.name),
         Rate(settings.http_requests_per_second_max),
         Places(_threads(engine)),
-        traces,
+        traces.current if traces is not None else None,
     )
     app.add_middleware(
         Guard, body_bytes_max=settings.http_body_bytes_max, seconds_max=settings.http_request_seconds_max

@@ -25,9 +25,6 @@ from .rate import Rate
 from .tokens import Callers
 from .transaction import Transaction
 
-if TYPE_CHECKING:
-    from ..telemetry.spans import Traces
-
 _LOCK_NOT_AVAILABLE = "55P03"
 _READ_ONLY = "25006"
 _READS = frozenset({"GET", "HEAD"})
@@ -43,8 +40,8 @@ class Parts:
     callers: Callers
     rate: Rate
     places: Places
-    traces: "Traces | None" = None
-    """Makes the spans of requests; None while there are none."""
+    current_span: Callable[[], str | None] | None = None
+    """Returns the traceparent of the request's span; None while there are no traces."""
 
 
 class Call:

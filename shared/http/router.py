@@ -93,20 +93,6 @@ class Route(APIRoute):
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         handle = super().get_route_handler()
 
-        async def traced(request: Request) -> Response:
-            """Answer in a span, if there are spans; what is published carries its context."""
-            given = _traceparent(request)
-            traces = request.app.state.parts.traces
-            if traces is None:
-                request.state.traceparent = given or _made_traceparent()
-                return await checked(request)
-            path, scheme = request.scope["path"], request.scope["scheme"]
-            with traces.request(request.method, self.path, path, scheme, given) as span:
-                request.state.traceparent = span.traceparent
-                response = await checked(request)
-                span.answered(response.status_code)
-                return response
-
         async def checked(request: Request) -> Response:
             request.state.caller = _admitted(request, self.scope)
             _check_content_type(request)
@@ -114,10 +100,11 @@ class Route(APIRoute):
             if request.method == "POST" and (len(keys) != 1 or _KEY.fullmatch(keys[0]) is None):
                 detail = "every POST needs one Idempotency-Key: 1 to 255 visible ASCII characters, new for each intent"
                 raise Problem(400, detail, kind="idempotency-key-unusable")
+            request.state.traceparent = _traceparent(request)
             with log_context.bound(partial(_facts, request, keys)):
                 return await _placed(request, handle)
 
-        return traced
+        return checked
 
 
 def _facts(request: Request, keys: list[str]) -> Mapping[str, object]:
@@ -168,13 +155,14 @@ def _check_content_type(request: Request) -> None:
         raise Problem(415, "the body must be sent as it is, without a Content-Encoding")
 
 
-def _traceparent(request: Request) -> str | None:
-    """Return the context that the caller sends; None if it sends none, or one that is not well formed."""
+def _traceparent(request: Request) -> str:
+    """Return the context that continues here: of the request's span, of its caller, or a new one."""
+    parts: Parts = request.app.state.parts
+    if parts.current_span is not None and (current := parts.current_span()) is not None:
+        return current
     given = request.headers.get("traceparent", "")
-    return given if _TRACEPARENT.fullmatch(given) else None
-
-
-def _made_traceparent() -> str:
+    if _TRACEPARENT.fullmatch(given):
+        return given
     made = secrets.token_hex(24)  # at once: each call asks the kernel
     return f"00-{made[:32]}-{made[32:]}-01"
 

@@ -7,7 +7,8 @@
 
 A batch has as many parents as records, so it is a trace of its own, linked to them: `process order.events` while its
 transaction lasts, and `send inventory.events` for a Kafka transaction. Names and attributes are those of the semantic
-conventions for messaging, HTTP and databases (https://opentelemetry.io/docs/specs/semconv/).
+conventions for messaging, HTTP and databases (https://opentelemetry.io/docs/specs/semconv/). The span of a request is
+FastAPI's own.
 """
 
 from collections.abc import Iterable, Iterator, Mapping
@@ -49,6 +50,12 @@ def traceparent_of(span: Span) -> str:
     return f"00-{found.trace_id:032x}-{found.span_id:016x}-{int(found.trace_flags):02x}"
 
 
+def current() -> str | None:
+    """Return the traceparent of the span that this context is in, such as a request's; None outside of any."""
+    span = get_current_span()
+    return traceparent_of(span) if span.get_span_context().is_valid else None
+
+
 def fail(span: Span, error: BaseException) -> None:
     """Mark a span as failed, by the error or what caused it."""
     cause = error.__cause__ or error
@@ -64,6 +71,7 @@ class Traces:
         self.service = service
         self._tracer = tracer
         self._database = database
+        self.current = current
 
     def root(self, name: str, kind: SpanKind, attributes: Attributes, links: Iterable[str | None] = ()) -> Span:
         """Start the span of a trace of its own."""
@@ -88,47 +96,6 @@ class Traces:
             raise
         finally:
             span.end()
-
-    @contextmanager
-    def request(self, method: str, route: str, path: str, scheme: str, parent: str | None) -> Iterator["Request"]:
-        """An HTTP request that is served."""
-        attributes = {
-            "http.request.method": method,
-            "http.route": route,
-            "url.path": path[:PATH_MAX],
-            "url.scheme": scheme,
-        }
-        span = self.child(f"{method} {route}", SpanKind.SERVER, attributes, parent)
-        try:
-            yield Request(span)
-        except BaseException as error:
-            status = getattr(getattr(error, "answer", None), "status", 500)
-            Request(span).answered(status)
-            if status >= 500:
-                fail(span, error)
-            raise
-        finally:
-            span.end()
-
-
-PATH_MAX = 500
-"""Characters kept of a path."""
-
-
-class Request:
-    """The span of a request."""
-
-    def __init__(self, span: Span) -> None:
-        self._span = span
-        self.traceparent = traceparent_of(span)
-        """What the events carry that the request publishes."""
-
-    def answered(self, status: int) -> None:
-        """Note the answer. One below 500 is no failure of the server."""
-        self._span.set_attribute("http.response.status_code", status)
-        if status >= 500:
-            self._span.set_attribute("error.type", str(status))
-            self._span.set_status(Status(StatusCode.ERROR))
 
 
 def of_batch(name: str, kind: str, topics: Iterable[str], messages: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ class Kept(NamedTuple):
 
     traces: Traces
     exporter: InMemorySpanExporter
+    provider: TracerProvider
 
     def spans(self) -> dict[str, ReadableSpan]:
         """Return the spans that have ended, by name; no two of these tests share one."""
@@ -29,4 +30,4 @@ def kept() -> Kept:
     exporter = InMemorySpanExporter()
     provider = TracerProvider(shutdown_on_exit=False)
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return Kept(Traces(provider.get_tracer("test"), "inventory", "stock"), exporter)
+    return Kept(Traces(provider.get_tracer("test"), "inventory", "stock"), exporter, provider)

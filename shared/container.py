@@ -1,5 +1,7 @@
 """Assembles a process. A service copies this container and adds its own parts; only `shared.command` opens it."""
 
+from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from typing import Any
 
@@ -7,10 +9,12 @@ from . import lean
 
 with lean.loading():
     from dependency_injector import containers, providers
+    from sqlalchemy import Engine
 
     from . import settings
     from .calls.declaration import Call
     from .calls.outbox import CallingOutbox
+    from .errors import Misconfigured
     from .kafka import topics
     from .kafka.client import KafkaClient
     from .kafka.consumer import GroupMember
@@ -36,6 +40,8 @@ ASIDE_CONNECTIONS = 2
 CALLER_CONNECTIONS = 5
 """One for each of its threads (`THREADS` of `calls.caller`)."""
 
+_NO_TRACES = "OTEL_TRACES_EXPORTER needs OpenTelemetry: install the library's extra `traces`, or leave it at `none`"
+
 _APPLICATION = ".http.api:make_application"
 
 
@@ -58,6 +64,33 @@ def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
     postgres_engine.refuse_transaction_pooler(engine)
     startup.check_topics(engine, settings, service)
     Recurring(service).ensure(engine)
+
+
+def _traces(settings: settings.Settings, service: Service, engine: Callable[[], Engine]) -> Any:
+    """Return what makes spans; None without them, and then nothing of OpenTelemetry is imported."""
+    if settings.otel_traces_exporter == "none":
+        return None
+    try:
+        return lazily(".tracing.starting:start", settings, service, engine())
+    except ModuleNotFoundError as error:
+        if (error.name or "").partition(".")[0] != "opentelemetry":
+            raise
+        raise Misconfigured(_NO_TRACES) from error
+
+
+def _kafka(slot: int, member: Any, producer: Any, traces: Any) -> KafkaClient:
+    halves = member(slot=slot), producer(slot=slot)
+    return KafkaClient(*halves) if traces is None else lazily(".tracing.worker:TracedKafka", traces, *halves)
+
+
+def _worker_database(traces: Any, **given: Any) -> WorkerDatabase:
+    return WorkerDatabase(**given) if traces is None else lazily(".tracing.worker:TracedDatabase", traces, **given)
+
+
+def _caller(traces: Any, **given: Any) -> Any:
+    if traces is not None:
+        given["exchange"] = partial(resolve(".tracing.calls:TracedExchange"), traces)
+    return lazily(".calls.caller:Caller", **given)
 
 
 __all__ = ["ServiceContainer", "containers", "lazily", "providers", "resolve"]
@@ -110,13 +143,11 @@ class ServiceContainer(containers.DeclarativeContainer):
 
     member = providers.Factory(GroupMember, settings=settings, service=service)
     producer = providers.Factory(TransactionalProducer, settings=settings, service=service)
-    kafka = providers.Factory(
-        lambda slot, member, producer: KafkaClient(member(slot=slot), producer(slot=slot)),
-        member=member.provider,
-        producer=producer.provider,
-    )
+    traces = providers.Singleton(_traces, settings=settings, service=service, engine=engine.provider)
+    kafka = providers.Factory(_kafka, member=member.provider, producer=producer.provider, traces=traces)
     worker_database = providers.Singleton(
-        WorkerDatabase,
+        _worker_database,
+        traces=traces,
         engine=worker_engine,
         aside=aside_engine,
         service=service,
@@ -157,8 +188,8 @@ class ServiceContainer(containers.DeclarativeContainer):
     )
     check_caller = providers.Callable(startup.check_database, caller_engine, service)
     caller = providers.Singleton(
-        lazily,
-        ".calls.caller:Caller",
+        _caller,
+        traces=traces,
         settings=settings,
         service=service,
         engine=caller_engine,
@@ -176,4 +207,5 @@ class ServiceContainer(containers.DeclarativeContainer):
         engine=engine,
         outbox=outbox,
         requests=requests,
+        traces=traces,
     )

@@ -131,6 +131,13 @@ class Settings(BaseSettings):
         Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
     ] = "info"
 
+    otel_traces_exporter: Annotated[
+        Literal["none", "otlp", "console"], Field(description="where spans go; needs the extra `traces`")
+    ] = "none"
+    otel_exporter_otlp_endpoint: Annotated[
+        str, Field(description="URL of the collector, which gets them by OTLP over HTTP")
+    ] = "http://127.0.0.1:4318"
+
     worker_slots: Annotated[
         int, Field(ge=1, le=1000, description="workers of one service that work at the same time")
     ] = 64

@@ -118,6 +118,7 @@ class Caller:
         engine: Engine,
         outbox: CallingOutbox,
         check: Callable[[], None],
+        exchange: Callable[[Destination, Settings], Exchange] = Exchange,
     ) -> None:
         """Raise `Misconfigured` if there is nothing to call, or the settings do not say where."""
         if not outbox.calls:
@@ -129,6 +130,7 @@ class Caller:
         self._service = service
         self._engine = engine
         self._check = check
+        self._exchange = exchange
         self._settling = Settling(engine, outbox, service.name, outbox.calls)
         destinations = {kind.destination.name: kind.destination for kind in outbox.calls}
         self._destinations = [destinations[name] for name in sorted(destinations)]
@@ -178,7 +180,7 @@ class Caller:
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="database"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
-        self._lanes = [Lane(one, Exchange(one, self._settings)) for one in self._destinations]
+        self._lanes = [Lane(one, self._exchange(one, self._settings)) for one in self._destinations]
         log.info("caller_started", caller=self._name, destinations=[one.name for one in self._destinations])
         try:
             async with asyncio.TaskGroup() as serving:

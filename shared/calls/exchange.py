@@ -29,6 +29,9 @@ class Exchange:
         self._destination = destination
         self._url = _url(destination, settings)
         self._headers = _headers(destination, settings)
+        url = httpx.URL(self._url)
+        self.server = (url.host, url.port or (443 if url.scheme == "https" else 80))
+        """Host and port that are asked."""
         # It sends: a client would read the place that a redirect names, and fails if it makes no sense.
         self._transport = httpx.AsyncHTTPTransport(
             verify=_tls(destination, settings),

@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Iterable, Iterator
 from contextlib import asynccontextmanager
 from importlib import import_module
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import anyio.to_thread
 from anyio import CapacityLimiter
@@ -31,6 +31,9 @@ from .rate import Rate
 from .router import KEY_PARAMETER, Route
 from .tokens import Callers
 
+if TYPE_CHECKING:
+    from ..telemetry.spans import Traces
+
 DEFAULT_RESPONSES = (401, 403, 408, 413, 422, 429, 500, 503)
 """Any endpoint may return these."""
 
@@ -52,7 +55,14 @@ class Ready(BaseModel):
 
 
 def make_application(
-    *, routes: str, service: Service, settings: Settings, engine: Engine, outbox: Outbox, requests: Requests
+    *,
+    routes: str,
+    service: Service,
+    settings: Settings,
+    engine: Engine,
+    outbox: Outbox,
+    requests: Requests,
+    traces: "Traces | None" = None,
 ) -> FastAPI:
     """Assemble the application of `service`; `routes` is its router's `module:name`."""
 
@@ -68,6 +78,8 @@ def make_application(
         redirect_slashes=False,
         docs_url=None,
         redoc_url=None,
+        # The request's span alone: what runs in it is in our own, and its exceptions are in our log and metrics.
+        telemetry={"tracing": traces is not None, "operation_spans": False, "metrics": False, "logs": False},
     )
     app.state.parts = Parts(
         requests,
@@ -76,6 +88,7 @@ def make_application(
         Callers(settings, service.name),
         Rate(settings.http_requests_per_second_max),
         Places(_threads(engine)),
+        traces.current if traces is not None else None,
     )
     app.add_middleware(
         Guard, body_bytes_max=settings.http_body_bytes_max, seconds_max=settings.http_request_seconds_max

@@ -40,6 +40,8 @@ class Parts:
     callers: Callers
     rate: Rate
     places: Places
+    current_span: Callable[[], str | None] | None = None
+    """Returns the traceparent of the request's span; None while there are no traces."""
 
 
 class Call:

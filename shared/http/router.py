@@ -156,6 +156,10 @@ def _check_content_type(request: Request) -> None:
 
 
 def _traceparent(request: Request) -> str:
+    """Return the context that continues here: of the request's span, of its caller, or a new one."""
+    parts: Parts = request.app.state.parts
+    if parts.current_span is not None and (current := parts.current_span()) is not None:
+        return current
     given = request.headers.get("traceparent", "")
     if _TRACEPARENT.fullmatch(given):
         return given

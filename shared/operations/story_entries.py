@@ -438,12 +438,9 @@ class _Graph:
     def _handling(self, place: Place, entry: Entry) -> Iterator[int]:
         """Yield what the source of an event did about the record that has caused it."""
         announced = entry.event.partition(".")[0] == RecordSetAside.__name__
+        leading = ("set aside",) if announced else ("handled", "redriven")
         for identity in self._at.get(place, ()):
-            done = [
-                n
-                for n in self._after[identity, entry.source]
-                if (self._made[n].what == "set aside") == announced and self._made[n].what != "dismissed"
-            ]
+            done = [n for n in self._after[identity, entry.source] if self._made[n].what in leading]
             yield from done or self._before[identity]
 
     def _asking(self, cause: Cause, entry: Entry) -> Iterator[int]:

@@ -37,9 +37,7 @@ def show(context: Context, wanted: str, *, since: Any, records: int, values: boo
     """
     refuse_wrong(wanted)
     if since is not None and not isinstance(since, datetime):
-        raise CommandFailed(
-            f"--since {since}: give a time, such as 2026-11-28T09:00Z; each partition has its own offsets"
-        )
+        raise CommandFailed(f"--since takes a time, such as 2026-11-28T09:00Z, and not the offset {since}")
     bounds = Bounds(records=records, since=since, values=values)
     with databases(context) as (engines, away):
         found = tell(context, engines, wanted, bounds)

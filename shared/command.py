@@ -321,6 +321,8 @@ def _add_story(commands: Any) -> None:
     told.add_argument("--since", type=_place, metavar="TIME", help=since)
     most = "look at up to this many records of a partition (100000)"
     told.add_argument("--records", type=_natural, default=100_000, metavar="NUMBER", help=most)
+    every = "look for a key in all partitions: a producer that is not of this library may have put it elsewhere"
+    told.add_argument("--all-partitions", dest="everywhere", action="store_true", help=every)
     told.add_argument("--values", action="store_true", help="print the beginnings of the events' JSON")
     told.add_argument("--json", action="store_true")
 

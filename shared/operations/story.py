@@ -8,13 +8,16 @@ default, and no option, since whoever asks wants the whole story; what cannot be
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Engine
 
-from ..configuration.program import program, service_folder
+from ..configuration.program import packages_beside, program
+from ..container import ServiceContainer
 from ..errors import CommandFailed, ExactlyOnceError, Unavailable
 from ..postgres import engine as postgres_engine
+from ..service import Service
 from .maintenance import Context
 from .output import as_json, echo, printable
 from .story_entries import Entry, Told
@@ -31,16 +34,18 @@ LINE = 400
 """Characters of a line of details."""
 
 
-def show(context: Context, wanted: str, *, since: Any, records: int, values: bool, json: bool) -> None:
+def show(
+    context: Context, wanted: str, *, since: Any, records: int, everywhere: bool, values: bool, json: bool
+) -> None:
     """Print the story of a key or an event. Raises `CommandFailed` if nobody knows it, `Unavailable` if a server that
     may know it does not answer.
     """
     refuse_wrong(wanted)
     if since is not None and not isinstance(since, datetime):
         raise CommandFailed(f"--since takes a time, such as 2026-11-28T09:00Z, and not the offset {since}")
-    bounds = Bounds(records=records, since=since, values=values)
-    with databases(context) as (engines, away):
-        found = tell(context, engines, wanted, bounds)
+    bounds = Bounds(records=records, since=since, everywhere=everywhere, values=values)
+    with databases(context) as (engines, services, away):
+        found = tell(context, engines, wanted, bounds, services=services)
     missed = [*found.missed, *away]
     if not found.entries:
         _refuse_unknown(found, missed)
@@ -51,34 +56,46 @@ def show(context: Context, wanted: str, *, since: Any, records: int, values: boo
 
 
 @contextmanager
-def databases(context: Context) -> Iterator[tuple[dict[str, Engine], list[str]]]:
-    """Give an engine for the database of this service and for each of those beside it, and say which cannot be reached
-    and why.
+def databases(context: Context) -> Iterator[tuple[dict[str, Engine], list[Service], list[str]]]:
+    """Give an engine for the database of this service and for each of those beside it, the declarations of those that
+    can be imported, and a line for each whose database cannot be found.
     """
-    engines, away = {context.service.name: context.engine}, []
+    engines, declared, away = {context.service.name: context.engine}, [], []
     made = []
     try:
-        for name in beside(context.service.name):
+        for package in packages_beside()[:SERVICES_MAX]:
+            service = declaration(package)
+            name = service.name if service is not None else package.rpartition(".")[2]
+            if name in engines:
+                continue
             if "{service}" not in context.settings.database_url.get_secret_value():
                 why = "DATABASE_URL has no {service}, so it leads to this service's database alone"
                 away.append(f"{name}: its database was not asked: {why}; ask with `{program(name)} story ID`")
                 continue
+            if service is not None:
+                declared.append(service)
             with suppress(ExactlyOnceError):  # it is the URL of this service, which was read already
                 engines[name] = postgres_engine.connect(context.settings, name, pool_size=1)
                 made.append(engines[name])
-        yield engines, away
+        yield engines, declared, away
     finally:
         for engine in made:
             engine.dispose()
 
 
-def beside(service: str) -> list[str]:
-    """Name the services whose packages lie beside that of the service whose command this process runs."""
-    folder = service_folder()
-    if folder is None:
-        return []
-    found = sorted(path.parent.name for path in folder.parent.glob("*/container.py"))
-    return [name for name in found if name not in (service, folder.name)][:SERVICES_MAX]
+def declaration(package: str) -> Service | None:
+    """Return the declaration of the service in a package; None if it cannot be imported."""
+    try:
+        found = vars(import_module(f"{package}.container")).values()
+        (container,) = {
+            one
+            for one in found
+            if isinstance(one, type) and issubclass(one, ServiceContainer) and one is not ServiceContainer
+        }
+        service: object = container.service()
+    except Exception:  # noqa: BLE001 - it is the code of another service, and the story is told without it
+        return None
+    return service if isinstance(service, Service) else None
 
 
 def _refuse_unknown(found: Story, missed: list[str]) -> None:

@@ -16,6 +16,7 @@ from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from ..errors import ExactlyOnceError
+from ..events import ATTRIBUTE_MAX
 from ..postgres.access import connect
 from ..protocol.ports import Input, Position
 from .story_facts import (
@@ -363,10 +364,11 @@ class Database:
                 connection.execute(text(f"SET LOCAL statement_timeout = '{STATEMENT_SECONDS}s'"))
                 rows = connection.execute(statement, values or {}).all()
                 left_out = bool(more) and connection.execute(_MORE[more]).scalar_one()
-        except DBAPIError as error:
-            if error.connection_invalidated or connection.closed:
+        except (SQLAlchemyError, UnicodeError) as error:  # not every database has all characters
+            if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise
-            self._miss(f"{what} could not be looked at: {' '.join(str(error.orig).split())}")
+            reason = error.orig if isinstance(error, DBAPIError) else error
+            self._miss(f"{what} could not be looked at: {' '.join(str(reason).split())}")
             return ()
         if left_out:
             newest = "newest " if more == "exactly_once_dead_letter" else "first "
@@ -428,7 +430,7 @@ def _letter(row: Any) -> Letter:
     heads: dict[str, str] = {}
     for name, held in row.headers or ():
         if name in ("ce_id", "ce_source", "ce_type") and held is not None:
-            heads[name] = base64.b64decode(held).decode(errors="replace")
+            heads[name] = _text(base64.b64decode(held))[:ATTRIBUTE_MAX]
     return Letter(
         row.id,
         Place(row.topic, row.partition, row.offset),
@@ -454,4 +456,4 @@ def _utc(moment: datetime) -> datetime:
 
 
 def _text(data: bytes) -> str:
-    return bytes(data).decode(errors="backslashreplace")
+    return bytes(data).decode(errors="backslashreplace").replace("\0", "\\x00")

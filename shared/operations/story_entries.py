@@ -114,10 +114,11 @@ def _records(facts: Facts) -> Iterator[Entry]:
 def _record(facts: Facts, found: Found, before: Place | None) -> Entry:
     claimed = facts.services[found.source].claimed.get(found.event_id) if found.source in facts.services else None
     passed = [
-        service
+        f"{service} has passed it and does not know it: {_why(known)}"
         for service, known in facts.services.items()
         if (position := known.positions.get(found.place.input)) is not None
         and position.next_offset > found.place.offset
+        and known.may_take(found)
         and not _touched(known, found)
     ]
     return Entry(
@@ -134,12 +135,17 @@ def _record(facts: Facts, found: Found, before: Place | None) -> Entry:
         _line(
             before and f"again, as {before} before: who has that one drops this one",
             claimed and f"lane {claimed.lane}, claim {claimed.position}",
-            passed and f"passed over by {', '.join(passed)}: no handler takes it, or it was long ago",
+            *passed,
             found.source not in facts.services and "no service that was asked has published it",
         ),
         found.traceparent,
         found.value,
     )
+
+
+def _why(known: Known) -> str:
+    long_ago = "it was skipped, or came before what its inbox remembers"
+    return long_ago if known.takes is not None else f"no handler takes it, {long_ago}"
 
 
 def _touched(known: Known, found: Found) -> bool:
@@ -278,27 +284,29 @@ def _parked(service: str, parked: Parked, events: Mapping[Place, Found]) -> Entr
 
 
 def _handled(service: str, known: Known, identity: Identity, at: datetime, events: Mapping[Place, Found]) -> Entry:
-    found = next((one for one in events.values() if one.identity == identity), None)
-    letters = [
+    of_event = [one for one in known.letters.values() if (one.source, one.event_id) == identity]
+    found = next((one for one in (*events.values(), *of_event) if (one.source, one.event_id) == identity), None)
+    redriven = [
         one.id
         for one in known.letters.values()
         if one.redriven is not None
         and at >= one.set_aside
-        and ((one.source, one.event_id) == identity or (found is not None and one.place == found.place))
+        and (one in of_event or (found is not None and one.place == found.place))
     ]
-    detail = f"by redriving dead letter {max(letters)}" if letters else ""
+    detail = f"by redriving dead letter {max(redriven)}" if redriven else ""
     source, event_id = identity
-    where: tuple[Any, ...] = found.place if found else ("", None, None)
-    key, kind = (found.key, found.event) if found else ("", _type(event_id))
-    topic, partition, offset = where
-    return Entry("handled", service, at, event_id, kind, source, key, topic, partition, offset, detail=detail)
+    if found is None:
+        return Entry("handled", service, at, event_id, _type(event_id), source, detail=detail)
+    return Entry("handled", service, at, event_id, found.event, source, found.key, *found.place, detail=detail)
 
 
 def _waits(facts: Facts, service: str, known: Known) -> Iterator[Entry]:
     """Yield the records that a service has not come to."""
     for place, found in facts.records.items():
         position = known.positions.get(place.input)
-        if position is None or position.next_offset > place.offset or _touched(known, found):
+        if position is None or position.next_offset > place.offset:
+            continue
+        if _touched(known, found) or not known.may_take(found):
             continue
         trying = next((one for one in known.trying if one.input == place.input), None)
         now = trying and trying.first <= place.offset <= trying.last
@@ -313,7 +321,7 @@ def _waits(facts: Facts, service: str, known: Known) -> Iterator[Entry]:
             found.key,
             *place,
             detail=_line(
-                f"not handled yet: the next offset is {position.next_offset}"
+                f"it has not come to it: the next offset is {position.next_offset}"
                 + (f", {ahead:,} before it" if ahead else ""),
                 trying and now and f"its batch was begun {trying.since:%Y-%m-%d %H:%M:%S}",
                 trying and trying.ends > 0 and f"{trying.ends} processes ended at offset {trying.first}",

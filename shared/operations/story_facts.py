@@ -5,7 +5,7 @@ of its cause.
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import NamedTuple
 
 from ..protocol.ports import Input, Position
@@ -49,6 +49,9 @@ _RECORD = re.compile(rf"([A-Za-z0-9._-]+)-([0-9]{{1,9}})\.([0-9]{{1,9}})\.([0-9]
 _UUID = re.compile(rf"([0-9a-f]{{8}}-[0-9a-f]{{4}}-7[0-9a-f]{{3}}-[0-9a-f]{{4}}-[0-9a-f]{{12}})({_CHAIN}*)")
 _HASH = re.compile(rf"[0-9a-f]{{32}}{_CHAIN}+")
 _RUN = re.compile(rf"{re.escape(RECURRING)}.+\.[0-9]{{8}}T[0-9]{{6}}Z(?:\.[0-9T]+)?", re.DOTALL)
+_1970 = datetime(1970, 1, 1, tzinfo=UTC)
+_LAST_MILLISECOND = 200_000_000_000_000
+"""The year 8307: from there a minute may be added without leaving the calendar."""
 _LAST = re.compile(rf"{_CHAIN}\Z")
 ID_MAX = 500
 """Bytes of an id that is read: no longer one is an event's (`shared.events`)."""
@@ -70,8 +73,13 @@ def cause_of(source: str, event_id: str) -> Cause | None:
     return Cause(run=rest) if _RUN.fullmatch(rest) else None
 
 
-def _time_of(uuid7: str) -> datetime:
-    return datetime.fromtimestamp(int(uuid7[:8] + uuid7[9:13], 16) / 1_000, UTC)
+def _time_of(uuid7: str) -> datetime | None:
+    return moment(int(uuid7[:8] + uuid7[9:13], 16))
+
+
+def moment(milliseconds: int) -> datetime | None:
+    """Return a time that somebody has written, in milliseconds since 1970; None for what is none."""
+    return _1970 + timedelta(milliseconds=milliseconds) if 0 < milliseconds < _LAST_MILLISECOND else None
 
 
 def source_of(event_id: str) -> str:
@@ -106,8 +114,8 @@ class Found(NamedTuple):
         """`decided`, if it is a time."""
         try:
             found = datetime.fromisoformat(self.decided)
-            return found.astimezone(UTC) if found.tzinfo is not None else None
-        except (ValueError, OverflowError):
+            return moment((found - _1970) // timedelta(milliseconds=1)) and found.astimezone(UTC)
+        except (ValueError, OverflowError, TypeError):  # a stranger's, or without a time zone
             return None
 
 
@@ -230,6 +238,8 @@ class Known:
     positions: dict[Input, Position] = field(default_factory=dict)
     topics: frozenset[str] = frozenset()
     """Those that it consumes or publishes on."""
+    takes: frozenset[tuple[str, str]] | None = None
+    """Topic and type, with the version, of the events that have a handler; None if its code is not at hand."""
     handled: dict[Identity, datetime] = field(default_factory=dict)
     outbox: dict[str, Waiting] = field(default_factory=dict)
     schedule: dict[str, Waiting] = field(default_factory=dict)
@@ -240,6 +250,10 @@ class Known:
     requests: dict[tuple[str, str], Requested] = field(default_factory=dict)
     decisions: dict[int, Decided] = field(default_factory=dict)
     trying: Sequence[Trying] = ()
+
+    def may_take(self, found: Found) -> bool:
+        """Whether the service may have a handler for a record."""
+        return self.takes is None or not found.event or (found.place.topic, found.event) in self.takes
 
 
 @dataclass

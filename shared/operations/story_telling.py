@@ -7,7 +7,7 @@ the record that has caused it, and the log of claims names what a service has pu
 other keys. Of these only what belongs to the story is fetched, not the stories of the other keys.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -18,11 +18,12 @@ from sqlalchemy import Engine
 from ..errors import CommandFailed, ExactlyOnceError
 from ..kafka import topics as kafka_topics
 from ..protocol.ports import KEY_BYTES_MAX, Input
+from ..service import Service
 from .group import Group
 from .maintenance import Context
 from .story_database import Database
 from .story_entries import Told, timeline
-from .story_facts import Facts, Found, Identity, Place, cause_of, source_of
+from .story_facts import Facts, Found, Identity, Letter, Parked, Place, cause_of, source_of
 from .story_topics import Bounds, Topics
 
 ROUNDS_MAX = 10
@@ -76,9 +77,17 @@ def refuse_wrong(wanted: str) -> None:
         raise CommandFailed("the id has a NUL character, which no key and no event's id has")
 
 
-def tell(context: Context, databases: Mapping[str, Engine], wanted: str, bounds: Bounds | None = None) -> Story:
-    """Collect the story of `wanted`, a key or an event's id, from these services' databases and the topics. It only
-    reads, and within bounds; what does not answer is left out, and named. Raises `CommandFailed` for what is no id.
+def tell(
+    context: Context,
+    databases: Mapping[str, Engine],
+    wanted: str,
+    bounds: Bounds | None = None,
+    *,
+    services: Collection[Service] = (),
+) -> Story:
+    """Collect the story of `wanted`, a key or an event's id, from these services' databases and the topics. Of those in
+    `services` it is known what they handle. It only reads, and within bounds; what does not answer is left out, and
+    named. Raises `CommandFailed` for what is no id.
     """
     refuse_wrong(wanted)
     bounds = bounds or Bounds()
@@ -86,15 +95,21 @@ def tell(context: Context, databases: Mapping[str, Engine], wanted: str, bounds:
     with ExitStack() as stack:
         pool = stack.enter_context(ThreadPoolExecutor(CONNECTING_MAX))
         opened = [pool.submit(database.open) for database in found]
-        topics, missed = None, dict[str, None]()
+        topics = missed = None
         try:
             group = stack.enter_context(Group(context.settings, context.service))
             topics = Topics(context, group, bounds)
         except ExactlyOnceError as error:
-            missed[f"the topics could not be read: {error}"] = None
+            missed = f"the topics could not be read: {error}"
         for one in opened:
             one.result()
-        return _Telling(context, found, topics, wanted, missed).tell()
+        takes = {service.name: _takes(service) for service in (*services, context.service)}
+        for database in found:
+            database.known.takes = takes.get(database.service)
+        telling = _Telling(context, found, topics, wanted, bounds)
+        if missed:
+            telling.miss(missed)
+        return telling.tell()
 
 
 class _Telling:
@@ -106,18 +121,23 @@ class _Telling:
         databases: Sequence[Database],
         topics: Topics | None,
         wanted: str,
-        missed: dict[str, None],
+        bounds: Bounds,
     ) -> None:
         self._context = context
         self._databases = databases
         self._topics = topics
         self._wanted = wanted
-        self._missed = missed
+        self._bounds = bounds
+        self._missed: dict[str, None] = {}
         self._facts = Facts({one.service: one.known for one in databases if one.answers})
         self._keys = [wanted]
         self._sought: set[Identity] = set()
         self._looked_for: set[Identity] = set()
         self._places: set[Place] = set()
+        self._causes: set[Place] = set()
+        """Places of records under other keys that were looked up as causes: what else they have caused is another
+        story.
+        """
 
     def tell(self) -> Story:
         if self._topics is not None:
@@ -135,13 +155,23 @@ class _Telling:
             database.find_decisions(self._keys, [self._wanted])
         return self._story()
 
+    def miss(self, note: str) -> None:
+        """Note what is not looked at."""
+        self._missed[note] = None
+
     def _look(self, key: str, ids: Sequence[str] = ()) -> None:
         """Look for what there is of a key, and of events."""
         for database in self._databases:
             database.look([key], ids)
         if self._topics is None:
             return
-        inputs = [source for name in self._topics.names for source in self._topics.inputs(name, key)]
+        where = None if self._bounds.everywhere else key
+        inputs = {source for name in self._topics.names for source in self._topics.inputs(name, where)}
+        for known in self._facts.services.values():  # another producer may have put it elsewhere
+            rows: list[Letter | Parked] = [*known.letters.values(), *known.parked.values()]
+            for row in rows:
+                if row.place.topic in self._topics.names and row.key == key:
+                    inputs.add(row.place.input)
         raw = key.encode()
         for found in self._topics.read(inputs, lambda record_key, _headers: record_key == raw):
             self._facts.records[found.place] = found
@@ -174,7 +204,13 @@ class _Telling:
             here = self._search([s for name in self._topics.names for s in self._topics.inputs(name, found.key)])
             if here is not None:
                 return here
-        return self._search([s for name in self._topics.names for s in self._topics.inputs(name)])
+        there = self._search([s for name in self._topics.names for s in self._topics.inputs(name)])
+        if there is None and found is not None:
+            self.miss(
+                f"{self._wanted} was not found: this is the story of {found.place}, which its id names as its cause"
+            )
+            return found.key
+        return there
 
     def _search(self, inputs: Sequence[Input]) -> str | None:
         """Look for the event in these partitions."""
@@ -195,7 +231,7 @@ class _Telling:
             self._look_up_effects()
             if self._size() == before:
                 return
-        self._missed[f"causes and effects were followed for {ROUNDS_MAX} rounds, and there may be more"] = None
+        self.miss(f"causes and effects were followed for {ROUNDS_MAX} rounds, and there may be more")
 
     def _size(self) -> int:
         known = self._facts.services.values()
@@ -206,7 +242,7 @@ class _Telling:
         identities = self._identities()
         new = [one for one in identities if one not in self._sought][: EVENTS_MAX - len(self._sought)]
         if len(identities) > len(self._sought) + len(new):
-            self._missed[f"causes and effects were followed for the first {EVENTS_MAX} events"] = None
+            self.miss(f"causes and effects were followed for the first {EVENTS_MAX} events")
         places = [place for place in self._facts.records if place not in self._places][:EVENTS_MAX]
         self._sought.update(new)
         self._places.update(places)
@@ -232,9 +268,9 @@ class _Telling:
             cause = cause_of(source, event_id)
             if cause is None or cause.place is None or cause.place in self._facts.records:
                 continue
-            if cause.place in self._places or not self._is_current(source, cause.place, cause.epoch):
+            if cause.place in self._causes or not self._is_current(source, cause.place, cause.epoch):
                 continue
-            self._places.add(cause.place)
+            self._causes.add(cause.place)
             if (found := self._topics.one(cause.place)) is not None:
                 self._facts.records[cause.place] = found
 
@@ -249,11 +285,18 @@ class _Telling:
         ids = [event_id for _, event_id in self._sought]
         places: dict[Identity, list[Place]] = {}
         for found in self._facts.records.values():
+            if found.place in self._causes:
+                continue
             places.setdefault(found.identity, []).append(found.place)
         asked = cause_of(source_of(self._wanted), self._wanted)
         for database in self._databases:
             known, service = database.known, database.service
             effects = [(asked.began, self._wanted)] if asked is not None and asked.began is not None else []
+            effects += [
+                (found.decided_at or found.written, found.event_id)
+                for found in self._facts.records.values()
+                if _of_request(service, found)
+            ]
             for identity, at in known.handled.items():
                 for place in places.get(identity, ()):
                     epoch = known.positions[place.input].epoch if place.input in known.positions else 0
@@ -271,7 +314,7 @@ class _Telling:
                 if where in there or where in self._looked_for or claim.event_id in known.outbox:
                     continue
                 if len(self._looked_for) >= OTHER_KEYS_MAX:
-                    self._missed[f"of effects under other keys, {OTHER_KEYS_MAX} were looked for in the topics"] = None
+                    self.miss(f"of effects under other keys, {OTHER_KEYS_MAX} were looked for in the topics")
                     return
                 self._looked_for.add(where)
                 found = topics.near(claim.topic, claim.at - NEAR, NEAR_RECORDS, claim.event_id)
@@ -301,6 +344,11 @@ class _Telling:
             away=self._topics is None or self._topics.away or not all(one.answers for one in self._databases),
             services=tuple(one.service for one in self._databases if one.answers),
         )
+
+
+def _takes(service: Service) -> frozenset[tuple[str, str]]:
+    events = {route.event for route in service.routes}
+    return frozenset((event.topic, f"{event.__name__}.v{event.version}") for event in events)
 
 
 def _of_request(service: str, found: Found) -> bool:

@@ -9,9 +9,8 @@ import time
 import zlib
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 
 from confluent_kafka import Message
 
@@ -23,7 +22,7 @@ from .group import Group, Span
 from .maintenance import Context
 from .moments import milliseconds
 from .reading import Reading
-from .story_facts import Found, Place
+from .story_facts import Found, Place, moment
 
 RECORDS_MAX = 100_000
 """Records of a partition that are looked at: a second or two, if they are small."""
@@ -40,8 +39,8 @@ KEPT_MAX = 500
 SINGLE_MAX = 50
 """Records that are looked up by their places."""
 
-SINGLE_SECONDS = 5.0
-"""For one of them; it takes some milliseconds."""
+SINGLE_SECONDS = 10.0
+"""For all of them together; each takes a client's start and some milliseconds."""
 
 VALUE_MAX = 2_000
 """Bytes that are kept of a value, if values are asked for."""
@@ -63,6 +62,8 @@ class Bounds:
     seconds: float = SECONDS_MAX
     since: datetime | None = None
     """Read from there on, instead of the newest."""
+    everywhere: bool = False
+    """Look for a key in all partitions: a producer of another kind may have put it into another one."""
     values: bool = False
     """Keep the beginnings of the values."""
 
@@ -75,7 +76,7 @@ class Topics:
         self._group = group
         self._bounds = bounds
         self._deadline = self._until = time.monotonic() + bounds.seconds
-        self._single = 0
+        self._single, self._single_left = 0, SINGLE_SECONDS
         self._partitions: dict[str, int] = {}
         self.away = False
         """Whether the brokers did not answer."""
@@ -198,24 +199,32 @@ class Topics:
 
     def one(self, place: Place) -> Found | None:
         """Return the record at a place, if it is there."""
-        if self._partitions.get(place.topic, 0) <= place.partition or self._single >= SINGLE_MAX:
+        if self._partitions.get(place.topic, 0) <= place.partition:
+            return None
+        if self._single >= SINGLE_MAX or self._single_left <= 0:
+            self._miss("not every record that has caused one of them was looked up: they are too many")
             return None
         self._single += 1
+        began = time.monotonic()
         try:
-            span = self._group.spans([place.input]).get(place.input)
-            if span is None or not span.low <= place.offset < span.stable:
-                return None
-            deadline = time.monotonic() + SINGLE_SECONDS
-            ranges = {place.input: (place.offset, place.offset + 1)}
-            reading = Reading(self._context, ranges, removed="earliest")
-            for portion in reading.portions():
-                for source, offset, message in portion:
-                    if offset == place.offset:
-                        return self._found(source, offset, message, lambda _key, _headers: True)
-                if time.monotonic() > deadline:
-                    break
+            return self._one(place, began + self._single_left)
         except ExactlyOnceError as error:
             self._miss(f"{place} could not be read: {error}")
+            return None
+        finally:
+            self._single_left -= time.monotonic() - began
+
+    def _one(self, place: Place, deadline: float) -> Found | None:
+        span = self._group.spans([place.input]).get(place.input)
+        if span is None or not span.low <= place.offset < span.stable:
+            return None
+        reading = Reading(self._context, {place.input: (place.offset, place.offset + 1)}, removed="earliest")
+        for portion in reading.portions():
+            for source, offset, message in portion:
+                if offset == place.offset:
+                    return self._found(source, offset, message, lambda _key, _headers: True)
+            if time.monotonic() > deadline:
+                break
         return None
 
     def _found(self, source: Input, offset: int, message: Message, wanted: Wanted) -> Found | None:
@@ -223,13 +232,10 @@ class Topics:
         headers = _ours(headers_of(message) or ())
         if not wanted(key, headers):
             return None
-        written = _1970
-        with suppress(OverflowError):  # a producer may write any time
-            written += timedelta(milliseconds=max(0, message.timestamp()[1]))
         value: bytes = message.value() or b""
         return Found(
             Place(*source, offset),
-            written,
+            moment(message.timestamp()[1]) or _1970,
             _text(key[:WORD_MAX]),
             headers.get("ce_source", ""),
             headers.get("ce_id", ""),
@@ -272,4 +278,4 @@ def _ours(headers: Iterable[tuple[str, bytes | None]]) -> dict[str, str]:
 
 
 def _text(data: bytes) -> str:
-    return data.decode(errors="backslashreplace")
+    return data.decode(errors="backslashreplace").replace("\0", "\\x00")  # no table has that character

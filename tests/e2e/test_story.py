@@ -74,8 +74,8 @@ class Customer:
         self.send("POST", "inventory", f"/stock/{name}/receipts", {"quantity": 10})
         self.send("PUT", "payment", f"/accounts/{name}", {"currency": "EUR"})
         self.send("POST", "payment", f"/accounts/{name}/deposits", {"amount": 10_000, "currency": "EUR"})
-        order = {"account": name, "lines": [{"sku": name, "quantity": 1}]}
-        return str(self.send("POST", "order", "/orders", order)["id"])
+        lines = [{"sku": name, "quantity": 1}]
+        return str(self.send("POST", "order", "/orders", {"account": name, "lines": lines})["id"])
 
     def state(self, order: str) -> str:
         answer = self._client.get(f"{self._system.url('order')}/orders/{order}")

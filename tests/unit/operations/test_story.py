@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from pydantic import SecretStr
 
+from dev.servers import service_names
 from shared import command
 from shared.errors import CommandFailed, Unavailable
 from shared.operations import story
@@ -15,6 +16,8 @@ from shared.operations.story_entries import Entry, Told
 from shared.operations.story_telling import Story, refuse_wrong
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
+DEFAULTS = {"since": None, "records": 10, "everywhere": False, "values": False, "json": False}
+SERVICE = service_names()[0]
 HOSTILE = "<script>\x1b[2J\r\n\u202e"
 PLACED = Entry("published", "order", NOON, "order:1", "OrderPlaced.v1", "order", "o-1", "order.events", 2, 7)
 
@@ -29,15 +32,15 @@ def telling(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Return what tells a story instead of the servers."""
 
     def tells(found: Story) -> Any:
-        monkeypatch.setattr(story, "tell", lambda *_given: found)
+        monkeypatch.setattr(story, "tell", lambda *_given, **_more: found)
         settings = SimpleNamespace(database_url=SecretStr("postgresql://x:hunter2@h/order"))
-        return SimpleNamespace(settings=settings, service=SimpleNamespace(name="order"), engine=None)
+        return SimpleNamespace(settings=settings, service=SimpleNamespace(name="this"), engine=None)
 
     return tells
 
 
 def show(context: Any, wanted: str = "o-1", **more: Any) -> None:
-    story.show(context, wanted, **{"since": None, "records": 10, "values": False, "json": False, **more})
+    story.show(context, wanted, **{**DEFAULTS, **more})
 
 
 def test_a_timeline(telling: Any, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,12 +129,22 @@ def test_since_is_a_time(telling: Any, capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_services_whose_databases_it_cannot_find_are_named(monkeypatch: pytest.MonkeyPatch, telling: Any) -> None:
-    monkeypatch.setattr(story, "beside", lambda _service: ["inventory"])
+    monkeypatch.setattr(story, "packages_beside", lambda: [f"services.{SERVICE}", "services.nowhere"])
 
-    with story.databases(telling(told())) as (engines, away):
-        assert list(engines) == ["order"]
+    with story.databases(telling(told())) as (engines, services, away):
+        assert (list(engines), services) == (["this"], [])
 
     assert away == [
-        "inventory: its database was not asked: DATABASE_URL has no {service}, so it leads to this service's database "
-        "alone; ask with `python -m services.inventory story ID`"
+        f"{name}: its database was not asked: DATABASE_URL has no {{service}}, so it leads to this service's database "
+        f"alone; ask with `python -m services.{name} story ID`"
+        for name in (SERVICE, "nowhere")
     ]
+
+
+def test_what_a_service_beside_this_one_declares() -> None:
+    found = story.declaration(f"services.{SERVICE}")
+
+    assert found is not None
+    assert found.name == SERVICE
+    assert story.declaration("services.nowhere") is None
+    assert story.declaration("json") is None

@@ -103,7 +103,7 @@ def test_causes_come_before_effects_although_a_clock_is_late() -> None:
     assert told[0].entry.detail == "shop POST /orders; answered 201; Idempotency-Key k-1"
     assert told[3].entry.caused_by == "order.events[2]@7"
     assert told[6].entry.caused_by == "call payment:inventory.events-2.0.4.CapturePayment.0"
-    assert "passed over by payment" in told[1].entry.detail
+    assert "payment has passed it and does not know it: no handler takes it, it was skipped" in told[1].entry.detail
 
 
 def test_the_order_does_not_depend_on_the_order_of_the_facts() -> None:
@@ -141,7 +141,7 @@ def test_an_event_that_was_published_twice_is_said_to_be() -> None:
     twice = [one for one in told if one.entry.event_id == PLACED and one.entry.what == "published"]
     assert [one.entry.offset for one in twice] == [7, 8]
     assert twice[1].entry.detail.startswith("again, as order.events[2]@7 before")
-    assert twice[0].entry.detail.startswith("passed over")
+    assert twice[0].entry.detail.startswith("payment has passed it")
     assert steps(told).count("inventory handled OrderPlaced") == 1
 
 
@@ -244,9 +244,25 @@ def test_what_a_service_has_not_come_to_is_last() -> None:
     assert told[-2:] == waits
     assert [one.entry.offset for one in waits] == [7, 9]
     assert waits[0].entry.detail == (
-        "not handled yet: the next offset is 5, 2 before it; its batch was begun 2026-11-30 11:59:59; "
+        "it has not come to it: the next offset is 5, 2 before it; its batch was begun 2026-11-30 11:59:59; "
         "3 processes ended at offset 5"
     )
+
+
+def test_of_what_has_no_handler_nothing_is_said() -> None:
+    facts = saga()
+    payment = facts.services["payment"]
+    payment.takes = frozenset({("order.events", "OrderConfirmed.v1"), ("inventory.events", "StockReserved.v1")})
+
+    told = timeline(facts)
+
+    assert "payment" not in told[number(told, "order published OrderPlaced") - 1].entry.detail
+    assert "payment has passed it and does not know it: it was skipped, or came before what its inbox remembers" in (
+        told[number(told, "order published OrderConfirmed") - 1].entry.detail
+    )
+    payment.positions[Input("order.events", 2)] = Position(0, 0)
+    waits = [one.entry.event for one in timeline(facts) if one.entry.what == "waits"]
+    assert waits == ["OrderConfirmed.v1"]
 
 
 def test_what_waits_to_be_published_follows_what_has_caused_it() -> None:
@@ -344,6 +360,18 @@ def test_an_id_says_its_cause(event_id: str, place: Place | None, epoch: int, ca
     assert (cause.place, cause.epoch, cause.call, cause.request) == (place, epoch, call, asked)
     if asked:
         assert cause.began == datetime(2025, 11, 26, 17, 8, 7, 808_000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "decided", ["", "now", "9999-12-31T23:59:59Z", "0001-01-01T00:00:00+14:00", "2026-11-30T12:00"]
+)
+def test_a_time_that_is_none_is_left_out(decided: str) -> None:
+    far = "order:ffffffff-ffff-7fff-8fff-ffffffffffff"
+
+    assert Found(ORDER_7, NOON, "o-1", "order", far, "", decided).decided_at is None
+    cause = cause_of("order", far)
+    assert cause is not None
+    assert cause.began is None
 
 
 def test_the_id_of_a_recurring_event_names_its_run() -> None:

@@ -1,5 +1,6 @@
 """The topics of a story are read within bounds, and what was not looked at is named."""
 
+import time
 import zlib
 from collections.abc import Collection, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
@@ -147,7 +148,7 @@ def test_it_is_read_from_its_end_backwards_in_stretches() -> None:
 
 def test_when_the_time_is_over_the_oldest_are_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
     Reading.clock = [0.0]
-    monkeypatch.setattr(story_topics.time, "monotonic", lambda: Reading.clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: Reading.clock[0])
     made = topics(filled(20_000, 1, 12_500, 19_000), Bounds(seconds=7.5))
 
     found = made.read([ORDERS], ours)
@@ -161,7 +162,7 @@ def test_when_the_time_is_over_the_oldest_are_left_out(monkeypatch: pytest.Monke
 
 def test_each_topic_gets_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
     Reading.clock = [0.0]
-    monkeypatch.setattr(story_topics.time, "monotonic", lambda: Reading.clock[0])
+    monkeypatch.setattr(time, "monotonic", lambda: Reading.clock[0])
     log = {Input(name, 0): {n: Message() for n in range(20_000)} for name in ("a.events", "b.events")}
     made = topics(log, Bounds(seconds=20))
 
@@ -245,7 +246,7 @@ def test_a_record_by_its_place() -> None:
 
 def test_of_strangers_headers_and_values_only_a_part_is_kept() -> None:
     heads = [
-        ("ce_id", b"\xff" * 900_000),
+        ("ce_id", b"\0\xff" * 900_000),
         ("x-secret", b"token"),
         ("ce_type", None),
         ("ce_source", b"a"),
@@ -259,6 +260,7 @@ def test_of_strangers_headers_and_values_only_a_part_is_kept() -> None:
     assert len(found.event_id) <= 4 * 500
     assert (found.source, found.event) == ("a", "")
     assert "token" not in repr(found)
+    assert "\0" not in found.event_id, "a database could not be asked for it"
     assert found.value is not None
     assert len(found.value) == VALUE_MAX
     assert bare.value is None

@@ -285,7 +285,8 @@ def _parked(service: str, parked: Parked, events: Mapping[Place, Found]) -> Entr
 
 def _handled(service: str, known: Known, identity: Identity, at: datetime, events: Mapping[Place, Found]) -> Entry:
     of_event = [one for one in known.letters.values() if (one.source, one.event_id) == identity]
-    found = next((one for one in (*events.values(), *of_event) if (one.source, one.event_id) == identity), None)
+    named: list[Found | Letter] = [*events.values(), *of_event]
+    found = next((one for one in named if (one.source, one.event_id) == identity), None)
     redriven = [
         one.id
         for one in known.letters.values()

@@ -7,11 +7,11 @@ the record that has caused it, and the log of claims names what a service has pu
 other keys. Of these only what belongs to the story is fetched, not the stories of the other keys.
 """
 
-from collections.abc import Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import datetime, timedelta
 
 from sqlalchemy import Engine
 
@@ -39,8 +39,8 @@ The others are shown as their claims."""
 NEAR_RECORDS, NEAR = 10_000, timedelta(seconds=60)
 """Records that are looked at for one of them, from this long before its claim on: clocks may differ."""
 
-CONNECTING_MAX = 8
-"""Databases that are asked at the same time: one that does not answer takes five seconds."""
+DATABASES_MAX = 8
+"""Databases that are asked at the same time: one that does not answer takes five seconds, and a slow one 20."""
 
 
 @dataclass(frozen=True)
@@ -93,7 +93,7 @@ def tell(
     bounds = bounds or Bounds()
     found = [Database(name, engine, values=bounds.values) for name, engine in databases.items()]
     with ExitStack() as stack:
-        pool = stack.enter_context(ThreadPoolExecutor(CONNECTING_MAX))
+        pool = stack.enter_context(ThreadPoolExecutor(DATABASES_MAX))
         opened = [pool.submit(database.open) for database in found]
         topics = missed = None
         try:
@@ -106,7 +106,7 @@ def tell(
         takes = {service.name: _takes(service) for service in (*services, context.service)}
         for database in found:
             database.known.takes = takes.get(database.service)
-        telling = _Telling(context, found, topics, wanted, bounds)
+        telling = _Telling(context, found, topics, wanted=wanted, bounds=bounds, pool=pool)
         if missed:
             telling.miss(missed)
         return telling.tell()
@@ -120,14 +120,17 @@ class _Telling:
         context: Context,
         databases: Sequence[Database],
         topics: Topics | None,
+        *,
         wanted: str,
         bounds: Bounds,
+        pool: Executor,
     ) -> None:
         self._context = context
         self._databases = databases
         self._topics = topics
         self._wanted = wanted
         self._bounds = bounds
+        self._pool = pool
         self._missed: dict[str, None] = {}
         self._facts = Facts({one.service: one.known for one in databases if one.answers})
         self._keys = [wanted]
@@ -151,9 +154,13 @@ class _Telling:
             self._look(key)
         self._follow()
         self._find_requests()
-        for database in self._databases:
-            database.find_decisions(self._keys, [self._wanted])
+        self._each(lambda database: database.find_decisions(self._keys, [self._wanted]))
         return self._story()
+
+    def _each(self, question: Callable[[Database], None]) -> None:
+        """Ask all databases at the same time."""
+        for _ in self._pool.map(question, self._databases):
+            pass
 
     def miss(self, note: str) -> None:
         """Note what is not looked at."""
@@ -161,8 +168,7 @@ class _Telling:
 
     def _look(self, key: str, ids: Sequence[str] = ()) -> None:
         """Look for what there is of a key, and of events."""
-        for database in self._databases:
-            database.look([key], ids)
+        self._each(lambda database: database.look([key], ids))
         if self._topics is None:
             return
         where = None if self._bounds.everywhere else key
@@ -246,8 +252,7 @@ class _Telling:
         places = [place for place in self._facts.records if place not in self._places][:EVENTS_MAX]
         self._sought.update(new)
         self._places.update(places)
-        for database in self._databases:
-            database.receive(new, places)
+        self._each(lambda database: database.receive(new, places))
 
     def _identities(self) -> list[Identity]:
         """Return the events of the story."""
@@ -283,27 +288,26 @@ class _Telling:
     def _look_up_effects(self) -> None:
         """Look in the logs of claims for what was published about the records of the story."""
         ids = [event_id for _, event_id in self._sought]
-        places: dict[Identity, list[Place]] = {}
-        for found in self._facts.records.values():
-            if found.place in self._causes:
-                continue
-            places.setdefault(found.identity, []).append(found.place)
-        asked = cause_of(source_of(self._wanted), self._wanted)
-        for database in self._databases:
-            known, service = database.known, database.service
-            effects = [(asked.began, self._wanted)] if asked is not None and asked.began is not None else []
-            effects += [
-                (found.decided_at or found.written, found.event_id)
-                for found in self._facts.records.values()
-                if _of_request(service, found)
-            ]
-            for identity, at in known.handled.items():
-                for place in places.get(identity, ()):
-                    epoch = known.positions[place.input].epoch if place.input in known.positions else 0
-                    effects.append((at, f"{service}:{place.topic}-{place.partition}.{epoch}.{place.offset}."))
-            database.follow(effects, ids)
+        self._each(lambda database: database.follow(self._effects(database), ids))
         if self._topics is not None:
             self._find_claimed(self._topics)
+
+    def _effects(self, database: Database) -> list[tuple[datetime, str]]:
+        """Return when a service handled the records of the story, with the beginning of the ids of their effects; and
+        when requests published, with these ids.
+        """
+        known, service = database.known, database.service
+        asked = cause_of(source_of(self._wanted), self._wanted)
+        effects = [(asked.began, self._wanted)] if asked is not None and asked.began is not None else []
+        for found in self._facts.records.values():
+            if _of_request(service, found):
+                effects.append((found.decided_at or found.written, found.event_id))
+            if found.place in self._causes or (at := known.handled.get(found.identity)) is None:
+                continue
+            position = known.positions.get(found.place.input)
+            begin = f"{service}:{found.place.topic}-{found.place.partition}.{position.epoch if position else 0}"
+            effects.append((at, f"{begin}.{found.place.offset}."))
+        return effects
 
     def _find_claimed(self, topics: Topics) -> None:
         """Read the records of effects that are under other keys, near the time of their claims."""
@@ -324,11 +328,13 @@ class _Telling:
 
     def _find_requests(self) -> None:
         """Look for the requests with which events of the story began."""
-        for database in self._databases:
-            service, known = database.service, database.known
-            began = [found.decided_at for found in self._facts.records.values() if _of_request(service, found)]
-            began += [one.since for one in (*known.outbox.values(), *known.schedule.values())]
-            database.find_requests([at for at in began if at is not None][:EVENTS_MAX], self._keys)
+        self._each(self._find_requests_in)
+
+    def _find_requests_in(self, database: Database) -> None:
+        service, known = database.service, database.known
+        began = [found.decided_at for found in self._facts.records.values() if _of_request(service, found)]
+        began += [one.since for one in (*known.outbox.values(), *known.schedule.values())]
+        database.find_requests([at for at in began if at is not None][:EVENTS_MAX], self._keys)
 
     def _story(self) -> Story:
         looked, missed = dict[str, None](), dict(self._missed)

@@ -224,6 +224,17 @@ def test_a_statement_that_takes_too_long_hides_nothing_else(engine: Engine, monk
     assert missed.startswith("order: dead letters could not be looked at: canceling statement due to statement timeout")
 
 
+def test_a_database_that_is_slow_is_given_up_after_a_while(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(story_database, "SECONDS_MAX", 0.3)
+    found = Database(SERVICE, engine)
+    with engine.begin() as connection:
+        connection.execute(text("LOCK TABLE exactly_once_position, exactly_once_topic IN ACCESS EXCLUSIVE MODE"))
+        found.open()
+    found.look([KEY])
+
+    assert list(found.missed)[-1] == "order: it was asked for 0 s, and no longer"
+
+
 def test_a_database_without_the_tables_is_named(postgres: Postgres, settings: Settings) -> None:
     empty = settings.model_copy(update={"database_url": type(settings.database_url)(postgres.dsn("postgres"))})
     engine = postgres_engine.connect(empty, SERVICE, pool_size=1)

@@ -2,6 +2,7 @@
 
 import zlib
 from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from types import SimpleNamespace
 from typing import Any
@@ -104,7 +105,8 @@ def tell(wanted: str, topics: Topics | None, *databases: Database, bounds: Bound
     context: Any = SimpleNamespace(service=Service("order"))
     given: Any = databases
     read: Any = topics
-    return _Telling(context, given, read, wanted, bounds or Bounds()).tell()
+    with ThreadPoolExecutor(2) as pool:
+        return _Telling(context, given, read, wanted=wanted, bounds=bounds or Bounds(), pool=pool).tell()
 
 
 def steps(story: Story) -> list[str]:

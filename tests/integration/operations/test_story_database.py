@@ -7,7 +7,8 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-from sqlalchemy import Engine, event, text
+from pydantic import SecretStr
+from sqlalchemy import Engine, create_engine, event, text
 
 from dev.servers import Postgres
 from shared.operations import story_database
@@ -19,6 +20,7 @@ from shared.testing.databases import migrated
 
 KEY, ID = "o-1", "order:019ac123-0000-7000-8000-000000000000"
 SERVICE = "order"
+TABLES = ("dead_letter", "parked", "outbox", "schedule", "inbox", "claimed", "idempotency_key", "call", "decision")
 
 
 @pytest.fixture(scope="module")
@@ -28,14 +30,20 @@ def settings(postgres: Postgres) -> Iterator[Settings]:
 
 
 @pytest.fixture
+def owner(settings: Settings) -> Iterator[Engine]:
+    """The engine of who puts something there; what it has put is deleted."""
+    made = create_engine(settings.migration_dsn(SERVICE))
+    yield made
+    for table in (*TABLES, "position"):
+        execute(made, f"DELETE FROM exactly_once_{table}")
+    made.dispose()
+
+
+@pytest.fixture
 def engine(settings: Settings) -> Iterator[Engine]:
     """The engine of the runtime role, as the command has it."""
     made = postgres_engine.connect(settings, SERVICE, pool_size=2)
     yield made
-    with made.begin() as connection:
-        for table in ("dead_letter", "parked", "outbox", "schedule", "inbox", "claimed", "idempotency_key", "call"):
-            connection.execute(text(f"DELETE FROM exactly_once_{table}"))
-        connection.execute(text("DELETE FROM exactly_once_position"))
     made.dispose()
 
 
@@ -69,11 +77,11 @@ def opened(engine: Engine, *, values: bool = False) -> Database:
     return made
 
 
-def test_everything_that_a_database_has_of_a_key(engine: Engine) -> None:
+def test_everything_that_a_database_has_of_a_key(owner: Engine, engine: Engine) -> None:
     lane = "SELECT (SELECT min(lane) FROM exactly_once_lane)"
-    execute(engine, "INSERT INTO exactly_once_position VALUES ('order.events', 2, 9, 0)")
+    execute(owner, "INSERT INTO exactly_once_position VALUES ('order.events', 2, 9, 0)")
     execute(
-        engine,
+        owner,
         f"""
         INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data)
         {lane}, 'order.events', :key, :id, 'OrderPlaced', 1, convert_to(repeat('v', 9000), 'UTF8')
@@ -82,7 +90,7 @@ def test_everything_that_a_database_has_of_a_key(engine: Engine) -> None:
         id=ID,
     )
     execute(
-        engine,
+        owner,
         f"""
         INSERT INTO exactly_once_schedule
             (name, due, lane, hash, topic, key, event_id, event_type, event_version, data)
@@ -91,7 +99,7 @@ def test_everything_that_a_database_has_of_a_key(engine: Engine) -> None:
         key=KEY,
     )
     execute(
-        engine,
+        owner,
         """
         INSERT INTO exactly_once_parked
             (topic, partition, epoch, "offset", key, source, event_id, headers, bytes, attempts, due, error, detail)
@@ -101,7 +109,7 @@ def test_everything_that_a_database_has_of_a_key(engine: Engine) -> None:
         key=KEY,
     )
     execute(
-        engine,
+        owner,
         """
         INSERT INTO exactly_once_call
             (destination, key, call_id, call_type, call_version, data, due_at, give_up_at, failure)
@@ -109,7 +117,7 @@ def test_everything_that_a_database_has_of_a_key(engine: Engine) -> None:
         """,
         key=KEY,
     )
-    letters(engine, 7, 7, key=KEY, headers=heads())
+    letters(owner, 7, 7, key=KEY, headers=heads())
 
     found = opened(engine)
     found.look([KEY])
@@ -133,12 +141,12 @@ def test_everything_that_a_database_has_of_a_key(engine: Engine) -> None:
     assert "order.events" in found.known.topics
 
 
-def test_what_was_received_set_aside_asked_claimed_and_decided(engine: Engine) -> None:
-    execute(engine, "INSERT INTO exactly_once_inbox (source, event_id) VALUES ('order', :id), ('order', 'z')", id=ID)
-    letters(engine, 7, 8)
+def test_what_was_received_set_aside_asked_claimed_and_decided(owner: Engine, engine: Engine) -> None:
+    execute(owner, "INSERT INTO exactly_once_inbox (source, event_id) VALUES ('order', :id), ('order', 'z')", id=ID)
+    letters(owner, 7, 8)
     low = "order:order.events-2.0.7.Low.0"
     execute(
-        engine,
+        owner,
         """
         INSERT INTO exactly_once_claimed (lane, position, topic, events, event_ids)
         VALUES (0, 5, 'stock.events', 2, ARRAY[:low, 'order:order.events-2.0.71.Low.0'])
@@ -151,7 +159,7 @@ def test_what_was_received_set_aside_asked_claimed_and_decided(engine: Engine) -
         ("shop POST /orders/o-12", f'{{"id":"{KEY}2"}}'),
     ):
         execute(
-            engine,
+            owner,
             """
             INSERT INTO exactly_once_idempotency_key (scope, key, body_hash, status, answer)
             VALUES (:scope, 'k', '', 201, convert_to(:answer, 'UTF8'))
@@ -160,7 +168,7 @@ def test_what_was_received_set_aside_asked_claimed_and_decided(engine: Engine) -
             answer=answer,
         )
     execute(
-        engine,
+        owner,
         """
         INSERT INTO exactly_once_decision (command, source, before, after)
         VALUES ('schedule cancel', 'late', CAST(:before AS jsonb), '{"reason": "no"}')
@@ -190,9 +198,11 @@ def test_what_was_received_set_aside_asked_claimed_and_decided(engine: Engine) -
     assert late.known.claimed == {}
 
 
-def test_of_very_many_dead_letters_no_value_is_fetched(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
-    letters(engine, 1, 40, key=KEY, times=28_000)  # 900 kB each
-    letters(engine, 41, 41, headers=heads(padding="p" * 3_000_000))
+def test_of_very_many_dead_letters_no_value_is_fetched(
+    owner: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    letters(owner, 1, 40, key=KEY, times=28_000)  # 900 kB each
+    letters(owner, 41, 41, headers=heads(padding="p" * 3_000_000))
     monkeypatch.setattr(story_database, "LETTERS_MAX", 30)
     received: list[int] = []
 
@@ -211,11 +221,13 @@ def test_of_very_many_dead_letters_no_value_is_fetched(engine: Engine, monkeypat
     assert sum(received) < 40 * (VALUE_MAX * 2 + 1_000)
 
 
-def test_a_statement_that_takes_too_long_hides_nothing_else(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_statement_that_takes_too_long_hides_nothing_else(
+    owner: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(story_database, "STATEMENT_SECONDS", 0.2)
-    execute(engine, "INSERT INTO exactly_once_inbox (source, event_id) VALUES ('order', :id)", id=ID)
+    execute(owner, "INSERT INTO exactly_once_inbox (source, event_id) VALUES ('order', :id)", id=ID)
     found = opened(engine)
-    with engine.begin() as connection:
+    with owner.begin() as connection:
         connection.execute(text("LOCK TABLE exactly_once_dead_letter IN ACCESS EXCLUSIVE MODE"))
         found.receive([("order", ID)], [Place("order.events", 2, 7)])
 
@@ -224,10 +236,12 @@ def test_a_statement_that_takes_too_long_hides_nothing_else(engine: Engine, monk
     assert missed.startswith("order: dead letters could not be looked at: canceling statement due to statement timeout")
 
 
-def test_a_database_that_is_slow_is_given_up_after_a_while(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_database_that_is_slow_is_given_up_after_a_while(
+    owner: Engine, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(story_database, "SECONDS_MAX", 0.3)
     found = Database(SERVICE, engine)
-    with engine.begin() as connection:
+    with owner.begin() as connection:
         connection.execute(text("LOCK TABLE exactly_once_position, exactly_once_topic IN ACCESS EXCLUSIVE MODE"))
         found.open()
     found.look([KEY])
@@ -236,7 +250,7 @@ def test_a_database_that_is_slow_is_given_up_after_a_while(engine: Engine, monke
 
 
 def test_a_database_without_the_tables_is_named(postgres: Postgres, settings: Settings) -> None:
-    empty = settings.model_copy(update={"database_url": type(settings.database_url)(postgres.dsn("postgres"))})
+    empty = settings.model_copy(update={"database_url": SecretStr(postgres.dsn("postgres"))})
     engine = postgres_engine.connect(empty, SERVICE, pool_size=1)
     found = Database("payment", engine)
     found.open()
@@ -248,9 +262,7 @@ def test_a_database_without_the_tables_is_named(postgres: Postgres, settings: Se
 
 
 def test_a_database_that_is_away_is_asked_once(settings: Settings) -> None:
-    away = settings.model_copy(
-        update={"database_url": type(settings.database_url)("postgresql://x:hunter2@127.0.0.1:1/x")}
-    )
+    away = settings.model_copy(update={"database_url": SecretStr("postgresql://x:hunter2@127.0.0.1:1/x")})
     engine = postgres_engine.connect(away, SERVICE, pool_size=1)
     found = Database("payment", engine)
     found.open()

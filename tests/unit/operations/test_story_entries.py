@@ -249,6 +249,15 @@ def test_what_a_service_has_not_come_to_is_last() -> None:
     )
 
 
+def test_what_was_handled_does_not_wait_after_a_rewind() -> None:
+    facts = saga()
+    facts.services["inventory"].positions[Input("order.events", 2)] = Position(0, 0)
+
+    waits = [one.entry.event for one in timeline(facts) if one.entry.what == "waits"]
+
+    assert waits == ["OrderConfirmed.v1"], "which the inventory has not handled before either"
+
+
 def test_of_what_has_no_handler_nothing_is_said() -> None:
     facts = saga()
     payment = facts.services["payment"]

@@ -10,7 +10,7 @@ import pytest
 from pydantic import SecretStr
 from sqlalchemy import Engine, create_engine, event, text
 
-from dev.servers import Postgres
+from dev.servers import Postgres, service_names
 from shared.operations import story_database
 from shared.operations.story_database import VALUE_MAX, Database
 from shared.operations.story_facts import Place
@@ -19,7 +19,7 @@ from shared.settings import Settings
 from shared.testing.databases import migrated
 
 KEY, ID = "o-1", "order:019ac123-0000-7000-8000-000000000000"
-SERVICE = "order"
+SERVICE = service_names()[0]
 TABLES = ("dead_letter", "parked", "outbox", "schedule", "inbox", "claimed", "idempotency_key", "call", "decision")
 
 
@@ -233,7 +233,7 @@ def test_a_statement_that_takes_too_long_hides_nothing_else(
 
     assert list(found.known.handled) == [("order", ID)]
     (missed,) = found.missed
-    assert missed.startswith("order: dead letters could not be looked at: canceling statement due to statement timeout")
+    assert missed.startswith(f"{SERVICE}: dead letters could not be looked at: canceling statement due to")
 
 
 def test_a_database_that_is_slow_is_given_up_after_a_while(
@@ -246,7 +246,7 @@ def test_a_database_that_is_slow_is_given_up_after_a_while(
         found.open()
     found.look([KEY])
 
-    assert list(found.missed)[-1] == "order: it was asked for 0 s, and no longer"
+    assert list(found.missed)[-1] == f"{SERVICE}: it was asked for 0 s, and no longer"
 
 
 def test_a_database_without_the_tables_is_named(postgres: Postgres, settings: Settings) -> None:
@@ -281,5 +281,5 @@ def test_it_cannot_write(engine: Engine) -> None:
         found._ask(connection, "it", text("DELETE FROM exactly_once_inbox RETURNING 1"))
 
     assert list(found.missed) == [
-        "order: it could not be looked at: cannot execute DELETE in a read-only transaction (SQLSTATE 25006)"
+        f"{SERVICE}: it could not be looked at: cannot execute DELETE in a read-only transaction (SQLSTATE 25006)"
     ]

@@ -125,6 +125,7 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_calls(commands)
     _add_replay(commands)
     _add_decisions(commands)
+    _add_story(commands)
     audited = _add(commands, "audit", ".audit.audit:audit", "compare what was to be published with what was")
     audited.add_argument("--json", action="store_true")
     audited.add_argument(
@@ -310,6 +311,20 @@ def _add_decisions(commands: Any) -> None:
     listed.add_argument("--target", dest="source", help="only those about this target, such as lane-0")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
     listed.add_argument("--json", action="store_true")
+
+
+def _add_story(commands: Any) -> None:
+    meaning = "tell what is known of a key or an event, across services and topics"
+    told = _add(commands, "story", ".operations.story:show", meaning)
+    told.add_argument("wanted", metavar="ID", help="a key, such as the id of an order, or the id of an event")
+    since = "read the topics from this time on, such as 2026-11-28T09:00Z, and not their newest records"
+    told.add_argument("--since", type=_place, metavar="TIME", help=since)
+    most = "look at up to this many records of a partition (100000)"
+    told.add_argument("--records", type=_natural, default=100_000, metavar="NUMBER", help=most)
+    every = "look for a key in all partitions: a producer that is not of this library may have put it elsewhere"
+    told.add_argument("--all-partitions", dest="everywhere", action="store_true", help=every)
+    told.add_argument("--values", action="store_true", help="print the beginnings of the events' JSON")
+    told.add_argument("--json", action="store_true")
 
 
 def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.ArgumentParser:

@@ -1,4 +1,8 @@
-"""All that is known of an order that does not balance, collected from three databases and the topics."""
+"""All that is known of an order that does not balance, collected from three databases and the topics.
+
+For an operator the library's `story` tells the same. The balance sheet does not use it: a mistake of the library must
+not hide itself.
+"""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime

@@ -22,6 +22,16 @@ def program(service: str) -> str:
     return f"python -m {beside}.{service}" if beside else f"python -m {service}"
 
 
+def packages_beside() -> list[str]:
+    """Return the packages of the services that lie beside the one whose command this process runs."""
+    folder, package = service_folder(), _package()
+    if folder is None or package is None:
+        return []
+    beside = package.rpartition(".")[0]
+    found = sorted(file.parent.name for file in folder.parent.glob("*/container.py") if file.parent != folder)
+    return [f"{beside}.{name}" if beside else name for name in found]
+
+
 def service_folder() -> Path | None:
     """Return the folder of the service whose command this process runs; None in any other process."""
     file = getattr(sys.modules["__main__"], "__file__", None)

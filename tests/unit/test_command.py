@@ -190,6 +190,7 @@ def test_the_commands() -> None:
         *("calls list", "calls show", "calls retry-now", "calls give-up"),
         "audit",
         "decisions list",
+        "story",
     }
 
 

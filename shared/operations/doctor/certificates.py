@@ -1,0 +1,186 @@
+"""Certificates of servers, and our own: whether they are accepted, and until when they are valid.
+
+Of the standard library only a connection reads a certificate, once it trusts it. So one is asked for, then trusted, and
+asked for again.
+"""
+
+import socket
+import ssl
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import NamedTuple, TypeVar
+
+from ...settings import Settings
+from .case import Case
+from .findings import Finding, fault, ok, unknown, warning
+from .network import CONNECT_SECONDS, Address
+from .sections import KAFKA_USER
+
+EXPIRES_SOON = timedelta(days=21)
+"""Time to get a new certificate, and to restart what uses it."""
+
+STEPS_MAX = 20
+"""Messages of a handshake in memory; one takes four."""
+
+X509_V_ERR_CERT_HAS_EXPIRED = 10
+"""OpenSSL's number of it."""
+
+_SSL_REQUEST = b"\x00\x00\x00\x08\x04\xd2\x16\x2f"
+"""How a client asks PostgreSQL for TLS."""
+
+Seen = TypeVar("Seen")
+
+
+def own(case: Case) -> Iterator[Finding]:
+    """Our own certificate for Kafka, and the authorities that we trust."""
+    settings, file = case.settings, case.settings.kafka_ssl_certificate_location
+    if file is None:
+        yield ok("none is set: KAFKA_SSL_CERTIFICATE_LOCATION is empty")
+        return
+    try:
+        until = expiry_of_file(
+            file, settings.kafka_ssl_key_location, settings.kafka_ssl_key_password.get_secret_value()
+        )
+    except (OSError, ValueError) as error:
+        yield fault(
+            f"KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: {getattr(error, 'reason', None) or error}",
+            "the two files must belong together, and KAFKA_SSL_KEY_PASSWORD to the key",
+            KAFKA_USER,
+        )
+        return
+    yield expiring(f"the certificate in {file}", until, "get a new one", KAFKA_USER)
+
+
+def expiring(what: str, until: datetime | None, mend: str, see: str | None = None) -> Finding:
+    """Say until when a certificate is valid."""
+    if until is None:
+        return unknown(
+            f"{what} is valid until a time that could not be read", f"`openssl x509 -enddate` tells; {mend}", see
+        )
+    now = datetime.now(UTC)
+    if until <= now:
+        return fault(f"{what} has expired", mend, see)
+    if until < now + EXPIRES_SOON:
+        return warning(f"{what} expires at {until:%Y-%m-%d %H:%M} UTC, in {(until - now).days} days", mend, see)
+    return ok(f"{what} is valid until {until:%Y-%m-%d}")
+
+
+class Handshake(NamedTuple):
+    """What a server showed of itself over TLS."""
+
+    refusal: str | None
+    """Why its certificate is not accepted; None if it is."""
+    expires: datetime | None
+    """None if that could not be read."""
+
+
+def handshake(address: Address, trusted: ssl.SSLContext | None, *, postgres: bool = False) -> Handshake:
+    """Look at the certificate of a server, and check it against what is `trusted`. Raises `OSError` if there is no TLS.
+
+    An expired or a strange one is looked at as well: it is asked for, and then trusted itself.
+    """
+    raw = _connected(address, _any(), lambda connection: connection.getpeercert(binary_form=True), postgres=postgres)
+    expires = _expiry(raw or b"", lambda context: _connected(address, context, _not_after, postgres=postgres))
+    try:
+        if trusted is not None:
+            _connected(address, trusted, lambda _: None, postgres=postgres)
+    except ssl.SSLError as error:
+        return Handshake(getattr(error, "verify_message", None) or error.reason or str(error), expires)
+    return Handshake(None, expires)
+
+
+def trust(settings: Settings) -> ssl.SSLContext:
+    """Return what Kafka's clients trust, and what they show of themselves. Raises `OSError` for wrong files."""
+    context = ssl.create_default_context(cafile=settings.kafka_ssl_ca_location)
+    if settings.kafka_ssl_certificate_location is not None:
+        password = settings.kafka_ssl_key_password.get_secret_value()
+        context.load_cert_chain(
+            settings.kafka_ssl_certificate_location, settings.kafka_ssl_key_location, lambda: password
+        )
+    return context
+
+
+def expiry_of_file(certificate: Path, key: Path | None, password: str) -> datetime | None:
+    """Return until when our own certificate is valid; None if that cannot be read. Raises `OSError` for files that are
+    wrong.
+
+    It is shown to ourselves, in memory: of the standard library only a connection reads a certificate.
+    """
+    server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), _any()
+    for context in (server, client):
+        context.load_cert_chain(certificate, key, lambda: password)
+
+    def shown(context: ssl.SSLContext) -> datetime | None:
+        server.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        server.verify_mode = ssl.CERT_REQUIRED
+        server.load_verify_locations(cadata=_first_of(certificate))
+        return _in_memory(server, context)
+
+    try:
+        return shown(client)
+    except ssl.SSLCertVerificationError as error:
+        return _expired(error)
+
+
+def _any() -> ssl.SSLContext:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _first_of(certificate: Path) -> str:
+    end = "-----END CERTIFICATE-----"
+    return certificate.read_text("ascii", "replace").partition(end)[0] + end
+
+
+def _expiry(raw: bytes, ask: Callable[[ssl.SSLContext], datetime | None]) -> datetime | None:
+    """Trust a certificate, and read with `ask` until when it is valid."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    try:
+        context.load_verify_locations(cadata=raw)
+        return ask(context)
+    except ssl.SSLCertVerificationError as error:
+        return _expired(error)
+    except (OSError, ValueError):
+        return None
+
+
+def _expired(error: ssl.SSLCertVerificationError) -> datetime | None:
+    """Return a moment that is past for a certificate that has expired: when, OpenSSL does not say."""
+    return datetime.fromtimestamp(0, UTC) if error.verify_code == X509_V_ERR_CERT_HAS_EXPIRED else None
+
+
+def _not_after(connection: ssl.SSLSocket | ssl.SSLObject) -> datetime | None:
+    found: Mapping[str, object] = connection.getpeercert() or {}
+    until = found.get("notAfter")
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(until), UTC) if isinstance(until, str) else None
+
+
+def _connected(
+    address: Address, context: ssl.SSLContext, see: Callable[[ssl.SSLSocket], Seen], *, postgres: bool
+) -> Seen:
+    with socket.create_connection(address, CONNECT_SECONDS) as raw:
+        if postgres:
+            raw.sendall(_SSL_REQUEST)
+            if raw.recv(1) != b"S":
+                raise ConnectionError("the server speaks no TLS")
+        with context.wrap_socket(raw, server_hostname=address.host) as connection:
+            return see(connection)
+
+
+def _in_memory(server: ssl.SSLContext, client: ssl.SSLContext) -> datetime | None:
+    """Shake hands with ourselves; return until when the client's certificate is valid."""
+    there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
+    ends = (server.wrap_bio(there, back, server_side=True), client.wrap_bio(back, there))
+    for step in range(STEPS_MAX):
+        for end in ends:
+            try:
+                end.do_handshake()
+            except ssl.SSLWantReadError:
+                continue
+        if step and ends[0].getpeercert():
+            return _not_after(ends[0])
+    return None

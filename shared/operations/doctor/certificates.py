@@ -7,6 +7,7 @@ asked for again.
 import socket
 import ssl
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import NamedTuple, TypeVar
@@ -174,13 +175,11 @@ def _connected(
 def _in_memory(server: ssl.SSLContext, client: ssl.SSLContext) -> datetime | None:
     """Shake hands with ourselves; return until when the client's certificate is valid."""
     there, back = ssl.MemoryBIO(), ssl.MemoryBIO()
-    ends = (server.wrap_bio(there, back, server_side=True), client.wrap_bio(back, there))
-    for step in range(STEPS_MAX):
-        for end in ends:
-            try:
-                end.do_handshake()
-            except ssl.SSLWantReadError:
-                continue
-        if step and ends[0].getpeercert():
-            return _not_after(ends[0])
+    theirs, ours = server.wrap_bio(there, back, server_side=True), client.wrap_bio(back, there)
+    for _ in range(STEPS_MAX):
+        with suppress(ssl.SSLWantReadError):
+            ours.do_handshake()
+        with suppress(ssl.SSLWantReadError):
+            theirs.do_handshake()
+            return _not_after(theirs)
     return None

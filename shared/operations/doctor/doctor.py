@@ -64,8 +64,9 @@ def _hindered(check: Check, outcomes: Mapping[str, Future[list[Finding]]], deadl
             before = outcomes[need].result(max(0.0, deadline - time.monotonic()))
         except TimeoutError:
             return [unknown(f"not looked at: `{need}` took too long", f"mend `{need}` first")]
-        if any(one.verdict in ("fault", "unknown") for one in before):
-            return [unknown(f"not looked at, for what `{need}` found", f"mend `{need}` first")]
+        if wrong := [one for one in before if one.verdict in ("fault", "unknown")]:
+            root = wrong[0].behind or need
+            return [unknown(f"not looked at, for what `{root}` found", f"mend `{root}` first")._replace(behind=root)]
     return []
 
 

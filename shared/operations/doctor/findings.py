@@ -21,6 +21,8 @@ class Finding(NamedTuple):
     """The section that says more."""
     check: str = ""
     """The name of the check; the run fills it in."""
+    behind: str | None = None
+    """The check for whose findings this one was not asked."""
 
 
 def ok(seen: str) -> Finding:

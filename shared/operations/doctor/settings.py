@@ -37,9 +37,7 @@ def complete(case: Case) -> Iterator[Finding]:
     yield ok(f"Kafka at {servers}, PostgreSQL at {', '.join(map(str, hosts)) or 'the place that libpq chooses'}")
     if ignored:
         mend = "take them out, or put what they are for into DATABASE_URL"
-        yield warning(
-            f"{', '.join(ignored)} in the environment decide nothing: only DATABASE_URL counts", mend, MANAGED
-        )
+        yield warning(f"ignored, since only DATABASE_URL counts: {', '.join(ignored)}", mend, MANAGED)
 
 
 def safety(case: Case) -> Iterator[Finding]:

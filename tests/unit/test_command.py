@@ -67,7 +67,7 @@ def named() -> Iterator[tuple[str, str]]:
 
 
 # Their commands are put together elsewhere, and looked at below.
-PUT_TOGETHER = {("maintenance.py", "1"), ("command.py", "<command>")}
+PUT_TOGETHER = {("maintenance.py", "1"), ("case.py", "1"), ("command.py", "<command>")}
 
 
 @pytest.mark.parametrize(("where", "line"), sorted(set(named()) - PUT_TOGETHER))

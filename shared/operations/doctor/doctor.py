@@ -80,7 +80,7 @@ def _asked(case: Case, check: Check, deadline: float) -> list[Finding]:
         late = unknown(f"no answer within {seconds:.0f} s", "is that server up, or overloaded? Run this again")
         told = late._replace(verdict=check.late) if isinstance(error, TimeoutError) else failed(error)
         return [*found, told]
-    return list(found)
+    return list(found) or [unknown("there was nothing to look at", "mend what the lines before say")]
 
 
 def failed(error: Exception) -> Finding:

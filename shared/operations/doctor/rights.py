@@ -7,7 +7,7 @@ from confluent_kafka import KafkaException
 from confluent_kafka.admin._acl import AclOperation
 from confluent_kafka.admin._topic import TopicDescription
 
-from ...kafka import open_transactions
+from ...kafka import access, open_transactions
 from ...service import Service
 from .brokers import ANSWER_SECONDS
 from .case import Case
@@ -16,26 +16,54 @@ from .sections import KAFKA_RIGHTS
 
 
 def rights(case: Case) -> Iterator[Finding]:
-    """What this user may do on the topics, the group and the transactional ids, as far as brokers tell."""
+    """What this user may do on the topics, the group and the transactional ids."""
     yield from permitted(case.service, case.described)
-    asked = case.admin.describe_consumer_groups(
-        [case.service.name], include_authorized_operations=True, request_timeout=ANSWER_SECONDS
+    yield _on_group(case)
+    yield _on_transactional_ids(case)
+
+
+def permitted(service: Service, described: Mapping[str, TopicDescription]) -> Iterator[Finding]:
+    """Judge the rights on the topics, by those of a worker."""
+    told = _told(described)
+    reads, writes = _read(service) & told.keys(), _written(service) & told.keys()
+    unread = sorted(name for name in reads if not _may(AclOperation.READ, told[name]))
+    unwritten = sorted(name for name in writes if not _may(AclOperation.WRITE, told[name]))
+    if silent := sorted(described.keys() - told.keys()):
+        seen = f"the brokers do not tell what this user may do on {', '.join(silent)}"
+        yield unknown(seen, "look with kafka-acls.sh", KAFKA_RIGHTS)
+    if unread:
+        yield fault(f"this user may not READ {', '.join(unread)}", "grant it READ on each", KAFKA_RIGHTS)
+    if unwritten and of_an_operator(service, described):
+        yield warning(
+            f"this user may READ and not WRITE {', '.join(unwritten)}, which is right for an operator; a worker with it "
+            "ends with 78",
+            "nothing, if no worker has this user; otherwise grant it WRITE on each",
+            KAFKA_RIGHTS,
+        )
+    elif unwritten:
+        yield fault(f"this user may not WRITE {', '.join(unwritten)}", "grant it WRITE on each", KAFKA_RIGHTS)
+    if told and not unread and not unwritten:
+        yield ok(f"READ on {len(reads)} topics, WRITE on {len(writes)}, as a worker needs")
+
+
+def of_an_operator(service: Service, described: Mapping[str, TopicDescription]) -> bool:
+    """Whether this user may read all that the service publishes, and write none of it: no worker does the first."""
+    told = [rights for name, rights in _told(described).items() if name in _written(service)]
+    return bool(told) and all(
+        _may(AclOperation.READ, rights) and not _may(AclOperation.WRITE, rights) for rights in told
     )
-    mend = f"grant this user READ on the group {case.service.name}"
-    try:
-        operations = _operations(asked[case.service.name].result(2 * ANSWER_SECONDS))
-    except KafkaException as error:
-        yield unknown(f"group {case.service.name}: {error.args[0].name()}: {error.args[0].str()}", mend, KAFKA_RIGHTS)
-    else:
-        if operations is None:
-            yield unknown(
-                f"group {case.service.name}: the broker does not tell what this user may do", mend, KAFKA_RIGHTS
-            )
-        elif not {AclOperation.READ, AclOperation.ALL} & set(operations):
-            yield fault(f"group {case.service.name}: this user may not READ it", mend, KAFKA_RIGHTS)
-        else:
-            yield ok(f"READ on group {case.service.name}")
-    yield _transactional_ids(case)
+
+
+def _read(service: Service) -> set[str]:
+    return {*service.consumed_topics, service.lane_topic}
+
+
+def _written(service: Service) -> set[str]:
+    return {*service.published_topics, service.dead_letter_topic}
+
+
+def _told(described: Mapping[str, TopicDescription]) -> dict[str, Collection[AclOperation]]:
+    return {name: found for name, topic in described.items() if (found := _operations(topic)) is not None}
 
 
 def _operations(described: Any) -> Collection[AclOperation] | None:
@@ -43,43 +71,30 @@ def _operations(described: Any) -> Collection[AclOperation] | None:
     return found
 
 
-def permitted(service: Service, described: Mapping[str, TopicDescription]) -> Iterator[Finding]:
-    """Judge the rights on the topics, by those of a worker."""
-    told = {name: set(found) for name, topic in described.items() if (found := _operations(topic)) is not None}
-    reads = {*service.consumed_topics, service.lane_topic} & told.keys()
-    writes = {*service.published_topics, service.dead_letter_topic} & told.keys()
-    unread = sorted(name for name in reads if not {AclOperation.READ, AclOperation.ALL} & told[name])
-    unwritten = sorted(name for name in writes if not {AclOperation.WRITE, AclOperation.ALL} & told[name])
-    if silent := sorted(described.keys() - told.keys()):
-        yield unknown(
-            f"the brokers do not tell what this user may do on {', '.join(silent)}",
-            "look with kafka-acls.sh",
-            KAFKA_RIGHTS,
-        )
-    if unread:
-        yield fault(
-            f"this user may not READ {', '.join(unread)}",
-            "grant it READ on each",
-            KAFKA_RIGHTS,
-        )
-    if unwritten and set(unwritten) == writes and all(AclOperation.READ in told[name] for name in writes):
-        yield warning(
-            f"this user may READ and not WRITE {', '.join(unwritten)}, which is right for an operator; a worker "
-            "with it ends with 78",
-            "nothing, if no worker has this user; otherwise grant it WRITE on each",
-            KAFKA_RIGHTS,
-        )
-    elif unwritten:
-        yield fault(
-            f"this user may not WRITE {', '.join(unwritten)}",
-            "grant it WRITE on each",
-            KAFKA_RIGHTS,
-        )
-    if told and not unread and not unwritten:
-        yield ok(f"READ on {len(reads)} topics, WRITE on {len(writes)}, as a worker needs")
+def _may(operation: AclOperation, granted: Collection[AclOperation]) -> bool:
+    return operation in granted or AclOperation.ALL in granted
 
 
-def _transactional_ids(case: Case) -> Finding:
+def _on_group(case: Case) -> Finding:
+    name = case.service.name
+    mend = f"grant this user READ on the group {name}"
+    asked = case.admin.describe_consumer_groups(
+        [name], include_authorized_operations=True, request_timeout=ANSWER_SECONDS
+    )
+    try:
+        found = _operations(asked[name].result(2 * ANSWER_SECONDS))
+    except KafkaException as error:
+        refused = access.not_permitted(error.args[0])
+        seen = f"group {name}: {error.args[0].name()}: {error.args[0].str()}"
+        return fault(seen, mend, KAFKA_RIGHTS) if refused else unknown(seen, "run this again")
+    if found is None:
+        return unknown(f"group {name}: the broker does not tell what this user may do", mend, KAFKA_RIGHTS)
+    if not _may(AclOperation.READ, found):
+        return fault(f"group {name}: this user may not READ it", mend, KAFKA_RIGHTS)
+    return ok(f"READ on group {name}")
+
+
+def _on_transactional_ids(case: Case) -> Finding:
     """Ask for the first slot's: whether it may be seen. Whether it may be used, only a worker finds."""
     name = f"{case.service.name}-0"
     try:
@@ -88,13 +103,11 @@ def _transactional_ids(case: Case) -> Finding:
     except Exception as error:  # noqa: BLE001 - kafka-python's
         kind = type(error).__name__
         if kind == "TransactionalIdAuthorizationFailedError":
-            return fault(
-                f"transactional id {name}: this user may not even see it",
-                f"nothing, if no worker has this user; otherwise grant it WRITE on {case.service.name}-*",
-                KAFKA_RIGHTS,
-            )
+            seen = f"transactional id {name}: this user may not even see it"
+            if of_an_operator(case.service, case.described):
+                return warning(seen, "nothing, if no worker has this user", KAFKA_RIGHTS)
+            return fault(seen, f"grant it WRITE on {case.service.name}-*", KAFKA_RIGHTS)
         if kind != "TransactionalIdNotFoundError":  # there was no worker yet
-            return unknown(
-                f"transactional id {name}: {kind}: {error}"[: open_transactions.DETAIL_MAX], "run this again"
-            )
+            seen = f"transactional id {name}: {kind}: {error}"
+            return unknown(seen[: open_transactions.DETAIL_MAX], "run this again")
     return ok(f"transactional id {name} may be seen; whether it may be used, brokers tell only a worker")

@@ -35,8 +35,8 @@ def permitted(service: Service, described: Mapping[str, TopicDescription]) -> It
         yield fault(f"this user may not READ {', '.join(unread)}", "grant it READ on each", KAFKA_RIGHTS)
     if unwritten and of_an_operator(service, described):
         yield warning(
-            f"this user may READ and not WRITE {', '.join(unwritten)}, which is right for an operator; a worker with it "
-            "ends with 78",
+            f"this user may READ and not WRITE {', '.join(unwritten)}, which is right for an operator; a worker "
+            "with it ends with 78",
             "nothing, if no worker has this user; otherwise grant it WRITE on each",
             KAFKA_RIGHTS,
         )

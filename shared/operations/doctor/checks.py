@@ -50,9 +50,9 @@ CHECKS = (
     Check("postgres rights", database.rights, 8.0, IN),
     Check("postgres outbox", sessions.waiting, 8.0, TABLES),
     Check("kafka address", brokers.address, 8.0, READ, "fault"),
-    # A broker that is silent, or speaks TLS where we do not, is told from one that starts only after 15 s.
-    Check("kafka connection", brokers.connection, 22.0, ("kafka address",), "fault"),
     Check("kafka certificates", brokers.certificates, 8.0, ("kafka address",)),
+    # A broker that is silent, or speaks TLS where we do not, is told from one that starts only after 15 s.
+    Check("kafka connection", brokers.connection, 20.0, ("kafka address",), "fault"),
     Check("kafka listeners", brokers.listeners, 8.0, LET_IN),
     Check("kafka replication", brokers.replication, 2.0, LET_IN),
     Check("kafka settings", brokers.settings, 8.0, LET_IN),

@@ -10,6 +10,8 @@ from shared.errors import DatabaseUnavailable, Misconfigured
 from shared.operations.doctor import database
 from shared.operations.doctor.network import Address
 from shared.postgres import tables
+from shared.postgres.migrations import Migration
+from tests.unit.operations.doctor import canned
 
 COLUMNS = {(name, column.name) for name, table in tables.metadata.tables.items() for column in table.columns}
 
@@ -47,6 +49,57 @@ def test_what_a_start_refuses_is_a_fault_in_its_words(
     assert (found.verdict, found.seen) == (verdict, str(error))
     assert found.mend
     assert found.see
+
+
+HISTORY = [Migration("0001", "pre", "0001_pre_a"), Migration("0002", "post", "0002_post_b")]
+
+
+@pytest.mark.parametrize(
+    ("revision", "pending", "verdict", "words"),
+    [
+        ("0002", [], "ok", "is at 0002_post_b, the last"),
+        ("0001", ["0002_post_b"], "warning", "0002_post_b wait"),
+        ("0003", [], "warning", "newer than this code"),
+    ],
+)
+def test_a_schema_that_a_process_accepts(
+    monkeypatch: pytest.MonkeyPatch, revision: str, pending: list[str], verdict: str, words: str
+) -> None:
+    for name, answer in (("refuse_behind", None), ("behind", pending), ("history", HISTORY)):
+        monkeypatch.setattr(f"shared.postgres.migrations.{name}", lambda *_, answer=answer: answer)
+    monkeypatch.setattr("shared.postgres.version_table.revision", lambda _: revision)
+    (found,) = database.schema(canned.case())
+    assert (found.verdict, words in found.seen) == (verdict, True), found
+
+
+@pytest.mark.parametrize(("temporary", "verdict"), [(True, "ok"), (False, "warning")])
+def test_the_right_to_temporary_tables(monkeypatch: pytest.MonkeyPatch, temporary: bool, verdict: str) -> None:
+    monkeypatch.setattr("shared.postgres.roles.refuse_without_rights", lambda *_: None)
+    (found,) = database.rights(canned.case([(temporary,)]))
+    assert found.verdict == verdict
+
+
+def test_the_tables_of_the_library_are_looked_for() -> None:
+    assert [one.verdict for one in database.library_tables(canned.case(sorted(COLUMNS)))] == ["ok"]
+    (found,) = database.library_tables(canned.case([]))
+    assert (found.verdict, "exactly_once_cluster" in found.seen, "CHANGELOG" in str(found.mend)) == (
+        "fault",
+        True,
+        True,
+    )
+
+
+def test_the_clock_is_read_between_two_looks_at_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([1_000.0, 1_000.2])
+    monkeypatch.setattr(database, "time", SimpleNamespace(time=lambda: next(times)))
+    (found,) = database.clock(canned.case([(1,)], [(1_010.1,)]))
+    assert (found.verdict, "10.000 s ahead of ours, give or take 0.100 s" in found.seen) == ("warning", True)
+
+
+def test_who_is_let_in_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.postgres.access.connect", lambda engine: engine.connect())
+    (found,) = database.connection(canned.case([("18.1", "order", "order_app", True)]))
+    assert found.seen == "PostgreSQL 18.1, database order, role order_app, with TLS"
 
 
 def test_behind_a_pooler_that_is_known_an_api_works(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """`doctor`: asks everything that a service needs, and tells what is wrong and how to mend it. It changes nothing."""
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
 from itertools import groupby
@@ -20,7 +20,10 @@ from .findings import Finding, fault, unknown
 SECONDS_MAX = 28.0
 """For all checks. What has no answer by then is unknown."""
 
-Clock = Callable[[], float]
+HAND_OVER_SECONDS = 1.0
+"""After that, for a check that was cut short to tell what it has seen."""
+
+NO_TIME = unknown("not looked at: other checks took all the time", "mend what they found, and run this again")
 
 
 def doctor(container: Any, *, json: bool) -> bool:
@@ -43,9 +46,9 @@ def examine(case: Case, checks: Sequence[Check], seconds: float = SECONDS_MAX) -
     found = []
     for check in checks:
         try:
-            answer = outcomes[check.name].result(max(0.0, deadline - time.monotonic()))
+            answer = outcomes[check.name].result(max(0.0, deadline + HAND_OVER_SECONDS - time.monotonic()))
         except TimeoutError:
-            answer = [unknown(f"not looked at: {seconds:g} s were over before", "mend what comes before it")]
+            answer = [NO_TIME]
         found += [one._replace(check=check.name) for one in answer]
     return found
 
@@ -73,7 +76,9 @@ def _hindered(check: Check, outcomes: Mapping[str, Future[list[Finding]]], deadl
 def _asked(case: Case, check: Check, deadline: float) -> list[Finding]:
     """Ask; return what was found, and how it ended if it did not end well."""
     found: list[Finding] = []
-    seconds = max(0.0, min(check.seconds, deadline - time.monotonic()))
+    seconds = min(check.seconds, deadline - time.monotonic())
+    if seconds <= 0:
+        return [NO_TIME]
     try:
         begin(lambda: found.extend(check.ask(case))).result(seconds)
     except Exception as error:  # noqa: BLE001 - a check that fails must not hide what the others find

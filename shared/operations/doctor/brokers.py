@@ -13,7 +13,7 @@ from ...kafka.topics import needed
 from ...settings import Settings
 from . import network
 from .case import Case
-from .certificates import expiring, handshake, trust
+from .certificates import expiring, handshake, identity
 from .findings import Finding, fault, ok, unknown, warning
 from .network import Address
 from .sections import KAFKA_USER, POLICIES, SETTINGS, SIZES
@@ -93,14 +93,9 @@ def certificates(case: Case) -> Iterator[Finding]:
     mend = (
         "KAFKA_SSL_CA_LOCATION must name the CA of the brokers, and their certificates the names by which clients come"
     )
-    try:
-        trusted = trust(case.settings)
-    except OSError as error:
-        yield fault(f"KAFKA_SSL_*: {getattr(error, 'reason', None) or error}", mend, KAFKA_USER)
-        return
     for place in network.of_kafka(case.settings):
         try:
-            shown = handshake(place, trusted)
+            shown = handshake(place, case.settings.kafka_ssl_ca_location, identity(case.settings))
         except OSError as error:
             yield fault(f"{place} makes no TLS connection: {error}", f"is that a TLS listener? {mend}", KAFKA_USER)
             continue

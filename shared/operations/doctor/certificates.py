@@ -34,15 +34,13 @@ Seen = TypeVar("Seen")
 
 
 def own(case: Case) -> Iterator[Finding]:
-    """Our own certificate for Kafka, and the authorities that we trust."""
+    """Our own certificate for Kafka: whether its key belongs to it, and until when it is valid."""
     settings, file = case.settings, case.settings.kafka_ssl_certificate_location
     if file is None:
         yield ok("none is set: KAFKA_SSL_CERTIFICATE_LOCATION is empty")
         return
     try:
-        until = expiry_of_file(
-            file, settings.kafka_ssl_key_location, settings.kafka_ssl_key_password.get_secret_value()
-        )
+        until = expiry_of_file(file, identity(settings))
     except (OSError, ValueError) as error:
         yield fault(
             f"KAFKA_SSL_CERTIFICATE_LOCATION, KAFKA_SSL_KEY_LOCATION: {getattr(error, 'reason', None) or error}",
@@ -76,57 +74,80 @@ class Handshake(NamedTuple):
     """None if that could not be read."""
 
 
-def handshake(address: Address, trusted: ssl.SSLContext | None, *, postgres: bool = False) -> Handshake:
-    """Look at the certificate of a server, and check it against what is `trusted`. Raises `OSError` if there is no TLS.
+Identity = Callable[[ssl.SSLContext], None]
+"""Loads what a client shows of itself."""
+
+
+def anonymous(_: ssl.SSLContext) -> None:
+    """Show nothing."""
+
+
+def identity(settings: Settings) -> Identity:
+    """Return what shows our certificate to brokers, if there is one."""
+
+    def load(context: ssl.SSLContext) -> None:
+        if settings.kafka_ssl_certificate_location is not None:
+            context.load_cert_chain(
+                settings.kafka_ssl_certificate_location,
+                settings.kafka_ssl_key_location,
+                settings.kafka_ssl_key_password.get_secret_value,
+            )
+
+    return load
+
+
+def handshake(
+    address: Address, authorities: Path | None, identify: Identity = anonymous, *, postgres: bool = False
+) -> Handshake:
+    """Look at the certificate of a server, and check it against `authorities`, or those of the system. Raises `OSError`
+    if there is no TLS, or a file is wrong.
 
     An expired or a strange one is looked at as well: it is asked for, and then trusted itself.
     """
-    raw = _connected(address, _any(), lambda connection: connection.getpeercert(binary_form=True), postgres=postgres)
-    expires = _expiry(raw or b"", lambda context: _connected(address, context, _not_after, postgres=postgres))
+    trusting, trusted = _any(), ssl.create_default_context(cafile=authorities)
+    for context in (trusting, trusted):
+        identify(context)
+    raw = _connected(address, trusting, lambda connection: connection.getpeercert(binary_form=True), postgres=postgres)
+    expires = None
+    with suppress(OSError, ValueError):
+        expires = _expiry(
+            _only(raw or b"", identify), lambda only: _connected(address, only, _not_after, postgres=postgres)
+        )
     try:
-        if trusted is not None:
-            _connected(address, trusted, lambda _: None, postgres=postgres)
+        _connected(address, trusted, lambda _: None, postgres=postgres)
     except ssl.SSLError as error:
         return Handshake(getattr(error, "verify_message", None) or error.reason or str(error), expires)
     return Handshake(None, expires)
 
 
-def trust(settings: Settings) -> ssl.SSLContext:
-    """Return what Kafka's clients trust, and what they show of themselves. Raises `OSError` for wrong files."""
-    context = ssl.create_default_context(cafile=settings.kafka_ssl_ca_location)
-    if settings.kafka_ssl_certificate_location is not None:
-        password = settings.kafka_ssl_key_password.get_secret_value()
-        context.load_cert_chain(
-            settings.kafka_ssl_certificate_location, settings.kafka_ssl_key_location, lambda: password
-        )
-    return context
+def expiry_of_file(certificate: Path, identify: Identity) -> datetime | None:
+    """Return until when our own certificate is valid; None if that cannot be read. Raises `OSError` for wrong files.
 
-
-def expiry_of_file(certificate: Path, key: Path | None, password: str) -> datetime | None:
-    """Return until when our own certificate is valid; None if that cannot be read. Raises `OSError` for files that are
-    wrong.
-
-    It is shown to ourselves, in memory: of the standard library only a connection reads a certificate.
+    It is shown to ourselves, in memory.
     """
     server, client = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), _any()
     for context in (server, client):
-        context.load_cert_chain(certificate, key, lambda: password)
-
-    def shown(context: ssl.SSLContext) -> datetime | None:
-        server.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
-        server.verify_mode = ssl.CERT_REQUIRED
-        server.load_verify_locations(cadata=_first_of(certificate))
-        return _in_memory(server, context)
-
-    try:
-        return shown(client)
-    except ssl.SSLCertVerificationError as error:
-        return _expired(error)
+        identify(context)
+    server.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    server.verify_mode = ssl.CERT_REQUIRED
+    server.load_verify_locations(cadata=_first_of(certificate))
+    return _expiry(client, lambda shown: _in_memory(server, shown))
 
 
 def _any() -> ssl.SSLContext:
+    """Trust whoever answers."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
+def _only(raw: bytes, identify: Identity) -> ssl.SSLContext:
+    """Trust one certificate alone, whoever signed it."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+    context.load_verify_locations(cadata=raw)
+    identify(context)
     return context
 
 
@@ -135,23 +156,12 @@ def _first_of(certificate: Path) -> str:
     return certificate.read_text("ascii", "replace").partition(end)[0] + end
 
 
-def _expiry(raw: bytes, ask: Callable[[ssl.SSLContext], datetime | None]) -> datetime | None:
-    """Trust a certificate, and read with `ask` until when it is valid."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context.check_hostname = False
-    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+def _expiry(context: ssl.SSLContext, ask: Callable[[ssl.SSLContext], datetime | None]) -> datetime | None:
+    """Read until when a certificate is valid; a moment that is past if it has expired: when, OpenSSL does not say."""
     try:
-        context.load_verify_locations(cadata=raw)
         return ask(context)
     except ssl.SSLCertVerificationError as error:
-        return _expired(error)
-    except (OSError, ValueError):
-        return None
-
-
-def _expired(error: ssl.SSLCertVerificationError) -> datetime | None:
-    """Return a moment that is past for a certificate that has expired: when, OpenSSL does not say."""
-    return datetime.fromtimestamp(0, UTC) if error.verify_code == X509_V_ERR_CERT_HAS_EXPIRED else None
+        return datetime.fromtimestamp(0, UTC) if error.verify_code == X509_V_ERR_CERT_HAS_EXPIRED else None
 
 
 def _not_after(connection: ssl.SSLSocket | ssl.SSLObject) -> datetime | None:

@@ -61,7 +61,7 @@ def certificate(case: Case) -> Iterator[Finding]:
         return
     for place in places:
         try:
-            shown = handshake(place, None, postgres=True)
+            shown = handshake(place, None, postgres=True)  # libpq checks it
         except OSError as error:
             yield ok(f"none is shown by {place}: {error}")  # `connection` says whether a session is encrypted
         else:

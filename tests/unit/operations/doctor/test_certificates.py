@@ -12,17 +12,24 @@ import pytest
 import trustme
 
 from shared.operations.doctor import certificates
-from shared.operations.doctor.certificates import expiring, expiry_of_file, handshake
+from shared.operations.doctor.certificates import expiring, expiry_of_file, handshake, identity
 from shared.operations.doctor.network import Address
+from shared.settings import Settings
 
 NOW = datetime.now(UTC)
 AUTHORITY = trustme.CA()
 
 
 @contextmanager
-def serving(*, expires: datetime, postgres: bool = False, tls: bool = True) -> Iterator[Address]:
-    """Serve TLS handshakes, after PostgreSQL's question for it if it is `postgres`."""
+def serving(*, expires: datetime, postgres: bool = False, tls: bool = True, asks: bool = False) -> Iterator[Address]:
+    """Serve TLS handshakes, after PostgreSQL's question for it if it is `postgres`; one that `asks` wants a certificate
+    of its clients, and tells so within the handshake.
+    """
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if asks:
+        context.maximum_version = ssl.TLSVersion.TLSv1_2
+        context.verify_mode = ssl.CERT_REQUIRED
+        AUTHORITY.configure_trust(context)
     made = AUTHORITY.issue_cert("127.0.0.1", not_before=NOW - timedelta(days=900), not_after=expires)
     made.configure_cert(context)
 
@@ -45,31 +52,37 @@ def serving(*, expires: datetime, postgres: bool = False, tls: bool = True) -> I
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def trusted(authority: trustme.CA = AUTHORITY) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    authority.configure_trust(context)
-    return context
+@pytest.fixture
+def authorities(tmp_path: Path) -> Path:
+    AUTHORITY.cert_pem.write_to_path(str(tmp_path / "ca.pem"))
+    return tmp_path / "ca.pem"
+
+
+@pytest.fixture
+def strangers(tmp_path: Path) -> Path:
+    trustme.CA().cert_pem.write_to_path(str(tmp_path / "other.pem"))
+    return tmp_path / "other.pem"
 
 
 SOON = (NOW + timedelta(days=5)).replace(microsecond=0)
 
 
 @pytest.mark.parametrize("postgres", [False, True])
-def test_until_when_it_is_valid(postgres: bool) -> None:
+def test_until_when_it_is_valid(postgres: bool, authorities: Path) -> None:
     with serving(expires=SOON, postgres=postgres) as place:
-        assert handshake(place, trusted(), postgres=postgres) == (None, SOON)
+        assert handshake(place, authorities, postgres=postgres) == (None, SOON)
 
 
-def test_one_of_a_stranger_is_read_too() -> None:
+def test_one_of_a_stranger_is_read_too(strangers: Path) -> None:
     with serving(expires=SOON) as place:
-        refusal, expires = handshake(place, trusted(trustme.CA()))
+        refusal, expires = handshake(place, strangers)
     assert "unable to get local issuer certificate" in str(refusal)
     assert expires == SOON
 
 
-def test_one_that_has_expired() -> None:
+def test_one_that_has_expired(authorities: Path) -> None:
     with serving(expires=NOW - timedelta(days=1)) as place:
-        refusal, expires = handshake(place, trusted())
+        refusal, expires = handshake(place, authorities)
     assert refusal == "certificate has expired"
     assert expiring("it", expires, "renew").verdict == "fault"
 
@@ -87,24 +100,48 @@ def test_the_verdicts(until: datetime | None, verdict: str) -> None:
     assert expiring("it", until, "renew").verdict == verdict
 
 
-def files(folder: Path, expires: datetime) -> tuple[Path, Path]:
+def files(folder: Path, expires: datetime) -> Settings:
+    """Make a certificate and its key; return settings that name them."""
     made = AUTHORITY.issue_cert("me", not_before=NOW - timedelta(days=900), not_after=expires)
     certificate, key = folder / "me.pem", folder / "me.key"
     certificate.write_bytes(b"".join(blob.bytes() for blob in made.cert_chain_pems))
     key.write_bytes(made.private_key_pem.bytes())
-    return certificate, key
+    return Settings.model_validate(
+        {
+            "kafka_bootstrap_servers": "a:1",
+            "database_url": "x",
+            "kafka_security_protocol": "SSL",
+            "kafka_ssl_certificate_location": certificate,
+            "kafka_ssl_key_location": key,
+        }
+    )
+
+
+def until(settings: Settings) -> datetime | None:
+    assert settings.kafka_ssl_certificate_location is not None
+    return expiry_of_file(settings.kafka_ssl_certificate_location, identity(settings))
 
 
 def test_our_own(tmp_path: Path) -> None:
-    assert expiry_of_file(*files(tmp_path, SOON), "") == SOON
-    gone = expiry_of_file(*files(tmp_path, NOW - timedelta(days=1)), "")
+    assert until(files(tmp_path, SOON)) == SOON
+    gone = until(files(tmp_path, NOW - timedelta(days=1)))
     assert gone is not None
     assert gone < NOW
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
-    certificate, _ = files(tmp_path, SOON)
     other = tmp_path / "other"
     other.mkdir()
+    mixed = files(tmp_path, SOON).model_copy(
+        update={"kafka_ssl_key_location": files(other, SOON).kafka_ssl_key_location}
+    )
     with pytest.raises(ssl.SSLError, match="KEY_VALUES_MISMATCH"):
-        expiry_of_file(certificate, files(other, SOON)[1], "")
+        until(mixed)
+
+
+def test_a_server_that_asks_for_ours_gets_it(tmp_path: Path, authorities: Path) -> None:
+    settings = files(tmp_path, SOON)
+    with serving(expires=SOON, asks=True) as place:
+        assert handshake(place, authorities, identity(settings)) == (None, SOON)
+        with pytest.raises(ssl.SSLError):
+            handshake(place, authorities)

@@ -7,6 +7,7 @@ from functools import partial
 from itertools import groupby
 from typing import Any
 
+from confluent_kafka import KafkaException
 from sqlalchemy.exc import DBAPIError
 
 from ...errors import ExactlyOnceError, Misconfigured
@@ -94,6 +95,8 @@ def failed(error: Exception) -> Finding:
         return fault(str(error), "do what it says")
     if isinstance(error, DBAPIError):
         return unknown(f"PostgreSQL: {error.orig}", "mend what the other lines say of PostgreSQL, and run this again")
+    if isinstance(error, KafkaException):
+        return unknown(f"Kafka: {error.args[0].name()}: {error.args[0].str()}", "run this again")
     if isinstance(error, ExactlyOnceError):
         return unknown(str(error), "run this again")
     return unknown(f"the check failed with {type(error).__name__}: {error}", "report it: this is a defect of `doctor`")

@@ -1,4 +1,4 @@
-"""The topics and the group of a service: what is there, what this user may do, what holds a reader back."""
+"""The topics of a service: what is there, and with which settings."""
 
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping

@@ -8,6 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
 from dependency_injector import providers
 
 from dev.servers.places import free_port
@@ -83,6 +84,7 @@ def test_what_needs_a_server_that_is_away_is_not_asked() -> None:
         (Misconfigured("KAFKA_X: wrong"), "fault"),
         (KafkaUnavailable("no broker"), "unknown"),
         (CommandFailed("no"), "unknown"),
+        (KafkaException(KafkaError(KafkaError._TRANSPORT)), "unknown"),
         (ZeroDivisionError("by zero"), "unknown"),
         (TimeoutError("of a socket"), "unknown"),
     ],

@@ -50,6 +50,8 @@ class Transaction(NamedTuple):
     """Whether nobody else may even read one of them."""
     waiting: int
     """How many sessions wait for what it holds."""
+    waits: bool
+    """Whether it waits itself, for what another one holds."""
 
 
 # Everybody sees who holds locks, and each transaction holds one on its own number. State and age are for members of
@@ -66,7 +68,8 @@ _TRANSACTIONS = text("""
                AND held.locktype = 'relation' AND relkind IN ('r', 'p')
                AND relnamespace = CAST(current_schema() AS regnamespace)),
            (SELECT count(*) FROM pg_stat_activity AS other
-               WHERE other.datname = current_database() AND activity.pid = ANY(pg_blocking_pids(other.pid)))
+               WHERE other.datname = current_database() AND activity.pid = ANY(pg_blocking_pids(other.pid))),
+           EXISTS (SELECT FROM pg_locks AS wanted WHERE wanted.pid = activity.pid AND NOT wanted.granted)
     FROM pg_stat_activity AS activity JOIN pg_locks AS own ON own.pid = activity.pid
     WHERE own.locktype = 'virtualxid' AND own.granted AND activity.usename IS NOT NULL
         AND activity.datname = current_database() AND activity.pid <> pg_backend_pid()
@@ -126,7 +129,7 @@ def judged(one: Transaction) -> Finding | None:
         return fault(f"{seen}; {one.waiting} sessions wait for it", mend, LOCK)
     if one.shuts_out:
         return fault(f"{seen}; nobody else may read them", mend, LOCK)
-    if idle or one.state is None or seconds > LONG_SECONDS:
+    if not one.waits and (idle or one.state is None or seconds > LONG_SECONDS):
         return warning(seen, mend, LOCK)
     return None
 

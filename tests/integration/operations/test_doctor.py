@@ -2,12 +2,12 @@
 
 import json
 import socket
+import threading
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 import trustme
 from confluent_kafka import Producer
@@ -165,19 +165,16 @@ def test_a_transaction_that_somebody_has_left_open(tallies: Tallies, look: Docto
 
 
 def test_a_transaction_that_keeps_others_waiting(tallies: Tallies, look: Doctor) -> None:
-    with (
-        tallies.held("UPDATE trail SET steps = steps"),
-        psycopg.connect(tallies.servers.postgres.dsn(tallies.name)) as other,
-    ):
-        other.pgconn.send_query(b"LOCK TABLE trail")
-        until(
-            lambda: tallies.sql("SELECT 1 FROM pg_locks WHERE NOT granted AND pid = %s", other.info.backend_pid),
-            "it waits",
-        )
+    blocked = threading.Thread(target=lambda: tallies.sql("UPDATE trail SET steps = steps"))
+    with tallies.held("UPDATE trail SET steps = steps"):
+        blocked.start()
+        until(lambda: tallies.sql("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"), "it waits")
         report = look()
-        assert any("1 sessions wait for it" in seen for _, seen in report.of("postgres transactions"))
-        assert (report.code, report.wrong()["postgres transactions"]) == (1, "fault")
-        other.cancel_safe()
+    blocked.join()
+
+    assert (report.code, report.wrong()) == (1, KNOWN | {"postgres transactions": "fault"})
+    ((_, seen),) = report.of("postgres transactions")
+    assert seen.endswith("; 1 sessions wait for it")
 
 
 def test_a_table_that_is_locked(tallies: Tallies, look: Doctor) -> None:

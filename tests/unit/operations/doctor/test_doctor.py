@@ -2,7 +2,6 @@
 
 import json
 import threading
-import time
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -133,7 +132,7 @@ def test_the_table_of_checks_can_be_run() -> None:
     assert sorted(set(places), key=places.index) == [p for n, p in enumerate(places) if places[n - 1 : n] != [p]]
     for number, check in enumerate(CHECKS):
         assert set(check.needs) <= set(names[:number]), f"{check.name} needs what comes later"
-    assert doctor.SECONDS_MAX < 30
+    assert doctor.SECONDS_MAX + doctor.HAND_OVER_SECONDS < 30
 
 
 # ---- the command
@@ -243,9 +242,3 @@ def test_warnings_and_what_is_unknown_do_not_fail(down: Any, monkeypatch: pytest
     monkeypatch.setattr(doctor, "CHECKS", (Check("a b", says(warning("w", "m"), unknown("u", "m")), 5),))
 
     assert command.run(down, ["doctor"]) == 0
-
-
-def test_what_is_slow_is_bounded_by_the_clock() -> None:
-    began = time.monotonic()
-    examine(NOBODY, (Check("a b", hangs, 3_600),), 0.1)
-    assert time.monotonic() - began < 30

@@ -7,7 +7,7 @@ from shared.operations.doctor.sessions import Transaction, judged, near_limits
 from shared.postgres.backlog import Waiting
 from tests.unit.operations.doctor.canned import case
 
-IDLE = Transaction(7, "3/11", "ada", "psql", "idle in transaction", 600.0, ["stock"], False, 0)
+IDLE = Transaction(7, "3/11", "ada", "psql", "idle in transaction", 600.0, ["stock"], False, 0, False)
 
 
 @pytest.mark.parametrize(
@@ -16,6 +16,8 @@ IDLE = Transaction(7, "3/11", "ada", "psql", "idle in transaction", 600.0, ["sto
         (IDLE, "warning"),
         (IDLE._replace(state=None, seconds=None), "warning"),
         (IDLE._replace(waiting=2), "fault"),
+        (IDLE._replace(waiting=2, waits=True), "fault"),
+        (IDLE._replace(state=None, seconds=None, waits=True), None),
         (IDLE._replace(state=None, seconds=None, shuts_out=True), "fault"),
         (IDLE._replace(state="active", seconds=10.0), None),
         (IDLE._replace(state="active", seconds=4_000.0), "warning"),

@@ -126,7 +126,8 @@ def judged(one: Transaction) -> Finding | None:
     )
     mend = f"{whose}; `SELECT pg_terminate_backend({one.pid})` rolls it back"
     if one.waiting:
-        return fault(f"{seen}; {one.waiting} sessions wait for it", mend, LOCK)
+        who = "1 session waits" if one.waiting == 1 else f"{one.waiting} sessions wait"
+        return fault(f"{seen}; {who} for it", mend, LOCK)
     if one.shuts_out:
         return fault(f"{seen}; nobody else may read them", mend, LOCK)
     if not one.waits and (idle or one.state is None or seconds > LONG_SECONDS):

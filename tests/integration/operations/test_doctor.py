@@ -32,6 +32,10 @@ OF_THE_MACHINE = {"kafka disk", "postgres limits"}
 
 PASSWORD = "between you and me"
 
+BLOCKED = """
+    SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
+"""
+
 
 class Report:
     """What `doctor` printed."""
@@ -168,13 +172,13 @@ def test_a_transaction_that_keeps_others_waiting(tallies: Tallies, look: Doctor)
     blocked = threading.Thread(target=lambda: tallies.sql("UPDATE trail SET steps = steps"))
     with tallies.held("UPDATE trail SET steps = steps"):
         blocked.start()
-        until(lambda: tallies.sql("SELECT FROM pg_locks WHERE NOT granted AND locktype = 'transactionid'"), "it waits")
+        until(lambda: tallies.sql(BLOCKED), "it waits")
         report = look()
     blocked.join()
 
     assert (report.code, report.wrong()) == (1, KNOWN | {"postgres transactions": "fault"})
     ((_, seen),) = report.of("postgres transactions")
-    assert seen.endswith("; 1 sessions wait for it")
+    assert seen.endswith("; 1 session waits for it")
 
 
 def test_a_table_that_is_locked(tallies: Tallies, look: Doctor) -> None:

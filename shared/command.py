@@ -3,6 +3,7 @@
 Long-running commands exit with the codes of sysexits.h, for their supervisors. Operator commands exit with 0 if the
 work is done, 1 if not, 2 for wrong arguments, 74 if it is done but the output could not be written, and 75 if a server
 was down or still starting: try again. `audit` exits with 1 for findings; if it could not compare, it uses sysexits.h.
+`doctor` exits with 1 for a fault, also where that is a server that is down.
 """
 
 import argparse
@@ -101,13 +102,20 @@ def token(_container: Any, arguments: argparse.Namespace) -> None:
     output.echo(f"its entry in API_TOKENS:   {entry}")
 
 
+def doctor(container: Any, arguments: argparse.Namespace) -> bool:
+    """Find why the service does not work: settings, servers, rights, schema, topics, transactions."""
+    return bool(lazily(".operations.doctor.doctor:doctor", container, json=arguments.json))
+
+
 def parser(service: str) -> argparse.ArgumentParser:
     """Make the parser of all commands; the parsed `run` executes the command."""
     made = argparse.ArgumentParser(prog=program(service), description=f"The {service} service.")
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
-    for command in (api, worker, caller, migrate, topics, token):
+    for command in (api, worker, caller, migrate, topics, token, doctor):
         added = commands.add_parser(command.__name__, help=command.__doc__)
         added.set_defaults(run=command, operator=False)
+        if command is doctor:
+            added.add_argument("--json", action="store_true")
         if command is migrate:
             added.add_argument("--before-rollout", action="store_true", help="leave `post` migrations for later")
         if command is topics:
@@ -375,7 +383,8 @@ def run(container: Any, words: list[str]) -> int:
         known.error(refusal)
     arguments = parse(known, words)
     try:
-        metrics.configure(container.settings(), service=name, process=arguments.command)
+        if arguments.run is not doctor:  # it tells what is wrong with the settings
+            metrics.configure(container.settings(), service=name, process=arguments.command)
         done = arguments.run(container, arguments)
     except DBAPIError as error:
         return _failed(name, arguments, _meaning(error) if arguments.operator else error)

@@ -65,12 +65,17 @@ TRANSACTION_MS_MIN = 30_000
 """`transaction_timeout`, new in PostgreSQL 17, must leave room for a statement's own timeout."""
 
 
+def libpq_variables() -> list[str]:
+    """Return the variables of libpq that are set, by name."""
+    known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar} | NOT_OF_CONNECTIONS
+    return sorted(known & os.environ.keys())
+
+
 def forget_libpq_variables() -> None:
     """Remove libpq's variables from our environment and our children's: the URL alone says where to connect, as whom
     and how.
     """
-    known = {option.envvar.decode() for option in pq.Conninfo.get_defaults() if option.envvar} | NOT_OF_CONNECTIONS
-    if found := sorted(known & os.environ.keys()):
+    if found := libpq_variables():
         for name in found:
             del os.environ[name]
         log.warning("libpq_variables_ignored", names=found, hint="only DATABASE_URL counts; put them into it")

@@ -65,6 +65,16 @@ def configure(settings: Settings, **facts: object) -> None:
     folding.watch()
 
 
+def silence() -> None:
+    """Write no line, of the libraries neither: for a command whose output says everything."""
+
+    def drop(_logger: object, _method: str, _line: object) -> Any:
+        raise structlog.DropEvent
+
+    structlog.configure(processors=[drop], cache_logger_on_first_use=False)
+    logging.basicConfig(handlers=[logging.NullHandler()], force=True)
+
+
 class Libraries(logging.Handler):
     """Writes records of `logging` like our own lines: those of a service from LOG_LEVEL up, those of libraries from
     warning up.

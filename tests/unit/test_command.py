@@ -67,7 +67,7 @@ def named() -> Iterator[tuple[str, str]]:
 
 
 # Their commands are put together elsewhere, and looked at below.
-PUT_TOGETHER = {("maintenance.py", "1"), ("command.py", "<command>")}
+PUT_TOGETHER = {("maintenance.py", "1"), ("case.py", "1"), ("command.py", "<command>")}
 
 
 @pytest.mark.parametrize(("where", "line"), sorted(set(named()) - PUT_TOGETHER))
@@ -119,7 +119,7 @@ def test_no_message_names_a_command_in_another_way() -> None:
             )
 
 
-WRITTEN = re.compile(r"`((?:positions|dead-letters|outbox|lanes|decisions|calls|replay) [^`]+|topics|migrate)`")
+WRITTEN = re.compile(r"`((?:positions|dead-letters|outbox|lanes|decisions|calls|replay) [^`]+|topics|migrate|doctor)`")
 
 
 @pytest.mark.parametrize("line", sorted(set(WRITTEN.findall((ROOT / "docs" / "operating.md").read_text()))))
@@ -179,7 +179,7 @@ COMMANDS = dict(leaves(command.parser("order")))
 
 def test_the_commands() -> None:
     assert set(COMMANDS) == {
-        *("api", "worker", "caller", "migrate", "topics", "token"),
+        *("api", "worker", "caller", "migrate", "topics", "token", "doctor"),
         *("positions show", "positions adopt", "positions rewind", "positions skip", "positions set-aside"),
         *("dead-letters list", "dead-letters show", "dead-letters redrive", "dead-letters dismiss"),
         *("parked list", "parked show", "parked retry-now", "parked give-up"),

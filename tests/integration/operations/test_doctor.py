@@ -1,0 +1,342 @@
+"""`doctor` finds nothing at a healthy service, and each thing that is really broken."""
+
+import json
+import socket
+import threading
+import uuid
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from confluent_kafka import Producer
+from pydantic import SecretStr
+
+from dev.servers import Servers
+from dev.servers.locked import Grant, LockedKafka
+from dev.servers.places import free_port
+from shared import command
+from shared.kafka import topics
+from shared.operations.doctor.case import Case
+from shared.operations.doctor.checks import CHECKS
+from shared.operations.doctor.doctor import examine
+from shared.operations.doctor.findings import Finding
+from shared.settings import Settings
+from shared.testing import SECONDS_MAX, until
+from tests.faults import trail
+from tests.integration.tallies import RUNTIME, Tallies
+
+OF_THE_MACHINE = {"kafka disk", "postgres limits"}
+"""Others fill its disk, and take connections."""
+
+PASSWORD = "between you and me"
+
+BLOCKED = """
+    SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND cardinality(pg_blocking_pids(pid)) > 0
+"""
+
+
+class Report:
+    """What `doctor` printed."""
+
+    def __init__(self, code: int, printed: str) -> None:
+        self.code = code
+        self.printed = printed
+        self.findings: list[dict[str, Any]] = json.loads(printed)["findings"]
+
+    def of(self, check: str) -> list[tuple[str, str]]:
+        """Return verdicts and words of one check."""
+        found = [(one["verdict"], one["seen"]) for one in self.findings if one["check"] == check]
+        assert found, f"{check} is not told"
+        return found
+
+    def wrong(self) -> dict[str, str]:
+        """Return the verdicts that are not ok, but those of the machine and of what could not be asked."""
+        return {
+            one["check"]: one["verdict"]
+            for one in self.findings
+            if one["verdict"] != "ok" and one["behind"] is None and one["check"] not in OF_THE_MACHINE
+        }
+
+
+Doctor = Callable[..., Report]
+
+KNOWN = {
+    "settings agreement": "warning",  # no token is set
+    "kafka replication": "warning",  # a single broker
+    "kafka group": "warning",  # no worker is left
+    "postgres disk": "unknown",
+}
+"""What it finds at the small service that has nothing to do with a test."""
+
+
+@pytest.fixture
+def tallies(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tallies]:
+    """A service that has worked, with a history of one migration."""
+    with Tallies(servers) as made:
+        folder = tmp_path / "migrations" / made.name
+        folder.mkdir(parents=True)
+        (folder / "0001_pre_tables.py").touch()
+        monkeypatch.chdir(tmp_path)
+        made.sql("CREATE TABLE exactly_once_schema_version AS SELECT '0001' AS version_num")
+        made.sql(f"GRANT SELECT ON exactly_once_schema_version TO {RUNTIME}")
+        made.ask(1, 2)
+        made.work()
+        yield made
+
+
+@pytest.fixture
+def look(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> Doctor:
+    """Run the command, with `more` settings."""
+
+    def run(**more: object) -> Report:
+        capsys.readouterr()
+        built = trail.container(tallies.kit, tallies.settings.model_copy(update=more))
+        try:
+            code = command.run(built, ["doctor", "--json"])
+        finally:
+            built.engine().dispose()
+        return Report(code, capsys.readouterr().out)
+
+    return run
+
+
+def test_a_healthy_service(tallies: Tallies, look: Doctor) -> None:
+    report = look()
+
+    assert (report.wrong(), report.code) == (KNOWN, 0), report.printed
+    assert {one["check"] for one in report.findings} == {check.name for check in CHECKS}
+    assert [one for one in report.findings if one["behind"]] == [], "everything was looked at"
+    assert f"database {tallies.name}, role {RUNTIME}" in report.of("postgres connection")[0][1]
+    assert "agree on cluster, topics, lanes and every position" in report.of("positions")[0][1]
+
+
+def test_a_topic_that_is_missing(tallies: Tallies, look: Doctor) -> None:
+    gone = tallies.told.topic
+    tallies.admin.delete_topics([gone])[gone].result(SECONDS_MAX)
+    until(lambda: topics.describe(tallies.admin, tallies.settings, [gone])[gone] is None, f"{gone} is gone")
+
+    report = look()
+
+    assert report.code == 1
+    assert report.wrong() == KNOWN | {"kafka topics": "fault"}
+    ((_, seen), *_) = report.of("kafka topics")
+    assert f"Kafka has no topic {gone}; create with `python -m services.{tallies.name} topics`" in seen
+
+
+def test_a_schema_that_is_behind(tallies: Tallies, look: Doctor) -> None:
+    tallies.sql("UPDATE exactly_once_schema_version SET version_num = '0000'")
+
+    report = look()
+
+    assert (report.code, report.wrong()) == (1, KNOWN | {"postgres schema": "fault"})
+    ((_, seen),) = report.of("postgres schema")
+    assert "is at migration 0000, 0001_pre_tables is needed" in seen
+    assert [verdict for verdict, _ in report.of("postgres tables")] == ["unknown"]
+
+
+def test_tables_of_an_earlier_library(tallies: Tallies, look: Doctor) -> None:
+    tallies.sql("DROP TABLE exactly_once_call")
+
+    report = look()
+
+    assert (report.code, report.wrong()) == (1, KNOWN | {"postgres tables": "fault"})
+    ((_, seen),) = report.of("postgres tables")
+    assert "exactly_once_call not there" in seen
+
+
+def test_a_right_that_was_taken_away(tallies: Tallies, look: Doctor) -> None:
+    tallies.sql(f"REVOKE INSERT ON exactly_once_inbox FROM {RUNTIME}")
+
+    report = look()
+
+    assert (report.code, report.wrong()) == (1, KNOWN | {"postgres rights": "fault"})
+    ((_, seen),) = report.of("postgres rights")
+    assert f"the role {RUNTIME} lacks INSERT on exactly_once_inbox" in seen
+
+
+def test_a_transaction_that_somebody_has_left_open(tallies: Tallies, look: Doctor) -> None:
+    """The role of the service does not see its state or age, and yet that it stays open."""
+    with tallies.held("UPDATE trail SET steps = steps"):
+        report = look()
+
+    assert (report.code, report.wrong()) == (0, KNOWN | {"postgres transactions": "warning"})
+    ((_, seen),) = report.of("postgres transactions")
+    assert "role postgres" in seen
+    assert "whose state this role may not see) has had a transaction open for" in seen
+    assert "with locks on trail" in seen
+
+
+def test_a_transaction_that_keeps_others_waiting(tallies: Tallies, look: Doctor) -> None:
+    blocked = threading.Thread(target=lambda: tallies.sql("UPDATE trail SET steps = steps"))
+    with tallies.held("UPDATE trail SET steps = steps"):
+        blocked.start()
+        until(lambda: tallies.sql(BLOCKED), "it waits")
+        report = look()
+    blocked.join()
+
+    assert (report.code, report.wrong()) == (1, KNOWN | {"postgres transactions": "fault"})
+    ((_, seen),) = report.of("postgres transactions")
+    assert seen.endswith("; 1 session waits for it")
+
+
+def test_a_table_that_is_locked(tallies: Tallies, look: Doctor) -> None:
+    """What needs the table is not known, and the lock is why."""
+    with tallies.held("LOCK TABLE exactly_once_lane"):
+        report = look()
+
+    assert (report.code, report.wrong()["postgres transactions"]) == (1, "fault")
+    assert any(
+        "locks on exactly_once_lane; nobody else may read" in seen for _, seen in report.of("postgres transactions")
+    )
+    ((verdict, seen),) = report.of("postgres schema")
+    assert (verdict, "SQLSTATE 55P03" in seen) == ("unknown", True)
+
+
+def test_a_transaction_of_a_producer_that_does_not_end(tallies: Tallies, look: Doctor) -> None:
+    name = f"mallory-{uuid.uuid4().hex[:8]}"
+    stranger = Producer({"bootstrap.servers": tallies.settings.kafka_bootstrap_servers, "transactional.id": name})
+    stranger.init_transactions(SECONDS_MAX)
+    stranger.begin_transaction()
+    stranger.produce(tallies.asked.topic, b"{}", b"k")
+    assert stranger.flush(SECONDS_MAX) == 0
+
+    report = look()
+    stranger.abort_transaction(SECONDS_MAX)
+
+    assert set(report.wrong()) == {*KNOWN, "kafka transactions"}
+    ((_, seen),) = report.of("kafka transactions")
+    assert f"{tallies.source} has been held back at offset" in seen
+    assert f"by transactional id {name} (producer " in seen
+
+
+def test_positions_that_disagree(tallies: Tallies, look: Doctor) -> None:
+    tallies.forget_group()
+
+    report = look()
+
+    assert (report.code, report.wrong()) == (1, KNOWN | {"positions": "fault"})
+    assert report.of("positions")[0][1].startswith("PositionMissing: ")
+
+
+def elsewhere(tallies: Tallies, old: str, new: str) -> SecretStr:
+    url = tallies.settings.database_url.get_secret_value()
+    assert old in url
+    return SecretStr(url.replace(old, new))
+
+
+def test_a_database_that_is_down(tallies: Tallies, look: Doctor) -> None:
+    port = tallies.servers.postgres.dsn().rpartition(":")[2].partition("/")[0]
+
+    report = look(database_url=elsewhere(tallies, f":{port}/", f":{free_port()}/"))
+
+    assert (report.code, report.wrong()) == (1, _without_postgres(KNOWN) | {"postgres address": "fault"})
+    assert "connection refused" in report.of("postgres address")[0][1]
+    assert {v for one in report.findings if one["behind"] for v in [one["behind"]]} == {"postgres address"}
+
+
+def test_a_database_that_is_silent(tallies: Tallies, look: Doctor) -> None:
+    """It takes connections and says nothing, as one that is frozen."""
+    port = tallies.servers.postgres.dsn().rpartition(":")[2].partition("/")[0]
+    with socket.create_server(("127.0.0.1", 0)) as frozen:
+        report = look(database_url=elsewhere(tallies, f":{port}/", f":{frozen.getsockname()[1]}/"))
+
+    assert report.code == 1
+    assert report.wrong()["postgres connection"] == "fault"
+    assert report.of("kafka topics")[0][0] == "ok", "the other server is looked at all the same"
+
+
+def test_a_wrong_password(tallies: Tallies, look: Doctor) -> None:
+    report = look(database_url=elsewhere(tallies, f"{RUNTIME}:", f"{RUNTIME}:swordfish-"))
+
+    assert (report.code, report.wrong()) == (1, _without_postgres(KNOWN) | {"postgres connection": "fault"})
+    assert "password authentication failed" in report.of("postgres connection")[0][1]
+    assert "swordfish" not in report.printed
+
+
+def _without_postgres(known: dict[str, str]) -> dict[str, str]:
+    return {check: verdict for check, verdict in known.items() if not check.startswith("postgres")}
+
+
+def test_kafka_that_is_down(tallies: Tallies, look: Doctor) -> None:
+    report = look(kafka_bootstrap_servers=f"127.0.0.1:{free_port()}")
+
+    assert report.code == 1
+    assert report.wrong()["kafka address"] == "fault"
+    assert report.of("postgres tables")[0][0] == "ok", "the other server is looked at all the same"
+
+
+# ---- a broker with TLS, passwords and rights
+
+
+def user(locked: LockedKafka, service: str, *lacks: str) -> dict[str, object]:
+    """Make a user with the rights of a worker but those on some topics; return its settings."""
+    name = f"doctor-{uuid.uuid4().hex[:8]}"
+    kit = trail.make(service)
+    locked.user(name, PASSWORD)
+    grants = [Grant("topic", topic, "read") for topic in (*kit.service.consumed_topics, kit.service.lane_topic)]
+    grants += [Grant("topic", t, "write") for t in (*kit.service.published_topics, kit.service.dead_letter_topic)]
+    grants += [Grant("group", service, "read"), Grant("transactional_id", f"{service}-*", "write")]
+    locked.grant(name, [grant for grant in grants if grant.name not in lacks])
+    return {
+        "kafka_bootstrap_servers": locked.password_bootstrap,
+        "kafka_security_protocol": "SASL_SSL",
+        "kafka_sasl_username": name,
+        "kafka_sasl_password": PASSWORD,
+        "kafka_ssl_ca_location": locked.authority,
+        "database_url": "postgresql://nobody@127.0.0.1:1/none",
+    }
+
+
+def kafka_only(service: str, settings: dict[str, object]) -> list[Finding]:
+    case = Case(trail.container(trail.make(service), Settings.model_validate(settings)))
+    return examine(case, [check for check in CHECKS if check.name.split()[0] in ("settings", "kafka")])
+
+
+@pytest.fixture
+def service(locked: LockedKafka) -> str:
+    """A service whose topics are on the locked broker."""
+    name = f"trail-{uuid.uuid4().hex[:8]}"
+    there = {"kafka_bootstrap_servers": locked.bootstrap, "database_url": "x"}
+    topics.create_topics(Settings.model_validate(there), trail.make(name).service)
+    return name
+
+
+def verdicts(found: list[Finding], check: str) -> list[str]:
+    return [one.verdict for one in found if one.check == check]
+
+
+def test_a_user_with_the_rights_of_a_worker(locked: LockedKafka, service: str) -> None:
+    found = kafka_only(service, user(locked, service))
+
+    assert [one for one in found if one.verdict == "fault" and one.check != "kafka disk"] == []
+    assert verdicts(found, "kafka rights") == ["ok", "ok", "ok"]
+    assert verdicts(found, "kafka certificates") == ["ok"]
+    assert verdicts(found, "kafka settings") == verdicts(found, "kafka topic settings") == ["unknown"]
+    assert PASSWORD not in repr(found)
+
+
+def test_a_user_who_may_not_publish(locked: LockedKafka, service: str) -> None:
+    lost = f"{service}.told"
+    found = kafka_only(service, user(locked, service, lost))
+
+    ((seen, mend),) = [(one.seen, one.mend) for one in found if one.verdict == "fault" and one.check != "kafka disk"]
+    assert lost in seen
+    assert "WRITE" in f"{seen} {mend}"
+
+
+def test_a_broker_that_is_not_trusted(locked: LockedKafka, service: str, tmp_path: Path) -> None:
+    stranger = tmp_path / "ca.pem"
+    trustme.CA().cert_pem.write_to_path(str(stranger))
+    found = kafka_only(service, {**user(locked, service), "kafka_ssl_ca_location": stranger})
+
+    assert verdicts(found, "kafka connection") == ["fault"]
+    assert verdicts(found, "kafka certificates") == ["fault"]
+
+
+def test_tls_where_the_broker_speaks_none(locked: LockedKafka, service: str) -> None:
+    found = kafka_only(service, {**user(locked, service), "kafka_bootstrap_servers": locked.bootstrap})
+
+    assert verdicts(found, "kafka connection") == ["fault"]
+    assert verdicts(found, "kafka certificates") == ["fault"]

@@ -57,6 +57,7 @@ class Child:
         self.quick_exits = 0
         self.given_up = False
         self._restart_at: float | None = None
+        self._kill_at: float | None = None
         self._spawn()
 
     def _spawn(self) -> None:

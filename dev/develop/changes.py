@@ -42,12 +42,11 @@ def concern(paths: Iterable[Path], services: Collection[str]) -> Concern:
             continue
         if (place, owner) in {("shared", "revisions"), ("migrations", "library")}:
             found.migrate.update(services)
-        elif place == "migrations":
-            (found.migrate if owner in services else found.unknown).update({owner} - {None})
-        elif place == "shared" or owner is None:
+        elif place == "shared" or (place, owner) == ("services", None):
             found.restart.update(services)
-        else:
-            (found.restart if owner in services else found.unknown).add(owner)
+        elif owner is not None:
+            concerned = found.migrate if place == "migrations" else found.restart
+            (concerned if owner in services else found.unknown).add(owner)
     return found
 
 

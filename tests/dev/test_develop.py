@@ -20,6 +20,7 @@ from dev.develop.merged import MergedLog, colours, in_colour
 from dev.servers import ServerError, background
 from dev.servers.places import HOST, free_port
 from dev.servers.process import environment
+from dev.service.entries import FIRST_PORT
 from shared.testing import until
 from tests.dev.terminal import CTRL_C, END_SECONDS, Terminal
 
@@ -141,7 +142,7 @@ def test_every_process_has_a_port_and_every_api_the_one_of_docker_compose(monkey
 
 
 def test_a_port_that_is_taken_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(fleet, "compose_port", lambda _: fleet.FIRST_PORT)
+    monkeypatch.setattr(fleet, "compose_port", lambda _: FIRST_PORT)
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=rf"Port {port}, for the api of apple, is taken .* make dev PORT="):
@@ -158,7 +159,7 @@ def test_the_worker_in_the_foreground_has_no_timeouts_and_all_find_the_bank(tmp_
         assert made.env["METRICS_PORT"] == "1"
 
 
-@pytest.mark.parametrize("use", [background.up, lambda root, *_: next(background.borrowed.__wrapped__(root, *_))])
+@pytest.mark.parametrize("use", [background.up, lambda *given: background.borrowed(*given).__enter__()])
 def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path, use: Callable[..., object]) -> None:
     (tmp_path / ".env.local").write_text("KAFKA_BOOTSTRAP_SERVERS=elsewhere:9092\n")
     with pytest.raises(ServerError, match=r"\.env\.local is not one that `make servers` has written.*Rename it"):
@@ -322,14 +323,15 @@ def test_a_process_that_is_killed_is_shown_and_started_again(begin: Begin) -> No
 
 
 @pytest.mark.parametrize(
-    ("how", "code"), [("ctrl+c", 130), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+    ("how", "code"), [(None, 130), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
 )
-def test_it_ends_in_order(begin: Begin, how: str | signal.Signals, code: int) -> None:
+def test_it_ends_in_order(begin: Begin, how: signal.Signals | None, code: int) -> None:
+    """Also when Ctrl+C is typed."""
     terminal = begin()
-    if how == "ctrl+c":
+    if how is None:
         terminal.type(CTRL_C)
     else:
-        terminal.process.send_signal(signal.Signals(how))
+        terminal.process.send_signal(how)
     assert terminal.exit_code() == code
     assert all_gone(terminal)
     assert "Traceback" not in terminal.text

@@ -5,6 +5,7 @@ import sys
 import termios
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 
 from dev.develop import session
 from dev.develop.ending import Ended, Ending
@@ -32,18 +33,23 @@ def _options() -> session.Options:
 
 
 @contextmanager
-def _terminal_as_before() -> Iterator[None]:
+def _terminal_as_before(ending: Ending) -> Iterator[None]:
     """Restore what a debugger that was killed has changed."""
     try:
-        before = termios.tcgetattr(sys.stdin)
+        restore = partial(termios.tcsetattr, sys.stdin, termios.TCSADRAIN, termios.tcgetattr(sys.stdin))
     except (termios.error, OSError, ValueError):  # it is no terminal
-        before = None
+        yield
+        return
+
+    def restored() -> None:
+        with suppress(termios.error, OSError):
+            restore()
+
+    ending.at_once.append(restored)
     try:
         yield
     finally:
-        if before is not None:
-            with suppress(termios.error, OSError):
-                termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+        restored()
 
 
 def main() -> int:
@@ -52,13 +58,17 @@ def main() -> int:
     ending = Ending()
     ending.install()
     try:
-        with _terminal_as_before():
+        with _terminal_as_before(ending):
             session.run(options, ending)
     except Ended as ended:
-        print("Stopped; everything that was started is gone", flush=True)
+        with suppress(OSError):  # nobody reads it
+            print("Stopped; everything that was started is gone", flush=True)
         return ended.exit_code
     except ServerError as error:
         print(error, file=sys.stderr)
+        return EXIT_NOT_RUN
+    except OSError as error:  # a folder that is not ours, a disk that is full
+        print(f"This cannot work here: {error.strerror or error}: {error.filename}", file=sys.stderr)
         return EXIT_NOT_RUN
     return 0
 

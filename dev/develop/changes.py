@@ -60,7 +60,7 @@ def told(paths: Iterable[Path]) -> str:
 class Watch:
     """Tells a callback of changes that have settled: their paths, relative to the root. The thread is its own."""
 
-    def __init__(self, root: Path, tell: Callable[[frozenset[Path] | OSError], None]) -> None:
+    def __init__(self, root: Path, tell: Callable[[frozenset[Path] | Exception], None]) -> None:
         self._root = root
         self._tell = tell
         self._ending = threading.Event()
@@ -83,5 +83,5 @@ class Watch:
                 *places, debounce=GROUPED_MS, step=SETTLED_MS, stop_event=self._ending, raise_interrupt=False
             ):
                 self._tell(frozenset(Path(path).relative_to(self._root) for _, path in changes))
-        except OSError as error:  # no more watches, as the kernel counts them
+        except (OSError, RuntimeError) as error:  # such as no more watches, as the kernel counts them
             self._tell(error)

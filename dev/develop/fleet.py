@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx
 
+from dev.develop.debugger import stop
 from dev.program import Program
 from dev.servers import ServerError, makes_calls
 from dev.servers.places import HOST, free_port, is_free
@@ -100,6 +101,8 @@ def program(
         **({"PAYMENT_BANK_URL": bank.url} if bank else {}),
         **({"DEBUG_NO_TIMEOUTS": "true"} if debugged else {}),
     }
+    if debugged:
+        env = {"PYTHONBREAKPOINT": f"{stop.__module__}.{stop.__name__}", **env}  # unless there is another debugger
     return Program(
         process.name, command, env, ROOT, foreground=debugged, quick_seconds=QUICK_SECONDS, hopeless=HOPELESS
     )

@@ -54,7 +54,7 @@ class Readiness:
     seconds: float
 
 
-Event = frozenset[Path] | OSError | Readiness
+Event = frozenset[Path] | Exception | Readiness
 
 
 def run(options: Options, ending: Ending) -> None:
@@ -84,7 +84,7 @@ def run(options: Options, ending: Ending) -> None:
         supervisor = stack.enter_context(Supervisor(ROOT / LOGS))
         ending.at_once.append(supervisor.kill_all)
         session = Session(processes, debugged, programs, log, supervisor)
-        session.show_addresses(state["bootstrap"])
+        session.show_addresses()
         try:
             session.live()
         except Ended as ended:
@@ -139,9 +139,9 @@ class Session:
         self._events: SimpleQueue[Event] = SimpleQueue()
         self._exits_seen = 0
 
-    def show_addresses(self, bootstrap: str) -> None:
-        """Say where everything is."""
-        lines = [f"Kafka at {bootstrap}; PostgreSQL: psql commands are in .env.local"]
+    def show_addresses(self) -> None:
+        """Say where the processes are; the servers' addresses are printed already."""
+        lines = []
         for process in self._processes:
             if process.kind == BANK:
                 lines.append(f"{process.name}: {process.url}/bookings")
@@ -191,7 +191,7 @@ class Session:
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Readiness):
             self._on_ready(event)
-        elif isinstance(event, OSError):
+        elif isinstance(event, Exception):
             self._say(
                 f"Files cannot be watched ({event}), so nothing starts again with a change. With "
                 "WATCHFILES_FORCE_POLLING=1 in the environment they are looked at instead"

@@ -18,7 +18,7 @@ from typing import Self
 from shared.testing import until
 
 CTRL_C = "\x03"
-END_SECONDS = 60.0
+END_SECONDS = 30.0
 READ_BYTES = 65_536
 POLL_SECONDS = 0.05
 

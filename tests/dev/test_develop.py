@@ -171,7 +171,7 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path, use: Callabl
 # A session of real processes that need no servers.
 
 SERVICE = """
-import http.server, os, signal, sys, threading
+import http.server, os, signal, sys, threading, time
 from services.{name} import rules
 
 class Health(http.server.BaseHTTPRequestHandler):
@@ -201,6 +201,7 @@ for number in (signal.SIGTERM, signal.SIGINT):
 print("pid", os.getpid(), rules.SAID, flush=True)
 while not asked.wait(0.05):
     rules.work(sys.argv[1])
+time.sleep(0.3)  # its batch
 print("finished what was begun", flush=True)
 """
 RULES = "SAID = 'first'\n\ndef work(kind):\n    pass\n"
@@ -403,9 +404,25 @@ def test_the_debugger_has_the_terminal_for_itself(begin: Begin, tmp_path: Path) 
     wish.touch()
     terminal.until("(Pdb) ", 3)
     terminal.type(CTRL_C)
-    assert terminal.exit_code() == 130
+    assert terminal.exit_code() == 130, "though it stands"
     assert not [pid for pid in map(int, re.findall(r"pid (\d+)", terminal.text + other())) if psutil.pid_exists(pid)]
     assert "Traceback" not in terminal.text
+
+
+def test_ctrl_c_lets_the_worker_in_the_foreground_finish(begin: Begin, tmp_path: Path) -> None:
+    """It has the signal from the terminal, also after a breakpoint: no second one comes from us."""
+    (tmp_path / "services" / "pear" / "rules.py").write_text(STANDING)
+    terminal = begin("--port", str(free_port()), "--service", "pear", "--debug")
+    (tmp_path / "wish").touch()
+    terminal.until("(Pdb) ")
+    (worker,) = map(int, re.findall(r"^pid (\d+)", terminal.text, re.MULTILINE))
+    assert os.getpgid(worker) == terminal.process.pid, "Ctrl+Z stops both"
+    terminal.type("c\n")
+    terminal.until("the answer is 41")
+    terminal.type(CTRL_C)
+    terminal.until("finished what was begun")
+    assert terminal.exit_code() == 130
+    assert "(Pdb)" not in terminal.text.partition("the answer is 41")[2]
 
 
 @pytest.mark.parametrize(

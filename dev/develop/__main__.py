@@ -16,7 +16,9 @@ EXIT_NOT_RUN = 1
 
 
 def _options() -> session.Options:
-    parser = argparse.ArgumentParser(prog="make dev", description="Run all services, and restart what you change.")
+    parser = argparse.ArgumentParser(
+        prog="python -m dev.develop", description="Run all services, and restart what you change."
+    )
     parser.add_argument("--port", type=port, help="of the first API; default: 8000")
     parser.add_argument("--kafka-port", type=port, help="default: any free one")
     parser.add_argument("--postgres-port", type=port, help="default: any free one")
@@ -36,7 +38,7 @@ def _options() -> session.Options:
 def _terminal_as_before(ending: Ending) -> Iterator[None]:
     """Restore what a debugger that was killed has changed."""
     try:
-        restore = partial(termios.tcsetattr, sys.stdin, termios.TCSADRAIN, termios.tcgetattr(sys.stdin))
+        restore = partial(termios.tcsetattr, sys.stdin, termios.TCSANOW, termios.tcgetattr(sys.stdin))
     except (termios.error, OSError, ValueError):  # it is no terminal
         yield
         return

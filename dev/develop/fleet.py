@@ -18,6 +18,7 @@ ROOT = Path(__file__).parents[2]
 BANK = "bank"
 BANK_PORT = 90
 """Above the first port, where payment expects it without any setting."""
+PORT_MAX = 65_535
 ANSWER_SECONDS = 2.0
 # An import that fails does so at once, but eight interpreters that start on two cores take eight seconds.
 QUICK_SECONDS = 30.0
@@ -70,12 +71,22 @@ def fleet(services: Sequence[str], first_port: int | None = None) -> list[Proces
         if makes_calls(service):
             found.append(Process(service, "caller", 0))
     for process in found:
+        if process.port > PORT_MAX:
+            raise ServerError(
+                f"PORT={first} leaves no port for the {process.kind} of {process.service}: it is too high"
+            )
         if process.port and not is_free(process.port):
             raise ServerError(
                 f"Port {process.port}, for the {process.kind} of {process.service}, is taken by another process. "
-                f"End that (`make down`, if it is docker compose), or use other ports: make dev PORT={first + 1_000}"
+                "End that (`make down`, if it is docker compose), or use other ports, such as: make dev PORT=9000"
             )
-    return [process if process.port else Process(process.service, process.kind, free_port()) for process in found]
+    taken = {process.port for process in found}
+    for place, process in enumerate(found):
+        if not process.port:
+            port = next(port for port in iter(free_port, 0) if port not in taken)
+            taken.add(port)
+            found[place] = Process(process.service, process.kind, port)
+    return found
 
 
 def grouped(processes: Collection[Process]) -> dict[str, tuple[str, ...]]:

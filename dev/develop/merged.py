@@ -8,8 +8,10 @@ import re
 import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from io import UnsupportedOperation
 from pathlib import Path
+from queue import SimpleQueue
 from types import TracebackType
 from typing import Self, TextIO
 
@@ -61,7 +63,7 @@ class MergedLog:
         self._files = {name: _Followed(path) for name, path in files.items()}
         self._width = max(map(len, (OURS, *files)))
         self._colour = colour or {}
-        self._turn = threading.Lock()
+        self._ours: SimpleQueue[tuple[str, str, str]] = SimpleQueue()
         self._ending = threading.Event()
         self._thread = threading.Thread(target=self._run, name="log", daemon=True)
         self.broken = False
@@ -78,17 +80,17 @@ class MergedLog:
         self._thread.join(END_SECONDS)
 
     def say(self, words: str) -> None:
-        """Write lines of our own."""
-        with self._turn:
-            self._write([(OURS, line) for line in words.splitlines()])
+        """Have lines of our own written. This does not wait for the terminal."""
+        now = datetime.now(UTC).isoformat()
+        for line in words.splitlines():
+            self._ours.put((now, OURS, line))
 
     def _run(self) -> None:
         while not self._ending.wait(POLL_SECONDS):
             self._pass_on()
         while self._pass_on():
             pass
-        with self._turn:
-            self._write([(name, _text(file.rest)) for name, file in self._files.items() if file.rest])
+        self._write([(name, _text(file.rest)) for name, file in self._files.items() if file.rest])
 
     def _pass_on(self) -> bool:
         """Write what is new; whether there was anything."""
@@ -97,8 +99,9 @@ class MergedLog:
             for line in _lines(file):
                 file.time = _time(line) or file.time
                 lines.append((file.time, name, line))
-        with self._turn:
-            self._write([(name, line) for _, name, line in sorted(lines, key=lambda line: line[0])])
+        while not self._ours.empty():
+            lines.append(self._ours.get())
+        self._write([(name, line) for _, name, line in sorted(lines, key=lambda line: line[0])])
         return bool(lines)
 
     def _write(self, lines: list[tuple[str, str]]) -> None:

@@ -214,14 +214,16 @@ class Session:
         running = self._supervisor.names
         again = [p.name for p in self._processes if p.service in found.restart and p.kind != BANK and p.name in running]
         if again:
-            self._log.say(f"{what}: {', '.join(again)}: start again")
+            self._log.say(f"{what} changed: {', '.join(again)} start again")
         for name in again:
             self._supervisor.restart(name)
         for service in sorted(found.migrate):
             # Applied while it is being written, it would count as done: what is written later would never run.
-            self._log.say(f"{what}: when it is finished, run .venv/bin/python -m services.{service} migrate")
+            self._log.say(f"{what} changed: when it is finished, run .venv/bin/python -m services.{service} migrate")
         for service in sorted(found.unknown):
-            self._log.say(f"{what}: {service} was not there when this began. End it, and start it again")
+            self._log.say(
+                f"{what} changed: {service} was not there when this began; end `make dev`, and start it again"
+            )
 
     def _show_exits(self) -> None:
         exits = self._supervisor.exits

@@ -1,6 +1,7 @@
 """`make dev` with services that have no servers: which change restarts what, one log, every way to end."""
 
 import io
+import json
 import os
 import re
 import signal
@@ -9,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import psutil
@@ -124,10 +126,11 @@ def test_an_output_that_nobody_reads_is_noticed(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as out, MergedLog(out, {"apple api": tmp_path / "log"}) as log:
         log.say("somebody reads")
+        assert b"somebody reads" in os.read(reading, 1_000)
         assert not log.broken
         os.close(reading)
         log.say("nobody reads")
-        assert log.broken
+        until(lambda: log.broken)
         log.say("nor this")
 
 
@@ -149,6 +152,11 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(monkeypatch: pytest.Monke
             fleet.fleet(("apple",), port)
 
 
+def test_ports_that_are_too_high_are_refused() -> None:
+    with pytest.raises(ServerError, match=r"PORT=65535 leaves no port for the \w+ of \w+: it is too high"):
+        fleet.fleet(SERVICES, 65_535)
+
+
 def test_the_worker_in_the_foreground_has_no_timeouts_and_all_find_the_bank(tmp_path: Path) -> None:
     worker, bank = fleet.Process("apple", "worker", 1), fleet.Process("payment", "bank", 2)
     for debugged in (False, True):
@@ -166,6 +174,31 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path, use: Callabl
         use(tmp_path, None, None)
     background.forget(tmp_path)
     assert "elsewhere" in (tmp_path / ".env.local").read_text()
+
+
+def test_servers_that_ran_before_stay_and_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"pid": str(os.getpid()), "started": str(psutil.Process().create_time()), "bootstrap": "kafka:9092"}
+    place, env_file = tmp_path / background.STATE, tmp_path / background.ENV_FILE
+
+    @contextmanager
+    def held(*_: object) -> Iterator[dict[str, str]]:
+        place.parent.mkdir()
+        place.write_text(json.dumps(state))
+        yield state
+
+    monkeypatch.setattr(background, "held", held)
+    monkeypatch.setattr(background, "_announce", lambda *_: env_file.write_text(f"{background.ENV_HEAD}\nNEW=1\n"))
+    env_file.write_text(f"{background.ENV_HEAD}\nOLD=1\n")
+    with background.borrowed(tmp_path, None, None):
+        assert ".env.local is of servers that are gone, and is replaced" in capsys.readouterr().err
+        assert "NEW" in env_file.read_text()
+        with background.borrowed(tmp_path, None, None):
+            assert "are up already, and stay up afterwards" in capsys.readouterr().err
+        assert env_file.exists()
+    assert not env_file.exists()
+    assert not place.exists()
 
 
 # A session of real processes that need no servers.
@@ -288,7 +321,7 @@ def test_a_change_restarts_the_service_that_it_concerns_and_no_other(begin: Begi
     rules = tmp_path / "services" / "pear" / "rules.py"
     rules.write_text(RULES.replace("first", "second"))
     terminal.until("second", 2)
-    assert "services/pear/rules.py: pear api, pear worker: start again" in terminal.text
+    assert "services/pear/rules.py changed: pear api, pear worker start again" in terminal.text
     assert {name: len(starts) for name, starts in pids(terminal).items()} == {
         "apple api": 1,
         "apple worker": 1,
@@ -300,7 +333,9 @@ def test_a_change_restarts_the_service_that_it_concerns_and_no_other(begin: Begi
     (tmp_path / "shared" / "library.py").write_text("changed = True\n")
     until(lambda: sum(map(len, pids(terminal).values())) == 10)
     (tmp_path / "migrations" / "apple" / "0001.py").write_text("changed = True\n")
-    terminal.until("migrations/apple/0001.py: when it is finished, run .venv/bin/python -m services.apple migrate")
+    terminal.until(
+        "migrations/apple/0001.py changed: when it is finished, run .venv/bin/python -m services.apple migrate"
+    )
     assert sum(map(len, pids(terminal).values())) == 10
 
 
@@ -389,9 +424,9 @@ def test_the_debugger_has_the_terminal_for_itself(begin: Begin, tmp_path: Path) 
     terminal.until("(Pdb) ")
     rules.write_text(rules.read_text().replace("first", "second"))  # twice, and it is still asked to end once
     other = (tmp_path / ".servers" / "dev.log").read_text
-    until(lambda: "pear api, pear worker: start again" in other())
+    until(lambda: "pear api, pear worker start again" in other())
     rules.write_text(rules.read_text().replace("second", "third"))
-    until(lambda: len(re.findall("pear worker: start again", other())) == 2)
+    until(lambda: len(re.findall("pear worker start again", other())) == 2)
     terminal.type("answer += 1\n")
     terminal.until("(Pdb) ", 2)
     terminal.type("c\n")

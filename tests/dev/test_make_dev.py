@@ -102,7 +102,7 @@ def test_orders_flow_while_a_handler_changes(shop: Shop) -> None:
         assert {"services.payment caller", "services.inventory api", "services.inventory worker"} <= before.keys()
 
         shop.handlers.write_text(written.replace(HANDLER, f'{HANDLER}    print("reserved by the new code")\n'))
-        terminal.until("services/inventory/handlers.py: inventory api, inventory worker: start again")
+        terminal.until("services/inventory/handlers.py changed: inventory api, inventory worker start again")
         shop.until_confirmed(shop.order())
         assert re.search(r"^inventory worker +\| reserved by the new code$", terminal.text, re.MULTILINE)
         after = shop.processes()

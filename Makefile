@@ -14,7 +14,7 @@ option = $(if $($(1)),--$(2) $($(1)))
 uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 	UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}} $(VENV)/bin/uv tool run
 
-.PHONY: help test check fix unit integration servers servers-down lock clean
+.PHONY: help test check fix unit integration dev servers servers-down lock clean
 .PHONY: service service-remove wheel
 .PHONY: check-manifests audit-dependencies docs
 .PHONY: up logs down compose-test .env
@@ -87,6 +87,10 @@ compose-test: $(READY)  ## tests of the image and of docker compose; they need d
 
 servers: $(READY)  ## start Kafka and PostgreSQL in the background, with topics and tables; writes .env.local
 	@$(RUN) -m dev.servers up $(call option,KAFKA_PORT,kafka-port) $(call option,POSTGRES_PORT,postgres-port)
+
+dev: $(READY)  ## work on the services: servers, all processes, one log, restarts on change (PORT=; SERVICE= DEBUG=1 for a breakpoint)
+	@$(RUN) -m dev.develop $(call option,PORT,port) $(call option,KAFKA_PORT,kafka-port) \
+		$(call option,POSTGRES_PORT,postgres-port) $(call option,SERVICE,service) $(if $(DEBUG),--debug)
 
 servers-down: $(READY)  ## stop them and remove their data
 	@$(RUN) -m dev.servers down

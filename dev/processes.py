@@ -43,8 +43,10 @@ def start(
     env: Mapping[str, str] | None = None,
     cwd: Path | None = None,
     output: IO[bytes] | int | None = None,
+    foreground: bool = False,
 ) -> "subprocess.Popen[bytes]":
-    """Start `command` in a session and process group of its own; stdout and stderr go to `output`.
+    """Start `command` in a session and process group of its own; stdout and stderr go to `output`. In the `foreground`
+    it stays in ours and reads our input, as a debugger at our terminal must.
 
     It is killed when the calling thread ends. That holds from the moment this returns, whatever is done to the process
     then: a child frozen before it could ask the kernel would stay for ever.
@@ -55,10 +57,10 @@ def start(
             [sys.executable, "-I", "-S", "-c", _LAUNCHER, str(os.getpid()), str(writing), *map(str, command)],
             env=None if env is None else dict(env),
             cwd=cwd,
-            stdin=subprocess.DEVNULL,
+            stdin=None if foreground else subprocess.DEVNULL,
             stdout=output,
             stderr=subprocess.STDOUT if output is not None else None,
-            start_new_session=True,
+            start_new_session=not foreground,
             pass_fds=(writing,),
         )
     except BaseException:
@@ -74,14 +76,17 @@ def start(
 
 
 def send(process: "subprocess.Popen[bytes]", signal_number: signal.Signals) -> bool:
-    """Send a signal to the process and its whole group; False if it has ended.
+    """Send a signal to the process, and to its whole group if it has one of its own; False if it has ended.
 
     The process is not yet reaped while `returncode` is unset, so the number cannot belong to another process.
     """
     if process.returncode is not None:
         return False
     try:
-        os.killpg(process.pid, signal_number)
+        if os.getpgid(process.pid) == process.pid:
+            os.killpg(process.pid, signal_number)
+        else:
+            os.kill(process.pid, signal_number)
     except ProcessLookupError:
         return False
     return True

@@ -2,14 +2,13 @@
 
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from subprocess import Popen
 
 from dev import processes
 
-# An exit sooner than this after the start will probably be repeated by the next start.
 QUICK_SECONDS = 5.0
 RESTART_SECONDS_MIN = 0.1
 # While a server is away, a process that ends at once is tried this often: seldom enough to leave the CPU to others.
@@ -26,6 +25,12 @@ class Program:
     command: Sequence[str | Path]
     env: Mapping[str, str]
     cwd: Path
+    foreground: bool = False
+    """It has our terminal, for a debugger: it is not logged, and nothing kills it because it takes long to end."""
+    quick_seconds: float = QUICK_SECONDS
+    """An exit sooner than this after the start will probably be repeated by the next start."""
+    hopeless: Collection[int] = ()
+    """Exit codes that, so soon, will certainly be repeated: it is not started again until it is asked for."""
 
 
 @dataclass(frozen=True)
@@ -38,6 +43,8 @@ class Exit:
     ordered: bool
     """Whether it was killed or stopped through the supervisor."""
     lived_seconds: float
+    again: bool
+    """Whether it is started again by itself."""
 
 
 class Child:
@@ -48,39 +55,64 @@ class Child:
         self.log = log
         self.wanted = True
         self.quick_exits = 0
+        self.given_up = False
         self._restart_at: float | None = None
+        self._kill_at: float | None = None
         self._spawn()
 
     def _spawn(self) -> None:
-        self.ordered = self.again = False
-        self._restart_at = None
+        self.ordered = self.again = self.asked = False
+        self._restart_at = self._kill_at = None
         self._started = time.monotonic()
+        what = self.program
         with self.log.open("ab") as output:
             self.process: Popen[bytes] = processes.start(
-                self.program.command, env=self.program.env, cwd=self.program.cwd, output=output
+                what.command,
+                env=what.env,
+                cwd=what.cwd,
+                output=None if what.foreground else output,
+                foreground=what.foreground,
             )
         self.running = True
 
     def send(self, number: signal.Signals) -> bool:
         return self.process.poll() is None and processes.send(self.process, number)
 
+    def ask(self, kill_after: float | None = None) -> bool:
+        """Ask the process to end, with SIGTERM, and kill it if that takes longer; False if it has ended. It is asked
+        once: to a second SIGTERM it would end at once, in the midst of its work.
+        """
+        if not self.asked:
+            self.asked = self.send(signal.SIGTERM)
+            if kill_after is not None and not self.program.foreground:
+                self._kill_at = time.monotonic() + kill_after
+        return self.asked and self.running
+
+    def renew(self) -> None:
+        """Start it again now, though it has ended for good or is to wait."""
+        self.quick_exits = 0
+        self.wanted, self.given_up = True, False
+        self._restart_at = time.monotonic()
+
     def reap(self) -> Exit | None:
         """Note the end of the process, once, and when to start it again."""
+        if self.running and self._kill_at is not None and time.monotonic() > self._kill_at:
+            self._kill_at = None
+            self.send(signal.SIGKILL)
         if not self.running or (code := self.process.poll()) is None:
             return None
         self.running = False
         lived = time.monotonic() - self._started
         cause = f"exit {code}" if code >= 0 else signal.Signals(-code).name
-        self.quick_exits = self.quick_exits + 1 if lived < QUICK_SECONDS and not self.ordered else 0
-        if self.wanted and (code != 0 or self.again) and not self.given_up:
+        quick = lived < self.program.quick_seconds and not self.ordered
+        self.quick_exits = self.quick_exits + 1 if quick else 0
+        self.given_up = self.quick_exits >= QUICK_EXITS_MAX or (quick and code in self.program.hopeless)
+        again = self.wanted and (code != 0 or self.again) and not self.given_up
+        if again:
             pause = RESTART_SECONDS_MIN * 2 ** max(0, self.quick_exits - 1)
             self._restart_at = time.monotonic() + min(pause, RESTART_SECONDS_MAX)
-        return Exit(self.program.name, cause, self.ordered, lived)
+        return Exit(self.program.name, cause, self.ordered, lived, again)
 
     def start_again_if_due(self) -> None:
         if self.wanted and self._restart_at is not None and time.monotonic() >= self._restart_at:
             self._spawn()
-
-    @property
-    def given_up(self) -> bool:
-        return self.quick_exits >= QUICK_EXITS_MAX

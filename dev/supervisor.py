@@ -70,30 +70,41 @@ class Supervisor:
 
         self._do(order)
 
-    def stop(self, *names: str, seconds: float = STOP_SECONDS) -> None:
-        """End programs for good: SIGTERM, and SIGKILL after `seconds`."""
+    def stop(self, *names: str, seconds: float = STOP_SECONDS, alone_seconds: float = 0.0) -> None:
+        """End programs for good: SIGTERM, and SIGKILL after `seconds`. They have `alone_seconds` before that, if
+        somebody else has asked them to end.
+        """
+
+        def release() -> None:
+            for child in (self._children[name] for name in names):
+                child.wanted, child.ordered = False, True
 
         def order() -> None:
             for child in (self._children[name] for name in names):
-                child.wanted, child.ordered = False, True
-                child.send(signal.SIGTERM)
+                child.ask()
                 child.send(signal.SIGCONT)  # a frozen process would keep SIGTERM waiting for ever
 
+        self._do(release)
+        if alone_seconds:
+            self._ended(names, alone_seconds)
         self._do(order)
         if not self._ended(names, seconds):
             self._do(lambda: [self._children[name].send(signal.SIGKILL) for name in names])
             self._ended(names, ORDER_SECONDS)
 
     def restart(self, name: str) -> bool:
-        """Ask a program to end with SIGTERM, as a deployment does; it is started again whatever its exit code is.
+        """Ask a program to end with SIGTERM, as a deployment does; it is started again whatever its exit code is. It is
+        killed if it takes longer than `STOP_SECONDS`. One that does not run is started now.
 
         False if it was not running.
         """
 
         def order() -> bool:
             child = self._children[name]
-            child.ordered = child.again = child.send(signal.SIGTERM)
-            return child.ordered
+            child.ordered = child.again = child.ask(STOP_SECONDS)
+            if not child.again:
+                child.renew()
+            return child.again
 
         return self._do(order)
 
@@ -107,6 +118,11 @@ class Supervisor:
             return sent
 
         return self._do(order)
+
+    def kill_all(self) -> None:
+        """Kill everything at once, in a process that ends now: this does not ask the thread, which may be busy."""
+        for child in tuple(self._children.values()):
+            processes.send(child.process, signal.SIGKILL)
 
     def freeze(self, name: str) -> bool:
         """Stop a program in the middle of whatever it does, until `thaw`. False if it was not running."""

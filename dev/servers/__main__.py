@@ -9,7 +9,7 @@ from dev.servers.prepare import ROOT
 from dev.servers.process import ServerError
 
 
-def _port(word: str) -> int:
+def port(word: str) -> int:
     if not word.isdecimal() or not 0 < int(word[:6]) < 65_536:
         raise argparse.ArgumentTypeError(f"{word[:20]} is not a port, a number from 1 to 65535")
     return int(word)
@@ -23,8 +23,8 @@ def main() -> None:
         help="fetch: what a first start would do",
     )
     parser.add_argument("--root", type=Path, default=ROOT, help="where to write .env.local; default: the repository")
-    parser.add_argument("--kafka-port", type=_port, help="default: any free one")
-    parser.add_argument("--postgres-port", type=_port, help="default: any free one")
+    parser.add_argument("--kafka-port", type=port, help="default: any free one")
+    parser.add_argument("--postgres-port", type=port, help="default: any free one")
     given = parser.parse_args()
     try:
         if given.command == "up":

@@ -6,6 +6,8 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
 
@@ -18,6 +20,7 @@ from dev.servers.together import running
 from dev.service.entries import compose_port
 
 ENV_HEAD = "# Written by `make servers`, removed by `make servers-down`."
+FOREIGN = "{} is not one that `make servers` has written, and would be overwritten. Rename it: `.env` is read too."
 
 UP_SECONDS_MAX = 600.0  # the first time, Kafka is downloaded
 DOWN_SECONDS_MAX = 60.0
@@ -32,11 +35,37 @@ ENV_FILE = Path(".env.local")
 
 def up(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     """Start the servers unless they run, prepare what the services need, and write `.env.local`."""
+    _refuse_foreign(root)
     state = _state(root)
     if state:
         echo("Kafka and PostgreSQL are up already")
     else:
         state = _start(root, kafka_port, postgres_port)
+    _announce(root, state)
+
+
+@contextmanager
+def borrowed(root: Path, kafka_port: int | None, postgres_port: int | None) -> Iterator[dict[str, str]]:
+    """Use the servers that run already, which then stay; else start them, and stop them when the block ends."""
+    _refuse_foreign(root)
+    state = _state(root)
+    if state:
+        echo("Kafka and PostgreSQL are up already, and stay up afterwards")
+        _announce(root, state)
+        yield state
+        return
+    if (root / ENV_FILE).exists():
+        echo(f"{ENV_FILE} is of servers that are gone, and is replaced")
+    try:
+        with held(root, kafka_port, postgres_port) as state:
+            _announce(root, state)
+            yield state
+    finally:
+        forget(root)
+
+
+def _announce(root: Path, state: dict[str, str]) -> None:
+    """Tell every process and the reader where the servers are, and prepare what the services need."""
     _write_env(root / ENV_FILE, state["bootstrap"], state["database_url"])
     # Without the password: what is printed is seen over a shoulder, and kept in the logs of CI.
     address = make_url(state["database_url"])
@@ -63,16 +92,38 @@ def down(root: Path) -> None:
         except psutil.TimeoutExpired:
             process.kill()  # the guards end the servers then
     echo("Kafka and PostgreSQL are down" if state else "Kafka and PostgreSQL were not up")
+    forget(root)
+
+
+def forget(root: Path) -> None:
+    """Remove what says where the servers are."""
     (root / STATE).unlink(missing_ok=True)
-    env_file = root / ENV_FILE
-    if env_file.exists() and env_file.read_text().startswith(ENV_HEAD):
-        env_file.unlink()
+    if not _is_foreign(root / ENV_FILE):
+        (root / ENV_FILE).unlink(missing_ok=True)
+
+
+def _is_foreign(env_file: Path) -> bool:
+    return env_file.exists() and not env_file.read_text(errors="replace").startswith(ENV_HEAD)
+
+
+def _refuse_foreign(root: Path) -> None:
+    """Raise `ServerError` for a file that somebody else has written."""
+    if _is_foreign(root / ENV_FILE):
+        raise ServerError(FOREIGN.format(ENV_FILE))
 
 
 def serve(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     """Run as the background process: hold the servers until SIGTERM."""
     asked: SimpleQueue[None] = SimpleQueue()  # a signal handler may put something in at any moment; Event.set may hang
     signal.signal(signal.SIGTERM, lambda *_: asked.put(None))
+    with held(root, kafka_port, postgres_port):
+        asked.get()
+
+
+@contextmanager
+def held(root: Path, kafka_port: int | None, postgres_port: int | None) -> Iterator[dict[str, str]]:
+    """Hold the servers in this process, where `up` and `down` find them, until the block ends."""
+    (root / HOME).mkdir(exist_ok=True)
     with running(kafka_port=kafka_port, postgres_port=postgres_port) as servers:
         state = {
             "pid": str(os.getpid()),
@@ -84,7 +135,7 @@ def serve(root: Path, kafka_port: int | None, postgres_port: int | None) -> None
         new.touch(mode=0o600)  # it holds the password
         new.write_text(json.dumps(state, indent=2))
         new.replace(root / STATE)
-        asked.get()
+        yield state
 
 
 def _state(root: Path) -> dict[str, str] | None:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import psutil
@@ -108,6 +109,56 @@ def test_a_restart_starts_again_even_after_a_clean_exit(supervisor: Supervisor, 
     until(lambda: supervisor.pid("worker") not in {None, before})
     (exit,) = supervisor.exits
     assert (exit.cause, exit.ordered) == ("exit 0", True)
+
+
+SLOW = """
+import signal, sys, time
+asked = []
+def ask(number, frame):
+    if asked:
+        sys.exit("asked twice")
+    asked.append(number)
+    print("asked", flush=True)
+signal.signal(signal.SIGTERM, ask)
+print("started", flush=True)
+while not (asked and len(sys.argv) > 1):
+    time.sleep(0.01)
+"""
+
+
+def test_who_is_asked_to_restart_while_it_ends_is_not_asked_again(supervisor: Supervisor, tmp_path: Path) -> None:
+    """A worker would take a second SIGTERM for impatience, and end in the midst of its batch."""
+    supervisor.start(python("slow", SLOW, tmp_path))
+    until(lambda: "started" in supervisor.tail("slow"))
+    assert supervisor.restart("slow")
+    until(lambda: "asked" in supervisor.tail("slow"))
+    assert supervisor.restart("slow")
+    supervisor.stop("slow", seconds=0.5)
+    assert "asked twice" not in supervisor.tail("slow")
+    assert [exit.cause for exit in supervisor.exits] == ["SIGKILL"]
+
+
+def test_a_restart_kills_whoever_does_not_end(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("dev.supervisor.STOP_SECONDS", 0.2)
+    supervisor.start(python("deaf", DEAF, tmp_path))
+    until(lambda: "deaf" in supervisor.tail("deaf"))
+    before = supervisor.pid("deaf")
+    assert supervisor.restart("deaf")
+    until(lambda: supervisor.pid("deaf") not in {None, before})
+    assert [(exit.cause, exit.ordered, exit.again) for exit in supervisor.exits] == [("SIGKILL", True, True)]
+
+
+def test_a_hopeless_program_waits_until_it_is_asked_for(supervisor: Supervisor, tmp_path: Path) -> None:
+    broken = python("broken", "raise SyntaxError('at line 3')", tmp_path)
+    supervisor.start(replace(broken, hopeless=(1,)))
+    until(lambda: supervisor.exits)
+    assert [(exit.cause, exit.again) for exit in supervisor.exits] == [("exit 1", False)]
+    time.sleep(5 * program.RESTART_SECONDS_MIN)
+    assert len(supervisor.exits) == 1
+    assert not supervisor.restart("broken")
+    until(lambda: len(supervisor.exits) == 2)
 
 
 @pytest.mark.parametrize("frozen", [False, True])

@@ -1,0 +1,483 @@
+"""`make dev` with services that have no servers: which change restarts what, one log, every way to end."""
+
+import io
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+from dev.develop import fleet, merged
+from dev.develop.changes import Concern, concern, told
+from dev.develop.merged import MergedLog, colours, in_colour
+from dev.servers import ServerError, background
+from dev.servers.places import HOST, free_port
+from dev.servers.process import environment
+from dev.service.entries import FIRST_PORT
+from shared.testing import until
+from tests.dev.terminal import CTRL_C, END_SECONDS, Terminal
+
+ROOT = Path(__file__).parents[2]
+SERVICES = ("apple", "pear")
+
+
+@pytest.mark.parametrize(
+    ("path", "expected"),
+    [
+        ("services/apple/handlers.py", Concern(restart={"apple"})),
+        ("services/apple/rules/prices.yaml", Concern(restart={"apple"})),
+        ("services/__init__.py", Concern(restart={"apple", "pear"})),
+        ("shared/postgres/outbox.py", Concern(restart={"apple", "pear"})),
+        ("shared/settings.py", Concern(restart={"apple", "pear"})),
+        ("migrations/apple/0011_pre_colour.py", Concern(migrate={"apple"})),
+        ("migrations/library/__init__.py", Concern(migrate={"apple", "pear"})),
+        ("shared/revisions/r0008.py", Concern(migrate={"apple", "pear"})),
+        ("services/plum/handlers.py", Concern(unknown={"plum"})),
+        ("migrations/plum/0001_pre_tables.py", Concern(unknown={"plum"})),
+        ("migrations/env.py", Concern()),
+        ("services/apple/README.md", Concern()),
+        ("shared/CHANGELOG.md", Concern()),
+        ("shared/testing/scene.py", Concern()),
+    ],
+)
+def test_a_change_concerns(path: str, expected: Concern) -> None:
+    assert concern([Path(path)], SERVICES) == expected
+
+
+def test_changes_at_once_concern_all_that_each_concerns() -> None:
+    paths = [Path("services/apple/models.py"), Path("migrations/apple/0011_pre_colour.py"), Path("services/plum/x.py")]
+    assert concern(paths, SERVICES) == Concern({"apple"}, {"apple"}, {"plum"})
+    assert told(paths) == "migrations/apple/0011_pre_colour.py, services/apple/models.py and 1 more"
+
+
+def test_each_process_has_a_colour_of_its_own() -> None:
+    processes = {"apple": ("apple api", "apple worker"), "pear": ("pear api", "pear worker", "pear caller")}
+    made = colours(processes)
+    assert list(made) == [name for names in processes.values() for name in names]
+    assert len(set(made.values())) == len(made)
+    assert {made[name][-2:] for name in processes["pear"]} == {made["pear api"][-2:]}, "a service has one hue"
+
+
+@pytest.mark.parametrize(
+    ("terminal", "variables", "expected"),
+    [
+        (True, {}, True),
+        (False, {}, False),
+        (True, {"NO_COLOR": "1"}, False),
+        (True, {"NO_COLOR": ""}, True),
+        (True, {"TERM": "dumb"}, False),
+    ],
+)
+def test_colours_are_for_a_terminal_of_somebody_who_wants_them(
+    monkeypatch: pytest.MonkeyPatch, terminal: bool, variables: dict[str, str], expected: bool
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    out = io.StringIO()
+    monkeypatch.setattr(out, "isatty", lambda: terminal)
+    assert in_colour(out) is expected
+
+
+def test_lines_of_all_files_are_in_the_order_of_their_times(tmp_path: Path) -> None:
+    """A line without a time stays behind the one that it belongs to. The last may have no end yet."""
+    files = {name: tmp_path / name for name in ("apple api", "pear worker", "not started")}
+    files["apple api"].write_text("2026-11-30T06:00:00.200000Z asked\nTraceback\n2026-11-30T06:00:00.400000Z again\n")
+    files["pear worker"].write_text("2026-11-30T06:00:00.100000Z before\n2026-11-30T06:00:00.300000Z between\ncut")
+    out = io.StringIO()
+    with MergedLog(out, files) as log:
+        until(lambda: "again" in out.getvalue())
+        log.say("one\ntwo")
+    assert out.getvalue().splitlines() == [
+        "pear worker | 2026-11-30T06:00:00.100000Z before",
+        "apple api   | 2026-11-30T06:00:00.200000Z asked",
+        "apple api   | Traceback",
+        "pear worker | 2026-11-30T06:00:00.300000Z between",
+        "apple api   | 2026-11-30T06:00:00.400000Z again",
+        "make dev    | one",
+        "make dev    | two",
+        "pear worker | cut",
+    ]
+
+
+def test_a_line_and_a_file_without_end_have_bounds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(merged, "LINE_BYTES_MAX", 100)
+    monkeypatch.setattr(merged, "FILE_BYTES_MAX", 1_000)
+    file, out = tmp_path / "log", io.StringIO()
+    with MergedLog(out, {"apple api": file}), file.open("ab", buffering=0) as writing:
+        writing.write(b"x" * 2_000)
+        until(lambda: out.getvalue().count("x") == 2_000)
+        until(lambda: file.stat().st_size == 0)
+        writing.write(b"\xffafterwards\n")
+        until(lambda: "\ufffdafterwards" in out.getvalue())
+
+
+def test_an_output_that_nobody_reads_is_noticed(tmp_path: Path) -> None:
+    reading, writing = os.pipe()
+    with os.fdopen(writing, "w") as out, MergedLog(out, {"apple api": tmp_path / "log"}) as log:
+        log.say("somebody reads")
+        assert b"somebody reads" in os.read(reading, 1_000)
+        assert not log.broken
+        os.close(reading)
+        log.say("nobody reads")
+        until(lambda: log.broken)
+        log.say("nor this")
+
+
+def test_every_process_has_a_port_and_every_api_the_one_of_docker_compose(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "makes_calls", lambda service: service == "pear")
+    monkeypatch.setattr(fleet, "ROOT", Path("/nowhere"))
+    first = free_port()
+    made = fleet.fleet(SERVICES, first)
+    assert [process.name for process in made] == ["apple api", "apple worker", "pear api", "pear worker", "pear caller"]
+    assert len({process.port for process in made}) == len(made)
+    assert all(first <= process.port < first + 100 for process in made if process.kind == "api")
+
+
+def test_a_port_that_is_taken_is_named_with_what_to_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fleet, "compose_port", lambda _: FIRST_PORT)
+    with socket.create_server((HOST, 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ServerError, match=rf"Port {port}, for the api of apple, is taken .* make dev PORT="):
+            fleet.fleet(("apple",), port)
+
+
+def test_ports_that_are_too_high_are_refused() -> None:
+    with pytest.raises(ServerError, match=r"PORT=65535 leaves no port for the \w+ of \w+: it is too high"):
+        fleet.fleet(SERVICES, 65_535)
+
+
+def test_the_worker_in_the_foreground_has_no_timeouts_and_all_find_the_bank(tmp_path: Path) -> None:
+    worker, bank = fleet.Process("apple", "worker", 1), fleet.Process("payment", "bank", 2)
+    for debugged in (False, True):
+        made = fleet.program(worker, "kafka:1", "url", tmp_path, bank=bank, debugged=debugged)
+        assert made.foreground is debugged
+        assert made.env.get("DEBUG_NO_TIMEOUTS") == ("true" if debugged else os.environ.get("DEBUG_NO_TIMEOUTS"))
+        assert made.env["PAYMENT_BANK_URL"] == f"http://{HOST}:2"
+        assert made.env["METRICS_PORT"] == "1"
+
+
+@pytest.mark.parametrize("use", [background.up, lambda *given: background.borrowed(*given).__enter__()])
+def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path, use: Callable[..., object]) -> None:
+    (tmp_path / ".env.local").write_text("KAFKA_BOOTSTRAP_SERVERS=elsewhere:9092\n")
+    with pytest.raises(ServerError, match=r"\.env\.local is not one that `make servers` has written.*Rename it"):
+        use(tmp_path, None, None)
+    background.forget(tmp_path)
+    assert "elsewhere" in (tmp_path / ".env.local").read_text()
+
+
+def test_servers_that_ran_before_stay_and_others_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    state = {"pid": str(os.getpid()), "started": str(psutil.Process().create_time()), "bootstrap": "kafka:9092"}
+    place, env_file = tmp_path / background.STATE, tmp_path / background.ENV_FILE
+
+    @contextmanager
+    def held(*_: object) -> Iterator[dict[str, str]]:
+        place.parent.mkdir()
+        place.write_text(json.dumps(state))
+        yield state
+
+    monkeypatch.setattr(background, "held", held)
+    monkeypatch.setattr(background, "_announce", lambda *_: env_file.write_text(f"{background.ENV_HEAD}\nNEW=1\n"))
+    env_file.write_text(f"{background.ENV_HEAD}\nOLD=1\n")
+    with background.borrowed(tmp_path, None, None):
+        assert ".env.local is of servers that are gone, and is replaced" in capsys.readouterr().err
+        assert "NEW" in env_file.read_text()
+        with background.borrowed(tmp_path, None, None):
+            assert "are up already, and stay up afterwards" in capsys.readouterr().err
+        assert env_file.exists()
+    assert not env_file.exists()
+    assert not place.exists()
+
+
+# A session of real processes that need no servers.
+
+SERVICE = """
+import http.server, os, signal, sys, threading, time
+from services.{name} import rules
+
+class Health(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200 if "DEBUG_NO_TIMEOUTS" not in os.environ else 503)
+        self.end_headers()
+
+    def log_message(self, *_):
+        pass
+
+port = int(os.environ.get("HTTP_PORT") or os.environ["METRICS_PORT"])
+server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Health)
+threading.Thread(target=server.serve_forever, daemon=True).start()
+asked = threading.Event()
+asks = 0
+
+def ask(number, frame):
+    global asks
+    asks += 1
+    if asks > 1:
+        signal.signal(number, signal.SIG_DFL)
+        signal.raise_signal(number)
+    asked.set()
+
+for number in (signal.SIGTERM, signal.SIGINT):
+    signal.signal(number, ask)
+print("pid", os.getpid(), rules.SAID, flush=True)
+while not asked.wait(0.05):
+    rules.work(sys.argv[1])
+time.sleep(0.3)  # its batch
+print("finished what was begun", flush=True)
+"""
+RULES = "SAID = 'first'\n\ndef work(kind):\n    pass\n"
+
+STANDING = """
+import pathlib
+SAID = "first"
+wish = pathlib.Path("wish")
+
+def work(kind):
+    if kind == "worker" and wish.exists():
+        wish.unlink()
+        answer = 41
+        breakpoint()
+        print("the answer is", answer, flush=True)
+"""
+
+SESSION = """
+import sys
+from contextlib import contextmanager
+from pathlib import Path
+from dev.develop import __main__, fleet, session
+
+session.ROOT = fleet.ROOT = Path.cwd()
+session.service_names = lambda: ["apple", "pear"]
+session.forget = lambda root: None
+
+@contextmanager
+def borrowed(*_):
+    try:
+        yield {"pid": "0", "bootstrap": "kafka:9092", "database_url": "url"}
+    finally:
+        print("the servers are down", flush=True)
+
+session.borrowed = borrowed
+session.ALONE_SECONDS = 1.0
+sys.exit(__main__.main())
+"""
+
+# Two changes of a file within one second would have one time in its compiled form.
+ENV = environment(PYTHONPATH=str(ROOT), PYTHONDONTWRITEBYTECODE="1", TERM="dumb")
+Begin = Callable[..., Terminal]
+
+
+@pytest.fixture
+def begin(tmp_path: Path) -> Iterator[Begin]:
+    """Begin a session of two services in a terminal."""
+    for name in SERVICES:
+        (tmp_path / "services" / name).mkdir(parents=True)
+        (tmp_path / "services" / name / "__init__.py").touch()
+        (tmp_path / "services" / name / "__main__.py").write_text(SERVICE.format(name=name))
+        (tmp_path / "services" / name / "rules.py").write_text(RULES)
+    for name in ("services/__init__.py", "shared/library.py", "migrations/apple/0001.py"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    begun: list[Terminal] = []
+
+    def begin(*options: str, ready: bool = True) -> Terminal:
+        words = [sys.executable, "-c", SESSION, *(options or ("--port", str(free_port())))]
+        begun.append(Terminal(words, tmp_path, ENV))
+        if ready:
+            begun[-1].until("Everything is ready")
+        return begun[-1]
+
+    yield begin
+    for terminal in begun:
+        terminal.__exit__(*sys.exc_info())
+
+
+def pids(terminal: Terminal) -> dict[str, list[int]]:
+    """Return the ids of each process, in the order of its starts, as its own lines say."""
+    found: dict[str, list[int]] = {}
+    for name, pid in re.findall(r"^(\w+ \w+) +\| pid (\d+)", terminal.text, re.MULTILINE):
+        found.setdefault(name, []).append(int(pid))
+    return found
+
+
+def all_gone(terminal: Terminal) -> bool:
+    return not any(psutil.pid_exists(pid) for starts in pids(terminal).values() for pid in starts)
+
+
+def test_a_change_restarts_the_service_that_it_concerns_and_no_other(begin: Begin, tmp_path: Path) -> None:
+    terminal = begin()
+    rules = tmp_path / "services" / "pear" / "rules.py"
+    rules.write_text(RULES.replace("first", "second"))
+    terminal.until("second", 2)
+    assert "services/pear/rules.py changed: pear api, pear worker start again" in terminal.text
+    assert {name: len(starts) for name, starts in pids(terminal).items()} == {
+        "apple api": 1,
+        "apple worker": 1,
+        "pear api": 2,
+        "pear worker": 2,
+    }
+    assert terminal.text.count("finished what was begun") == 2, "SIGTERM, and time to end"
+
+    (tmp_path / "shared" / "library.py").write_text("changed = True\n")
+    until(lambda: sum(map(len, pids(terminal).values())) == 10)
+    (tmp_path / "migrations" / "apple" / "0001.py").write_text("changed = True\n")
+    terminal.until(
+        "migrations/apple/0001.py changed: when it is finished, run .venv/bin/python -m services.apple migrate"
+    )
+    assert sum(map(len, pids(terminal).values())) == 10
+
+
+def test_a_syntax_error_is_shown_once_and_waits_for_its_mend(begin: Begin, tmp_path: Path) -> None:
+    terminal = begin()
+    rules = tmp_path / "services" / "pear" / "rules.py"
+    rules.write_text("SAID = (\n")
+    terminal.until("pear worker has ended (exit 1): it starts again with the next change")
+    terminal.until("pear api has ended (exit 1): it starts again with the next change")
+    assert len(re.findall(r"pear worker +\| SyntaxError", terminal.text)) == 1
+    rules.write_text(RULES.replace("first", "mended"))
+    terminal.until("mended", 2)
+    assert len(pids(terminal)["apple worker"]) == 1
+
+
+def test_a_process_that_is_killed_is_shown_and_started_again(begin: Begin) -> None:
+    terminal = begin()
+    os.kill(pids(terminal)["apple worker"][0], signal.SIGKILL)
+    terminal.until("apple worker has ended (SIGKILL): it starts again\n")
+    until(lambda: len(pids(terminal)["apple worker"]) == 2)
+
+
+@pytest.mark.parametrize(
+    ("how", "code"), [(None, 130), (signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGHUP, 129)]
+)
+def test_it_ends_in_order(begin: Begin, how: signal.Signals | None, code: int) -> None:
+    """Also when Ctrl+C is typed."""
+    terminal = begin()
+    if how is None:
+        terminal.type(CTRL_C)
+    else:
+        terminal.process.send_signal(how)
+    assert terminal.exit_code() == code
+    assert all_gone(terminal)
+    assert "Traceback" not in terminal.text
+    if how != signal.SIGHUP:  # then nothing is written any more
+        *_, before, last = terminal.text.splitlines()
+        assert (before, last) == ("the servers are down", "Stopped; everything that was started is gone")
+        assert terminal.text.count("finished what was begun") == 4
+
+
+def test_it_ends_with_its_terminal(begin: Begin) -> None:
+    terminal = begin()
+    terminal.hang_up()
+    assert terminal.exit_code() == 129
+    assert all_gone(terminal)
+
+
+def test_a_second_ctrl_c_ends_it_at_once(begin: Begin, tmp_path: Path) -> None:
+    """Though a worker is deaf."""
+    rules = tmp_path / "services" / "pear" / "rules.py"
+    rules.write_text(RULES.replace("first", "deaf").replace("pass", "while kind == 'worker':\n        pass"))
+    service = tmp_path / "services" / "pear" / "__main__.py"
+    service.write_text(service.read_text().replace("    asked.set()", "    pass").replace("asks > 1", "False"))
+    terminal = begin()
+    terminal.type(CTRL_C)
+    terminal.until("Ctrl+C once more ends at once")
+    began = time.monotonic()
+    terminal.type(CTRL_C)
+    assert terminal.exit_code() == 130
+    assert time.monotonic() - began < 10, "it has not waited for its grace period"
+    until(lambda: all_gone(terminal))
+
+
+def test_a_second_session_is_refused(begin: Begin) -> None:
+    first = begin()
+    second = begin(ready=False)
+    assert second.exit_code() == 1
+    assert second.text == f"`make dev` runs here already: process {first.process.pid}\n"
+
+
+def test_a_pipe_that_nobody_reads_any_more_ends_it_with_the_next_line(begin: Begin, tmp_path: Path) -> None:
+    words = f"set -o pipefail; {sys.executable} -c '{SESSION}' --port {free_port()} | grep --max-count=1 pid"
+    with subprocess.Popen(["bash", "-c", words], cwd=tmp_path, env=ENV, stderr=subprocess.PIPE) as shell:
+        _, errors = shell.communicate(timeout=END_SECONDS)
+    assert (shell.returncode, errors) == (141, b"")
+
+
+def test_the_debugger_has_the_terminal_for_itself(begin: Begin, tmp_path: Path) -> None:
+    rules = tmp_path / "services" / "pear" / "rules.py"
+    wish = tmp_path / "wish"
+    rules.write_text(STANDING)
+    terminal = begin("--port", str(free_port()), "--service", "pear", "--debug")
+    terminal.until("pid")
+    wish.touch()
+    terminal.until("(Pdb) ")
+    rules.write_text(rules.read_text().replace("first", "second"))  # twice, and it is still asked to end once
+    other = (tmp_path / ".servers" / "dev.log").read_text
+    until(lambda: "pear api, pear worker start again" in other())
+    rules.write_text(rules.read_text().replace("second", "third"))
+    until(lambda: len(re.findall("pear worker start again", other())) == 2)
+    terminal.type("answer += 1\n")
+    terminal.until("(Pdb) ", 2)
+    terminal.type("c\n")
+    terminal.until("the answer is 42")
+    terminal.until("finished what was begun")
+    terminal.until("third")
+    assert re.search(r"pear api +\| pid \d+ third", other())
+    assert "pear api  " not in terminal.text.partition("in the foreground")[2], "others do not write here"
+
+    wish.touch()
+    terminal.until("(Pdb) ", 3)
+    terminal.type(CTRL_C)
+    assert terminal.exit_code() == 130, "though it stands"
+    assert not [pid for pid in map(int, re.findall(r"pid (\d+)", terminal.text + other())) if psutil.pid_exists(pid)]
+    assert "Traceback" not in terminal.text
+
+
+def test_ctrl_c_lets_the_worker_in_the_foreground_finish(begin: Begin, tmp_path: Path) -> None:
+    """It has the signal from the terminal, also after a breakpoint: no second one comes from us."""
+    (tmp_path / "services" / "pear" / "rules.py").write_text(STANDING)
+    terminal = begin("--port", str(free_port()), "--service", "pear", "--debug")
+    (tmp_path / "wish").touch()
+    terminal.until("(Pdb) ")
+    (worker,) = map(int, re.findall(r"^pid (\d+)", terminal.text, re.MULTILINE))
+    assert os.getpgid(worker) == terminal.process.pid, "Ctrl+Z stops both"
+    terminal.type("c\n")
+    terminal.until("the answer is 41")
+    terminal.type(CTRL_C)
+    terminal.until("finished what was begun")
+    assert terminal.exit_code() == 130
+    assert "(Pdb)" not in terminal.text.partition("the answer is 41")[2]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--debug",), "DEBUG=1 needs a service: SERVICE="),
+        (("--service", "pear"), "SERVICE= is for DEBUG=1"),
+        (("--service", "plum", "--debug"), "SERVICE=plum: there is no such service, but apple, pear"),
+        (("--port", "0"), "0 is not a port"),
+    ],
+)
+def test_what_cannot_be_is_refused_with_a_sentence(begin: Begin, options: tuple[str, ...], words: str) -> None:
+    terminal = begin(*options, ready=False)
+    assert terminal.exit_code() in {1, 2}
+    assert words in terminal.text
+    assert "Traceback" not in terminal.text
+
+
+def test_a_debugger_needs_a_terminal(begin: Begin, tmp_path: Path) -> None:
+    words = [sys.executable, "-c", SESSION, "--service", "pear", "--debug"]
+    done = subprocess.run(words, cwd=tmp_path, env=ENV, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    assert done.returncode == 2
+    assert b"DEBUG=1 needs a terminal" in done.stderr

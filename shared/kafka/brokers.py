@@ -9,8 +9,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 
 from confluent_kafka import KafkaException
-from confluent_kafka._model import TopicPartitionInfo
-from confluent_kafka.admin import AdminClient, ConfigResource, ResourceType
+from confluent_kafka._model import Node, TopicPartitionInfo
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from ..telemetry import metrics
 
@@ -59,4 +61,5 @@ class Brokers:
 
 
 def _is_offline(partition: TopicPartitionInfo) -> bool:
-    return partition.leader is None or partition.leader.id < 0
+    leader: Node | None = partition.leader  # its type does not say that there may be none
+    return leader is None or leader.id < 0

@@ -26,7 +26,7 @@ class Collector:
         collector = self
 
         class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:  # noqa: N802 - http.server wants it so
+            def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["Content-Length"]))
                 collector.take(ExportTraceServiceRequest.FromString(body))
                 self.send_response(200)
@@ -96,7 +96,7 @@ def test_an_order_is_one_trace_from_its_request_to_its_confirmation(servers: Ser
         place = ask("POST", "order", "/orders", order, traceparent=f"00-{trace_id}-{above}-01").headers["Location"]
 
         def confirmed() -> bool:
-            return client.get(system.url("order") + place).json()["state"] == "CONFIRMED"
+            return bool(client.get(system.url("order") + place).json()["state"] == "CONFIRMED")
 
         def ended() -> bool:
             names = [f"{who}: {span.name}" for who, span in collector.trace(trace_id).values()]

@@ -19,7 +19,8 @@ alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; wh
 		(cd "$$place" && apt-get download --quiet prometheus && for package in *.deb; do dpkg -x "$$package" .; done); \
 		path=$$path:$$place/usr/bin; \
 	fi; \
-	PATH=$$path $(RUN) -m pytest tests/unit/repository/test_alerts.py tests/integration/worker/test_observer.py $(ARGS)
+	PATH=$$path $(RUN) -m pytest tests/unit/repository/test_alerts.py tests/integration/worker/test_observer.py \
+		tests/integration/worker/test_brokers.py $(ARGS)
 
 ifneq ($(wildcard tests/integration/postgres/test_pooler.py),)  # behind it are services of the demo
 pooler-test: $(READY)  ## tests behind PgBouncer; where it is not installed, Debian's is downloaded for them (ARGS= goes to pytest)

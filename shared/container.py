@@ -17,15 +17,14 @@ with lean.loading():
     from .errors import Misconfigured
     from .kafka import topics
     from .kafka.client import KafkaClient
-    from .kafka.consumer import GroupMember
-    from .kafka.producer import TransactionalProducer
     from .postgres import engine as postgres_engine
+    from .postgres.pools import POOLS
     from .postgres.recurring import Recurring
-    from .postgres.transaction import WorkerDatabase
     from .postgres.wakeup import Wakeup
     from .service import Service
     from .worker import startup
     from .worker.housekeeping import Housekeeping
+    from .worker.measured import MeasuredDatabase, MeasuredMember, MeasuredProducer
     from .worker.observer import Observer
     from .worker.worker import Worker
 
@@ -58,6 +57,10 @@ def lazily(target: str, *given: Any, **arguments: Any) -> Any:
     return resolve(target)(*given, **arguments)
 
 
+def _connect(pool: str, **given: Any) -> Engine:
+    return POOLS.watch(pool, postgres_engine.connect(**given))
+
+
 def _check(engine: Any, settings: settings.Settings, service: Service) -> None:
     topics.check_libraries()
     startup.check_database(engine, service)
@@ -83,8 +86,8 @@ def _kafka(slot: int, member: Any, producer: Any, traces: Any) -> KafkaClient:
     return KafkaClient(*halves) if traces is None else lazily(".tracing.worker:TracedKafka", traces, *halves)
 
 
-def _worker_database(traces: Any, **given: Any) -> WorkerDatabase:
-    return WorkerDatabase(**given) if traces is None else lazily(".tracing.worker:TracedDatabase", traces, **given)
+def _worker_database(traces: Any, **given: Any) -> MeasuredDatabase:
+    return MeasuredDatabase(**given) if traces is None else lazily(".tracing.worker:TracedDatabase", traces, **given)
 
 
 def _caller(traces: Any, **given: Any) -> Any:
@@ -118,20 +121,23 @@ class ServiceContainer(containers.DeclarativeContainer):
     """A service that asks third parties sets the classes of its calls here, and runs callers."""
 
     engine = providers.Singleton(
-        postgres_engine.connect,
+        _connect,
+        "api",
         settings=settings,
         service=service.provided.name,
         pool_size=providers.Object(API_CONNECTIONS),
     )
     worker_engine = providers.Singleton(
-        postgres_engine.connect,
+        _connect,
+        "worker",
         settings=settings,
         service=service.provided.name,
         pool_size=providers.Object(WORKER_CONNECTIONS),
         debugging=settings.provided.debug_no_timeouts,
     )
     aside_engine = providers.Singleton(
-        postgres_engine.connect,
+        _connect,
+        "aside",
         settings=settings,
         service=service.provided.name,
         pool_size=providers.Object(ASIDE_CONNECTIONS),
@@ -141,8 +147,8 @@ class ServiceContainer(containers.DeclarativeContainer):
     )
     requests = providers.Singleton(postgres_engine.Requests, engine=engine, outbox=outbox)
 
-    member = providers.Factory(GroupMember, settings=settings, service=service)
-    producer = providers.Factory(TransactionalProducer, settings=settings, service=service)
+    member = providers.Factory(MeasuredMember, settings=settings, service=service)
+    producer = providers.Factory(MeasuredProducer, settings=settings, service=service)
     traces = providers.Singleton(_traces, settings=settings, service=service, engine=engine.provider)
     kafka = providers.Factory(_kafka, member=member.provider, producer=producer.provider, traces=traces)
     worker_database = providers.Singleton(
@@ -181,7 +187,8 @@ class ServiceContainer(containers.DeclarativeContainer):
         observer=observer,
     )
     caller_engine = providers.Singleton(
-        postgres_engine.connect,
+        _connect,
+        "caller",
         settings=settings,
         service=service.provided.name,
         pool_size=providers.Object(CALLER_CONNECTIONS),

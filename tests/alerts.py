@@ -20,11 +20,12 @@ _METRIC = re.compile(r"^(\w+)(?:{(.*)})? ([^\s#].*)$", re.MULTILINE)
 
 def firing(page: str, place: Path, before: str = "") -> set[str]:
     """Name the alerts that fire. Labels of the process are put on each metric, as a scrape does. A counter on the page
-    `before` keeps that value until some minutes before the end. A value may be a series of its own, in promtool's
-    words.
+    `before`, or one of a histogram, keeps that value until some minutes before the end. A value may be a series of its
+    own, in promtool's words.
     """
     assert PROMTOOL is not None
-    earlier = {(name, labels): value for name, labels, value in _METRIC.findall(before) if name.endswith("_total")}
+    counters = ("_total", "_bucket", "_count", "_sum")
+    earlier = {(name, labels): value for name, labels, value in _METRIC.findall(before) if name.endswith(counters)}
     series = [{"series": f"up{{{LABELS}}}", "values": f"{int(bool(page))}x80"}]
     for name, labels, value in _METRIC.findall(page):
         both = f"{labels},{LABELS}" if labels else LABELS

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Mapping
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
@@ -17,8 +17,25 @@ OLDEST = Known(
     "exactly_once_outbox_oldest_seconds",
     "Age of the oldest event that waits to be published; 0: none waits; absent while it is not known",
 )
+LANE_ROWS = Known(
+    "exactly_once_outbox_lane_rows_at_most",
+    "The same of one lane that the worker owns, or of each in which some wait if it owns none",
+    ("lane",),
+)
+LANE_OLDEST = Known(
+    "exactly_once_outbox_lane_oldest_seconds",
+    "The age of the oldest event that waits in one of these lanes",
+    ("lane",),
+)
 
 _CHECK_SECONDS = 1.0
+
+
+class Lane(NamedTuple):
+    """What waits in a lane."""
+
+    rows_at_most: int
+    oldest_seconds: float
 
 
 class Waiting(NamedTuple):
@@ -26,13 +43,14 @@ class Waiting(NamedTuple):
 
     rows_at_most: int
     oldest_seconds: float
+    lanes: dict[int, Lane]
+    """Those in which something waits."""
 
 
 # The first and the last row of each lane, by the primary key. Ids are unique, so no more rows wait than there are ids
 # from the first to the last.
 _LOOK = text("""
-    SELECT coalesce(max(last.id) - min(first.id) + 1, 0),
-           coalesce(extract(epoch FROM clock_timestamp() - min(first.decided_at)), 0)
+    SELECT lane.lane, first.id, last.id, extract(epoch FROM clock_timestamp() - first.decided_at)
     FROM exactly_once_lane AS lane
     CROSS JOIN LATERAL (SELECT id, decided_at FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
         ORDER BY id LIMIT 1) AS first
@@ -45,11 +63,20 @@ _COUNT = text("SELECT count(*) FROM (SELECT FROM exactly_once_outbox LIMIT :most
 
 def look(connection: Connection) -> Waiting:
     """Measure the backlog, with two index look-ups per lane."""
-    rows, seconds = connection.execute(_LOOK).one()
-    waiting = Waiting(int(rows), max(float(seconds), 0.0))
+    found = connection.execute(_LOOK).all()
+    rows = max(last for _, _, last, _ in found) - min(first for _, first, _, _ in found) + 1 if found else 0
+    lanes = {lane: Lane(last - first + 1, max(float(seconds), 0.0)) for lane, first, last, seconds in found}
+    waiting = Waiting(rows, max((lane.oldest_seconds for lane in lanes.values()), default=0.0), lanes)
     ROWS.set(waiting.rows_at_most)
     OLDEST.set(waiting.oldest_seconds)
     return waiting
+
+
+def show_lanes(found: Mapping[int, Lane], owned: Collection[int]) -> None:
+    """Show what waits in the lanes of a worker; of one that owns none, in all."""
+    shown = {lane: found.get(lane, Lane(0, 0.0)) for lane in owned} if owned else found
+    LANE_ROWS.show({(str(lane),): float(waits.rows_at_most) for lane, waits in shown.items()})
+    LANE_OLDEST.show({(str(lane),): waits.oldest_seconds for lane, waits in shown.items()})
 
 
 class Backlog:

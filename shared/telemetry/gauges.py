@@ -1,4 +1,4 @@
-"""A gauge that is absent while its value is unknown: 0 would suggest that all is well."""
+"""Gauges that are absent while their value is unknown: 0 would suggest that all is well."""
 
 import time
 from collections.abc import Callable, Iterator, Mapping

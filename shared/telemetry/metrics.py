@@ -64,10 +64,75 @@ HOLDERS = Known(
     "1 for each input held back for more than ten seconds, by the transaction with this transactional id",
     ("topic", "partition", "transactional_id"),
 )
-CYCLE = Histogram(
-    "exactly_once_batch_seconds",
-    "One cycle that had something to do",
-    buckets=(0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+COUNTS = (0, 1, 2, 5, 10, 25, 50, 100, 250, 500, 1_000, 2_500, 5_000, 10_000)
+"""The buckets of histograms."""
+CYCLE = Histogram("exactly_once_batch_seconds", "One cycle that had something to do", buckets=SECONDS)
+
+# What passes through a worker's ports (`shared.worker.measured`).
+RECORDS_RECEIVED = Counter(
+    "exactly_once_records_received", "Records fetched from Kafka, again after a recovery too", ["topic"]
+)
+BYTES_RECEIVED = Counter("exactly_once_received_bytes", "Bytes of the values of these records", ["topic"])
+RECORDS_PUBLISHED = Counter(
+    "exactly_once_records_published", "Outbox rows of Kafka transactions that plainly succeeded", ["topic"]
+)
+BYTES_PUBLISHED = Counter("exactly_once_published_bytes", "Bytes of the events in these rows", ["topic"])
+PUBLISH = Histogram(
+    "exactly_once_publish_seconds",
+    "From the decision until Kafka has acknowledged the commit, for the oldest row of each Kafka transaction. It is "
+    "wrong by what the clocks of PostgreSQL, which times the decision, and of the worker differ; never below 0",
+    buckets=(0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300),
+)
+KAFKA_TRANSACTION = Histogram(
+    "exactly_once_kafka_transaction_seconds",
+    "A Kafka transaction that plainly succeeded, from its beginning until its commit was acknowledged",
+    buckets=SECONDS,
+)
+KAFKA_ROWS = Histogram(
+    "exactly_once_kafka_transaction_rows",
+    "Outbox rows of these transactions; 0: it only reported next offsets",
+    buckets=COUNTS,
+)
+KAFKA_FAILED = Counter(
+    "exactly_once_kafka_transactions_failed",
+    "Kafka transactions that did not plainly succeed, by the class of the error. The recovery that follows learns what "
+    "became of each, and ends it if it is open",
+    ["cause"],
+)
+DATABASE_TRANSACTION = Histogram(
+    "exactly_once_database_transaction_seconds",
+    "A worker's transaction in PostgreSQL, from BEGIN until its COMMIT was acknowledged",
+    buckets=SECONDS,
+)
+BATCH_EVENTS = Histogram(
+    "exactly_once_batch_events", "Events that the handlers got in one of these transactions", buckets=COUNTS
+)
+HANDLING_SECONDS = Counter(
+    "exactly_once_handling_seconds",
+    "Time in handlers and in loading their rows, by the type of the event; (mixed): of batches with several types",
+    ["type"],
+)
+HANDLING_EVENTS = Counter(
+    "exactly_once_handling_events", "Events handled in that time, those tried again included", ["type"]
+)
+
+# Whether the brokers have what a service needs (`shared.kafka.brokers`).
+UNDER_REPLICATED = Known(
+    "exactly_once_kafka_partitions_under_replicated",
+    "Partitions of a topic of which a replica is not in sync; absent while it is not known",
+    ("topic",),
+)
+OFFLINE = Known(
+    "exactly_once_kafka_partitions_offline",
+    "Partitions of a topic that have no leader: nobody reads or writes them; absent while it is not known",
+    ("topic",),
+)
+BELOW_MIN_ISR = Known(
+    "exactly_once_kafka_partitions_below_min_isr",
+    "Partitions of a topic with fewer replicas in sync than its min.insync.replicas: nobody publishes there; absent "
+    "while it is not known, or may not be: it needs the right DESCRIBE_CONFIGS on the topic",
+    ("topic",),
 )
 
 

@@ -10,15 +10,16 @@ from ..errors import HandlingFailed
 from ..kafka.client import KafkaClient
 from ..kafka.consumer import GroupMember
 from ..kafka.producer import TransactionalProducer
-from ..postgres.transaction import PostgresTransaction, WorkerDatabase
+from ..postgres.transaction import PostgresTransaction
 from ..protocol.ports import Committed, Delivery, Input, OutboxRow
 from ..telemetry.spans import Traces, fail, of_batch, only, traceparent_of
+from ..worker.measured import MeasuredDatabase
 
 KEY_MAX = 200
 """Characters kept of a key or an id, which may be longer."""
 
 
-class TracedDatabase(WorkerDatabase):
+class TracedDatabase(MeasuredDatabase):
     """A worker's database whose transactions have spans."""
 
     def __init__(self, traces: Traces, *given: Any, **named: Any) -> None:

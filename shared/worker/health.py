@@ -40,7 +40,7 @@ class Health:
             self._share = None
         metrics.STATE.show({(name,): float(name == state) for name in metrics.STATES})
         if state != "working":
-            self._observer.own(())
+            self._observer.own((), ())
             metrics.LANES.forget()
             metrics.PARKED.forget()
             metrics.FILLED.forget()
@@ -55,7 +55,7 @@ class Health:
         elif not assigned:
             self._wait_for_share(share_seconds)
         else:
-            self._observer.own(owned.inputs)
+            self._observer.own(owned.inputs, owned.lanes)
             detail = f"{len(owned.inputs)} inputs, {len(owned.lanes)} lanes"
             keys = sum(waiting.keys for waiting in cycle.waiting.values())
             near = cycle.parking_filled >= NEAR

@@ -13,7 +13,9 @@ from confluent_kafka.admin._listoffsets import OffsetSpec
 from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
+from ..kafka.brokers import Brokers
 from ..kafka.held_back import HELD_SECONDS, Held, ask
+from ..kafka.topics import needed
 from ..postgres import backlog, dead_letters, parked, schedule
 from ..protocol.ports import Input
 from ..service import Service
@@ -22,7 +24,7 @@ from ..telemetry import logs, metrics, outages
 from ..telemetry.logs import log
 
 LOOK_SECONDS = 3.0
-"""Seconds between two looks. Each sends Kafka three requests and PostgreSQL two, which take milliseconds."""
+"""Seconds between two looks. Each sends Kafka three requests, and PostgreSQL some, which take milliseconds."""
 
 ANSWER_SECONDS = 4.0
 """Timeout of one request to Kafka, and of a look's wait for PostgreSQL."""
@@ -31,11 +33,13 @@ SILENT_SECONDS = 10.0
 """A server that has not answered for this long counts as down: two looks, plus slack for a busy machine."""
 
 LOOKS = (backlog, dead_letters, parked, schedule)
-"""What is looked at in PostgreSQL besides the positions, by a statement of each."""
+"""What is looked at in PostgreSQL besides the positions, by a statement of each; the backlog first."""
 
 _GAUGES = (
     backlog.ROWS,
     backlog.OLDEST,
+    backlog.LANE_ROWS,
+    backlog.LANE_OLDEST,
     dead_letters.WAITING,
     dead_letters.OLDEST,
     parked.RECORDS,
@@ -87,8 +91,8 @@ class Answers:
 
 
 class Observer:
-    """Shows `exactly_once_consumer_lag_records`, `exactly_once_partition_held_back_seconds`, `outbox_*` and whether
-    Kafka answers, until it is stopped.
+    """Shows `exactly_once_consumer_lag_records`, `exactly_once_partition_held_back_seconds`, `outbox_*`,
+    `exactly_once_kafka_*` and whether Kafka answers, until it is stopped.
     """
 
     def __init__(self, engine: Engine, settings: Settings, service: Service) -> None:
@@ -99,6 +103,9 @@ class Observer:
         self._kafka = Answers("Kafka", outages.KAFKA)
         self._database = Answers("PostgreSQL", outages.DATABASE)
         self._owned: frozenset[Input] = frozenset()
+        self._lanes: frozenset[int] = frozenset()
+        self._topics = TopicCollection(needed(service))
+        self._brokers = Brokers()
         self._ends: dict[Input, int] = {}
         self._handled: dict[Input, int] = {}
         self._held: dict[Input, Held] = {}
@@ -116,11 +123,11 @@ class Observer:
         """Stop after the current request."""
         self._stopping.set()
 
-    def own(self, inputs: Collection[Input]) -> None:
-        """Show the lag of these inputs from now on; other workers show the rest. A worker that owns none shows all,
-        since no worker of a stopped service owns any.
+    def own(self, inputs: Collection[Input], lanes: Collection[int]) -> None:
+        """Show the lag of these inputs, and what waits in these lanes, from now on; other workers show the rest. A
+        worker that owns none shows all, since no worker of a stopped service owns any.
         """
-        self._owned = frozenset(inputs)
+        self._owned, self._lanes = frozenset(inputs), frozenset(lanes)
 
     def answered(self) -> None:
         """Note that Kafka has just answered this process."""
@@ -153,6 +160,8 @@ class Observer:
         self._read_database()
         self.silence()  # for the log, even if no health check asks
         self._show()
+        if self._admin is not None:
+            self._brokers.ask(self._admin)
 
     # ---- Kafka
 
@@ -183,15 +192,16 @@ class Observer:
         self._see_held({source: at for source, at in stable.items() if at < self._ends.get(source, at)})
 
     def _inputs(self, admin: AdminClient) -> list[Input]:
-        found = []
-        topics = TopicCollection(sorted(self._service.consumed_topics))
-        for name, answer in admin.describe_topics(topics, request_timeout=ANSWER_SECONDS).items():
+        found = {}
+        for name, answer in admin.describe_topics(self._topics, request_timeout=ANSWER_SECONDS).items():
             try:
-                found += [Input(name, n) for n in range(len(answer.result(2 * ANSWER_SECONDS).partitions))]
+                found[name] = answer.result(2 * ANSWER_SECONDS).partitions
             except KafkaException as error:
-                if error.args[0].code() != KafkaError.UNKNOWN_TOPIC_OR_PART:  # a topic that is gone is an answer
+                gone = error.args[0].code() == KafkaError.UNKNOWN_TOPIC_OR_PART  # which is an answer
+                if name in self._service.consumed_topics and not gone:
                     raise
-        return found
+        self._brokers.see(found)
+        return [Input(name, n) for name in self._service.consumed_topics for n in range(len(found.get(name, ())))]
 
     def _offsets(self, admin: AdminClient, inputs: Collection[Input], level: IsolationLevel) -> dict[Input, int]:
         """Return the ends of the inputs whose leaders answer."""
@@ -267,8 +277,8 @@ class Observer:
                     rows = connection.execute(_HANDLED, {"topics": list(self._service.consumed_topics)}).all()
                 self._handled = {Input(topic, partition): offset for topic, partition, offset in rows}
                 with connection.begin():
-                    for what in LOOKS:
-                        what.look(connection)
+                    waiting, *_ = [what.look(connection) for what in LOOKS]
+                backlog.show_lanes(waiting.lanes, self._lanes)
             self._database.end()
         except SQLAlchemyError as error:
             # Keep the next offsets last read: they cannot move while the database is down, or the table is locked.

@@ -26,7 +26,9 @@ from tests.faults.wire import Deed, Part, Wire, commit_of
 
 pytestmark = pytest.mark.proof
 
-ASIDE = frozenset({"Fetch", "Heartbeat", "Metadata", "ApiVersions", "FindCoordinator", "startup", "p", "PS", ";"})
+ASIDE = frozenset(
+    {"Fetch", "Heartbeat", "Metadata", "DescribeConfigs", "ApiVersions", "FindCoordinator", "startup", "p", "PS", ";"}
+)
 """Requests sent at any time by timers and new connections, or to prepare a frequent statement (Parse and Sync alone);
 they change nothing.
 """

@@ -33,6 +33,7 @@ APIS = {
     25: "AddOffsetsToTxn",
     26: "EndTxn",
     28: "TxnOffsetCommit",
+    32: "DescribeConfigs",
     60: "DescribeCluster",
     68: "ConsumerGroupHeartbeat",
 }

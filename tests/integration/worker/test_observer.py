@@ -5,7 +5,6 @@ waits, and who holds an input back.
 import json
 import re
 import signal
-import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,18 +24,7 @@ from shared.testing import until
 from tests.alerts import PROMTOOL, firing
 from tests.faults import trail
 from tests.faults.stage import Stage, Worker, headers
-
-
-def shown(worker: Worker) -> str:
-    """Return the page of metrics."""
-    address = f"http://127.0.0.1:{worker.order.settings.metrics_port}/metrics"
-    with urllib.request.urlopen(address, timeout=10) as answer:
-        return str(answer.read().decode())
-
-
-def values(worker: Worker, name: str) -> list[float]:
-    """Return the values of a metric, for all labels."""
-    return [float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", shown(worker), re.MULTILINE)]
+from tests.integration.worker.pages import shown, values
 
 
 def state(worker: Worker) -> str:
@@ -212,3 +200,64 @@ def test_a_handler_that_fails_for_most_records_is_an_alarm(stage: Stage, tmp_pat
         until(lambda: values(worker, "exactly_once_records_set_aside_total") == [8.0], "they are set aside")
         until(lambda: values(worker, "exactly_once_dead_letters_waiting") == [8.0], "and wait")
         assert fires(worker, tmp_path, before) in (None, {"RecordsSetAside", "DeadLettersWait"})
+
+
+def grown(worker: Worker, name: str, labels: str = "") -> float:
+    """Return the value of a metric with these labels; 0 if it is not there."""
+    found = re.search(rf"^exactly_once_{name}{re.escape(labels)} (\S+)$", shown(worker), re.MULTILINE)
+    return float(found[1]) if found else 0.0
+
+
+def test_what_passes_through_a_worker_is_counted(stage: Stage, tmp_path: Path) -> None:
+    asked, told = stage.kit.asked.topic, stage.kit.told.topic
+    with at_work(stage) as worker:
+        stage.request()
+        stage.until_drained()
+        until(lambda: grown(worker, "records_received_total", f'{{topic="{asked}"}}') == 4, "what was asked")
+        until(lambda: grown(worker, "records_published_total", f'{{topic="{told}"}}') == 8, "and requested")
+        assert grown(worker, "received_bytes_total", f'{{topic="{asked}"}}') > 4 * len("{}")
+        assert grown(worker, "published_bytes_total", f'{{topic="{told}"}}') > 8 * len("{}")
+        assert grown(worker, "kafka_transaction_rows_sum") == grown(worker, "events_published_total") == 8
+        assert grown(worker, "batch_events_sum") == grown(worker, "handling_events_total", '{type="Asked"}') == 4
+        assert grown(worker, "handling_seconds_total", '{type="Asked"}') > 0
+        assert grown(worker, "database_transaction_seconds_count") >= grown(worker, "batch_events_count") > 0
+        assert grown(worker, "publish_seconds_count") > 0
+        lanes = re.findall(r'^exactly_once_outbox_lane_rows_at_most{lane="(\d)"} 0.0$', shown(worker), re.MULTILINE)
+        assert lanes == ["0", "1"], "both are its own, and in none waits anything"
+        assert grown(worker, "database_connections_max", '{pool="worker"}') == 6
+        assert 1 <= grown(worker, "database_connections_in_use", '{pool="worker"}') <= 6
+        stage.stop()
+
+
+def until_grown(worker: Worker, name: str, least: float, labels: str = "") -> None:
+    until(lambda: grown(worker, name, labels) >= least, f"{name} is {least:.0f}")
+
+
+def test_a_clock_that_is_behind_looks_like_slow_publishing(stage: Stage, tmp_path: Path) -> None:
+    behind = "ALTER TABLE exactly_once_outbox ALTER decided_at SET DEFAULT clock_timestamp() - interval '10 s'"
+    with at_work(stage) as worker:
+        before = shown(worker)
+        stage.connection.execute(behind.encode())
+        known = grown(worker, "publish_seconds_count")
+        for number in range(1, 13):
+            stage.request(stage.keys[:1])
+            until_grown(worker, "publish_seconds_count", known + number)
+        stage.until_drained()
+        assert fires(worker, tmp_path, before) in (None, {"PublishingSlow"})
+        stage.stop()
+
+
+def test_transactions_that_fail_are_an_alarm(breakable_servers: Servers, tmp_path: Path) -> None:
+    kafka = breakable_servers.kafka
+    with Stage(breakable_servers, tmp_path) as stage, at_work(stage) as worker:
+        before = shown(worker)
+        for number in range(1, 6):
+            kafka.freeze()  # the worker's next transaction begins, and nobody answers
+            stage.request(stage.keys[:1])
+            until_grown(worker, "kafka_transactions_failed_total", number, '{cause="KafkaInDoubt"}')
+            kafka.thaw()
+            stage.until_drained()
+        until(lambda: worker.ready()[0] == 200, "it works")
+        assert "KafkaTransactionsFail" in (fires(worker, tmp_path, before) or {"KafkaTransactionsFail"})
+        stage.stop()
+        assert stage.problems() == []

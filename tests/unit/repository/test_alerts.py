@@ -8,6 +8,7 @@ from prometheus_client import generate_latest
 
 from shared.calls import metrics as calls  # noqa: F401
 from shared.postgres import backlog, dead_letters, parked, schedule  # noqa: F401 (they have the metrics)
+from shared.telemetry import metrics  # noqa: F401
 from tests.alerts import ALERTS, PROMTOOL, RULES, firing
 
 ROOT = Path(__file__).parents[3]
@@ -26,12 +27,20 @@ exactly_once_outbox_oldest_seconds 0.0
 exactly_once_events_handled_total 1000.0
 exactly_once_records_set_aside_total 1.0
 exactly_once_recoveries_total{cause="Unknown"} 1.0
+exactly_once_kafka_partitions_offline{topic="t"} 0.0
+exactly_once_kafka_partitions_below_min_isr{topic="t"} 0.0
+exactly_once_kafka_partitions_under_replicated{topic="t"} 0.0
+exactly_once_publish_seconds_bucket{le="5.0"} 100.0
+exactly_once_publish_seconds_count 100.0
+exactly_once_kafka_transactions_failed_total{cause="KafkaInDoubt"} 1.0
+exactly_once_kafka_transactions_failed_total{cause="GenerationLost"} 1.0
 process_start_time_seconds 1790000000.0
 """
 
 
 def test_the_rules_ask_for_metrics_that_there_are() -> None:
-    asked = set(re.findall(r"\b([a-z]+(?:_[a-z]+)+)\b(?! ?\()", "".join(_expressions())))
+    named = re.findall(r"\b([a-z]+(?:_[a-z]+)+)\b(?! ?\()", "".join(_expressions()))
+    asked = {re.sub(r"_(bucket|count)$", "", name) for name in named}
     shown = set(re.findall(r"^# TYPE (\w+)", generate_latest().decode(), re.MULTILINE))
 
     assert len(asked) >= 6
@@ -107,6 +116,39 @@ def replaced(line: str) -> str:
         ),
         pytest.param(
             replaced('exactly_once_recoveries_total{cause="Unknown"} 14'), {"WorkerRecovers"}, id="recoveries"
+        ),
+        pytest.param(
+            replaced('exactly_once_kafka_partitions_offline{topic="t"} 1'), {"PartitionsOffline"}, id="offline"
+        ),
+        pytest.param(
+            replaced('exactly_once_kafka_partitions_below_min_isr{topic="t"} 1'),
+            {"PartitionsBelowMinIsr"},
+            id="below min ISR",
+        ),
+        pytest.param(
+            replaced('exactly_once_kafka_partitions_under_replicated{topic="t"} 1'),
+            {"PartitionsUnderReplicated"},
+            id="under-replicated",
+        ),
+        pytest.param(
+            replaced('exactly_once_kafka_partitions_under_replicated{topic="t"} 0x40 1x15 0x30'),
+            set(),
+            id="a broker is restarted",
+        ),
+        pytest.param(replaced("exactly_once_publish_seconds_count 112"), {"PublishingSlow"}, id="slow to publish"),
+        pytest.param(replaced("exactly_once_publish_seconds_count 108"), set(), id="some were slow to publish"),
+        pytest.param(
+            replaced("exactly_once_publish_seconds_count 320").replace('le="5.0"} 100', 'le="5.0"} 300'),
+            set(),
+            id="most are quick to publish",
+        ),
+        pytest.param(
+            replaced('exactly_once_kafka_transactions_failed_total{cause="KafkaInDoubt"} 8'),
+            {"KafkaTransactionsFail"},
+            id="transactions fail",
+        ),
+        pytest.param(
+            replaced('exactly_once_kafka_transactions_failed_total{cause="GenerationLost"} 20'), set(), id="rebalances"
         ),
         pytest.param(replaced("process_start_time_seconds 1x45 2x2 3x2 4x40"), {"ProcessRestarts"}, id="restarts"),
     ],

@@ -26,7 +26,7 @@ class Seeing:
         """Return no reason."""
         return ""
 
-    def own(self, _inputs: object) -> None:
+    def own(self, _inputs: object, _lanes: object) -> None:
         """Do nothing."""
 
 

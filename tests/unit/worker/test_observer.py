@@ -1,14 +1,17 @@
 """The observer blames the server that does not answer, and no other."""
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from confluent_kafka import KafkaError, KafkaException
+from prometheus_client import REGISTRY
 from sqlalchemy.exc import OperationalError
 
+from shared.postgres import backlog
 from shared.telemetry import outages
 from shared.testing import until
 from shared.worker import observer
@@ -26,11 +29,16 @@ def answer(value: object) -> Future[Any]:
     return future
 
 
+SERVICE = trail.make("observed").service
+
+
 class Admin:
     """A Kafka whose topics have one partition each, until it fails."""
 
     topics: Exception | None = None
+    published: Exception | None = None
     offsets: Exception | None = None
+    in_sync: Sequence[Any] = ("a", "b")
 
     def __init__(self, *_: object, **__: object) -> None:
         """Connect to nothing."""
@@ -40,8 +48,16 @@ class Admin:
 
     def describe_topics(self, topics: Any, **_: object) -> dict[str, Future[Any]]:
         """Return the partitions."""
-        names = [f"{trail.make('observed').service.name}.asked"]
-        return {name: answer(self.topics or SimpleNamespace(partitions=[0])) for name in names}
+        leader = SimpleNamespace(id=1)
+        partitions = [SimpleNamespace(leader=leader, replicas=["a", "b"], isr=self.in_sync)]
+        own = dict.fromkeys(("observed.told", SERVICE.lane_topic), self.published)
+        failures = {"observed.asked": self.topics, **own}
+        return {name: answer(error or SimpleNamespace(partitions=partitions)) for name, error in failures.items()}
+
+    def describe_configs(self, resources: Sequence[Any], **_: object) -> dict[Any, Future[Any]]:
+        """Tell that two replicas have to be in sync."""
+        least = {"min.insync.replicas": SimpleNamespace(value="2")}
+        return {resource: answer(least) for resource in resources}
 
     def list_offsets(self, asked: dict[Any, Any], **_: object) -> dict[Any, Future[Any]]:
         """Return the ends."""
@@ -65,7 +81,7 @@ class Scene:
         monkeypatch.setattr(outages, "DATABASE", outages.Outage("database"))
         settings = StageSettings.model_validate({"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x"})
         engine = SimpleNamespace(connect=self._connect)
-        self.observer = Observer(cast("Any", engine), settings, trail.make("observed").service)
+        self.observer = Observer(cast("Any", engine), settings, SERVICE)
 
     def _connect(self) -> Any:
         return self.connect()
@@ -132,3 +148,45 @@ def test_leaders_that_do_not_answer_are_no_answer_and_no_error_of_ours(scene: Sc
     scene.admin.offsets = None
     assert not scene.look(3)
     assert scene.observer._admin is not None
+
+
+def shown(name: str) -> dict[str, float]:
+    """Return the values of a gauge by topic or lane."""
+    return {
+        ",".join(sample.labels.values()): sample.value
+        for family in REGISTRY.collect()
+        for sample in family.samples
+        if sample.name == f"exactly_once_{name}"
+    }
+
+
+def test_what_the_topics_of_the_service_lack_is_shown(scene: Scene) -> None:
+    scene.look(3)
+    scene.look(3)
+    names = ("observed.asked", "observed.told", SERVICE.lane_topic)
+    assert shown("kafka_partitions_under_replicated") == dict.fromkeys(names, 0.0)
+    assert shown("kafka_partitions_offline") == dict.fromkeys(names, 0.0)
+    assert shown("kafka_partitions_below_min_isr") == dict.fromkeys(names, 0.0)
+
+    scene.admin.in_sync = ["a"]
+    scene.look(3)
+    assert shown("kafka_partitions_under_replicated") == dict.fromkeys(names, 1.0)
+    assert shown("kafka_partitions_offline") == dict.fromkeys(names, 0.0)
+    assert shown("kafka_partitions_below_min_isr") == dict.fromkeys(names, 1.0)
+
+
+def test_a_topic_that_it_only_publishes_on_and_may_not_see_is_no_silence(scene: Scene) -> None:
+    scene.admin.published = KafkaException(KafkaError(KafkaError.TOPIC_AUTHORIZATION_FAILED))
+    scene.look(3)
+    assert not scene.look(11)
+    assert shown("kafka_partitions_offline") == {"observed.asked": 0.0}, "nothing is said of what is not known"
+
+
+def test_a_worker_shows_what_waits_in_its_own_lanes(scene: Scene) -> None:
+    waits = {0: backlog.Lane(3, 1.5), 2: backlog.Lane(1, 0.5)}
+    backlog.show_lanes(waits, {1, 2})
+    assert shown("outbox_lane_rows_at_most") == {"1": 0.0, "2": 1.0}
+    assert shown("outbox_lane_oldest_seconds") == {"1": 0.0, "2": 0.5}
+
+    backlog.show_lanes(waits, ())
+    assert shown("outbox_lane_rows_at_most") == {"0": 3.0, "2": 1.0}, "all where some wait, if it owns none"

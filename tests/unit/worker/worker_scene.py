@@ -147,7 +147,7 @@ class Seeing(Idle):
     def answered(self) -> None:
         """Do nothing."""
 
-    def own(self, _inputs: object) -> None:
+    def own(self, _inputs: object, _lanes: object) -> None:
         """Do nothing."""
 
 

@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
@@ -31,22 +31,50 @@ class Waiting(NamedTuple):
 # The first and the last row of each lane, by the primary key. Ids are unique, so no more rows wait than there are ids
 # from the first to the last.
 _LOOK = text("""
-    SELECT coalesce(max(last.id) - min(first.id) + 1, 0),
-           coalesce(extract(epoch FROM clock_timestamp() - min(first.decided_at)), 0)
+    SELECT lane.lane, first.id, last.id, extract(epoch FROM clock_timestamp() - first.decided_at)
     FROM exactly_once_lane AS lane
-    CROSS JOIN LATERAL (SELECT id, decided_at FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
-        ORDER BY id LIMIT 1) AS first
-    CROSS JOIN LATERAL (SELECT id FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
-        ORDER BY id DESC LIMIT 1) AS last
+    LEFT JOIN LATERAL (SELECT id, decided_at FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
+        ORDER BY id LIMIT 1) AS first ON TRUE
+    LEFT JOIN LATERAL (SELECT id FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
+        ORDER BY id DESC LIMIT 1) AS last ON TRUE
+    ORDER BY lane.lane
 """)
 
 _COUNT = text("SELECT count(*) FROM (SELECT FROM exactly_once_outbox LIMIT :most) AS waiting")
 
 
+class Lane(NamedTuple):
+    """What waits in a lane."""
+
+    lane: int
+    first: int | None
+    """The id of its first row; None: nothing waits."""
+    last: int | None
+    oldest_seconds: float
+
+    @property
+    def rows_at_most(self) -> int:
+        """The number of ids from the first row to the last, which other lanes share."""
+        return 0 if self.first is None or self.last is None else self.last - self.first + 1
+
+
+def lanes(connection: Connection) -> list[Lane]:
+    """Measure what waits in each lane, with two index look-ups for each."""
+    return [Lane(lane, first, last, max(float(age or 0), 0.0)) for lane, first, last, age in connection.execute(_LOOK)]
+
+
+def waits(found: Collection[Lane]) -> Waiting:
+    """Sum up what waits in all lanes."""
+    firsts, lasts = [lane.first for lane in found if lane.first], [lane.last for lane in found if lane.last]
+    return Waiting(
+        max(lasts) - min(firsts) + 1 if firsts and lasts else 0,
+        max((lane.oldest_seconds for lane in found), default=0.0),
+    )
+
+
 def look(connection: Connection) -> Waiting:
-    """Measure the backlog, with two index look-ups per lane."""
-    rows, seconds = connection.execute(_LOOK).one()
-    waiting = Waiting(int(rows), max(float(seconds), 0.0))
+    """Measure the backlog."""
+    waiting = waits(lanes(connection))
     ROWS.set(waiting.rows_at_most)
     OLDEST.set(waiting.oldest_seconds)
     return waiting

@@ -14,7 +14,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, event
 
 from ..calls.declaration import Call
-from ..configuration.program import beside, program
+from ..configuration.program import beside
 from ..container import ServiceContainer
 from ..errors import Misconfigured
 from ..operations.maintenance import Context
@@ -97,7 +97,7 @@ def _beside(name: str) -> Known | Absent:
         module = import_module(f"{beside()}.{name}.container")
         return known(_container(module)())
     except Exception as error:  # noqa: BLE001 - somebody else's modules
-        return Absent(name, f"`{program(name)}` would not start: {type(error).__name__}: {error}")
+        return Absent(name, f"{beside()}.{name} cannot be loaded: {type(error).__name__}: {error}")
 
 
 def _container(module: ModuleType) -> type[Any]:

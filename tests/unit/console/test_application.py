@@ -92,7 +92,7 @@ def test_what_is_not_known_is_never_shown_as_nothing() -> None:
 
 
 def test_a_service_that_cannot_be_loaded_is_shown_and_the_others_too(desk: Desk) -> None:
-    broken = Desk(Absent("billing", "`python -m services.billing` would not start: KeyError: 'BANK'"))
+    broken = Desk(Absent("billing", "services.billing cannot be loaded: KeyError: 'BANK'"))
     broken.sees("shop")
 
     for page in PAGES:

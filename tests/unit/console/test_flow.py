@@ -126,18 +126,7 @@ def test_a_slot_that_is_lost_and_taken_again_is_told() -> None:
     assert slots.lost == {}
 
 
-@pytest.mark.parametrize(
-    ("shown", "words"),
-    [
-        (flow.number(None), "unknown"),
-        (flow.number(0), "0"),
-        (flow.number(1234567), "1,234,567"),
-        (flow.rate(None), "unknown"),
-        (flow.rate(0.0), "0.0/s"),
-        (flow.rate(1234.5), "1,234/s"),
-        (flow.span(None), "unknown"),
-        (flow.span(0.25), "0.2 s"),
-    ],
-)
-def test_numbers_as_they_are_shown(shown: str, words: str) -> None:
-    assert shown == words
+def test_numbers_as_they_are_shown() -> None:
+    assert [flow.number(value) for value in (None, 0, 1234567)] == ["unknown", "0", "1,234,567"]
+    assert [flow.rate(value) for value in (None, 0.0, 1234.5)] == ["unknown", "0.0/s", "1,234/s"]
+    assert [flow.span(value) for value in (None, 0.25)] == ["unknown", "0.2 s"]

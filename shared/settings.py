@@ -135,7 +135,7 @@ class Settings(BaseSettings):
     console_host: Annotated[str, Field(description="address that the console listens on")] = "127.0.0.1"
     console_port: Annotated[
         int, Field(ge=0, le=65535, description="port that the console listens on; 0: any free one")
-    ] = 8090
+    ] = 8070
     console_names: Annotated[
         str,
         Field(

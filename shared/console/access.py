@@ -24,8 +24,9 @@ LOOK = "console:read"
 
 LASTS_SECONDS = 8 * 3_600
 """A shift: after that, the token has to be given again."""
-BODY_BYTES_MAX = 20_000
-"""Of a form: a reason, and what it is about."""
+BODY_BYTES_MAX = 64_000
+"""Of a form: a reason in any script, which is spelled with up to twelve bytes for each character, and what it is about.
+"""
 FIELDS_MAX = 50
 LOGINS_PER_MINUTE_MAX = 30
 """From all browsers together. A token has 256 random bits; this only keeps guessing from being noise in the log."""
@@ -170,5 +171,5 @@ def facts(request: Request, *wanted: str) -> Mapping[str, str]:
     return {name: request.query_params.get(name, "")[:FACT_MAX] for name in wanted}
 
 
-FACT_MAX = 2_000
-"""Characters of one field of an address; a key may be a kilobyte."""
+FACT_MAX = 20_000
+"""Characters of one field of an address: the longest key in hexadecimal."""

@@ -68,7 +68,9 @@ class Console:
         return await anyio.to_thread.run_sync(work, limiter=self.limiter)
 
     def page(self, template: str, visitor: Visitor | None, status: int = 200, **facts: object) -> HTMLResponse:
-        """Answer with a page."""
+        """Answer with a page. Whoever reads it sees the counts of problems in its head, so the looks go on."""
+        if visitor is not None:
+            self.board.watch.touch()
         common, _ = self.board.facts("flow")
         everything = {**common, "visitor": visitor, "title": "", "page": "", **facts}
         return HTMLResponse(pages.render(template, everything), status)

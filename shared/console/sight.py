@@ -79,7 +79,7 @@ class Change:
 class Slots:
     """Who held the slots in the last look, and what has changed since."""
 
-    now: dict[int, tuple[int, str]] = field(default_factory=dict)
+    now: dict[int, tuple[int, str | None]] = field(default_factory=dict)
     lost: dict[int, datetime] = field(default_factory=dict)
     changes: deque[Change] = field(default_factory=lambda: deque(maxlen=CHANGES_MAX))
     begun: bool = False
@@ -138,6 +138,7 @@ class Sight:
         if self._group is None:
             self._group, self._looked = Group(self.known.settings, service), 0
         group = self._group
+        group.serve_log()
         if self._looked % TOPICS_EVERY == 0:
             names = {*service.consumed_topics, *service.published_topics}
             self._partitions = {name: found.partitions for name, found in group.topics(names).items()}

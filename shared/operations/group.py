@@ -133,6 +133,11 @@ class Group:
     ) -> None:
         self._reader.close()
 
+    def serve_log(self) -> None:
+        """Write what the client has logged; one that lives long would keep it otherwise."""
+        while self._admin.poll(0):
+            pass
+
     def cluster_id(self) -> str:
         """Name the cluster."""
         return _ask(lambda: access.cluster_id(self._admin))

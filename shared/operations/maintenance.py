@@ -146,15 +146,18 @@ class Holder(NamedTuple):
     slot: int
     pid: int
     """Of the server's process."""
-    host: str
+    host: str | None
     seconds: float | None
-    """Since its session began; None if this role may not know."""
+    """Since its session began. This and the host are None if this role may not know them."""
 
 
 def holders(connection: Connection, most: int = SLOTS) -> list[Holder]:
     """Return who holds the slots, in their order."""
     rows = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS, "most": most})
-    return [Holder(slot, pid, host, None if age is None else float(age)) for slot, pid, host, age in rows]
+    return [
+        Holder(slot, pid, None, None) if age is None else Holder(slot, pid, host, float(age))
+        for slot, pid, host, age in rows
+    ]
 
 
 def _take(connection: Connection) -> bool:
@@ -178,7 +181,7 @@ def _who_works(context: Context, connection: Connection) -> str:
         found = holders(connection, HOLDERS_SHOWN)
     if not turn:
         return f"another command is deciding something for {context.service.name}; try again when it has ended"
-    who = ", ".join(f"slot {one.slot} by server process {one.pid} for {one.host}" for one in found)
+    who = ", ".join(f"slot {one.slot} by server process {one.pid} for {one.host or 'another role'}" for one in found)
     return (
         f"workers of {context.service.name} are up ({who or 'a slot was held just now'}). Stop all of them, then try "
         "again; the API may stay up"

@@ -80,4 +80,7 @@ def test_a_failure_ends_the_wait_too(watch: Watch) -> None:
 
 
 def test_a_reason_is_short_and_on_one_line() -> None:
-    assert words(ValueError("a\n" * 5_000)) == ("a " * 500).strip() + " "[: 1_000 - 999]
+    told = words(ValueError("a\n" * 5_000))
+
+    assert len(told) == 1_000
+    assert told.startswith("a a a")

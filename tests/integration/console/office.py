@@ -52,14 +52,14 @@ class Office:
         assert made.post("/login", data={"token": self.secrets[who]}).status_code in (200, 503)
         return made
 
-    def act(self, name: str, browser: Browser | None = None, **fields: object) -> httpx.Response:
+    def act(self, act: str, browser: Browser | None = None, /, **fields: object) -> httpx.Response:
         """Do something, as somebody does who has read the page that asks first."""
         browser = browser or self.browser
         chosen = {key: str(value) for key, value in fields.items() if key != "reason"}
-        asked = browser.get(f"/confirm/{name}", params={"service": self.name, **chosen})
+        asked = browser.get(f"/confirm/{act}", params={"service": self.name, **chosen})
         assert asked.status_code == 200, asked.text
         form = dict(re.findall(r'<input type="hidden" name="(\w+)" value="([^"]*)">', asked.text.partition("<main")[2]))
-        return browser.post(f"/act/{name}", data=form | ({"reason": fields["reason"]} if "reason" in fields else {}))
+        return browser.post(f"/act/{act}", data=form | ({"reason": fields["reason"]} if "reason" in fields else {}))
 
     def said(self, answer: httpx.Response) -> list[str]:
         """Return the lines that an act has printed."""

@@ -8,6 +8,7 @@ import pytest
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from shared.console.sight import Tables
 from shared.testing import until
 from tests.integration.console.office import Office
 from tests.integration.tallies import Tallies
@@ -96,9 +97,14 @@ def test_a_database_that_is_slow_holds_up_no_page_for_long(office: Office, talli
 
 def test_however_many_look_the_servers_are_asked_once(office: Office) -> None:
     sight = office.board.sights[office.name]
-    asked = []
+    asked: list[int] = []
     whole = sight.tables._ask
-    sight.tables._ask = lambda: (asked.append(1), whole())[1]
+
+    def ask() -> Tables:
+        asked.append(1)
+        return whole()
+
+    sight.tables._ask = ask
     browsers = [threading.Thread(target=office.of("ada").get, args=("/",)) for _ in range(8)]
     for one in browsers:
         one.start()

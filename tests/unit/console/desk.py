@@ -54,7 +54,7 @@ def settings(**more: Any) -> Settings:
         "api_auth": "off",
         **more,
     }
-    return Settings(_env_file=None, **given)  # type: ignore[arg-type, call-arg]
+    return Settings(_env_file=None, **given)  # type: ignore[call-arg]
 
 
 def shop() -> Service:

@@ -1,6 +1,7 @@
 """The pages: what they show, to whom, and what they refuse."""
 
 import re
+import time
 
 import pytest
 from httpx import Response
@@ -159,8 +160,8 @@ def test_a_login_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     desk.log_in()
     assert desk.browser.get("/", follow_redirects=False).status_code == 200
 
-    now = access.time.time()
-    monkeypatch.setattr(access.time, "time", lambda: now + access.LASTS_SECONDS + 1)
+    now = time.time()
+    monkeypatch.setattr("time.time", lambda: now + access.LASTS_SECONDS + 1)
     assert desk.browser.get("/", follow_redirects=False).status_code == 303
 
 

@@ -134,7 +134,7 @@ def test_what_was_not_looked_at_is_not_well() -> None:
 
 def test_a_page_of_problems_is_bounded() -> None:
     lots = [row(f"store.events[{n}]", detail=f"stop {n}", state="RecordsLost") for n in range(1_000)]
-    listed = found(Desk(), status=Status([], lots, [], ["m"]))  # type: ignore[arg-type]
+    listed = found(Desk(), status=Status([], lots, [], ["m"]))
 
     assert len(listed) == problems.SHOWN_MAX
 

@@ -14,7 +14,7 @@ option = $(if $($(1)),--$(2) $($(1)))
 uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 	UV_SYSTEM_CERTS=1 UV_DEFAULT_INDEX=$${UV_DEFAULT_INDEX:-$${PIP_INDEX_URL:-$$index}} $(VENV)/bin/uv tool run
 
-.PHONY: help test check fix unit integration dev servers servers-down lock clean
+.PHONY: help test check fix browser unit integration dev servers servers-down lock clean
 .PHONY: service service-remove wheel
 .PHONY: check-manifests audit-dependencies docs
 .PHONY: up logs down compose-test .env
@@ -75,6 +75,10 @@ check: $(READY)  ## lint, format, types and import contracts; changes nothing
 fix: $(READY)  ## format, and repair what the linter can repair
 	$(VENV)/bin/ruff check --fix-only $(LINTED)
 	$(VENV)/bin/ruff format $(LINTED)
+
+browser:  ## install the Chromium that the tests of the console drive: Debian's (as root)
+	@command -v chromium >/dev/null || { apt-get update --quiet && \
+		apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core; }
 
 unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQL
 	$(RUN) -m pytest $(wildcard tests/unit tests/simulation) $(ARGS)

@@ -62,6 +62,16 @@ def caller(container: Any, _arguments: argparse.Namespace) -> None:
     _run_process(container.settings(), process)
 
 
+def console(container: Any, arguments: argparse.Namespace) -> None:
+    """Serve the page for operators: what flows, what is wrong, and how to mend it."""
+    try:
+        lazily(".console.serving:serve", container=container, wanted=arguments.services)
+    except ModuleNotFoundError as error:
+        if error.name not in ("fastapi", "itsdangerous", "jinja2", "starlette", "uvicorn"):
+            raise
+        raise Misconfigured(f"a console needs {error.name}: install the library's extra `console`") from error
+
+
 def _run_process(settings: Settings, process: Any) -> None:
     """Run a worker or a caller, and show its health."""
     if settings.metrics_port:
@@ -111,11 +121,14 @@ def parser(service: str) -> argparse.ArgumentParser:
     """Make the parser of all commands; the parsed `run` executes the command."""
     made = argparse.ArgumentParser(prog=program(service), description=f"The {service} service.")
     commands = made.add_subparsers(dest="command", required=True, metavar="command")
-    for command in (api, worker, caller, migrate, topics, token, doctor):
+    for command in (api, worker, caller, console, migrate, topics, token, doctor):
         added = commands.add_parser(command.__name__, help=command.__doc__)
         added.set_defaults(run=command, operator=False)
         if command is doctor:
             added.add_argument("--json", action="store_true")
+        if command is console:
+            meaning = "show only this service; may be repeated; otherwise all whose packages lie beside this one"
+            added.add_argument("--service", dest="services", action="append", metavar="NAME", help=meaning)
         if command is migrate:
             added.add_argument("--before-rollout", action="store_true", help="leave `post` migrations for later")
         if command is topics:
@@ -257,6 +270,7 @@ def _add_schedule(commands: Any) -> None:
     ):
         added = _add(choices, choice, f".operations.schedule:{target}", meaning)
         added.add_argument("name", metavar="NAME")
+        added.add_argument("--event-id", help="only if it still is this event")
         added.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
         added.add_argument("--yes", action="store_true", help="do not ask")
 

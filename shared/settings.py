@@ -32,7 +32,13 @@ ENV_FILES = (".env", ".env.local")
 ALIKE = 0.9
 """How similar two names must be for one to count as a typo of the other; one letter of ten may differ."""
 
-OF_ONE_LINE = {"database_url", "migration_database_url", "kafka_sasl_password", "kafka_ssl_key_password"}
+OF_ONE_LINE = {
+    "database_url",
+    "migration_database_url",
+    "console_database_url",
+    "kafka_sasl_password",
+    "kafka_ssl_key_password",
+}
 """Secrets without line breaks; others may have them, such as a service's own PEM key."""
 
 OF_OTHERS = {"API_TOKEN"}
@@ -126,6 +132,21 @@ class Settings(BaseSettings):
     metrics_port: Annotated[
         int, Field(ge=0, le=65535, description="port of a worker's health and metrics; 0: none")
     ] = 0
+    console_host: Annotated[str, Field(description="address that the console listens on")] = "127.0.0.1"
+    console_port: Annotated[
+        int, Field(ge=0, le=65535, description="port that the console listens on; 0: any free one")
+    ] = 8070
+    console_names: Annotated[
+        str,
+        Field(
+            description="names by which browsers reach the console through a proxy with HTTPS, separated by commas; "
+            "otherwise only those of this machine"
+        ),
+    ] = ""
+    console_database_url: Annotated[
+        SecretStr,
+        Field(description="DATABASE_URL for what the console reads, as a role that may only read; empty: DATABASE_URL"),
+    ] = SecretStr("")
     log_format: Annotated[Literal["console", "json"], Field(description="format of the logs")] = "console"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")
@@ -364,6 +385,12 @@ class Settings(BaseSettings):
     def dsn(self, service: str) -> str:
         """Return the database URL of `service` in SQLAlchemy's form, including the password."""
         return sqlalchemy_url("DATABASE_URL", self.database_url.get_secret_value(), service)
+
+    def console_dsn(self, service: str) -> str:
+        """Return the URL for what the console reads."""
+        if not self.console_database_url:
+            return self.dsn(service)
+        return sqlalchemy_url("CONSOLE_DATABASE_URL", self.console_database_url.get_secret_value(), service)
 
     def migration_dsn(self, service: str) -> str:
         """Return the URL for the role that changes the schema."""

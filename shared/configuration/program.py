@@ -17,9 +17,14 @@ def program(service: str) -> str:
     A process started as `python -m backend.apps.order` uses `backend.apps` for other services too: they lie side by
     side.
     """
+    package = beside()
+    return f"python -m {package}.{service}" if package else f"python -m {service}"
+
+
+def beside() -> str:
+    """Return the package in which the services lie side by side; empty if each is a package of its own."""
     package = _package()
-    beside = PACKAGE if package is None else package.rpartition(".")[0]
-    return f"python -m {beside}.{service}" if beside else f"python -m {service}"
+    return PACKAGE if package is None else package.rpartition(".")[0]
 
 
 def packages_beside() -> list[str]:

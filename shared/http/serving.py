@@ -34,17 +34,18 @@ def serve(application: Any, settings: Settings) -> None:
     # again, which without them would end the process as if it had not finished.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: setattr(server, "should_exit", True))
-    with _listening(settings.http_host, settings.http_port) as listening:
+    with listening(settings.http_host, settings.http_port) as bound:
         log.info("api_listening", host=settings.http_host, port=settings.http_port)
-        server.run(sockets=[listening])
+        server.run(sockets=[bound])
     if not server.started:
         sys.exit(1)  # the log says why
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def listening(host: str, port: int, names: str = "HTTP_HOST, HTTP_PORT") -> socket.socket:
+    """Listen on an address. Raises `Misconfigured`, with the `names` of the settings that it is from."""
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         return socket.create_server(address[:2], family=family)
     except (OSError, UnicodeError) as error:  # a name too long for DNS cannot be encoded
         reason = error.strerror if isinstance(error, OSError) else "this is not a valid host name"
-        raise Misconfigured(f"HTTP_HOST, HTTP_PORT: cannot listen on {host[:100]}:{port}: {reason}") from error
+        raise Misconfigured(f"{names}: cannot listen on {host[:100]}:{port}: {reason}") from error

@@ -76,12 +76,25 @@ class Callers:
             name = "anonymous" if given is None else hashlib.sha256(given.encode()).hexdigest()[:32]
             return Token(name, frozenset(), b"")
         kind, _, token = (given or "").partition(" ")
-        digest = _digest(token.strip())
+        found = self.of_token(token.strip())
+        return found if kind.lower() == "bearer" else None
+
+    def of_token(self, token: str) -> Token | None:
+        """Return the token of this text; None if it is unknown."""
+        return self.by_digest(_digest(token).hex())
+
+    def by_digest(self, digest: str) -> Token | None:
+        """Return the token of this digest, in hexadecimal; None if it is unknown."""
         found = None
         for known in self._tokens:  # all of them, each in constant time: the duration reveals nothing
-            if hmac.compare_digest(known.digest, digest):
+            if hmac.compare_digest(known.digest.hex(), digest):
                 found = known
-        return found if kind.lower() == "bearer" else None
+        return found
+
+    @property
+    def scopes(self) -> frozenset[str]:
+        """All scopes that some caller has."""
+        return frozenset(scope for token in self._tokens for scope in token.scopes)
 
     def admit(self, caller: Token | None, scope: str, *, tried: bool) -> str:
         """Return the caller's name. Raises `Problem`: 401 for an unknown caller, who may have `tried` a token, 403

@@ -8,7 +8,7 @@ the decision.
 from collections.abc import Sequence
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from ..calls.outbox import CallingOutbox
 from ..calls.queue import Due, Overtaken
@@ -57,6 +57,12 @@ _TAKE = text("""
     RETURNING id, destination, key, call_id, call_type, call_version, data, traceparent, attempts, lease, maybe_done,
               TRUE AS stuck, FALSE AS expired, failure
 """)
+
+
+def listed(connection: Connection, most: int, *, stuck: bool = False) -> list[dict[str, Any]]:
+    """Return the facts of calls that are not finished, the oldest first."""
+    wanted = {"destination": None, "key": None, "stuck": stuck, "most": most}
+    return [{**_facts(row), "seconds": float(row.seconds)} for row in connection.execute(_LIST, wanted)]
 
 
 def show_all(context: Context, *, destination: str | None, key: str | None, stuck: bool, most: int, json: bool) -> None:

@@ -1,16 +1,145 @@
 """`dead-letters list | show`: what was set aside, in a readable form even if it is binary."""
 
+from base64 import b64decode
+from datetime import datetime
 from json import dumps, loads
-from typing import Any
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, text
 
 from ..errors import CommandFailed
 from ..postgres import dead_letters
 from ..postgres.dead_letters import DeadLetter, State
+from ..protocol.ports import Input, Record
 from .maintenance import Context
 from .output import as_json, echo, oldest, printable
 
 CELL = 60
 """Characters of an error in a list."""
+
+
+GROUPS_MAX = 50
+"""Groups of dead letters that are told apart; the rest is a long tail."""
+
+_STATES: dict[State, str] = {
+    "open": "redriven_at IS NULL AND dismissed_at IS NULL",
+    "redriven": "redriven_at IS NOT NULL",
+    "dismissed": "dismissed_at IS NOT NULL",
+}
+# Without the values, of which a page of a hundred may have a hundred megabytes; the headers that it shows are read by
+# the server. A state is part of the text, so that its index can serve.
+_HEADER = """
+    (SELECT left(header ->> 1, 400) FROM jsonb_array_elements(headers) AS header WHERE header ->> 0 = '{}' LIMIT 1)
+"""
+_BRIEF = f"""
+    SELECT id, topic, partition, "offset", error, left(detail, 300), set_aside_at, redriven_at, dismissed_at,
+           dismissed_by, {_HEADER.format("ce_type")}, {_HEADER.format("ce_id")}, octet_length(value)
+    FROM exactly_once_dead_letter
+    WHERE {{state}} AND (CAST(:topic AS text) IS NULL OR topic = :topic)
+        AND (CAST(:error AS text) IS NULL OR error = :error) AND id > :after
+    ORDER BY id LIMIT :most
+"""  # noqa: S608 - constants
+_IDS = f"""
+    SELECT id FROM exactly_once_dead_letter
+    WHERE {_STATES["open"]} AND (CAST(:topic AS text) IS NULL OR topic = :topic)
+        AND (CAST(:error AS text) IS NULL OR error = :error)
+    ORDER BY id LIMIT :most
+"""  # noqa: S608 - constants
+_GROUPS = text(f"""
+    SELECT topic, error, count(*), extract(epoch FROM clock_timestamp() - min(set_aside_at))
+    FROM (
+        SELECT topic, error, set_aside_at FROM exactly_once_dead_letter WHERE {_STATES["open"]} ORDER BY id LIMIT :most
+    ) AS oldest
+    GROUP BY topic, error ORDER BY count(*) DESC, topic, error LIMIT :groups
+""")  # noqa: S608 - constants
+_BEGINNING = text("""
+    SELECT id, topic, partition, "offset", substring(key FOR :bytes), substring(value FOR :bytes),
+           CASE WHEN pg_column_size(headers) <= :bytes THEN headers ELSE '[]' END, epoch, error, detail, traceparent,
+           set_aside_at, redriven_at, traceback, dismissed_at, dismissed_by,
+           coalesce(octet_length(key), 0), coalesce(octet_length(value), 0), pg_column_size(headers)
+    FROM exactly_once_dead_letter WHERE id = :id
+""")
+
+
+class Brief(NamedTuple):
+    """A dead letter in a list: without its value."""
+
+    id: int
+    input: Input
+    offset: int
+    error: str
+    detail: str
+    set_aside_at: datetime
+    redriven_at: datetime | None
+    dismissed_at: datetime | None
+    dismissed_by: int | None
+    event_type: str | None
+    event_id: str | None
+    size: int | None
+    """Bytes of its value; None: it has none."""
+
+
+class Alike(NamedTuple):
+    """Dead letters of one topic, set aside for one error."""
+
+    topic: str
+    error: str
+    number: int
+    oldest_seconds: float
+
+
+def brief(
+    connection: Connection, *, state: State, topic: str | None, error: str | None, after: int, most: int
+) -> list[Brief]:
+    """List dead letters from `after` on, the oldest first, whatever their values weigh."""
+    asked = {"topic": topic, "error": error, "after": after, "most": most}
+    rows = connection.execute(text(_BRIEF.format(state=_STATES[state])), asked)
+    return [
+        Brief._make((number, Input(topic, partition), *facts, _text(kind), _text(name), size))
+        for number, topic, partition, *facts, kind, name, size in rows
+    ]
+
+
+def waiting(connection: Connection, *, topic: str | None, error: str | None, most: int) -> list[int]:
+    """Return the first that wait, of a topic or with an error."""
+    return list(connection.execute(text(_IDS), {"topic": topic, "error": error, "most": most}).scalars())
+
+
+def alike(connection: Connection) -> list[Alike]:
+    """Count those that wait by topic and error: of the oldest `dead_letters.COUNTED_MAX`, the largest groups."""
+    rows = connection.execute(_GROUPS, {"most": dead_letters.COUNTED_MAX, "groups": GROUPS_MAX})
+    return [Alike(topic, error, number, float(age)) for topic, error, number, age in rows]
+
+
+class Beginning(NamedTuple):
+    """A dead letter, of which key and value are cut, and headers that are too large are left out."""
+
+    letter: DeadLetter
+    key_bytes: int
+    value_bytes: int
+    headers_bytes: int
+    bytes_max: int
+
+    @property
+    def is_cut(self) -> bool:
+        """Whether something is missing."""
+        return max(self.key_bytes, self.value_bytes, self.headers_bytes) > self.bytes_max
+
+
+def beginning(connection: Connection, number: int, bytes_max: int) -> Beginning | None:
+    """Return a dead letter with `bytes_max` of each of its parts at most."""
+    row = connection.execute(_BEGINNING, {"id": number, "bytes": bytes_max}).one_or_none()
+    if row is None:
+        return None
+    number, topic, partition, offset, key, value, kept, *facts, key_bytes, value_bytes, headers_bytes = row
+    headers = [(name, None if held is None else b64decode(held)) for name, held in kept]
+    record = Record(Input(topic, partition), offset, key, value, headers)
+    return Beginning(DeadLetter(number, record, *facts), key_bytes, value_bytes, headers_bytes, bytes_max)
+
+
+def _text(encoded: str | None) -> str | None:
+    """Decode the beginning of a header's value, cut to whole groups of base64."""
+    return None if encoded is None else b64decode(encoded[: len(encoded) // 4 * 4]).decode(errors="replace")
 
 
 def show_all(

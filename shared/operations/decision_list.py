@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from sqlalchemy import text
+from sqlalchemy import Connection, text
 
 from .maintenance import SHOWN, Context
 from .output import as_json, columns, echo
@@ -13,11 +13,9 @@ _LIST = text("""
 """)
 
 
-def show(context: Context, *, source: str | None, most: int, json: bool) -> None:
-    """Print the newest decisions, all or those about one source."""
-    with context.engine.begin() as connection:
-        rows: list[Any] = list(connection.execute(_LIST, {"source": source, "most": most + 1}))
-    shown = [
+def listed(connection: Connection, *, source: str | None, most: int) -> list[dict[str, Any]]:
+    """Return the newest decisions, the newest first."""
+    return [
         {
             "id": row.id,
             "decided_at": row.decided_at.isoformat(),
@@ -26,23 +24,30 @@ def show(context: Context, *, source: str | None, most: int, json: bool) -> None
             "before": row.before,
             "after": row.after,
         }
-        for row in reversed(rows[:most])
+        for row in connection.execute(_LIST, {"source": source, "most": most})
     ]
+
+
+def show(context: Context, *, source: str | None, most: int, json: bool) -> None:
+    """Print the newest decisions, all or those about one source."""
+    with context.engine.begin() as connection:
+        found = listed(connection, source=source, most=most + 1)
+    shown = found[:most][::-1]
     if json:
         as_json(shown)
         return
     columns(
         ("ID", "DECIDED", "COMMAND", "SOURCE", "BEFORE", "AFTER"),
         [
-            (d["id"], d["decided_at"][:19], d["command"], d["source"], _facts(d["before"]), _facts(d["after"]))
+            (d["id"], d["decided_at"][:19], d["command"], d["source"], in_words(d["before"]), in_words(d["after"]))
             for d in shown
         ],
     )
-    if len(rows) > most:
+    if len(found) > most:
         echo(f"... the newest {most}; --limit shows more")
 
 
-def _facts(facts: dict[str, Any]) -> str:
+def in_words(facts: dict[str, Any]) -> str:
     """Format facts as a line; a long list as its length."""
     return ", ".join(
         f"{SHOWN.get(name, name)} "

@@ -4,6 +4,7 @@ Nothing here joins the group. Only `lower` and `grow` change anything; the broke
 members.
 """
 
+import re
 import time
 from collections.abc import Callable, Collection, Mapping
 from types import TracebackType
@@ -88,6 +89,25 @@ class Topic(NamedTuple):
     partitions: int
 
 
+class Member(NamedTuple):
+    """A member of the group, and what it owns."""
+
+    name: str
+    """Its `group.instance.id`: the service, the slot, and a hash of the subscription."""
+    host: str
+    inputs: list[Input]
+    lanes: list[int]
+
+    def __str__(self) -> str:
+        return f"{self.name} at {self.host}"
+
+    @property
+    def slot(self) -> int | None:
+        """The slot of the worker; None if it is not one of this library."""
+        found = re.fullmatch(r".*-(\d{1,9})-[0-9a-f]{8}", self.name)
+        return int(found[1]) if found else None
+
+
 class Group:
     """The consumer group of a service and its topics, seen from outside."""
 
@@ -113,6 +133,11 @@ class Group:
     ) -> None:
         self._reader.close()
 
+    def serve_log(self) -> None:
+        """Write what the client has logged; one that lives long would keep it otherwise."""
+        while self._admin.poll(0):
+            pass
+
     def cluster_id(self) -> str:
         """Name the cluster."""
         return _ask(lambda: access.cluster_id(self._admin))
@@ -124,11 +149,25 @@ class Group:
 
     def members(self) -> list[str]:
         """List the group's current members."""
+        return sorted(map(str, self.shares()))
+
+    def shares(self) -> list[Member]:
+        """List the group's current members with what each owns."""
         name = self._service.name
         members = _ask(
             lambda: _result(self._admin.describe_consumer_groups([name], request_timeout=topics.ADMIN_SECONDS)[name])
         ).members
-        return sorted(f"{m.group_instance_id or m.member_id} at {m.host.lstrip('/')}" for m in members)
+        return [self._member(found) for found in members]
+
+    def _member(self, found: Any) -> Member:
+        owned = [Input(p.topic, p.partition) for p in (found.assignment.topic_partitions if found.assignment else ())]
+        lane_topic = self._service.lane_topic
+        return Member(
+            found.group_instance_id or found.member_id,
+            found.host.lstrip("/"),
+            sorted(source for source in owned if source.topic != lane_topic),
+            sorted(source.partition for source in owned if source.topic == lane_topic),
+        )
 
     def committed(self, inputs: Collection[Input], lanes: Collection[int]) -> dict[Input | int, Committed]:
         """Read committed offsets as a worker does: only while no open transaction might change them."""

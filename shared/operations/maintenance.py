@@ -9,8 +9,9 @@ import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, Engine, text
 from sqlalchemy.exc import DBAPIError
@@ -42,6 +43,9 @@ HAND_OVER_SECONDS = 3.0
 BROKERS_SESSION_SECONDS = 45.0
 """The session timeout of a KIP-848 group is the broker's; this is its default."""
 
+HOLDERS_SHOWN = 5
+"""Holders of slots that a refusal names."""
+
 SHOWN = {
     "H": "next offset",
     "P": "published position",
@@ -52,12 +56,13 @@ SHOWN = {
 
 # Other locks of this class have negative numbers, which as an oid exceed any slot.
 _HOLDERS = text("""
-    SELECT held.objid, held.pid, coalesce(host(activity.client_addr), 'local')
+    SELECT CAST(held.objid AS bigint), held.pid, coalesce(host(activity.client_addr), 'local'),
+           extract(epoch FROM clock_timestamp() - activity.backend_start)
     FROM pg_locks AS held JOIN pg_stat_activity AS activity USING (pid)
     WHERE held.locktype = 'advisory' AND held.classid = :class AND CAST(held.objid AS bigint) < :slots AND held.granted
         AND held.database = (SELECT oid FROM pg_database WHERE datname = current_database())
         AND held.pid <> pg_backend_pid()
-    ORDER BY held.objid LIMIT 5
+    ORDER BY held.objid LIMIT :most
 """)
 _TAKE_TURN = text("SELECT pg_try_advisory_lock(:class, :lock)")
 _TAKE_ALL = text("SELECT bool_and(pg_try_advisory_lock(:class, slot)) FROM generate_series(0, :slots - 1) AS slot")
@@ -135,6 +140,26 @@ def maintenance(context: Context) -> Iterator[Maintenance]:
                 _give(connection)
 
 
+class Holder(NamedTuple):
+    """Who holds a slot."""
+
+    slot: int
+    pid: int
+    """Of the server's process."""
+    host: str | None
+    seconds: float | None
+    """Since its session began. This and the host are None if this role may not know them."""
+
+
+def holders(connection: Connection, most: int = SLOTS) -> list[Holder]:
+    """Return who holds the slots, in their order."""
+    rows = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS, "most": most})
+    return [
+        Holder(slot, pid, None, None) if age is None else Holder(slot, pid, host, float(age))
+        for slot, pid, host, age in rows
+    ]
+
+
 def _take(connection: Connection) -> bool:
     """Take the decision lock and every slot, or nothing."""
     with connection.begin():
@@ -153,10 +178,10 @@ def _give(connection: Connection) -> None:
 def _who_works(context: Context, connection: Connection) -> str:
     with connection.begin():
         turn = connection.execute(_TAKE_TURN, {"class": LOCK_CLASS, "lock": LOCK}).scalar_one()
-        holders = connection.execute(_HOLDERS, {"class": LOCK_CLASS, "slots": SLOTS}).all()
+        found = holders(connection, HOLDERS_SHOWN)
     if not turn:
         return f"another command is deciding something for {context.service.name}; try again when it has ended"
-    who = ", ".join(f"slot {slot} by server process {pid} for {host}" for slot, pid, host in holders)
+    who = ", ".join(f"slot {one.slot} by server process {one.pid} for {one.host or 'another role'}" for one in found)
     return (
         f"workers of {context.service.name} are up ({who or 'a slot was held just now'}). Stop all of them, then try "
         "again; the API may stay up"
@@ -181,10 +206,26 @@ def _wait_until_empty(context: Context, group: Group) -> None:
         )
 
 
+_decides: ContextVar[str | None] = ContextVar("decides", default=None)
+"""Who decides, where that is known: at the command line it is whoever may run commands."""
+
+
+@contextmanager
+def deciding(name: str) -> Iterator[None]:
+    """Keep `name` with each decision that is recorded in this block."""
+    before = _decides.set(name)
+    try:
+        yield
+    finally:
+        _decides.reset(before)
+
+
 def decided(
     connection: Connection, command: str, source: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> int:
     """Record a decision, in the transaction that carries it out; return its number."""
+    if (name := _decides.get()) is not None:
+        after = {**after, "by": name}
     facts = {"command": command, "source": source, "before": json.dumps(before), "after": json.dumps(after)}
     return int(connection.execute(_DECISION, facts).scalar_one())
 

@@ -9,7 +9,9 @@ for example, and reports that on standard error.
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TextIO, TypeVar
 
 T = TypeVar("T")
@@ -18,14 +20,32 @@ _lost: list[TextIO] = []
 """The streams that could not be fully written."""
 
 
+_collects: ContextVar[list[str] | None] = ContextVar("collects", default=None)
+
+
+@contextmanager
+def collected() -> Iterator[list[str]]:
+    """Collect what is said in this block instead of printing it: another program runs the command."""
+    lines: list[str] = []
+    before = _collects.set(lines)
+    try:
+        yield lines
+    finally:
+        _collects.reset(before)
+
+
 def echo(line: str = "") -> None:
     """Print a line of the output."""
+    if (lines := _collects.get()) is not None:
+        lines.append(printable(line))
+        return
     _write(sys.stdout, printable(line))
 
 
 def note(line: str) -> None:
     """Print a line of progress on standard error."""
-    _write(sys.stderr, printable(line))
+    if _collects.get() is None:
+        _write(sys.stderr, printable(line))
 
 
 def ask(question: str) -> str:

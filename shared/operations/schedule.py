@@ -37,11 +37,16 @@ _RUN_NOW = text("""
 """)
 
 
+def listed(connection: Connection, most: int) -> list[dict[str, Any]]:
+    """Return the facts of what is due next."""
+    return [_facts(row) for row in connection.execute(_LIST, {"most": most})]
+
+
 def show_all(context: Context, *, most: int, json: bool) -> None:
     """List what is due next."""
     with context.engine.begin() as connection:
-        rows: list[Any] = list(connection.execute(_LIST, {"most": most + 1}))
-    shown = [_facts(row) for row in rows[:most]]
+        found = listed(connection, most + 1)
+    shown = found[:most]
     if json:
         as_json(shown)
         return
@@ -49,7 +54,7 @@ def show_all(context: Context, *, most: int, json: bool) -> None:
         ("NAME", "DUE", "IN", "TYPE", "KEY", "EVENT ID"),
         [[f["name"], f["due"][:19], _in(f["seconds"]), f["type"], f["key"], f["id"]] for f in shown],
     )
-    if len(rows) > most:
+    if len(found) > most:
         echo(f"... the next {most}; --limit shows more")
 
 
@@ -65,20 +70,20 @@ def show(context: Context, name: str, *, json: bool) -> None:
         echo(f"{fact:12} {'-' if value is None else value}")
 
 
-def cancel(context: Context, name: str, *, reason: str, yes: bool) -> None:
-    """Cancel what is scheduled under a name: it is never published."""
+def cancel(context: Context, name: str, *, reason: str, yes: bool, event_id: str | None = None) -> None:
+    """Cancel what is scheduled under a name, if given only the event of this id: it is never published."""
     with context.engine.begin() as connection:
-        row = _find(connection, name)
+        row = _find(connection, name, event_id)
     maintenance.confirm(f"{_words(row)} will never be published; cancel it?", yes=yes)
     with context.engine.begin() as connection:
         _decide(connection, _CANCEL, row, "schedule cancel", {"reason": reason, "cancelled": True})
     echo(f"{name} is cancelled")
 
 
-def run_now(context: Context, name: str, *, reason: str, yes: bool) -> None:
-    """Make what is scheduled under a name due now."""
+def run_now(context: Context, name: str, *, reason: str, yes: bool, event_id: str | None = None) -> None:
+    """Make what is scheduled under a name due now, if given only the event of this id."""
     with context.engine.begin() as connection:
-        row = _find(connection, name)
+        row = _find(connection, name, event_id)
     maintenance.confirm(f"{_words(row)} will be published now; go on?", yes=yes)
     with context.engine.begin() as connection:
         _decide(connection, _RUN_NOW, row, "schedule run-now", {"reason": reason, "due": "now"})
@@ -86,10 +91,12 @@ def run_now(context: Context, name: str, *, reason: str, yes: bool) -> None:
     echo(f"{name} is due now; the worker of lane {row.lane} publishes it")
 
 
-def _find(connection: Connection, name: str) -> Any:
+def _find(connection: Connection, name: str, event_id: str | None = None) -> Any:
     row = connection.execute(_FIND, {"name": name.replace("\0", "")}).one_or_none()
     if row is None:
         raise CommandFailed(f"nothing is scheduled as {name}: it has become due, was cancelled, or never was")
+    if event_id not in (None, row.event_id):
+        raise CommandFailed(f"{name} was replaced meanwhile; look again")
     return row
 
 

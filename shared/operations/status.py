@@ -1,7 +1,7 @@
 """`positions show`: every position as both systems have it, and what that means."""
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import OtherCluster, Stop
 from ..kafka import batch_header
@@ -19,8 +19,32 @@ BATCHES_MAX = 5
 """Inputs whose next batch is examined; each takes some tenths of a second."""
 
 
+class Status(NamedTuple):
+    """All positions of a service, as facts for programs, and the members of its group."""
+
+    topics: list[dict[str, Any]]
+    inputs: list[dict[str, Any]]
+    lanes: list[dict[str, Any]]
+    members: list[str]
+
+    @property
+    def good(self) -> bool:
+        """Whether there is nothing to decide."""
+        return not any(found["detail"] for found in (*self.topics, *self.inputs, *self.lanes))
+
+
 def show(context: Context, *, json: bool) -> bool:
     """Print all positions; return whether there is nothing to decide. Safe at any time: it changes nothing."""
+    found = look(context)
+    if json:
+        as_json(found._asdict())
+    else:
+        _print(context.service.name, found)
+    return found.good
+
+
+def look(context: Context) -> Status:
+    """Read all positions. Takes some seconds while an input waits, or a transaction is open."""
     service = context.service
     with Group(context.settings, service) as group, context.engine.connect() as connection:
         seen = startup.see_topics(context.settings, service)
@@ -53,11 +77,7 @@ def show(context: Context, *, json: bool) -> bool:
     for source, row in standing[:BATCHES_MAX] if members else ():
         row["waits"] += _batch(context, source, row["next_offset"])
     topics = [{"source": name, "state": type(stop).__name__, "detail": str(stop)} for name, stop in wrong.items()]
-    if json:
-        as_json({"topics": topics, "inputs": inputs, "lanes": lanes, "members": members})
-    else:
-        _print(service.name, topics, inputs, lanes, members)
-    return not any(found["detail"] for found in (*topics, *inputs, *lanes))
+    return Status(topics, inputs, lanes, members)
 
 
 def _stop(wrong: Mapping[str, Stop], topic: str) -> Stop | None:
@@ -66,14 +86,9 @@ def _stop(wrong: Mapping[str, Stop], topic: str) -> Stop | None:
     return stop if isinstance(stop, OtherCluster) else None
 
 
-def _print(
-    service: str,
-    topics: list[dict[str, Any]],
-    inputs: list[dict[str, Any]],
-    lanes: list[dict[str, Any]],
-    members: list[str],
-) -> None:
+def _print(service: str, status: Status) -> None:
     """Print the two tables, and each problem in full."""
+    topics, inputs, lanes, members = status
     echo(f"members of group {service}: {', '.join(members) or 'none'}")
     echo()
     columns(

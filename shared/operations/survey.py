@@ -137,9 +137,14 @@ def inputs(connection: Connection, group: Group, service: Service) -> list[Input
     """Read the inputs of a service: the existing partitions, and those that the database knows."""
     topics = group.topics(service.consumed_topics)
     with connection.begin():
-        known = {Input(*row) for row in connection.execute(_INPUTS, {"topics": list(service.consumed_topics)})}
+        known = known_inputs(connection, service)
     known |= {Input(name, n) for name, topic in topics.items() for n in range(topic.partitions)}
     return see_inputs(connection, group, known)
+
+
+def known_inputs(connection: Connection, service: Service) -> set[Input]:
+    """Return the inputs that the database knows."""
+    return {Input(*row) for row in connection.execute(_INPUTS, {"topics": list(service.consumed_topics)})}
 
 
 def see_inputs(connection: Connection, group: Group, sources: Collection[Input]) -> list[InputState]:

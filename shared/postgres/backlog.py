@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple
 
 from sqlalchemy import Connection, text
@@ -34,8 +34,16 @@ _CHECK_SECONDS = 1.0
 class Lane(NamedTuple):
     """What waits in a lane."""
 
-    rows_at_most: int
+    lane: int
+    first: int | None
+    """The id of its first row; None: nothing waits."""
+    last: int | None
     oldest_seconds: float
+
+    @property
+    def rows_at_most(self) -> int:
+        """The number of ids from the first row to the last, which other lanes share."""
+        return 0 if self.first is None or self.last is None else self.last - self.first + 1
 
 
 class Waiting(NamedTuple):
@@ -43,8 +51,7 @@ class Waiting(NamedTuple):
 
     rows_at_most: int
     oldest_seconds: float
-    lanes: dict[int, Lane]
-    """Those in which something waits."""
+    lanes: Sequence[Lane] = ()
 
 
 # The first and the last row of each lane, by the primary key. Ids are unique, so no more rows wait than there are ids
@@ -52,31 +59,49 @@ class Waiting(NamedTuple):
 _LOOK = text("""
     SELECT lane.lane, first.id, last.id, extract(epoch FROM clock_timestamp() - first.decided_at)
     FROM exactly_once_lane AS lane
-    CROSS JOIN LATERAL (SELECT id, decided_at FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
-        ORDER BY id LIMIT 1) AS first
-    CROSS JOIN LATERAL (SELECT id FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
-        ORDER BY id DESC LIMIT 1) AS last
+    LEFT JOIN LATERAL (SELECT id, decided_at FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
+        ORDER BY id LIMIT 1) AS first ON TRUE
+    LEFT JOIN LATERAL (SELECT id FROM exactly_once_outbox AS outbox WHERE outbox.lane = lane.lane
+        ORDER BY id DESC LIMIT 1) AS last ON TRUE
+    ORDER BY lane.lane
 """)
 
 _COUNT = text("SELECT count(*) FROM (SELECT FROM exactly_once_outbox LIMIT :most) AS waiting")
 
 
+def lanes(connection: Connection) -> list[Lane]:
+    """Measure what waits in each lane, with two index look-ups for each."""
+    return [Lane(lane, first, last, max(float(age or 0), 0.0)) for lane, first, last, age in connection.execute(_LOOK)]
+
+
+def waits(found: Sequence[Lane]) -> Waiting:
+    """Sum up what waits in all lanes."""
+    firsts, lasts = [lane.first for lane in found if lane.first], [lane.last for lane in found if lane.last]
+    return Waiting(
+        max(lasts) - min(firsts) + 1 if firsts and lasts else 0,
+        max((lane.oldest_seconds for lane in found), default=0.0),
+        found,
+    )
+
+
 def look(connection: Connection) -> Waiting:
-    """Measure the backlog, with two index look-ups per lane."""
-    found = connection.execute(_LOOK).all()
-    rows = max(last for _, _, last, _ in found) - min(first for _, first, _, _ in found) + 1 if found else 0
-    lanes = {lane: Lane(last - first + 1, max(float(seconds), 0.0)) for lane, first, last, seconds in found}
-    waiting = Waiting(rows, max((lane.oldest_seconds for lane in lanes.values()), default=0.0), lanes)
+    """Measure the backlog."""
+    waiting = waits(lanes(connection))
     ROWS.set(waiting.rows_at_most)
     OLDEST.set(waiting.oldest_seconds)
     return waiting
 
 
-def show_lanes(found: Mapping[int, Lane], owned: Collection[int]) -> None:
-    """Show what waits in the lanes of a worker; of one that owns none, in all."""
-    shown = {lane: found.get(lane, Lane(0, 0.0)) for lane in owned} if owned else found
-    LANE_ROWS.show({(str(lane),): float(waits.rows_at_most) for lane, waits in shown.items()})
-    LANE_OLDEST.show({(str(lane),): waits.oldest_seconds for lane, waits in shown.items()})
+def show_lanes(found: Collection[Lane], owned: Collection[int]) -> None:
+    """Show what waits in the lanes of a worker; of one that owns none, in all in which something does."""
+    known = {lane.lane: lane for lane in found}
+    shown = (
+        {number: known.get(number, Lane(number, None, None, 0.0)) for number in owned}
+        if owned
+        else {number: lane for number, lane in known.items() if lane.first is not None}
+    )
+    LANE_ROWS.show({(str(number),): float(lane.rows_at_most) for number, lane in shown.items()})
+    LANE_OLDEST.show({(str(number),): lane.oldest_seconds for number, lane in shown.items()})
 
 
 class Backlog:

@@ -179,7 +179,7 @@ COMMANDS = dict(leaves(command.parser("order")))
 
 def test_the_commands() -> None:
     assert set(COMMANDS) == {
-        *("api", "worker", "caller", "migrate", "topics", "token", "doctor"),
+        *("api", "worker", "caller", "console", "migrate", "topics", "token", "doctor"),
         *("positions show", "positions adopt", "positions rewind", "positions skip", "positions set-aside"),
         *("dead-letters list", "dead-letters show", "dead-letters redrive", "dead-letters dismiss"),
         *("parked list", "parked show", "parked retry-now", "parked give-up"),

@@ -106,4 +106,4 @@ def test_an_address_that_is_taken_or_none_is_refused(host: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(Misconfigured, match=r"HTTP_HOST, HTTP_PORT: cannot listen on"):
-            serving._listening(host, port)
+            serving.listening(host, port)

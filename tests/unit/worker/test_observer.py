@@ -183,7 +183,7 @@ def test_a_topic_that_it_only_publishes_on_and_may_not_see_is_no_silence(scene: 
 
 
 def test_a_worker_shows_what_waits_in_its_own_lanes(scene: Scene) -> None:
-    waits = {0: backlog.Lane(3, 1.5), 2: backlog.Lane(1, 0.5)}
+    waits = [backlog.Lane(0, 5, 7, 1.5), backlog.Lane(2, 6, 6, 0.5)]
     backlog.show_lanes(waits, {1, 2})
     assert shown("outbox_lane_rows_at_most") == {"1": 0.0, "2": 1.0}
     assert shown("outbox_lane_oldest_seconds") == {"1": 0.0, "2": 0.5}

@@ -1,0 +1,1 @@
+"""The console: one page over all services, in a process of its own."""

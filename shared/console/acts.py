@@ -1,0 +1,294 @@
+"""What somebody may do on the page: the operators' commands, after a confirmation.
+
+Each runs the function of its command, with the answer "yes", and shows the lines that it prints. It leaves a row in
+`exactly_once_decision` with the name of the token. Two who do the same are told apart by the commands themselves: the
+second finds that it is done.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from sqlalchemy.exc import DBAPIError
+
+from ..errors import CommandFailed, ExactlyOnceError
+from ..operations import calls, dead_letters, dismissing, maintenance, output, parked_keys, redrive, schedule
+from .estate import Known
+from .looks import words
+
+REDRIVEN_MAX = 500
+"""Dead letters of one click: some seconds. The rest is for the next one."""
+REASON_MAX = 2_000
+"""Characters of a reason."""
+ID_MAX = 2**63
+
+Fields = Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Act:
+    """One thing that may be done."""
+
+    name: str
+    scope: str
+    title: str
+    """What it does to `{what}`."""
+    means: str
+    """What follows from it."""
+    button: str
+    run: Callable[[Known, Fields], bool | None]
+    fields: tuple[str, ...] = ()
+    needs: tuple[str, ...] = ()
+    """The fields without which it is refused."""
+    reason: bool = True
+    """Whether it needs a reason, which is kept."""
+    danger: bool = False
+    """Whether something will never be done."""
+
+
+class Outcome(NamedTuple):
+    """What came of it."""
+
+    good: bool
+    lines: list[str]
+
+
+def act(done: Act, known: Known, fields: Fields, by: str) -> Outcome:
+    """Do it in the name of a token; never raises."""
+    with output.collected() as lines, maintenance.deciding(by):
+        try:
+            refuse_incomplete(done, fields)
+            good = done.run(known, fields) is not False
+        except ExactlyOnceError as error:
+            good = False
+            lines.append(output.printable(str(error)))
+        except DBAPIError as error:
+            good = False
+            lines.append(output.printable(words(error)))
+        finally:
+            known.acting.engine.dispose()  # acts are rare: their connections need not wait for the next one
+    return Outcome(good, lines or ["done"])
+
+
+def refuse_incomplete(done: Act, fields: Fields, *, confirmed: bool = True) -> None:
+    """Refuse what lacks something. Raises `CommandFailed`."""
+    if missing := [name for name in done.needs if not fields.get(name)]:
+        raise CommandFailed(f"this address is incomplete: {', '.join(missing)} is missing")
+    if confirmed and done.reason and not fields.get("reason", "").strip():
+        raise CommandFailed("the reason is empty: say why; it is kept with the decision")
+    if len(fields.get("reason", "")) > REASON_MAX:
+        raise CommandFailed(f"the reason has more than {REASON_MAX:,} characters")
+
+
+def _number(fields: Fields, name: str = "id") -> int:
+    given = fields[name]
+    if not (given.isascii() and given.isdecimal() and len(given) < 20 and int(given) < ID_MAX):
+        raise CommandFailed(f"{given[:40]} is not a number of one")
+    return int(given)
+
+
+def _filter(fields: Fields) -> dict[str, str | None]:
+    return {"topic": fields.get("topic") or None, "error": fields.get("error") or None}
+
+
+def _decide(known: Known, command: str, source: str, before: Mapping[str, object]) -> None:
+    """Record what a command does not record itself."""
+    with known.acting.engine.begin() as connection:
+        maintenance.decided(connection, command, source, before, {})
+
+
+def _redrive(known: Known, fields: Fields) -> bool:
+    number = _number(fields)
+    _decide(known, "dead-letters redrive", "dead letters", {"ids": [number]})
+    return redrive.redrive(known.acting, [number], every=False, dismissed=fields.get("dismissed") == "yes")
+
+
+def _redrive_all(known: Known, fields: Fields) -> bool:
+    chosen = _filter(fields)
+    with known.acting.engine.begin() as connection:
+        found = dead_letters.waiting(connection, **chosen, most=REDRIVEN_MAX + 1)
+    numbers = found[:REDRIVEN_MAX]
+    if not numbers:
+        output.echo("no such dead letter waits")
+        return True
+    before = {name: value for name, value in chosen.items() if value}
+    _decide(known, "dead-letters redrive", "dead letters", {**before, "ids": numbers})
+    good = redrive.redrive(known.acting, numbers, every=False, dismissed=False)
+    if len(found) > len(numbers):
+        output.echo(f"... these were the first {REDRIVEN_MAX}; more wait")
+    return good
+
+
+def _dismiss(known: Known, fields: Fields) -> bool:
+    return dismissing.dismiss(
+        known.acting, [_number(fields)], topic=None, error=None, every=False, reason=fields["reason"], yes=True
+    )
+
+
+def _dismiss_all(known: Known, fields: Fields) -> bool:
+    chosen = _filter(fields)
+    every = not any(chosen.values())
+    return dismissing.dismiss(known.acting, [], **chosen, every=every, reason=fields["reason"], yes=True)
+
+
+def _cancel(known: Known, fields: Fields) -> None:
+    schedule.cancel(known.acting, fields["name"], reason=fields["reason"], yes=True, event_id=fields["event_id"])
+
+
+def _run_now(known: Known, fields: Fields) -> None:
+    schedule.run_now(known.acting, fields["name"], reason=fields["reason"], yes=True, event_id=fields["event_id"])
+
+
+def _retry_call(known: Known, fields: Fields) -> bool:
+    number = _number(fields)
+    _decide(known, "calls retry-now", "calls", {"ids": [number]})
+    return calls.retry_now(known.acting, [number], every=False)
+
+
+def _give_up_call(known: Known, fields: Fields) -> None:
+    nothing = fields.get("publish_nothing") == "yes"
+    calls.give_up(known.acting, _number(fields), reason=fields["reason"], publish_nothing=nothing, yes=True)
+
+
+def _retry_key(known: Known, fields: Fields) -> bool:
+    return parked_keys.retry_now(known.acting, fields["target"], key_of(fields["key"]), every=False)
+
+
+def _give_up_key(known: Known, fields: Fields) -> None:
+    parked_keys.give_up(
+        known.acting,
+        fields["target"],
+        key_of(fields["key"]),
+        _number(fields, "offset"),
+        whole=fields.get("whole") == "yes",
+        reason=fields["reason"],
+        yes=True,
+    )
+
+
+def key_of(written: str) -> str:
+    """Return a key as the commands take it. A page spells its bytes in hexadecimal: it may be no text. Raises
+    `CommandFailed`.
+    """
+    try:
+        return bytes.fromhex(written).decode(errors="surrogateescape")
+    except ValueError:
+        raise CommandFailed("the key of this address is not in hexadecimal") from None
+
+
+ACTS = {
+    made.name: made
+    for made in (
+        Act(
+            "redrive",
+            "dead-letters:write",
+            "Redrive dead letter {id}",
+            "Its handlers run again under the ids of the original record, so it takes effect once. If they fail again, "
+            "it stays, with its new error.",
+            "Redrive",
+            _redrive,
+            ("id", "dismissed"),
+            ("id",),
+            reason=False,
+        ),
+        Act(
+            "redrive-all",
+            "dead-letters:write",
+            "Redrive all that match",
+            f"Up to {REDRIVEN_MAX} at a time, the oldest first. Those that fail again stay, with their new error.",
+            "Redrive them",
+            _redrive_all,
+            ("topic", "error"),
+            reason=False,
+        ),
+        Act(
+            "dismiss",
+            "dead-letters:write",
+            "Dismiss dead letter {id}",
+            "It will never be handled. It is kept for DEAD_LETTER_RETENTION_HOURS, and until then it can be redriven.",
+            "Dismiss",
+            _dismiss,
+            ("id",),
+            ("id",),
+            danger=True,
+        ),
+        Act(
+            "dismiss-all",
+            "dead-letters:write",
+            "Dismiss all that match",
+            "They will never be handled. They are kept for DEAD_LETTER_RETENTION_HOURS.",
+            "Dismiss them",
+            _dismiss_all,
+            ("topic", "error"),
+            danger=True,
+        ),
+        Act(
+            "cancel-event",
+            "schedule:write",
+            "Cancel {name}",
+            "This event is never published.",
+            "Cancel the event",
+            _cancel,
+            ("name", "event_id"),
+            ("name", "event_id"),
+            danger=True,
+        ),
+        Act(
+            "run-event-now",
+            "schedule:write",
+            "Publish {name} now",
+            "It is due at once; the worker of its lane publishes it.",
+            "Publish now",
+            _run_now,
+            ("name", "event_id"),
+            ("name", "event_id"),
+        ),
+        Act(
+            "retry-call",
+            "calls:write",
+            "Ask now: call {id}",
+            "It is asked at once instead of after its pause, under the same idempotency key.",
+            "Ask now",
+            _retry_call,
+            ("id",),
+            ("id",),
+            reason=False,
+        ),
+        Act(
+            "give-up-call",
+            "calls:write",
+            "Give up call {id}",
+            "It is asked no more, and the service publishes what it publishes without an answer.",
+            "Give up",
+            _give_up_call,
+            ("id", "publish_nothing"),
+            ("id",),
+            danger=True,
+        ),
+        Act(
+            "retry-key",
+            "parked:write",
+            "Try this key of {target} now",
+            "Its first record is tried within a second, and not when it is due.",
+            "Try now",
+            _retry_key,
+            ("target", "key"),
+            ("target", "key"),
+            reason=False,
+        ),
+        Act(
+            "give-up-key",
+            "parked:write",
+            "Give up the record at offset {offset} of {target}",
+            "It becomes a dead letter, and the next record of its key is tried.",
+            "Give up",
+            _give_up_key,
+            ("target", "key", "offset", "whole"),
+            ("target", "key", "offset"),
+            danger=True,
+        ),
+    )
+}
+"""By their names in addresses."""
+
+SCOPES = tuple(dict.fromkeys(act.scope for act in ACTS.values()))

@@ -1,0 +1,475 @@
+"""The pages of the console, and the addresses where they are.
+
+A page that is added is one function and one line in `make_application`. `/story/<id>`, when it is there, is linked from
+`event_id` in templates/_parts.html.
+"""
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager
+from functools import partial, wraps
+from secrets import token_urlsafe
+from typing import Any, TypeVar
+from urllib.parse import urlencode
+
+import anyio
+import anyio.to_thread
+import structlog
+from anyio import CapacityLimiter
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from ..errors import CommandFailed
+from ..operations import calls, dead_letters, decision_list, schedule
+from ..postgres import parked
+from ..settings import Settings
+from . import access, acts, pages, reading
+from .access import Door, Refused, Visitor
+from .board import Board, Page
+from .estate import Known
+from .looks import words
+from .sight import FLOW_SECONDS
+
+ROWS = 50
+"""Of a list on one page."""
+THREADS = 6
+"""Pages that read, and acts, at the same time; others wait."""
+WATCHERS_MAX = 40
+"""Open streams. They cost little, but each is a connection."""
+ALIVE_SECONDS = 15.0
+"""A stream says something at least this often: a proxy closes a silent one."""
+STATES = ("open", "redriven", "dismissed")
+
+_log = structlog.get_logger(__name__)
+Found = TypeVar("Found")
+Show = Callable[["Console", Request, Visitor], Awaitable[Response]]
+
+
+class Console:
+    """What the pages share."""
+
+    def __init__(self, board: Board, door: Door, stopping: Callable[[], bool]) -> None:
+        self.board, self.door, self.stopping = board, door, stopping
+        self.watchers = 0
+        self.limiter = CapacityLimiter(THREADS)
+
+    async def aside(self, work: Callable[[], Found]) -> Found:
+        """Run what waits for a server on a thread."""
+        return await anyio.to_thread.run_sync(work, limiter=self.limiter)
+
+    def page(self, template: str, visitor: Visitor | None, status: int = 200, **facts: object) -> HTMLResponse:
+        """Answer with a page. Whoever reads it sees the counts of problems in its head, so the looks go on."""
+        if visitor is not None:
+            self.board.watch.touch()
+        common, _ = self.board.facts("flow")
+        everything = {**common, "visitor": visitor, "title": "", "page": "", **facts}
+        return HTMLResponse(pages.render(template, everything), status)
+
+    def service(self, name: str) -> Known:
+        """Return a service. Raises `Refused` if it is not shown here."""
+        found = self.board.known.get(name)
+        if found is None:
+            raise Refused(404, f"This console shows no service {name[:100] or 'without a name'}.")
+        return found
+
+    async def read(self, known: Known, read: Callable[[Any], Found]) -> Found:
+        """Read from the database of a service, in one short transaction. Raises `Refused` if it does not answer."""
+
+        def work() -> Found:
+            with known.reading.engine.connect() as connection, connection.begin():
+                return read(connection)
+
+        try:
+            return await self.aside(work)
+        except (DBAPIError, NoFreeConnection) as error:
+            raise Refused(503, f"The database of {known.name} has no answer to this: {words(error)}") from error
+
+
+def make_application(
+    board: Board, settings: Settings, service: str, stopping: Callable[[], bool] = lambda: False
+) -> Starlette:
+    """Put the console together. Raises `Misconfigured` for settings with which nobody could use it, or everybody."""
+    access.refuse_open_to_all(settings)
+    console = Console(board, Door(settings, service), stopping)
+    shown = partial(_let_in, console)
+
+    @asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        board.start()
+        yield
+        board.watch.end()
+
+    return Starlette(
+        routes=[
+            Route("/", shown(_flow)),
+            Route("/problems", shown(_problems)),
+            Route("/dead-letters", shown(_dead_letters)),
+            Route("/dead-letters/{service}/{number:int}", shown(_dead_letter)),
+            Route("/waiting", shown(_waiting)),
+            Route("/decisions", shown(_decisions)),
+            Route("/confirm/{act}", shown(_confirm)),
+            Route("/act/{act}", shown(_act), methods=["POST"]),
+            Route("/live/{page}", shown(_live)),
+            Route("/login", _plain(console, _login), methods=["GET", "POST"]),
+            Route("/logout", _plain(console, _logout), methods=["POST"]),
+            Route("/static/{digest}/{name}", _static),
+            Route("/favicon.ico", _icon),
+        ],
+        middleware=[
+            Middleware(_Headers),
+            Middleware(TrustedHostMiddleware, allowed_hosts=access.names(settings, settings.console_host)),
+            Middleware(
+                SessionMiddleware,
+                secret_key=token_urlsafe(32),
+                session_cookie="console",
+                max_age=access.LASTS_SECONDS,
+                same_site="strict",
+                https_only=bool(settings.console_names),
+            ),
+        ],
+        exception_handlers={
+            Refused: partial(_refused, console),
+            HTTPException: partial(_not_there, console),
+            Exception: _defect,
+        },
+        lifespan=lifespan,
+    )
+
+
+class _Headers:
+    """Adds to each answer what makes a browser careful."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def add(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                there = {name.lower() for name, _ in message["headers"]}
+                message["headers"] = [
+                    *message["headers"],
+                    *(
+                        (name.lower().encode(), value.encode())
+                        for name, value in access.HEADERS.items()
+                        if name.lower().encode() not in there
+                    ),
+                ]
+            await send(message)
+
+        await self._app(scope, receive, add if scope["type"] == "http" else send)
+
+
+def _let_in(console: Console, show: Show) -> Callable[[Request], Awaitable[Response]]:
+    """Show a page to those who may look; others are asked for their token."""
+
+    @wraps(show)
+    async def shown(request: Request) -> Response:
+        visitor = console.door.visitor(request)
+        if visitor is None:
+            if request.method != "GET" or request.url.path.startswith("/live/"):
+                raise Refused(401, "Your login has ended, or you had none. Log in again; nothing was done.")
+            place = request.url.path + (f"?{request.url.query}" if request.url.query else "")
+            return RedirectResponse(f"/login?{urlencode({'next': place})}", 303)
+        return await show(console, request, visitor)
+
+    return shown
+
+
+def _plain(
+    console: Console, show: Callable[[Console, Request], Awaitable[Response]]
+) -> Callable[[Request], Awaitable[Response]]:
+    return wraps(show)(partial(show, console))
+
+
+# ---- what flows, and what is wrong
+
+
+async def _flow(console: Console, _request: Request, visitor: Visitor) -> Response:
+    await console.aside(console.board.await_first)
+    return _live_page(console, "flow", visitor, "What flows")
+
+
+async def _problems(console: Console, _request: Request, visitor: Visitor) -> Response:
+    await console.aside(console.board.await_first)
+    return _live_page(console, "problems", visitor, "What is wrong")
+
+
+def _live_page(console: Console, page: Page, visitor: Visitor, title: str) -> Response:
+    facts, _ = console.board.facts(page)
+    return HTMLResponse(pages.render(f"{page}.html", {**facts, "visitor": visitor, "title": title}))
+
+
+async def _live(console: Console, request: Request, visitor: Visitor) -> Response:
+    """Send what changes, as server-sent events."""
+    name = request.path_params["page"]
+    if name not in ("flow", "problems"):
+        raise Refused(404, "There is no such page.")
+    if console.watchers >= WATCHERS_MAX:
+        raise Refused(503, f"{WATCHERS_MAX} windows watch already. Close one, or reload this page by hand.")
+    return StreamingResponse(_changes(console, request, name, visitor), media_type="text/event-stream")
+
+
+async def _changes(console: Console, request: Request, page: Page, _visitor: Visitor) -> AsyncIterator[str]:
+    sent: pages.Fragments = {}
+    said = time.monotonic()
+    console.watchers += 1
+    try:
+        while not console.stopping() and console.door.visitor(request) is not None:
+            console.board.watch.touch()
+            found = console.board.fragments(page)
+            changed = {name: fragment for name, fragment in found.items() if sent.get(name) != fragment}
+            sent = found
+            if changed:
+                yield f"data: {json.dumps(changed)}\n\n"
+                said = time.monotonic()
+            elif time.monotonic() - said > ALIVE_SECONDS:
+                yield ": nothing new\n\n"
+                said = time.monotonic()
+            await anyio.sleep(FLOW_SECONDS)
+    finally:
+        console.watchers -= 1
+
+
+# ---- lists, and what they are made of
+
+
+async def _dead_letters(console: Console, request: Request, visitor: Visitor) -> Response:
+    asked = access.facts(request, "service", "state", "topic", "error", "after")
+    known = console.service(asked["service"] or next(iter(console.board.known), ""))
+    state = asked["state"] if asked["state"] in STATES else "open"
+    after = int(asked["after"]) if asked["after"].isascii() and asked["after"].isdecimal() else 0
+    chosen = {"topic": asked["topic"] or None, "error": asked["error"] or None}
+
+    def read(connection: Any) -> tuple[list[dead_letters.Brief], list[dead_letters.Alike]]:
+        found = dead_letters.brief(
+            connection,
+            state=state,  # type: ignore[arg-type]
+            after=min(after, acts.ID_MAX - 1),
+            most=ROWS + 1,
+            **chosen,
+        )
+        return found, dead_letters.alike(connection)
+
+    found, alike = await console.read(known, read)
+    return console.page(
+        "dead_letters.html",
+        visitor,
+        title="Dead letters",
+        page="dead-letters",
+        service=known.name,
+        found=found[:ROWS],
+        more=found[ROWS - 1].id if len(found) > ROWS else None,
+        alike=alike,
+        asked={**asked, "state": state},
+        link=lambda **changed: f"/dead-letters?{urlencode({**asked, 'service': known.name, 'after': '', **changed})}",
+        confirm=_confirm_link,
+        states=STATES,
+        after=after,
+    )
+
+
+async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> Response:
+    known = console.service(request.path_params["service"])
+    number = request.path_params["number"]
+    if number >= acts.ID_MAX:
+        raise Refused(404, f"{known.name} has no dead letter of this number.")
+    found = await console.read(known, lambda c: dead_letters.beginning(c, number, reading.VALUE_BYTES_MAX))
+    if found is None:
+        raise Refused(404, f"{known.name} has no dead letter {number}: it was decided and is past its retention.")
+    letter = found.letter
+    return console.page(
+        "dead_letter.html",
+        visitor,
+        title=f"Dead letter {number}",
+        page="dead-letters",
+        service=known.name,
+        letter=letter,
+        found=found,
+        value=reading.value(letter.record.value, found.value_bytes),
+        key=reading.value(letter.record.key, found.key_bytes),
+        headers=reading.headers(found),
+        traceback=reading.lines(letter.traceback or ""),
+        detail=reading.lines(letter.detail),
+        command=known.reading.command(f"dead-letters show {number}").strip("`"),
+        bytes_max=reading.VALUE_BYTES_MAX,
+        confirm=_confirm_link,
+    )
+
+
+async def _waiting(console: Console, request: Request, visitor: Visitor) -> Response:
+    asked = access.facts(request, "service")
+    known = console.service(asked["service"] or next(iter(console.board.known), ""))
+
+    def read(connection: Any) -> dict[str, Any]:
+        return {
+            "keys": parked.keys(connection, most=ROWS + 1),
+            "scheduled": schedule.listed(connection, ROWS + 1),
+            "called": calls.listed(connection, ROWS + 1) if known.calls else [],
+        }
+
+    found = await console.read(known, read)
+    return console.page(
+        "waiting.html",
+        visitor,
+        title="What waits",
+        page="waiting",
+        service=known.name,
+        rows=ROWS,
+        makes_calls=bool(known.calls),
+        confirm=_confirm_link,
+        spelled=lambda key: key.decode(errors="backslashreplace"),
+        **found,
+    )
+
+
+async def _decisions(console: Console, request: Request, visitor: Visitor) -> Response:
+    asked = access.facts(request, "service")
+    known = console.service(asked["service"] or next(iter(console.board.known), ""))
+    found = await console.read(known, lambda c: decision_list.listed(c, source=None, most=ROWS + 1))
+    return console.page(
+        "decisions.html",
+        visitor,
+        title="Decisions",
+        page="decisions",
+        service=known.name,
+        found=found[:ROWS],
+        more=len(found) > ROWS,
+        spelled=decision_list.in_words,
+    )
+
+
+# ---- what may be done
+
+
+def _confirm_link(act: str, service: str, **fields: object) -> str:
+    """Return the address of the page that asks first."""
+    return f"/confirm/{act}?{urlencode({'service': service, **fields})}"
+
+
+def _chosen(console: Console, request: Request, visitor: Visitor, fields: Mapping[str, str]) -> tuple[acts.Act, Known]:
+    """Return what is to be done, and where. Raises `Refused`."""
+    act = acts.ACTS.get(request.path_params["act"])
+    if act is None:
+        raise Refused(404, "There is nothing of this name to do.")
+    known = console.service(fields.get("service", ""))
+    if not visitor.may(act.scope):
+        raise Refused(403, f"Your token does not have the scope {act.scope}. Nothing was done.")
+    return act, known
+
+
+async def _confirm(console: Console, request: Request, visitor: Visitor) -> Response:
+    act = acts.ACTS.get(request.path_params["act"])
+    asked = access.facts(request, "service", *(act.fields if act else ()))
+    act, known = _chosen(console, request, visitor, asked)
+    try:
+        acts.refuse_incomplete(act, asked, confirmed=False)
+    except CommandFailed as error:
+        raise Refused(400, f"{error}.") from None
+    return console.page(
+        "confirm.html",
+        visitor,
+        title=act.title.format_map(asked),
+        act=act,
+        service=known.name,
+        fields={name: asked[name] for name in act.fields if asked[name]},
+        key=_key(asked.get("key", "")),
+        reason_max=acts.REASON_MAX,
+    )
+
+
+def _key(written: str) -> str:
+    try:
+        return bytes.fromhex(written).decode(errors="backslashreplace")
+    except ValueError:
+        return ""
+
+
+async def _act(console: Console, request: Request, visitor: Visitor) -> Response:
+    fields = await access.form(request, visitor)
+    act, known = _chosen(console, request, visitor, fields)
+    given = {name: fields.get(name, "") for name in (*act.fields, "reason")}
+    outcome = await console.aside(lambda: acts.act(act, known, given, visitor.name))
+    _log.info("console_act", act=act.name, service=known.name, by=visitor.name, good=outcome.good)
+    return console.page(
+        "outcome.html",
+        visitor,
+        title=act.title.format_map(given),
+        service=known.name,
+        outcome=outcome,
+        back="/dead-letters" if act.scope.startswith("dead") else "/waiting",
+        status=200 if outcome.good else 409,
+    )
+
+
+# ---- logging in, and files
+
+
+async def _login(console: Console, request: Request) -> Response:
+    if request.method == "GET":
+        place = request.query_params.get("next", "/")
+        return console.page("login.html", None, title="Log in", next=_own(place), why="")
+    fields = await access.form(request, None)
+    try:
+        console.door.log_in(request, fields.get("token", ""))
+    except Refused as refused:
+        place = _own(fields.get("next", "/"))
+        return console.page("login.html", None, refused.status, title="Log in", next=place, why=str(refused))
+    return RedirectResponse(_own(fields.get("next", "/")), 303)
+
+
+def _own(place: str) -> str:
+    """Return a place on this site; another one would lead away from it."""
+    return place if place.startswith("/") and not place.startswith(("//", "/\\")) and place.isprintable() else "/"
+
+
+async def _logout(console: Console, request: Request) -> Response:
+    await access.form(request, console.door.visitor(request))
+    request.session.clear()
+    return RedirectResponse("/login", 303)
+
+
+async def _static(request: Request) -> Response:
+    found = pages.ASSETS.find(request.path_params["digest"], request.path_params["name"])
+    if found is None:
+        raise HTTPException(404)
+    content, kind = found
+    return Response(content, headers={"Cache-Control": pages.FOR_EVER, "Content-Type": kind})
+
+
+async def _icon(_request: Request) -> Response:
+    return RedirectResponse(pages.ASSETS.address("icon.svg"), 301)
+
+
+# ---- what is not answered
+
+
+def _visitor(console: Console, request: Request) -> Visitor | None:
+    return console.door.visitor(request) if "session" in request.scope else None
+
+
+async def _refused(console: Console, request: Request, error: Exception) -> Response:
+    assert isinstance(error, Refused)
+    visitor = _visitor(console, request)
+    return console.page("message.html", visitor, error.status, title="Not done", words=str(error))
+
+
+async def _not_there(console: Console, request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    known = {404: "There is no such page.", 405: "This address takes another method."}
+    told = known.get(error.status_code, error.detail)
+    return console.page("message.html", _visitor(console, request), error.status_code, title="Not here", words=told)
+
+
+async def _defect(request: Request, error: Exception) -> Response:
+    _log.error("console_failed", path=request.url.path[:200], error=type(error).__name__, exc_info=error)
+    return HTMLResponse("<!doctype html><title>Not shown</title><p>The console has failed here; its log says why.", 500)

@@ -1,0 +1,99 @@
+"""Everything that is shown now: flows, problems, and the live parts of both pages."""
+
+import time
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from ..operations.output import age
+from . import flow, pages, picture, problems
+from .estate import Absent, Known
+from .flow import Flow
+from .looks import Watch
+from .pages import Fragments, Live
+from .problems import Problem
+from .sight import FLOW_SECONDS, PROBLEMS_SECONDS, STALE_SECONDS, Sight
+
+Page = Literal["flow", "problems"]
+PATIENCE_SECONDS = 1.5
+"""How long a page waits for the first answers; what is not there by then follows."""
+
+
+class Board:
+    """What a console shows of its services."""
+
+    def __init__(self, services: Sequence[Known | Absent]) -> None:
+        self.watch = Watch()
+        self.sights = {one.name: Sight(one, self.watch) for one in services if isinstance(one, Known)}
+        self.absent = [one for one in services if isinstance(one, Absent)]
+        self.picture = picture.draw(sight.known for sight in self.sights.values())
+        self._lives: dict[Page, tuple[float, Fragments]] = {}
+
+    def start(self) -> None:
+        """Let the looks begin: they wait until somebody watches."""
+        for sight in self.sights.values():
+            for look in sight.looks:
+                look.start()
+
+    @property
+    def known(self) -> dict[str, Known]:
+        """The services, by name."""
+        return {name: sight.known for name, sight in self.sights.items()}
+
+    def await_first(self) -> None:
+        """Wait a moment for the first look at what flows."""
+        self.watch.touch()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for sight in self.sights.values():
+            for look in (sight.tables, sight.topics):
+                look.fresh(STALE_SECONDS, max(deadline - time.monotonic(), 0.0))
+
+    def facts(self, page: Page) -> tuple[dict[str, Any], Live]:
+        """Return what the templates of a page are filled with."""
+        live = Live()
+        flows = {name: flow.of(sight) for name, sight in self.sights.items()}
+        found = self._problems(flows)
+        waiting = [sight.waits.known(problems.KNOWN_SECONDS) for sight in self.sights.values()]
+        letters = None if None in waiting else sum(one.number for w in waiting if w for one in w.dead_letters)
+        return {
+            "page": page,
+            "live": live,
+            "flows": flows,
+            "absent": self.absent,
+            "topic_rates": _rates(flows),
+            "picture": self.picture,
+            "problems": found,
+            "levels": [
+                (level, problems.WORDS[level], [p for p in found if p.level == level]) for level in problems.ORDER
+            ],
+            "counts": problems.counts(found),
+            "unseen": [name for name, sight in self.sights.items() if not problems.is_known(sight)],
+            "letters": letters,
+            "age": age,
+            "looks": {"flow": FLOW_SECONDS, "problems": PROBLEMS_SECONDS},
+        }, live
+
+    def fragments(self, page: Page) -> Fragments:
+        """Return the live parts of a page, made once for all who watch."""
+        at, found = self._lives.get(page, (0.0, {}))
+        if time.monotonic() - at < FLOW_SECONDS / 2:
+            return found
+        facts, live = self.facts(page)
+        pages.render("_live.html", facts)
+        self._lives[page] = (time.monotonic(), live.fragments)
+        return live.fragments
+
+    def _problems(self, flows: dict[str, Flow]) -> list[Problem]:
+        found = [problems.of_absent(one) for one in self.absent]
+        for name, sight in self.sights.items():
+            found += problems.of(sight, flows[name])
+        return problems.in_order(found)
+
+
+def _rates(flows: dict[str, Flow]) -> dict[str, float | None]:
+    """Return how much is published on each topic, as the first service sees it that knows."""
+    found: dict[str, float | None] = {}
+    for one in flows.values():
+        for topic, per_second in one.topics_per_second.items():
+            if found.get(topic) is None:
+                found[topic] = per_second
+    return found

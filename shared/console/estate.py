@@ -1,0 +1,139 @@
+"""The services that a console shows: those whose packages lie beside the one that starts it.
+
+Each is imported with the settings of this process's environment. One that cannot be imported, or whose settings are
+wrong, is shown as such.
+"""
+
+import pkgutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from types import ModuleType
+from typing import Any
+
+from sqlalchemy import Connection, Engine, event
+
+from ..calls.declaration import Call
+from ..configuration.program import beside
+from ..container import ServiceContainer
+from ..errors import Misconfigured
+from ..operations.maintenance import Context
+from ..postgres import engine as postgres_engine
+from ..service import Service
+from ..settings import Settings
+
+PLACE = "{service}"
+"""What stands in a database URL for the name of each service."""
+
+READING_CONNECTIONS = 3
+"""For each service: one that looks twice a second, one for its problems, one for a page."""
+ACTING_CONNECTIONS = 2
+"""Opened when somebody acts."""
+
+STATEMENT_MS = 3_000
+"""Of a statement that reads. A page that takes longer is of no use, and must not keep a server busy."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """A service that can be shown."""
+
+    service: Service
+    settings: Settings
+    calls: tuple[type[Call], ...]
+    reading: Context
+    """For whatever reads: read-only transactions, each statement within `STATEMENT_MS`."""
+    acting: Context
+    """For the operations that somebody confirms."""
+
+    @property
+    def name(self) -> str:
+        """Its name."""
+        return self.service.name
+
+
+@dataclass(frozen=True)
+class Absent:
+    """A service that is there and cannot be shown."""
+
+    name: str
+    why: str
+
+
+def find(container: Any, wanted: Sequence[str] | None = None) -> list[Known | Absent]:
+    """Return the service of `container`, and those beside it, or only the `wanted` ones, in the order of their names.
+
+    Raises `Misconfigured` if one that is wanted is not there, or would be looked for in the database of another.
+    """
+    own = known(container)
+    apart = all(
+        PLACE in url.get_secret_value()
+        for url in (own.settings.database_url, own.settings.console_database_url or own.settings.database_url)
+    )
+    others = [name for name in _names() if name != own.name] if apart else []
+    if wanted and (missing := sorted(set(wanted) - {own.name, *others})):
+        if not apart:
+            raise Misconfigured(
+                f"--service {missing[0]}: DATABASE_URL leads to the database of {own.name}; with {PLACE} in place of "
+                "its name, one console can show several"
+            )
+        raise Misconfigured(f"--service {missing[0]}: there is no such service; there are {', '.join(others)}")
+    found = [own, *(_beside(name) for name in others)]
+    return sorted((one for one in found if not wanted or one.name in wanted), key=lambda one: one.name)
+
+
+def _names() -> Iterator[str]:
+    """Name the packages beside the one of this process's service."""
+    package = beside()
+    if package:
+        for found in pkgutil.iter_modules(import_module(package).__path__):
+            if found.ispkg:
+                yield found.name
+
+
+def _beside(name: str) -> Known | Absent:
+    """Import the container of a service. Whatever goes wrong there concerns the others not at all."""
+    try:
+        module = import_module(f"{beside()}.{name}.container")
+        return known(_container(module)())
+    except Exception as error:  # noqa: BLE001 - somebody else's modules
+        return Absent(name, f"{beside()}.{name} cannot be loaded: {type(error).__name__}: {error}")
+
+
+def _container(module: ModuleType) -> type[Any]:
+    kinds = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, ServiceContainer) and kind.__module__ == module.__name__
+    ]
+    if len(kinds) != 1:
+        raise Misconfigured(f"{module.__name__} has {len(kinds)} containers of a service, and should have one")
+    return kinds[0]
+
+
+def known(container: Any) -> Known:
+    """Return the service that a container puts together. Raises `Misconfigured`."""
+    settings: Settings = container.settings()
+    service: Service = container.service()
+    url = settings.console_database_url or settings.database_url
+    reading = reader(settings.model_copy(update={"database_url": url}), service.name)
+    acting = postgres_engine.connect(settings, service.name, ACTING_CONNECTIONS)
+    outbox = container.outbox()
+    return Known(
+        service,
+        settings,
+        tuple(container.calls()),
+        Context(settings, service, reading, outbox),
+        Context(settings, service, acting, outbox),
+    )
+
+
+def reader(settings: Settings, service: str) -> Engine:
+    """Make an engine that only reads, and gives up early."""
+    engine = postgres_engine.connect(settings, service, READING_CONNECTIONS)
+    event.listen(engine, "begin", _limit)  # also behind a pooler, which would drop an option of the session
+    return engine.execution_options(postgresql_readonly=True)
+
+
+def _limit(connection: Connection) -> None:
+    connection.exec_driver_sql(f"SET LOCAL statement_timeout = {STATEMENT_MS}")

@@ -1,0 +1,202 @@
+"""The console in a real browser: Debian's Chromium, driven by Playwright.
+
+`PICTURES=docs` writes the pictures of the documentation; otherwise they go to the test's own folder.
+"""
+
+import os
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+
+from dev.servers import Postgres
+from shared.testing import databases
+from tests.integration.console.showcase import Showcase, fill, served, show
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed; `make browser` brings it")
+
+DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
+PAGES = (
+    "/",
+    "/problems",
+    "/dead-letters?service=order",
+    "/dead-letters/order/1",
+    "/waiting?service=order",
+    "/decisions",
+)
+
+
+SAID: dict[Page, list[str]] = defaultdict(list)
+"""What the console of each window has said."""
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # root has none
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def showcase(postgres: Postgres) -> Iterator[Showcase]:
+    with databases.migrated(postgres, "order", "inventory", "payment") as settings:
+        fill(settings.migration_dsn("order"))
+        made = Showcase(settings)
+        yield made
+        for one in made.board.known.values():
+            one.reading.engine.dispose()
+            one.acting.engine.dispose()
+
+
+@pytest.fixture
+def address(showcase: Showcase) -> Iterator[str]:
+    with served(showcase.application) as found:
+        yield found
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    return Path(os.environ.get("PICTURES") or tmp_path)
+
+
+def opened(chromium: Browser, address: str, showcase: Showcase, *, size: dict[str, int], scheme: str = "light") -> Page:
+    """Return a window of somebody who has logged in; what its console says is in `SAID`."""
+    context = chromium.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+
+    def note(message: ConsoleMessage) -> None:
+        if message.type in ("error", "warning"):
+            SAID[page].append(message.text)
+
+    page.on("console", note)
+    page.on("pageerror", lambda error: SAID[page].append(str(error)))
+    page.goto(f"{address}/login")
+    page.get_by_label("Token").fill(showcase.secret)
+    page.get_by_role("button", name="Log in").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("What flows")
+    return page
+
+
+@pytest.mark.parametrize(
+    ("size", "scheme"),
+    [(DESKTOP, "light"), (DESKTOP, "dark"), (PHONE, "light"), (PHONE, "dark")],
+    ids=["desktop light", "desktop dark", "phone light", "phone dark"],
+)
+def test_every_page_fits_and_a_browser_has_nothing_to_object(
+    chromium: Browser, showcase: Showcase, address: str, tmp_path: Path, *, size: dict[str, int], scheme: str
+) -> None:
+    page = opened(chromium, address, showcase, size=size, scheme=scheme)
+    for place in PAGES:
+        page.goto(f"{address}{place}")
+        expect(page.get_by_role("heading", level=1)).to_be_visible()
+        assert page.evaluate("document.documentElement.scrollWidth") <= size["width"], place
+        assert page.evaluate("window.hacked") is None
+        name = place.partition("?")[0].strip("/").replace("/", "-") or "flow"
+        page.screenshot(path=tmp_path / f"{name}-{size['width']}-{scheme}.png", full_page=True)
+
+    objections = [line for line in SAID[page] if "404" not in line]  # of the page that is not there
+    assert objections == [], "a script or style that the policy refuses is an error there"
+
+
+def test_the_pictures_of_the_documentation(chromium: Browser, showcase: Showcase, address: str, pictures: Path) -> None:
+    page = opened(chromium, address, showcase, size={"width": 1240, "height": 860})
+    expect(page.locator("#connection")).to_have_text("live")
+    page.screenshot(path=pictures / "console-flow.png")
+    page.goto(f"{address}/dead-letters/order/1")
+    page.screenshot(path=pictures / "console-dead-letter.png")
+    showcase.break_payment()
+    dark = opened(chromium, address, showcase, size={"width": 1240, "height": 700}, scheme="dark")
+    dark.goto(f"{address}/problems")
+    expect(dark.get_by_role("heading", name="Nothing flows")).to_be_visible()
+    dark.screenshot(path=pictures / "console-problems.png")
+
+
+def test_a_number_changes_while_somebody_looks(chromium: Browser, showcase: Showcase, address: str) -> None:
+    page = opened(chromium, address, showcase, size=DESKTOP)
+    expect(page.locator("#fact-lag-payment")).to_have_text("12")
+    page.get_by_role("link", name="Decisions").focus()
+
+    showcase.break_payment()
+    expect(page.locator("#state-payment")).to_have_text("no worker")
+    assert page.locator("#state-payment").get_attribute("data-state") == "bad"
+    assert page.locator("#right-payment").get_attribute("data-state") == "bad"
+    expect(page.locator("#nav-problems")).to_have_text("2")
+    expect(page.get_by_role("status")).to_have_text("2 problems")
+    expect(page.get_by_role("link", name="Decisions")).to_be_focused()
+
+
+def test_a_window_that_nobody_sees_asks_nothing(chromium: Browser, showcase: Showcase, address: str) -> None:
+    page = opened(chromium, address, showcase, size=DESKTOP)
+    expect(page.locator("#connection")).to_have_text("live")
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: true, configurable: true})")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    sight = showcase.board.sights["payment"]
+    answer = sight.tables.answer
+    assert answer is not None
+    show(sight, "tables", answer.found._replace(holders=[]))
+    assert page.locator("#state-payment").inner_text() == "2 workers"
+
+    page.evaluate("Object.defineProperty(document, 'hidden', {value: false, configurable: true})")
+    page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    expect(page.locator("#state-payment")).not_to_have_text("2 workers")
+
+
+def test_a_console_that_has_gone_is_said(chromium: Browser, showcase: Showcase) -> None:
+    with served(showcase.application) as address:
+        page = opened(chromium, address, showcase, size=DESKTOP)
+        expect(page.locator("#connection")).to_have_text("live")
+    expect(page.locator("#connection")).to_have_text("not live: connecting again")
+
+
+def test_the_token_is_in_no_address_and_the_cookie_out_of_reach(
+    chromium: Browser, showcase: Showcase, address: str
+) -> None:
+    page = opened(chromium, address, showcase, size=DESKTOP)
+
+    assert page.url == f"{address}/"
+    assert page.evaluate("document.cookie") == ""
+    (cookie,) = page.context.cookies()
+    assert (cookie["httpOnly"], cookie["sameSite"]) == (True, "Strict")
+    page.get_by_role("button", name="Log out").click()
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+    page.goto(f"{address}/problems")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Log in")
+
+
+def test_a_dead_letter_is_dismissed_by_the_keyboard_alone(chromium: Browser, showcase: Showcase, address: str) -> None:
+    page = opened(chromium, address, showcase, size=DESKTOP)
+    page.goto(f"{address}/dead-letters/order/3")
+    page.keyboard.press("Tab")
+    expect(page.get_by_role("link", name="Skip to the page")).to_be_focused()
+    page.keyboard.press("Enter")
+    for _ in range(20):
+        page.keyboard.press("Tab")
+        if page.evaluate("document.activeElement.textContent") == "Dismiss…":
+            break
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("heading", level=1)).to_have_text("Dismiss dead letter 3?")
+    page.get_by_label("Why").fill("a test order")
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.get_by_text("1 dead letters dismissed by decision 1")).to_be_visible()
+
+    page.get_by_role("link", name="The decisions").click()
+    expect(page.get_by_role("cell", name="dead-letters dismiss")).to_be_visible()
+    expect(page.get_by_text("by ada")).to_be_visible()
+
+
+def test_a_command_is_copied(chromium: Browser, showcase: Showcase, address: str) -> None:
+    showcase.break_payment()
+    page = opened(chromium, address, showcase, size=DESKTOP)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.goto(f"{address}/problems")
+    page.get_by_role("button", name="Copy").first.click()
+    expect(page.get_by_role("button", name="Copied")).to_be_visible()
+
+    assert page.evaluate("navigator.clipboard.readText()") == "python -m services.payment worker"

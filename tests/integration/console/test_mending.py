@@ -1,0 +1,218 @@
+"""What is done on the page is done by the operators' commands: once, with a decision that has a name and a reason."""
+
+import html
+import json
+import re
+import threading
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from tests.integration.console.office import Office
+from tests.integration.operations.test_parked_keys import hold_up
+from tests.integration.operations.test_schedule import put
+from tests.integration.tallies import Tallies
+from tests.integration.tally_topics import headers
+
+HOSTILE = '<script>alert("x")</script>\x1b[31m\u202e'
+
+
+@pytest.fixture
+def broken(tallies: Tallies) -> Tallies:
+    """Five dead letters: three defects, two rejected; what failed them is mended."""
+    tallies.sql("INSERT INTO switch VALUES ('defect'), ('reject')")
+    tallies.ask(1, 2, 3, wish="defect")
+    tallies.ask(4, 5, wish="reject")
+    tallies.work()
+    tallies.sql("DELETE FROM switch")
+    return tallies
+
+
+def decided(tallies: Tallies) -> list[tuple[str, Any, Any]]:
+    return [(one["command"], one["before"], one["after"]) for one in tallies.decisions()]
+
+
+def test_a_dead_letter_is_read(broken: Tallies, office: Office) -> None:
+    page = office.browser.get("/dead-letters").text
+    assert page.count(f'href="/dead-letters/{office.name}/') == 5
+    assert "Unlucky" in page or "RuntimeError" in page
+
+    shown = html.unescape(office.browser.get(f"/dead-letters/{office.name}/4").text)
+    assert '"number": 4' in shown
+    assert "asked-4" in shown
+    assert "Reject" in shown
+    assert "ce_type" in shown
+    assert "trail.py" in shown
+
+
+def test_they_are_filtered_and_come_in_pages(broken: Tallies, office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.console.application.ROWS", 2)
+    pages, place = [], "/dead-letters"
+    while place:
+        text = office.browser.get(place).text
+        pages.append(text.count(f'href="/dead-letters/{office.name}/'))
+        place = html.unescape("".join(re.findall(r'<a href="([^"]+)">Next page', text)))
+    assert pages == [2, 2, 1]
+
+    found = office.browser.get("/dead-letters", params={"error": "Reject"}).text
+    assert found.count(f'href="/dead-letters/{office.name}/') == 2
+    assert "No dead letter waits that matches" in office.browser.get("/dead-letters?topic=nowhere").text
+    assert office.browser.get("/dead-letters?after=x&state=y").status_code == 200
+
+
+def test_one_is_redriven_once_and_the_second_operator_is_told(broken: Tallies, office: Office) -> None:
+    first = office.act("redrive", id=1)
+    second = office.act("redrive", office.of("grace"), id=1)
+
+    assert office.said(first) == ["1: re-driven"]
+    assert "1: was re-driven before: at " in office.said(second)[0]
+    broken.work()
+    assert broken.effects() == [1]
+    assert decided(broken) == [
+        ("dead-letters redrive", {"ids": [1]}, {"by": "ada"}),
+        ("dead-letters redrive", {"ids": [1]}, {"by": "grace"}),
+    ]
+
+
+def test_two_at_the_same_moment_take_effect_once(broken: Tallies, office: Office) -> None:
+    said: list[list[str]] = []
+    browsers = [office.of("ada"), office.of("grace")]
+    threads = [
+        threading.Thread(target=lambda one=one: said.append(office.said(office.act("redrive", one, id=1))))
+        for one in browsers
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+    broken.work()
+    assert broken.effects() == [1]
+    assert sum("1: re-driven" in lines for lines in said) == 1, said
+    assert all(lines for lines in said)
+
+
+def test_those_that_match_are_redriven_and_what_fails_again_stays(broken: Tallies, office: Office) -> None:
+    broken.sql("INSERT INTO switch VALUES ('reject')")
+    answer = office.act("redrive-all", error="Reject")
+    assert answer.status_code == 409
+    assert [line.split(":")[:2] for line in office.said(answer)] == [["4", " failed"], ["5", " failed"]]
+
+    broken.sql("DELETE FROM switch")
+    assert office.act("redrive-all").status_code == 200
+    broken.work()
+    assert sorted(broken.effects()) == [1, 2, 3, 4, 5]
+    assert office.said(office.act("redrive-all")) == ["no such dead letter waits"]
+
+
+def test_one_is_dismissed_with_a_reason(broken: Tallies, office: Office) -> None:
+    refused = office.act("dismiss", id=1, reason=" ")
+    assert (refused.status_code, decided(broken)) == (409, [])
+
+    assert office.act("dismiss", id=1, reason=f"test data {HOSTILE}").status_code == 200
+    again = office.act("dismiss", office.of("grace"), id=1, reason="too")
+    assert (again.status_code, office.said(again)) == (409, ["no such dead letter waits"])
+    ((command, before, after),) = decided(broken)
+    assert (command, before, after["by"], after["letters"]) == ("dead-letters dismiss", {"ids": [1]}, "ada", [1])
+    page = office.browser.get("/decisions").text
+    assert "ada" in page
+    assert "<script>alert" not in page
+    assert "\x1b" not in page
+    assert "\u202e" not in page
+
+    answer = office.act("redrive", id=1, dismissed="yes")
+    assert office.said(answer) == ["1: re-driven"]
+
+
+def test_those_that_match_are_dismissed(broken: Tallies, office: Office) -> None:
+    assert office.act("dismiss-all", error="Reject", reason="made up").status_code == 200
+    assert office.act("dismiss-all", reason="all").status_code == 200
+    assert [(before, after["number"]) for _, before, after in decided(broken)] == [({"error": "Reject"}, 2), ({}, 3)]
+
+
+def test_a_large_one_is_cut_with_a_note_and_many_of_them_are_listed(tallies: Tallies, office: Office) -> None:
+    value = b'{"a": "' + b"x" * 900_000 + b'"}'
+    tallies.produce(value, event_headers=headers("large"))
+    tallies.work()
+    tallies.sql(
+        'INSERT INTO exactly_once_dead_letter (topic, partition, "offset", epoch, key, value, headers, error, detail) '
+        "SELECT topic, partition, n, epoch, key, value, headers, error, detail "
+        "FROM exactly_once_dead_letter, generate_series(1, 300) AS n"
+    )
+    page = office.browser.get("/dead-letters")
+    assert page.status_code == 200
+    assert "900,009" in page.text
+    assert len(page.content) < 200_000
+
+    shown = office.browser.get(f"/dead-letters/{office.name}/1")
+    assert shown.status_code == 200
+    assert "Only the first 100,000 bytes" in shown.text
+    assert len(shown.content) < 300_000
+
+
+def test_what_others_have_written_does_nothing(tallies: Tallies, office: Office) -> None:
+    evil = [*headers(HOSTILE, f"Evil{HOSTILE}.v1"), (HOSTILE, HOSTILE.encode()), ("none", None), ("\xe9", b"\xff\x00")]
+    tallies.produce(json.dumps({"x": HOSTILE}).encode(), HOSTILE.encode(), evil)
+    tallies.produce(b"\x00\xff" * 100, b"\xff\x00", evil)
+    tallies.produce(None, None)
+    tallies.work()
+
+    count = tallies.sql("SELECT count(*) FROM exactly_once_dead_letter")[0]
+    assert count >= 1
+    pages = ["/dead-letters", *(f"/dead-letters/{office.name}/{n}" for n in range(1, count + 1))]
+    for place in pages:
+        answer = office.browser.get(place)
+        assert answer.status_code == 200, answer.text
+        assert "<script>alert" not in answer.text
+        assert not {"\x1b", "\u202e", "\x00"} & set(answer.text)
+
+
+def test_a_key_that_waits_is_tried_and_given_up(tallies: Tallies, office: Office) -> None:
+    hold_up(tallies, "retry")
+    page = office.browser.get("/waiting").text
+    assert f"{tallies.source}@1" in page
+    assert "Retry" in page
+    tallies.sql("UPDATE exactly_once_parked SET due = clock_timestamp() + interval '1 day'")
+    assert office.act("retry-key", target=tallies.source, key="6b").status_code == 200
+    assert tallies.sql("SELECT count(*) FROM exactly_once_parked WHERE due <= clock_timestamp()") != [0]
+
+    late = office.act("give-up-key", target=tallies.source, key="6b", offset=2, reason="never")
+    assert "waits at offset 1, not at 2" in html.unescape(office.said(late)[0])
+    assert office.act("give-up-key", target=tallies.source, key="6b", offset=1, reason="never").status_code == 200
+    tallies.work(parks=1)
+    assert tallies.effects() == [1, 5, 3, 4]
+    assert [(command, after["by"]) for command, _, after in decided(tallies)] == [
+        ("parked retry-now", "ada"),
+        ("parked give-up", "ada"),
+    ]
+
+
+def test_a_scheduled_event_is_cancelled_unless_it_was_replaced(tallies: Tallies, office: Office) -> None:
+    for number in (1, 2):
+        put(tallies, number, timedelta(hours=number))
+    page = html.unescape(office.browser.get("/waiting").text)
+    assert page.index("n-1") < page.index("n-2")
+    (event_id,) = tallies.sql("SELECT event_id FROM exactly_once_schedule WHERE name = 'n-1'")
+
+    replaced = office.act("cancel-event", name="n-1", event_id="another", reason="why")
+    assert "n-1 was replaced meanwhile" in office.said(replaced)[0]
+    assert office.act("cancel-event", name="n-1", event_id=event_id, reason="a test").status_code == 200
+    again = office.act("cancel-event", office.of("grace"), name="n-1", event_id=event_id, reason="a test")
+    assert "nothing is scheduled as n-1" in office.said(again)[0]
+    (event_id,) = tallies.sql("SELECT event_id FROM exactly_once_schedule")
+    assert office.act("run-event-now", name="n-2", event_id=event_id, reason="a test").status_code == 200
+    assert [(command, after["reason"]) for command, _, after in decided(tallies)] == [
+        ("schedule cancel", "a test"),
+        ("schedule run-now", "a test"),
+    ]
+
+
+def test_a_server_that_goes_away_in_the_middle_is_an_answer(office: Office, tallies: Tallies) -> None:
+    tallies.servers.postgres.drop_database(tallies.name)
+    try:
+        answer = office.act("dismiss", id=1, reason="why")
+        assert answer.status_code == 409
+        assert "does not exist" in office.said(answer)[0]
+    finally:
+        tallies.servers.postgres.create_database(tallies.name)

@@ -251,7 +251,7 @@ def _letter(service: str, known: Known, letter: Letter, events: Mapping[Place, F
     }
     open_ = letter.redriven is None and letter.dismissed is None
     state = "it waits for `dead-letters redrive`" if open_ else None
-    detail = _line(f"dead letter {letter.id}", f"{letter.error}: {letter.detail}", state)
+    detail = _line(f"dead letter {letter.id}", f"{letter.error}: {_first(letter.detail)}", state)
     yield Entry("set aside", service, letter.set_aside, detail=detail, **common)
     if letter.dismissed is not None:
         detail = _line(f"dead letter {letter.id}", f"by decision {letter.dismissed_by}")
@@ -278,7 +278,7 @@ def _parked(service: str, parked: Parked, events: Mapping[Place, Found]) -> Entr
         detail=_line(
             tried,
             parked.attempts > 0 and parked.due and f"again {parked.due:%H:%M:%S}",
-            parked.error and f"{parked.error}: {parked.detail}",
+            parked.error and f"{parked.error}: {_first(parked.detail or '')}",
         ),
     )
 
@@ -344,6 +344,11 @@ def _cause(source: str, event_id: str) -> str:
     if cause.call:
         return f"call {cause.call}"
     return str(cause.place) if cause.place else cause.run or "a request"
+
+
+def _first(text: str) -> str:
+    """Return the first line of an error; a database's goes on with its statement."""
+    return text.partition("\n")[0]
 
 
 def _line(*parts: object) -> str:

@@ -251,15 +251,15 @@ class Topics:
         first = min((one for one, _ in looked), default=span.stable)
         read = sum(end - one for one, end in looked)
         if read == span.stable - span.low:
-            self.looked[f"all {read:,} records of {source}"] = None
+            self.looked[f"all {read:,} offsets of {source}"] = None
         else:
             stretches = ", ".join(f"{one} to {end - 1}" for one, end in sorted(looked)) or "none"
             newest = self._bounds.since is None and read == span.stable - first
             if newest and read:
-                self.looked[f"the newest {read:,} records of {source}"] = None
+                self.looked[f"the newest {read:,} offsets of {source}"] = None
                 self._miss(f"{source}: older ones than offset {first} were not looked at")
             else:
-                self.looked[f"{read:,} records of {source}"] = None
+                self.looked[f"{read:,} offsets of {source}"] = None
                 self._miss(f"{source}: of offsets {span.low} to {span.stable - 1}, only {stretches} were looked at")
         if span.stable < span.high:
             self._miss(f"{source}: an open transaction holds back what is from offset {span.stable} on")

@@ -58,10 +58,10 @@ def execute(system: System, service: str, statement: str) -> list[tuple[Any, ...
 class Customer:
     """Buys one thing."""
 
-    def __init__(self, system: System) -> None:
+    def __init__(self, system: System, client: httpx.Client) -> None:
         self._system = system
         self._name = f"story-{uuid.uuid4().hex[:8]}"
-        self._client = httpx.Client(timeout=30.0, trust_env=False)
+        self._client = client
 
     def send(self, method: str, service: str, path: str, body: dict[str, object]) -> Any:
         url = f"{self._system.url(service)}{path}"
@@ -124,8 +124,12 @@ class Confirmed(NamedTuple):
 @pytest.fixture(scope="module")
 def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confirmed]:
     logs = tmp_path_factory.mktemp("logs")
-    with running() as servers, System(servers, Shape(workers=1, callers=1), logs=logs) as system:
-        customer = Customer(system)
+    with (
+        running() as servers,
+        System(servers, Shape(workers=1, callers=1), logs=logs) as system,
+        httpx.Client(timeout=30.0, trust_env=False) as client,
+    ):
+        customer = Customer(system, client)
         execute(system, "inventory", f"ALTER TABLE reservation ADD CONSTRAINT broken CHECK (amount <> {PRICE})")
         order = customer.order()
         until(lambda: execute(system, "inventory", LETTERS), "the order is set aside")
@@ -134,7 +138,7 @@ def confirmed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Confirmed]:
         ((letter,),) = execute(system, "inventory", LETTERS)
         assert run(system, "inventory", "dead-letters", "redrive", str(letter)).returncode == 0
         until(lambda: customer.state(order) == "CONFIRMED", "the order is confirmed")
-        sold = f"SELECT FROM reservation WHERE order_id = '{order}' AND state = 'SOLD'"
+        sold = f"SELECT 1 FROM reservation WHERE order_id = '{order}' AND state = 'SOLD'"
         until(lambda: execute(system, "inventory", sold), "the stock is sold")
         last = {"order published OrderConfirmed", "inventory published StockSold"}
         until(lambda: last <= set(steps(story(system, "order", order)["entries"])), "the last events are published")

@@ -24,7 +24,7 @@ PLACED = Entry("published", "order", NOON, "order:1", "OrderPlaced.v1", "order",
 
 def told(*entries: Entry) -> Story:
     made = [Told(n, entry, n - 1 or None) for n, entry in enumerate(entries, 1)]
-    return Story("o-1", "o-1", made, ("all 9 records of order.events[2]",), ("payment: its database is away",))
+    return Story("o-1", "o-1", made, ("all 9 offsets of order.events[2]",), ("payment: its database is away",))
 
 
 @pytest.fixture
@@ -56,7 +56,7 @@ def test_a_timeline(telling: Any, capsys: pytest.CaptureFixture[str]) -> None:
         "                              order:1",
         "  2  2026-11-30 12:00:00.000  inventory  handled    OrderPlaced  order.events[2]@7  1",
         "",
-        "Looked at: all 9 records of order.events[2]",
+        "Looked at: all 9 offsets of order.events[2]",
         "Not looked at: payment: its database is away",
     ]
 
@@ -91,7 +91,7 @@ def test_nothing_in_it_can_affect_a_terminal(telling: Any, capsys: pytest.Captur
 
 def test_what_nobody_knows_is_refused_with_what_was_asked(telling: Any) -> None:
     with pytest.raises(
-        CommandFailed, match=r"^nothing is known of o-1: .*all 9 records.*payment: its database is away"
+        CommandFailed, match=r"^nothing is known of o-1: .*all 9 offsets.*payment: its database is away"
     ):
         show(telling(told()))
 

@@ -123,7 +123,7 @@ def test_a_short_partition_is_read_whole() -> None:
     found = made.read([ORDERS], ours)
 
     assert [one.place.offset for one in found] == [2, 7]
-    assert list(made.looked) == ["all 10 records of order.events[0]"]
+    assert list(made.looked) == ["all 10 offsets of order.events[0]"]
     assert list(made.missed) == []
 
 
@@ -133,7 +133,7 @@ def test_of_a_long_one_the_newest_and_what_was_not_looked_at_is_said() -> None:
     found = made.read([ORDERS], ours)
 
     assert [one.place.offset for one in found] == [7_000, 8_999]
-    assert list(made.looked) == ["the newest 2,000 records of order.events[0]"]
+    assert list(made.looked) == ["the newest 2,000 offsets of order.events[0]"]
     assert list(made.missed) == ["order.events[0]: older ones than offset 7000 were not looked at"]
 
 
@@ -154,7 +154,7 @@ def test_when_the_time_is_over_the_oldest_are_left_out(monkeypatch: pytest.Monke
     found = made.read([ORDERS], ours)
 
     assert [one.place.offset for one in found] == [1, 19_000]
-    assert list(made.looked) == ["8,000 records of order.events[0]"]
+    assert list(made.looked) == ["8,000 offsets of order.events[0]"]
     assert list(made.missed) == [
         "order.events[0]: of offsets 0 to 19999, only 0 to 2999, 15000 to 19999 were looked at"
     ]
@@ -168,7 +168,7 @@ def test_each_topic_gets_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) 
 
     made.read(list(log), ours)
 
-    assert sorted(made.looked) == ["10,000 records of a.events[0]", "10,000 records of b.events[0]"]
+    assert sorted(made.looked) == ["10,000 offsets of a.events[0]", "10,000 offsets of b.events[0]"]
 
 
 def test_since_reads_forwards_from_a_time() -> None:
@@ -202,7 +202,7 @@ def test_what_retention_has_removed_is_not_called_read() -> None:
     made = topics({ORDERS: {n: Message() for n in range(50, 60)}}, low=50)
 
     assert len(made.read([ORDERS], ours)) == 10
-    assert list(made.looked) == ["all 10 records of order.events[0]"]
+    assert list(made.looked) == ["all 10 offsets of order.events[0]"]
 
 
 def test_a_key_is_looked_for_in_its_partition() -> None:

@@ -179,7 +179,7 @@ class Group:
         if not specs:
             return {}
 
-        def ask() -> dict[Input, int]:
+        def once() -> dict[Input, int]:
             found = {}
             answers = self._admin.list_offsets(specs, isolation_level=level, request_timeout=topics.ADMIN_SECONDS)
             for p, future in answers.items():
@@ -193,7 +193,7 @@ class Group:
                 raise _Silent(f"{', '.join(silent)}: the leader did not report its offsets")
             return found
 
-        return ask(ask)
+        return ask(once)
 
     def grow(self, topic: str, partitions: int) -> None:
         """Add partitions to `topic`; return when the brokers know them."""

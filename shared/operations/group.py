@@ -140,11 +140,11 @@ class Group:
 
     def cluster_id(self) -> str:
         """Name the cluster."""
-        return _ask(lambda: access.cluster_id(self._admin))
+        return ask(lambda: access.cluster_id(self._admin))
 
     def topics(self, names: Collection[str]) -> dict[str, Topic]:
         """Describe topics; those that do not exist are left out."""
-        found = _ask(lambda: topics.describe(self._admin, self._settings, names)) if names else {}
+        found = ask(lambda: topics.describe(self._admin, self._settings, names)) if names else {}
         return {name: Topic(str(d.topic_id), len(d.partitions)) for name, d in found.items() if d is not None}
 
     def members(self) -> list[str]:
@@ -154,8 +154,8 @@ class Group:
     def shares(self) -> list[Member]:
         """List the group's current members with what each owns."""
         name = self._service.name
-        members = _ask(
-            lambda: _result(self._admin.describe_consumer_groups([name], request_timeout=topics.ADMIN_SECONDS)[name])
+        members = ask(
+            lambda: result(self._admin.describe_consumer_groups([name], request_timeout=topics.ADMIN_SECONDS)[name])
         ).members
         return [self._member(found) for found in members]
 
@@ -187,8 +187,8 @@ class Group:
         if not offsets:
             return
         name = self._service.name
-        answers = _ask(
-            lambda: _result(
+        answers = ask(
+            lambda: result(
                 self._admin.alter_consumer_group_offsets(
                     [ConsumerGroupTopicPartitions(name, offsets)], request_timeout=topics.ADMIN_SECONDS
                 )[name]
@@ -218,12 +218,12 @@ class Group:
         if not specs:
             return {}
 
-        def ask() -> dict[Input, int]:
+        def once() -> dict[Input, int]:
             found = {}
             answers = self._admin.list_offsets(specs, isolation_level=level, request_timeout=topics.ADMIN_SECONDS)
             for p, future in answers.items():
                 try:
-                    found[Input(p.topic, p.partition)] = int(_result(future).offset)
+                    found[Input(p.topic, p.partition)] = int(result(future).offset)
                 except KafkaUnavailable as error:
                     if _code(error.__cause__) not in MISSING:
                         raise
@@ -232,18 +232,18 @@ class Group:
                 raise _Silent(f"{', '.join(silent)}: the leader did not report its offsets")
             return found
 
-        return _ask(ask)
+        return ask(once)
 
     def grow(self, topic: str, partitions: int) -> None:
         """Add partitions to `topic`; return when the brokers know them."""
         created = self._admin.create_partitions(
             [NewPartitions(topic, partitions)], request_timeout=topics.ADMIN_SECONDS
         )
-        _result(created[topic])
+        result(created[topic])
         wait_until(lambda: self.topics([topic])[topic].partitions >= partitions, topics.ADMIN_SECONDS)
 
 
-def _ask(question: Callable[[], Answer]) -> Answer:
+def ask(question: Callable[[], Answer]) -> Answer:
     """Ask until there is an answer: a coordinator that has just moved is briefly unavailable."""
     deadline = time.monotonic() + topics.ADMIN_SECONDS
     while True:
@@ -255,7 +255,8 @@ def _ask(question: Callable[[], Answer]) -> Answer:
             time.sleep(POLL_SECONDS)
 
 
-def _result(future: Any) -> Any:
+def result(future: Any) -> Any:
+    """Return an answer. Raises `KafkaUnavailable`, or `Misconfigured` for a missing right."""
     try:
         return future.result(topics.ADMIN_SECONDS + 5)
     except KafkaException as error:

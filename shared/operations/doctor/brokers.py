@@ -59,7 +59,7 @@ def connection(case: Case) -> Iterator[Finding]:
     found = case.cluster
     who = f", as user {case.settings.kafka_sasl_username}" if case.settings.kafka_sasl_username else ""
     yield ok(
-        f"cluster {found.cluster_id}, {len(found.brokers)} brokers, controller {found.controller_id}, Kafka 4.0 or "
+        f"cluster {found.cluster_id}, brokers {sorted(found.brokers)}, controller {found.controller_id}, Kafka 4.0 or "
         f"newer{who}"
     )
     if found.controller_id < 0:
@@ -96,6 +96,9 @@ def certificates(case: Case) -> Iterator[Finding]:
     for place in network.of_kafka(case.settings):
         try:
             shown = handshake(place, case.settings.kafka_ssl_ca_location, identity(case.settings))
+        except TimeoutError:
+            yield unknown(f"{place} does not answer a TLS handshake", "is it a TLS listener, and is the broker well?")
+            continue
         except OSError as error:
             yield fault(f"{place} makes no TLS connection: {error}", f"is that a TLS listener? {mend}", KAFKA_USER)
             continue

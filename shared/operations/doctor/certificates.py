@@ -24,6 +24,9 @@ EXPIRES_SOON = timedelta(days=21)
 STEPS_MAX = 20
 """Messages of a handshake in memory; one takes four."""
 
+HANDSHAKE_SECONDS = 6.0
+"""The first handshake of a broker after its start may take seconds."""
+
 X509_V_ERR_CERT_HAS_EXPIRED = 10
 """OpenSSL's number of it."""
 
@@ -174,6 +177,7 @@ def _connected(
     address: Address, context: ssl.SSLContext, see: Callable[[ssl.SSLSocket], Seen], *, postgres: bool
 ) -> Seen:
     with socket.create_connection(address, CONNECT_SECONDS) as raw:
+        raw.settimeout(HANDSHAKE_SECONDS)
         if postgres:
             raw.sendall(_SSL_REQUEST)
             if raw.recv(1) != b"S":

@@ -19,7 +19,7 @@ class Check(NamedTuple):
     """Its place, and what is asked there."""
     ask: Callable[[Case], Iterable[Finding]]
     seconds: float
-    """It may take so long."""
+    """It may take so long; a pod with little CPU takes seconds to import what an answer takes milliseconds to tell."""
     needs: tuple[str, ...] = ()
     late: Verdict = "unknown"
     """What it means if there is no answer by then."""
@@ -33,24 +33,24 @@ LET_IN = ("kafka connection",)
 CHECKS = (
     Check("settings", settings.complete, 8.0, late="fault"),
     Check("settings safety", settings.safety, 2.0, READ),
-    Check("settings agreement", settings.agreement, 4.0, READ),
-    Check("settings libraries", settings.libraries, 4.0, READ),
-    Check("settings certificate", certificates.own, 4.0, READ),
+    Check("settings agreement", settings.agreement, 8.0, READ),
+    Check("settings libraries", settings.libraries, 8.0, READ),
+    Check("settings certificate", certificates.own, 8.0, READ),
     Check("postgres address", database.address, 8.0, READ, "fault"),
     Check("postgres connection", database.connection, 8.0, ("postgres address",), "fault"),
-    Check("postgres certificate", database.certificate, 8.0, ("postgres address",)),
+    Check("postgres certificate", database.certificate, 12.0, ("postgres address",)),
     Check("postgres safety", database.safety, 6.0, IN),
     Check("postgres pooler", database.pooler, 6.0, IN),
-    Check("postgres clock", database.clock, 4.0, IN),
-    Check("postgres limits", sessions.limits, 4.0, IN),
-    Check("postgres disk", sessions.disk, 4.0, IN),
+    Check("postgres clock", database.clock, 8.0, IN),
+    Check("postgres limits", sessions.limits, 8.0, IN),
+    Check("postgres disk", sessions.disk, 8.0, IN),
     Check("postgres transactions", sessions.transactions, 8.0, IN),
     Check("postgres schema", database.schema, 8.0, IN),
-    Check("postgres tables", database.library_tables, 4.0, TABLES),
+    Check("postgres tables", database.library_tables, 8.0, TABLES),
     Check("postgres rights", database.rights, 8.0, IN),
     Check("postgres outbox", sessions.waiting, 8.0, TABLES),
     Check("kafka address", brokers.address, 8.0, READ, "fault"),
-    Check("kafka certificates", brokers.certificates, 8.0, ("kafka address",)),
+    Check("kafka certificates", brokers.certificates, 12.0, ("kafka address",)),
     # A broker that is silent, or speaks TLS where we do not, is told from one that starts only after 15 s.
     Check("kafka connection", brokers.connection, 20.0, ("kafka address",), "fault"),
     Check("kafka listeners", brokers.listeners, 8.0, LET_IN),

@@ -32,13 +32,13 @@ def doctor(container: Any, *, json: bool) -> bool:
     logs.silence()
     case = Case(container)
     began = time.monotonic()
-    found = examine(case, CHECKS)
+    found = examine(case, CHECKS, SECONDS_MAX)
     show = report.as_json if json else report.show
     show(case.service.name, found, time.monotonic() - began)
     return all(one.verdict != "fault" for one in found)
 
 
-def examine(case: Case, checks: Sequence[Check], seconds: float = SECONDS_MAX) -> list[Finding]:
+def examine(case: Case, checks: Sequence[Check], seconds: float) -> list[Finding]:
     """Return the findings of all checks, in their order. Takes `seconds` at most, whatever a check does."""
     deadline = time.monotonic() + seconds
     outcomes: dict[str, Future[list[Finding]]] = {check.name: Future() for check in checks}

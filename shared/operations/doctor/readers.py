@@ -3,16 +3,17 @@
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin._group import ConsumerGroupDescription
 
+from ...errors import KafkaUnavailable, Misconfigured
 from ...kafka import open_transactions
 from ...kafka.held_back import HELD_SECONDS, Held
 from ...kafka.open_transactions import ENDED
 from ...protocol.ports import Input
 from ...service import Service
 from .. import diagnosis, survey
-from ..group import Group
+from ..group import Group, ask, result
 from ..survey import InputState
 from .brokers import ANSWER_SECONDS
 from .case import Case
@@ -23,15 +24,10 @@ from .sections import KAFKA_RIGHTS, STOPS, TRANSACTION
 def group(case: Case) -> Iterator[Finding]:
     """The members of the group: whether workers are there, and nobody else."""
     name = case.service.name
-    asked = case.admin.describe_consumer_groups([name], request_timeout=ANSWER_SECONDS)[name]
     try:
-        found = asked.result(2 * ANSWER_SECONDS)
-    except KafkaException as error:
-        yield unknown(
-            f"group {name}: {error.args[0].name()}: {error.args[0].str()}",
-            "grant READ on it",
-            KAFKA_RIGHTS,
-        )
+        found = ask(lambda: result(case.admin.describe_consumer_groups([name], request_timeout=ANSWER_SECONDS)[name]))
+    except (Misconfigured, KafkaUnavailable) as error:
+        yield unknown(f"group {name}: {error}", f"grant READ on {name}, or run this again", KAFKA_RIGHTS)
         return
     lanes = case.described.get(case.service.lane_topic)
     yield from members(case.service, found, len(lanes.partitions) if lanes is not None else 0)

@@ -1,14 +1,16 @@
 """What this user may do in Kafka, as far as brokers tell."""
 
+import time
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-from confluent_kafka import KafkaException
 from confluent_kafka.admin._acl import AclOperation
 from confluent_kafka.admin._topic import TopicDescription
 
-from ...kafka import access, open_transactions
+from ...errors import KafkaUnavailable, Misconfigured
+from ...kafka import open_transactions
 from ...service import Service
+from ..group import POLL_SECONDS, ask, result
 from .brokers import ANSWER_SECONDS
 from .case import Case
 from .findings import Finding, fault, ok, unknown, warning
@@ -78,15 +80,20 @@ def _may(operation: AclOperation, granted: Collection[AclOperation]) -> bool:
 def _on_group(case: Case) -> Finding:
     name = case.service.name
     mend = f"grant this user READ on the group {name}"
-    asked = case.admin.describe_consumer_groups(
-        [name], include_authorized_operations=True, request_timeout=ANSWER_SECONDS
-    )
     try:
-        found = _operations(asked[name].result(2 * ANSWER_SECONDS))
-    except KafkaException as error:
-        refused = access.not_permitted(error.args[0])
-        seen = f"group {name}: {error.args[0].name()}: {error.args[0].str()}"
-        return fault(seen, mend, KAFKA_RIGHTS) if refused else unknown(seen, "run this again")
+        found = _operations(
+            ask(
+                lambda: result(
+                    case.admin.describe_consumer_groups(
+                        [name], include_authorized_operations=True, request_timeout=ANSWER_SECONDS
+                    )[name]
+                )
+            )
+        )
+    except Misconfigured as error:
+        return fault(f"group {name}: {error}", mend, KAFKA_RIGHTS)
+    except KafkaUnavailable as error:
+        return unknown(f"group {name}: {error}", "run this again")
     if found is None:
         return unknown(f"group {name}: the broker does not tell what this user may do", mend, KAFKA_RIGHTS)
     if not _may(AclOperation.READ, found):
@@ -99,7 +106,7 @@ def _on_transactional_ids(case: Case) -> Finding:
     name = f"{case.service.name}-0"
     try:
         with open_transactions.client(case.settings, f"{case.service.name}-doctor") as admin:
-            admin.describe_transactions([name])
+            _describe(admin, name)
     except Exception as error:  # noqa: BLE001 - kafka-python's
         kind = type(error).__name__
         if kind == "TransactionalIdAuthorizationFailedError":
@@ -111,3 +118,17 @@ def _on_transactional_ids(case: Case) -> Finding:
             seen = f"transactional id {name}: {kind}: {error}"
             return unknown(seen[: open_transactions.DETAIL_MAX], "run this again")
     return ok(f"transactional id {name} may be seen; whether it may be used, brokers tell only a worker")
+
+
+def _describe(admin: Any, name: str) -> None:
+    """Ask again while its coordinator moves, or is made: the first request of all to a cluster does that."""
+    deadline = time.monotonic() + ANSWER_SECONDS
+    while True:
+        try:
+            admin.describe_transactions([name])
+        except Exception as error:
+            if not getattr(error, "retriable", False) or time.monotonic() > deadline:
+                raise
+            time.sleep(POLL_SECONDS)
+        else:
+            return

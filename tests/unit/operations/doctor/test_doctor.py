@@ -64,6 +64,7 @@ def test_what_needs_a_server_that_is_away_is_not_asked() -> None:
             Check("db clock", ask, 1, ("db schema",)),
             Check("mq topics", ask, 1, ("db clock",)),
         ),
+        20.0,
     )
 
     assert [(f.check, f.verdict) for f in found] == [

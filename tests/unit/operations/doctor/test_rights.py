@@ -60,7 +60,8 @@ def case(group: Any = None, described: dict[str, Any] | None = None) -> Any:
         (KafkaError.COORDINATOR_NOT_AVAILABLE, "unknown"),
     ],
 )
-def test_rights_on_the_group(group: Any, verdict: str) -> None:
+def test_rights_on_the_group(monkeypatch: pytest.MonkeyPatch, group: Any, verdict: str) -> None:
+    monkeypatch.setattr("shared.kafka.topics.ADMIN_SECONDS", 0.1)
     assert rights._on_group(case(group)).verdict == verdict
 
 
@@ -87,5 +88,6 @@ def test_rights_on_transactional_ids(
         yield SimpleNamespace(describe_transactions=describe)
 
     monkeypatch.setattr("shared.kafka.open_transactions.client", client)
+    monkeypatch.setattr(rights, "ANSWER_SECONDS", 0.1)
     described = {name: SimpleNamespace(authorized_operations=found) for name, found in granted.items()}
     assert rights._on_transactional_ids(case(described=described)).verdict == verdict

@@ -102,9 +102,7 @@ def publish(publishing: MeasuredProducer, rows: Sequence[OutboxRow]) -> None:
     publishing.commit()
 
 
-def test_records_are_counted_by_topic_when_they_are_received(
-    monkeypatch: pytest.MonkeyPatch, change: Change
-) -> None:
+def test_records_are_counted_by_topic_when_they_are_received(monkeypatch: pytest.MonkeyPatch, change: Change) -> None:
     found = [Record(Input("scales.events", 0), n, b"k", b"12345", None) for n in range(3)]
     found += [
         Record(Input("boxes.events", 1), 0, b"k", None, None),

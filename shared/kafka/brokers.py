@@ -1,7 +1,7 @@
 """Whether the brokers have what a service's topics need: leaders, and enough replicas in sync.
 
-Only the service's own topics are looked at. Of the controller nothing is shown: in its place a broker of Kafka 4 names
-any broker that is alive, so a client cannot tell whether there is one.
+Only the service's own topics are looked at. Of the controller nothing is shown: in its place the brokers of Kafka 4
+name any broker that is alive, another one each time, and go on when the controller is killed.
 """
 
 import time

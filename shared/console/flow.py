@@ -211,7 +211,7 @@ def _workers(sight: Sight, topics: Topics | None, tables: Tables | None) -> list
     return [
         *found,
         *(
-            Worker("none", "warn", f"a member that is no worker: {one.name}", one.host, None, "", "")
+            Worker("none", "warn", f"a member that is no worker: {one.name}", one.host, None, [], "")
             for one in strangers
         ),
     ]

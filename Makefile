@@ -78,7 +78,7 @@ fix: $(READY)  ## format, and repair what the linter can repair
 
 browser:  ## install the Chromium that the tests of the console drive: Debian's (as root)
 	@command -v chromium >/dev/null || { apt-get update --quiet && \
-		apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core; }
+		apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core fonts-inter; }
 
 unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQL
 	$(RUN) -m pytest $(wildcard tests/unit tests/simulation) $(ARGS)

@@ -65,8 +65,6 @@ def act(done: Act, known: Known, fields: Fields, by: str) -> Outcome:
         except DBAPIError as error:
             good = False
             lines.append(output.printable(words(error)))
-        finally:
-            known.acting.engine.dispose()  # acts are rare: their connections need not wait for the next one
     return Outcome(good, lines or ["done"])
 
 

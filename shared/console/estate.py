@@ -12,6 +12,7 @@ from types import ModuleType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
+from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..calls.declaration import Call
 from ..configuration.program import beside
@@ -26,9 +27,9 @@ PLACE = "{service}"
 """What stands in a database URL for the name of each service."""
 
 READING_CONNECTIONS = 3
-"""For each service: one that looks twice a second, one for its problems, one for a page."""
+"""At the same time, for each service: two that look for problems, one for a page."""
 ACTING_CONNECTIONS = 2
-"""Opened when somebody acts."""
+"""At the same time, for each service."""
 
 STATEMENT_MS = 3_000
 """Of a statement that reads. A page that takes longer is of no use, and must not keep a server busy."""
@@ -41,8 +42,10 @@ class Known:
     service: Service
     settings: Settings
     calls: tuple[type[Call], ...]
+    watching: Engine
+    """For the look that comes twice a second, which keeps its connection. It only reads, as `reading` does."""
     reading: Context
-    """For whatever reads: read-only transactions, each statement within `STATEMENT_MS`."""
+    """For whatever else reads: read-only transactions, each statement within `STATEMENT_MS`."""
     acting: Context
     """For the operations that somebody confirms."""
 
@@ -116,23 +119,39 @@ def known(container: Any) -> Known:
     settings: Settings = container.settings()
     service: Service = container.service()
     url = settings.console_database_url or settings.database_url
-    reading = reader(settings.model_copy(update={"database_url": url}), service.name)
+    reads = settings.model_copy(update={"database_url": url})
     acting = postgres_engine.connect(settings, service.name, ACTING_CONNECTIONS)
+    event.listen(acting, "checkin", _close)
     outbox = container.outbox()
     return Known(
         service,
         settings,
         tuple(container.calls()),
-        Context(settings, service, reading, outbox),
+        watcher(reads, service.name),
+        Context(settings, service, reader(reads, service.name), outbox),
         Context(settings, service, acting, outbox),
     )
 
 
-def reader(settings: Settings, service: str) -> Engine:
+def watcher(settings: Settings, service: str, connections: int = 1) -> Engine:
     """Make an engine that only reads, and gives up early."""
-    engine = postgres_engine.connect(settings, service, READING_CONNECTIONS)
+    engine = postgres_engine.connect(settings, service, connections)
     event.listen(engine, "begin", _limit)  # also behind a pooler, which would drop an option of the session
     return engine.execution_options(postgresql_readonly=True)
+
+
+def reader(settings: Settings, service: str) -> Engine:
+    """Make one that keeps no connection open."""
+    engine = watcher(settings, service, READING_CONNECTIONS)
+    event.listen(engine, "checkin", _close)
+    return engine
+
+
+def _close(_raw: object, record: ConnectionPoolEntry) -> None:
+    """Close a connection that is given back. What uses it comes seldom; a pool that is disposed of would lose sight of
+    those that are in use then.
+    """
+    record.invalidate()
 
 
 def _limit(connection: Connection) -> None:

@@ -55,7 +55,8 @@ class Worker(NamedTuple):
     host: str | None
     seconds: float | None
     """Since its session began: its start, or its last recovery that needed another one."""
-    inputs: str
+    inputs: list[str]
+    """By topic: `order.events 0 2`."""
     lanes: str
 
 
@@ -202,7 +203,7 @@ def _workers(sight: Sight, topics: Topics | None, tables: Tables | None) -> list
                 words,
                 holder.host if holder else member.host if member else None,
                 holder.seconds if holder else None,
-                ", ".join(_grouped(member.inputs)) if member else "",
+                _grouped(member.inputs) if member else [],
                 " ".join(map(str, member.lanes)) if member else "",
             )
         )
@@ -210,7 +211,7 @@ def _workers(sight: Sight, topics: Topics | None, tables: Tables | None) -> list
     return [
         *found,
         *(
-            Worker("none", "warn", f"a member that is no worker: {one.name}", one.host, None, "", "")
+            Worker("none", "warn", f"a member that is no worker: {one.name}", one.host, None, [], "")
             for one in strangers
         ),
     ]

@@ -121,7 +121,7 @@ class Sight:
             self._see_tables,
             every=FLOW_SECONDS,
             watch=watch,
-            rest=known.reading.engine.dispose,
+            rest=known.watching.dispose,
         )
         self.status: Look[Status] = Look(
             f"{name}: positions", lambda: status.look(known.reading), every=PROBLEMS_SECONDS, watch=watch
@@ -155,7 +155,7 @@ class Sight:
             group.__exit__(None, None, None)
 
     def _see_tables(self) -> Tables:
-        with self.known.reading.engine.connect() as connection, connection.begin():
+        with self.known.watching.connect() as connection, connection.begin():
             rows = positions.read(connection, survey.known_inputs(connection, self.known.service))
             lanes = backlog.lanes(connection)
             holders = maintenance.holders(connection)

@@ -108,7 +108,7 @@ def waiting(connection: Connection, *, topic: str | None, error: str | None, mos
 def alike(connection: Connection) -> list[Alike]:
     """Count those that wait by topic and error: of the oldest `dead_letters.COUNTED_MAX`, the largest groups."""
     rows = connection.execute(_GROUPS, {"most": dead_letters.COUNTED_MAX, "groups": GROUPS_MAX})
-    return [Alike(topic, error, number, float(age)) for topic, error, number, age in rows]
+    return [Alike(topic, error, number, max(float(age), 0.0)) for topic, error, number, age in rows]
 
 
 class Beginning(NamedTuple):

@@ -129,7 +129,7 @@ def fill(dsn: str) -> None:
                 "ce_id": f"payment:order.events-1.0.{4_100 + n}.PaymentCaptured.0",
                 "ce_type": "PaymentCaptured.v1",
                 "ce_source": "payment",
-                "ce_time": "2026-11-30T08:58:12Z",
+                "ce_time": "2026-11-24T08:58:12Z",
                 "note": HOSTILE if n == 1 else "none",
             }
             connection.execute(
@@ -138,7 +138,7 @@ def fill(dsn: str) -> None:
                     INSERT INTO exactly_once_dead_letter (topic, partition, "offset", epoch, key, value, headers, error,
                         detail, traceback, set_aside_at)
                     VALUES ('payment.events', 1, :offset, 0, 'o-4711', :value, CAST(:headers AS jsonb), 'Reject',
-                        :detail, :traceback, '2026-11-30T08:58:13Z')
+                        :detail, :traceback, '2026-11-24T08:58:13Z')
                     """
                 ),
                 {

@@ -13,12 +13,14 @@ import pytest
 from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
 
 from dev.servers import Postgres
-from shared.testing import databases
+from shared.settings import Settings
+from shared.testing import SECONDS_MAX, databases
 from tests.integration.console.showcase import Showcase, fill, served, show
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed; `make browser` brings it")
 
+expect.set_options(timeout=SECONDS_MAX * 1_000)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
 PAGES = (
     "/",
@@ -42,15 +44,21 @@ def chromium() -> Iterator[Browser]:
         browser.close()
 
 
-@pytest.fixture
-def showcase(postgres: Postgres) -> Iterator[Showcase]:
+@pytest.fixture(scope="module")
+def filled(postgres: Postgres) -> Iterator[Settings]:
+    """The databases of the three services, with something in them."""
     with databases.migrated(postgres, "order", "inventory", "payment") as settings:
         fill(settings.migration_dsn("order"))
-        made = Showcase(settings)
-        yield made
-        for one in made.board.known.values():
-            one.reading.engine.dispose()
-            one.acting.engine.dispose()
+        yield settings
+
+
+@pytest.fixture
+def showcase(filled: Settings) -> Iterator[Showcase]:
+    made = Showcase(filled)
+    yield made
+    for one in made.board.known.values():
+        one.reading.engine.dispose()
+        one.acting.engine.dispose()
 
 
 @pytest.fixture
@@ -68,7 +76,7 @@ def opened(chromium: Browser, address: str, showcase: Showcase, *, size: dict[st
     """Return a window of somebody who has logged in; what its console says is in `SAID`."""
     context = chromium.new_context(viewport=size, color_scheme=scheme, reduced_motion="reduce")  # type: ignore[arg-type]
     page = context.new_page()
-    page.set_default_timeout(60_000)
+    page.set_default_timeout(SECONDS_MAX * 1_000)
 
     def note(message: ConsoleMessage) -> None:
         if message.type in ("error", "warning"):

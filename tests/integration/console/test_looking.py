@@ -37,7 +37,7 @@ def test_a_worker_is_seen_to_come_and_to_be_killed(office: Office, tallies: Tall
     try:
         until(lambda: ">1 worker<" in office.browser.get("/").text, "the worker is seen")
         page = office.browser.get("/").text
-        assert f"{tallies.asked.topic} 0, lanes 0" in page
+        assert f"<span>{tallies.asked.topic} 0</span>, <span>lanes 0</span>" in page
         tallies.ask(*range(20))
         until(lambda: office.fact("lag") == "0" and len(tallies.effects()) == 20, "all is handled")
     finally:

@@ -65,7 +65,10 @@ def test_it_shows_the_services_beside_it_and_ends_at_once(address: tuple[str, "s
         ({"API_TOKENS": f"shop:orders:read:{'0' * 64}"}, "none has the scope console:read"),
         ({"API_AUTH": "off", "CONSOLE_HOST": "0.0.0.0"}, "everybody who reaches it could redrive"),
         ({"API_AUTH": "off", "CONSOLE_NAMES": "https://a"}, "CONSOLE_NAMES: write names alone"),
-        ({"API_AUTH": "off", "CONSOLE_HOST": "a..b"}, "CONSOLE_HOST, CONSOLE_PORT: cannot listen on a..b"),
+        (
+            {"API_TOKENS": f"ada:console:read:{'0' * 64}", "CONSOLE_HOST": "a..b"},
+            "CONSOLE_HOST, CONSOLE_PORT: cannot listen on a..b",
+        ),
     ],
 )
 def test_what_would_be_of_no_use_or_open_to_all_is_refused(settings: dict[str, str], words: str) -> None:

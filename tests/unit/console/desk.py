@@ -84,7 +84,7 @@ def store() -> Service:
 def known(service: Service, given: Settings, calls: tuple[type[Call], ...] = ()) -> Known:
     engine = reader(given, service.name)
     context = Context(given, service, engine, Outbox(service, given.event_bytes_max))
-    return Known(service, given, calls, context, context)
+    return Known(service, given, calls, engine, context, context)
 
 
 class Browser:

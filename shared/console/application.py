@@ -1,12 +1,11 @@
 """The pages of the console, and the addresses where they are.
 
-A page that is added is one function and one line in `make_application`. `/story/<id>`, when it is there, is linked from
-`event_id` in templates/_parts.html.
+A page that is added is one function and one line in `make_application`.
 """
 
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from functools import partial, wraps
 from secrets import token_urlsafe
@@ -31,6 +30,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import CommandFailed
 from ..operations import calls, dead_letters, decision_list, schedule
+from ..operations.story_telling import Story, tell
 from ..postgres import parked
 from ..settings import Settings
 from . import access, acts, pages, reading
@@ -44,6 +44,8 @@ ROWS = 50
 """Of a list on one page."""
 THREADS = 6
 """Pages that read, and acts, at the same time; others wait."""
+STORIES_MAX = 2
+"""Stories that are told at the same time: each asks all databases, and reads topics for some seconds."""
 WATCHERS_MAX = 40
 """Open streams. They cost little, but each is a connection."""
 ALIVE_SECONDS = 15.0
@@ -62,6 +64,7 @@ class Console:
         self.board, self.door, self.stopping = board, door, stopping
         self.watchers = 0
         self.limiter = CapacityLimiter(THREADS)
+        self.telling = CapacityLimiter(STORIES_MAX)
 
     async def aside(self, work: Callable[[], Found]) -> Found:
         """Run what waits for a server on a thread."""
@@ -113,6 +116,7 @@ def make_application(
         routes=[
             Route("/", shown(_flow)),
             Route("/problems", shown(_problems)),
+            Route("/story", shown(_story)),
             Route("/dead-letters", shown(_dead_letters)),
             Route("/dead-letters/{service}/{number:int}", shown(_dead_letter)),
             Route("/waiting", shown(_waiting)),
@@ -238,6 +242,39 @@ async def _changes(console: Console, request: Request, page: Page, _visitor: Vis
             await anyio.sleep(FLOW_SECONDS)
     finally:
         console.watchers -= 1
+
+
+# ---- one order followed
+
+
+async def _story(console: Console, request: Request, visitor: Visitor) -> Response:
+    wanted = access.facts(request, "id")["id"].strip()
+    found, why = None, ""
+    if wanted:
+        work = partial(_told, list(console.board.known.values()), wanted)
+        found, why = await anyio.to_thread.run_sync(work, limiter=console.telling)
+    return console.page(
+        "story.html",
+        visitor,
+        200 if found or not wanted else 404,
+        title="One order",
+        page="story",
+        wanted=wanted,
+        found=found,
+        why=why,
+    )
+
+
+def _told(known: Sequence[Known], wanted: str) -> tuple[Story | None, str]:
+    """Return the story of a key or an event's id, or why there is none."""
+    if not known:
+        return None, "This console can show no service."
+    engines = {one.name: one.reading.engine for one in known}
+    try:
+        found = tell(known[0].reading, engines, wanted, services=[one.service for one in known])
+    except CommandFailed as error:
+        return None, f"{str(error)[:1].upper()}{str(error)[1:]}."
+    return found, "" if found.entries else "Nobody has it as a key, or as an event's id."
 
 
 # ---- lists, and what they are made of

@@ -73,6 +73,11 @@ def _clock(moment: datetime) -> str:
     return f"{moment.astimezone(UTC):%H:%M:%S}"
 
 
+def _moment(moment: datetime) -> str:
+    """Show a moment to the millisecond, in UTC."""
+    return f"{moment.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"[:-3]
+
+
 def _short(text: str, most: int = NAME_MAX) -> str:
     """Cut text that is longer than a cell."""
     spelled = printable(text[: most + 1])
@@ -104,6 +109,7 @@ ENVIRONMENT.filters |= {
     "waited": _waited,
     "when": _when,
     "clock": _clock,
+    "moment": _moment,
     "short": _short,
     "verbatim": _verbatim,
 }

@@ -37,6 +37,8 @@ READY_POLL_SECONDS = 0.1
 ANSWER_SECONDS = 2.0
 BANK = "payment bank"
 """Its name for the supervisor."""
+CONSOLE = "console"
+"""The same."""
 
 
 class NotReadyError(Exception):
@@ -56,6 +58,8 @@ class Shape:
     """Options of the bank, such as how it fails (`python -m dev.bank --help`)."""
     settings: Mapping[str, str] | None = None
     """More environment variables for every process."""
+    console: bool = False
+    """Whether a console shows all of it."""
     worker: str = "services.{service}"
     """The module that is a worker; a test gives one that breaks something on purpose."""
 
@@ -89,6 +93,8 @@ class System:
                     self._start(worker, service, "worker", "METRICS_PORT")
                 for caller in self.callers(service):
                     self._start(caller, service, "caller", "METRICS_PORT")
+            if self._shape.console:
+                self._start(CONSOLE, self.services[0], "console", "CONSOLE_PORT", DATABASE_URL=self.dsn("{service}"))
             self.wait_until_ready()
             self._stack = stack.pop_all()
         return self
@@ -114,6 +120,11 @@ class System:
     def bank(self) -> str:
         """Return the base URL of the bank."""
         return f"http://{HOST}:{self._ports[BANK]}"
+
+    @property
+    def console(self) -> str:
+        """Return the address of the console."""
+        return f"http://{HOST}:{self._ports[CONSOLE]}/"
 
     @property
     def bootstrap(self) -> str:
@@ -188,10 +199,10 @@ class System:
         words = (sys.executable, "-m", "dev.bank", *place, *self._shape.bank)
         self.supervisor.start(Program(BANK, words, environment(PYTHONPATH=str(ROOT)), self.logs))
 
-    def _start(self, name: str, service: str, command: str, port_variable: str) -> None:
+    def _start(self, name: str, service: str, command: str, port_variable: str, **more: str) -> None:
         # Chosen once: a process that is started again must be found where it was.
         port = self._ports[name] = free_port()
-        env = self._environment(service) | {port_variable: str(port)}
+        env = self._environment(service) | {port_variable: str(port)} | more
         module = self._shape.worker if command == "worker" else "services.{service}"
         words = (sys.executable, "-m", *module.format(service=service).split(), command)
         self.supervisor.start(Program(name, words, env, self.logs))

@@ -141,8 +141,10 @@ def _start(options: Options, show: Show, logs: Path, stack: ExitStack) -> Stage:
         return stack.enter_context(ComposeSystem(PROJECT, bank=failing(options.seed), logs=logs, report=show.echo))
     servers = stack.enter_context(running(report=show.echo))
     settings = {"DEAD_LETTERS_PER_MINUTE_MAX": "1000000"} if options.hostile else None
-    shape = Shape(settings=settings, bank=failing(options.seed))
-    return stack.enter_context(System(servers, shape, logs=logs, report=show.echo))
+    shape = Shape(settings=settings, bank=failing(options.seed), console=True)
+    system = stack.enter_context(System(servers, shape, logs=logs, report=show.echo))
+    show.echo(f"Watch it at {system.console}")
+    return system
 
 
 def _blows(options: Options, system: Stage) -> tuple[Blow, ...]:

@@ -24,7 +24,7 @@ from starlette.middleware import Middleware
 from starlette.middleware.sessions import SessionMiddleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
-from starlette.responses import HTMLResponse, RedirectResponse, Response, StreamingResponse
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -128,6 +128,7 @@ def make_application(
             Route("/logout", _plain(console, _logout), methods=["POST"]),
             Route("/static/{digest}/{name}", _static),
             Route("/favicon.ico", _icon),
+            Route("/health/ready", _ready),
         ],
         middleware=[
             Middleware(_Headers),
@@ -485,6 +486,11 @@ async def _static(request: Request) -> Response:
 
 async def _icon(_request: Request) -> Response:
     return RedirectResponse(pages.ASSETS.address("icon.svg"), 301)
+
+
+async def _ready(_request: Request) -> Response:
+    """Report that pages are served. It asks no server: what is down is what a console has to show."""
+    return PlainTextResponse("ready\n")
 
 
 # ---- what is not answered

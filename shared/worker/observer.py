@@ -21,6 +21,7 @@ from ..protocol.ports import Input
 from ..service import Service
 from ..settings import Settings
 from ..telemetry import logs, metrics, outages
+from ..telemetry.gauges import Known
 from ..telemetry.logs import log
 
 LOOK_SECONDS = 3.0
@@ -35,19 +36,8 @@ SILENT_SECONDS = 10.0
 LOOKS = (backlog, dead_letters, parked, schedule)
 """What is looked at in PostgreSQL besides the positions, by a statement of each; the backlog first."""
 
-_GAUGES = (
-    backlog.ROWS,
-    backlog.OLDEST,
-    backlog.LANE_ROWS,
-    backlog.LANE_OLDEST,
-    dead_letters.WAITING,
-    dead_letters.OLDEST,
-    parked.RECORDS,
-    parked.KEYS,
-    parked.OLDEST,
-    schedule.WAITING,
-    schedule.OVERDUE,
-)
+_GAUGES = tuple(gauge for what in LOOKS for gauge in vars(what).values() if isinstance(gauge, Known))
+"""What they show."""
 
 _HANDLED = text("SELECT topic, partition, next_offset FROM exactly_once_position WHERE topic = ANY(:topics)")
 

@@ -216,3 +216,16 @@ class ServiceContainer(containers.DeclarativeContainer):
         requests=requests,
         traces=traces,
     )
+
+
+def container_in(package: str) -> Any:
+    """Import the container of the service in a package. That is the service's own code, which may raise anything."""
+    module = import_module(f"{package}.container")
+    kinds = [
+        kind
+        for kind in vars(module).values()
+        if isinstance(kind, type) and issubclass(kind, ServiceContainer) and kind.__module__ == module.__name__
+    ]
+    if len(kinds) != 1:
+        raise Misconfigured(f"{module.__name__} has {len(kinds)} containers of a service, and should have one")
+    return kinds[0]()

@@ -17,30 +17,28 @@ def program(service: str) -> str:
     A process started as `python -m backend.apps.order` uses `backend.apps` for other services too: they lie side by
     side.
     """
-    package = beside()
-    return f"python -m {package}.{service}" if package else f"python -m {service}"
-
-
-def beside() -> str:
-    """Return the package in which the services lie side by side; empty if each is a package of its own."""
-    package = _package()
-    return PACKAGE if package is None else package.rpartition(".")[0]
+    return f"python -m {_beside(service)}"
 
 
 def packages_beside() -> list[str]:
     """Return the packages of the services that lie beside the one whose command this process runs."""
-    folder, package = service_folder(), _package()
-    if folder is None or package is None:
+    folder = service_folder()
+    if folder is None:
         return []
-    beside = package.rpartition(".")[0]
     found = sorted(file.parent.name for file in folder.parent.glob("*/container.py") if file.parent != folder)
-    return [f"{beside}.{name}" if beside else name for name in found]
+    return [_beside(name) for name in found]
 
 
 def service_folder() -> Path | None:
     """Return the folder of the service whose command this process runs; None in any other process."""
     file = getattr(sys.modules["__main__"], "__file__", None)
     return Path(file).resolve().parent if file is not None and _package() is not None else None
+
+
+def _beside(name: str) -> str:
+    package = _package()
+    beside = PACKAGE if package is None else package.rpartition(".")[0]
+    return f"{beside}.{name}" if beside else name
 
 
 def _package() -> str | None:

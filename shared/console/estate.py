@@ -4,19 +4,16 @@ Each is imported with the settings of this process's environment. One that canno
 wrong, is shown as such.
 """
 
-import pkgutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from types import ModuleType
 from typing import Any
 
 from sqlalchemy import Connection, Engine, event
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from ..calls.declaration import Call
-from ..configuration.program import beside
-from ..container import ServiceContainer
+from ..configuration.program import packages_beside
+from ..container import container_in
 from ..errors import Misconfigured
 from ..operations.maintenance import Context
 from ..postgres import engine as postgres_engine
@@ -73,7 +70,8 @@ def find(container: Any, wanted: Sequence[str] | None = None) -> list[Known | Ab
         PLACE in url.get_secret_value()
         for url in (own.settings.database_url, own.settings.console_database_url or own.settings.database_url)
     )
-    others = [name for name in _names() if name != own.name] if apart else []
+    packages = {package.rpartition(".")[2]: package for package in packages_beside()} if apart else {}
+    others = [name for name in packages if name != own.name]
     if wanted and (missing := sorted(set(wanted) - {own.name, *others})):
         if not apart:
             raise Misconfigured(
@@ -81,37 +79,16 @@ def find(container: Any, wanted: Sequence[str] | None = None) -> list[Known | Ab
                 "its name, one console can show several"
             )
         raise Misconfigured(f"--service {missing[0]}: there is no such service; there are {', '.join(others)}")
-    found = [own, *(_beside(name) for name in others)]
+    found = [own, *(_beside(name, packages[name]) for name in others)]
     return sorted((one for one in found if not wanted or one.name in wanted), key=lambda one: one.name)
 
 
-def _names() -> Iterator[str]:
-    """Name the packages beside the one of this process's service."""
-    package = beside()
-    if package:
-        for found in pkgutil.iter_modules(import_module(package).__path__):
-            if found.ispkg:
-                yield found.name
-
-
-def _beside(name: str) -> Known | Absent:
+def _beside(name: str, package: str) -> Known | Absent:
     """Import the container of a service. Whatever goes wrong there concerns the others not at all."""
     try:
-        module = import_module(f"{beside()}.{name}.container")
-        return known(_container(module)())
+        return known(container_in(package))
     except Exception as error:  # noqa: BLE001 - somebody else's modules
-        return Absent(name, f"{beside()}.{name} cannot be loaded: {type(error).__name__}: {error}")
-
-
-def _container(module: ModuleType) -> type[Any]:
-    kinds = [
-        kind
-        for kind in vars(module).values()
-        if isinstance(kind, type) and issubclass(kind, ServiceContainer) and kind.__module__ == module.__name__
-    ]
-    if len(kinds) != 1:
-        raise Misconfigured(f"{module.__name__} has {len(kinds)} containers of a service, and should have one")
-    return kinds[0]
+        return Absent(name, f"{package} cannot be loaded: {type(error).__name__}: {error}")
 
 
 def known(container: Any) -> Known:

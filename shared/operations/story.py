@@ -8,13 +8,12 @@ default, and no option, since whoever asks wants the whole story; what cannot be
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
-from importlib import import_module
 from typing import Any
 
 from sqlalchemy import Engine
 
 from ..configuration.program import packages_beside, program
-from ..container import ServiceContainer
+from ..container import container_in
 from ..errors import CommandFailed, ExactlyOnceError, Unavailable
 from ..postgres import engine as postgres_engine
 from ..service import Service
@@ -86,13 +85,7 @@ def databases(context: Context) -> Iterator[tuple[dict[str, Engine], list[Servic
 def declaration(package: str) -> Service | None:
     """Return the declaration of the service in a package; None if it cannot be imported."""
     try:
-        found = vars(import_module(f"{package}.container")).values()
-        (container,) = {
-            one
-            for one in found
-            if isinstance(one, type) and issubclass(one, ServiceContainer) and one is not ServiceContainer
-        }
-        service: object = container.service()
+        service: object = container_in(package).service()
     except Exception:  # noqa: BLE001 - it is the code of another service, and the story is told without it
         return None
     return service if isinstance(service, Service) else None

@@ -33,15 +33,7 @@ FULL, NEARLY_FULL = 0.95, 0.85
 
 def address(case: Case) -> Iterator[Finding]:
     """Whether KAFKA_BOOTSTRAP_SERVERS resolve, and take connections."""
-    found = network.all_unreachable(network.of_kafka(case.settings))
-    away = [f"{place}: {problem}" for place, problem in sorted(found.items()) if problem]
-    mend = "start the brokers, or correct KAFKA_BOOTSTRAP_SERVERS: host, port, or the firewall between"
-    if len(away) == len(found):
-        yield fault(f"KAFKA_BOOTSTRAP_SERVERS: {'; '.join(away)}", mend)
-    elif away:
-        yield warning(f"KAFKA_BOOTSTRAP_SERVERS: {'; '.join(away)}; others answer", mend)
-    else:
-        yield ok(f"{', '.join(map(str, sorted(found)))} takes connections")
+    yield network.reached("KAFKA_BOOTSTRAP_SERVERS", network.of_kafka(case.settings), "the brokers")
 
 
 def connection(case: Case) -> Iterator[Finding]:

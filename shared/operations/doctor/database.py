@@ -23,17 +23,11 @@ NAMED_MAX = 5
 
 def address(case: Case) -> Iterator[Finding]:
     """Whether its names resolve, and its ports take connections."""
-    found = network.all_unreachable(network.of_postgres(case.settings.dsn(case.service.name)))
-    mend = "start PostgreSQL, or correct DATABASE_URL: host, port, or the firewall between"
-    away = [f"{place}: {problem}" for place, problem in sorted(found.items()) if problem]
-    if not found:
-        yield ok("DATABASE_URL names no host; libpq chooses one")
-    elif len(away) == len(found):
-        yield fault(f"DATABASE_URL: {'; '.join(away)}", mend)
-    elif away:
-        yield warning(f"DATABASE_URL: {'; '.join(away)}; others answer", mend)
+    places = network.of_postgres(case.settings.dsn(case.service.name))
+    if places:
+        yield network.reached("DATABASE_URL", places, "PostgreSQL")
     else:
-        yield ok(f"{', '.join(map(str, sorted(found)))} takes connections")
+        yield ok("DATABASE_URL names no host; libpq chooses one")
 
 
 def connection(case: Case) -> Iterator[Finding]:

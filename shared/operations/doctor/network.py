@@ -9,6 +9,7 @@ from sqlalchemy import make_url
 
 from ...settings import Settings
 from .aside import each
+from .findings import Finding, fault, ok, warning
 
 CONNECT_SECONDS = 3.0
 """To resolve a name and open a connection; a server in reach takes milliseconds."""
@@ -88,3 +89,15 @@ def unreachable(address: Address) -> str:
 def all_unreachable(addresses: Collection[Address]) -> Mapping[Address, str]:
     """Connect to all of them; return why that failed for each, or nothing."""
     return each(unreachable, set(addresses), ALL_SECONDS, SILENT)
+
+
+def reached(setting: str, addresses: Collection[Address], server: str) -> Finding:
+    """Return whether the addresses of a setting resolve, and take connections."""
+    found = all_unreachable(addresses)
+    away = [f"{place}: {problem}" for place, problem in sorted(found.items()) if problem]
+    mend = f"start {server}, or correct {setting}: host, port, or the firewall between"
+    if len(away) == len(found):
+        return fault(f"{setting}: {'; '.join(away)}", mend)
+    if away:
+        return warning(f"{setting}: {'; '.join(away)}; others answer", mend)
+    return ok(f"{', '.join(map(str, sorted(found)))} takes connections")

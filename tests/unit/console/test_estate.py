@@ -52,7 +52,7 @@ def neighbours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]
         (tmp_path / name / service / "container.py").write_text(text)
     (tmp_path / name / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(estate, "beside", lambda: name)
+    monkeypatch.setattr(estate, "packages_beside", lambda: [f"{name}.{service}" for service in sorted(BESIDE)])
     for variable, value in (("KAFKA_BOOTSTRAP_SERVERS", "127.0.0.1:1"), ("DATABASE_URL", "postgresql://h/{service}")):
         monkeypatch.setenv(variable, value)
     yield name

@@ -1,6 +1,6 @@
 """A worker's two ports, measured: what passes through them, and how long their transactions take.
 
-It costs some 20 us for each batch, and half of one for each event: what is counted of all rows is counted by
+It costs some 20 us for each batch, and less than one for each event: what is counted of all rows is counted by
 functions in C. Nothing here may fail, or change what the ports do.
 """
 

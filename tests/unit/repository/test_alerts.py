@@ -61,6 +61,11 @@ def test_the_page_names_every_alert() -> None:
     assert set(ALERTS) <= set(re.findall(r"`(\w+)`", page))
 
 
+def test_every_rule_is_seen_to_fire_at_a_real_process() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests/integration").glob("**/*.py"))
+    assert [alert for alert in ALERTS if f'"{alert}"' not in tests] == []
+
+
 def test_every_rule_names_a_section_that_says_what_to_do() -> None:
     advice = dict(zip(ALERTS, re.findall(r"what_to_do: (.*)$", RULES.read_text(), re.MULTILINE), strict=True))
     for alert, told in advice.items():

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 
 import structlog
 
-from dev.bench import capacity, latency, machine, million, parked, relay, report, restart, scheduled, throughput
+from dev.bench import capacity, latency, machine, million, parked, relay, report, restart, scheduled, throughput, traces
 from dev.bench.inventory import BenchError
 from dev.servers import ServerError, Servers, echo, running
 
@@ -22,9 +22,10 @@ SECTIONS: dict[str, Measure] = {
     "restart": lambda servers, given: restart.measure(servers, echo, kills=given.kills),
     "parked": lambda servers, given: parked.measure(servers, echo, events=4 * given.events),
     "scheduled": lambda servers, given: scheduled.measure(servers, echo, waiting=given.million),
+    "traces": lambda servers, given: traces.measure(servers, echo, events=given.events),
     "million": lambda servers, given: million.measure(servers, echo, events=given.million),
 }
-LONG = ("capacity", "million")
+LONG = ("capacity", "traces", "million")
 RATES = [10, 50, 100, 200]
 BY_DEFAULT = [name for name in SECTIONS if name not in LONG]
 

@@ -53,9 +53,9 @@ def measure(servers: Servers, report: Echo, *, events: int, naive: int) -> Itera
     yield Figure(SECTION, "worker / SQL alone", worker / alone, "times", at_least=0.6)
 
 
-def drain(inventory: Inventory, settings: Settings, events: int, program: str = PROGRAM) -> float:
+def drain(inventory: Inventory, settings: Settings, events: int, program: str = PROGRAM, **more: str) -> float:
     """Let one worker handle everything; return events per second, its start left out."""
-    with psycopg.connect(dsn(settings), autocommit=True) as connection, inventory.worker(settings, program):
+    with psycopg.connect(dsn(settings), autocommit=True) as connection, inventory.worker(settings, program, **more):
 
         def drained() -> bool:
             # A look at the claims is cheap, counting is not.

@@ -78,6 +78,17 @@ RECORDS_PUBLISHED = Counter(
     "exactly_once_records_published", "Outbox rows of Kafka transactions that plainly succeeded", ["topic"]
 )
 BYTES_PUBLISHED = Counter("exactly_once_published_bytes", "Bytes of the events in these rows", ["topic"])
+RECORDS_DECIDED = Counter(
+    "exactly_once_records_decided",
+    "Records by what became of them: handled, duplicate (dropped), parked (and decided again later) or set_aside; "
+    "those received beyond these are of types that nobody consumes, or were tried again",
+    ["topic", "status"],
+)
+RECORDS_IN_DOUBT = Counter(
+    "exactly_once_records_in_doubt",
+    "Outbox rows of Kafka transactions that did not plainly succeed: the recovery publishes those that Kafka lacks",
+    ["topic"],
+)
 PUBLISH = Histogram(
     "exactly_once_publish_seconds",
     "From the decision until Kafka has acknowledged the commit, for the oldest row of each Kafka transaction that "
@@ -134,6 +145,22 @@ BELOW_MIN_ISR = Known(
     "Partitions of a topic with fewer replicas in sync than its min.insync.replicas: nobody publishes there; absent "
     "while it is not known, or may not be: it needs the right DESCRIBE_CONFIGS on the topic",
     ("topic",),
+)
+
+# What the Kafka client itself knows of its connections (`shared.kafka.connections`).
+ROUND_TRIP = Known(
+    "exactly_once_kafka_broker_round_trip_seconds",
+    "99th percentile of the latest requests of a worker's observer to this broker, some each three seconds; absent "
+    "while there are none",
+    ("broker",),
+)
+CONNECTED = Known(
+    "exactly_once_kafka_broker_connected",
+    "1 if the observer of this worker is connected to this broker, 0 if it cannot connect; absent if it need not",
+    ("broker",),
+)
+DISCONNECTS = Counter(
+    "exactly_once_kafka_broker_disconnects", "Connections of a worker's observer to this broker that broke", ["broker"]
 )
 
 

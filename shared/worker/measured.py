@@ -1,11 +1,12 @@
 """A worker's two ports, measured: what passes through them, and how long their transactions take.
 
-It costs some 20 us for each batch, and a third of one for each event: what is counted of all rows is counted by
+It costs some 20 us for each batch, and less than one for each event: what is counted of all rows is counted by
 functions in C. Nothing here may fail, or change what the ports do.
 """
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections import Counter as Tally
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from datetime import datetime
 from itertools import compress
 from operator import itemgetter
@@ -17,7 +18,17 @@ from ..errors import ContentRefused, ExactlyOnceError, GenerationLost, KafkaInDo
 from ..kafka.consumer import GroupMember
 from ..kafka.producer import TransactionalProducer
 from ..postgres.transaction import PostgresTransaction, WorkerDatabase
-from ..protocol.ports import Committed, Delivery, Input, OutboxRow, Polled
+from ..protocol.ports import (
+    Arrival,
+    Committed,
+    Delivery,
+    Input,
+    NewDeadLetter,
+    NewParked,
+    OutboxRow,
+    Polled,
+    Received,
+)
 from ..telemetry import metrics
 
 OTHER = "(other)"
@@ -30,7 +41,10 @@ for _cause in (ContentRefused, GenerationLost, KafkaInDoubt):  # from 0 on, so t
 
 _INPUT, _VALUE = itemgetter(0), itemgetter(3)
 _TOPIC, _TIME, _DATA = itemgetter(0), itemgetter(5), itemgetter(6)
-_EVENT = itemgetter(2)
+_RECORD, _EVENT = itemgetter(0), itemgetter(2)
+
+STATUSES = ("handled", "duplicate", "parked", "set_aside")
+"""What may become of a record."""
 
 
 class Traffic:
@@ -78,7 +92,9 @@ class MeasuredProducer(TransactionalProducer):
         super().__init__(*given, **named)
         topics = {*self._service.published_topics, self._service.dead_letter_topic}
         self._traffic = Traffic(metrics.RECORDS_PUBLISHED, metrics.BYTES_PUBLISHED, topics)
+        self._in_doubt = {topic: metrics.RECORDS_IN_DOUBT.labels(topic) for topic in (*topics, OTHER)}
         self._began = 0.0
+        self._rows: Sequence[OutboxRow] = ()
         self._sent: tuple[list[str], list[int], float | None] = ([], [], None)
         """Of the rows of this transaction: topics, sizes, and when the oldest was decided."""
 
@@ -86,10 +102,11 @@ class MeasuredProducer(TransactionalProducer):
         """Begin."""
         began = time.perf_counter()
         super().begin()
-        self._began, self._sent = began, ([], [], None)
+        self._began, self._rows, self._sent = began, (), ([], [], None)
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:
         """Produce, and count while the client sends."""
+        self._rows = rows
         self._noting(super().produce, rows)
         if rows:
             self._sent = (list(map(_TOPIC, rows)), list(map(len, map(_DATA, rows))), _oldest(rows))
@@ -113,6 +130,8 @@ class MeasuredProducer(TransactionalProducer):
             work(*given)
         except ExactlyOnceError as error:
             metrics.KAFKA_FAILED.labels(type(error).__name__).inc()
+            for topic, rows in Tally(map(_TOPIC, self._rows)).items():
+                self._in_doubt.get(topic, self._in_doubt[OTHER]).inc(rows)
             raise
 
 
@@ -133,11 +152,19 @@ class MeasuredDatabase(WorkerDatabase):
         super().__init__(*given, **named)
         self._types = {route.event: _handling(route.event.__name__) for route in self._service.routes}
         self._mixed = _handling(MIXED)
+        self._decided = {
+            (topic, status): metrics.RECORDS_DECIDED.labels(topic, status)
+            for topic in (*self._service.consumed_topics, OTHER)
+            for status in STATUSES
+        }
 
     def begin(self) -> PostgresTransaction:
         """Begin."""
         began = time.perf_counter()
-        return cast("PostgresTransaction", MeasuredTransaction(super().begin(), began, self._counters))
+        return cast("PostgresTransaction", MeasuredTransaction(super().begin(), began, self._counters, self._decide))
+
+    def _decide(self, topic: str, status: str, records: int) -> None:
+        (self._decided.get((topic, status)) or self._decided[OTHER, status]).inc(records)
 
     def _counters(self, deliveries: Sequence[Delivery]) -> tuple[Counter, Counter]:
         """Return the counters of seconds and events of a batch."""
@@ -150,21 +177,31 @@ def _handling(kind: str) -> tuple[Counter, Counter]:
 
 
 class MeasuredTransaction:
-    """One transaction of the cycle."""
+    """One transaction of the cycle. What it counts becomes visible with its commit."""
 
     def __init__(
         self,
         inner: PostgresTransaction,
         began: float,
         counters: Callable[[Sequence[Delivery]], tuple[Counter, Counter]],
+        decide: Callable[[str, str, int], None],
     ) -> None:
         self._inner = inner
         self._began = began
         self._counters = counters
+        self._decide = decide
         self._events = 0
+        self._arrived: Tally[str] = Tally()
+        self._decided: dict[str, Tally[str]] = {status: Tally() for status in STATUSES}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
+
+    def receive(self, inputs: Collection[Input], arrivals: Sequence[Arrival]) -> Received:
+        """Receive them."""
+        received = self._inner.receive(inputs, arrivals)
+        self._arrived = _by_topic(arrivals)
+        return received
 
     def handle(self, deliveries: Sequence[Delivery]) -> None:
         """Handle them, and show how long it took."""
@@ -175,6 +212,17 @@ class MeasuredTransaction:
             seconds.inc(time.perf_counter() - began)
             events.inc(len(deliveries))
             self._events = len(deliveries)
+            self._decided["handled"] += _by_topic(map(_RECORD, deliveries))
+
+    def set_aside(self, dead_letters: Sequence[NewDeadLetter]) -> None:
+        """Set them aside."""
+        self._inner.set_aside(dead_letters)
+        self._decided["set_aside"] += _by_topic(map(_RECORD, dead_letters))
+
+    def park(self, records: Sequence[NewParked]) -> None:
+        """Park them. Those of dead letters only hold a key."""
+        self._inner.park(records)
+        self._decided["parked"] += _by_topic(one.record for one in records if not one.aside)
 
     def commit(self) -> None:
         """Commit, and show what was committed."""
@@ -182,3 +230,13 @@ class MeasuredTransaction:
         metrics.DATABASE_TRANSACTION.observe(time.perf_counter() - self._began)
         if self._events:
             metrics.BATCH_EVENTS.observe(self._events)
+        # Of what arrived, a duplicate is what was neither handled nor parked.
+        self._decided["duplicate"] = self._arrived - self._decided["handled"] - self._decided["parked"]
+        for status, found in self._decided.items():
+            for topic, records in found.items():
+                self._decide(topic, status, records)
+
+
+def _by_topic(found: Iterable[Any]) -> Tally[str]:
+    """Count what begins with an input."""
+    return Tally(map(_TOPIC, map(_INPUT, found)))

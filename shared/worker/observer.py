@@ -14,6 +14,7 @@ from sqlalchemy import Engine, text
 from sqlalchemy.exc import DBAPIError, OperationalError, SQLAlchemyError
 
 from ..kafka.brokers import Brokers
+from ..kafka.connections import Connections
 from ..kafka.held_back import HELD_SECONDS, Held, ask
 from ..kafka.topics import needed
 from ..postgres import backlog, dead_letters, parked, schedule
@@ -96,6 +97,7 @@ class Observer:
         self._lanes: frozenset[int] = frozenset()
         self._topics = TopicCollection(needed(service))
         self._brokers = Brokers()
+        self._connections = Connections()
         self._ends: dict[Input, int] = {}
         self._handled: dict[Input, int] = {}
         self._held: dict[Input, Held] = {}
@@ -162,10 +164,14 @@ class Observer:
         try:
             if admin is None:
                 admin = AdminClient(
-                    {**self._settings.kafka(), "client.id": f"{self._service.name}-observer"},
+                    {
+                        **self._settings.kafka(),
+                        "client.id": f"{self._service.name}-observer",
+                        **self._connections.settings(),
+                    },
                     logger=logs.of_client(f"{self._service.name}.observer"),
                 )
-            admin.poll(0)  # serves the log
+            admin.poll(0)  # serves the log and the statistics
             inputs = self._inputs(admin)
             self._kafka.end()
             self._kafka.ask()

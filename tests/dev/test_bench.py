@@ -30,7 +30,7 @@ def bench(*arguments: str) -> str:
 @pytest.mark.timeout(600)
 @pytest.mark.parametrize(
     ("section", "figures"),
-    [("events", 8), ("relay", 3), ("restart", 6), ("million", 16), ("parked", 3), ("scheduled", 2)],
+    [("events", 8), ("relay", 3), ("restart", 6), ("million", 16), ("parked", 3), ("scheduled", 2), ("traces", 4)],
 )
 def test_a_section_measures_what_it_promises(section: str, figures: int) -> None:
     answer: dict[str, Any] = json.loads(bench(section, "--json", *SMALL))

@@ -12,6 +12,8 @@ from shared import Session
 from shared.calls import Answer, Call, Destination, Done, GivenUp, Request, Verdict
 from shared.container import ServiceContainer, lazily
 from shared.errors import Misconfigured
+from shared.kafka.client import KafkaClient
+from shared.worker.measured import MeasuredDatabase, MeasuredMember, MeasuredProducer
 
 SERVICES = sorted(path.parent.name for path in Path("services").glob("*/container.py"))
 AT_CALL = {"member", "producer", "kafka", "check", "check_caller", "look_at_topics", "stands", "caller"}
@@ -67,6 +69,21 @@ def test_clients_are_built_for_a_slot(name: str) -> None:
     client = container(name).kafka(7)
 
     assert callable(client.send_offsets)
+    client.close()
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_without_traces_nothing_is_around_the_ports(name: str) -> None:
+    """So they cost nothing: no call of a port is another one, whatever is handled."""
+    services = container(name)
+    client = services.kafka(7)
+    producer, member = client._halves
+
+    assert services.traces() is None
+    assert [type(one) for one in (client, producer, member)] == [KafkaClient, MeasuredProducer, MeasuredMember]
+    for call in ("begin", "produce", "send_offsets", "commit"):
+        assert getattr(client, call) == getattr(producer, call)
+    assert type(services.worker_database()) is MeasuredDatabase
     client.close()
 
 

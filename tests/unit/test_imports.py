@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
-UNWANTED = {"alembic", "fastapi", "httpx", "kafka", "mako", "pygments", "rich", "starlette", "uvicorn"}
+UNWANTED = {"alembic", "fastapi", "httpx", "kafka", "mako", "opentelemetry", "pygments", "rich", "starlette", "uvicorn"}
 """Modules that a worker does not need. A service may need another system's client."""
 
 

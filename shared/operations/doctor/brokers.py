@@ -1,6 +1,7 @@
 """Kafka's brokers: the way there, who leads, what is replicated, what they allow, and what is left of their disks."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException
 from confluent_kafka.admin._config import ConfigResource
@@ -16,7 +17,7 @@ from .case import Case
 from .certificates import expiring, handshake, identity
 from .findings import Finding, fault, ok, unknown, warning
 from .network import Address
-from .sections import KAFKA_USER, POLICIES, SETTINGS, SIZES
+from .sections import BROKERS_AWAY, KAFKA_USER, POLICIES, SETTINGS, SIZES
 
 ANSWER_SECONDS = 5.0
 """For one request; a broker takes milliseconds."""
@@ -26,6 +27,9 @@ OWN_TOPICS = ("__consumer_offsets", "__transaction_state")
 
 OFFSETS_MINUTES = 7 * 24 * 60
 """`offsets.retention.minutes`, as brokers have it by default."""
+
+BEHIND_MS = 30_000
+"""A controller follows within a second; one that starts again takes some."""
 
 FULL, NEARLY_FULL = 0.95, 0.85
 """Shares of a disk. A broker whose disk is full ends."""
@@ -50,15 +54,47 @@ def connection(case: Case) -> Iterator[Finding]:
         return
     found = case.cluster
     who = f", as user {case.settings.kafka_sasl_username}" if case.settings.kafka_sasl_username else ""
-    yield ok(
-        f"cluster {found.cluster_id}, brokers {sorted(found.brokers)}, controller {found.controller_id}, Kafka 4.0 or "
-        f"newer{who}"
-    )
-    if found.controller_id < 0:
-        yield fault(
-            "the brokers know of no controller: nobody elects leaders, and no topic can be made",
-            "bring a majority of the controllers back",
+    yield ok(f"cluster {found.cluster_id}, brokers {sorted(found.brokers)}, Kafka 4.0 or newer{who}")
+
+
+def quorum(case: Case) -> Iterator[Finding]:
+    """Who leads the controllers, and who of them follows. A list of topics does not tell: what a broker names there as
+    the controller is a random broker that is alive (KIP-590, KAFKA-17404).
+    """
+    try:
+        with open_transactions.client(case.settings, f"{case.service.name}-doctor") as admin:
+            found = admin.describe_metadata_quorum()["topics"][0]["partitions"][0]
+    except Exception as error:  # noqa: BLE001 - kafka-python's, which names what is missing
+        yield unknown(
+            f"not known: {type(error).__name__}: {error}"[: open_transactions.DETAIL_MAX],
+            "grant DESCRIBE on the cluster, or look with `kafka-metadata-quorum.sh describe --status`; a worker needs "
+            "no such right",
+            BROKERS_AWAY,
         )
+        return
+    yield led(found)
+
+
+def led(found: Mapping[str, Any]) -> Finding:
+    """Judge the quorum of the controllers, as its leader describes it."""
+    voters = {int(voter["replica_id"]): int(voter["last_caught_up_timestamp"]) for voter in found["current_voters"]}
+    leader = int(found["leader_id"])
+    if leader < 0:
+        return fault(
+            "no controller leads: nobody elects leaders, and no topic can be made",
+            "bring a majority of the controllers back",
+            BROKERS_AWAY,
+        )
+    seen = f"controller {leader} leads, of {sorted(voters)}"
+    now = voters.get(leader, 0)
+    away = [voter for voter, at in sorted(voters.items()) if now - at > BEHIND_MS]
+    if away:
+        return warning(
+            f"{seen}; {', '.join(map(str, away))} does not follow",
+            "look at that controller: is it up, is its disk full or slow? Without a majority no leader is elected",
+            BROKERS_AWAY,
+        )
+    return ok(seen)
 
 
 def listeners(case: Case) -> Iterator[Finding]:

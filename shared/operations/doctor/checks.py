@@ -54,6 +54,7 @@ CHECKS = (
     # A broker that is silent, or speaks TLS where we do not, is told from one that starts only after 15 s.
     Check("kafka connection", brokers.connection, 20.0, ("kafka address",), "fault"),
     Check("kafka listeners", brokers.listeners, 8.0, LET_IN),
+    Check("kafka quorum", brokers.quorum, 8.0, LET_IN),
     Check("kafka replication", brokers.replication, 2.0, LET_IN),
     Check("kafka settings", brokers.settings, 8.0, LET_IN),
     Check("kafka disk", brokers.disk, 8.0, LET_IN),

@@ -4,10 +4,16 @@ import os
 import signal
 import urllib.request
 import zlib
+from contextlib import suppress
+from pathlib import Path
 
 from dev.servers.places import HOST, free_port
 from shared.testing import until
+from tests.alerts import PROMTOOL, firing
 from tests.integration.calls.paying import TRACE, PayOnce, PaySoon, Stage
+
+WITHOUT_WORKERS = ("MetricsAbsent", "NoWorkerWorks")
+"""There are callers alone."""
 
 WRONG = ("cut before", "cut after", "500", "409", None, "503", "cut after")
 
@@ -136,6 +142,23 @@ def test_health_and_metrics_show_what_waits(paying: Stage) -> None:
     paying.bank.gate.set()
     done = 'exactly_once_calls_attempted_total{destination="bank",outcome="done"} 2.0'
     until(lambda: done in get("/metrics"), "it counts what was done")
+
+
+def test_a_call_at_which_the_services_own_code_fails_is_an_alarm(paying: Stage, tmp_path: Path) -> None:
+    port = free_port()
+    paying.settings = paying.settings.model_copy(update={"http_host": HOST, "metrics_port": port})
+    paying.bank.wrong = lambda _asked, _n: "200"  # and no receipt
+    paying.due("b-1")
+    paying.caller()
+
+    def page() -> str:
+        with suppress(OSError), urllib.request.urlopen(f"http://{HOST}:{port}/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+        return ""
+
+    until(lambda: 'exactly_once_calls_stuck{destination="bank"} 1.0' in page(), "it is stuck")
+    if PROMTOOL:
+        assert firing(page(), tmp_path) == {"CallsStuck", *WITHOUT_WORKERS}
 
 
 def test_one_that_stood_still_changes_nothing_when_it_wakes(paying: Stage) -> None:

@@ -11,7 +11,7 @@ from dev.servers.places import free_port
 from shared.testing import until
 from tests.alerts import PROMTOOL, firing
 from tests.faults.stage import Stage, Worker
-from tests.integration.worker.pages import shown
+from tests.integration.worker.pages import shown, values
 
 pytestmark = pytest.mark.proof
 
@@ -55,11 +55,14 @@ def test_the_worker_says_what_its_topics_lack(cluster: ClusterServers, tmp_path:
         assert topics <= set(re.findall(r'^exactly_once_kafka_partitions_offline{topic="(.+?)"}', page, re.MULTILINE))
         if PROMTOOL:
             assert fires(worker, tmp_path) == set()
+        connected = "exactly_once_kafka_broker_connected"
+        until(lambda: values(worker, connected) == [1.0] * 3, "each broker leads something, and is connected")
 
         first, second, third = cluster.kafka.brokers
         first.kill()
         until(lambda: lacking(worker).get("under_replicated", 0) > 0, "a replica is missing")
         until(lambda: lacking(worker).get("below_min_isr", 0) > 0, "so nobody publishes there")
+        until(lambda: sum(values(worker, connected)) == 2, "its connection is gone")
         assert lacking(worker)["offline"] == 0, "others lead what it led"
         if PROMTOOL:
             assert fires(worker, tmp_path) == {"PartitionsUnderReplicated", "PartitionsBelowMinIsr"}

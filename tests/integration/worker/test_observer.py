@@ -26,6 +26,9 @@ from tests.faults import record_size, trail
 from tests.faults.stage import Stage, Worker, headers
 from tests.integration.worker.pages import shown, values
 
+MANY_RECOVERIES = 10
+"""In five minutes; more is an alarm."""
+
 
 def state(worker: Worker) -> str:
     """Return the worker's only state."""
@@ -79,6 +82,7 @@ def test_an_idle_worker_tells_that_kafka_is_gone_and_is_back(breakable_servers: 
         assert values(worker, "exactly_once_lanes_owned") == [], "what is not known is not shown"
         until(lambda: values(worker, "exactly_once_consumer_lag_records") == [], "nor is the lag")
         until(lambda: values(worker, "exactly_once_outbox_oldest_seconds") == [0.0], "PostgreSQL answers")
+        assert fires(worker, tmp_path) in (None, {"WorkerWaits", "NoWorkerWorks", "LagUnknown"})
         kafka.thaw()
         until(lambda: worker.ready()[0] == 200 and outages(worker)[-1:] == ["kafka_available"], "it works again")
 
@@ -127,8 +131,11 @@ def test_the_lag_is_true_while_a_table_is_locked_and_while_a_worker_is_stopped(s
         assert values(worker, "exactly_once_partitions_parked") == []
         stage.request()
         stage.connection.execute("UPDATE exactly_once_outbox SET decided_at = decided_at - interval '1 hour'")
+        stage.schedule()
+        stage.connection.execute("UPDATE exactly_once_schedule SET due = due - interval '1 hour'")
         until(lambda: max(values(worker, "exactly_once_outbox_oldest_seconds"), default=0) > 3_600, "it ages")
-        expected = {"WorkerStopped", "NoWorkerWorks", "LagGrows", "OldestUnpublishedRow"}
+        until(lambda: max(values(worker, "exactly_once_schedule_overdue_seconds"), default=0) > 3_000, "that too")
+        expected = {"WorkerStopped", "NoWorkerWorks", "LagGrows", "OldestUnpublishedRow", "ScheduleOverdue"}
         assert fires(worker, tmp_path) in (None, expected)
 
 
@@ -194,6 +201,70 @@ def test_a_parked_input_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
         assert {"Parked"} <= (fires(worker, tmp_path) or {"Parked"})
 
 
+def test_keys_that_wait_for_long_and_fill_what_there_is_for_them_are_alarms(stage: Stage, tmp_path: Path) -> None:
+    with at_work(stage, parked_records_max=5) as worker:
+        stage.connection.execute(f"CREATE TABLE {trail.DOWN} ()".encode())
+        stage.ask(stage.keys[:1] * 4, wish="retry")
+        until(lambda: values(worker, "exactly_once_parked_filled_ratio") == [0.8], "four of five places are taken")
+        stage.connection.execute("UPDATE exactly_once_parked SET parked_at = parked_at - interval '2 hours'")
+        until(
+            lambda: max(values(worker, "exactly_once_parked_oldest_seconds"), default=0) > 7_000, "it waits for hours"
+        )
+        assert fires(worker, tmp_path) in (None, {"KeysWait", "ParkingFills"})
+
+
+SESSIONS = """
+    SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+    WHERE datname = current_database() AND usename = 'trail_runtime'
+"""
+RECOVERED = re.compile(r'^exactly_once_recoveries_total{cause="(\w+)"} (\S+)$', re.MULTILINE)
+
+
+def test_a_worker_that_loses_its_sessions_again_and_again_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
+    def lose(worker: Worker) -> None:
+        before = sum(values(worker, "exactly_once_recoveries_total"))
+        stage.connection.execute(SESSIONS)
+        stage.request(stage.keys[:1])
+        until(lambda: sum(values(worker, "exactly_once_recoveries_total")) > before, "it recovers")
+        until(lambda: state(worker) == "working", "and works again")
+
+    with at_work(stage, recoveries_per_minute_max=1_000) as worker:
+        lose(worker)
+        page = shown(worker)
+        before = dict(RECOVERED.findall(page))  # a cause that is new counts from when it is first seen
+        for _ in range(4 * MANY_RECOVERIES):
+            now = dict(RECOVERED.findall(shown(worker)))
+            if sum(float(now[cause]) - float(known) for cause, known in before.items()) > MANY_RECOVERIES:
+                break
+            lose(worker)
+        assert fires(worker, tmp_path, page) in (None, {"WorkerRecovers"})
+        stage.until_drained()
+        stage.stop()
+        assert stage.problems() == []
+
+
+def test_a_worker_that_ends_again_and_again_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
+    with at_work(stage) as worker:
+        began = values(worker, "process_start_time_seconds")
+        for _ in range(3):
+            worker.send(signal.SIGKILL)
+            worker.ended()
+            if PROMTOOL:
+                assert firing("", tmp_path) == {"MetricsAbsent", "NoWorkerWorks"}, "nobody answers"
+            worker.again()
+            until(lambda: worker.ready()[0] == 200, "it works again")
+            began += values(worker, "process_start_time_seconds")
+        assert began == sorted(set(began)), "each time it is another process"
+        page = re.sub(
+            r"^process_start_time_seconds .*$",
+            "process_start_time_seconds {:f}x45 {:f}x2 {:f}x2 {:f}x40".format(*began),
+            shown(worker),
+            flags=re.MULTILINE,
+        )
+        if PROMTOOL:
+            assert firing(page, tmp_path) == {"ProcessRestarts"}
+
+
 def test_a_handler_that_fails_for_most_records_is_an_alarm(stage: Stage, tmp_path: Path) -> None:
     with at_work(stage) as worker:
         until(lambda: values(worker, "exactly_once_consumer_lag_records") == [0.0, 0.0], "it has caught up")
@@ -240,6 +311,10 @@ def test_what_passes_through_a_worker_is_counted(stage: Stage, tmp_path: Path) -
         assert grown(worker, "published_bytes_total", told) > len("{}")
         assert grown(worker, "batch_events_sum") >= 4
         assert grown(worker, "handling_events_total", '{type="Asked"}') >= 4
+        handled = f'{{status="handled",topic="{stage.kit.asked.topic}"}}'
+        assert grown(worker, "records_decided_total", handled) == grown(worker, "events_handled_total") >= 4
+        until(lambda: grown(worker, "kafka_broker_round_trip_seconds", '{broker="1"}') > 0, "the broker is far away")
+        assert grown(worker, "kafka_broker_connected", '{broker="1"}') == 1
         assert grown(worker, "handling_seconds_total", '{type="Asked"}') > 0
         assert grown(worker, "database_transaction_seconds_count") >= grown(worker, "batch_events_count") > 0
         lanes = r'^exactly_once_outbox_lane_rows_at_most{lane="(\d)"} 0.0$'

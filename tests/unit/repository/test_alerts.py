@@ -61,6 +61,20 @@ def test_the_page_names_every_alert() -> None:
     assert set(ALERTS) <= set(re.findall(r"`(\w+)`", page))
 
 
+def test_every_rule_is_seen_to_fire_at_a_real_process() -> None:
+    tests = "\n".join(path.read_text() for path in (ROOT / "tests/integration").glob("**/*.py"))
+    assert [alert for alert in ALERTS if f'"{alert}"' not in tests] == []
+
+
+def test_every_rule_names_a_section_that_says_what_to_do() -> None:
+    advice = dict(zip(ALERTS, re.findall(r"what_to_do: (.*)$", RULES.read_text(), re.MULTILINE), strict=True))
+    for alert, told in advice.items():
+        named = re.findall(r"(docs/\w+\.md), '(.+?)'", told)
+        assert named, f"{alert} names no section"
+        for page, section in named:
+            assert re.search(rf"^##+ {re.escape(section)}$", (ROOT / page).read_text(), re.MULTILINE), (alert, section)
+
+
 def replaced(line: str) -> str:
     """Return the healthy page with one line changed, or without the metric of that name."""
     name, _, _ = line.partition(" ")

@@ -12,7 +12,7 @@ from shared.errors import HandlingFailed, KafkaInDoubt
 from shared.events import Event
 from shared.kafka import consumer, producer
 from shared.postgres import transaction
-from shared.protocol.ports import Delivery, Input, OutboxRow, Polled, Record
+from shared.protocol.ports import Arrival, Delivery, Input, NewDeadLetter, NewParked, OutboxRow, Polled, Record
 from shared.session import Session
 from shared.worker import measured
 from shared.worker.measured import MeasuredDatabase, MeasuredMember, MeasuredProducer
@@ -186,6 +186,7 @@ def test_a_transaction_that_fails_is_counted_by_its_error(
         publish(publishing, [row("labels.events", b"1")])
 
     assert change.of("kafka_transactions_failed_total", "KafkaInDoubt") == 1
+    assert change.of("records_in_doubt_total", "labels.events") == 1
     assert (change.of("records_published_total", "labels.events"), change.of("kafka_transaction_seconds_count")) == (
         0,
         0,
@@ -210,6 +211,14 @@ class Inner:
         self.handled += deliveries
         if self.error is not None:
             raise self.error
+
+    def receive(self, *given: object) -> object:
+        return given
+
+    def set_aside(self, *_: object) -> None:
+        """Do nothing."""
+
+    park = set_aside
 
     def commit(self) -> None:
         self.committed += 1
@@ -258,3 +267,39 @@ def test_what_fails_is_not_measured(database: MeasuredDatabase, change: Change) 
         made.handle([delivery(Weighed(number="1"))])
 
     assert (change.of("handling_events_total", "Weighed"), change.of("database_transaction_seconds_count")) == (0, 0)
+
+
+SCALES, BOXES = Input("scales.events", 0), Input("boxes.events", 0)
+
+
+def decided(change: Change, topic: str) -> list[float]:
+    """Return how many records of a topic were handled, dropped as duplicates, parked and set aside."""
+    return [change.of("records_decided_total", f"{topic},{status}") for status in measured.STATUSES]
+
+
+def test_each_record_is_counted_by_what_became_of_it(database: MeasuredDatabase, change: Change) -> None:
+    records = [Record(source, n, b"k", b"", None) for source in (SCALES, BOXES) for n in range(4)]
+    weighed = [Delivery(record, None, Weighed(number="1"), 1) for record in records[:2]]  # type: ignore[arg-type]
+    failed = NewDeadLetter(records[4], 1, None, ValueError())
+    later = NewParked(records[2], 1, "desk", "e", None, first=True)
+    place = NewParked(records[4], 1, "desk", "e", None, first=True, aside=True)
+    arrivals = [Arrival(record.input, record.offset, "desk", "e") for record in (*records[:4], *records[5:])]
+    made: Any = database.begin()
+    assert made.receive([SCALES, BOXES], arrivals) == ([SCALES, BOXES], arrivals)
+    made.handle(weighed)
+    made.set_aside([failed])
+    made.park([later, place])
+    assert decided(change, "scales.events") == [0, 0, 0, 0], "it may still be rolled back"
+    made.commit()
+
+    assert decided(change, "scales.events") == [2, 1, 1, 0]
+    assert decided(change, "boxes.events") == [0, 3, 0, 1]
+
+
+def test_a_parked_record_that_is_tried_again_is_no_duplicate(database: MeasuredDatabase, change: Change) -> None:
+    made: Any = database.begin()
+    made.receive([SCALES], ())
+    made.handle([delivery(Weighed(number="1"))])
+    made.commit()
+
+    assert decided(change, "scales.events") == [1, 0, 0, 0]

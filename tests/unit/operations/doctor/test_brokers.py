@@ -106,10 +106,8 @@ def connection(monkeypatch: pytest.MonkeyPatch, admin: Any, of: Any) -> list[str
 
 
 def test_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
-    of, admin = case(brokers={1: None}, controller_id=1)
+    of, admin = case(brokers={1: None})
     assert connection(monkeypatch, admin, of) == ["ok"]
-    of, admin = case(brokers={1: None}, controller_id=-1)
-    assert connection(monkeypatch, admin, of) == ["ok", "fault"]
     of, admin = case()
     assert connection(monkeypatch, admin, of) == ["fault"]
     assert connection(monkeypatch, Misconfigured("denied"), of) == ["fault"]
@@ -123,3 +121,26 @@ def test_brokers_that_name_an_address_that_leads_nowhere() -> None:
     assert found.verdict == "fault"
     assert "broker 3 at kafka.invalid:9092: the name kafka.invalid does not resolve" in found.seen
     assert "advertised.listeners" in str(found.mend)
+
+
+def quorum(leader: int, **caught_up: int) -> dict[str, Any]:
+    voters = [{"replica_id": int(name[1:]), "last_caught_up_timestamp": at} for name, at in caught_up.items()]
+    return {"leader_id": leader, "current_voters": voters}
+
+
+NOW = 1_796_000_000_000
+
+
+@pytest.mark.parametrize(
+    ("found", "verdict", "words"),
+    [
+        (quorum(2, c1=NOW - 400, c2=NOW, c3=NOW - 500), "ok", "controller 2 leads, of [1, 2, 3]"),
+        (quorum(1, c1=NOW), "ok", "controller 1 leads, of [1]"),
+        (quorum(1, c1=NOW, c2=NOW - 60_000), "warning", "2 does not follow"),
+        (quorum(1, c1=NOW, c2=-1), "warning", "2 does not follow"),
+        (quorum(-1), "fault", "no controller leads"),
+    ],
+)
+def test_controllers(found: dict[str, Any], verdict: str, words: str) -> None:
+    told = brokers.led(found)
+    assert (told.verdict, words in told.seen) == (verdict, True), told

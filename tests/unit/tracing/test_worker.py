@@ -51,7 +51,7 @@ class Inner:
 
 
 def traced(inner: Inner, around: Kept) -> TracedTransaction:
-    return TracedTransaction(cast("Any", inner), around.traces)
+    return TracedTransaction(cast("Any", inner), around.traces, {})
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:

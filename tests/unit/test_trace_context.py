@@ -1,4 +1,4 @@
-"""What callers and records say of their trace is carried within W3C's limits, and whatever else is there is left out."""
+"""What requests and records say of their trace is carried within W3C's limits; what else is there is left out."""
 
 import pytest
 from hypothesis import HealthCheck, example, given, settings

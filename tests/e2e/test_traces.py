@@ -14,7 +14,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from dev.servers import Servers
 from dev.servers.places import HOST
 from dev.system import Shape, System
-from shared.testing import until
+from shared.testing import outside, until
 
 
 class Collector:
@@ -76,6 +76,7 @@ def test_an_order_is_one_trace_from_its_request_to_its_confirmation(servers: Ser
         "OTEL_TRACES_EXPORTER": "otlp",
         "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
         "OTEL_BSP_SCHEDULE_DELAY": "200",
+        "HTTP_BAGGAGE_KEYS": "tenant",
     }
     shape = Shape(partitions=1, workers=1, callers=1, settings=settings)
     trace_id, above = secrets.token_hex(16), secrets.token_hex(8)
@@ -93,7 +94,9 @@ def test_an_order_is_one_trace_from_its_request_to_its_confirmation(servers: Ser
         ask("PUT", "payment", f"/accounts/{account}", {"currency": "EUR"})
         ask("POST", "payment", f"/accounts/{account}/deposits", {"amount": 10_000, "currency": "EUR"})
         order = {"account": account, "lines": [{"sku": sku, "quantity": 1}]}
-        place = ask("POST", "order", "/orders", order, traceparent=f"00-{trace_id}-{above}-01").headers["Location"]
+        said = {"tracestate": "vendor=1", "baggage": "tenant=eu-7,secret=x"}
+        parent = f"00-{trace_id}-{above}-01"
+        place = ask("POST", "order", "/orders", order, traceparent=parent, **said).headers["Location"]
 
         def confirmed() -> bool:
             return bool(client.get(system.url("order") + place).json()["state"] == "CONFIRMED")
@@ -104,6 +107,10 @@ def test_an_order_is_one_trace_from_its_request_to_its_confirmation(servers: Ser
 
         until(confirmed, "the order is confirmed")
         until(ended, "its spans have arrived")
+        for topic in ("order.events", "inventory.events", "payment.events"):
+            headers = [record.headers for record in outside.read(servers.kafka.bootstrap, topic, shape.partitions)]
+            beside = {(h.get("tracestate"), h.get("baggage")) for h in headers if trace_id in h.get("traceparent", "")}
+            assert beside == {("vendor=1", "tenant=eu-7")}, topic
 
     trace = collector.trace(trace_id)
     (root,) = [span for _, span in trace.values() if span.parent_span_id.hex() == above]

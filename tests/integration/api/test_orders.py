@@ -102,7 +102,7 @@ def test_without_a_choice_no_baggage_goes_on(orders: Api) -> None:
 
 def test_whatever_the_headers_of_a_trace_hold_no_request_is_refused(orders: Api) -> None:
     for header in ("traceparent", "tracestate", "baggage"):
-        for held in ("x" * 30_000, "a=1," * 5_000, "a=\xe9", ",", TRACE + "\tbaggage: a=b"):
+        for held in ("x" * 30_000, "a=1," * 5_000, "a=\\", ",", TRACE + "\tbaggage: a=b"):
             place(orders, **{header: held})
 
 

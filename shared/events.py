@@ -13,6 +13,7 @@ from typing import Any, ClassVar, dataclass_transform
 
 import msgspec
 
+from . import trace_context
 from .errors import Malformed
 
 SPEC_VERSION = "1.0"
@@ -29,7 +30,6 @@ VERSION_MAX = 32_767
 _ARGUMENTS = ("topic", "version", "key_fields")
 
 _TYPE = re.compile(r"(.+)\.v(0|[1-9][0-9]{0,4})", re.DOTALL)
-_TRACEPARENT = re.compile(rb"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 
 
 class EventType(msgspec.StructMeta):
@@ -114,7 +114,7 @@ class Envelope(msgspec.Struct, frozen=True):
     key: str
     data: bytes
     traceparent: str | None = None
-    """W3C trace context of the cause (https://www.w3.org/TR/trace-context/)."""
+    """The trace context of the cause, with `tracestate` and `baggage` (`shared.trace_context`)."""
 
 
 _ENCODER = msgspec.json.Encoder()
@@ -145,8 +145,7 @@ def envelope(
     """Read the envelope of a Kafka record; the value is not parsed. Foreign headers are ignored.
 
     Raises `Malformed` for a record that is not in our form: no key, a tombstone, or a header of ours that is missing,
-    duplicated, or not text. An invalid `traceparent` is dropped, as W3C requires
-    (https://www.w3.org/TR/trace-context/#traceparent-header): a trace is no reason to stop an event.
+    duplicated, or not text. What is wrong with its trace context is dropped: a trace is no reason to stop an event.
     """
     if value is None:
         raise Malformed("the record has no value (a tombstone); an event always has one")
@@ -170,7 +169,7 @@ def envelope(
         time=found.get("ce_time", ""),
         key=text_key,
         data=value,
-        traceparent=_traceparent(record_headers or ()),
+        traceparent=trace_context.text_of_headers(record_headers or ()),
     )
 
 
@@ -195,13 +194,6 @@ def _text(name: str, raw: bytes) -> str:
     if "\x00" in text:
         raise Malformed(f"{name} holds a NUL character, which PostgreSQL cannot store")
     return text
-
-
-def _traceparent(headers: Sequence[tuple[str, bytes | None]]) -> str | None:
-    found = [raw for name, raw in headers if name == "traceparent"]
-    if len(found) != 1 or found[0] is None or not _TRACEPARENT.fullmatch(found[0]):
-        return None
-    return found[0].decode()
 
 
 def key_of(*parts: object) -> str:

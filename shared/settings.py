@@ -23,7 +23,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from . import renamed
+from . import renamed, trace_context
 from .configuration import files as configuration_files
 from .configuration.database_url import sqlalchemy_url
 from .errors import Misconfigured
@@ -123,6 +123,13 @@ class Settings(BaseSettings):
             description="from one caller to one process; more are answered with 429; 0: no limit",
         ),
     ] = 200.0
+    http_baggage_keys: Annotated[
+        str,
+        Field(
+            description="members of a request's `baggage` that go on into its events, separated by commas; `*`: all; "
+            "empty: none"
+        ),
+    ] = ""
     api_auth: Annotated[Literal["on", "off"], Field(description="`off` lets anyone call the API and do anything")] = (
         "on"
     )
@@ -326,6 +333,12 @@ class Settings(BaseSettings):
                     "commas: kafka-1:9092,kafka-2:9092"
                 )
         return ",".join(addresses)
+
+    @field_validator("http_baggage_keys")
+    @classmethod
+    def _baggage(cls, given: str) -> str:
+        trace_context.keys(given)
+        return given
 
     @field_validator("kafka_ssl_ca_location", "kafka_ssl_certificate_location", "kafka_ssl_key_location")
     @classmethod

@@ -22,8 +22,10 @@ ATTEMPTS_MAX = 1_000_000
 TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """A method, or the name of a header (RFC 9110)."""
 
-OURS = frozenset({"idempotency-key", "traceparent", "host", "content-length", "transfer-encoding", "accept-encoding"})
-"""Headers that the caller sets."""
+OURS = frozenset(
+    {"idempotency-key", "traceparent", "tracestate", "host", "content-length", "transfer-encoding", "accept-encoding"}
+)
+"""Headers that the caller sets. Never `baggage`: what a third party may know of it, a request says itself."""
 
 
 class AnswerUnreadable(ExactlyOnceError):
@@ -36,7 +38,7 @@ class RequestRefused(ExactlyOnceError):
 
 @dataclass(frozen=True)
 class Request:
-    """What is sent. The caller adds the destination's headers, `Idempotency-Key` and `traceparent`."""
+    """What is sent. The caller adds the destination's headers, `Idempotency-Key`, and the trace."""
 
     method: str
     path: str

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import httpx
 
+from .. import trace_context
 from ..errors import Misconfigured
 from .declaration import TOKEN, Answer, Destination, Request, RequestRefused
 from .queue import Due
@@ -56,8 +57,7 @@ class Exchange:
             headers.setdefault("Content-Type", "application/json")
         headers["Idempotency-Key"] = quote(due.call_id, safe="!#$%&'()*+,-./:;<=>?@[]^_`{|}~")
         headers["Accept-Encoding"] = "identity"
-        if due.traceparent:
-            headers["traceparent"] = due.traceparent
+        headers |= dict(trace_context.of_text(due.traceparent).without_baggage().headers())
         built = self._client.build_request(request.method, self._url + request.path, headers=headers, content=content)
         try:
             async with asyncio.timeout(self._destination.seconds):

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, QueuePool
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.routing import BaseRoute
 
+from .. import trace_context
 from ..errors import Misconfigured
 from ..postgres.backlog import Backlog, Waiting, look
 from ..postgres.engine import Requests
@@ -89,6 +90,7 @@ def make_application(
         Rate(settings.http_requests_per_second_max),
         Places(_threads(engine)),
         traces.current if traces is not None else None,
+        trace_context.keys(settings.http_baggage_keys),
     )
     app.add_middleware(
         Guard, body_bytes_max=settings.http_body_bytes_max, seconds_max=settings.http_request_seconds_max

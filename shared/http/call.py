@@ -17,6 +17,7 @@ from ..postgres.backlog import Backlog
 from ..postgres.engine import Requests
 from ..postgres.outbox import Outbox
 from ..scheduling import Change
+from ..trace_context import Keys
 from . import idempotency
 from .idempotency import KeyReused, RequestKey, StoredResponse
 from .places import Places
@@ -41,13 +42,15 @@ class Parts:
     rate: Rate
     places: Places
     current_span: Callable[[], str | None] | None = None
-    """Returns the traceparent of the request's span; None while there are no traces."""
+    """Returns the trace context of the request's span; None while there are no traces."""
+    baggage_keys: Keys = frozenset()
+    """What is taken of a request's baggage."""
 
 
 class Call:
     """One HTTP request."""
 
-    def __init__(self, parts: Parts, request_key: RequestKey, traceparent: str, method: str) -> None:
+    def __init__(self, parts: Parts, request_key: RequestKey, traceparent: str | None, method: str) -> None:
         self._parts = parts
         self._request_key = request_key
         self.traceparent = traceparent

@@ -26,6 +26,7 @@ from pydantic import AfterValidator
 from sqlalchemy.orm import Session as OrmSession
 from starlette.requests import ClientDisconnect
 
+from .. import trace_context
 from ..declaration.annotations import members
 from ..telemetry import log_context
 from .answers import MISSING, Answers
@@ -35,7 +36,6 @@ from .places import resource
 from .problems import NOT_JSON, Problem, documented
 from .transaction import Transaction
 
-_TRACEPARENT = re.compile(r"00-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}")
 _KEY = re.compile(r"[\x21-\x7e]{1,255}")
 
 ANONYMOUS = "anonymous"
@@ -100,7 +100,7 @@ class Route(APIRoute):
             if request.method == "POST" and (len(keys) != 1 or _KEY.fullmatch(keys[0]) is None):
                 detail = "every POST needs one Idempotency-Key: 1 to 255 visible ASCII characters, new for each intent"
                 raise Problem(400, detail, kind="idempotency-key-unusable")
-            request.state.traceparent = _traceparent(request)
+            request.state.traceparent = _context(request)
             with log_context.bound(partial(_facts, request, keys)):
                 return await _placed(request, handle)
 
@@ -155,16 +155,19 @@ def _check_content_type(request: Request) -> None:
         raise Problem(415, "the body must be sent as it is, without a Content-Encoding")
 
 
-def _traceparent(request: Request) -> str:
-    """Return the context that continues here: of the request's span, of its caller, or a new one."""
+def _context(request: Request) -> str | None:
+    """Return the trace context that continues here: of the request's span, of its caller, or a new one; with as much of
+    the caller's baggage as is taken.
+    """
     parts: Parts = request.app.state.parts
+    headers = ((name.decode("latin-1"), held) for name, held in request.headers.raw)
+    given = trace_context.of_headers(headers, parts.baggage_keys)
     if parts.current_span is not None and (current := parts.current_span()) is not None:
-        return current
-    given = request.headers.get("traceparent", "")
-    if _TRACEPARENT.fullmatch(given):
-        return given
-    made = secrets.token_hex(24)  # at once: each call asks the kernel
-    return f"00-{made[:32]}-{made[32:]}-01"
+        return trace_context.of_text(current)._replace(baggage=given.baggage).text
+    if not given.traceparent:
+        made = secrets.token_hex(24)  # at once: each call asks the kernel
+        given = given._replace(traceparent=f"00-{made[:32]}-{made[32:]}-01")
+    return given.text
 
 
 def _in_transaction(path: str, endpoint: Callable[..., Any], given: dict[str, Any]) -> Callable[..., Any]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from confluent_kafka import KafkaError, KafkaException, Message, Producer, TopicPartition
 
+from .. import trace_context
 from ..errors import ContentRefused, GenerationLost, KafkaInDoubt, KafkaUnavailable, Misconfigured
 from ..events import CONTENT_TYPE, SPEC_VERSION
 from ..protocol.ports import KEY_BYTES_MAX, REPORTED, Committed, Input, OutboxRow
@@ -66,7 +67,9 @@ MESSAGE_BYTES = 1_000_000
 """The client's default for the largest record; it limits a batch as well, so it is never lowered."""
 
 AROUND_EVENT_BYTES = KEY_BYTES_MAX + 4_000
-"""Size of a record beyond its event: the key, and headers of some 400 bytes, whose names are limited in length."""
+"""Size of a record beyond its event: the key, and headers of some 500 bytes, whose names are limited in length. (The
+`tracestate` and `baggage` are sent where the event leaves room for them.)
+"""
 
 SLICE_SECONDS = 1.0
 """Timeout of one call of init or commit; the deadline is checked between two."""
@@ -182,6 +185,7 @@ class TransactionalProducer:
 
     def produce(self, rows: Sequence[OutboxRow]) -> None:
         deadline = time.monotonic() + self._budget
+        largest = self._settings.event_bytes_max
         with self._timed("produce", suspicious=False) as producer:
             produce = producer.produce
             for row in rows:
@@ -191,8 +195,8 @@ class TransactionalProducer:
                     ("ce_type", f"{row.event_type}.v{row.event_version}"),
                     ("ce_time", row.time),
                 ]
-                if row.traceparent:
-                    headers.append(("traceparent", row.traceparent))
+                if row.traceparent:  # with the event it may fill what topics have room for, and no more
+                    headers += trace_context.headers_within(row.traceparent, largest - len(row.data))
                 while True:
                     try:
                         produce(row.topic, row.data, row.key, headers=headers)

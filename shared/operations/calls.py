@@ -10,6 +10,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from .. import trace_context
 from ..calls.outbox import CallingOutbox
 from ..calls.queue import Due, Overtaken
 from ..calls.settling import Settling
@@ -95,7 +96,7 @@ def show(context: Context, number: int, *, json: bool) -> None:
         row = connection.execute(_ONE, {"id": number}).one_or_none()
     if row is None:
         raise CommandFailed(f"there is no call {number}: it is finished, or never was")
-    facts = {**_facts(row), "traceparent": row.traceparent, "call": readable(bytes(row.data))}
+    facts = {**_facts(row), **trace_context.named(row.traceparent), "call": readable(bytes(row.data))}
     if json:
         as_json(facts)
         return

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
+from .. import trace_context
 from ..errors import CommandFailed
 from ..postgres import dead_letters
 from ..postgres.dead_letters import DeadLetter, State
@@ -205,7 +206,7 @@ def _facts(dead_letter: DeadLetter) -> dict[str, Any]:
         "error": dead_letter.error,
         "detail": dead_letter.detail,
         "traceback": dead_letter.traceback,
-        "traceparent": dead_letter.traceparent,
+        **trace_context.named(dead_letter.traceparent),
         "set_aside_at": dead_letter.set_aside_at.isoformat(),
         "redriven_at": dead_letter.redriven_at.isoformat() if dead_letter.redriven_at else None,
         "dismissed_at": dead_letter.dismissed_at.isoformat() if dead_letter.dismissed_at else None,

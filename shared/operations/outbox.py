@@ -4,6 +4,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from .. import trace_context
 from ..errors import CommandFailed, ContentRefused
 from ..events import CONTENT_TYPE, SPEC_VERSION, Envelope
 from ..postgres import claim_log, dead_letters, outbox
@@ -74,7 +75,7 @@ def _facts(row: Any) -> dict[str, Any]:
         "claimed": "yes" if row.claimed else "no",
         "bytes": row.size,
         "time": row.decided_at.isoformat(),
-        "traceparent": row.traceparent,
+        **trace_context.named(row.traceparent),
     }
 
 

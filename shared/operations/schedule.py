@@ -7,6 +7,7 @@ from typing import Any
 
 from sqlalchemy import Connection, text
 
+from .. import trace_context
 from ..errors import CommandFailed
 from ..postgres import schedule
 from ..postgres.outbox import CHANNEL
@@ -129,5 +130,5 @@ def _facts(row: Any) -> dict[str, Any]:
         "bytes": len(row.data),
         "scheduled": row.scheduled_at.isoformat(),
         "cron": row.cron,
-        "traceparent": row.traceparent,
+        **trace_context.named(row.traceparent),
     }

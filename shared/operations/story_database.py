@@ -16,6 +16,7 @@ from typing import Any
 from sqlalchemy import Connection, Engine, TextClause, text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from .. import trace_context
 from ..errors import ExactlyOnceError
 from ..events import ATTRIBUTE_MAX
 from ..postgres.access import connect
@@ -427,7 +428,7 @@ def _waiting(row: Any) -> Waiting:
         bool(row.claimed),
         row.name,
         None if row.due is None else _utc(row.due),
-        row.traceparent,
+        trace_context.of_text(row.traceparent).traceparent or None,
         None if row.value is None else _text(row.value),
     )
 
@@ -457,7 +458,7 @@ def _letter(row: Any) -> Letter:
         heads.get("ce_source", ""),
         heads.get("ce_id", ""),
         heads.get("ce_type", ""),
-        row.traceparent,
+        trace_context.of_text(row.traceparent).traceparent or None,
         row.size or 0,
         None if row.value is None else _text(row.value),
     )

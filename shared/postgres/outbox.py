@@ -253,8 +253,10 @@ _CLAIM = text("""
         SELECT wanted.lane, waiting.*,
                CASE WHEN bytes <= :bytes THEN cardinality(ids) ELSE (
                    SELECT count(*) FROM (
-                       SELECT sum(octet_length(data)) OVER (ORDER BY id) - octet_length(data) AS bytes_before
-                       FROM exactly_once_outbox AS outbox WHERE outbox.lane = wanted.lane AND outbox.id = ANY(ids)
+                       SELECT sum(size) OVER (ORDER BY id) - size AS bytes_before
+                       FROM exactly_once_outbox AS outbox
+                       CROSS JOIN LATERAL (SELECT octet_length(data) + coalesce(octet_length(traceparent), 0) AS size)
+                       WHERE outbox.lane = wanted.lane AND outbox.id = ANY(ids)
                    ) AS sized
                    WHERE bytes_before < :bytes
                ) END AS rows
@@ -263,7 +265,7 @@ _CLAIM = text("""
             SELECT array_agg(id ORDER BY id) AS ids, array_agg(event_id ORDER BY id) AS event_ids, sum(size) AS bytes,
                    min(topic) AS topic, max(topic) AS other_topic
             FROM (
-                SELECT id, event_id, topic, octet_length(data) AS size
+                SELECT id, event_id, topic, octet_length(data) + coalesce(octet_length(traceparent), 0) AS size
                 FROM exactly_once_outbox AS outbox WHERE outbox.lane = wanted.lane ORDER BY id LIMIT wanted.most
             ) AS first
         ) AS waiting

@@ -106,6 +106,7 @@ class OutboxRow(NamedTuple):
     time: str
     data: bytes
     traceparent: str | None
+    """The trace context of its cause (`shared.trace_context`)."""
 
 
 class Received(NamedTuple):

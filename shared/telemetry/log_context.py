@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any
 
+from .. import trace_context
 from ..protocol.ports import Delivery
 
 VALUE_MAX = 200
@@ -65,6 +66,7 @@ def of_batch(deliveries: Sequence[Delivery], handler: str) -> Mapping[str, objec
     }
 
 
-def trace(traceparent: str | None) -> Mapping[str, object]:
-    """Return the trace id of a W3C traceparent: version, trace id, span id, flags."""
-    return {"trace_id": traceparent.split("-")[1]} if traceparent and traceparent.count("-") >= 3 else {}
+def trace(context: str | None) -> Mapping[str, object]:
+    """Return the trace id in the text of a trace context. Its baggage is no part of any log line."""
+    parts = trace_context.of_text(context).traceparent.split("-")  # version, trace id, span id, flags
+    return {"trace_id": parts[1]} if len(parts) >= 4 else {}

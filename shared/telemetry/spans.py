@@ -15,45 +15,53 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from opentelemetry.baggage.propagation import W3CBaggagePropagator
 from opentelemetry.context import Context
 from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, StatusCode, Tracer, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
+
+from .. import trace_context
 
 LINKS_MAX = 128
 """The SDK keeps no more links of a span by default (OTEL_SPAN_LINK_COUNT_LIMIT)."""
 
 Attributes = Mapping[str, str | int]
 
-_W3C = TraceContextTextMapPropagator()
+_TRACE, _BAGGAGE = TraceContextTextMapPropagator(), W3CBaggagePropagator()
 
 
-def context_of(traceparent: str | None) -> Context:
-    """Return the context that a W3C traceparent names; an empty one if it is none, or not well formed."""
-    return _W3C.extract({"traceparent": traceparent} if traceparent else {}, Context())
+def context_of(text: str | None) -> Context:
+    """Return the context in the text of a row or a record (`shared.trace_context`), with its baggage; an empty one if
+    it is none, or not well formed.
+    """
+    found = dict(trace_context.of_text(text).headers())
+    return _BAGGAGE.extract(found, _TRACE.extract(found, Context()))
 
 
-def linked(traceparents: Iterable[str | None]) -> list[Link]:
+def linked(texts: Iterable[str | None]) -> list[Link]:
     """Return a link to each of the first LINKS_MAX contexts that differ; batches of one cause have many alike."""
     links: list[Link] = []
-    for traceparent in dict.fromkeys(traceparents):
+    for text in dict.fromkeys(texts):
         if len(links) == LINKS_MAX:
             break
-        found = get_current_span(context_of(traceparent)).get_span_context()
+        found = get_current_span(context_of(text)).get_span_context()
         if found.is_valid:
             links.append(Link(found))
     return links
 
 
-def traceparent_of(span: Span) -> str:
-    """Return the W3C traceparent of a span."""
+def text_of(span: Span, cause: str | None = None) -> str:
+    """Return the context of what a span causes, as a text: its own, with the baggage of its `cause`."""
     found: SpanContext = span.get_span_context()
-    return f"00-{found.trace_id:032x}-{found.span_id:016x}-{int(found.trace_flags):02x}"
+    parent = f"00-{found.trace_id:032x}-{found.span_id:016x}-{int(found.trace_flags):02x}"
+    state = trace_context.tracestate([found.trace_state.to_header().encode()])
+    return trace_context.TraceContext(parent, state, trace_context.of_text(cause).baggage).text or parent
 
 
 def current() -> str | None:
-    """Return the traceparent of the span that this context is in, such as a request's; None outside of any."""
+    """Return the context of the span that this one is in, such as a request's; None outside of any."""
     span = get_current_span()
-    return traceparent_of(span) if span.get_span_context().is_valid else None
+    return text_of(span) if span.get_span_context().is_valid else None
 
 
 def fail(span: Span, error: BaseException) -> None:
@@ -80,7 +88,7 @@ class Traces:
     def child(
         self, name: str, kind: SpanKind, attributes: Attributes, parent: str | None, link: Span | None = None
     ) -> Span:
-        """Start a span in the trace of `parent`, a traceparent."""
+        """Start a span in the context of `parent`, the text of a row or a record."""
         links = [Link(link.get_span_context())] if link is not None else None
         return self._tracer.start_span(name, context_of(parent), kind, dict(attributes), links)
 
@@ -88,7 +96,7 @@ class Traces:
     def commit(self, batch: Span) -> Iterator[None]:
         """The COMMIT of a transaction of the database, in the span of its batch."""
         attributes = {"db.system.name": "postgresql", "db.namespace": self._database, "db.operation.name": "COMMIT"}
-        span = self.child(f"COMMIT {self._database}", SpanKind.CLIENT, attributes, traceparent_of(batch))
+        span = self.child(f"COMMIT {self._database}", SpanKind.CLIENT, attributes, text_of(batch))
         try:
             yield
         except BaseException as error:

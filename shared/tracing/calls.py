@@ -7,7 +7,7 @@ from opentelemetry.trace import SpanKind, Status, StatusCode
 from ..calls.declaration import Answer, Destination, Request
 from ..calls.exchange import Exchange
 from ..calls.queue import Due
-from ..telemetry.spans import Traces, fail, traceparent_of
+from ..telemetry.spans import Traces, fail, text_of
 
 
 class TracedExchange(Exchange):
@@ -27,7 +27,7 @@ class TracedExchange(Exchange):
         }
         span = self._traces.child(request.method, SpanKind.CLIENT, attributes, due.traceparent)
         try:
-            answer = await super().ask(due._replace(traceparent=traceparent_of(span)), request)
+            answer = await super().ask(due._replace(traceparent=text_of(span, due.traceparent)), request)
             span.set_attribute("http.response.status_code", answer.status)
             if answer.status >= 400:
                 span.set_attribute("error.type", str(answer.status))

@@ -1,19 +1,29 @@
 """A worker's two ports with spans around them. What the inner ones do stays as it is."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from typing import Any, cast
 
 import msgspec
-from opentelemetry.trace import Span, SpanKind
+from opentelemetry.context import attach, detach
+from opentelemetry.trace import Span, SpanKind, set_span_in_context
 
+from ..declaration.batches import BatchRoute
 from ..errors import HandlingFailed
 from ..kafka.client import KafkaClient
 from ..kafka.consumer import GroupMember
 from ..kafka.producer import TransactionalProducer
+from ..postgres.deadline import Deadline
+from ..postgres.handlers import Handlers
 from ..postgres.transaction import PostgresTransaction
 from ..protocol.ports import Committed, Delivery, Input, OutboxRow
-from ..telemetry.spans import Traces, fail, of_batch, only, traceparent_of
+from ..service import Service
+from ..session import Session
+from ..telemetry.spans import Traces, context_of, fail, of_batch, only, text_of
 from ..worker.measured import MeasuredDatabase
+
+Spans = dict[tuple[Input, int], Span]
+"""The spans of the events of a transaction, by their records."""
 
 KEY_MAX = 200
 """Characters kept of a key or an id, which may be longer."""
@@ -25,9 +35,45 @@ class TracedDatabase(MeasuredDatabase):
     def __init__(self, traces: Traces, *given: Any, **named: Any) -> None:
         super().__init__(*given, **named)
         self._traces = traces
+        self._spans: Spans = {}
+        self._handlers = TracedHandlers(self._service, self.deadline, self._spans)
 
     def begin(self) -> PostgresTransaction:
-        return cast("PostgresTransaction", TracedTransaction(super().begin(), self._traces))
+        return cast("PostgresTransaction", TracedTransaction(super().begin(), self._traces, self._spans))
+
+
+class TracedHandlers(Handlers):
+    """Runs each handler with the span of its event as the current one, and with the baggage of its cause."""
+
+    def __init__(self, service: Service, deadline: Deadline, spans: Spans) -> None:
+        super().__init__(service, deadline)
+        self._spans = spans
+
+    def _run_one(self, delivery: Delivery, session: Session, collect: Callable[..., None]) -> None:
+        with self._within(delivery):
+            super()._run_one(delivery, session, collect)
+
+    def _run_together(
+        self,
+        routes: Sequence[BatchRoute],
+        deliveries: Sequence[Delivery],
+        session: Session,
+        collect: Callable[..., None],
+    ) -> None:
+        """Several events have no one context."""
+        with self._within(deliveries[0]) if len(deliveries) == 1 else nullcontext():
+            super()._run_together(routes, deliveries, session, collect)
+
+    @contextmanager
+    def _within(self, delivery: Delivery) -> Iterator[None]:
+        context = context_of(delivery.envelope.traceparent)
+        if (span := self._spans.get(delivery.record[:2])) is not None:
+            context = set_span_in_context(span, context)
+        token = attach(context)
+        try:
+            yield
+        finally:
+            detach(token)
 
 
 class TracedTransaction:
@@ -36,11 +82,11 @@ class TracedTransaction:
     What a handler publishes carries the context of its event's span. The spans end with the transaction.
     """
 
-    def __init__(self, inner: PostgresTransaction, traces: Traces) -> None:
+    def __init__(self, inner: PostgresTransaction, traces: Traces, spans: Spans) -> None:
         self._inner = inner
         self._traces = traces
         self._batch: Span | None = None
-        self._events: dict[tuple[Input, int], Span] = {}
+        self._events = spans
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._inner, name)
@@ -84,7 +130,9 @@ class TracedTransaction:
             batch,
         )
         self._events[record[:2]] = span
-        return delivery._replace(envelope=msgspec.structs.replace(envelope, traceparent=traceparent_of(span)))
+        return delivery._replace(
+            envelope=msgspec.structs.replace(envelope, traceparent=text_of(span, envelope.traceparent))
+        )
 
     def commit(self) -> None:
         """Commit, and end the spans."""

@@ -27,6 +27,7 @@ def shop(servers: Servers, tmp_path_factory: pytest.TempPathFactory) -> Iterator
             "OTEL_TRACES_EXPORTER": "otlp",
             "OTEL_EXPORTER_OTLP_ENDPOINT": collector.url,
             "OTEL_BSP_SCHEDULE_DELAY": "200",
+            "HTTP_BAGGAGE_KEYS": "tenant",
         }
         shape = Shape(partitions=1, workers=1, callers=1, settings=settings)
         with System(servers, shape, logs=tmp_path_factory.mktemp("logs")) as system, Customer(system) as customer:

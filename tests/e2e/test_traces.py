@@ -4,7 +4,8 @@ import secrets
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from shared.testing import until
+from dev.servers import Servers
+from shared.testing import outside, until
 from tests.e2e.conftest import Shop
 
 
@@ -18,9 +19,10 @@ def way(trace: dict[bytes, tuple[str, Span]], span_id: bytes) -> list[str]:
     return found[::-1]
 
 
-def test_an_order_is_one_trace_from_its_request_to_its_confirmation(shop: Shop) -> None:
+def test_an_order_is_one_trace_from_its_request_to_its_confirmation(servers: Servers, shop: Shop) -> None:
     trace_id, above = secrets.token_hex(16), secrets.token_hex(8)
-    order = shop.customer.order(100, traceparent=f"00-{trace_id}-{above}-01")
+    said = {"tracestate": "vendor=1", "baggage": "tenant=eu-7,secret=x"}
+    order = shop.customer.order(100, traceparent=f"00-{trace_id}-{above}-01", **said)
 
     def inside() -> set[str]:
         return {f"{who}: {span.name}" for who, span in shop.collector.trace(trace_id).values()}
@@ -44,6 +46,10 @@ def test_an_order_is_one_trace_from_its_request_to_its_confirmation(shop: Shop) 
         ),
         "the spans of the batches that it was in are linked to it",
     )
+    for topic in ("order.events", "inventory.events", "payment.events"):
+        headers = [record.headers for record in outside.read(servers.kafka.bootstrap, topic, partitions=1)]
+        beside = {(h.get("tracestate"), h.get("baggage")) for h in headers if trace_id in h.get("traceparent", "")}
+        assert beside == {("vendor=1", "tenant=eu-7")}, topic
 
     trace = shop.collector.trace(trace_id)
     (root,) = [span for _, span in trace.values() if span.parent_span_id.hex() == above]

@@ -38,6 +38,7 @@ PROTOCOL = (
     "scheduling",
     "service",
     "session",
+    "trace_context",
     *(f"declaration/{name}" for name in ("annotations", "batches", "routes", "rows", "signatures")),
     *(f"kafka/{name}" for name in ("access", "client", "consumer", "ended_transactions", "producer", "topics")),
     "kafka/undecodable",

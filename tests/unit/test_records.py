@@ -22,6 +22,7 @@ from shared.postgres.handlers import Handlers
 from shared.protocol.ports import Input, Opened, Record
 from shared.service import Service
 from shared.telemetry.failures import DETAIL_MAX, describe
+from shared.trace_context import TEXT_MAX, TraceContext
 
 TOPIC = "things.events"
 
@@ -78,7 +79,7 @@ def _nest(opened: bytes, depth: int) -> bytes:
 raw = st.none() | st.binary(max_size=50)
 values = st.none() | st.binary() | documents | nested
 names = (
-    st.sampled_from(["ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", "traceparent", NAMELESS, ""])
+    st.sampled_from(["ce_specversion", "ce_id", "ce_source", "ce_type", "ce_time", *TraceContext._fields, NAMELESS, ""])
     | st.text()
 )
 kinds = st.builds(
@@ -117,17 +118,17 @@ def read(key: bytes | None, value: bytes | None, held: Any) -> Opened | None:
         envelope = found.envelope
         assert isinstance(found.event, Colour)
         assert envelope.version == Colour.version <= VERSION_MAX
-        texts = [envelope.id, envelope.source, envelope.type, envelope.time, envelope.traceparent or ""]
+        texts = [envelope.id, envelope.source, envelope.type, envelope.time]
         assert storable(*texts)
         assert all(len(text.encode()) <= ATTRIBUTE_MAX for text in texts)
         assert "\x00" not in envelope.key
-        assert len(envelope.traceparent or "") in (0, 55)
+        assert storable(envelope.traceparent or "", most=TEXT_MAX)
     return found
 
 
-def storable(*texts: str) -> bool:
+def storable(*texts: str, most: int = DETAIL_MAX) -> bool:
     """Check that PostgreSQL takes them, within their bounds."""
-    return all("\x00" not in text and text.encode() is not None and len(text) <= DETAIL_MAX for text in texts)
+    return all("\x00" not in text and text.encode() is not None and len(text) <= most for text in texts)
 
 
 @settings(derandomize=True, max_examples=500, deadline=None, suppress_health_check=list(HealthCheck))

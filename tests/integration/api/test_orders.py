@@ -3,10 +3,13 @@
 import json
 import re
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
+from services.order.container import OrderContainer
+from shared.settings import Settings
 from shared.testing.api import Api
 
 TRACE = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
@@ -79,6 +82,28 @@ def test_what_is_placed_is_published_in_the_same_transaction(orders: Api) -> Non
 
 def test_the_trace_of_the_caller_goes_on(orders: Api) -> None:
     assert published(orders, place(orders, traceparent=TRACE))[0][2] == TRACE
+
+
+def test_the_chosen_baggage_of_the_caller_goes_on_and_waits_with_what_is_scheduled(
+    settings: Settings, serve: Callable[[type[Any], Settings], Api]
+) -> None:
+    orders = serve(OrderContainer, settings.model_copy(update={"http_baggage_keys": "tenant,experiment"}))
+    said = {"traceparent": TRACE, "tracestate": "vendor=1", "baggage": "tenant=eu-7,secret=x,experiment=b"}
+    order_id = place(orders, **said)
+    context = f"{TRACE}\ntracestate: vendor=1\nbaggage: tenant=eu-7,experiment=b"
+    assert published(orders, order_id)[0][2] == context
+    assert orders.sql("SELECT traceparent FROM exactly_once_schedule WHERE key = %s", order_id) == [(context,)]
+
+
+def test_without_a_choice_no_baggage_goes_on(orders: Api) -> None:
+    order_id = place(orders, traceparent=TRACE, baggage="tenant=eu-7")
+    assert published(orders, order_id)[0][2] == TRACE
+
+
+def test_whatever_the_headers_of_a_trace_hold_no_request_is_refused(orders: Api) -> None:
+    for header in ("traceparent", "tracestate", "baggage"):
+        for held in ("x" * 30_000, "a=1," * 5_000, "a=\\", ",", TRACE + "\tbaggage: a=b"):
+            place(orders, **{header: held})
 
 
 @pytest.mark.parametrize(

@@ -356,7 +356,7 @@ class Stage:
     def due(self, *bills: str, kind: type[Pay] = Pay, parts: Sequence[int] = (0,)) -> None:
         """Make calls, as a request does."""
         with self.requests.transaction() as session:
-            session.publisher = lambda event: self.outbox.add(session, event, TRACE)
+            session.publisher = lambda event: self.outbox.add(session, event, CONTEXT)
             for bill in bills:
                 if session.lock(Bill, bill) is None:
                     session.add(Bill(id=bill, state="ASKED"))
@@ -391,6 +391,7 @@ class Stage:
 
 
 TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+CONTEXT = f"{TRACE}\ntracestate: vendor=1\nbaggage: tenant=eu-7"
 
 
 @contextmanager

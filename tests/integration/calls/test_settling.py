@@ -11,7 +11,7 @@ from shared.calls.queue import Budget, Due, Overtaken
 from shared.calls.settling import NoAnswer, Outcome, Settling
 from shared.postgres.outbox import Outbox
 from shared.testing import Trial
-from tests.integration.calls.paying import TRACE, Base, Bill, Paid, Pay, PayOnce, Stage, Unpaid, service
+from tests.integration.calls.paying import CONTEXT, Base, Bill, Paid, Pay, PayOnce, Stage, Unpaid, service
 
 YES = Answer(200, {}, b'{"receipt": "r-1"}')
 
@@ -47,7 +47,7 @@ def test_an_answer_has_its_effect_and_its_event_once(paying: Stage, settling: Se
 
     assert state(paying) == ("PAID", 1)
     assert paying.events() == [{"type": "Paid", "bill": "b-1", "part": 0, "receipt": "r-1"}]
-    assert paying.rows("SELECT event_id, traceparent FROM exactly_once_outbox") == [(f"{due.call_id}.Paid.0", TRACE)]
+    assert paying.rows("SELECT event_id, traceparent FROM exactly_once_outbox") == [(f"{due.call_id}.Paid.0", CONTEXT)]
     assert paying.rows("SELECT FROM exactly_once_call") == []
 
 
@@ -197,7 +197,7 @@ def test_what_gives_up_may_make_another_call(
     following = taken(paying)
     assert (following.call_type, following.key, following.attempts) == ("Pay", "b-1", 1)
     assert following.call_id == f"{first.call_id}.Pay.0"
-    assert following.traceparent == TRACE
+    assert following.traceparent == CONTEXT
     assert settling.answered(following, YES) == Outcome("done")
     assert [(event["type"], event["part"]) for event in paying.events()] == [("Unpaid", 0), ("Paid", 9)]
 

@@ -15,11 +15,15 @@ from dev.servers.places import free_port
 from shared.errors import ContentRefused, KafkaInDoubt, KafkaUnavailable, Misconfigured
 from shared.kafka.client import KafkaClient
 from shared.kafka.producer import TransactionalProducer
-from shared.protocol.ports import Committed, OutboxRow
+from shared.kafka.topics import ENVELOPE_BYTES
+from shared.protocol.ports import KEY_BYTES_MAX, Committed, OutboxRow
 from shared.testing import until
+from shared.trace_context import BAGGAGE_BYTES_MAX, TraceContext
 from tests.faults import record_size, trail
 from tests.faults.stage import Stage
 from tests.faults.wire import Wire
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @contextmanager
@@ -65,9 +69,8 @@ def group_metadata(kafka: KafkaClient) -> object:
 def rows(stage: Stage, *words: str, topic: str | None = None) -> list[OutboxRow]:
     """Return rows to publish."""
     time_text = "2026-01-01T00:00:00.000000Z"
-    parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
     return [
-        OutboxRow(topic or stage.kit.told.topic, "key", f"id-{w[:9]}", "Told", 3, time_text, w.encode(), parent)
+        OutboxRow(topic or stage.kit.told.topic, "key", f"id-{w[:9]}", "Told", 3, time_text, w.encode(), PARENT)
         for w in words
     ]
 
@@ -90,9 +93,31 @@ def test_a_row_becomes_a_cloud_event(stage: Stage, kafka: KafkaClient) -> None:
             "ce_id": "id-one",
             "ce_type": "Told.v3",
             "ce_time": "2026-01-01T00:00:00.000000Z",
-            "traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01",
+            "traceparent": PARENT,
         }
     ]
+
+
+def test_what_a_caller_has_said_beside_its_trace_is_sent_where_the_event_leaves_room(
+    stage: Stage, kafka: KafkaClient
+) -> None:
+    """A topic has room for the largest event, its key and its own headers: 10,000 bytes more, and no more."""
+    largest = stage.settings.event_bytes_max
+    record_size.limit(stage.bootstrap, stage.kit.told.topic, largest + ENVELOPE_BYTES)
+    baggage = "a=" + "x" * (BAGGAGE_BYTES_MAX - 2)
+    context = TraceContext(PARENT, "v=1", baggage).text or ""
+    sizes = (1, largest - len(context), largest - len(context) + 1, largest)
+    for size in sizes:
+        (row,) = rows(stage, "x" * size)
+        kafka.begin()
+        kafka.produce([row._replace(key="k" * KEY_BYTES_MAX, traceparent=context)])
+        kafka.commit()
+
+    found = stage.read(stage.kit.told.topic)
+    assert [len(record.data) for record in found] == list(sizes)
+    assert [record.headers["traceparent"] for record in found] == [PARENT] * 4
+    assert [record.headers.get("tracestate") for record in found] == ["v=1", "v=1", None, None]
+    assert [record.headers.get("baggage") for record in found] == [baggage, baggage, None, None]
 
 
 def test_a_worker_finds_the_row_that_kafka_refuses_publishes_all_before_it_and_stops(stage: Stage) -> None:

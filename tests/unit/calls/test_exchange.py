@@ -32,7 +32,7 @@ DUE = Due(
     call_type="Capture",
     call_version=1,
     data=b"{}",
-    traceparent=TRACE,
+    traceparent=f"{TRACE}\ntracestate: vendor=1\nbaggage: tenant=eu-7",
     attempts=1,
     lease=1,
     maybe_done=False,
@@ -106,11 +106,18 @@ def test_the_request_carries_the_key_the_trace_and_the_secret() -> None:
     assert first == "POST /v1/captures?of=today HTTP/1.1"
     found = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
     assert found["idempotency-key"] == CALL_ID
-    assert found["traceparent"] == TRACE
+    assert (found["traceparent"], found["tracestate"]) == (TRACE, "vendor=1")
+    assert "baggage" not in found
     assert found["authorization"] == "Bearer s3cret"
     assert found["x-shop"] == "north"
     assert found["content-type"] == "application/json"
     assert found["accept-encoding"] == "identity"
+
+
+def test_baggage_is_sent_only_if_the_request_itself_says_so() -> None:
+    assert Request("POST", "/", headers={"baggage": "tenant=7"}).headers == {"baggage": "tenant=7"}
+    with pytest.raises(RequestRefused, match="'Tracestate' is not a header that a request sets"):
+        Request("POST", "/", headers={"Tracestate": "a=1"})
 
 
 def test_of_an_answer_of_100_megabytes_only_the_beginning_is_read() -> None:

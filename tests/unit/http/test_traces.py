@@ -17,6 +17,7 @@ from shared.http.problems import Problem
 from shared.http.rate import Rate
 from shared.http.tokens import Callers
 from shared.settings import Settings
+from shared.trace_context import keys, of_text
 from tests.unit.tracing.spans_kept import CAUSE, UNSAMPLED, kept
 
 Ask = Callable[[httpx.AsyncClient], Awaitable[Any]]
@@ -27,7 +28,7 @@ class Served:
 
     def __init__(self) -> None:
         self.kept = kept()
-        self.contexts: list[str] = []
+        self.contexts: list[str | None] = []
         router = Router(scope="things")
 
         @router.get("/things/{number}")
@@ -44,7 +45,8 @@ class Served:
         problems.install(self.app, [])
         told = {"kafka_bootstrap_servers": "x:1", "database_url": "postgresql://x", "api_auth": "off"}
         nothing, callers = cast("Any", None), Callers(Settings.model_validate(told), "things")
-        self.app.state.parts = Parts(nothing, nothing, nothing, callers, Rate(0), Places(9), self.kept.traces.current)
+        parts = (nothing, nothing, nothing, callers, Rate(0), Places(9))
+        self.app.state.parts = Parts(*parts, self.kept.traces.current, keys("tenant"))
 
     def ask(self, path: str, **headers: str) -> ReadableSpan:
         """Ask; return the request's span."""
@@ -85,8 +87,20 @@ def test_a_request_without_a_context_begins_a_trace(served: Served) -> None:
 def test_a_caller_that_does_not_sample_is_not_sampled(served: Served) -> None:
     with pytest.raises(KeyError):
         served.ask("/things/7", traceparent=UNSAMPLED)
-    (context,) = served.contexts
+    context = served.contexts[0] or ""
     assert (context[:36], context[-3:]) == (UNSAMPLED[:36], "-00")
+
+
+def test_the_state_of_the_trace_and_the_chosen_baggage_go_on(served: Served) -> None:
+    span = served.ask("/things/7", traceparent=CAUSE, tracestate="ot=th:c", baggage="tenant=7,secret=x")
+    assert span.context.trace_state.to_header() == "ot=th:c"
+    (context,) = served.contexts
+    assert of_text(context)[1:] == ("ot=th:c", "tenant=7")
+
+
+def test_a_request_whose_trace_is_unusable_keeps_its_baggage_alone(served: Served) -> None:
+    served.ask("/things/7", traceparent="nonsense", tracestate="ot=th:c", baggage="tenant=7")
+    assert of_text(served.contexts[0])[1:] == ("", "tenant=7")
 
 
 def test_a_refusal_is_no_error_of_the_server_and_a_defect_is(served: Served) -> None:

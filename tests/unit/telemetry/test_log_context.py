@@ -71,7 +71,7 @@ def handle(*deliveries: Delivery) -> None:
 
 def delivery(number: int, event_id: str = "e") -> Delivery:
     record = Record(Input("order.events", 2), number, b"o-1", b"", None)
-    traceparent = f"00-{TRACE}-b7ad6b7169203331-01" if number else None
+    traceparent = f"00-{TRACE}-b7ad6b7169203331-01\ntracestate: v=1\nbaggage: tenant=eu-7-a-b" if number else None
     envelope = Envelope(f"order:{number}", "order", "Placed", 1, "", "o-1", b"", traceparent)
     return Delivery(record, envelope, Placed(id=event_id), 0)
 
@@ -82,6 +82,7 @@ def test_what_a_handler_logs_is_written_with_the_event(configured: Any, capsys: 
     log_in_every_way()
 
     written = lines(capsys)
+    assert not any("eu-7" in str(line) for line in written), "baggage may hold what no log should"
     about = {"event_type": "Placed.v1", "key": "o-1", "topic": "order.events", "partition": 2}
     expected = [
         {**about, "event_id": "order:7", "offset": 7, "trace_id": TRACE},
@@ -132,7 +133,9 @@ def test_the_level_holds_for_the_service_and_libraries_warn_only(
 
 def test_what_somebody_else_has_chosen_does_not_make_a_line_long() -> None:
     found = delivery(1)
-    long = found._replace(envelope=Envelope("i" * 500, "s", "t" * 500, 1, "", "k" * 100_000, b"", "no trace"))
+    long = found._replace(
+        envelope=Envelope("i" * 500, "s", "t" * 500, 1, "", "k" * 100_000, b"", "\nbaggage: a=b-c-d-e")
+    )
     assert max(len(str(value)) for value in log_context.of_delivery(long).values()) < 300
     assert "trace_id" not in log_context.of_delivery(long)
 

@@ -5,15 +5,22 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+from opentelemetry.baggage import get_baggage
 from opentelemetry.sdk.trace import ReadableSpan
-from opentelemetry.trace import StatusCode
+from opentelemetry.trace import Span, StatusCode, get_current_span
 
 from shared import Id
 from shared.errors import Fenced, HandlingFailed
 from shared.events import Envelope, Event
+from shared.postgres.deadline import Deadline
 from shared.protocol.ports import Delivery, Input, OutboxRow, Record
-from shared.tracing.worker import TracedTransaction, _Sending
+from shared.service import Service
+from shared.session import Session
+from shared.trace_context import of_text
+from shared.tracing.worker import TracedHandlers, TracedTransaction, _Sending
 from tests.unit.tracing.spans_kept import CAUSE, UNSAMPLED, Kept, kept
+
+BAGGAGE = "tenant=eu-7,name=Am%C3%A9lie"
 
 
 class Asked(Event, key="number", topic="desk.events"):
@@ -51,7 +58,7 @@ class Inner:
 
 
 def traced(inner: Inner, around: Kept) -> TracedTransaction:
-    return TracedTransaction(cast("Any", inner), around.traces)
+    return TracedTransaction(cast("Any", inner), around.traces, {})
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -100,6 +107,17 @@ def test_a_cause_that_is_not_sampled_has_no_spans_and_what_follows_is_not_sample
     assert (told[:36], told[-3:]) == (UNSAMPLED[:36], "-00")
 
 
+def test_what_a_handler_publishes_has_the_state_and_the_baggage_of_its_cause() -> None:
+    around, inner = kept(), Inner()
+    transaction = traced(inner, around)
+    transaction.handle([delivery(7, f"{CAUSE}\ntracestate: ot=th:c\nbaggage: {BAGGAGE}"), delivery(8, CAUSE)])
+    transaction.commit()
+
+    first, second = (of_text(handled.envelope.traceparent) for handled in inner.handled)
+    assert (first.traceparent[:36], first.tracestate, first.baggage) == (CAUSE[:36], "ot=th:c", BAGGAGE)
+    assert second.headers()[1:] == []
+
+
 @pytest.mark.parametrize("traceparent", [None, "", "nonsense", "00-" + "0" * 32 + "-b7ad6b7169203331-01", "x" * 70_000])
 def test_a_cause_without_a_context_begins_a_trace(traceparent: str | None) -> None:
     around, inner = kept(), Inner()
@@ -146,6 +164,61 @@ def test_a_transaction_without_events_has_no_span() -> None:
     traced(inner, around).rollback()
     assert inner.ended == ["commit", "rollback"]
     assert around.spans() == {}
+
+
+class NoDatabase(Session):
+    """A session that needs none."""
+
+    def __init__(self) -> None:
+        super().__init__(cast("Any", None))
+
+
+def seen(service: Service, *deliveries: Delivery) -> dict[tuple[Input, int], Span]:
+    """Handle events as a traced worker does; return their spans."""
+    around, inner, spans = kept(), Inner(), dict[tuple[Input, int], Span]()
+    TracedTransaction(cast("Any", inner), around.traces, spans).handle(deliveries)
+    handlers = TracedHandlers(service, Deadline(), spans)
+    handlers.run(inner.handled, NoDatabase(), lambda _one, events, _change=None: list(events or ()))
+    return spans
+
+
+def test_a_handler_sees_its_span_and_the_baggage_and_the_next_one_its_own() -> None:
+    service, found = Service("inventory"), list[Any]()
+
+    @service.on(Asked)
+    def handler(event: Asked) -> None:
+        found.append((event.number, get_baggage("tenant"), get_baggage("name"), get_current_span()))
+
+    spans = seen(service, delivery(7, f"{CAUSE}\nbaggage: {BAGGAGE}", "k-1"), delivery(8, CAUSE, "k-2"))
+    first, second = (spans[Input("desk.events", 3), offset] for offset in (7, 8))
+    assert found == [("k-1", "eu-7", "Amélie", first), ("k-2", None, None, second)]
+    assert get_baggage("tenant") is None
+
+
+def test_a_handler_that_fails_leaves_no_baggage_behind() -> None:
+    service = Service("inventory")
+
+    @service.on(Asked)
+    def handler(event: Asked) -> None:
+        raise ValueError(get_baggage("tenant"))
+
+    with pytest.raises(HandlingFailed) as failed:
+        seen(service, delivery(7, f"{CAUSE}\nbaggage: {BAGGAGE}"))
+    assert str(failed.value.__cause__) == "eu-7"
+    assert get_baggage("tenant") is None
+
+
+def test_a_batch_handler_sees_the_baggage_of_an_event_that_is_alone() -> None:
+    service, found = Service("inventory"), list[object]()
+
+    @service.on_batch(Asked)
+    def handler(events: Sequence[Asked]) -> None:
+        found.append((len(events), get_baggage("tenant")))
+
+    cause = f"{CAUSE}\nbaggage: {BAGGAGE}"
+    seen(service, delivery(7, cause))
+    seen(service, delivery(7, cause), delivery(8, cause))
+    assert found == [(1, "eu-7"), (2, None)]
 
 
 class Producer:

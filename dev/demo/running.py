@@ -181,22 +181,25 @@ def _orders(states: list[tuple[Any, ...]] | None) -> list[Fact]:
 
 def _stock(rows: list[tuple[Any, ...]] | None, received: int) -> Fact:
     if rows is None or None in rows[0]:
-        return _fact("pieces in stock", None, "")
+        return _fact("pieces sold", None, "")
     there, available, reserved, sold = map(int, rows[0])
-    holds = there == available + reserved + sold and there >= received
-    note = f"= {available:,} free + {reserved:,} reserved + {sold:,} sold; customers put in {received:,}"
-    return {"what": "pieces received", "value": f"{there:,}", "note": note, "state": "ok" if holds else "bad"}
+    astray = available + reserved + sold - there
+    note = f"{reserved:,} more are reserved; none of {there:,} is astray"
+    if astray or there < received:
+        note = f"put in {received:,}, on record {there:,}, by what became of them {there + astray:,}"
+    return {"what": "pieces sold", "value": f"{sold:,}", "note": note, "state": "bad" if "put in" in note else "ok"}
 
 
 def _money(rows: list[tuple[Any, ...]] | None, deposited: int) -> Fact:
     if rows is None:
-        return _fact("money paid in", None, "")
+        return _fact("money earned", None, "")
     sides = {side: int(amount) for side, amount in rows}
-    paid_in = -sides.get("cash", 0)
-    accounts, held, merchant = (sides.get(side, 0) for side in ("customer", "held", "merchant"))
-    holds = paid_in == accounts + held + merchant and paid_in >= deposited
-    note = f"= {_coins(accounts)} on accounts + {_coins(held)} held + {_coins(merchant)} earned"
-    return {"what": "money paid in", "value": _coins(paid_in), "note": note, "state": "ok" if holds else "bad"}
+    paid_in, astray = -sides.get("cash", 0), sum(sides.values())
+    note = f"{_coins(sides.get('held', 0))} more is held; no cent is astray"
+    if astray or paid_in < deposited:
+        note = f"paid in {_coins(deposited)}, on record {_coins(paid_in)}, astray {_coins(astray)}"
+    state = "bad" if "paid in" in note else "ok"
+    return {"what": "money earned", "value": _coins(sides.get("merchant", 0)), "note": note, "state": state}
 
 
 def _coins(minor: int) -> str:

@@ -20,7 +20,7 @@ from dev.develop import fleet, merged
 from dev.develop.changes import Concern, concern, told
 from dev.develop.merged import MergedLog, colours, in_colour
 from dev.servers import ServerError, background
-from dev.servers.places import HOST, free_port
+from dev.servers.places import HOST, free_port, is_free
 from dev.servers.process import environment
 from dev.service.entries import FIRST_PORT
 from shared.testing import until
@@ -139,7 +139,8 @@ def test_every_process_has_a_port_and_every_api_the_one_of_docker_compose(monkey
     monkeypatch.setattr(fleet, "ROOT", Path("/nowhere"))
     first = free_port()
     made = fleet.fleet(SERVICES, first)
-    assert [process.name for process in made] == ["apple api", "apple worker", "pear api", "pear worker", "pear caller"]
+    names = ["apple api", "apple worker", "pear api", "pear worker", "pear caller", "console"]
+    assert [process.name for process in made] == names
     assert len({process.port for process in made}) == len(made)
     assert all(first <= process.port < first + 100 for process in made if process.kind == "api")
 
@@ -150,6 +151,15 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(monkeypatch: pytest.Monke
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=rf"Port {port}, for the api of apple, is taken .* make dev PORT="):
             fleet.fleet(("apple",), port)
+
+
+def test_a_console_has_another_port_if_its_own_is_taken() -> None:
+    first = next(port for port in iter(free_port, 0) if is_free(port + fleet.CONSOLE_ABOVE))
+    assert fleet.fleet(SERVICES, first)[-1].port == first + fleet.CONSOLE_ABOVE
+    with socket.create_server((HOST, first + fleet.CONSOLE_ABOVE)) as taken:
+        console = fleet.fleet(SERVICES, first)[-1]
+        assert console.kind == "console"
+        assert console.port not in {0, taken.getsockname()[1]}
 
 
 def test_ports_that_are_too_high_are_refused() -> None:
@@ -215,7 +225,7 @@ class Health(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-port = int(os.environ.get("HTTP_PORT") or os.environ["METRICS_PORT"])
+port = int(next(os.environ[name] for name in ("HTTP_PORT", "METRICS_PORT", "CONSOLE_PORT") if name in os.environ))
 server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Health)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 asked = threading.Event()
@@ -321,7 +331,7 @@ def test_a_change_restarts_the_service_that_it_concerns_and_no_other(begin: Begi
     rules = tmp_path / "services" / "pear" / "rules.py"
     rules.write_text(RULES.replace("first", "second"))
     terminal.until("second", 2)
-    assert "services/pear/rules.py changed: pear api, pear worker start again" in terminal.text
+    assert "services/pear/rules.py changed: pear api, pear worker, console start again" in terminal.text
     assert {name: len(starts) for name, starts in pids(terminal).items()} == {
         "apple api": 1,
         "apple worker": 1,
@@ -424,7 +434,7 @@ def test_the_debugger_has_the_terminal_for_itself(begin: Begin, tmp_path: Path) 
     terminal.until("(Pdb) ")
     rules.write_text(rules.read_text().replace("first", "second"))  # twice, and it is still asked to end once
     other = (tmp_path / ".servers" / "dev.log").read_text
-    until(lambda: "pear api, pear worker start again" in other())
+    until(lambda: "pear api, pear worker, console start again" in other())
     rules.write_text(rules.read_text().replace("second", "third"))
     until(lambda: len(re.findall("pear worker start again", other())) == 2)
     terminal.type("answer += 1\n")

@@ -36,7 +36,7 @@ up: .env  ## start everything in docker compose, and wait until it is ready (PRO
 	@docker compose version >/dev/null || { echo "This needs Docker with its compose plugin." >&2; exit 1; }
 	@umask 077 && { grep -Ev '^(COMPOSE_PROFILES|TRACES)=' .env; echo COMPOSE_PROFILES=$(profiles); echo TRACES=$(traces); } >.env.new && \
 		mv .env.new .env
-	COMPOSE_PROFILES=$(profiles) TRACES=$(traces) docker compose up --build --wait
+	TRACES=$(traces) COMPOSE_PROFILES=$(profiles) docker compose up --build --wait
 	@echo "The console: http://$$(docker compose port console 8000)/  Its token: sed -n 's/^API_TOKEN=//p' .env"
 
 logs:  ## show what the containers write (ARGS= goes to docker compose logs, such as --follow order-worker)
@@ -80,8 +80,10 @@ fix: $(READY)  ## format, and repair what the linter can repair
 	$(VENV)/bin/ruff format $(LINTED)
 
 browser:  ## install the Chromium that the tests of the console drive: Debian's (as root)
-	@command -v chromium >/dev/null || { apt-get update --quiet && \
-		apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core fonts-inter; }
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
+		{ echo "This installs Debian's Chromium, as root. Elsewhere, install chromium or google-chrome your own way." >&2; exit 1; }; \
+	apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core fonts-inter
 
 unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQL
 	$(RUN) -m pytest $(wildcard tests/unit tests/simulation) $(ARGS)

@@ -12,7 +12,7 @@ faults: $(READY)  ## break the real thing and check the books (SCENARIO= RUNS= S
 fuzz: $(READY)  ## records of every shape through a real worker (RECORDS= SEED=)
 	@$(RUN) -m tests.faults.fuzzing $(call option,RECORDS,records) $(call option,SEED,seed)
 
-alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; where promtool is not installed, Debian's is downloaded
+alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers, and Prometheus scrape one; where promtool is not installed, Debian's is downloaded
 	@set -e; path=$$PATH; \
 	if ! command -v promtool >/dev/null; then \
 		place=$$(mktemp -d); trap 'rm -rf "$$place"' EXIT; trap 'exit 130' INT TERM; chmod a+rx "$$place"; \
@@ -20,7 +20,7 @@ alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers; wh
 		path=$$path:$$place/usr/bin; \
 	fi; \
 	PATH=$$path $(RUN) -m pytest tests/unit/repository/test_alerts.py tests/integration/worker/test_observer.py \
-		tests/integration/worker/test_brokers.py $(ARGS)
+		tests/integration/worker/test_brokers.py tests/integration/worker/test_prometheus.py $(ARGS)
 
 ifneq ($(wildcard tests/integration/postgres/test_pooler.py),)  # behind it are services of the demo
 pooler-test: $(READY)  ## tests behind PgBouncer; where it is not installed, Debian's is downloaded for them (ARGS= goes to pytest)

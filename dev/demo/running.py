@@ -72,6 +72,10 @@ class RunningBalance:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._stop()
+        self.close()
+
+    def close(self) -> None:
+        """Close the connections."""
         for connection in self._connections.values():
             connection.close()
 
@@ -120,14 +124,14 @@ class RunningBalance:
         states = self._ask("order", STATES)
         struck, last = self._struck()
         return [
+            {"what": "struck so far", "value": struck, "note": last},
             _fact("orders promised", len(promised), "customers were told so"),
             _fact("of them lost", lost, "promised, and not in the table", must_be_zero=True),
+            _orders(states),
             _fact("events published", events, "as a reader of the topics sees them"),
-            _fact("of them doubled", self._observer.doubled if reads else None, "published once more", must_be_zero=True),
-            *_orders(states),
+            _fact("of them doubled", self._observer.doubled if reads else None, "read once more", must_be_zero=True),
             _stock(self._ask("inventory", STOCK), received),
             _money(self._ask("payment", MONEY), deposited),
-            {"what": "struck so far", "value": struck, "note": last},
         ]
 
     def _lost(self, promised: list[str]) -> int | None:
@@ -169,14 +173,14 @@ def _fact(what: str, number: int | None, note: str, *, must_be_zero: bool = Fals
     return {"what": what, "value": None if number is None else f"{number:,}", "note": note, "state": state}
 
 
-def _orders(states: list[tuple[Any, ...]] | None) -> list[Fact]:
-    found: Mapping[str, int] = dict(states or [])
-    final = {state: found.get(state, 0) for state in FINAL}
-    ended = f"{final['REJECTED']:,} rejected, {final['CANCELLED']:,} cancelled"
-    return [
-        _fact("orders confirmed", None if states is None else final["CONFIRMED"], ended if states is not None else ""),
-        _fact("on their way", None if states is None else sum(found.values()) - sum(final.values()), "0 at the end"),
-    ]
+def _orders(states: list[tuple[Any, ...]] | None) -> Fact:
+    if states is None:
+        return _fact("orders confirmed", None, "")
+    found: Mapping[str, int] = dict(states)
+    confirmed, rejected, cancelled = (found.get(state, 0) for state in FINAL)
+    on_their_way = sum(found.values()) - confirmed - rejected - cancelled
+    note = f"{rejected:,} rejected, {cancelled:,} cancelled, {on_their_way:,} on their way"
+    return _fact("orders confirmed", confirmed, note)
 
 
 def _stock(rows: list[tuple[Any, ...]] | None, received: int) -> Fact:

@@ -110,8 +110,9 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         load = Load(system.url, market.plan("demo", options.seed, options.orders, options.seconds), system.headers)
         observer = stack.enter_context(Observer(system.bootstrap, system.services))
         strikes = Chaos(system, _blows(options, system), lambda struck: show.echo(_told(struck)))
-        running_balance = RunningBalance(logs / BESIDE, system.dsn, load.book, observer, lambda: so_far(strikes.struck))
-        stack.enter_context(running_balance)
+        balance = RunningBalance(logs / BESIDE, system.dsn, load.book, observer, lambda: so_far(strikes.struck))
+        if not options.compose:  # nobody there would see it
+            stack.enter_context(balance)
         show.progress("customers fill the shelves and pay in")
         load.open()
         stranger = Stranger(system.bootstrap, [f"{service}.events" for service in system.services], options.seed)
@@ -136,7 +137,7 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         for problem in load.problems[:PROBLEMS_SHOWN]:
             show.console.print(f"unexpected: {problem}", style="red", markup=False)
         if not options.compose:
-            running_balance.end(sheet)
+            balance.end(sheet)
         show.progress("stopping")
     return sheet, load
 

@@ -15,7 +15,8 @@ from dev.servers.places import free_port
 from tests.compose.conftest import GIVEN, PROJECT
 
 ROOT = Path(__file__).parents[2]
-PORTS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT", "KAFKA_PORT", "POSTGRES_PORT", "PAYMENT_BANK_PORT", "CONSOLE_PORT")
+APIS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT")
+PORTS = (*APIS, "KAFKA_PORT", "POSTGRES_PORT", "PAYMENT_BANK_PORT", "CONSOLE_PORT")
 CONFIRMED = "for _ in {1..600}; do curl -sS localhost:8000/orders | grep CONFIRMED && break; sleep 0.1; done"
 
 
@@ -38,7 +39,7 @@ class Copy:
 
     def run(self, script: str) -> str:
         """Run a bash script, which must succeed; return its output."""
-        for number, name in enumerate(PORTS[:3]):
+        for number, name in enumerate(APIS):
             script = script.replace(f"800{number}", self.ports[name])
         hidden = {"COMPOSE_PROFILES", "MAKEFLAGS", "MAKELEVEL", *GIVEN}
         outer = {name: value for name, value in os.environ.items() if name not in hidden}

@@ -81,7 +81,7 @@ def test_nobody_calls_without_a_token(system: ComposeSystem) -> None:
 
 def test_the_console_shows_all_services_to_those_who_have_the_token(system: ComposeSystem) -> None:
     token = system.headers["Authorization"].removeprefix("Bearer ")
-    with httpx.Client(base_url=system.console, follow_redirects=True, timeout=30) as browser:
+    with httpx.Client(base_url=system.console, follow_redirects=True, timeout=30, trust_env=False) as browser:
         assert "Log in" in browser.get("/").text
         page = browser.post("/login", data={"token": token, "next": "/"}).text
         assert [name for name in system.services if f'<h2 id="h-{name}">' not in page] == []

@@ -1,4 +1,4 @@
-"""The running balance of the demo: what is lost, doubled or astray is seen in a moment, and what is not known is unknown."""
+"""The running balance of the demo: what is lost, doubled or astray is seen at once, and what is not known is unknown."""
 
 import json
 from collections import Counter
@@ -33,7 +33,7 @@ class Demo:
         self.settings, self.place = settings, place / BESIDE
         self.book = Book()
         self.observer: Any = MagicMock(counts=Counter(), doubled=0, error=None)
-        self.balance = RunningBalance(self.place, self.dsn, self.book, self.observer, lambda: ("0 killed", "nothing yet"))
+        self.balance = RunningBalance(self.place, self.dsn, self.book, self.observer, lambda: ("0 killed", "nothing"))
 
     def dsn(self, service: str) -> str:
         return self.settings.migration_dsn(service).replace("+psycopg", "")
@@ -57,9 +57,10 @@ def demo(settings: Settings, tmp_path: Path) -> Iterator[Demo]:
 
 
 ORDER = "INSERT INTO orders (id, account, state) VALUES ('{0}', 'ada', '{1}')"
-SHELF = (
-    "INSERT INTO stock (sku, price, currency, available, reserved, sold, received) VALUES ('tea', 450, 'EUR', 5, 2, 3, 10)"
-)
+SHELF = """
+    INSERT INTO stock (sku, price, currency, available, reserved, sold, received)
+    VALUES ('tea', 450, 'EUR', 5, 2, 3, 10)
+"""
 ENTRY = "INSERT INTO entry (posting, side, account, amount, currency) VALUES ('{0}', '{1}', {2}, {3}, 'EUR')"
 
 
@@ -98,10 +99,14 @@ def test_goods_and_money_that_are_astray_are_seen(demo: Demo) -> None:
     shown = demo.shown()
     assert (shown["pieces sold"], shown["money earned"]) == (("3", "ok"), ("4.50", "ok"))
 
-    demo.book.received["tea"] = 11
-    demo.execute("payment", "DELETE FROM entry WHERE side = 'merchant'")
+    demo.book.received["tea"], demo.book.deposited["ada"] = 11, 10_001
     shown = demo.shown()
-    assert (shown["pieces sold"], shown["money earned"]) == (("3", "bad"), ("0.00", "bad"))
+    assert (shown["pieces sold"], shown["money earned"]) == (("3", "bad"), ("4.50", "bad"))
+    assert "paid in 100.01, on record 100.00, astray 0.00" in demo.place.read_text()
+
+    demo.book.received["tea"], demo.book.deposited["ada"] = 10, 10_000
+    demo.execute("payment", ENTRY.format("hold:o-2", "customer", "'ada'", -450))
+    assert demo.shown()["money earned"] == ("4.50", "bad"), "taken from a customer, and nobody has it"
 
 
 def test_what_nobody_can_say_is_unknown(demo: Demo) -> None:

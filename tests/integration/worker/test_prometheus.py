@@ -1,5 +1,6 @@
-"""Prometheus itself, with the configuration and the rules that are shipped, scrapes a worker that works; `make alerts-test`
-brings it.
+"""Prometheus itself, with the configuration and the rules that are shipped, scrapes a worker that works.
+
+`make alerts-test` brings it.
 """
 
 import json

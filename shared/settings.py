@@ -149,9 +149,7 @@ class Settings(BaseSettings):
     ] = SecretStr("")
     console_beside: Annotated[
         str,
-        Field(
-            description="file of numbers that the console shows beside its picture, while it is renewed; empty: none"
-        ),
+        Field(description="file of numbers that the console shows beside its picture, while it is renewed"),
     ] = ""
     log_format: Annotated[Literal["console", "json"], Field(description="format of the logs")] = "console"
     log_level: Annotated[

@@ -1,8 +1,8 @@
 """The balance while orders flow, for the console of the demo: what holds at any moment, whatever was killed just then.
 
 Read first is what the customers and a reader of the topics know, and after that the tables, which must have at least as
-much. It costs four questions a second; a file (`CONSOLE_BESIDE`) is renewed with what they say. The balance sheet at the
-end compares everything, one by one; this only shows sums.
+much: four questions a second. A file (`CONSOLE_BESIDE`) is renewed with what they say. The balance sheet at the end
+compares everything, one by one; this only shows sums.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""The running balance of the demo: what is lost, doubled or astray is seen at once, and what is not known is unknown."""
+"""The running balance of the demo: what is lost, doubled or astray is seen at once; what is not known is unknown."""
 
 import json
 from collections import Counter

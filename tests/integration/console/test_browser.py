@@ -5,21 +5,18 @@
 
 import json
 import os
-import shutil
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from dev.servers import Postgres
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, databases
+from tests.chromium import browsing
 from tests.integration.console.showcase import Showcase, fill, served, show
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-NOT_THERE = "Chromium is not installed; `make browser` brings it, as root"
 
 expect.set_options(timeout=SECONDS_MAX * 1_000)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -39,12 +36,8 @@ SAID: dict[Page, list[str]] = defaultdict(list)
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    if CHROMIUM is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)(NOT_THERE)  # a laptop may do without
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # root has none
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -317,7 +317,7 @@ def begin(tmp_path: Path) -> Iterator[Begin]:
 def pids(terminal: Terminal) -> dict[str, list[int]]:
     """Return the ids of each process, in the order of its starts, as its own lines say."""
     found: dict[str, list[int]] = {}
-    for name, pid in re.findall(r"^(\w+ \w+) +\| pid (\d+)", terminal.text, re.MULTILINE):
+    for name, pid in re.findall(r"^(\w+(?: \w+)?) +\| pid (\d+)", terminal.text, re.MULTILINE):
         found.setdefault(name, []).append(int(pid))
     return found
 
@@ -337,16 +337,17 @@ def test_a_change_restarts_the_service_that_it_concerns_and_no_other(begin: Begi
         "apple worker": 1,
         "pear api": 2,
         "pear worker": 2,
+        "console": 2,
     }
-    assert terminal.text.count("finished what was begun") == 2, "SIGTERM, and time to end"
+    assert terminal.text.count("finished what was begun") == 3, "SIGTERM, and time to end"
 
     (tmp_path / "shared" / "library.py").write_text("changed = True\n")
-    until(lambda: sum(map(len, pids(terminal).values())) == 10)
+    until(lambda: sum(map(len, pids(terminal).values())) == 13)
     (tmp_path / "migrations" / "apple" / "0001.py").write_text("changed = True\n")
     terminal.until(
         "migrations/apple/0001.py changed: when it is finished, run .venv/bin/python -m services.apple migrate"
     )
-    assert sum(map(len, pids(terminal).values())) == 10
+    assert sum(map(len, pids(terminal).values())) == 13
 
 
 def test_a_syntax_error_is_shown_once_and_waits_for_its_mend(begin: Begin, tmp_path: Path) -> None:
@@ -384,7 +385,7 @@ def test_it_ends_in_order(begin: Begin, how: signal.Signals | None, code: int) -
     if how != signal.SIGHUP:  # then nothing is written any more
         *_, before, last = terminal.text.splitlines()
         assert (before, last) == ("the servers are down", "Stopped; everything that was started is gone")
-        assert terminal.text.count("finished what was begun") == 4
+        assert terminal.text.count("finished what was begun") == 5
 
 
 def test_it_ends_with_its_terminal(begin: Begin) -> None:

@@ -29,7 +29,8 @@ OF_OTHERS = {"exactly_once_http"}
 WITHOUT_CAUSE = {
     "exactly_once_recoveries_total": "it has not recovered",
     "exactly_once_kafka_transactions_failed_total": "none has failed",
-    "exactly_once_events_skipped_total": "every record was an event of its own",
+    "exactly_once_events_skipped_total": "every record was an event",
+    "exactly_once_events_ignored_total": "every event had a handler",
 }
 
 pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="Prometheus is not installed; `make alerts-test` brings it")

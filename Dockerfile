@@ -14,7 +14,8 @@ COPY shared/pyproject.toml shared/
 RUN --mount=type=cache,target=/root/.cache/uv \
     uv venv --python /usr/local/bin/python3 --no-managed-python && \
     uv pip install --require-hashes --only-binary :all: --compile-bytecode --link-mode copy \
-        --requirements pyproject.toml --requirements shared/pyproject.toml --extra api --extra calls --constraints requirements.lock
+        --requirements pyproject.toml --requirements shared/pyproject.toml --extra api --extra calls --extra console \
+        --extra traces --constraints requirements.lock
 
 FROM python:3.13-slim
 # Who breaks in finds no installer. The number is what Kubernetes' runAsNonRoot looks at.

@@ -21,6 +21,7 @@ uvx = index=$$($(RUN) -m pip config get global.index-url 2>/dev/null); \
 
 # A Kafka is always part of it; other profiles come on top.
 comma := ,
+traces = $(if $(findstring observe,$(PROFILES)),otlp,none)
 profiles = $(if $(findstring cluster,$(PROFILES)),$(PROFILES),single$(if $(PROFILES),$(comma)$(PROFILES)))
 
 help:  ## print this list (the default)
@@ -33,8 +34,10 @@ include $(wildcard dev/demo.mk dev/proof.mk)
 
 up: .env  ## start everything in docker compose, and wait until it is ready (PROFILES=cluster,ui,observe: any of them)
 	@docker compose version >/dev/null || { echo "This needs Docker with its compose plugin." >&2; exit 1; }
-	@umask 077 && { grep -v '^COMPOSE_PROFILES=' .env; echo COMPOSE_PROFILES=$(profiles); } >.env.new && mv .env.new .env
-	COMPOSE_PROFILES=$(profiles) docker compose up --build --wait
+	@umask 077 && { grep -Ev '^(COMPOSE_PROFILES|TRACES)=' .env; echo COMPOSE_PROFILES=$(profiles); echo TRACES=$(traces); } >.env.new && \
+		mv .env.new .env
+	TRACES=$(traces) COMPOSE_PROFILES=$(profiles) docker compose up --build --wait
+	@echo "The console: http://$$(docker compose port console 8000)/  Its token: sed -n 's/^API_TOKEN=//p' .env"
 
 logs:  ## show what the containers write (ARGS= goes to docker compose logs, such as --follow order-worker)
 	@docker compose logs $(ARGS)
@@ -77,8 +80,10 @@ fix: $(READY)  ## format, and repair what the linter can repair
 	$(VENV)/bin/ruff format $(LINTED)
 
 browser:  ## install the Chromium that the tests of the console drive: Debian's (as root)
-	@command -v chromium >/dev/null || { apt-get update --quiet && \
-		apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core fonts-inter; }
+	@for name in chromium chromium-browser google-chrome; do command -v $$name >/dev/null && exit; done; \
+	[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null || \
+		{ echo "This installs Debian's Chromium, as root. Elsewhere, install chromium or google-chrome your own way." >&2; exit 1; }; \
+	apt-get update --quiet && apt-get install --yes --quiet --no-install-recommends chromium fonts-dejavu-core fonts-inter
 
 unit: $(READY)  ## tests that need no Kafka; those of handlers start a PostgreSQL
 	$(RUN) -m pytest $(wildcard tests/unit tests/simulation) $(ARGS)

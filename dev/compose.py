@@ -43,7 +43,7 @@ class Pair:
 
 
 class ComposeSystem:
-    """Every service of this repository in containers: one API and two workers each, callers, and the bank."""
+    """Every service of this repository in containers: one API and two workers each, callers, the bank and a console."""
 
     def __init__(
         self,
@@ -66,6 +66,7 @@ class ComposeSystem:
             "KAFKA_PORT_3",
             "POSTGRES_PORT",
             "PAYMENT_BANK_PORT",
+            "CONSOLE_PORT",
             *map(_port, self.services),
         ]
         self._ports = {variable: free_port() for variable in variables}
@@ -117,6 +118,11 @@ class ComposeSystem:
     def bank(self) -> str:
         """Return the base URL of the bank."""
         return f"http://{HOST}:{self._ports['PAYMENT_BANK_PORT']}"
+
+    @property
+    def console(self) -> str:
+        """Return the address of the console."""
+        return f"http://{HOST}:{self._ports['CONSOLE_PORT']}/"
 
     @property
     def bootstrap(self) -> str:

@@ -20,7 +20,8 @@ alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers, an
 		path=$$path:$$place/usr/bin; \
 	fi; \
 	PATH=$$path $(RUN) -m pytest tests/unit/repository/test_alerts.py tests/integration/worker/test_observer.py \
-		tests/integration/worker/test_brokers.py tests/integration/calls/test_caller.py::test_a_call_at_which_the_services_own_code_fails_is_an_alarm \
+		tests/integration/worker/test_brokers.py tests/integration/worker/test_prometheus.py \
+		tests/integration/calls/test_caller.py::test_a_call_at_which_the_services_own_code_fails_is_an_alarm \
 		$(wildcard tests/e2e/test_dashboard.py) $(ARGS)
 
 ifneq ($(wildcard tests/integration/postgres/test_pooler.py),)  # behind it are services of the demo

@@ -154,6 +154,10 @@ class Settings(BaseSettings):
         SecretStr,
         Field(description="DATABASE_URL for what the console reads, as a role that may only read; empty: DATABASE_URL"),
     ] = SecretStr("")
+    console_beside: Annotated[
+        str,
+        Field(description="file of numbers that the console shows beside its picture, while it is renewed"),
+    ] = ""
     log_format: Annotated[Literal["console", "json"], Field(description="format of the logs")] = "console"
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Field(description="lowest level that is logged")

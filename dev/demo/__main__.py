@@ -20,6 +20,7 @@ from dev.demo.load import Load
 from dev.demo.observer import Observer
 from dev.demo.picture import svg
 from dev.demo.report import report
+from dev.demo.running import BESIDE, RunningBalance, so_far
 from dev.demo.show import Show
 from dev.demo.stage import Stage, failing, victims
 from dev.demo.stranger import Stranger, told
@@ -107,10 +108,13 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         workers, apis = victims(system)
         show.echo(f"{len(workers) + len(apis)} processes of {len(apis)} services are ready, and the bank")
         load = Load(system.url, market.plan("demo", options.seed, options.orders, options.seconds), system.headers)
-        show.progress("customers fill the shelves and pay in")
-        load.open()
         observer = stack.enter_context(Observer(system.bootstrap, system.services))
         strikes = Chaos(system, _blows(options, system), lambda struck: show.echo(_told(struck)))
+        balance = RunningBalance(logs / BESIDE, system.dsn, load.book, observer, lambda: so_far(strikes.struck))
+        if not options.compose:  # nobody there would see it
+            stack.enter_context(balance)
+        show.progress("customers fill the shelves and pay in")
+        load.open()
         stranger = Stranger(system.bootstrap, [f"{service}.events" for service in system.services], options.seed)
         if options.hostile:
             stack.enter_context(stranger)
@@ -132,6 +136,8 @@ def _run(options: Options, show: Show, logs: Path) -> tuple[Sheet, Load]:
         show.print(report(load, strikes.struck, observer, system))
         for problem in load.problems[:PROBLEMS_SHOWN]:
             show.console.print(f"unexpected: {problem}", style="red", markup=False)
+        if not options.compose:
+            balance.end(sheet)
         show.progress("stopping")
     return sheet, load
 
@@ -140,7 +146,9 @@ def _start(options: Options, show: Show, logs: Path, stack: ExitStack) -> Stage:
     if options.compose:
         return stack.enter_context(ComposeSystem(PROJECT, bank=failing(options.seed), logs=logs, report=show.echo))
     servers = stack.enter_context(running(report=show.echo))
-    settings = {"DEAD_LETTERS_PER_MINUTE_MAX": "1000000"} if options.hostile else None
+    settings = {"CONSOLE_BESIDE": str(logs / BESIDE)}
+    if options.hostile:
+        settings["DEAD_LETTERS_PER_MINUTE_MAX"] = "1000000"
     shape = Shape(settings=settings, bank=failing(options.seed), console=True)
     system = stack.enter_context(System(servers, shape, logs=logs, report=show.echo))
     show.echo(f"Watch it at {system.console}")

@@ -22,6 +22,9 @@ class Observer:
         self._placed: dict[str, float] = {}
         self.counts: Counter[str] = Counter()
         """Events read, by type."""
+        self.doubled = 0
+        """Events read more than once."""
+        self._ids: set[tuple[str, str]] = set()
         self.arrivals: defaultdict[Partition, list[float]] = defaultdict(list)
         """When records of a partition could be read, by `time.monotonic`."""
         self.latencies: list[float] = []
@@ -43,6 +46,8 @@ class Observer:
             for record in self._topics.follow(self._names, lambda: not self._stopping.is_set()):
                 now, clock = time.monotonic(), time.time()
                 self.counts[record.type] += 1
+                self.doubled += (record.topic, record.id) in self._ids
+                self._ids.add((record.topic, record.id))
                 self.arrivals[record.topic, record.partition].append(now)
                 if record.type == "OrderPlaced":
                     self._placed[record.key] = datetime.fromisoformat(record.time).timestamp()

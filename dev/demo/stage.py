@@ -80,6 +80,9 @@ class Stage(Protocol):
     def bank(self) -> str:
         """The base URL of the bank."""
 
+    def dsn(self, service: str) -> str:
+        """Return the libpq URL of the database of `service`."""
+
     def url(self, service: str) -> str:
         """Return the base URL of the API of `service`."""
 

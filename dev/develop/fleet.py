@@ -11,6 +11,7 @@ import httpx
 from dev.develop.debugger import stop
 from dev.program import Program
 from dev.servers import ServerError, makes_calls
+from dev.servers.background import CONSOLE, CONSOLE_PORT
 from dev.servers.places import HOST, free_port, is_free
 from dev.service.entries import FIRST_PORT, compose_port
 
@@ -18,9 +19,12 @@ ROOT = Path(__file__).parents[2]
 BANK = "bank"
 BANK_PORT = 90
 """Above the first port, where payment expects it without any setting."""
+CONSOLE_ABOVE = CONSOLE_PORT - FIRST_PORT
+"""Where the console is, above the first port."""
 PORT_MAX = 65_535
+PORT_VARIABLES = {"api": "HTTP_PORT", CONSOLE: "CONSOLE_PORT"}
 ANSWER_SECONDS = 2.0
-# An import that fails does so at once, but eight interpreters that start on two cores take eight seconds.
+# An import that fails does so at once, but nine interpreters that start on two cores take eight seconds.
 QUICK_SECONDS = 30.0
 HOPELESS = (1,)
 """Python's exit code after an exception: the same code fails alike again. A process of ours has others for what may
@@ -30,16 +34,16 @@ pass, such as a server that is away.
 
 @dataclass(frozen=True)
 class Process:
-    """One process of a service, or the bank."""
+    """One process of a service, the bank, or the console, which any service starts."""
 
     service: str
     kind: str
-    """A command of the service: `api`, `worker` or `caller`. Or `bank`."""
+    """A command of the service: `api`, `worker`, `caller` or `console`. Or `bank`."""
     port: int
 
     @property
     def name(self) -> str:
-        return f"{self.service} {self.kind}"
+        return CONSOLE if self.kind == CONSOLE else f"{self.service} {self.kind}"
 
     @property
     def url(self) -> str:
@@ -70,6 +74,10 @@ def fleet(services: Sequence[str], first_port: int | None = None) -> list[Proces
         found.append(Process(service, "worker", 0))
         if makes_calls(service):
             found.append(Process(service, "caller", 0))
+    console_port = first + CONSOLE_ABOVE
+    there = console_port <= PORT_MAX and console_port not in (process.port for process in found)
+    # Nobody has to know where it is: the address is printed. And `make servers` has one of its own at the usual port.
+    found += [Process(services[0], CONSOLE, console_port if there and is_free(console_port) else 0)] if services else []
     for process in found:
         if process.port > PORT_MAX:
             raise ServerError(
@@ -90,9 +98,12 @@ def fleet(services: Sequence[str], first_port: int | None = None) -> list[Proces
 
 
 def grouped(processes: Collection[Process]) -> dict[str, tuple[str, ...]]:
-    """Return the names of each service's processes."""
-    services = dict.fromkeys(process.service for process in processes)
-    return {service: tuple(p.name for p in processes if p.service == service) for service in services}
+    """Return the names of each service's processes, and of the console."""
+    found: dict[str, tuple[str, ...]] = {}
+    for process in processes:
+        group = CONSOLE if process.kind == CONSOLE else process.service
+        found[group] = (*found.get(group, ()), process.name)
+    return found
 
 
 def program(
@@ -108,7 +119,7 @@ def program(
         "PYTHONUNBUFFERED": "1",
         "KAFKA_BOOTSTRAP_SERVERS": bootstrap,
         "DATABASE_URL": database_url,
-        "HTTP_PORT" if process.kind == "api" else "METRICS_PORT": str(process.port),
+        PORT_VARIABLES.get(process.kind, "METRICS_PORT"): str(process.port),
         **({"PAYMENT_BANK_URL": bank.url} if bank else {}),
         **({"DEBUG_NO_TIMEOUTS": "true"} if debugged else {}),
     }

@@ -18,7 +18,7 @@ from dev.develop.fleet import BANK, ROOT, Process, fleet, grouped, program
 from dev.develop.merged import MergedLog, colours, in_colour
 from dev.program import Exit, Program
 from dev.servers import ServerError, service_names
-from dev.servers.background import HOME, borrowed, forget
+from dev.servers.background import CONSOLE, HOME, borrowed, forget
 from dev.supervisor import Supervisor
 
 LOGS = HOME / "dev"
@@ -28,7 +28,7 @@ BOOKS = HOME / "bank.sqlite"
 
 POLL_SECONDS = 0.1
 READY_POLL_SECONDS = 0.5
-# Eight interpreters start at once on two cores: about eight seconds.
+# Nine interpreters start at once on two cores: about eight seconds.
 READY_SECONDS = 90.0
 # A worker that has been asked by Ctrl+C ends within a second or two. One that stands in the debugger does not end.
 ALONE_SECONDS = 5.0
@@ -145,6 +145,8 @@ class Session:
         for process in self._processes:
             if process.kind == BANK:
                 lines.append(f"{process.name}: {process.url}/bookings")
+            elif process.kind == CONSOLE:
+                lines.append(f"{process.name}: {process.url}/")
             elif process.kind == "api":
                 lines.append(f"{process.name}: {process.url}/docs, metrics at {process.url}/metrics")
             else:
@@ -176,7 +178,7 @@ class Session:
             # The terminal has sent Ctrl+C to this one too, and a second signal would end it in the midst of its work.
             alone_seconds = ALONE_SECONDS if number == signal.SIGINT else 0.0
             self._supervisor.stop(self._debugged.name, seconds=ALONE_SECONDS, alone_seconds=alone_seconds)
-        for kinds in (("api",), ("worker", "caller"), (BANK,)):
+        for kinds in (("api", CONSOLE), ("worker", "caller"), (BANK,)):
             self._supervisor.stop(*(process.name for process in there if process.kind in kinds))
 
     def _ask_until_ready(self, processes: Iterable[Process]) -> None:
@@ -212,7 +214,12 @@ class Session:
         found = concern(paths, {process.service for process in self._processes})
         what = told(paths)
         running = self._supervisor.names
-        again = [p.name for p in self._processes if p.service in found.restart and p.kind != BANK and p.name in running]
+        concerned = [
+            p.name
+            for p in self._processes
+            if p.kind != BANK and (p.service in found.restart or (p.kind == CONSOLE and found.restart))
+        ]
+        again = [name for name in concerned if name in running]
         if again:
             self._log.say(f"{what} changed: {', '.join(again)} start again")
         for name in again:

@@ -1,4 +1,6 @@
-"""`make servers`: both servers in the background, for services that are started by hand or by a debugger."""
+"""`make servers`: both servers in the background, for services that are started by hand or by a debugger, and a console
+that shows them.
+"""
 
 import json
 import os
@@ -6,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
@@ -14,10 +16,14 @@ from queue import SimpleQueue
 import psutil
 from sqlalchemy import make_url
 
+from dev.program import Program
+from dev.servers.places import HOST, free_port, is_free
 from dev.servers.prepare import ROOT, makes_calls, prepare, service_names
-from dev.servers.process import ServerError, echo
+from dev.servers.process import ServerError, echo, environment
 from dev.servers.together import running
 from dev.service.entries import compose_port
+from dev.supervisor import Supervisor
+from shared.settings import Settings
 
 ENV_HEAD = "# Written by `make servers`, removed by `make servers-down`."
 FOREIGN = "{} is not one that `make servers` has written, and would be overwritten. Rename it: `.env` is read too."
@@ -32,6 +38,10 @@ STATE = HOME / "state.json"
 LOG = HOME / "log"
 ENV_FILE = Path(".env.local")
 
+CONSOLE = "console"
+"""Its name for the supervisor, and of its address in the state."""
+CONSOLE_PORT = int(Settings.model_fields["console_port"].default)
+
 
 def up(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     """Start the servers unless they run, prepare what the services need, and write `.env.local`."""
@@ -39,9 +49,11 @@ def up(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     state = _state(root)
     if state:
         echo("Kafka and PostgreSQL are up already")
+        _announce(root, state)
+        if CONSOLE in state:  # there may be a new service, or new code
+            psutil.Process(int(state["pid"])).send_signal(signal.SIGHUP)
     else:
-        state = _start(root, kafka_port, postgres_port)
-    _announce(root, state)
+        _announce(root, _start(root, kafka_port, postgres_port))
 
 
 @contextmanager
@@ -66,13 +78,16 @@ def borrowed(root: Path, kafka_port: int | None, postgres_port: int | None) -> I
 
 def _announce(root: Path, state: dict[str, str]) -> None:
     """Tell every process and the reader where the servers are, and prepare what the services need."""
-    _write_env(root / ENV_FILE, state["bootstrap"], state["database_url"])
+    console = state.get(CONSOLE, "")
+    _write_env(root / ENV_FILE, state["bootstrap"], state["database_url"], console)
     # Without the password: what is printed is seen over a shoulder, and kept in the logs of CI.
     address = make_url(state["database_url"])
     echo(
         f"Kafka       {state['bootstrap']}\nPostgreSQL  {address.host}:{address.port}, as {address.username}\n"
         f"written to  {ENV_FILE}, with the password"
     )
+    if console:
+        echo(f"console     {console}")
     prepare(state["bootstrap"], state["database_url"])
 
 
@@ -113,16 +128,46 @@ def _refuse_foreign(root: Path) -> None:
 
 
 def serve(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
-    """Run as the background process: hold the servers until SIGTERM."""
-    asked: SimpleQueue[None] = SimpleQueue()  # a signal handler may put something in at any moment; Event.set may hang
-    signal.signal(signal.SIGTERM, lambda *_: asked.put(None))
-    with held(root, kafka_port, postgres_port):
-        asked.get()
+    """Run as the background process: hold the servers and a console until SIGTERM. SIGHUP starts the console again."""
+    asked: SimpleQueue[int] = SimpleQueue()  # a signal handler may put something in at any moment; Event.set may hang
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda number, _: asked.put(number))
+    shown = bool(service_names())
+    port = console_port()
+    more = {CONSOLE: f"http://{HOST}:{port}/"} if shown else {}
+    with held(root, kafka_port, postgres_port, more) as state, Supervisor(root / HOME) as supervisor:
+        if shown:
+            (root / HOME / f"{CONSOLE}.log").unlink(missing_ok=True)  # of earlier servers
+            supervisor.start(_console(root, state, port))
+        while asked.get() != signal.SIGTERM:
+            if shown:
+                supervisor.restart(CONSOLE)
+
+
+def console_port(wanted: int = CONSOLE_PORT) -> int:
+    """Return the port that a console has by default; if that is taken, another."""
+    return wanted if is_free(wanted) else free_port()
+
+
+def _console(root: Path, state: Mapping[str, str], port: int) -> Program:
+    """Return what shows all services. The kernel ends it with us, whatever ends us."""
+    env = environment(
+        PYTHONPATH=str(ROOT),
+        PYTHONUNBUFFERED="1",
+        KAFKA_BOOTSTRAP_SERVERS=state["bootstrap"],
+        DATABASE_URL=state["database_url"],
+        API_AUTH="off",
+        CONSOLE_HOST=HOST,
+        CONSOLE_PORT=str(port),
+    )
+    return Program(CONSOLE, (sys.executable, "-m", f"services.{service_names()[0]}", "console"), env, root)
 
 
 @contextmanager
-def held(root: Path, kafka_port: int | None, postgres_port: int | None) -> Iterator[dict[str, str]]:
-    """Hold the servers in this process, where `up` and `down` find them, until the block ends."""
+def held(
+    root: Path, kafka_port: int | None, postgres_port: int | None, more: Mapping[str, str] | None = None
+) -> Iterator[dict[str, str]]:
+    """Hold the servers in this process, where `up` and `down` find them, until the block ends; they find `more` too."""
     (root / HOME).mkdir(exist_ok=True)
     with running(kafka_port=kafka_port, postgres_port=postgres_port) as servers:
         state = {
@@ -130,6 +175,7 @@ def held(root: Path, kafka_port: int | None, postgres_port: int | None) -> Itera
             "started": str(psutil.Process().create_time()),
             "bootstrap": servers.kafka.bootstrap,
             "database_url": servers.postgres.dsn("{service}"),
+            **(more or {}),
         }
         new = (root / STATE).with_suffix(".new")
         new.touch(mode=0o600)  # it holds the password
@@ -181,7 +227,7 @@ def _start(root: Path, kafka_port: int | None, postgres_port: int | None) -> dic
             time.sleep(POLL_SECONDS)
 
 
-def _write_env(file: Path, bootstrap: str, database_url: str) -> None:
+def _write_env(file: Path, bootstrap: str, database_url: str, console: str = "") -> None:
     lines = [
         ENV_HEAD,
         "# Every service reads it. {service} stands for the service's own name.",
@@ -189,6 +235,7 @@ def _write_env(file: Path, bootstrap: str, database_url: str) -> None:
         f"DATABASE_URL={database_url}",
         "# The APIs listen on this machine only, and let anyone in.",
         "API_AUTH=off",
+        *([f"# The console, which runs: {console}"] if console else []),
     ]
     for name in service_names():
         lines += [

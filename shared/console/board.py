@@ -2,10 +2,12 @@
 
 import time
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Literal
 
 from ..operations.output import age
 from . import flow, pages, picture, problems
+from .beside import File
 from .estate import Absent, Known
 from .flow import Flow
 from .looks import Watch
@@ -21,8 +23,10 @@ PATIENCE_SECONDS = 1.5
 class Board:
     """What a console shows of its services."""
 
-    def __init__(self, services: Sequence[Known | Absent]) -> None:
+    def __init__(self, services: Sequence[Known | Absent], beside: Path | None = None) -> None:
+        """`beside` is a file with numbers of somebody else."""
         self.watch = Watch()
+        self.beside = File(beside, self.watch) if beside is not None else None
         self.sights = {one.name: Sight(one, self.watch) for one in services if isinstance(one, Known)}
         self.absent = [one for one in services if isinstance(one, Absent)]
         self.picture = picture.draw(sight.known for sight in self.sights.values())
@@ -33,6 +37,8 @@ class Board:
         for sight in self.sights.values():
             for look in sight.looks:
                 look.start()
+        if self.beside is not None:
+            self.beside.look.start()
 
     @property
     def known(self) -> dict[str, Known]:
@@ -61,6 +67,7 @@ class Board:
             "absent": self.absent,
             "topic_rates": _rates(flows),
             "picture": self.picture,
+            "beside": self.beside.shown() if self.beside is not None else None,
             "problems": found,
             "levels": [
                 (level, problems.WORDS[level], [p for p in found if p.level == level]) for level in problems.ORDER

@@ -3,6 +3,7 @@
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -24,7 +25,7 @@ def serve(container: Any, wanted: Sequence[str] | None) -> None:
     """Run the console on CONSOLE_HOST and CONSOLE_PORT. Raises `Misconfigured`."""
     settings, service = container.settings(), container.service()
     found = find(container, wanted)
-    board = Board(found)
+    board = Board(found, Path(settings.console_beside) if settings.console_beside else None)
     servers: list[uvicorn.Server] = []
     application = make_application(
         board, settings, service.name, stopping=lambda: any(server.should_exit for server in servers)

@@ -15,7 +15,8 @@ from dev.servers.places import free_port
 from tests.compose.conftest import GIVEN, PROJECT
 
 ROOT = Path(__file__).parents[2]
-PORTS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT", "KAFKA_PORT", "POSTGRES_PORT", "PAYMENT_BANK_PORT")
+APIS = ("ORDER_PORT", "INVENTORY_PORT", "PAYMENT_PORT")
+PORTS = (*APIS, "KAFKA_PORT", "POSTGRES_PORT", "PAYMENT_BANK_PORT", "CONSOLE_PORT")
 CONFIRMED = "for _ in {1..600}; do curl -sS localhost:8000/orders | grep CONFIRMED && break; sleep 0.1; done"
 
 
@@ -34,18 +35,18 @@ class Copy:
             if (ROOT / name).exists():
                 (place / name).parent.mkdir(parents=True, exist_ok=True)
                 shutil.copy(ROOT / name, place / name)
-        self._ports = {name: str(free_port()) for name in PORTS}
+        self.ports = {name: str(free_port()) for name in PORTS}
 
     def run(self, script: str) -> str:
         """Run a bash script, which must succeed; return its output."""
-        for number, name in enumerate(PORTS[:3]):
-            script = script.replace(f"800{number}", self._ports[name])
+        for number, name in enumerate(APIS):
+            script = script.replace(f"800{number}", self.ports[name])
         hidden = {"COMPOSE_PROFILES", "MAKEFLAGS", "MAKELEVEL", *GIVEN}
         outer = {name: value for name, value in os.environ.items() if name not in hidden}
         done = subprocess.run(
             ["bash", "-c", "set -e\n" + script],
             cwd=self.place,
-            env={**outer, **self._ports, "COMPOSE_PROJECT_NAME": PROJECT},
+            env={**outer, **self.ports, "COMPOSE_PROJECT_NAME": PROJECT},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -73,6 +74,7 @@ def test_what_the_page_says_of_docker_compose_is_so(copy: Copy) -> None:
     assert '"state":"CONFIRMED"' in output
     assert "the two systems agree" in output
     assert "order-worker-1" in output
+    assert f"The console: http://127.0.0.1:{copy.ports['CONSOLE_PORT']}/" in output
     assert "inventory-worker-3" in output
     assert copy.run("docker compose ps --all --quiet") == ""
     volumes = f"docker volume ls --quiet --filter label=com.docker.compose.project={PROJECT}"
@@ -123,11 +125,13 @@ def test_the_profiles_of_the_last_start_are_those_of_every_command_after_it(copy
     docker = copy.place / "docker"
     docker.write_text("#!/bin/sh\n")
     docker.chmod(0o755)
-    for profiles, given in (("cluster,ui", "cluster,ui"), ("", "single")):
+    starts = (("cluster,ui", "cluster,ui", "none"), ("observe", "single,observe", "otlp"), ("", "single", "none"))
+    for profiles, given, traces in starts:
         copy.run(f"PATH=$PWD:$PATH make up PROFILES={profiles}")
 
         env = copy.place / ".env"
         assert [line for line in env.read_text().splitlines() if "PROFILES" in line] == [f"COMPOSE_PROFILES={given}"]
+        assert [line for line in env.read_text().splitlines() if "TRACES" in line] == [f"TRACES={traces}"]
         assert env.stat().st_mode & 0o077 == 0
 
 

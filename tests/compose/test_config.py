@@ -97,7 +97,7 @@ def test_whatever_runs_for_long_is_limited_and_comes_back(everything: dict[str, 
 
 
 def test_our_processes_may_do_no_more_than_they_need(everything: dict[str, Any]) -> None:
-    for name in OURS:
+    for name in (*OURS, "console"):
         given = everything[name]
         assert given["user"] == "10001", name
         assert given["read_only"] is True, name
@@ -112,6 +112,29 @@ def test_who_stops_has_the_time_to_finish_and_to_close(everything: dict[str, Any
     for name in OURS:
         assert not {"SHUTDOWN_GRACE_SECONDS", "TRANSACTION_TIMEOUT_MS"} & set(everything[name]["environment"]), name
         assert seconds(everything[name]["stop_grace_period"]) > budget, name
+
+
+def test_the_console_shows_all_services_to_those_who_have_the_token(everything: dict[str, Any]) -> None:
+    environment = everything["console"]["environment"]
+
+    assert "_app:of-this-test@postgres:5432/{service}" in environment["DATABASE_URL"], "one console for all"
+    assert environment["API_TOKENS"].startswith("local:console:read,")
+    assert environment["API_TOKENS"].endswith(":of-this-test")
+    assert "API_AUTH" not in environment
+    assert [port["target"] for port in everything["console"]["ports"]] == [int(environment["CONSOLE_PORT"])]
+
+
+@pytest.mark.parametrize(("given", "exporter"), [({}, "none"), ({"TRACES": "otlp"}, "otlp")])
+def test_every_process_sends_its_spans_to_jaeger_where_that_runs(given: dict[str, str], exporter: str) -> None:
+    services = config(Docker(PROJECT, GIVEN | given, []), "*")["services"]
+    receiver = (ROOT / "compose/observe/jaeger.yml").read_text()
+
+    for name in OURS:
+        environment = services[name]["environment"]
+        assert environment["OTEL_TRACES_EXPORTER"] == exporter
+        assert environment["OTEL_EXPORTER_OTLP_ENDPOINT"] == "http://jaeger:4318"
+    assert 'http: {endpoint: "0.0.0.0:4318"}' in receiver
+    assert services["jaeger"]["profiles"] == ["observe"]
 
 
 def test_a_broker_that_restarts_looks_for_transactions_late_enough(everything: dict[str, Any]) -> None:

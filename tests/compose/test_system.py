@@ -79,6 +79,15 @@ def test_nobody_calls_without_a_token(system: ComposeSystem) -> None:
     assert httpx.get(f"{system.url('order')}/orders", headers=system.headers).status_code == 200
 
 
+def test_the_console_shows_all_services_to_those_who_have_the_token(system: ComposeSystem) -> None:
+    token = system.headers["Authorization"].removeprefix("Bearer ")
+    with httpx.Client(base_url=system.console, follow_redirects=True, timeout=30, trust_env=False) as browser:
+        assert "Log in" in browser.get("/").text
+        page = browser.post("/login", data={"token": token, "next": "/"}).text
+        assert [name for name in system.services if f'<h2 id="h-{name}">' not in page] == []
+        until(lambda: "2 workers" in browser.get("/").text, "the workers are seen")
+
+
 @pytest.mark.parametrize("name", ["inventory worker 1", "order api", "kafka", "postgres"])
 def test_what_dies_is_started_again_and_orders_go_on(system: ComposeSystem, name: str) -> None:
     before = system.docker.inspect(name)["State"]["StartedAt"]

@@ -22,7 +22,7 @@ from dev.develop.changes import Concern, concern, told
 from dev.develop.ending import SIGNALS, Ended, Ending
 from dev.develop.merged import MergedLog, colours, in_colour
 from dev.servers import ServerError, background
-from dev.servers.places import HOST, free_port
+from dev.servers.places import HOST, free_port, is_free
 from dev.servers.process import environment
 from dev.service.entries import FIRST_PORT
 from shared.testing import until
@@ -141,7 +141,8 @@ def test_every_process_has_a_port_and_every_api_the_one_of_docker_compose(monkey
     monkeypatch.setattr(fleet, "ROOT", Path("/nowhere"))
     first = free_port()
     made = fleet.fleet(SERVICES, first)
-    assert [process.name for process in made] == ["apple api", "apple worker", "pear api", "pear worker", "pear caller"]
+    names = ["apple api", "apple worker", "pear api", "pear worker", "pear caller", "console"]
+    assert [process.name for process in made] == names
     assert len({process.port for process in made}) == len(made)
     assert all(first <= process.port < first + 100 for process in made if process.kind == "api")
 
@@ -152,6 +153,15 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(monkeypatch: pytest.Monke
         port = taken.getsockname()[1]
         with pytest.raises(ServerError, match=rf"Port {port}, for the api of apple, is taken .* make dev PORT="):
             fleet.fleet(("apple",), port)
+
+
+def test_a_console_has_another_port_if_its_own_is_taken() -> None:
+    first = next(port for port in iter(free_port, 0) if is_free(port + fleet.CONSOLE_ABOVE))
+    assert fleet.fleet(SERVICES, first)[-1].port == first + fleet.CONSOLE_ABOVE
+    with socket.create_server((HOST, first + fleet.CONSOLE_ABOVE)) as taken:
+        console = fleet.fleet(SERVICES, first)[-1]
+        assert console.kind == "console"
+        assert console.port not in {0, taken.getsockname()[1]}
 
 
 def test_ports_that_are_too_high_are_refused() -> None:
@@ -217,7 +227,7 @@ class Health(http.server.BaseHTTPRequestHandler):
     def log_message(self, *_):
         pass
 
-port = int(os.environ.get("HTTP_PORT") or os.environ["METRICS_PORT"])
+port = int(next(os.environ[name] for name in ("HTTP_PORT", "METRICS_PORT", "CONSOLE_PORT") if name in os.environ))
 server = http.server.ThreadingHTTPServer(("127.0.0.1", port), Health)
 threading.Thread(target=server.serve_forever, daemon=True).start()
 asked = threading.Event()
@@ -338,14 +348,14 @@ def session(_session: Session) -> Iterator[Session]:
 def pids(terminal: Terminal) -> dict[str, list[int]]:
     """Return the ids of each process, in the order of its starts, as its own lines say."""
     found: dict[str, list[int]] = {}
-    for name, pid in re.findall(r"^(\w+ \w+) +\| pid (\d+)", terminal.text, re.MULTILINE):
+    for name, pid in re.findall(r"^(\w+(?: \w+)?) +\| pid (\d+)", terminal.text, re.MULTILINE):
         found.setdefault(name, []).append(int(pid))
     return found
 
 
 def finishes(terminal: Terminal) -> list[str]:
     """Return which processes of services have said that they finish what they have begun."""
-    return re.findall(r"^(\w+ \w+) +\| finished what was begun", terminal.text, re.MULTILINE)
+    return re.findall(r"^(\w+(?: \w+)?) +\| finished what was begun", terminal.text, re.MULTILINE)
 
 
 def all_gone(terminal: Terminal) -> bool:
@@ -362,10 +372,10 @@ def test_a_change_restarts_the_service_that_it_concerns_and_no_other(session: Se
     rules = root / "services" / "pear" / "rules.py"
     rules.write_text(RULES.replace("first", "second"))
     terminal.until("second", 2)
-    assert re.search(r"services/pear/rules\.py changed: pear api, pear worker.* start again", terminal.text)
-    after = {name: before[name] + name.startswith("pear") for name in before}
-    assert starts(terminal) == after
-    assert len(finishes(terminal)) == finished + 2, "SIGTERM, and time to end"
+    assert re.search(r"services/pear/rules\.py changed: pear api, pear worker, console start again", terminal.text)
+    after = {name: before[name] + (name.startswith("pear") or name == "console") for name in before}
+    until(lambda: starts(terminal) == after)
+    assert len(finishes(terminal)) == finished + 3, "SIGTERM, and time to end"
 
     (root / "shared" / "library.py").write_text("changed = True\n")
     after = {name: number + 1 for name, number in after.items()}
@@ -426,7 +436,7 @@ def test_it_ends_in_order(begin: Begin, how: signal.Signals | None, code: int) -
     if how != signal.SIGHUP:  # then nothing is written any more
         *_, before, last = terminal.text.splitlines()
         assert (before, last) == ("the servers are down", "Stopped; everything that was started is gone")
-        assert len(finishes(terminal)) == 2
+        assert len(finishes(terminal)) == 3
 
 
 def test_it_ends_with_its_terminal(begin: Begin) -> None:
@@ -481,7 +491,7 @@ def test_the_debugger_has_the_terminal_for_itself(begin: Begin, tmp_path: Path) 
     terminal.until("(Pdb) ")
     rules.write_text(rules.read_text().replace("first", "second"))  # twice, and it is still asked to end once
     other = (tmp_path / ".servers" / "dev.log").read_text
-    until(lambda: "pear api, pear worker start again" in other())
+    until(lambda: "pear api, pear worker, console start again" in other())
     rules.write_text(rules.read_text().replace("second", "third"))
     until(lambda: len(re.findall("pear worker start again", other())) == 2)
     terminal.type("answer += 1\n")

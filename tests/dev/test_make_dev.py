@@ -98,17 +98,20 @@ def test_orders_flow_while_a_handler_changes(shop: Shop) -> None:
     with shop.develop() as terminal:
         shop.open()
         shop.until_confirmed(shop.order())
+        console = re.search(r"console: (http://\S+/)$", terminal.text, re.MULTILINE)
+        assert console
+        assert "What flows" in httpx.get(console[1], trust_env=False, timeout=30).text
         before = shop.processes()
         assert {"services.payment caller", "services.inventory api", "services.inventory worker"} <= before.keys()
 
         shop.handlers.write_text(written.replace(HANDLER, f'{HANDLER}    print("reserved by the new code")\n'))
-        terminal.until("services/inventory/handlers.py changed: inventory api, inventory worker start again")
+        terminal.until("services/inventory/handlers.py changed: inventory api, inventory worker, console start again")
         shop.until_confirmed(shop.order())
         assert re.search(r"^inventory worker +\| reserved by the new code$", terminal.text, re.MULTILINE)
         after = shop.processes()
         assert after.keys() == before.keys()
         changed = {name for name in after if after[name] != before[name]}
-        assert changed == {"services.inventory api", "services.inventory worker"}
+        assert changed == {"services.inventory api", "services.inventory worker", "services.inventory console"}
 
         shop.handlers.write_text(f"{written}\ndef (\n")
         terminal.until("inventory worker has ended (exit 1): it starts again with the next change")

@@ -9,6 +9,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -47,7 +48,7 @@ PER_SECOND = {"order": 61, "inventory": 74, "payment": 49}
 class Showcase:
     """A console with something to see."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, beside: Path | None = None) -> None:
         self.secret, entry = tokens.make("ada", EVERYTHING)
         given = {**settings.model_dump(), "api_auth": "on", "api_tokens": entry}
         built: list[Known] = []
@@ -55,7 +56,7 @@ class Showcase:
             container: Any = kind()
             container.settings.override(providers.Object(container.settings_class().model_validate(given)))
             built.append(known(container))
-        self.board = Board(sorted(built, key=lambda one: one.name))
+        self.board = Board(sorted(built, key=lambda one: one.name), beside)
         for sight in self.board.sights.values():
             self._see(sight)
         self.application = make_application(self.board, built[0].settings, "order")

@@ -3,22 +3,21 @@
 `PICTURES=docs` writes the pictures of the documentation; otherwise they go to the test's own folder.
 """
 
+import json
 import os
-import shutil
+import time
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, ConsoleMessage, Page, expect, sync_playwright
+from playwright.sync_api import Browser, ConsoleMessage, Page, expect
 
 from dev.servers import Postgres
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, databases
+from tests.chromium import browsing
 from tests.integration.console.showcase import Showcase, fill, served, show
-
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="Chromium is not installed; `make browser` brings it")
 
 expect.set_options(timeout=SECONDS_MAX * 1_000)
 DESKTOP, PHONE = {"width": 1280, "height": 900}, {"width": 390, "height": 844}
@@ -38,10 +37,8 @@ SAID: dict[Page, list[str]] = defaultdict(list)
 
 @pytest.fixture(scope="module")
 def chromium() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])  # root has none
+    with browsing() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")
@@ -141,6 +138,49 @@ def test_a_number_changes_while_somebody_looks(chromium: Browser, showcase: Show
     expect(page.locator("#nav-problems")).to_have_text("2")
     expect(page.get_by_role("status")).to_have_text("2 problems")
     expect(page.get_by_role("link", name="Decisions")).to_be_focused()
+
+
+@pytest.mark.parametrize("width", [390, 1240, 1700])
+def test_numbers_of_somebody_else_stand_beside_the_picture(
+    chromium: Browser, filled: Settings, tmp_path: Path, width: int
+) -> None:
+    place = tmp_path / "beside.json"
+    made = Showcase(filled, place)
+    renew(place, doubled="0", state="ok")
+    made.board.beside.look.start()  # type: ignore[union-attr]
+    with served(made.application) as address:
+        page = opened(chromium, address, made, size={"width": width, "height": 1_000})
+        beside = page.get_by_role("complementary", name="Beside the picture")
+        expect(beside.get_by_role("heading")).to_have_text("The balance")
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        page.screenshot(path=tmp_path / f"beside-{width}.png")
+        picture, panel = page.locator(".picture").bounding_box(), beside.bounding_box()
+        assert picture
+        assert panel
+        assert (panel["x"] > picture["x"] + picture["width"]) == (width == 1700), "on its right, or below it"
+
+        renew(place, doubled="2", state="bad")
+        expect(beside.locator("dd[data-state=bad]")).to_have_text("2")
+        place.unlink()
+        expect(beside).to_contain_text("unknown: beside.json")
+    for one in made.board.known.values():
+        one.reading.engine.dispose()
+        one.acting.engine.dispose()
+
+
+def renew(place: Path, *, doubled: str, state: str) -> None:
+    """Write numbers as the demo does."""
+    rows = [
+        {"what": "orders promised", "value": "1,204", "note": "customers were told so"},
+        {"what": "of them lost", "value": "0", "note": "promised, and not in the table", "state": "ok"},
+        {"what": "events published", "value": "4,811", "note": "as a reader of the topics sees them"},
+        {"what": "of them doubled", "value": doubled, "note": "published once more", "state": state},
+        {"what": "struck so far", "value": None, "note": "last: order worker 1, 3 s ago"},
+    ]
+    words = "processes are killed and frozen while it grows"
+    place.write_text(json.dumps({"title": "The balance", "words": words, "rows": rows, "note": "Sums, a moment old."}))
+    tomorrow = time.time() + 86_400  # fresh, however slow the machine is
+    os.utime(place, (tomorrow, tomorrow))
 
 
 def test_a_window_that_nobody_sees_asks_nothing(chromium: Browser, showcase: Showcase, address: str) -> None:

@@ -11,6 +11,7 @@ from ..errors import CommandFailed
 from ..postgres import dead_letters
 from ..postgres.dead_letters import DeadLetter, State
 from ..protocol.ports import Input, Record
+from . import editing
 from .maintenance import Context
 from .output import as_json, echo, oldest, printable
 
@@ -172,13 +173,16 @@ def show(context: Context, number: int, *, json: bool) -> None:
     """Show one dead letter with its headers and its value."""
     with context.engine.begin() as connection:
         dead_letter = dead_letters.find(connection, number)
+        edit = editing.newest(connection, number)
     if dead_letter is None:
         raise CommandFailed(f"there is no dead letter {number}")
+    edited = {"edited_by": edit.decision, "edited_value": readable(edit.value)} if edit else {}
     facts = {
         **_facts(dead_letter),
         "key": readable(dead_letter.record.key),
         "headers": {name: readable(value) for name, value in dead_letter.record.headers or ()},
         "value": readable(dead_letter.record.value),
+        **edited,
     }
     if json:
         as_json(facts)

@@ -212,7 +212,9 @@ def _add_dead_letters(commands: Any) -> None:
     driven.add_argument("--dismissed", action="store_true", help="also IDs that were dismissed")
     edited = _add(choices, "edit", ".operations.editing:edit", "correct the value of one; redrive then handles that")
     edited.add_argument("number", type=_natural, metavar="ID")
-    edited.add_argument("--value", dest="file", required=True, metavar="FILE", help="the new value; - for standard input")
+    edited.add_argument(
+        "--value", dest="file", required=True, metavar="FILE", help="the new value; - for standard input"
+    )
     edited.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
     edited.add_argument("--force", action="store_true", help="also a value that this service cannot read")
     edited.add_argument("--yes", action="store_true", help="do not ask")

@@ -18,7 +18,7 @@ import msgspec
 from sqlalchemy import Connection, text
 
 from ..errors import CommandFailed, Malformed, Retry
-from ..events import Event, envelope
+from ..events import Envelope, Event, envelope
 from ..postgres import dead_letters
 from ..postgres.dead_letters import DeadLetter
 from ..postgres.handlers import Handlers
@@ -224,14 +224,16 @@ def _opened(context: Context, record: Record) -> tuple[Event | None, str]:
             found = Handlers(service).open(record)
             return (found.event, "") if found else (None, "this service does not consume events of its type")
         told = envelope(record.key, record.value, record.headers)
-        for kind in service.publishes:
-            if (kind.__name__, kind.version) == (told.type, told.version):
-                return msgspec.json.decode(told.data, type=kind), ""
-        return None, f"this service does not publish {told.type}.v{told.version}"
+        kinds = [kind for kind in service.publishes if (kind.__name__, kind.version) == (told.type, told.version)]
+        return (msgspec.json.decode(told.data, type=kinds[0]), "") if kinds else (None, _unpublished(told))
     except (Malformed, Retry) as error:
         return None, str(error)
     except Exception as error:  # noqa: BLE001 - raised by an event's own type, or too deep
         return None, f"it cannot be read: {error}"
+
+
+def _unpublished(told: Envelope) -> str:
+    return f"this service does not publish {told.type}.v{told.version}"
 
 
 def _key(event: Event) -> str:

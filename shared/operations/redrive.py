@@ -1,10 +1,10 @@
 """`dead-letters redrive`: handle again a record that was set aside.
 
-One PostgreSQL transaction locks the dead letter, enters its event in the inbox, runs its handlers with its value (or
-the newest edit of it, `shared.operations.editing`) under the ids of the original record, writes what they publish to the outbox, and marks the dead letter as done. If it holds its key, the
-records behind it are free with the same COMMIT, and one that waits before it comes first. So it takes effect once,
-whichever process dies, and however many run at the same time. The command itself produces nothing: the workers publish
-the events like all others.
+One PostgreSQL transaction locks the dead letter, enters its event in the inbox, runs its handlers with its value, or
+the newest edit of it (`shared.operations.editing`), under the ids of the original record, writes what they publish to
+the outbox, and marks the dead letter as done. If it holds its key, the records behind it are free with the same COMMIT,
+and one that waits before it comes first. So it takes effect once, whichever process dies, and however many run at the
+same time. The command itself produces nothing: the workers publish the events like all others.
 """
 
 from collections.abc import Iterator, Sequence

@@ -18,6 +18,7 @@ from sqlalchemy import create_engine, text
 from services.inventory.container import InventoryContainer
 from services.order.container import OrderContainer
 from services.payment.container import PaymentContainer
+from shared.console import acts
 from shared.console.application import make_application
 from shared.console.board import Board
 from shared.console.estate import Known, known
@@ -34,7 +35,7 @@ from shared.protocol.ports import Input, Position
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, until
 
-EVERYTHING = ("console:read", "dead-letters:write", "parked:write", "schedule:write", "calls:write")
+EVERYTHING = ("console:read", *acts.SCOPES)
 SERVICES = (OrderContainer, InventoryContainer, PaymentContainer)
 HOSTS = ("10.0.0.4", "10.0.0.5")
 PARTITIONS = range(4)

@@ -374,10 +374,10 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
     """Show the form with the value, and, for what was typed into it, the difference and what comes of it."""
     act = acts.ACTS["edit"]
     given = await access.form(request, visitor, access.EDITED_BYTES_MAX) if request.method == "POST" else None
-    known, found, edit = await _found(console, request)
-    letter, number = found.letter, found.letter.id
     if not visitor.may(act.scope):
         raise Refused(403, f"Your token does not have the scope {act.scope}. Nothing was done.")
+    known, found, edit = await _found(console, request)
+    letter, number = found.letter, found.letter.id
     if letter.redriven_at or letter.dismissed_at:
         raise Refused(409, f"Dead letter {number} was {'redriven' if letter.redriven_at else 'dismissed'} already.")
     value, size = (edit.value, edit.size) if edit else (letter.record.value, found.value_bytes)

@@ -57,14 +57,8 @@ def editable(data: bytes | None, size: int) -> Editable:
         return Editable("", "It has no value.")
     if size > VALUE_BYTES_MAX:
         return Editable("", f"Its value has {size:,} bytes, and a page edits up to {VALUE_BYTES_MAX:,}.")
-    if (spelled := editing.pretty(data)) is not None and spelled.count("\n") <= LINES_MAX:
-        return Editable(spelled, "")
-    try:
-        text = data.decode()
-    except UnicodeDecodeError as error:
-        return Editable("", f"Its value is neither JSON nor UTF-8: {error}.")
-    if not text.replace("\n", "").replace("\t", "").isprintable():
-        return Editable("", "Its value is no JSON, and has characters that a form does not bring back as they are.")
+    if (text := editing.faithful(data)) is None:
+        return Editable("", "Its value is neither JSON nor text that a form brings back as it is.")
     return Editable(text, "")
 
 

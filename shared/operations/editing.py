@@ -256,6 +256,19 @@ def pretty(value: bytes) -> str | None:
         return None
 
 
+def faithful(value: bytes) -> str | None:
+    """Write a value so that every token comes back which nobody touches, from a form or a file: JSON in lines, or text
+    that is printable. None for anything else.
+    """
+    if (found := pretty(value)) is not None:
+        return found
+    try:
+        text = value.decode()
+    except UnicodeDecodeError:
+        return None
+    return text if text.replace("\n", "").replace("\t", "").isprintable() else None
+
+
 def minified(value: bytes) -> bytes:
     """Write JSON without white space between its tokens; return what is no JSON as it is."""
     try:

@@ -150,6 +150,17 @@ def fill(dsn: str) -> None:
                     "traceback": "services/order/handlers.py:88 in pay\nshared/postgres/handlers.py:141 in _run",
                 },
             )
+        edited = json.loads(value) | {"note": HOSTILE}
+        told = {"reason": "the shop had sent it without its note", "by": "grace", "bytes": 180, "sha256": "0" * 64}
+        connection.execute(
+            text(
+                """
+                INSERT INTO exactly_once_decision (command, source, before, after)
+                VALUES ('dead-letters edit', 'dead letter 6', '{"id": 6}', CAST(:after AS jsonb))
+                """
+            ),
+            {"after": json.dumps({**told, "value": json.dumps(edited)})},
+        )
         lane = connection.execute(text("SELECT min(lane) FROM exactly_once_lane")).scalar_one()
         if lane is None:
             connection.execute(text("INSERT INTO exactly_once_lane (lane) VALUES (0)"))

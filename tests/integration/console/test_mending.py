@@ -313,8 +313,8 @@ def test_what_a_page_cannot_bring_back_as_it_was_is_not_edited_there(tallies: Ta
     told = [office.browser.get(f"/dead-letters/{office.name}/{n}/edit") for n in range(1, 6)]
 
     assert all(answer.status_code == 200 for answer in told)
-    assert "neither JSON nor UTF-8" in told[0].text
-    assert "characters that a form does not bring back" in told[1].text
+    assert "neither JSON nor text that a form brings back" in told[0].text
+    assert "neither JSON nor text that a form brings back" in told[1].text
     assert "has 200,009 bytes, and a page edits up to 100,000" in told[2].text
     assert "It has no value" in told[3].text
     assert all("dead-letters edit" in answer.text and "<textarea" not in answer.text for answer in told[:4])

@@ -66,6 +66,7 @@ def test_it_is_handled_as_it_was_edited_and_the_original_stays(
     assert edit(tallies, 1, put(file)) == 0
     out = capsys.readouterr().out
     assert '-   "wish": "reject"' in out
+    assert '-   "amount": 12345678901234567890.5' in out, "no number was rounded on its way"
     assert '+   "wish": ""' in out
     assert "dead letter 1 is edited by decision 1" in out
     assert tallies.effects() == []
@@ -98,7 +99,9 @@ def test_what_still_fails_stays_with_its_new_error_and_the_edited_value(
     assert 'edited_value {"trail": "k", "number": 2, "wish": "defect"}' in shown
     assert 'value        {"trail": "k", "number": ' in shown
 
-    assert edit(tallies, 2, put(file, number=2)) == 0
+    assert tallies.run("dead-letters show 2 --value") == 0
+    file.write_text(capsys.readouterr().out.replace("defect", ""))
+    assert edit(tallies, 2, file) == 0
     assert tallies.run("dead-letters redrive --all") == 1, "the other one was not edited"
     assert tallies.effects() == [2]
     assert [decision["before"]["value"] for decision in tallies.decisions()] == [

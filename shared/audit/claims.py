@@ -128,7 +128,7 @@ def _rows(connection: Connection, lane: int, tick: Callable[[int], None]) -> Ite
             return
         yield from page
         parameters["after"] = page[-1].id
-        tick(sum(row.events for row in page))
+        tick(sum(len(row.event_ids) for row in page))
 
 
 def event_id(connection: Connection, lane: int, batch: int, index: int) -> str | None:

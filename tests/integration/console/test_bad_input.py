@@ -5,6 +5,7 @@ is nowhere. What is fetched is counted, for a page costs that, however fast the 
 import html
 import json
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,6 +30,8 @@ class Meter:
         self.statements, self.fetched = 0, 0
 
     def note(self, _connection: Any, cursor: Any, *_: Any) -> None:
+        if threading.current_thread().name.startswith("console: "):
+            return  # a look, which comes by itself
         self.statements += 1
         result = cursor.pgresult
         if result is not None:
@@ -154,8 +157,9 @@ def test_an_act_at_a_database_that_holds_everything_up_says_so_and_nothing_is_lo
 def test_an_id_that_is_nowhere_is_an_answer(office: Office) -> None:
     for wanted in ("nobody-has-this", "a" * 5_000, "%00\x1b[2J<script>", "'; DROP TABLE x; --"):
         answer = office.browser.get("/story", params={"id": wanted})
-        assert answer.status_code in (400, 404), answer.text
-        assert "<h1>" in answer.text
+        assert answer.status_code in (200, 404), answer.text
+        told = html.unescape(answer.text)
+        assert re.search("Nobody has it as a key|is not an id|longer than|characters|bytes|NUL", told), told
         assert "<script>" not in answer.text.partition("<main")[2]
     for place in (f"/dead-letters/{office.name}/77", f"/dead-letters/{office.name}/77/edit"):
         answer = office.browser.get(place)

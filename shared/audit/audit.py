@@ -31,9 +31,10 @@ import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
+from typing import NamedTuple
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from sqlalchemy import Connection, text
 
 from ..errors import CommandFailed, Misconfigured
@@ -72,21 +73,22 @@ BEHIND = "events claimed for a topic that an open transaction holds back"
 BEFORE = "records older than the first known claim"
 
 
+class Bounds(NamedTuple):
+    """What an audit may cost. One that would cost more is refused, or given up."""
+
+    seconds: float = math.inf
+    records: float = math.inf
+    """Of the topics, and as many events that were claimed."""
+
+
+UNBOUNDED = Bounds()
+
+
 def audit(context: Context, *, json: bool, everything: bool = False) -> bool:
     """Compare, and print `everything` or the first findings of each kind; True if decisions have accepted all that is
     wrong. Raises `Misconfigured`, `KafkaUnavailable`, `CommandFailed`.
     """
-    with (
-        Group(context.settings, context.service) as group,
-        context.engine.connect() as connection,
-        closing(Ledger()) as ledger,
-        _progress() as progress,
-    ):
-        try:
-            most = EVERYTHING if everything else EXAMPLES
-            report = _Audit(context, group, connection, ledger, progress).run(most)
-        except sqlite3.Error as error:
-            raise CommandFailed(f"the temporary database (in TMPDIR): {error}") from error
+    report = compare(context, most=EVERYTHING if everything else EXAMPLES)
     if json:
         report.as_json()
     else:
@@ -94,11 +96,25 @@ def audit(context: Context, *, json: bool, everything: bool = False) -> bool:
     return report.clean
 
 
+def compare(context: Context, *, most: int = EXAMPLES, bounds: Bounds = UNBOUNDED) -> Report:
+    """Compare, and name up to `most` findings of each kind. Raises as `audit` does."""
+    with (
+        Group(context.settings, context.service) as group,
+        context.engine.connect() as connection,
+        closing(Ledger()) as ledger,
+        _progress(disable=bounds is not UNBOUNDED) as progress,
+    ):
+        try:
+            return _Audit(context, group, connection, ledger, progress, bounds=bounds).run(most)
+        except sqlite3.Error as error:
+            raise CommandFailed(f"the temporary database (in TMPDIR): {error}") from error
+
+
 @contextmanager
-def _progress() -> Iterator[Progress]:
+def _progress(*, disable: bool) -> Iterator[Progress]:
     console = Console(stderr=True)
     shown = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*shown, console=console, transient=True, disable=not console.is_terminal) as progress:
+    with Progress(*shown, console=console, transient=True, disable=disable or not console.is_terminal) as progress:
         yield progress
 
 
@@ -106,8 +122,18 @@ class _Audit:
     """One audit."""
 
     def __init__(
-        self, context: Context, group: Group, connection: Connection, ledger: Ledger, progress: Progress
+        self,
+        context: Context,
+        group: Group,
+        connection: Connection,
+        ledger: Ledger,
+        progress: Progress,
+        *,
+        bounds: Bounds,
     ) -> None:
+        self._limits = bounds
+        self._began = time.monotonic()
+        self._events = 0
         self._context = context
         self._service = context.service
         self._group = group
@@ -126,7 +152,6 @@ class _Audit:
         self._ids: list[str] = []
 
     def run(self, most: int) -> Report:
-        began = time.monotonic()
         self._report.most = most
         self._refuse_other_cluster()
         self._compare_topics()
@@ -135,10 +160,11 @@ class _Audit:
         published = self._group.committed((), [lane.number for lane in lanes if lane.position is not None])  # 2
         proved = {n: n.proved(published.get(n.number)) and n.number not in doubtful for n in lanes}
         spans = self._group.spans(self._partitions(self._topics))  # 3
+        self._refuse_more("records in its topics", sum(span.high - span.low for span in spans.values()))
         task = self._progress.add_task("claims", total=None)
         self._accepted = Accepted(self._connection)  # before 4: a later decision explains nothing yet
         known = claims.read(  # 4
-            self._connection, proved, self._accepted, self._ledger, lambda: self._progress.advance(task)
+            self._connection, proved, self._accepted, self._ledger, lambda events: self._claimed(task, events)
         )
         self._progress.update(task, description="records", total=sum(s.high - s.low for s in spans.values()))
         consumed = audit_topics.consume(  # 5
@@ -147,7 +173,7 @@ class _Audit:
             spans,
             lanes=max(sum(lane.position is not None for lane in lanes), 1),
             ledger=self._ledger,
-            tick=lambda passed: self._progress.update(task, completed=passed),
+            tick=lambda passed: self._consumed(task, passed),
         )
         self._progress.update(task, description="comparing", total=None)
         self._ledger.settle()
@@ -156,8 +182,32 @@ class _Audit:
         self._name()
         self._report.records, self._report.ours = consumed.records, consumed.ours
         self._report.claims, self._report.events, self._report.known_since = known.claims, known.events, known.first
-        self._report.seconds = time.monotonic() - began
+        self._report.seconds = time.monotonic() - self._began
         return self._report
+
+    def _claimed(self, task: TaskID, events: int) -> None:
+        self._events += events
+        self._refuse_more("events in its claims", self._events)
+        self._progress.advance(task)
+        self._refuse_longer()
+
+    def _consumed(self, task: TaskID, passed: int) -> None:
+        self._progress.update(task, completed=passed)
+        self._refuse_longer()
+
+    def _refuse_more(self, what: str, count: int) -> None:
+        if count > self._limits.records:
+            raise CommandFailed(
+                f"{self._service.name} has {count:,} {what}, and more than {self._limits.records:,} are not compared "
+                f"here: run {self._context.command('audit')}, which has no such limit"
+            )
+
+    def _refuse_longer(self) -> None:
+        if time.monotonic() - self._began > self._limits.seconds:
+            raise CommandFailed(
+                f"it was not done after {self._limits.seconds:.0f} s: run {self._context.command('audit')}, which has "
+                "no such limit"
+            )
 
     def _partitions(self, topics: list[str]) -> list[Input]:
         found = self._group.topics(topics)

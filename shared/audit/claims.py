@@ -91,7 +91,7 @@ def look(connection: Connection) -> list[Lane]:
 
 
 def read(
-    connection: Connection, proved: Mapping[Lane, bool], accepted: Accepted, ledger: Ledger, tick: Callable[[], None]
+    connection: Connection, proved: Mapping[Lane, bool], accepted: Accepted, ledger: Ledger, tick: Callable[[int], None]
 ) -> Known:
     """Enter all claims into `ledger`, page by page, each in a short transaction. `proved` maps the lanes to whether
     their current claim is published.
@@ -119,7 +119,7 @@ def read(
     return known
 
 
-def _rows(connection: Connection, lane: int, tick: Callable[[], None]) -> Iterator[Any]:
+def _rows(connection: Connection, lane: int, tick: Callable[[int], None]) -> Iterator[Any]:
     parameters = {"lane": lane, "after": 0, "rows": PAGE_ROWS, "events": PAGE_EVENTS}
     while True:
         with connection.begin():
@@ -128,7 +128,7 @@ def _rows(connection: Connection, lane: int, tick: Callable[[], None]) -> Iterat
             return
         yield from page
         parameters["after"] = page[-1].id
-        tick()
+        tick(sum(len(row.event_ids) for row in page))
 
 
 def event_id(connection: Connection, lane: int, batch: int, index: int) -> str | None:

@@ -45,6 +45,19 @@ class Finding:
     accepted_by: int | None = None
     """The number of the decision that explains it."""
 
+    def __str__(self) -> str:
+        facts = (
+            self.where,
+            None if self.key is None else f"key {self.key}",
+            self.event_type,
+            self.event_id,
+            None if self.lane is None else f"lane-{self.lane}",
+            None if self.position is None else f"position {self.position}",
+            self.detail,
+            None if self.accepted_by is None else f"accepted by decision {self.accepted_by}",
+        )
+        return "  ".join(fact for fact in facts if fact)
+
 
 @dataclass
 class Report:
@@ -179,18 +192,7 @@ class Report:
             echo()
             echo(f"{words}{f' ({len(found):,} of {count:,}; --all names all)' if count > len(found) else ''}:")
             for finding in found:
-                by = finding.accepted_by
-                facts = (
-                    finding.where,
-                    None if finding.key is None else f"key {finding.key}",
-                    finding.event_type,
-                    finding.event_id,
-                    None if finding.lane is None else f"lane-{finding.lane}",
-                    None if finding.position is None else f"position {finding.position}",
-                    finding.detail,
-                    None if by is None else f"accepted by decision {by}",
-                )
-                echo("  " + "  ".join(fact for fact in facts if fact))
+                echo(f"  {finding}")
 
 
 def moment(seconds: float) -> datetime:

@@ -27,6 +27,8 @@ LASTS_SECONDS = 8 * 3_600
 BODY_BYTES_MAX = 64_000
 """Of a form: a reason in any script, which is spelled with up to twelve bytes for each character, and what it is about.
 """
+EDITED_BYTES_MAX = 1_500_000
+"""Of a form with an edited value: 100,000 characters of JSON, indented, each spelled with up to six bytes."""
 FIELDS_MAX = 50
 LOGINS_PER_MINUTE_MAX = 30
 """From all browsers together. A token has 256 random bits; this only keeps guessing from being noise in the log."""
@@ -119,14 +121,14 @@ class Door:
         )
 
 
-async def form(request: Request, visitor: Visitor | None) -> dict[str, str]:
+async def form(request: Request, visitor: Visitor | None, most: int = BODY_BYTES_MAX) -> dict[str, str]:
     """Return the fields of a form that this site's own page has sent. Raises `Refused`."""
     refuse_other_sites(request)
     body = bytearray()
     async for part in request.stream():
         body += part
-        if len(body) > BODY_BYTES_MAX:
-            raise Refused(413, f"The form has more than {BODY_BYTES_MAX:,} bytes: shorten the reason.")
+        if len(body) > most:
+            raise Refused(413, f"The form has more than {most:,} bytes: shorten what you have typed.")
     try:
         fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict"))
     except ValueError:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import CommandFailed, ExactlyOnceError
-from ..operations import calls, dead_letters, dismissing, maintenance, output, parked_keys, redrive, schedule
+from ..operations import calls, dead_letters, dismissing, editing, maintenance, output, parked_keys, redrive, schedule
 from .estate import Known
 from .looks import words
 
@@ -44,6 +44,10 @@ class Act:
     """Whether it needs a reason, which is kept."""
     danger: bool = False
     """Whether something will never be done."""
+    also: tuple[tuple[str, str], ...] = ()
+    """Fields that need another scope, if they say yes."""
+    place: str = ""
+    """The page that asks first, if it has one of its own."""
 
 
 class Outcome(NamedTuple):
@@ -115,6 +119,18 @@ def _redrive_all(known: Known, fields: Fields) -> bool:
     if len(found) > len(numbers):
         output.echo(f"... these were the first {REDRIVEN_MAX}; more wait")
     return good
+
+
+def _edit(known: Known, fields: Fields) -> bool:
+    number, base = _number(fields), _number(fields, "base")
+    value = one_kind_of_line_end(fields["value"]).encode()
+    editing.keep(known.acting, number, value, reason=fields["reason"], force=fields.get("force") == "yes", base=base)
+    return _redrive(known, {"id": str(number)}) if fields.get("redrive") == "yes" else True
+
+
+def one_kind_of_line_end(text: str) -> str:
+    """Undo what a browser does to a form's text."""
+    return text.replace("\r\n", "\n")
 
 
 def _dismiss(known: Known, fields: Fields) -> bool:
@@ -198,6 +214,19 @@ ACTS = {
             _redrive_all,
             ("topic", "error"),
             reason=False,
+        ),
+        Act(
+            "edit",
+            "dead-letter-values:write",
+            "Edit dead letter {id}",
+            "Its handlers get this value instead, under the same event id and key, so it takes effect once. What came "
+            "from Kafka is kept beside it.",
+            "Keep the edit",
+            _edit,
+            ("id", "value", "base", "force", "redrive"),
+            ("id", "value", "base"),
+            also=(("redrive", "dead-letters:write"),),
+            place="/dead-letters/{service}/{id}/edit",
         ),
         Act(
             "dismiss",

@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 from functools import partial, wraps
 from secrets import token_urlsafe
 from typing import Any, TypeVar
-from urllib.parse import urlencode
+from urllib.parse import quote, urlencode
 
 import anyio
 import anyio.to_thread
@@ -29,7 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import CommandFailed
-from ..operations import calls, dead_letters, decision_list, schedule
+from ..operations import calls, dead_letters, decision_list, editing, schedule
 from ..operations.story_telling import Story, tell
 from ..postgres import parked
 from ..settings import Settings
@@ -116,9 +116,11 @@ def make_application(
         routes=[
             Route("/", shown(_flow)),
             Route("/problems", shown(_problems)),
+            Route("/audit/{service}", shown(_audit), methods=["POST"]),
             Route("/story", shown(_story)),
             Route("/dead-letters", shown(_dead_letters)),
             Route("/dead-letters/{service}/{number:int}", shown(_dead_letter)),
+            Route("/dead-letters/{service}/{number:int}/edit", shown(_edit), methods=["GET", "POST"]),
             Route("/waiting", shown(_waiting)),
             Route("/decisions", shown(_decisions)),
             Route("/confirm/{act}", shown(_confirm)),
@@ -209,6 +211,15 @@ async def _problems(console: Console, _request: Request, visitor: Visitor) -> Re
     return _live_page(console, "problems", visitor, "What is wrong")
 
 
+async def _audit(console: Console, request: Request, visitor: Visitor) -> Response:
+    """Begin an audit: it only reads, so whoever may look may ask for it. If one runs already, that is the answer."""
+    await access.form(request, visitor)
+    known = console.service(request.path_params["service"])
+    begun = console.board.audits.start(known.name)
+    _log.info("console_audit", service=known.name, by=visitor.name, begun=begun)
+    return RedirectResponse("/problems#audit", 303)
+
+
 def _live_page(console: Console, page: Page, visitor: Visitor, title: str) -> Response:
     facts, _ = console.board.facts(page)
     return HTMLResponse(pages.render(f"{page}.html", {**facts, "visitor": visitor, "title": title}))
@@ -288,7 +299,7 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
     after = int(asked["after"]) if asked["after"].isascii() and asked["after"].isdecimal() else 0
     chosen = {"topic": asked["topic"] or None, "error": asked["error"] or None}
 
-    def read(connection: Any) -> tuple[list[dead_letters.Brief], list[dead_letters.Alike]]:
+    def read(connection: Any) -> tuple[list[dead_letters.Brief], list[dead_letters.Alike], dict[int, int]]:
         found = dead_letters.brief(
             connection,
             state=state,  # type: ignore[arg-type]
@@ -296,9 +307,10 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
             most=ROWS + 1,
             **chosen,
         )
-        return found, dead_letters.alike(connection)
+        edits = editing.decisions(connection, [one.id for one in found])
+        return found, dead_letters.alike(connection), edits
 
-    found, alike = await console.read(known, read)
+    found, alike, edits = await console.read(known, read)
     return console.page(
         "dead_letters.html",
         visitor,
@@ -308,6 +320,7 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
         found=found[:ROWS],
         more=found[ROWS - 1].id if len(found) > ROWS else None,
         alike=alike,
+        edits=edits,
         asked={**asked, "state": state},
         link=lambda **changed: f"/dead-letters?{urlencode({**asked, 'service': known.name, 'after': '', **changed})}",
         confirm=_confirm_link,
@@ -317,14 +330,8 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
 
 
 async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> Response:
-    known = console.service(request.path_params["service"])
-    number = request.path_params["number"]
-    if number >= acts.ID_MAX:
-        raise Refused(404, f"{known.name} has no dead letter of this number.")
-    found = await console.read(known, lambda c: dead_letters.beginning(c, number, reading.VALUE_BYTES_MAX))
-    if found is None:
-        raise Refused(404, f"{known.name} has no dead letter {number}: it was decided and is past its retention.")
-    letter = found.letter
+    known, found, edit = await _found(console, request)
+    letter, number = found.letter, found.letter.id
     return console.page(
         "dead_letter.html",
         visitor,
@@ -334,6 +341,8 @@ async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> 
         letter=letter,
         found=found,
         value=reading.value(letter.record.value, found.value_bytes),
+        edit=edit,
+        edited=reading.value(edit.value, edit.size) if edit else None,
         key=reading.value(letter.record.key, found.key_bytes),
         headers=reading.headers(found),
         traceback=reading.lines(letter.traceback or ""),
@@ -341,6 +350,72 @@ async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> 
         command=known.reading.command(f"dead-letters show {number}").strip("`"),
         bytes_max=reading.VALUE_BYTES_MAX,
         confirm=_confirm_link,
+    )
+
+
+async def _found(console: Console, request: Request) -> tuple[Known, dead_letters.Beginning, editing.Edit | None]:
+    """Return a dead letter and its newest edit, as much as a page shows of both. Raises `Refused`."""
+    known = console.service(request.path_params["service"])
+    number = request.path_params["number"]
+    if number >= acts.ID_MAX:
+        raise Refused(404, f"{known.name} has no dead letter of this number.")
+
+    def read(connection: Any) -> tuple[dead_letters.Beginning | None, editing.Edit | None]:
+        found = dead_letters.beginning(connection, number, reading.VALUE_BYTES_MAX)
+        return found, editing.newest(connection, number, reading.VALUE_BYTES_MAX)
+
+    found, edit = await console.read(known, read)
+    if found is None:
+        raise Refused(404, f"{known.name} has no dead letter {number}: it was decided and is past its retention.")
+    return known, found, edit
+
+
+async def _edit(console: Console, request: Request, visitor: Visitor) -> Response:
+    """Show the form with the value, and, for what was typed into it, the difference and what comes of it."""
+    act = acts.ACTS["edit"]
+    given = await access.form(request, visitor, access.EDITED_BYTES_MAX) if request.method == "POST" else None
+    if not visitor.may(act.scope):
+        raise Refused(403, f"Your token does not have the scope {act.scope}. Nothing was done.")
+    known, found, edit = await _found(console, request)
+    letter, number = found.letter, found.letter.id
+    if letter.redriven_at or letter.dismissed_at:
+        raise Refused(409, f"Dead letter {number} was {'redriven' if letter.redriven_at else 'dismissed'} already.")
+    value, size = (edit.value, edit.size) if edit else (letter.record.value, found.value_bytes)
+    offered = reading.editable(value, size)
+    base = str(edit.decision if edit else 0)
+    facts: dict[str, Any] = {
+        "title": act.title.format(id=number),
+        "page": "dead-letters",
+        "service": known.name,
+        "letter": letter,
+        "act": act,
+        "edit": edit,
+        "base": base,
+        "offered": offered,
+        "why": "",
+        "command": known.reading.command(f"dead-letters edit {number} --value FILE --reason WHY").strip("`"),
+    }
+    if given is None or offered.why_not:
+        return console.page("edit.html", visitor, text=offered.text, **facts)
+    text = acts.one_kind_of_line_end(given.get("value", ""))
+    if given.get("again") == "yes":
+        return console.page("edit.html", visitor, text=text, **{**facts, "base": given.get("base", base)})
+    if given.get("base", "") != base:
+        why = f"It was edited meanwhile, by {edit}. Look at that first; below is what you have typed."
+        return console.page("edit.html", visitor, 409, text=text, **{**facts, "why": why})
+    typed = text.encode()
+    if editing.shown(typed) == editing.shown(value):
+        return console.page("edit.html", visitor, 409, text=text, **{**facts, "why": "This is the value that it has."})
+    record = letter.record._replace(value=value)
+    refusal = await console.aside(lambda: editing.refusal(known.acting, letter._replace(record=record), typed))
+    return console.page(
+        "edit_confirm.html",
+        visitor,
+        value=editing.minified(typed).decode(),
+        lines=reading.differing(editing.difference(editing.shown(value), editing.shown(typed))),
+        refusal=refusal,
+        reason_max=acts.REASON_MAX,
+        **facts,
     )
 
 
@@ -409,6 +484,10 @@ async def _confirm(console: Console, request: Request, visitor: Visitor) -> Resp
     act = acts.ACTS.get(request.path_params["act"])
     asked = access.facts(request, "service", *(act.fields if act else ()))
     act, known = _chosen(console, request, visitor, asked)
+    if act.place:
+        if not asked["id"].isdecimal():
+            raise Refused(400, "This address is incomplete: the number is missing.")
+        return RedirectResponse(act.place.format(service=quote(known.name, safe=""), id=asked["id"]), 303)
     try:
         acts.refuse_incomplete(act, asked, confirmed=False)
     except CommandFailed as error:
@@ -421,6 +500,7 @@ async def _confirm(console: Console, request: Request, visitor: Visitor) -> Resp
         service=known.name,
         fields={name: asked[name] for name in act.fields if asked[name]},
         key=_key(asked.get("key", "")),
+        back=_back(act, known, asked),
         reason_max=acts.REASON_MAX,
     )
 
@@ -433,9 +513,13 @@ def _key(written: str) -> str:
 
 
 async def _act(console: Console, request: Request, visitor: Visitor) -> Response:
-    fields = await access.form(request, visitor)
+    most = access.EDITED_BYTES_MAX if request.path_params["act"] == "edit" else access.BODY_BYTES_MAX
+    fields = await access.form(request, visitor, most)
     act, known = _chosen(console, request, visitor, fields)
     given = {name: fields.get(name, "") for name in (*act.fields, "reason")}
+    for field, scope in act.also:
+        if given[field] == "yes" and not visitor.may(scope):
+            raise Refused(403, f"Your token does not have the scope {scope}. Nothing was done.")
     outcome = await console.aside(lambda: acts.act(act, known, given, visitor.name))
     _log.info("console_act", act=act.name, service=known.name, by=visitor.name, good=outcome.good)
     return console.page(
@@ -444,9 +528,18 @@ async def _act(console: Console, request: Request, visitor: Visitor) -> Response
         title=act.title.format_map(given),
         service=known.name,
         outcome=outcome,
-        back="/dead-letters" if act.scope.startswith("dead") else "/waiting",
+        back=_back(act, known, given),
         status=200 if outcome.good else 409,
     )
+
+
+def _back(act: acts.Act, known: Known, given: Mapping[str, str]) -> str:
+    """Return where it goes on: at what was acted upon, if it is still there, or at the list."""
+    name = quote(known.name, safe="")
+    if not act.scope.startswith("dead"):
+        return f"/waiting?service={name}"
+    number = given.get("id", "")
+    return f"/dead-letters/{name}/{number}" if number.isdecimal() else f"/dead-letters?service={name}"
 
 
 # ---- logging in, and files

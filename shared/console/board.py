@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..operations.output import age
 from . import flow, pages, picture, problems
+from .audits import Audits, Seen
 from .beside import File
 from .estate import Absent, Known
 from .flow import Flow
@@ -30,6 +31,7 @@ class Board:
         self.sights = {one.name: Sight(one, self.watch) for one in services if isinstance(one, Known)}
         self.absent = [one for one in services if isinstance(one, Absent)]
         self.picture = picture.draw(sight.known for sight in self.sights.values())
+        self.audits = Audits(self.known)
         self._lives: dict[Page, tuple[float, Fragments]] = {}
 
     def start(self) -> None:
@@ -75,6 +77,7 @@ class Board:
             "counts": problems.counts(found),
             "unseen": [name for name, sight in self.sights.items() if not problems.is_known(sight)],
             "letters": letters,
+            "audits": self._audits(),
             "age": age,
             "looks": {"flow": FLOW_SECONDS, "problems": PROBLEMS_SECONDS},
         }, live
@@ -89,10 +92,17 @@ class Board:
         self._lives[page] = (time.monotonic(), live.fragments)
         return live.fragments
 
+    def _audits(self) -> list[tuple[str, Seen, str]]:
+        """Return the audit of each service, with its command, the worst first."""
+        order = ("bad", "unknown", "ok")
+        found = [(name, self.audits.of(name), one.reading.command("audit")) for name, one in self.known.items()]
+        return sorted(found, key=lambda each: (order.index(each[1].state), each[0]))
+
     def _problems(self, flows: dict[str, Flow]) -> list[Problem]:
         found = [problems.of_absent(one) for one in self.absent]
         for name, sight in self.sights.items():
             found += problems.of(sight, flows[name])
+            found += problems.of_audit(sight.known, self.audits.of(name))
         return problems.in_order(found)
 
 

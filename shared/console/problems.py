@@ -12,7 +12,7 @@ from urllib.parse import urlencode
 
 from ..operations.output import age, printable
 from ..operations.status import Status
-from . import flow
+from . import audits, flow
 from .estate import Absent, Known
 from .flow import Flow
 from .looks import Look
@@ -86,6 +86,28 @@ def of(sight: Sight, seen: Flow) -> list[Problem]:
     if waits is not None:
         found += _waits(sight.known, waits)
     return in_order(found)[:SHOWN_MAX]
+
+
+def of_audit(known: Known, seen: audits.Seen) -> list[Problem]:
+    """Return what an audit has found that nothing else here would show."""
+    report = seen.report
+    if report is None:
+        return []
+    return [
+        Problem(
+            "waits",
+            known.name,
+            f"The audit has found {words}: {count:,}",
+            f"As of {report.at:%Y-%m-%d %H:%M:%S} UTC; the first: {printable(examples[0])}" if examples else "",
+            audits.MEANS[kind],
+            (known.reading.command("audit"),),
+            "problems#audit",
+        )
+        for kind, (words, count, examples) in zip(
+            (kind for kind in audits.WORST if report.counts[kind]), seen.findings, strict=True
+        )
+        if kind in audits.MEANS
+    ]
 
 
 def in_order(found: Iterable[Problem]) -> list[Problem]:

@@ -4,8 +4,10 @@ HTML is escaped by the templates. What is not printable is spelled out: the text
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+from ..operations import editing
 from ..operations.dead_letters import Beginning, readable
 from ..operations.output import printable
 
@@ -31,15 +33,39 @@ def value(data: bytes | None, size: int) -> Shown:
         return Shown("", "none", cut=False)
     if len(data) < size:
         return Shown(lines(data.decode(errors="backslashreplace")), "the beginning", cut=True)
-    found = readable(data)
-    if isinstance(found, str):
-        return Shown(lines(found), "text", cut=False)
-    if isinstance(found, dict) and set(found) == {"hex"} and data[:1] != b"{":
-        return Shown(found["hex"], "bytes, in hexadecimal", cut=False)
-    spelled = json.dumps(found, indent=2, ensure_ascii=False)
-    if spelled.count("\n") > LINES_MAX:
-        return Shown(lines(data.decode(errors="backslashreplace")), "JSON", cut=False)
-    return Shown(lines(spelled), "JSON", cut=False)
+    try:
+        text = data.decode()
+    except UnicodeDecodeError:
+        return Shown(data.hex(), "bytes, in hexadecimal", cut=False)
+    spelled = editing.pretty(data) if data[:1] in (b"{", b"[") else None
+    if spelled is None:
+        return Shown(lines(text), "text", cut=False)
+    return Shown(lines(text) if spelled.count("\n") > LINES_MAX else spelled, "JSON", cut=False)
+
+
+class Editable(NamedTuple):
+    """A value as a page offers it to be edited."""
+
+    text: str
+    why_not: str
+    """Empty if it can be edited on a page."""
+
+
+def editable(data: bytes | None, size: int) -> Editable:
+    """Write a value so that a form brings back every byte that nobody touched; JSON may get other white space."""
+    if data is None:
+        return Editable("", "It has no value.")
+    if size > VALUE_BYTES_MAX:
+        return Editable("", f"Its value has {size:,} bytes, and a page edits up to {VALUE_BYTES_MAX:,}.")
+    if (text := editing.faithful(data)) is None:
+        return Editable("", "Its value is neither JSON nor text that a form brings back as it is.")
+    return Editable(text, "")
+
+
+def differing(found: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Return the lines of a difference, each with what it is in words: colour and a sign say it to eyes alone."""
+    words = {"-": "goes", "+": "comes", " ": "stays", "…": "left out"}
+    return [(sign, words[sign], line) for sign, line in found]
 
 
 def lines(text: str) -> str:

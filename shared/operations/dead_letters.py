@@ -12,6 +12,7 @@ from ..errors import CommandFailed
 from ..postgres import dead_letters
 from ..postgres.dead_letters import DeadLetter, State
 from ..protocol.ports import Input, Record
+from . import editing
 from .maintenance import Context
 from .output import as_json, echo, oldest, printable
 
@@ -28,9 +29,10 @@ _STATES: dict[State, str] = {
     "dismissed": "dismissed_at IS NOT NULL",
 }
 # Without the values, of which a page of a hundred may have a hundred megabytes; the headers that it shows are read by
-# the server. A state is part of the text, so that its index can serve.
+# the server: up to the 500 bytes that one of ours may have, in base64. A state is part of the text, so that its index
+# can serve.
 _HEADER = """
-    (SELECT left(header ->> 1, 400) FROM jsonb_array_elements(headers) AS header WHERE header ->> 0 = '{}' LIMIT 1)
+    (SELECT left(header ->> 1, 668) FROM jsonb_array_elements(headers) AS header WHERE header ->> 0 = '{}' LIMIT 1)
 """
 _BRIEF = f"""
     SELECT id, topic, partition, "offset", error, left(detail, 300), set_aside_at, redriven_at, dismissed_at,
@@ -38,6 +40,15 @@ _BRIEF = f"""
     FROM exactly_once_dead_letter
     WHERE {{state}} AND (CAST(:topic AS text) IS NULL OR topic = :topic)
         AND (CAST(:error AS text) IS NULL OR error = :error) AND id > :after
+    ORDER BY id LIMIT :most
+"""  # noqa: S608 - constants
+# As much of it as a list says: the command may be asked for ten thousand, of a megabyte each.
+_LISTED = f"""
+    SELECT id, topic, partition, "offset", {_HEADER.format("ce_type")}, {_HEADER.format("ce_id")}, epoch, error, detail,
+           traceparent, set_aside_at, redriven_at, traceback, dismissed_at, dismissed_by
+    FROM exactly_once_dead_letter
+    WHERE {{state}} AND (CAST(:topic AS text) IS NULL OR topic = :topic)
+        AND (CAST(:error AS text) IS NULL OR error = :error)
     ORDER BY id LIMIT :most
 """  # noqa: S608 - constants
 _IDS = f"""
@@ -101,6 +112,20 @@ def brief(
     ]
 
 
+def listed(
+    connection: Connection, *, state: State | None, topic: str | None, error: str | None, most: int
+) -> list[DeadLetter]:
+    """List dead letters without key and value, and of their headers those that name the event."""
+    asked = {"topic": topic, "error": error, "most": most}
+    rows = connection.execute(text(_LISTED.format(state=_STATES[state] if state else "true")), asked)
+    found = []
+    for number, origin, partition, offset, kind, name, *facts in rows:
+        told = (("ce_type", _text(kind)), ("ce_id", _text(name)))
+        headers = [(header, value.encode()) for header, value in told if value is not None]
+        found.append(DeadLetter(number, Record(Input(origin, partition), offset, None, None, headers), *facts))
+    return found
+
+
 def waiting(connection: Connection, *, topic: str | None, error: str | None, most: int) -> list[int]:
     """Return the first that wait, of a topic or with an error."""
     return list(connection.execute(text(_IDS), {"topic": topic, "error": error, "most": most}).scalars())
@@ -148,7 +173,7 @@ def show_all(
 ) -> None:
     """List dead letters, the oldest first."""
     with context.engine.begin() as connection:
-        found = dead_letters.select(connection, state=state, topic=topic, error=error, after=0, most=most + 1)
+        found = listed(connection, state=state, topic=topic, error=error, most=most + 1)
     oldest(
         found,
         most,
@@ -169,30 +194,44 @@ def show_all(
     )
 
 
-def show(context: Context, number: int, *, json: bool) -> None:
-    """Show one dead letter with its headers and its value."""
+def show(context: Context, number: int, *, json: bool, value: bool) -> None:
+    """Show one dead letter with its headers and its value, or only the value, as `edit` takes it."""
     with context.engine.begin() as connection:
         dead_letter = dead_letters.find(connection, number)
+        edit = editing.newest(connection, number)
     if dead_letter is None:
         raise CommandFailed(f"there is no dead letter {number}")
+    if value:
+        _print_value(edit.value if edit else dead_letter.record.value)
+        return
+    edited = {"edited_by": edit.decision, "edited_value": readable(edit.value)} if edit else {}
     facts = {
         **_facts(dead_letter),
         "key": readable(dead_letter.record.key),
         "headers": {name: readable(value) for name, value in dead_letter.record.headers or ()},
         "value": readable(dead_letter.record.value),
+        **edited,
     }
     if json:
         as_json(facts)
         return
     for name, fact in facts.items():
         if name == "headers":
-            for header, value in fact.items():
-                echo(f"header       {header} = {on_one_line(value)}")
+            for header, held in fact.items():
+                echo(f"header       {header} = {on_one_line(held)}")
         elif name == "traceback" and fact is not None:
             for line in fact.splitlines():
                 echo(f"traceback    {on_one_line(line)}")
         else:
             echo(f"{name:12} {on_one_line(fact)}")
+
+
+def _print_value(value: bytes | None) -> None:
+    text = None if value is None else editing.faithful(value)
+    if text is None or "\t" in text:
+        raise CommandFailed("its value is neither JSON nor plain text: without --value it is shown with escapes")
+    for line in text.split("\n"):
+        echo(line)
 
 
 def _facts(dead_letter: DeadLetter) -> dict[str, Any]:

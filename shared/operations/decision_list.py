@@ -7,10 +7,19 @@ from sqlalchemy import Connection, text
 from .maintenance import SHOWN, Context
 from .output import as_json, columns, echo
 
-_LIST = text("""
-    SELECT id, decided_at, command, source, before, after FROM exactly_once_decision
+VALUE_CHARACTERS_MAX = 400
+"""Of a value that an edit keeps; `dead-letters show` has all of it."""
+
+# An edit keeps up to a megabyte, and a list has a hundred decisions.
+_CUT = """
+    CASE WHEN length({0} ->> 'value') > :characters
+        THEN jsonb_set({0}, '{{value}}', to_jsonb(left({0} ->> 'value', :characters) || '...')) ELSE {0} END
+"""
+_LIST = text(f"""
+    SELECT id, decided_at, command, source, {_CUT.format("before")} AS before, {_CUT.format("after")} AS after
+    FROM exactly_once_decision
     WHERE CAST(:source AS text) IS NULL OR source = :source ORDER BY id DESC LIMIT :most
-""")
+""")  # noqa: S608 - constants
 
 
 def listed(connection: Connection, *, source: str | None, most: int) -> list[dict[str, Any]]:
@@ -24,7 +33,7 @@ def listed(connection: Connection, *, source: str | None, most: int) -> list[dic
             "before": row.before,
             "after": row.after,
         }
-        for row in connection.execute(_LIST, {"source": source, "most": most})
+        for row in connection.execute(_LIST, {"source": source, "most": most, "characters": VALUE_CHARACTERS_MAX})
     ]
 
 

@@ -1,10 +1,10 @@
 """`dead-letters redrive`: handle again a record that was set aside.
 
-One PostgreSQL transaction locks the dead letter, enters its event in the inbox, runs its handlers under the ids of the
-original record, writes what they publish to the outbox, and marks the dead letter as done. If it holds its key, the
-records behind it are free with the same COMMIT, and one that waits before it comes first. So it takes effect once,
-whichever process dies, and however many run at the same time. The command itself produces nothing: the workers publish
-the events like all others.
+One PostgreSQL transaction locks the dead letter, enters its event in the inbox, runs its handlers with its value, or
+the newest edit of it (`shared.operations.editing`), under the ids of the original record, writes what they publish to
+the outbox, and marks the dead letter as done. If it holds its key, the records behind it are free with the same COMMIT,
+and one that waits before it comes first. So it takes effect once, whichever process dies, and however many run at the
+same time. The command itself produces nothing: the workers publish the events like all others.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,7 +22,7 @@ from ..postgres.transaction import PostgresTransaction, unavailable
 from ..protocol.ports import Delivery, Record
 from ..session import Session
 from ..telemetry.failures import describe
-from . import outbox
+from . import editing, outbox
 from .maintenance import Context
 from .output import echo
 
@@ -134,7 +134,8 @@ def _attempt(context: Context, handlers: Handlers, number: int, *, dismissed: bo
             if (waits := parked.before(session.connection(), number)) is not None:
                 detail = f"the record at offset {waits} has its key, waits, and comes first: `parked list`"
                 return Result(Outcome.FAILED, detail)
-            result = Result(Outcome.DONE)
+            dead_letter, edit = editing.with_edit(session.connection(), dead_letter)
+            result = Result(Outcome.DONE, f"as edited by {edit}" if edit else "")
             if dead_letter.record.input.topic == context.service.lane_topic:
                 outbox.put_back(session.connection(), dead_letter)
             elif not _handle(transaction, session, handlers, dead_letter):

@@ -19,6 +19,7 @@ from sqlalchemy import create_engine, text
 from services.inventory.container import InventoryContainer
 from services.order.container import OrderContainer
 from services.payment.container import PaymentContainer
+from shared.console import acts
 from shared.console.application import make_application
 from shared.console.board import Board
 from shared.console.estate import Known, known
@@ -35,7 +36,7 @@ from shared.protocol.ports import Input, Position
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, until
 
-EVERYTHING = ("console:read", "dead-letters:write", "parked:write", "schedule:write", "calls:write")
+EVERYTHING = ("console:read", *acts.SCOPES)
 SERVICES = (OrderContainer, InventoryContainer, PaymentContainer)
 HOSTS = ("10.0.0.4", "10.0.0.5")
 PARTITIONS = range(4)
@@ -150,6 +151,17 @@ def fill(dsn: str) -> None:
                     "traceback": "services/order/handlers.py:88 in pay\nshared/postgres/handlers.py:141 in _run",
                 },
             )
+        edited = json.loads(value) | {"note": HOSTILE}
+        told = {"reason": "the shop had sent it without its note", "by": "grace", "bytes": 180, "sha256": "0" * 64}
+        connection.execute(
+            text(
+                """
+                INSERT INTO exactly_once_decision (command, source, before, after)
+                VALUES ('dead-letters edit', 'dead letter 6', '{"id": 6}', CAST(:after AS jsonb))
+                """
+            ),
+            {"after": json.dumps({**told, "value": json.dumps(edited)})},
+        )
         lane = connection.execute(text("SELECT min(lane) FROM exactly_once_lane")).scalar_one()
         if lane is None:
             connection.execute(text("INSERT INTO exactly_once_lane (lane) VALUES (0)"))

@@ -26,6 +26,8 @@ PAGES = (
     "/problems",
     "/dead-letters?service=order",
     "/dead-letters/order/1",
+    "/dead-letters/order/1/edit",
+    "/dead-letters/order/6",
     "/waiting?service=order",
     "/decisions",
 )
@@ -236,11 +238,41 @@ def test_a_dead_letter_is_dismissed_by_the_keyboard_alone(chromium: Browser, sho
     page.get_by_label("Why").fill("a test order")
     page.keyboard.press("Tab")
     page.keyboard.press("Enter")
-    expect(page.get_by_text("1 dead letters dismissed by decision 1")).to_be_visible()
+    expect(page.get_by_text("1 dead letters dismissed by decision")).to_be_visible()
 
     page.get_by_role("link", name="The decisions").click()
     expect(page.get_by_role("cell", name="dead-letters dismiss")).to_be_visible()
     expect(page.get_by_text("by ada")).to_be_visible()
+
+
+def test_a_dead_letter_is_edited_and_the_difference_is_seen_before(
+    chromium: Browser, showcase: Showcase, address: str, pictures: Path
+) -> None:
+    page = opened(chromium, address, showcase, size={"width": 1240, "height": 860})
+    page.goto(f"{address}/dead-letters/order/5")
+    page.get_by_role("link", name="Edit…").click()
+    value = page.get_by_label("Value")
+    assert value.input_value().splitlines()[1] == '  "order_id": "o-4711",'
+    value.fill(value.input_value().replace('"129.90"', "12990"))
+    page.get_by_role("button", name="Show the difference").click()
+    expect(page.locator('[data-sign="goes"] code')).to_have_text('  "amount": "129.90",', use_inner_text=False)
+    expect(page.locator('[data-sign="comes"] code')).to_have_text('  "amount": 12990,', use_inner_text=False)
+    page.get_by_role("button", name="Go on editing").click()
+    value = page.get_by_label("Value")
+    assert '"amount": 12990,' in value.input_value()
+    page.get_by_role("button", name="Show the difference").click()
+    page.get_by_label("Why").fill("the bank wrote euros as text; they are cents")
+    page.screenshot(path=pictures / "console-edit.png")
+    page.set_viewport_size(PHONE)
+    assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
+    page.get_by_label("redrive it at once").uncheck()
+    page.get_by_role("button", name="Keep the edit").click()
+    expect(page.get_by_text("dead letter 5 is edited by decision")).to_be_visible()
+
+    page.get_by_role("link", name="Go on").click()
+    expect(page.get_by_role("heading", name="Value as edited")).to_be_visible()
+    expect(page.get_by_role("group", name="Value as edited")).to_contain_text('"amount": 12990')
+    assert page.evaluate("window.hacked") is None
 
 
 def test_a_command_is_copied(chromium: Browser, showcase: Showcase, address: str) -> None:

@@ -1,16 +1,22 @@
 """What the console shows is what Kafka and PostgreSQL have; for looking, a role is enough that may only read."""
 
+import html
+import re
 import threading
+import uuid
 from pathlib import Path
 
 import psycopg
 import pytest
+from confluent_kafka import Producer
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
+from shared.audit.audit import Bounds
+from shared.console import audits
 from shared.console.sight import Tables
-from shared.testing import until
-from tests.integration.console.office import Office
+from shared.testing import SECONDS_MAX, until
+from tests.integration.console.office import Office, hidden
 from tests.integration.tallies import Tallies
 
 READER = "tally_reader"
@@ -53,6 +59,70 @@ def test_a_worker_is_seen_to_come_and_to_be_killed(office: Office, tallies: Tall
     finally:
         process.kill()
         process.wait()
+
+
+def test_who_holds_an_input_back_is_said_with_its_transactional_id_and_since_when(
+    office: Office, tallies: Tallies
+) -> None:
+    name = f"mallory-{uuid.uuid4().hex[:8]}"
+    stranger = Producer({"bootstrap.servers": tallies.settings.kafka_bootstrap_servers, "transactional.id": name})
+    stranger.init_transactions(SECONDS_MAX)
+    stranger.begin_transaction()
+    stranger.produce(tallies.asked.topic, b"{}", b"k", headers=[("ce_id", b"<script>\x1b[2J")])
+    assert stranger.flush(SECONDS_MAX) == 0
+    try:
+        page = office.until_problem(f"{tallies.source} is held back")
+        told = html.unescape(page)
+        assert re.search(
+            rf"held back at offset 0 since 20[\d-]+ [\d:]+ UTC by transactional id {name} \(producer ", told
+        )
+        assert "<script>" not in page.partition("<main")[2]
+        assert "\x1b" not in page
+    finally:
+        stranger.abort_transaction(SECONDS_MAX)
+    until(lambda: "is held back" not in office.browser.get("/problems").text, "its end is seen")
+
+
+def test_what_is_decided_and_not_published_is_a_problem(office: Office, tallies: Tallies) -> None:
+    tallies.request(1, 2)
+    tallies.sql("UPDATE exactly_once_outbox SET decided_at = clock_timestamp() - interval '10 minutes'")
+    page = office.until_problem("No worker is up")
+    assert "up to 2 events to publish" in page
+    assert office.fact("oldest") == "10 min"
+
+
+def test_the_audit_runs_when_somebody_asks_and_finds_what_is_gone(
+    office: Office, tallies: Tallies, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def audited() -> str:
+        form = hidden(office.browser.get("/problems"))
+        office.browser.post(f"/audit/{tallies.name}", data=form)
+        office.board.audits.wait(SECONDS_MAX)
+        return html.unescape(office.browser.get("/problems").text)
+
+    assert "never run since this console was started" in office.browser.get("/problems").text
+    tallies.ask(1, 2)
+    tallies.work()
+    page = audited()
+    assert "nothing is wrong, as of 20" in page
+    assert re.search(rf"2 records of {tallies.name} compared with 2 events in \d claims", page)
+
+    tallies.sql("UPDATE exactly_once_claimed SET event_ids[1] = 'gone'")
+    page = audited()
+    assert "The audit has found events never published: 1" in page
+    assert "The audit has found events that this database never decided: 1" in page
+    assert page.index("events never published: 1</h4>") < page.index("events that this database never decided: 1</h4>")
+
+    monkeypatch.setattr(audits, "BOUNDS", Bounds(records=1))
+    page = audited()
+    assert "records in its topics, and more than 1 are not compared here" in page
+    assert f"python -m services.{tallies.name} audit" in page
+    assert "The audit has found events never published: 1" in page, "what was found stays"
+    monkeypatch.setattr(audits, "BOUNDS", Bounds(seconds=0))
+    assert "it was not done after 0 s" in audited()
+    tallies.servers.postgres.drop_database(tallies.name)
+    assert "does not exist" in audited()
+    tallies.servers.postgres.create_database(tallies.name)
 
 
 def test_a_role_that_may_only_read_is_enough(tallies: Tallies) -> None:

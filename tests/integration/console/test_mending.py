@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.console.office import Office
+from tests.integration.console.office import Office, hidden
 from tests.integration.operations.test_parked_keys import hold_up
 from tests.integration.operations.test_schedule import put
 from tests.integration.tallies import Tallies
@@ -216,3 +216,109 @@ def test_a_server_that_goes_away_in_the_middle_is_an_answer(office: Office, tall
         assert "does not exist" in office.said(answer)[0]
     finally:
         tallies.servers.postgres.create_database(tallies.name)
+
+
+def test_a_dead_letter_is_edited_and_redriven_with_what_it_is_then(broken: Tallies, office: Office) -> None:
+    place = f"/dead-letters/{office.name}/1"
+    form = office.browser.get(f"{place}/edit").text
+    offered = html.unescape(form.partition("required>\n")[2].partition("</textarea>")[0])
+    assert json.loads(offered) == {"trail": "k", "number": 1, "wish": "while defect"}
+
+    value = offered.replace('"number": 1', '"number": 11')
+    shown = office.browser.post(f"{place}/edit", data={**hidden(office.browser.get(f"{place}/edit")), "value": value})
+    page = html.unescape(shown.text)
+    assert re.findall(r'<tr data-sign="(\w+)">.*?<code>(.*?)</code>', page, re.DOTALL) == [
+        ("stays", "{"),
+        ("stays", '  "trail": "k",'),
+        ("goes", '  "number": 1,'),
+        ("comes", '  "number": 11,'),
+        ("stays", '  "wish": "while defect"'),
+        ("stays", "}"),
+    ]
+    assert decided(broken) == []
+
+    answer = office.edit(1, value.replace("\n", "\r\n"))
+    assert "dead letter 1 is edited by decision 1" in office.said(answer)[0]
+    page = html.unescape(office.browser.get(place).text)
+    assert "By decision 1 of ada" in page
+    assert "A redrive handles this value" in page
+    assert page.index('"number": 11') < page.index('"number": 1,')
+    assert "edited by decision 1" in office.browser.get("/dead-letters").text
+
+    assert office.said(office.act("redrive", id=1)) == ["1: re-driven: as edited by decision 1 of ada"]
+    broken.work()
+    assert broken.effects() == [11]
+    ((command, before, after), _) = decided(broken)
+    assert (command, after["by"], after["reason"]) == ("dead-letters edit", "ada", "a typo")
+    assert (json.loads(before["value"])["number"], json.loads(after["value"])["number"]) == (1, 11)
+    assert office.browser.get(f"{place}/edit").status_code == 409
+
+
+def test_it_is_redriven_at_once_and_what_fails_again_shows_the_edited_value(broken: Tallies, office: Office) -> None:
+    wish = '{"trail": "k", "number": 4, "wish": "%s"}'
+    answer = office.edit(4, wish % "defect", redrive="yes")
+    assert answer.status_code == 409
+    assert office.said(answer)[1] == "4: failed: Unlucky: number 4"
+    page = html.unescape(office.browser.get(f"/dead-letters/{office.name}/4").text)
+    assert '"wish": "defect"' in page
+    assert "<h2>Unlucky</h2>" in page
+
+    assert office.said(office.edit(4, wish % "", redrive="yes"))[1] == "4: re-driven: as edited by decision 3 of ada"
+    broken.work()
+    assert broken.effects() == [4]
+
+
+def test_an_edit_that_could_not_be_handled_is_shown_as_such_and_kept_only_on_demand(
+    broken: Tallies, office: Office
+) -> None:
+    refused = office.edit(1, '{"trail": "k",\n "number": "one"}')
+    assert refused.status_code == 409
+    assert "Asked cannot be read: Expected `int`, got `str` - at `$.number`. It was not kept" in html.unescape(
+        office.said(refused)[0]
+    )
+    assert decided(broken) == []
+
+    assert office.edit(1, '{"trail": "k",\n "number": "one"}', force="yes").status_code == 200
+    (failed,) = office.said(office.act("redrive", id=1))
+    assert "Malformed: Asked cannot be read" in failed
+    assert office.edit(1, '{"trail": "k", "number": 1}', redrive="yes").status_code == 200
+    broken.work()
+    assert broken.effects() == [1]
+
+
+def test_two_who_edit_the_same_one_are_told_and_lose_nothing(broken: Tallies, office: Office) -> None:
+    grace, place = office.of("grace"), f"/dead-letters/{office.name}/1/edit"
+    form = hidden(grace.get(place))
+    shown = hidden(grace.post(place, data={**form, "value": '{"trail": "k", "number": 7}'}))
+    assert office.edit(1, '{"trail": "k", "number": 8}').status_code == 200
+
+    late = grace.post("/act/edit", data={**shown, "reason": "mine"})
+    assert late.status_code == 409
+    assert "edited meanwhile, by decision 1 of ada" in office.said(late)[0]
+    again = html.unescape(grace.post(place, data={**form, "value": '{"trail": "k", "number": 7}'}).text)
+    assert "It was edited meanwhile, by decision 1 of ada" in again
+    assert '"number": 7' in again, "what was typed is still there"
+    assert office.act("dismiss", id=1, reason="never mind").status_code == 200
+    assert "dismissed already" in grace.get(place).text
+    late = grace.post("/act/edit", data={**shown, "reason": "mine"})
+    assert "dead letter 1 was dismissed by decision 2" in office.said(late)[0]
+    assert [command for command, _, _ in decided(broken)] == ["dead-letters edit", "dead-letters dismiss"]
+
+
+def test_what_a_page_cannot_bring_back_as_it_was_is_not_edited_there(tallies: Tallies, office: Office) -> None:
+    hostile = json.dumps({"trail": f"k{HOSTILE}</textarea>"}, ensure_ascii=False)
+    for n, value in enumerate((b"\x00\xff", b"a\rb", b'{"a": "' + b"x" * 200_000 + b'"}', None, hostile.encode())):
+        tallies.produce(value, event_headers=headers(f"odd-{n}"))
+    tallies.work()
+    told = [office.browser.get(f"/dead-letters/{office.name}/{n}/edit") for n in range(1, 6)]
+
+    assert all(answer.status_code == 200 for answer in told)
+    assert "neither JSON nor text that a form brings back" in told[0].text
+    assert "neither JSON nor text that a form brings back" in told[1].text
+    assert "has 200,009 bytes, and a page edits up to 100,000" in told[2].text
+    assert "It has no value" in told[3].text
+    assert all("dead-letters edit" in answer.text and "<textarea" not in answer.text for answer in told[:4])
+    text = told[4].text.partition("<textarea")[2]
+    assert text.count("</textarea>") == 1
+    assert "<script>alert" not in text
+    assert not {"\x1b", "\u202e"} & set(text)

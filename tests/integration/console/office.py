@@ -15,7 +15,7 @@ from tests.faults import trail
 from tests.integration.tallies import Tallies
 from tests.unit.console.desk import Browser
 
-EVERYTHING = ("console:read", "dead-letters:write", "parked:write", "schedule:write", "calls:write")
+EVERYTHING = ("console:read", "dead-letters:write", "parked:write", "inputs:write", "schedule:write", "calls:write")
 
 
 class Office:

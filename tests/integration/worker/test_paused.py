@@ -25,6 +25,11 @@ from tests.faults.stage import Stage, Worker, headers, producer
 from tests.integration.worker.pages import shown
 
 BOTH = [pytest.param("classic", id="classic"), pytest.param("consumer", id="KIP-848")]
+PATIENT = {"handler_seconds_max": 60.0, "transaction_timeout_ms": 60_000}
+"""A handler waits until the observer has looked."""
+WAITS = """
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
 
 
 def with_other(service: Service) -> str:
@@ -75,7 +80,7 @@ class Pausing:
     def until_told(self, worker: Worker) -> None:
         words = f"paused by an operator: {self.topic}"
         self.stage.until(lambda: words in worker.ready()[1], "it is paused")
-        assert worker.ready()[0] == 200, "that is no fault"
+        self.stage.until(lambda: worker.ready()[0] == 200, "that is no fault")
 
     def resume(self) -> None:
         inputs.resume(self.context, self.topic, by="bob")
@@ -107,7 +112,7 @@ class Pausing:
 
 @pytest.fixture
 def pausing(servers: Servers, tmp_path: Path) -> Iterator[Pausing]:
-    with Stage(servers, tmp_path, build=build, retry_seconds_max=0.5) as stage:
+    with Stage(servers, tmp_path, build=build, retry_seconds_max=0.5, **PATIENT) as stage:
         yield Pausing(stage)
         stage.show()
 
@@ -125,7 +130,7 @@ PAUSED, LAG = "exactly_once_input_paused_seconds", "exactly_once_consumer_lag_re
 def test_a_paused_topic_waits_through_a_rebalance_and_a_kill_and_goes_on_where_it_was(
     servers: Servers, tmp_path: Path, protocol: str
 ) -> None:
-    with Stage(servers, tmp_path, build=build, group_protocol=protocol) as stage:
+    with Stage(servers, tmp_path, build=build, group_protocol=protocol, session_timeout_ms=6_000) as stage:
         pausing = Pausing(stage)
         first = stage.worker(metrics_port=free_port())
         stage.ask()
@@ -164,13 +169,13 @@ def test_a_paused_topic_waits_through_a_rebalance_and_a_kill_and_goes_on_where_i
 
 def test_what_is_being_handled_is_finished_and_nothing_more(pausing: Pausing) -> None:
     stage = pausing.stage
-    with stage.gate_closed():
-        stage.ask(stage.keys[:1], wish="wait")
+    with stage.open_request(stage.keys[:1]):
+        stage.ask(stage.keys[:1])
         worker = stage.worker(metrics_port=free_port())
-        stage.until(stage.at_gate, "it is being handled")
+        stage.until(lambda: stage.one(WAITS) == 1, "its handler waits for the row of that request")
         stage.ask()
         pausing.pause()
-        stage.until(lambda: measured(worker, PAUSED, pausing.topic)[0] > 0, "its worker knows")
+        stage.until(lambda: sum(measured(worker, PAUSED, pausing.topic)) > 0, "its worker knows")
     pausing.until_told(worker)
     pausing.until_other_flows()
     assert pausing.effects() == 1

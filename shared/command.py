@@ -138,6 +138,7 @@ def parser(service: str) -> argparse.ArgumentParser:
             added.add_argument("name", metavar="NAME", help="the caller's name")
             added.add_argument("scopes", metavar="SCOPE", nargs="+", help="what it may do, such as orders:read")
     _add_positions(commands)
+    _add_inputs(commands)
     _add_dead_letters(commands)
     _add_parked(commands)
     _add_outbox(commands)
@@ -187,6 +188,21 @@ def _add_positions(commands: Any) -> None:
     parked.add_argument("--offset", type=int, help="where you expect the record; --yes needs it")
     parked.add_argument("--reason", required=True, help="kept with the decision")
     parked.add_argument("--yes", action="store_true", help="do not ask")
+
+
+def _add_inputs(commands: Any) -> None:
+    made = commands.add_parser("inputs", help="the topics that the service consumes; pause one, and let it go on")
+    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    _add(choices, "list", ".operations.inputs:show_all", "list them, and which are paused").add_argument(
+        "--json", action="store_true"
+    )
+    paused = _add(choices, "pause", ".operations.inputs:pause", "let its records wait; everything else goes on")
+    resumed = _add(choices, "resume", ".operations.inputs:resume", "go on where it was paused")
+    for added in (paused, resumed):
+        added.add_argument("topic", metavar="TOPIC")
+        meaning = "kept with the decision"
+        added.add_argument("--reason", type=_reason, required=added is paused, help=meaning)
+        added.add_argument("--by", metavar="NAME", help="who decides; otherwise the user of this process")
 
 
 def _add_dead_letters(commands: Any) -> None:

@@ -12,7 +12,18 @@ from typing import NamedTuple
 from sqlalchemy.exc import DBAPIError
 
 from ..errors import CommandFailed, ExactlyOnceError
-from ..operations import calls, dead_letters, dismissing, editing, maintenance, output, parked_keys, redrive, schedule
+from ..operations import (
+    calls,
+    dead_letters,
+    dismissing,
+    editing,
+    inputs,
+    maintenance,
+    output,
+    parked_keys,
+    redrive,
+    schedule,
+)
 from .estate import Known
 from .looks import words
 
@@ -180,6 +191,14 @@ def _give_up_key(known: Known, fields: Fields) -> None:
     )
 
 
+def _pause(known: Known, fields: Fields) -> None:
+    inputs.pause(known.acting, fields["topic"], reason=fields["reason"])
+
+
+def _resume(known: Known, fields: Fields) -> None:
+    inputs.resume(known.acting, fields["topic"], reason=fields["reason"])
+
+
 def key_of(written: str) -> str:
     """Return a key as the commands take it. A page spells its bytes in hexadecimal: it may be no text. Raises
     `CommandFailed`.
@@ -313,6 +332,28 @@ ACTS = {
             ("target", "key", "offset", "whole"),
             ("target", "key", "offset"),
             danger=True,
+        ),
+        Act(
+            "pause-input",
+            "inputs:write",
+            "Pause {topic}",
+            "All workers of the service stop handling its records within some seconds, and finish the batch that they "
+            "are at. Everything else goes on. What comes waits in Kafka, for as long as the topic keeps it.",
+            "Pause",
+            _pause,
+            ("topic",),
+            ("topic",),
+            danger=True,
+        ),
+        Act(
+            "resume-input",
+            "inputs:write",
+            "Resume {topic}",
+            "The workers go on with it where they stopped, within some seconds.",
+            "Resume",
+            _resume,
+            ("topic",),
+            ("topic",),
         ),
     )
 }

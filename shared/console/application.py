@@ -29,7 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import CommandFailed
-from ..operations import calls, dead_letters, decision_list, editing, schedule
+from ..operations import calls, dead_letters, decision_list, editing, inputs, schedule
 from ..operations.story_telling import Story, tell
 from ..postgres import parked
 from ..settings import Settings
@@ -428,6 +428,7 @@ async def _waiting(console: Console, request: Request, visitor: Visitor) -> Resp
             "keys": parked.keys(connection, most=ROWS + 1),
             "scheduled": schedule.listed(connection, ROWS + 1),
             "called": calls.listed(connection, ROWS + 1) if known.calls else [],
+            "inputs": inputs.listed(connection, known.service),
         }
 
     found = await console.read(known, read)

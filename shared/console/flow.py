@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from ..operations.output import age
 from ..postgres import backlog
+from ..postgres.pauses import Pause
 from ..protocol.ports import Input
 from .sight import STALE_SECONDS, Change, Sight, Tables, Topics
 
@@ -35,6 +36,7 @@ class Consumed(NamedTuple):
     per_second: float | None
     parts: list[Part]
     left_out: int
+    pause: Pause | None = None
 
 
 class LaneRow(NamedTuple):
@@ -82,6 +84,10 @@ class Flow:
     def lag_of(self, topic: str) -> int | None:
         """The lag of a topic that it consumes."""
         return next((found.lag for found in self.consumed if found.topic == topic), None)
+
+    def is_paused(self, topic: str) -> bool:
+        """Whether an operator has paused a topic that it consumes."""
+        return any(found.pause is not None for found in self.consumed if found.topic == topic)
 
 
 def of(sight: Sight) -> Flow:
@@ -158,6 +164,7 @@ def _consumed(sight: Sight, name: str, topics: Topics | None, tables: Tables | N
         sight.handled.per_second(handled),
         shown,
         len(parts) - len(shown),
+        tables.paused.get(name) if tables else None,
     )
 
 

@@ -177,6 +177,17 @@ def _flow(known: Known, seen: Flow, status: Status | None) -> Iterator[Problem]:
             "Workers are busy, cannot reach Kafka, or Kafka refuses a row: the log of the lane's owner says it.",
             (known.reading.command("outbox show"),),
         )
+    for found in seen.consumed:
+        if found.pause is not None:
+            yield Problem(
+                "waits",
+                known.name,
+                f"{printable(found.topic)} is paused",
+                f"It was {printable(str(found.pause))}.",
+                "Its records wait in Kafka, for as long as the topic keeps them. Everything else goes on.",
+                (known.reading.command(f"inputs resume {shlex.quote(found.topic)}"),),
+                _link("waiting", service=known.name),
+            )
     strangers = [worker.words for worker in seen.workers if worker.slot == "none"]
     if strangers:
         yield Problem(

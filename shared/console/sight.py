@@ -5,6 +5,7 @@ other does not answer.
 """
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -15,15 +16,16 @@ from ..operations.dead_letters import Alike
 from ..operations.group import Group, Member, Span
 from ..operations.maintenance import Holder
 from ..operations.status import Status
-from ..postgres import backlog, parked, positions
+from ..postgres import backlog, parked, pauses, positions
 from ..postgres.parked import ParkedKey
+from ..postgres.pauses import Pause
 from ..protocol.ports import Input, Position
 from .estate import Known
 from .looks import Look, Watch
 from .rates import Rates
 
 FLOW_SECONDS = 0.5
-"""Between two looks at what flows, however many watch: two requests to Kafka and four to PostgreSQL."""
+"""Between two looks at what flows, however many watch: two requests to Kafka and five to PostgreSQL."""
 PROBLEMS_SECONDS = 8.0
 """Between two looks at what is wrong: they take seconds, and make clients of their own."""
 MEMBERS_EVERY = 2
@@ -54,6 +56,8 @@ class Tables(NamedTuple):
     positions: dict[Input, Position]
     lanes: list[backlog.Lane]
     holders: list[Holder]
+    paused: Mapping[str, Pause] = {}
+    """By topic."""
 
 
 class Waits(NamedTuple):
@@ -159,9 +163,10 @@ class Sight:
             rows = positions.read(connection, survey.known_inputs(connection, self.known.service))
             lanes = backlog.lanes(connection)
             holders = maintenance.holders(connection)
+            paused = pauses.look(connection)
         self.handled.note({source: row.next_offset for source, row in rows.items()})
         self.slots.note(holders)
-        return Tables(rows, lanes, holders)
+        return Tables(rows, lanes, holders, paused)
 
     def _see_waits(self) -> Waits:
         engine = self.known.reading.engine

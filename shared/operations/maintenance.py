@@ -220,6 +220,11 @@ def deciding(name: str) -> Iterator[None]:
         _decides.reset(before)
 
 
+def decides() -> str | None:
+    """Return who decides, where that is known."""
+    return _decides.get()
+
+
 def decided(
     connection: Connection, command: str, source: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> int:

@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 from ..errors import OtherCluster, Stop
 from ..kafka import batch_header
 from ..kafka.held_back import Held
-from ..postgres import parked
+from ..postgres import parked, pauses
+from ..postgres.pauses import Pause
 from ..protocol.ports import Input
 from ..worker import startup
 from . import survey
@@ -55,10 +56,12 @@ def look(context: Context) -> Status:
         stops = {s.source: _stop(wrong, s.source.topic) or s.disagreement(service.name) for s in found}
         with connection.begin():
             waiting = parked.waiting(connection, [s.source for s in found]) or {}
-        waits_at = survey.waiting_inputs(connection, [s for s in found if stops[s.source] is None])
+            paused = pauses.look(connection)
+        moving = [s for s in found if stops[s.source] is None and s.source.topic not in paused]
+        waits_at = survey.waiting_inputs(connection, moving)
         inputs = [
             {
-                **_input(s, stops[s.source], held.get(s.source), waits=s.source in waits_at),
+                **_input(s, stops[s.source], held.get(s.source), paused.get(s.source.topic), waits=s.source in waits_at),
                 "parked": waiting[s.source].records if s.source in waiting else 0,
                 "parked_keys": waiting[s.source].keys if s.source in waiting else 0,
             }
@@ -124,6 +127,10 @@ def _print(service: str, status: Status) -> None:
         echo(
             f"parked records: {records:,}, of {sum(found['parked_keys'] for found in inputs):,} keys; see `parked list`"
         )
+    topics_paused = {found["source"].rpartition("[")[0]: found["paused"] for found in inputs if found["paused"]}
+    for topic, pause in topics_paused.items():
+        echo()
+        echo(f"{topic} is {pause}; `inputs resume {topic}` lets it go on")
     # A topic's problem is that of all its partitions: it is printed once.
     for wrong in dict.fromkeys(found["detail"] for found in (*topics, *inputs, *lanes) if found["detail"]):
         echo()
@@ -163,11 +170,15 @@ def _batch(context: Context, source: Input, offset: int) -> str:
     )
 
 
-def _input(state: InputState, stop: Stop | None, held: Held | None, *, waits: bool) -> dict[str, Any]:
+def _input(
+    state: InputState, stop: Stop | None, held: Held | None, pause: Pause | None, *, waits: bool
+) -> dict[str, Any]:
     # A log that went back, or another log, has no lag.
     of_this_log = not isinstance(stop, OtherCluster) and not state.beyond_the_end
     comparison = _comparison(state, stop)
-    if held and stop is None:
+    if pause and stop is None:
+        comparison["state"] = "paused"
+    elif held and stop is None:
         comparison["state"] = f"held back at {held.offset}"
     elif waits and state.position:
         comparison["state"] = f"waits at {state.position.next_offset}"
@@ -180,6 +191,7 @@ def _input(state: InputState, stop: Stop | None, held: Held | None, *, waits: bo
         "end": state.span.high if state.span else None,
         "lag": state.lag if of_this_log else None,
         **comparison,
+        "paused": None if pause is None else str(pause),
         "waits": waits,
         "held_back": None if held is None else str(held),
     }

@@ -26,6 +26,7 @@ _LIBRARY = {
     "exactly_once_attempt": _ALL,
     "exactly_once_idempotency_key": _ALL,
     "exactly_once_decision": "SELECT, INSERT",
+    "exactly_once_pause": "SELECT, INSERT, DELETE",
     "exactly_once_destination": "SELECT, INSERT, UPDATE",
     "exactly_once_call": _ALL,
 }

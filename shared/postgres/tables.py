@@ -264,6 +264,16 @@ decision = Table(
     Column("after", JSONB, nullable=False),
 )
 
+pause = Table(
+    "exactly_once_pause",
+    metadata,
+    Column("topic", Text, primary_key=True, comment="the service handles none of its records"),
+    _now("paused_at"),
+    Column("paused_by", Text, nullable=False),
+    Column("reason", Text, nullable=False),
+    Column("decision", BigInteger, nullable=False, comment="id of the decision"),
+)
+
 destination = Table(
     "exactly_once_destination",
     metadata,

@@ -58,6 +58,7 @@ from . import (
     inbox,
     outbox,
     parked,
+    pauses,
     positions,
     schedule,
     slots,
@@ -452,6 +453,11 @@ class WorkerDatabase:
             found = attempts.read(connection)
         self._attempted.clear()
         return found
+
+    def paused(self) -> frozenset[str]:
+        """Return the topics that an operator has paused. Raises what `positions` raises."""
+        with self._transient() as connection:
+            return frozenset(pauses.look(connection))
 
     def _outlived(self) -> None:
         """Delete this process's notes, since it survived; if that fails, retry before more is noted or read. A lost

@@ -41,9 +41,9 @@ Anything but plain success of 2.7, P2.3 or 3 leads to the one recovery:
          of a lane that was never claimed
     R4   read the inputs from their next offsets on
 
-An assignment does R2 to R4. Why each step is needed is in docs/protocol.md. This file talks to the world through the
-two ports of `shared.protocol.ports` and has no clock, no thread and no randomness of its own, so that a simulation can
-run it.
+An assignment does R2 to R4, and so does a change of the topics that an operator has paused, whose inputs R4 leaves out.
+Why each step is needed is in docs/protocol.md. This file talks to the world through the two ports of
+`shared.protocol.ports` and has no clock, no thread and no randomness of its own, so that a simulation can run it.
 """
 
 import math
@@ -171,6 +171,7 @@ class Cycle:
         self._holds = holds or (lambda _: False)
         self._limits = limits
         self._owned: Assignment = NOTHING
+        self._paused_topics: frozenset[str] = frozenset()
         # Lanes whose claim Kafka refused for its content are published alone, in ever smaller claims. The limits
         # survive a recovery, because the rows do.
         self._claim_limits: dict[int, int] = {}
@@ -191,7 +192,9 @@ class Cycle:
         """Whether claims may have rows that Kafka does not have."""
         self._spent = False
         """Whether claims may have rows that Kafka has."""
-        self._intake = Intake(self._owned.inputs, self._limits.records, self._limits.retries)
+        self._read_inputs = frozenset(i for i in self._owned.inputs if i.topic not in self._paused_topics)
+        """The inputs owned that are not paused by an operator: nothing else is fetched, or tried again."""
+        self._intake = Intake(self._read_inputs, self._limits.records, self._limits.retries)
         self._parking = Parking(self._limits.parked, self._limits.records, self._limits.retries)
         self._paused: frozenset[Input] = frozenset()
 
@@ -204,6 +207,11 @@ class Cycle:
     def seen(self) -> dict[Input, int]:
         """The next offset of the inputs owned."""
         return self._seen
+
+    @property
+    def paused(self) -> frozenset[str]:
+        """The topics of inputs owned that an operator has paused."""
+        return frozenset(source.topic for source in self._owned.inputs - self._read_inputs)
 
     def parked(self) -> dict[Input, int]:
         """Inputs parked after a `Retry`, and how often the record they wait for was tried."""
@@ -240,6 +248,14 @@ class Cycle:
     def pace(self, records: int) -> None:
         """Keep batches from growing much beyond `records`, which took long."""
         self._intake.pace(records)
+
+    def pause(self, topics: frozenset[str]) -> None:
+        """Handle nothing of `topics` from the next cycle on, and all others again. The share is taken over anew if that
+        changes it, as after an assignment: what was fetched and not handled is fetched again when its turn comes.
+        """
+        changed, self._paused_topics = self._paused_topics ^ topics, topics
+        if any(source.topic in changed for source in self._owned.inputs):
+            self._resumed = False
 
     def unpark(self, source: Input) -> None:
         """Try the record again for which `source` is parked."""
@@ -298,8 +314,8 @@ class Cycle:
         if not self._resumed or not self._parking.waiting:
             return Progress(idle=True)
         if count:
-            self._parking.waiting = self._database.waiting(self._owned.inputs) or {}
-        tried = self._database.next_parked(self._owned.inputs, self._parking.limit)  # P1
+            self._parking.waiting = self._database.waiting(self._read_inputs) or {}
+        tried = self._database.next_parked(self._read_inputs, self._parking.limit)  # P1
         if not tried:
             return Progress(idle=True)
         progress = Progress(received=len(tried))
@@ -335,7 +351,7 @@ class Cycle:
 
     def _poll(self, seconds: float) -> Polled:
         room = self._intake.room()
-        self._pause(frozenset(self._owned.inputs if room <= 0 else self._intake.parked()))
+        self._pause(frozenset(self._read_inputs if room <= 0 else self._intake.parked()))
         polled = self._kafka.poll(max(room, 1), seconds if self._intake.idle() else 0)
         if polled.assigned is not None:
             self._owned = polled.assigned
@@ -551,7 +567,7 @@ class Cycle:
             self._forget()
             changed = self._compare(self._owned)
             if changed is None:
-                self._kafka.read_from(self._seen, self._owned.lanes)  # R4
+                self._kafka.read_from({i: self._seen[i] for i in self._read_inputs}, self._owned.lanes)  # R4
                 self._resumed = True
                 self.resumes += 1
                 return
@@ -603,7 +619,7 @@ class Cycle:
         self._claimed = any(claims[lane].position != committed[lane].offset for lane in share.lanes)
         self._spent = any(claims[lane].rows for lane in share.lanes)
         self._seen = {source: positions[source].next_offset for source in share.inputs}
-        waiting = self._database.waiting(share.inputs)  # after `positions`
+        waiting = self._database.waiting(self._read_inputs)  # after `positions`
         self._intake.parks_keys = waiting is not None and self._limits.parked is not None
         self._parking.waiting = waiting or {}
         self._reported = {i: committed[i].offset for i in share.inputs if i in committed}

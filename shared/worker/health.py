@@ -62,6 +62,7 @@ class Health:
             told = (
                 f"{detail}, {len(parked)} parked" if parked else detail,
                 f"{keys} keys parked" if keys else "",
+                f"paused by an operator: {', '.join(sorted(cycle.paused))}" if cycle.paused else "",
                 "a partition is about to wait: `parked list`" if near else "",
                 unreadable,
             )

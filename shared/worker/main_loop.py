@@ -104,6 +104,7 @@ class MainLoop:
                     in_doubt = False
                 self._watchdog.allow("cycle", self._budget)
                 resumes = self._warn(cycle, resumes)
+                cycle.pause(self._observer.paused.topics)
                 self._wakeup.own(cycle.owned.lanes)
                 began = time.monotonic()
                 turn = turns.begin(began, self._database.due_seconds(began))
@@ -165,12 +166,14 @@ class MainLoop:
         outages.KAFKA.answered("worker")
 
     def _warn(self, cycle: Cycle, resumes: int) -> int:
-        """Tell the cycle at which records processes ended, if it took over a share since the last call."""
+        """Tell the cycle at which records processes ended, and read what is paused, if it took over a share since then."""
         if cycle.resumes != resumes:
             for source, attempt in self._database.attempts().items():
                 cycle.suspect(source, attempt)
             for source, stuck in self._database.stuck().items():
                 cycle.beware(source, stuck.offset, stuck.ends, stuck.error)
+            asked = time.monotonic()
+            self._observer.paused.note(self._database.paused(), asked)
         return cycle.resumes
 
     def _after(self, cycle: Cycle, progress: Progress, seconds: float, *, assigned: bool, unreadable: str = "") -> None:

@@ -17,13 +17,14 @@ from ..kafka.brokers import Brokers
 from ..kafka.connections import Connections
 from ..kafka.held_back import HELD_SECONDS, Held, ask
 from ..kafka.topics import needed
-from ..postgres import backlog, dead_letters, parked, schedule
+from ..postgres import backlog, dead_letters, parked, pauses, schedule
 from ..protocol.ports import Input
 from ..service import Service
 from ..settings import Settings
 from ..telemetry import logs, metrics, outages
 from ..telemetry.gauges import Known
 from ..telemetry.logs import log
+from .paused import Paused
 
 LOOK_SECONDS = 3.0
 """Seconds between two looks. Each sends Kafka three requests, and PostgreSQL some, which take milliseconds."""
@@ -34,8 +35,8 @@ ANSWER_SECONDS = 4.0
 SILENT_SECONDS = 10.0
 """A server that has not answered for this long counts as down: two looks, plus slack for a busy machine."""
 
-LOOKS = (backlog, dead_letters, parked, schedule)
-"""What is looked at in PostgreSQL besides the positions, by a statement of each; the backlog first."""
+LOOKS = (backlog, dead_letters, parked, schedule, pauses)
+"""What is looked at in PostgreSQL besides the positions, by a statement of each; the backlog first, pauses last."""
 
 _GAUGES = tuple(gauge for what in LOOKS for gauge in vars(what).values() if isinstance(gauge, Known))
 """What they show."""
@@ -98,6 +99,8 @@ class Observer:
         self._topics = TopicCollection(needed(service))
         self._brokers = Brokers()
         self._connections = Connections()
+        self.paused = Paused()
+        """The topics that an operator has paused."""
         self._ends: dict[Input, int] = {}
         self._handled: dict[Input, int] = {}
         self._held: dict[Input, Held] = {}
@@ -272,9 +275,12 @@ class Observer:
                 with connection.begin():
                     rows = connection.execute(_HANDLED, {"topics": list(self._service.consumed_topics)}).all()
                 self._handled = {Input(topic, partition): offset for topic, partition, offset in rows}
+                asked = time.monotonic()
                 with connection.begin():
-                    waiting, *_ = [what.look(connection) for what in LOOKS]
+                    waiting, *_, paused = [what.look(connection) for what in LOOKS]
                 backlog.show_lanes(waiting.lanes, self._lanes)
+                pauses.show(paused, self._service.consumed_topics)
+                self.paused.note(paused, asked)
             self._database.end()
         except SQLAlchemyError as error:
             # Keep the next offsets last read: they cannot move while the database is down, or the table is locked.

@@ -425,7 +425,8 @@ class Stage:
         )
 
     def _handled(self) -> dict[int, int]:
-        return dict(self.connection.execute("SELECT partition, next_offset FROM exactly_once_position").fetchall())
+        query = "SELECT partition, next_offset FROM exactly_once_position WHERE topic = %s"
+        return dict(self.connection.execute(query, [self.kit.asked.topic]).fetchall())
 
     def open_transactions(self) -> list[str]:
         """Name the topics of the service that hold back their readers."""

@@ -119,7 +119,7 @@ def test_no_message_names_a_command_in_another_way() -> None:
             )
 
 
-WRITTEN = re.compile(r"`((?:positions|dead-letters|outbox|lanes|decisions|calls|replay) [^`]+|topics|migrate|doctor)`")
+WRITTEN = re.compile(r"`((?:positions|inputs|dead-letters|outbox|lanes|decisions|calls|replay) [^`]+|topics|migrate|doctor)`")
 
 
 @pytest.mark.parametrize("line", sorted(set(WRITTEN.findall((ROOT / "docs" / "operating.md").read_text()))))
@@ -182,6 +182,7 @@ def test_the_commands() -> None:
         *("api", "worker", "caller", "console", "migrate", "topics", "token", "doctor"),
         *("positions show", "positions adopt", "positions rewind", "positions skip", "positions set-aside"),
         *("dead-letters list", "dead-letters show", "dead-letters redrive", "dead-letters dismiss"),
+        *("inputs list", "inputs pause", "inputs resume"),
         *("parked list", "parked show", "parked retry-now", "parked give-up"),
         *("outbox show", "outbox set-aside"),
         *("schedule list", "schedule show", "schedule cancel", "schedule run-now"),

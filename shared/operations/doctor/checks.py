@@ -49,6 +49,7 @@ CHECKS = (
     Check("postgres tables", database.library_tables, 8.0, TABLES),
     Check("postgres rights", database.rights, 8.0, IN),
     Check("postgres outbox", sessions.waiting, 8.0, TABLES),
+    Check("postgres pauses", sessions.paused, 8.0, ("postgres tables",)),
     Check("kafka address", brokers.address, 8.0, READ, "fault"),
     Check("kafka certificates", brokers.certificates, 12.0, ("kafka address",)),
     # A broker that is silent, or speaks TLS where we do not, is told from one that starts only after 15 s.

@@ -6,12 +6,12 @@ from typing import NamedTuple
 
 from sqlalchemy import Connection, text
 
-from ...postgres import backlog
+from ...postgres import backlog, pauses
 from ..output import age
 from .case import Case
 from .database import some
 from .findings import Finding, fault, ok, unknown, warning
-from .sections import LOCK, SIZES, WATCH
+from .sections import LOCK, PAUSES, SIZES, WATCH
 
 LOOK_SECONDS = 2.0
 """Between two looks at open transactions: those of the library take milliseconds. A transaction of another role tells
@@ -174,6 +174,16 @@ def waiting(case: Case) -> Iterator[Finding]:
         yield fault(f"{seen}; the API answers 503", "OUTBOX_ROWS_MAX; why do workers not keep up?", SIZES)
     else:
         yield ok(seen if found.rows_at_most else "no event waits to be published")
+
+
+def paused(case: Case) -> Iterator[Finding]:
+    """The topics that an operator has paused."""
+    with case.engine.connect() as opened, opened.begin():
+        found = pauses.look(opened)
+    for topic, pause in found.items():
+        yield warning(f"{topic} is {pause}", f"{case.command(f'inputs resume {topic}')} lets it go on", PAUSES)
+    if not found:
+        yield ok("no input is paused")
 
 
 _DISK = text("SELECT pg_size_pretty(pg_database_size(current_database()))")

@@ -131,6 +131,33 @@ def test_those_that_match_are_dismissed(broken: Tallies, office: Office) -> None
     assert [(before, after["number"]) for _, before, after in decided(broken)] == [({"error": "Reject"}, 2), ({}, 3)]
 
 
+def test_an_input_is_paused_and_resumed(tallies: Tallies, office: Office) -> None:
+    topic = tallies.asked.topic
+    assert f'/confirm/pause-input?service={office.name}&amp;topic={topic}"' in office.browser.get("/waiting").text
+    assert office.act("pause-input", topic=topic, reason=" ").status_code == 409
+    assert office.act("pause-input", topic="nowhere", reason="r").status_code == 409
+    first = office.act("pause-input", topic=topic, reason=f"wrong prices {HOSTILE}")
+    second = office.act("pause-input", office.of("grace"), topic=topic, reason="too")
+    assert (first.status_code, second.status_code) == (200, 409)
+    assert f"{topic} is paused by ada since" in office.said(second)[0]
+
+    page = office.until_problem(f"{topic} is paused")
+    assert f"inputs resume {topic}" in page
+    assert "paused by ada" in office.browser.get("/").text
+    waiting = office.browser.get("/waiting").text
+    for shown in (page, waiting):
+        assert "<script>alert" not in shown
+        assert "\x1b" not in shown
+    assert f'/confirm/resume-input?service={office.name}&amp;topic={topic}"' in waiting
+
+    assert office.act("resume-input", topic=topic, reason="mended").status_code == 200
+    assert office.act("resume-input", topic=topic, reason="mended").status_code == 409
+    assert [(command, after["by"], after["reason"]) for command, _, after in decided(tallies)] == [
+        ("inputs pause", "ada", f"wrong prices {HOSTILE}"),
+        ("inputs resume", "ada", "mended"),
+    ]
+
+
 def test_a_large_one_is_cut_with_a_note_and_many_of_them_are_listed(tallies: Tallies, office: Office) -> None:
     value = b'{"a": "' + b"x" * 900_000 + b'"}'
     tallies.produce(value, event_headers=headers("large"))

@@ -18,7 +18,7 @@ from dev.servers import Postgres
 from shared.errors import Misconfigured
 from shared.postgres import tables, version_table
 from shared.postgres.migrations import migrate, refuse_behind
-from shared.revisions import r0001, r0002, r0003, r0004, r0005, r0006, r0007
+from shared.revisions import r0001, r0002, r0003, r0004, r0005, r0006, r0007, r0008
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, until
 from shared.testing.databases import settings as make_settings
@@ -62,9 +62,9 @@ def test_a_renamed_schema_a_created_one_and_the_models_are_the_same(settings: Se
     def models() -> None:
         tables.metadata.create_all(create_engine(settings.dsn(SERVICE), poolclass=NullPool))
 
-    later = (r0005.upgrade, r0006.upgrade, r0007.upgrade, r0006.accept)
+    later = (r0005.upgrade, r0006.upgrade, r0007.upgrade, r0008.upgrade, r0006.accept)
     renamed = catalog(*EARLIER, r0004.upgrade, r0004.remove_old_names, *later)
-    created = catalog(r0004.create, r0005.upgrade, r0006.create, r0007.upgrade)
+    created = catalog(r0004.create, r0005.upgrade, r0006.create, r0007.upgrade, r0008.upgrade)
     assert renamed == created
     assert created == catalog(models)
     assert {name for (name, *_) in created[0]} == set(tables.metadata.tables)

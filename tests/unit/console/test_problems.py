@@ -1,6 +1,7 @@
 """What is wrong, worst first, each with its cause, what it means, and a command that can be typed."""
 
 import shlex
+from datetime import datetime
 
 import pytest
 
@@ -12,6 +13,7 @@ from shared.console.sight import Tables, Waits
 from shared.operations.dead_letters import Alike
 from shared.operations.status import Status
 from shared.postgres.parked import ParkedKey
+from shared.postgres.pauses import Pause
 from shared.protocol.ports import Input
 from tests.unit.console.desk import Desk
 
@@ -102,6 +104,25 @@ def test_without_a_worker_the_page_says_what_waits_for_one() -> None:
     assert listed[0].title == "No worker is up"
     assert "420 records to handle" in listed[0].cause
     assert listed[0].typed == ["python -m services.shop worker"]
+
+
+def test_a_paused_input_is_told_with_what_lets_it_go_on() -> None:
+    pause = Pause("store.events", datetime(2026, 11, 28, 9), "ada", f"prices {HOSTILE}", 7, 3_600.0)
+    desk = Desk()
+    desk.sees("shop")
+    answer = desk.sight().tables.answer
+    assert answer is not None
+    (only,) = found(desk, tables=answer.found._replace(paused={"store.events": pause}))
+
+    assert (only.level, only.title) == ("waits", "store.events is paused")
+    assert "paused by ada since 2026-11-28 09:00:00 UTC: prices it's" in only.cause
+    assert "\x1b" not in only.cause
+    assert only.typed == ["python -m services.shop inputs resume store.events"]
+    shown = flow.of(desk.sight())
+    assert (shown.is_paused("store.events"), shown.is_paused("elsewhere.events")) == (True, False)
+    page = desk.browser.get("/").text
+    assert page.count("paused by ada") == 1, "in the table of inputs"
+    assert "paused, lag " in page, "in the picture"
 
 
 @pytest.mark.parametrize(("look", "server"), [("tables", "PostgreSQL"), ("topics", "Kafka")])

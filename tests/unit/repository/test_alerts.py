@@ -7,7 +7,7 @@ import pytest
 from prometheus_client import generate_latest
 
 from shared.calls import metrics as calls  # noqa: F401
-from shared.postgres import backlog, dead_letters, parked, schedule  # noqa: F401 (they have the metrics)
+from shared.postgres import backlog, dead_letters, parked, pauses, schedule  # noqa: F401 (they have the metrics)
 from shared.telemetry import metrics  # noqa: F401
 from tests.alerts import ALERTS, PROMTOOL, RULES, firing
 
@@ -22,6 +22,7 @@ exactly_once_parked_oldest_seconds 0.0
 exactly_once_parked_filled_ratio 0.0
 exactly_once_schedule_overdue_seconds 0.0
 exactly_once_consumer_lag_records{topic="t",partition="0"} 0.0
+exactly_once_input_paused_seconds{topic="t"} 0.0
 exactly_once_partition_held_back_seconds{topic="t",partition="0"} 0.0
 exactly_once_outbox_oldest_seconds 0.0
 exactly_once_events_handled_total 1000.0
@@ -93,6 +94,23 @@ def replaced(line: str) -> str:
         pytest.param(replaced("exactly_once_worker_state"), {"MetricsAbsent", "NoWorkerWorks"}, id="no state"),
         pytest.param(replaced("exactly_once_consumer_lag_records"), {"LagUnknown"}, id="no lag"),
         pytest.param(replaced('exactly_once_consumer_lag_records{topic="t",partition="0"} 3'), {"LagGrows"}, id="lag"),
+        pytest.param(
+            replaced('exactly_once_consumer_lag_records{topic="t",partition="0"} 3').replace(
+                'paused_seconds{topic="t"} 0', 'paused_seconds{topic="t"} 600'
+            ),
+            set(),
+            id="lag of what is paused",
+        ),
+        pytest.param(
+            replaced('exactly_once_consumer_lag_records{topic="t",partition="0"} 0x20 1+1x60').replace(
+                'paused_seconds{topic="t"} 0.0', 'paused_seconds{topic="t"} 600+15x50 0x30'
+            ),
+            set(),
+            id="lag of what was paused until now",
+        ),
+        pytest.param(
+            replaced('exactly_once_input_paused_seconds{topic="t"} 86401'), {"InputPaused"}, id="paused for a day"
+        ),
         pytest.param(
             replaced('exactly_once_partition_held_back_seconds{topic="t",partition="0"} 31'),
             {"HeldBack"},

@@ -1,5 +1,6 @@
 """A worker reports its state truthfully in every state."""
 
+from collections.abc import Collection
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -47,8 +48,8 @@ def health(seeing: Seeing) -> Health:
     return Health(cast("Any", seeing), debugging=False)
 
 
-def work(health: Health, parked: int = 0, keys: int = 0, filled: float = 0.0) -> None:
-    """Let a cycle end with some input parked, or some keys."""
+def work(health: Health, parked: int = 0, keys: int = 0, filled: float = 0.0, paused: Collection[str] = ()) -> None:
+    """Let a cycle end with some input parked, or some keys, or topics paused."""
     owned = Assignment(frozenset({Input("a", 0)}), frozenset({0, 1}))
     waiting = {Input("a", 0): Waiting(2 * keys, 100, keys, 1.0, 1.0)} if keys else {}
     cycle: Any = SimpleNamespace(
@@ -56,6 +57,7 @@ def work(health: Health, parked: int = 0, keys: int = 0, filled: float = 0.0) ->
         parked=lambda: {Input("a", n): 1 for n in range(parked)},
         waiting=waiting,
         parking_filled=filled,
+        paused=paused,
     )
     health.working(cycle, assigned=True, share_seconds=10)
 

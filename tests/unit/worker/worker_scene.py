@@ -10,6 +10,7 @@ from typing import Any, cast
 from shared.errors import SlotLost, Stop
 from shared.protocol.ports import NOTHING, Polled
 from shared.testing import SECONDS_MAX, until
+from shared.worker.paused import Paused
 from shared.worker.worker import Worker
 from tests.faults import trail
 from tests.faults.stage import StageSettings
@@ -74,6 +75,10 @@ class Held:
         return {}
 
     attempts = stuck
+
+    def paused(self) -> frozenset[str]:
+        """Return no topic."""
+        return frozenset()
 
     def __init__(self) -> None:
         self.lost = False
@@ -143,6 +148,7 @@ class Seeing(Idle):
         return ""
 
     held_back = silence
+    paused = Paused()
 
     def answered(self) -> None:
         """Do nothing."""

@@ -3,7 +3,7 @@
 import sqlalchemy as sa
 from alembic import op
 
-from shared.revisions import r0004, r0005, r0006, r0007
+from shared.revisions import r0004, r0005, r0006, r0007, r0008
 
 revision = "0001"
 down_revision = None
@@ -15,6 +15,7 @@ def upgrade() -> None:
     r0005.upgrade()
     r0006.create()
     r0007.upgrade()
+    r0008.upgrade()
     op.create_table(
         "skeleton",
         sa.Column("something_id", sa.Text, primary_key=True),

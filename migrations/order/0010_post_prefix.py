@@ -2,8 +2,8 @@
 
 from shared.revisions import r0004
 
-revision = "0009"
-down_revision = "0008"
+revision = "0010"
+down_revision = "0009"
 
 
 def upgrade() -> None:

@@ -2,8 +2,8 @@
 
 from shared.revisions import r0006
 
-revision = "0010"
-down_revision = "0009"
+revision = "0012"
+down_revision = "0011"
 
 
 def upgrade() -> None:

@@ -1,0 +1,201 @@
+"""An operator pauses one of two topics, on real servers: it waits, whatever becomes of the workers, and goes on once."""
+
+import re
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import ClassVar
+
+import msgspec
+import pytest
+from sqlalchemy import text
+
+from dev.servers import Servers
+from dev.servers.places import free_port
+from shared.container import ServiceContainer
+from shared.events import Event
+from shared.kafka import topics
+from shared.operations import inputs
+from shared.operations.maintenance import Context
+from shared.service import Service
+from shared.session import Session
+from shared.settings import Settings
+from tests.faults import trail
+from tests.faults.stage import Stage, Worker, headers, producer
+from tests.integration.worker.pages import shown
+
+BOTH = [pytest.param("classic", id="classic"), pytest.param("consumer", id="KIP-848")]
+PATIENT = {"handler_seconds_max": 60.0, "transaction_timeout_ms": 60_000}
+"""A handler waits until the observer has looked."""
+WAITS = """
+    SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'
+"""
+
+
+def with_other(service: Service) -> str:
+    """Let the service consume one more topic, whose events leave a row in the table `other`; return its name."""
+    name = f"{service.name}.other"
+
+    class Other(Event, frozen=True, kw_only=True):
+        topic: ClassVar[str] = name
+        number: int
+
+        @property
+        def key(self) -> str:
+            return str(self.number)
+
+    @service.on(Other)
+    def handler(event: Other, session: Session) -> None:
+        session.execute(text("INSERT INTO other VALUES (:number)"), {"number": event.number})
+
+    return name
+
+
+def build(name: str, settings: Settings) -> ServiceContainer:
+    kit = trail.make(name)
+    with_other(kit.service)
+    return trail.container(kit, settings)
+
+
+class Pausing:
+    """A service with two inputs, and an operator."""
+
+    def __init__(self, stage: Stage) -> None:
+        self.stage = stage
+        self.topic = stage.kit.asked.topic
+        self.other = with_other(stage.kit.service)
+        topics.create_topics(stage.settings, stage.kit.service)
+        stage.connection.execute(b"CREATE TABLE other (number int)")
+        stage.connection.execute(b"GRANT ALL ON other TO PUBLIC")
+        self.context = Context(stage.settings, stage.kit.service, stage._engine, stage.outbox)
+        self._numbers = iter(range(1, 1_000))
+        self._told = 0
+
+    def pause(self, *workers: Worker) -> None:
+        """Pause the first topic, and wait until these workers have seen it."""
+        inputs.pause(self.context, self.topic, reason="its producer is wrong", by="ada")
+        for worker in workers:
+            self.until_told(worker)
+
+    def until_told(self, worker: Worker) -> None:
+        words = f"paused by an operator: {self.topic}"
+        self.stage.until(lambda: words in worker.ready()[1], "it is paused")
+        self.stage.until(lambda: worker.ready()[0] == 200, "that is no fault")
+
+    def resume(self) -> None:
+        inputs.resume(self.context, self.topic, by="bob")
+
+    def until_other_flows(self) -> None:
+        """Produce to the other topic, in each partition, and wait until that took effect."""
+        client = producer(self.stage.bootstrap)
+        for p in range(self.stage._partitions):
+            number = next(self._numbers)
+            data = msgspec.json.encode({"number": number})
+            client.produce(self.other, data, str(number), partition=p, headers=headers(f"o-{number}", "Other.v1"))
+            self._told += 1
+        self.stage.flush()
+        self.stage.until(lambda: self.others() >= self._told, "the other input goes on")
+
+    def others(self) -> int:
+        return self.stage.one("SELECT count(*) FROM other")
+
+    def effects(self) -> int:
+        return self.stage.one("SELECT count(*) FROM effect")
+
+    def check(self) -> None:
+        """Compare the books, when all is drained."""
+        self.stage.until_drained()
+        self.stage.stop()
+        assert self.stage.problems() == []
+        assert self.others() == self.stage.one("SELECT count(DISTINCT number) FROM other") == self._told
+
+
+@pytest.fixture
+def pausing(servers: Servers, tmp_path: Path) -> Iterator[Pausing]:
+    with Stage(servers, tmp_path, build=build, retry_seconds_max=0.5, **PATIENT) as stage:
+        yield Pausing(stage)
+        stage.show()
+
+
+def measured(worker: Worker, name: str, topic: str) -> list[float]:
+    """Return the values of a metric of a topic."""
+    found = re.findall(rf'^{name}{{[^}}]*topic="{re.escape(topic)}".*}} (\S+)$', shown(worker), re.MULTILINE)
+    return [float(value) for value in found]
+
+
+PAUSED, LAG = "exactly_once_input_paused_seconds", "exactly_once_consumer_lag_records"
+
+
+@pytest.mark.parametrize("protocol", BOTH)
+def test_a_paused_topic_waits_through_a_rebalance_and_a_kill_and_goes_on_where_it_was(
+    servers: Servers, tmp_path: Path, protocol: str
+) -> None:
+    with Stage(servers, tmp_path, build=build, group_protocol=protocol, session_timeout_ms=6_000) as stage:
+        pausing = Pausing(stage)
+        first = stage.worker(metrics_port=free_port())
+        stage.ask()
+        pausing.until_other_flows()
+        stage.until_drained()
+        before = pausing.effects()
+        pausing.pause(first)
+
+        stage.ask()
+        stage.request()
+        pausing.until_other_flows()
+        stage.until(lambda: stage.one("SELECT count(*) FROM exactly_once_outbox") == 0, "the outbox goes on")
+        assert pausing.effects() == before
+        stage.until(lambda: sum(measured(first, LAG, pausing.topic)) == len(stage.keys), "its lag shows, and stands")
+
+        second = stage.worker(metrics_port=free_port())
+        stage.until_shared(2)
+        pausing.until_told(second)
+        pausing.until_other_flows()
+        assert pausing.effects() == before, "a rebalance changes nothing"
+
+        second.send(signal.SIGKILL)
+        second.again()
+        stage.until_shared(2)
+        pausing.until_told(second)
+        stage.ask()
+        pausing.until_other_flows()
+        assert pausing.effects() == before, "nor does a worker that is killed, and started again"
+
+        pausing.resume()
+        stage.until_drained()
+        pausing.until_other_flows()
+        stage.until(lambda: "paused" not in first.ready()[1] + second.ready()[1], "nothing is paused")
+        pausing.check()
+
+
+def test_what_is_being_handled_is_finished_and_nothing_more(pausing: Pausing) -> None:
+    stage = pausing.stage
+    with stage.open_request(stage.keys[:1]):
+        stage.ask(stage.keys[:1])
+        worker = stage.worker(metrics_port=free_port())
+        stage.until(lambda: stage.one(WAITS) == 1, "its handler waits for the row of that request")
+        stage.ask()
+        pausing.pause()
+        stage.until(lambda: sum(measured(worker, PAUSED, pausing.topic)) > 0, "its worker knows")
+    pausing.until_told(worker)
+    pausing.until_other_flows()
+    assert pausing.effects() == 1
+    assert measured(worker, PAUSED, pausing.other) == [0.0]
+    pausing.resume()
+    pausing.check()
+
+
+def test_what_waits_for_another_attempt_waits_for_the_end_of_the_pause(pausing: Pausing) -> None:
+    stage = pausing.stage
+    stage.connection.execute(f"CREATE TABLE {trail.DOWN} ()".encode())
+    stage.ask(stage.keys[:1], wish="retry")
+    worker = stage.worker(metrics_port=free_port())
+    stage.until(lambda: stage.one("SELECT count(*) FROM exactly_once_parked") == 1, "it is parked")
+    pausing.pause(worker)
+    stage.connection.execute(f"DROP TABLE {trail.DOWN}".encode())
+    tried = "SELECT max(attempts) FROM exactly_once_parked"
+    attempts = stage.one(tried)
+    stage.until(lambda: stage.one("SELECT max(due) < now() - interval '1 s' FROM exactly_once_parked"), "it is due")
+    pausing.until_other_flows()
+    assert (pausing.effects(), stage.one(tried)) == (0, attempts), "it is not tried"
+    pausing.resume()
+    pausing.check()

@@ -10,8 +10,23 @@ request's begin and end. The last numbers may be left out.
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 
+from tests.simulation.broker import TOPIC
 from tests.simulation.faults import Fault
-from tests.simulation.world import Arrive, Close, Dismiss, Open, Parts, Point, Redrive, Run, Scenario, Step, World
+from tests.simulation.world import (
+    Arrive,
+    Close,
+    Dismiss,
+    Open,
+    Parts,
+    Pause,
+    Point,
+    Redrive,
+    Resume,
+    Run,
+    Scenario,
+    Step,
+    World,
+)
 
 Plan = Mapping[int, Fault]
 """Choice points and the faults that happen there."""
@@ -94,6 +109,21 @@ HELD_IN_A_BATCH: tuple[Step, ...] = (
     Dismiss("a"),
 )
 
+PAUSED: tuple[Step, ...] = (
+    Arrive("a", "e1"),
+    Arrive("^a", "e2"),  # has to wait, and is still parked when the topic is paused
+    Pause(TOPIC),
+    Arrive("b", "e3"),
+    Open("r1a"),  # what the service decides itself goes on
+    Close("r1a"),
+    Arrive("a", "e4"),
+    Open("r2b"),
+    Close("r2b"),
+    Resume(TOPIC),
+    Arrive("a", "e4"),  # a duplicate
+    Arrive("b", "e5"),
+)
+
 SCENARIOS = {
     "brief": Scenario((ARRIVALS[0], *REQUESTS[-2:])),
     "events": Scenario(ARRIVALS),
@@ -113,6 +143,8 @@ SCENARIOS = {
     "parked-and-held": Scenario(PARKED_AND_HELD, processes=2, slots=2),
     "held-in-a-batch": Scenario(HELD_IN_A_BATCH, records=4),
     "held-and-full": Scenario(HELD[:4], parked=1),
+    "paused": Scenario(PAUSED),
+    "paused-by-two": Scenario(PAUSED, processes=2, slots=2),
     "fatal-to-two": Scenario((Arrive("%a", "e1"),), processes=2, slots=2),
 }
 
@@ -139,7 +171,7 @@ def explore(
 
 def written(scenario: Scenario) -> str:
     """Return a scenario as text that `read` understands."""
-    marks = {Arrive: "", Open: "+", Close: "!", Redrive: ">", Dismiss: "<"}
+    marks = {Arrive: "", Open: "+", Close: "!", Redrive: ">", Dismiss: "<", Pause: "(", Resume: ")"}
     steps = (marks[type(step)] + "=".join(step) for step in scenario.script)
     return " ".join(["/".join(str(number) for number in scenario[1:]), *steps])
 
@@ -157,6 +189,8 @@ def read(text: str) -> Scenario:
             "!": Close(step[1:]),
             ">": Redrive(step[1:]),
             "<": Dismiss(step[1:]),
+            "(": Pause(step[1:]),
+            ")": Resume(step[1:]),
         }
         script.append(kinds.get(step[0]) or Arrive(word, event_id))
     return Scenario(script, *(int(number) for number in numbers.split("/")))

@@ -865,6 +865,46 @@ MUTANTS = (
         scenario="parked-and-fatal",
         fault=Fault.REFUSE,
     ),
+    # ---- topics that an operator has paused
+    Mutant(
+        "a share is taken over with the inputs that are paused",
+        CYCLE,
+        "self._kafka.read_from({i: self._seen[i] for i in self._read_inputs}, self._owned.lanes)",
+        "self._kafka.read_from(self._seen, self._owned.lanes)",
+        scenario="paused",
+        survives="the intake takes nothing of them; found in tests/unit/protocol/test_cycle_pause.py: "
+        "a_worker_that_takes_over_fetches_nothing_of_it",
+    ),
+    Mutant(
+        "a pause waits for the next assignment",
+        CYCLE,
+        "        if any(source.topic in changed for source in self._owned.inputs):\n",
+        "        if not topics and changed:\n",
+        scenario="paused",
+    ),
+    Mutant(
+        "a topic that is resumed waits for the next assignment",
+        CYCLE,
+        "        if any(source.topic in changed for source in self._owned.inputs):\n",
+        "        if topics:\n",
+        scenario="paused",
+    ),
+    Mutant(
+        "parked records of a paused topic are tried",
+        CYCLE,
+        "self._database.next_parked(self._read_inputs, self._parking.limit)",
+        "self._database.next_parked(self._owned.inputs, self._parking.limit)",
+        scenario="paused",
+        survives="nobody asks for them: what waits is counted of the inputs that are read; one of the two would do",
+    ),
+    Mutant(
+        "what was fetched of a paused topic is handled",
+        CYCLE,
+        "self._intake = Intake(self._read_inputs, ",
+        "self._intake = Intake(self._owned.inputs, ",
+        scenario="paused",
+        survives="nothing of them is fetched; one of the two would do",
+    ),
     # ---- dead letters that hold their key
     Mutant(
         "a dead letter that holds its key lets later records of its batch go on",

@@ -44,7 +44,7 @@ from shared.protocol.ports import (
 )
 from tests.simulation.client import At, lane_of
 from tests.simulation.ends import Ends, Place
-from tests.simulation.faults import Fault
+from tests.simulation.faults import Fault, Violated
 
 LOCK_ROUNDS = 3
 """lock_timeout."""
@@ -129,6 +129,8 @@ class Postgres:
         """Parked records that are not due when somebody asks next."""
         self.tried: Counter[str] = Counter()
         """How often handlers asked for another attempt of a record that has to wait."""
+        self.paused: frozenset[str] = frozenset()
+        """The topics that an operator has paused."""
         self.parks = True
         """Whether the schema accepts parked records."""
         self.dead_letters: list[NewDeadLetter] = []
@@ -289,6 +291,8 @@ class Connection:
         """Inputs with a note, as `shared.postgres.transaction` knows them."""
         self.noted: set[ParkedPlace] = set()
         """Parked records with a note."""
+        self.heard = server.paused
+        """The topics whose pause this process knows, or has to know before it handles anything."""
 
     def take_slot(self) -> int | None:
         """Take the lowest free slot."""
@@ -446,6 +450,16 @@ class Connection:
         self.server.forget_notes([s for s, note in self.server.notes.items() if self.server.positions[s] > note.last])
         return {source: Attempt(*note, ProcessEnded()) for source, note in self.server.notes.items()}
 
+    def paused(self) -> frozenset[str]:
+        """Return the topics that are paused, as the main loop asks after each adoption."""
+        self._ask("database.paused")
+        return self.observe_pauses()
+
+    def observe_pauses(self) -> frozenset[str]:
+        """Return them as the observer does, which has a session of its own."""
+        self.heard = self.server.paused
+        return self.heard
+
     def outlive(self) -> None:
         """Withdraw the notes if the session lives: otherwise their record may be the reason."""
         if self.session is None or not self.session.alive:
@@ -572,6 +586,8 @@ class PostgresTransaction:
             self._server.failed += [first] if fault is Fault.POISON else []
             raise HandlingFailed(deliveries[0].record) from (Retry() if fault is Fault.RETRY else ValueError())
         for delivery in deliveries:
+            if delivery.record.input.topic in self._connection.heard:
+                raise Violated(f"handled though it was known to be paused: {name_of(delivery.record)}")
             envelope, word = delivery.envelope, (delivery.record.value or b"").decode()
             if word.startswith("^") and self._server.tried[name_of(delivery.record)] < RETRIES:
                 self._server.tried[name_of(delivery.record)] += 1

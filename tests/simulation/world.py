@@ -85,7 +85,19 @@ class Dismiss(NamedTuple):
     key: str
 
 
-Step = Arrive | Open | Close | Redrive | Dismiss
+class Pause(NamedTuple):
+    """An operator pauses a topic; each process hears of it when it looks next."""
+
+    topic: str
+
+
+class Resume(NamedTuple):
+    """An operator resumes a topic."""
+
+    topic: str
+
+
+Step = Arrive | Open | Close | Redrive | Dismiss | Pause | Resume
 
 
 class Scenario(NamedTuple):
@@ -276,11 +288,15 @@ class Process:
                 if in_doubt:
                     cycle.recover()
                     in_doubt = False
+                report = self._world.broker.round % REPORT_EVERY == 0
                 if cycle.resumes != resumes:
                     for source, attempt in self._connection.attempts().items():
                         cycle.suspect(source, attempt)
+                    cycle.pause(self._connection.paused())
                     resumes = cycle.resumes
-                progress = cycle.run(0, report=self._world.broker.round % REPORT_EVERY == 0)
+                elif report:
+                    cycle.pause(self._connection.observe_pauses())
+                progress = cycle.run(0, report=report)
                 retried = cycle.retry(count=True)
                 self.idle = progress.idle and retried.idle and not cycle.parked()
                 for source in cycle.parked():
@@ -381,6 +397,10 @@ class World:
             if self._thought < PERSON_ROUNDS or not self.server.decide(Session(), about, redrive=redrive):
                 return False
             self._thought = 0
+        elif isinstance(step, Pause):
+            self.server.paused |= {step.topic}
+        elif isinstance(step, Resume):
+            self.server.paused -= {step.topic}
         elif isinstance(step, Close):
             self.server.commit(self._requests[step.name])
         else:

@@ -16,11 +16,17 @@ from types import TracebackType
 from typing import Self
 
 from shared.testing import until
+from tests.signals import not_ignored
 
 CTRL_C = "\x03"
 END_SECONDS = 30.0
 READ_BYTES = 65_536
 POLL_SECONDS = 0.05
+
+
+def _own_terminal() -> None:
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    not_ignored()
 
 
 class Terminal:
@@ -36,7 +42,7 @@ class Terminal:
             stdout=theirs,
             stderr=theirs,
             start_new_session=True,
-            preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - between fork and exec
+            preexec_fn=_own_terminal,  # noqa: PLW1509 - nothing else runs here between fork and exec
         )
         os.close(theirs)
         self._read = bytearray()

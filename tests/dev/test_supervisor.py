@@ -16,6 +16,7 @@ from dev import program
 from dev.program import Program
 from dev.supervisor import GaveUp, Supervisor
 from shared.testing import until
+from tests.signals import not_ignored
 
 # Python starts in some 20 ms; the bound is for a machine that does ten other things.
 WAIT_SECONDS = 10.0
@@ -219,11 +220,10 @@ def test_nothing_is_left_when_the_block_ends_with_an_error(tmp_path: Path) -> No
 
 
 SUPERVISING = """
-import json, signal, sys, time
+import json, sys, time
 from pathlib import Path
 from dev.program import Program
 from dev.supervisor import Supervisor
-signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell that starts us in the background has it ignored
 folder = Path(sys.argv[1])
 with Supervisor(folder) as supervisor:
     for name in ("one", "two"):
@@ -237,7 +237,10 @@ with Supervisor(folder) as supervisor:
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT, signal.SIGTERM])
 def test_nothing_is_left_when_the_supervising_process_itself_dies(tmp_path: Path, number: signal.Signals) -> None:
     supervising = subprocess.Popen(
-        (sys.executable, "-c", SUPERVISING, str(tmp_path), FOREVER), stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+        (sys.executable, "-c", SUPERVISING, str(tmp_path), FOREVER),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=not_ignored,  # noqa: PLW1509 - it touches no lock
     )
     with supervising, supervising.stdout:  # type: ignore[union-attr]
         pids = json.loads(supervising.stdout.readline())  # type: ignore[union-attr]

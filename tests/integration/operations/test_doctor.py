@@ -5,6 +5,7 @@ import socket
 import threading
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -17,13 +18,14 @@ from dev.servers import Servers
 from dev.servers.locked import Grant, LockedKafka
 from dev.servers.places import free_port
 from shared import command
-from shared.kafka import topics
-from shared.operations.doctor import doctor
+from shared.kafka import access, topics
+from shared.operations.doctor import doctor, sessions
 from shared.operations.doctor.case import Case
 from shared.operations.doctor.certificates import handshake
 from shared.operations.doctor.checks import CHECKS
 from shared.operations.doctor.findings import Finding
 from shared.operations.doctor.network import Address
+from shared.postgres import engine
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, until
 from tests.faults import trail
@@ -77,20 +79,27 @@ PATIENT = tuple(check._replace(seconds=SECONDS_MAX) for check in CHECKS)
 """On a busy machine an answer takes longer than an operator should wait."""
 
 
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the commands run, and find the migrations."""
+    return tmp_path_factory.mktemp("root")
+
+
 @pytest.fixture(autouse=True)
-def _patient(monkeypatch: pytest.MonkeyPatch) -> None:
+def _patient(monkeypatch: pytest.MonkeyPatch, root: Path) -> None:
+    monkeypatch.chdir(root)
     monkeypatch.setattr(doctor, "CHECKS", PATIENT)
     monkeypatch.setattr(doctor, "SECONDS_MAX", 2 * SECONDS_MAX)
+    monkeypatch.setattr(sessions, "LOOK_SECONDS", 0.5)  # nobody is here whose transactions come and go
 
 
-@pytest.fixture
-def tallies(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Tallies]:
-    """A service that has worked, with a history of one migration."""
+@contextmanager
+def worked(servers: Servers, root: Path) -> Iterator[Tallies]:
+    """Make a service that has worked, with a history of one migration."""
     with Tallies(servers) as made:
-        folder = tmp_path / "migrations" / made.name
+        folder = root / "migrations" / made.name
         folder.mkdir(parents=True)
         (folder / "0001_pre_tables.py").touch()
-        monkeypatch.chdir(tmp_path)
         made.sql("CREATE TABLE exactly_once_schema_version AS SELECT '0001' AS version_num")
         made.sql(f"GRANT SELECT ON exactly_once_schema_version TO {RUNTIME}")
         made.ask(1, 2)
@@ -98,13 +107,28 @@ def tallies(servers: Servers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         yield made
 
 
+@pytest.fixture(scope="module")
+def tallies(servers: Servers, root: Path) -> Iterator[Tallies]:
+    """A healthy service. A test that breaks it mends it."""
+    with worked(servers, root) as made:
+        yield made
+
+
+@contextmanager
+def broken(tallies: Tallies, by: str, mend: str) -> Iterator[None]:
+    """Break something while the block runs."""
+    tallies.sql(by)
+    yield
+    tallies.sql(mend)
+
+
 @pytest.fixture
 def look(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> Doctor:
     """Run the command, with `more` settings."""
 
-    def run(**more: object) -> Report:
+    def run(of: Tallies = tallies, **more: object) -> Report:
         capsys.readouterr()
-        built = trail.container(tallies.kit, tallies.settings.model_copy(update=more))
+        built = trail.container(of.kit, of.settings.model_copy(update=more))
         try:
             code = command.run(built, ["doctor", "--json"])
         finally:
@@ -124,23 +148,10 @@ def test_a_healthy_service(tallies: Tallies, look: Doctor) -> None:
     assert "agree on cluster, topics, lanes and every position" in report.of("positions")[0][1]
 
 
-def test_a_topic_that_is_missing(tallies: Tallies, look: Doctor) -> None:
-    gone = tallies.told.topic
-    tallies.admin.delete_topics([gone])[gone].result(SECONDS_MAX)
-    until(lambda: topics.describe(tallies.admin, tallies.settings, [gone])[gone] is None, f"{gone} is gone")
-
-    report = look()
-
-    assert report.code == 1
-    assert report.wrong() == KNOWN | {"kafka topics": "fault"}
-    ((_, seen), *_) = report.of("kafka topics")
-    assert f"Kafka has no topic {gone}; create with `python -m services.{tallies.name} topics`" in seen
-
-
 def test_a_schema_that_is_behind(tallies: Tallies, look: Doctor) -> None:
-    tallies.sql("UPDATE exactly_once_schema_version SET version_num = '0000'")
-
-    report = look()
+    version = "UPDATE exactly_once_schema_version SET version_num"
+    with broken(tallies, f"{version} = '0000'", f"{version} = '0001'"):
+        report = look()
 
     assert (report.code, report.wrong()) == (1, KNOWN | {"postgres schema": "fault"})
     ((_, seen),) = report.of("postgres schema")
@@ -148,24 +159,19 @@ def test_a_schema_that_is_behind(tallies: Tallies, look: Doctor) -> None:
     assert [verdict for verdict, _ in report.of("postgres tables")] == ["unknown"]
 
 
-def test_tables_of_an_earlier_library(tallies: Tallies, look: Doctor) -> None:
-    tallies.sql("DROP TABLE exactly_once_call")
+def test_a_table_of_an_earlier_library_and_a_right_that_was_taken_away(tallies: Tallies, look: Doctor) -> None:
+    right = "INSERT ON exactly_once_inbox"
+    with (
+        broken(tallies, "ALTER TABLE exactly_once_call RENAME TO away", "ALTER TABLE away RENAME TO exactly_once_call"),
+        broken(tallies, f"REVOKE {right} FROM {RUNTIME}", f"GRANT {right} TO {RUNTIME}"),
+    ):
+        report = look()
 
-    report = look()
-
-    assert (report.code, report.wrong()) == (1, KNOWN | {"postgres tables": "fault"})
+    assert (report.code, report.wrong()) == (1, KNOWN | {"postgres tables": "fault", "postgres rights": "fault"})
     ((_, seen),) = report.of("postgres tables")
     assert "exactly_once_call not there" in seen
-
-
-def test_a_right_that_was_taken_away(tallies: Tallies, look: Doctor) -> None:
-    tallies.sql(f"REVOKE INSERT ON exactly_once_inbox FROM {RUNTIME}")
-
-    report = look()
-
-    assert (report.code, report.wrong()) == (1, KNOWN | {"postgres rights": "fault"})
     ((_, seen),) = report.of("postgres rights")
-    assert f"the role {RUNTIME} lacks INSERT on exactly_once_inbox" in seen
+    assert f"the role {RUNTIME} lacks {right}" in seen
 
 
 def test_a_transaction_that_somebody_has_left_open(tallies: Tallies, look: Doctor) -> None:
@@ -193,8 +199,9 @@ def test_a_transaction_that_keeps_others_waiting(tallies: Tallies, look: Doctor)
     assert seen.endswith("; 1 session waits for it")
 
 
-def test_a_table_that_is_locked(tallies: Tallies, look: Doctor) -> None:
+def test_a_table_that_is_locked(tallies: Tallies, look: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """What needs the table is not known, and the lock is why."""
+    monkeypatch.setattr(engine, "LOCK_TIMEOUT_MS", 200)
     with tallies.held("LOCK TABLE exactly_once_lane"):
         report = look()
 
@@ -206,30 +213,39 @@ def test_a_table_that_is_locked(tallies: Tallies, look: Doctor) -> None:
     assert (verdict, "SQLSTATE 55P03" in seen) == ("unknown", True)
 
 
-def test_a_transaction_of_a_producer_that_does_not_end(tallies: Tallies, look: Doctor) -> None:
-    name = f"mallory-{uuid.uuid4().hex[:8]}"
-    stranger = Producer({"bootstrap.servers": tallies.settings.kafka_bootstrap_servers, "transactional.id": name})
-    stranger.init_transactions(SECONDS_MAX)
-    stranger.begin_transaction()
-    stranger.produce(tallies.asked.topic, b"{}", b"k")
-    assert stranger.flush(SECONDS_MAX) == 0
+def test_what_is_broken_in_kafka_one_thing_after_the_other(servers: Servers, root: Path, look: Doctor) -> None:
+    with worked(servers, root) as tallies:
+        name = f"mallory-{uuid.uuid4().hex[:8]}"
+        stranger = Producer({"bootstrap.servers": tallies.settings.kafka_bootstrap_servers, "transactional.id": name})
+        stranger.init_transactions(SECONDS_MAX)
+        stranger.begin_transaction()
+        stranger.produce(tallies.asked.topic, b"{}", b"k")
+        assert stranger.flush(SECONDS_MAX) == 0
 
-    report = look()
-    stranger.abort_transaction(SECONDS_MAX)
+        report = look(tallies)
+        stranger.abort_transaction(SECONDS_MAX)
 
-    assert set(report.wrong()) == {*KNOWN, "kafka transactions"}
-    ((_, seen),) = report.of("kafka transactions")
-    assert f"{tallies.source} has been held back at offset" in seen
-    assert f"by transactional id {name} (producer " in seen
+        assert set(report.wrong()) == {*KNOWN, "kafka transactions"}
+        ((_, seen),) = report.of("kafka transactions")
+        assert f"{tallies.source} has been held back at offset" in seen
+        assert f"by transactional id {name} (producer " in seen
 
+        tallies.forget_group()
 
-def test_positions_that_disagree(tallies: Tallies, look: Doctor) -> None:
-    tallies.forget_group()
+        report = look(tallies)
 
-    report = look()
+        assert (report.code, report.wrong()) == (1, KNOWN | {"positions": "fault"})
+        assert report.of("positions")[0][1].startswith("PositionMissing: ")
 
-    assert (report.code, report.wrong()) == (1, KNOWN | {"positions": "fault"})
-    assert report.of("positions")[0][1].startswith("PositionMissing: ")
+        gone = tallies.told.topic
+        tallies.admin.delete_topics([gone])[gone].result(SECONDS_MAX)
+        until(lambda: topics.describe(tallies.admin, tallies.settings, [gone])[gone] is None, f"{gone} is gone")
+
+        report = look(tallies)
+
+        assert (report.code, report.wrong()) == (1, KNOWN | {"kafka topics": "fault"})
+        ((_, seen), *_) = report.of("kafka topics")
+        assert f"Kafka has no topic {gone}; create with `python -m services.{tallies.name} topics`" in seen
 
 
 def elsewhere(tallies: Tallies, old: str, new: str) -> SecretStr:
@@ -248,8 +264,9 @@ def test_a_database_that_is_down(tallies: Tallies, look: Doctor) -> None:
     assert {v for one in report.findings if one["behind"] for v in [one["behind"]]} == {"postgres address"}
 
 
-def test_a_database_that_is_silent(tallies: Tallies, look: Doctor) -> None:
+def test_a_database_that_is_silent(tallies: Tallies, look: Doctor, monkeypatch: pytest.MonkeyPatch) -> None:
     """It takes connections and says nothing, as one that is frozen."""
+    monkeypatch.setattr(engine, "CONNECT_SECONDS", 2)
     port = tallies.servers.postgres.dsn().rpartition(":")[2].partition("/")[0]
     with socket.create_server(("127.0.0.1", 0)) as frozen:
         report = look(database_url=elsewhere(tallies, f":{port}/", f":{frozen.getsockname()[1]}/"))
@@ -307,7 +324,7 @@ def kafka_only(service: str, settings: dict[str, object]) -> list[Finding]:
     return doctor.examine(case, kafka, 2 * SECONDS_MAX)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def service(locked: LockedKafka) -> str:
     """A service whose topics are on the locked broker."""
     name = f"trail-{uuid.uuid4().hex[:8]}"
@@ -358,7 +375,8 @@ def test_a_broker_that_is_not_trusted(locked: LockedKafka, service: str, tmp_pat
     assert verdicts(found, "kafka certificates") == ["fault"]
 
 
-def test_tls_where_the_broker_speaks_none(locked: LockedKafka, service: str) -> None:
+def test_tls_where_the_broker_speaks_none(locked: LockedKafka, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(access, "ANSWER_SECONDS", 2.0)
     found = kafka_only(service, {**user(locked, service), "kafka_bootstrap_servers": locked.bootstrap})
 
     assert verdicts(found, "kafka connection") == ["fault"]

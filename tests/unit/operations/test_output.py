@@ -16,6 +16,7 @@ from shared.command import EXIT_INTERRUPTED
 from shared.operations import output
 from shared.operations.dead_letters import readable
 from shared.testing import SECONDS_MAX
+from tests.signals import not_ignored
 
 ROOT = Path(__file__).parents[3]
 SERVICE = service_names()[0]
@@ -137,16 +138,14 @@ def test_a_command_that_is_interrupted_ends_without_a_traceback() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         silent.settimeout(SECONDS_MAX)
         url = f"postgresql://x@127.0.0.1:{silent.getsockname()[1]}/x"
-        # A job in the background of a shell ignores SIGINT, and so would a child of it.
-        before = signal.signal(signal.SIGINT, signal.default_int_handler)
         waiting = subprocess.Popen(
             [sys.executable, "-m", f"services.{SERVICE}", "parked", "list"],
             cwd=ROOT,
             env={**os.environ, **SERVERLESS, "DATABASE_URL": url},
             stderr=subprocess.PIPE,
             text=True,
+            preexec_fn=not_ignored,  # noqa: PLW1509 - it touches no lock
         )
-        signal.signal(signal.SIGINT, before)
         connection, _ = silent.accept()
         with connection, waiting:
             waiting.send_signal(signal.SIGINT)

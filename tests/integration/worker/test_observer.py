@@ -103,7 +103,10 @@ def test_the_lag_is_true_while_a_table_is_locked_and_while_a_worker_is_stopped(s
         with psycopg.connect(stage.servers.postgres.dsn(stage.name)) as locking:
             locking.execute("LOCK TABLE exactly_once_position, exactly_once_outbox IN ACCESS EXCLUSIVE MODE")
             stage.ask(list(stage.keys) * 10)
-            until(lambda: sum(values(worker, "exactly_once_consumer_lag_records")) == 40, "what waits is told")
+            until(
+                lambda: 40 <= sum(values(worker, "exactly_once_consumer_lag_records")) <= 44,
+                "what waits is told, and at most what was handled since its last look before the lock",
+            )
             until(lambda: state(worker) == "waiting", "it waits")
             until(lambda: values(worker, "exactly_once_outbox_oldest_seconds") == [], "nobody knows that")
             assert fires(worker, tmp_path) in (None, {"WorkerWaits", "NoWorkerWorks", "LagGrows"})
@@ -249,6 +252,7 @@ def test_what_passes_through_a_worker_is_counted(stage: Stage, tmp_path: Path) -
         stage.stop()
 
 
+@pytest.mark.proof
 def test_a_clock_that_is_behind_looks_like_slow_publishing(stage: Stage, tmp_path: Path) -> None:
     behind = "ALTER TABLE exactly_once_outbox ALTER decided_at SET DEFAULT clock_timestamp() - interval '10 s'"
     with at_work(stage) as worker:
@@ -259,6 +263,7 @@ def test_a_clock_that_is_behind_looks_like_slow_publishing(stage: Stage, tmp_pat
         stage.stop()
 
 
+@pytest.mark.proof
 def test_transactions_that_fail_are_an_alarm(stage: Stage, tmp_path: Path) -> None:
     with at_work(stage) as worker:
         before = shown(worker)

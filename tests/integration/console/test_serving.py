@@ -58,25 +58,12 @@ def test_it_shows_the_services_beside_it_and_ends_at_once(address: tuple[str, "s
             assert process.wait(SECONDS_MAX) == 0
 
 
-@pytest.mark.parametrize(
-    ("settings", "words"),
-    [
-        ({"API_TOKENS": ""}, "API_TOKENS: without a token"),
-        ({"API_TOKENS": f"shop:orders:read:{'0' * 64}"}, "none has the scope console:read"),
-        ({"API_AUTH": "off", "CONSOLE_HOST": "0.0.0.0"}, "everybody who reaches it could redrive"),
-        ({"API_AUTH": "off", "CONSOLE_NAMES": "https://a"}, "CONSOLE_NAMES: write names alone"),
-        (
-            {"API_TOKENS": f"ada:console:read:{'0' * 64}", "CONSOLE_HOST": "a..b"},
-            "CONSOLE_HOST, CONSOLE_PORT: cannot listen on a..b",
-        ),
-    ],
-)
-def test_what_would_be_of_no_use_or_open_to_all_is_refused(settings: dict[str, str], words: str) -> None:
+def test_without_a_token_it_is_refused_in_a_sentence() -> None:
     env = environment(
         KAFKA_BOOTSTRAP_SERVERS="127.0.0.1:1",
         DATABASE_URL="postgresql://me@127.0.0.1:1/{service}",
         CONSOLE_PORT="0",
-        **settings,
+        API_TOKENS="",
     )
     done = subprocess.run(
         [sys.executable, "-m", "services.order", "console"],
@@ -88,5 +75,6 @@ def test_what_would_be_of_no_use_or_open_to_all_is_refused(settings: dict[str, s
         check=False,
     )
 
-    assert words in done.stderr
+    assert "API_TOKENS: without a token" in done.stderr
+    assert "Traceback" not in done.stderr
     assert done.returncode == os.EX_CONFIG

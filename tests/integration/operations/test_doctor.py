@@ -160,7 +160,7 @@ def test_a_schema_that_is_behind(tallies: Tallies, look: Doctor) -> None:
 
 
 def test_a_table_of_an_earlier_library_and_a_right_that_was_taken_away(tallies: Tallies, look: Doctor) -> None:
-    right = "INSERT ON exactly_once_inbox"
+    right = "INSERT on exactly_once_inbox"
     with (
         broken(tallies, "ALTER TABLE exactly_once_call RENAME TO away", "ALTER TABLE away RENAME TO exactly_once_call"),
         broken(tallies, f"REVOKE {right} FROM {RUNTIME}", f"GRANT {right} TO {RUNTIME}"),
@@ -334,6 +334,12 @@ def service(locked: LockedKafka) -> str:
     return name
 
 
+@pytest.fixture(scope="module")
+def worker(locked: LockedKafka, service: str) -> dict[str, object]:
+    """The settings of a user with the rights of a worker."""
+    return user(locked, service)
+
+
 def _shakes_hands(locked: LockedKafka) -> bool:
     host, _, port = locked.password_bootstrap.rpartition(":")
     try:
@@ -346,8 +352,8 @@ def verdicts(found: list[Finding], check: str) -> list[str]:
     return [one.verdict for one in found if one.check == check]
 
 
-def test_a_user_with_the_rights_of_a_worker(locked: LockedKafka, service: str) -> None:
-    found = kafka_only(service, user(locked, service))
+def test_a_user_with_the_rights_of_a_worker(service: str, worker: dict[str, object]) -> None:
+    found = kafka_only(service, worker)
 
     assert [one for one in found if one.verdict == "fault" and one.check != "kafka disk"] == []
     told = [(one.verdict, one.seen) for one in found if one.check == "kafka rights"]
@@ -366,18 +372,20 @@ def test_a_user_who_may_not_publish(locked: LockedKafka, service: str) -> None:
     assert "WRITE" in f"{seen} {mend}"
 
 
-def test_a_broker_that_is_not_trusted(locked: LockedKafka, service: str, tmp_path: Path) -> None:
+def test_a_broker_that_is_not_trusted(service: str, worker: dict[str, object], tmp_path: Path) -> None:
     stranger = tmp_path / "ca.pem"
     trustme.CA().cert_pem.write_to_path(str(stranger))
-    found = kafka_only(service, {**user(locked, service), "kafka_ssl_ca_location": stranger})
+    found = kafka_only(service, {**worker, "kafka_ssl_ca_location": stranger})
 
     assert verdicts(found, "kafka connection") == ["fault"]
     assert verdicts(found, "kafka certificates") == ["fault"]
 
 
-def test_tls_where_the_broker_speaks_none(locked: LockedKafka, service: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_tls_where_the_broker_speaks_none(
+    locked: LockedKafka, service: str, worker: dict[str, object], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(access, "ANSWER_SECONDS", 2.0)
-    found = kafka_only(service, {**user(locked, service), "kafka_bootstrap_servers": locked.bootstrap})
+    found = kafka_only(service, {**worker, "kafka_bootstrap_servers": locked.bootstrap})
 
     assert verdicts(found, "kafka connection") == ["fault"]
     assert verdicts(found, "kafka certificates") == ["fault"]

@@ -17,6 +17,7 @@ from typing import NamedTuple
 import psutil
 import pytest
 
+from dev.develop import __main__ as develop
 from dev.develop import fleet, merged
 from dev.develop.changes import Concern, concern, told
 from dev.develop.ending import SIGNALS, Ended, Ending
@@ -529,23 +530,26 @@ def test_ctrl_c_lets_the_worker_in_the_foreground_finish(begin: Begin, tmp_path:
 
 
 @pytest.mark.parametrize(
-    ("options", "words"),
+    ("options", "terminal", "words"),
     [
-        (("--debug",), "DEBUG=1 needs a service: SERVICE="),
-        (("--service", "pear"), "SERVICE= is for DEBUG=1"),
-        (("--service", "plum", "--debug"), "SERVICE=plum: there is no such service, but pear"),
-        (("--port", "0"), "0 is not a port"),
+        ("--debug", True, "DEBUG=1 needs a service: SERVICE="),
+        ("--service pear", True, "SERVICE= is for DEBUG=1"),
+        ("--service plum --debug", True, "SERVICE=plum: there is no such service, but apple, pear"),
+        ("--service pear --debug", False, "DEBUG=1 needs a terminal"),
+        ("--port 0", True, "0 is not a port"),
     ],
 )
-def test_what_cannot_be_is_refused_with_a_sentence(begin: Begin, options: tuple[str, ...], words: str) -> None:
-    terminal = begin(*options, ready=False)
-    assert terminal.exit_code() in {1, 2}
-    assert words in terminal.text
-    assert "Traceback" not in terminal.text
-
-
-def test_a_debugger_needs_a_terminal(begin: Begin, tmp_path: Path) -> None:
-    words = [sys.executable, "-c", SESSION, "--service", "pear", "--debug"]
-    done = subprocess.run(words, cwd=tmp_path, env=ENV, stdin=subprocess.DEVNULL, capture_output=True, check=False)
-    assert done.returncode == 2
-    assert b"DEBUG=1 needs a terminal" in done.stderr
+def test_what_cannot_be_is_refused_with_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], options: str, terminal: bool, words: str
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["develop", *options.split()])
+    monkeypatch.setattr("dev.develop.session.service_names", lambda: list(SERVICES))
+    monkeypatch.setattr(Ending, "install", lambda _: None)
+    for stream in (sys.stdin, sys.stdout):
+        monkeypatch.setattr(stream, "isatty", lambda: terminal)
+    try:
+        code: object = develop.main()
+    except SystemExit as error:
+        code = error.code
+    assert code in {1, 2}
+    assert words in capsys.readouterr().err

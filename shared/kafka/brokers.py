@@ -1,7 +1,7 @@
 """Whether the brokers have what a service's topics need: leaders, and enough replicas in sync.
 
 Only the service's own topics are looked at. Of the controller nothing is shown: in its place the brokers of Kafka 4
-name any broker that is alive, another one each time, and go on when the controller is killed.
+name any broker that is alive, another one each time, and go on when the controller is killed (KIP-590, KAFKA-17404).
 """
 
 import time

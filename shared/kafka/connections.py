@@ -13,8 +13,10 @@ import msgspec
 
 from ..telemetry import metrics
 
-INTERVAL_MS = 5_000
-"""Two of them fit into the time for which a gauge counts as known."""
+INTERVAL_MS = 3_500
+"""More than between two looks of the observer, so that each has requests to tell of; less than a request may take, so
+that a client that reaches only some brokers, and is replaced after one look, has told of them.
+"""
 
 BROKERS_MAX = 100
 """Of a larger cluster the first ones are shown."""

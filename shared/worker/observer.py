@@ -183,6 +183,9 @@ class Observer:
         except (KafkaException, TimeoutError) as error:
             self._kafka.error = str(error)
             return
+        finally:
+            if admin is not None:
+                admin.poll(0)  # it may be given up, and has something to tell of that
         if self._ends or not inputs:
             self._kafka.end()
         if len(stable) == len(self._ends) == len(inputs):

@@ -153,8 +153,8 @@ def _unknown_type(p: Parts) -> None:
 
 def _foreign(p: Parts) -> None:
     """None of it is read by the library: it takes effect."""
-    names = (b"dd-pathway-ctx", b"\xff\xfe", b"", b"x" * 300, b"\xed\xa0\x80", b"ce_id\xff", b"CE_ID")
-    names += (b"traceparent", b"tracestate", b"baggage")
+    names = [b"dd-pathway-ctx", b"\xff\xfe", b"", b"x" * 300, b"\xed\xa0\x80", b"ce_id\xff", b"CE_ID"]
+    names += [b"traceparent", b"tracestate", b"baggage"]
     for _ in range(p.random.randint(1, 6)):
         p.headers.insert(
             p.random.randint(0, len(p.headers)), (p.random.choice(names), p.random.choice((None, p.some(60))))

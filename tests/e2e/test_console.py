@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -41,12 +42,17 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[System, 
         yield system, load, page
 
 
+def shop(load: Load) -> None:
+    """Do all that customers do; on a thread, since Playwright has the event loop of this one."""
+    load.open()
+    load.run()
+
+
 def test_a_kill_is_seen_and_heals_while_the_balance_holds(watched: tuple[System, Load, Page], tmp_path: Path) -> None:
     system, load, page = watched
     words = page.locator("#right-words-inventory")
     expect(words).to_have_text("1 worker", timeout=SEEN_MS)
-    load.open()
-    customers = Background(load.run, "customers")
+    customers = Background(partial(shop, load), "customers")
     promised = page.locator("#beside div", has_text="orders promised").locator("dd").first
     expect(promised).to_have_text(re.compile(r"[1-9]\d*"), timeout=SEEN_MS)
 

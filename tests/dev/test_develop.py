@@ -26,7 +26,7 @@ from dev.servers import ServerError, background
 from dev.servers.places import HOST, free_port, is_free
 from dev.servers.process import environment
 from dev.service.entries import FIRST_PORT
-from shared.testing import until
+from shared.testing import SECONDS_MAX, until
 from tests.dev.terminal import CTRL_C, END_SECONDS, Terminal
 
 ROOT = Path(__file__).parents[2]
@@ -309,7 +309,7 @@ def sessions(root: Path, *services: str) -> Iterator[Begin]:
         words = [sys.executable, "-c", SESSION, *(options or ("--port", str(free_port())))]
         begun.append(Terminal(words, root, ENV))
         if ready:
-            begun[-1].until("Everything is ready")
+            begun[-1].until("Everything is ready", seconds=SECONDS_MAX)
         return begun[-1]
 
     yield begin
@@ -494,7 +494,7 @@ def test_the_debugger_has_the_terminal_for_itself(begin: Begin, tmp_path: Path) 
     other = (tmp_path / ".servers" / "dev.log").read_text
     until(lambda: "pear api, pear worker, console start again" in other())
     rules.write_text(rules.read_text().replace("second", "third"))
-    until(lambda: len(re.findall("pear worker start again", other())) == 2)
+    until(lambda: len(re.findall("pear worker, console start again", other())) == 2)
     terminal.type("answer += 1\n")
     terminal.until("(Pdb) ", 2)
     terminal.type("c\n")

@@ -56,7 +56,7 @@ class Tables(NamedTuple):
     positions: dict[Input, Position]
     lanes: list[backlog.Lane]
     holders: list[Holder]
-    paused: Mapping[str, Pause] = {}  # noqa: RUF012 - nothing changes it
+    paused: Mapping[str, Pause] = {}
     """By topic."""
 
 

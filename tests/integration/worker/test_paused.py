@@ -30,8 +30,8 @@ PATIENT: dict[str, Any] = {"handler_seconds_max": 300.0, "transaction_timeout_ms
 
 
 def with_other(service: Service) -> str:
-    """Let the service consume one more topic, whose events leave a row in the table `other`, and may wait at the gate
-    first, without keeping their process busy; return its name.
+    """Let the service consume one more topic, whose events leave a row in the table `other`, and may wait while
+    there is a row in `closed`; return its name.
     """
     name = f"{service.name}.other"
 
@@ -46,7 +46,7 @@ def with_other(service: Service) -> str:
 
     @service.on(Other)
     def handler(event: Other, session: Session) -> None:
-        while event.waits and session.connection().scalar(text(trail.AT_GATE), {"name": trail.GATE}):
+        while event.waits and session.connection().scalar(text("SELECT EXISTS (SELECT FROM closed)")):
             session.execute(text("SELECT pg_sleep(0.2) AS at_gate"))
         session.execute(text("INSERT INTO other VALUES (:number)"), {"number": event.number})
 
@@ -68,7 +68,8 @@ class Pausing:
         self.other = with_other(stage.kit.service)
         topics.create_topics(stage.settings, stage.kit.service)
         stage.connection.execute(b"CREATE TABLE other (number int)")
-        stage.connection.execute(b"GRANT ALL ON other TO PUBLIC")
+        stage.connection.execute(b"CREATE TABLE closed ()")
+        stage.connection.execute(b"GRANT ALL ON other, closed TO PUBLIC")
         self.context = Context(stage.settings, stage.kit.service, stage._engine, stage.outbox)
         self._numbers = iter(range(1, 1_000))
         self._told = 0
@@ -92,7 +93,7 @@ class Pausing:
         self.stage.until(lambda: self.others() >= self._told, "the other input goes on")
 
     def tell_other(self, *, waits: bool = False) -> None:
-        """Produce to the other topic, in each partition, or one event that waits at the gate."""
+        """Produce to the other topic, in each partition, or one event that waits."""
         client = producer(self.stage.bootstrap)
         for p in range(1 if waits else self.stage._partitions):
             number = next(self._numbers)
@@ -174,14 +175,15 @@ def test_a_paused_topic_waits_through_a_rebalance_and_a_kill_and_goes_on_where_i
 
 def test_what_is_being_handled_is_finished_and_nothing_more(pausing: Pausing) -> None:
     stage, other = pausing.stage, pausing.other
-    with stage.gate_closed():
-        pausing.tell_other(waits=True)
-        worker = stage.worker(metrics_port=free_port())
-        stage.until(stage.at_gate, "it is being handled")
-        pausing.tell_other()
-        inputs.pause(pausing.context, other, reason="enough", by="ada")
-        stage.until(lambda: sum(measured(worker, PAUSED, other)) > 0, "its worker knows")
-        assert measured(worker, PAUSED, pausing.topic) == [0.0]
+    stage.connection.execute(b"INSERT INTO closed DEFAULT VALUES")
+    pausing.tell_other(waits=True)
+    worker = stage.worker(metrics_port=free_port())
+    stage.until(stage.at_gate, "it is being handled")
+    pausing.tell_other()
+    inputs.pause(pausing.context, other, reason="enough", by="ada")
+    stage.until(lambda: sum(measured(worker, PAUSED, other)) > 0, "its worker knows")
+    assert measured(worker, PAUSED, pausing.topic) == [0.0]
+    stage.connection.execute(b"DELETE FROM closed")
     pausing.until_told(worker, other)
     stage.ask()
     stage.until(lambda: pausing.effects() == len(stage.keys), "the other input goes on")

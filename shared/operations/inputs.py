@@ -43,7 +43,7 @@ def _facts(context: Context, topic: str, pause: Pause | None) -> dict[str, Any]:
         "topic": topic,
         "consumed": topic in context.service.consumed_topics,
         "paused": pause is not None,
-        "since": pause and f"{pause.at.isoformat(timespec='seconds')}Z",
+        "since": pause and pause.at.isoformat(timespec="seconds"),
         "by": pause and pause.by,
         "reason": pause and pause.reason,
         "decision": pause and pause.decision,

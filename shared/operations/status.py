@@ -61,9 +61,10 @@ def look(context: Context) -> Status:
         waits_at = survey.waiting_inputs(connection, moving)
         inputs = [
             {
-                **_input(s, stops[s.source], held.get(s.source), paused.get(s.source.topic), waits=s.source in waits_at),
+                **_input(s, stops[s.source], held.get(s.source), waits=s.source in waits_at),
                 "parked": waiting[s.source].records if s.source in waiting else 0,
                 "parked_keys": waiting[s.source].keys if s.source in waiting else 0,
+                **_paused(paused.get(s.source.topic), stops[s.source]),
             }
             for s in found
         ]
@@ -170,15 +171,18 @@ def _batch(context: Context, source: Input, offset: int) -> str:
     )
 
 
-def _input(
-    state: InputState, stop: Stop | None, held: Held | None, pause: Pause | None, *, waits: bool
-) -> dict[str, Any]:
+def _paused(pause: Pause | None, stop: Stop | None) -> dict[str, Any]:
+    """Say that an operator has paused an input; a decision about it comes first."""
+    if pause is None:
+        return {"paused": None}
+    return {"paused": str(pause), **({"state": "paused"} if stop is None else {})}
+
+
+def _input(state: InputState, stop: Stop | None, held: Held | None, *, waits: bool) -> dict[str, Any]:
     # A log that went back, or another log, has no lag.
     of_this_log = not isinstance(stop, OtherCluster) and not state.beyond_the_end
     comparison = _comparison(state, stop)
-    if pause and stop is None:
-        comparison["state"] = "paused"
-    elif held and stop is None:
+    if held and stop is None:
         comparison["state"] = f"held back at {held.offset}"
     elif waits and state.position:
         comparison["state"] = f"waits at {state.position.next_offset}"
@@ -191,7 +195,6 @@ def _input(
         "end": state.span.high if state.span else None,
         "lag": state.lag if of_this_log else None,
         **comparison,
-        "paused": None if pause is None else str(pause),
         "waits": waits,
         "held_back": None if held is None else str(held),
     }

@@ -1,8 +1,8 @@
 """Topics that an operator has paused: their records wait in Kafka, and all workers of the service leave them there."""
 
 from collections.abc import Collection, Mapping
-from datetime import datetime
-from typing import NamedTuple
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, text
 
@@ -32,7 +32,7 @@ class Pause(NamedTuple):
 
 
 _COLUMNS = """
-    topic, paused_at AT TIME ZONE 'UTC', paused_by, reason, decision,
+    topic, paused_at, paused_by, reason, decision,
     greatest(CAST(extract(epoch FROM clock_timestamp() - paused_at) AS float8), 0.001)
 """
 _LOOK = text(f"SELECT {_COLUMNS} FROM exactly_once_pause ORDER BY topic")  # noqa: S608 - constants
@@ -45,7 +45,7 @@ _RESUME = text(f"DELETE FROM exactly_once_pause WHERE topic = :topic RETURNING {
 
 def look(connection: Connection) -> dict[str, Pause]:
     """Return all pauses by topic."""
-    return {topic: Pause(topic, *rest) for topic, *rest in connection.execute(_LOOK)}
+    return {row.topic: _pause(row) for row in connection.execute(_LOOK)}
 
 
 def show(paused: Mapping[str, Pause], consumed: Collection[str]) -> None:
@@ -62,4 +62,9 @@ def pause(connection: Connection, topic: str, by: str, reason: str, decision: in
 def resume(connection: Connection, topic: str) -> Pause | None:
     """End the pause of a topic, and return what it was; None if it is not paused."""
     row = connection.execute(_RESUME, {"topic": topic}).one_or_none()
-    return None if row is None else Pause(*row)
+    return None if row is None else _pause(row)
+
+
+def _pause(row: Any) -> Pause:
+    topic, at, *rest = row
+    return Pause(topic, at.astimezone(UTC), *rest)

@@ -166,7 +166,9 @@ class MainLoop:
         outages.KAFKA.answered("worker")
 
     def _warn(self, cycle: Cycle, resumes: int) -> int:
-        """Tell the cycle at which records processes ended, and read what is paused, if it took over a share since then."""
+        """If the cycle took over a share since the last call, tell it at which records processes ended, and read what
+        is paused.
+        """
         if cycle.resumes != resumes:
             for source, attempt in self._database.attempts().items():
                 cycle.suspect(source, attempt)

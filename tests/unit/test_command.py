@@ -119,7 +119,9 @@ def test_no_message_names_a_command_in_another_way() -> None:
             )
 
 
-WRITTEN = re.compile(r"`((?:positions|inputs|dead-letters|outbox|lanes|decisions|calls|replay) [^`]+|topics|migrate|doctor)`")
+WRITTEN = re.compile(
+    r"`((?:positions|inputs|dead-letters|outbox|lanes|decisions|calls|replay) [^`]+|topics|migrate|doctor)`"
+)
 
 
 @pytest.mark.parametrize("line", sorted(set(WRITTEN.findall((ROOT / "docs" / "operating.md").read_text()))))

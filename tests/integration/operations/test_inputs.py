@@ -83,7 +83,8 @@ def test_of_two_operators_at_once_one_is_told_that_it_is_done(
 
     for words in ("pause {} --reason both", "resume {}"):
         codes.clear()
-        both = [threading.Thread(target=operate, args=(f"inputs {words.format(tallies.asked.topic)}",)) for _ in range(2)]
+        line = f"inputs {words.format(tallies.asked.topic)}"
+        both = [threading.Thread(target=operate, args=(line,)) for _ in range(2)]
         for one in both:
             one.start()
         for one in both:

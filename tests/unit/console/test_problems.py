@@ -1,7 +1,7 @@
 """What is wrong, worst first, each with its cause, what it means, and a command that can be typed."""
 
 import shlex
-from datetime import datetime
+from datetime import UTC, datetime
 
 import pytest
 
@@ -107,7 +107,7 @@ def test_without_a_worker_the_page_says_what_waits_for_one() -> None:
 
 
 def test_a_paused_input_is_told_with_what_lets_it_go_on() -> None:
-    pause = Pause("store.events", datetime(2026, 11, 28, 9), "ada", f"prices {HOSTILE}", 7, 3_600.0)
+    pause = Pause("store.events", datetime(2026, 11, 28, 9, tzinfo=UTC), "ada", f"prices {HOSTILE}", 7, 3_600.0)
     desk = Desk()
     desk.sees("shop")
     answer = desk.sight().tables.answer

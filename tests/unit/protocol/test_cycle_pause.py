@@ -33,7 +33,8 @@ def test_the_other_input_and_the_outbox_go_on_and_it_goes_on_where_it_was(world:
 
     assert world.effects == ["a1", "b1"]
     assert sorted(world.published) == ["a1", "b1", "z1"]
-    assert (worker.cycle.paused, worker.cycle.owned.inputs) == (PAUSED, {A, OTHER})
+    assert worker.cycle.paused == PAUSED
+    assert worker.cycle.owned.inputs == {A, OTHER}
     assert world.offsets[A].offset == world.position(A) == 1, "its next offset is reported"
 
     worker.cycle.pause(NONE)

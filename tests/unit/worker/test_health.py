@@ -93,6 +93,11 @@ def test_keys_that_wait_are_normal_until_a_partition_is_about_to_wait(health: He
     )
 
 
+def test_what_an_operator_has_paused_is_no_fault(health: Health) -> None:
+    work(health, paused={"b", "a"})
+    assert health.told() == (True, "working: 1 inputs, 2 lanes; paused by an operator: a, b")
+
+
 def test_an_idle_worker_waits_while_a_server_is_silent(health: Health, seeing: Seeing) -> None:
     seeing.silent = SILENT
     work(health)

@@ -101,7 +101,9 @@ def test_a_batch_that_took_half_of_the_budget_is_as_large_as_they_get(
     scene.end()
     loop = scene.worker._main_loop
     found: list[int] = []
-    cycle: Any = SimpleNamespace(owned=NOTHING, parked=dict, waiting={}, parking_filled=0.0, pace=found.append)
+    cycle: Any = SimpleNamespace(
+        owned=NOTHING, parked=dict, waiting={}, parking_filled=0.0, paused=(), pace=found.append
+    )
     progress = Progress(received=50, handled=50, failed=failed)
     loop._after(cycle, progress, part * loop._settings.handler_seconds, assigned=True)
     assert found == paced

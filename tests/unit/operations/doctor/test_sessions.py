@@ -1,10 +1,13 @@
 """The verdicts on transactions that stay open, and on limits that come near."""
 
+from datetime import UTC, datetime
+
 import pytest
 
 from shared.operations.doctor import sessions
 from shared.operations.doctor.sessions import Transaction, judged, near_limits
 from shared.postgres.backlog import Waiting
+from shared.postgres.pauses import Pause
 from tests.unit.operations.doctor.canned import case
 
 IDLE = Transaction(7, "3/11", "ada", "psql", "idle in transaction", 600.0, ["stock"], False, 0, False)
@@ -77,6 +80,17 @@ def test_what_waits_to_be_published(monkeypatch: pytest.MonkeyPatch, rows: int, 
     monkeypatch.setattr("shared.postgres.backlog.look", lambda _: Waiting(rows, seconds))
     (found,) = sessions.waiting(case(outbox_rows_max=100))
     assert found.verdict == verdict
+
+
+def test_what_is_paused_is_a_warning_with_the_command_that_resumes_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    pause = Pause("orders", datetime(2026, 11, 28, 9, tzinfo=UTC), "ada", "wrong prices", 7, 60.0)
+    monkeypatch.setattr("shared.postgres.pauses.look", lambda _: {})
+    assert [one.verdict for one in sessions.paused(case())] == ["ok"]
+    monkeypatch.setattr("shared.postgres.pauses.look", lambda _: {"orders": pause})
+    (told,) = sessions.paused(case())
+    assert told.verdict == "warning"
+    assert "orders is paused by ada since 2026-11-28 09:00:00 UTC: wrong prices" in told.seen
+    assert "inputs resume orders" in (told.mend or "")
 
 
 @pytest.mark.parametrize(

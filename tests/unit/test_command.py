@@ -182,6 +182,7 @@ def test_the_commands() -> None:
         *("api", "worker", "caller", "console", "migrate", "topics", "token", "doctor"),
         *("positions show", "positions adopt", "positions rewind", "positions skip", "positions set-aside"),
         *("dead-letters list", "dead-letters show", "dead-letters redrive", "dead-letters dismiss"),
+        "dead-letters edit",
         *("parked list", "parked show", "parked retry-now", "parked give-up"),
         *("outbox show", "outbox set-aside"),
         *("schedule list", "schedule show", "schedule cancel", "schedule run-now"),

@@ -151,7 +151,8 @@ def fill(dsn: str) -> None:
                 },
             )
         edited = json.loads(value) | {"note": HOSTILE}
-        told = {"reason": "the shop had sent it without its note", "by": "grace", "bytes": 180, "sha256": "0" * 64}
+        written = json.dumps(edited, separators=(",", ":"))
+        told = {"reason": "the shop had sent it without its note", "by": "grace", "bytes": len(written)}
         connection.execute(
             text(
                 """
@@ -159,7 +160,7 @@ def fill(dsn: str) -> None:
                 VALUES ('dead-letters edit', 'dead letter 6', '{"id": 6}', CAST(:after AS jsonb))
                 """
             ),
-            {"after": json.dumps({**told, "value": json.dumps(edited)})},
+            {"after": json.dumps({**told, "value": written})},
         )
         lane = connection.execute(text("SELECT min(lane) FROM exactly_once_lane")).scalar_one()
         if lane is None:

@@ -401,7 +401,8 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
         return console.page("edit.html", visitor, text=offered.text, **facts)
     text = acts.one_kind_of_line_end(given.get("value", ""))
     if given.get("again") == "yes":
-        return console.page("edit.html", visitor, text=text, **{**facts, "base": given.get("base", base)})
+        again = editing.pretty(text.encode()) or text
+        return console.page("edit.html", visitor, text=again, **{**facts, "base": given.get("base", base)})
     if given.get("base", "") != base:
         why = f"It was edited meanwhile, by {edit}. Look at that first; below is what you have typed."
         return console.page("edit.html", visitor, 409, text=text, **{**facts, "why": why})

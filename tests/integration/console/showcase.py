@@ -127,6 +127,7 @@ def fill(dsn: str) -> None:
     with engine.begin() as connection:
         for n in range(14):
             head = {
+                "ce_specversion": "1.0",
                 "ce_id": f"payment:order.events-1.0.{4_100 + n}.PaymentCaptured.0",
                 "ce_type": "PaymentCaptured.v1",
                 "ce_source": "payment",

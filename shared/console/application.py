@@ -332,6 +332,7 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
 async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> Response:
     known, found, edit = await _found(console, request)
     letter, number = found.letter, found.letter.id
+    whole = not found.is_cut and edit is not None and len(edit.value) == edit.size
     return console.page(
         "dead_letter.html",
         visitor,
@@ -343,6 +344,7 @@ async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> 
         value=reading.value(letter.record.value, found.value_bytes),
         edit=edit,
         edited=reading.value(edit.value, edit.size) if edit else None,
+        lines=reading.changes(letter.record.value, edit.value) if whole and edit else [],
         key=reading.value(letter.record.key, found.key_bytes),
         headers=reading.headers(found),
         traceback=reading.lines(letter.traceback or ""),
@@ -399,7 +401,8 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
         return console.page("edit.html", visitor, text=offered.text, **facts)
     text = acts.one_kind_of_line_end(given.get("value", ""))
     if given.get("again") == "yes":
-        return console.page("edit.html", visitor, text=text, **{**facts, "base": given.get("base", base)})
+        again = editing.pretty(text.encode()) or text
+        return console.page("edit.html", visitor, text=again, **{**facts, "base": given.get("base", base)})
     if given.get("base", "") != base:
         why = f"It was edited meanwhile, by {edit}. Look at that first; below is what you have typed."
         return console.page("edit.html", visitor, 409, text=text, **{**facts, "why": why})
@@ -412,7 +415,7 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
         "edit_confirm.html",
         visitor,
         value=editing.minified(typed).decode(),
-        lines=reading.differing(editing.difference(editing.shown(value), editing.shown(typed))),
+        lines=reading.changes(value, typed),
         refusal=refusal,
         reason_max=acts.REASON_MAX,
         **facts,

@@ -62,6 +62,11 @@ def editable(data: bytes | None, size: int) -> Editable:
     return Editable(text, "")
 
 
+def changes(before: bytes | None, after: bytes) -> list[tuple[str, str, str]]:
+    """Return the lines that an edit changes, with some around them."""
+    return differing(editing.difference(editing.shown(before), editing.shown(after)))
+
+
 def differing(found: Sequence[tuple[str, str]]) -> list[tuple[str, str, str]]:
     """Return the lines of a difference, each with what it is in words: colour and a sign say it to eyes alone."""
     words = {"-": "goes", "+": "comes", " ": "stays", "…": "left out"}

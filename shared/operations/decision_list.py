@@ -57,9 +57,10 @@ def show(context: Context, *, source: str | None, most: int, json: bool) -> None
 
 
 def in_words(facts: dict[str, Any]) -> str:
-    """Format facts as a line; a long list as its length."""
+    """Format facts as a line, who and why first; a long list as its length."""
+    first = ("by", "reason")
     return ", ".join(
         f"{SHOWN.get(name, name)} "
         f"{f'({len(fact)})' if isinstance(fact, list) and len(fact) > 5 else 'none' if fact is None else fact}"
-        for name, fact in facts.items()
+        for name, fact in sorted(facts.items(), key=lambda one: one[0] not in first)
     )

@@ -185,6 +185,7 @@ def test_the_commands() -> None:
         *("positions show", "positions adopt", "positions rewind", "positions skip", "positions set-aside"),
         *("dead-letters list", "dead-letters show", "dead-letters redrive", "dead-letters dismiss"),
         *("inputs list", "inputs pause", "inputs resume"),
+        "dead-letters edit",
         *("parked list", "parked show", "parked retry-now", "parked give-up"),
         *("outbox show", "outbox set-aside"),
         *("schedule list", "schedule show", "schedule cancel", "schedule run-now"),

@@ -52,3 +52,12 @@ document.addEventListener("click", async (event) => {
   button.textContent = "Copied";
   setTimeout(() => (button.textContent = "Copy"), 2000);
 });
+
+// On a phone a row of a wide table is a card, and each of its cells says what it is.
+for (const table of document.querySelectorAll(".wide table")) {
+  const heads = Array.from(table.tHead.rows[0].cells, (head) => head.textContent.trim());
+  if (table.tHead.classList.contains("hidden")) continue;
+  for (const row of table.tBodies[0].rows) {
+    for (const cell of row.cells) if (cell.tagName === "TD" && !cell.classList.contains("acts")) cell.dataset.head = heads[cell.cellIndex];
+  }
+}

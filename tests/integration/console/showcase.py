@@ -128,6 +128,7 @@ def fill(dsn: str) -> None:
     with engine.begin() as connection:
         for n in range(14):
             head = {
+                "ce_specversion": "1.0",
                 "ce_id": f"payment:order.events-1.0.{4_100 + n}.PaymentCaptured.0",
                 "ce_type": "PaymentCaptured.v1",
                 "ce_source": "payment",
@@ -152,7 +153,8 @@ def fill(dsn: str) -> None:
                 },
             )
         edited = json.loads(value) | {"note": HOSTILE}
-        told = {"reason": "the shop had sent it without its note", "by": "grace", "bytes": 180, "sha256": "0" * 64}
+        written = json.dumps(edited, separators=(",", ":"))
+        told = {"reason": "the shop had sent it without its note", "by": "grace", "bytes": len(written)}
         connection.execute(
             text(
                 """
@@ -160,7 +162,7 @@ def fill(dsn: str) -> None:
                 VALUES ('dead-letters edit', 'dead letter 6', '{"id": 6}', CAST(:after AS jsonb))
                 """
             ),
-            {"after": json.dumps({**told, "value": json.dumps(edited)})},
+            {"after": json.dumps({**told, "value": written})},
         )
         lane = connection.execute(text("SELECT min(lane) FROM exactly_once_lane")).scalar_one()
         if lane is None:

@@ -29,7 +29,7 @@ PAGES = (
     "/dead-letters/order/1/edit",
     "/dead-letters/order/6",
     "/waiting?service=order",
-    "/decisions",
+    "/decisions?service=order",
 )
 
 
@@ -263,7 +263,7 @@ def test_a_dead_letter_is_edited_and_the_difference_is_seen_before(
     page.get_by_role("button", name="Show the difference").click()
     page.get_by_label("Why").fill("the bank wrote euros as text; they are cents")
     page.screenshot(path=pictures / "console-edit.png")
-    page.set_viewport_size(PHONE)
+    page.set_viewport_size({"width": PHONE["width"], "height": PHONE["height"]})
     assert page.evaluate("document.documentElement.scrollWidth") <= PHONE["width"]
     page.get_by_label("redrive it at once").uncheck()
     page.get_by_role("button", name="Keep the edit").click()

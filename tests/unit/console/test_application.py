@@ -201,6 +201,46 @@ def test_without_the_scope_nothing_can_be_done(name: str) -> None:
     assert f"does not have the scope {acts.ACTS[name].scope}" in done.text
 
 
+def test_the_form_that_edits_needs_its_scope_and_a_redrive_with_it_another() -> None:
+    reader = Desk(scopes=("console:read", "dead-letters:write"))
+    reader.log_in()
+    place, lacks = "/dead-letters/shop/1/edit", "does not have the scope dead-letter-values:write"
+    asked = [reader.browser.get(place), reader.browser.post(place, data={"csrf": reader.csrf(), "value": "{}"})]
+    assert [(answer.status_code, lacks in answer.text) for answer in asked] == [(403, True)] * 2
+
+    editor = Desk(scopes=("console:read", "dead-letter-values:write"))
+    editor.log_in()
+    fields = {"service": "shop", "id": "1", "base": "0", "value": "{}", "reason": "why", "redrive": "yes"}
+    csrf = re.findall('name="csrf" value="([^"]+)"', editor.browser.get("/problems").text)[0]
+    refused = editor.browser.post("/act/edit", data={**fields, "csrf": csrf})
+    assert refused.status_code == 403
+    assert "does not have the scope dead-letters:write" in refused.text
+    assert editor.browser.post(place, data={"value": "{}", "csrf": "guessed"}).status_code == 403
+    large = {**fields, "csrf": csrf, "value": "x" * 1_600_000}
+    assert editor.browser.post("/act/edit", data=large).status_code == 413
+
+
+@pytest.mark.parametrize(
+    ("changed", "status", "words"),
+    [
+        ({"value": ""}, 409, "value is missing"),
+        ({"base": "-1"}, 409, "is not a number"),
+        ({"base": ""}, 409, "base is missing"),
+        ({"reason": " "}, 409, "the reason is empty"),
+        ({"value": "x" * 900_001}, 409, "more than EVENT_BYTES_MAX"),
+    ],
+)
+def test_an_edit_that_is_incomplete_is_refused_in_words(
+    desk: Desk, changed: dict[str, str], status: int, words: str
+) -> None:
+    fields = {"csrf": desk.csrf(), "service": "shop", "id": "1", "base": "0", "value": "{}", "reason": "why"}
+    answer = desk.browser.post("/act/edit", data={**fields, **changed})
+
+    assert (answer.status_code, words in answer.text) == (status, True), answer.text
+    asked = desk.browser.get("/confirm/edit?service=shop&id=1&base=0&value=x", follow_redirects=False)
+    assert (asked.status_code, asked.headers["location"]) == (303, "/dead-letters/shop/1/edit")
+
+
 def acting(desk: Desk, **changed: str) -> Response:
     fields = {"csrf": desk.csrf(), "service": "shop", "id": "1", **changed}
     return desk.browser.post("/act/dismiss", data=fields)
@@ -252,7 +292,7 @@ def test_what_is_incomplete_is_refused_in_words(desk: Desk, changed: dict[str, s
 
 
 def test_a_database_that_is_down_is_said_and_no_page_breaks(desk: Desk) -> None:
-    for page in ("/dead-letters", "/dead-letters/shop/1", "/waiting", "/decisions"):
+    for page in ("/dead-letters", "/dead-letters/shop/1", "/dead-letters/shop/1/edit", "/waiting", "/decisions"):
         answer = desk.browser.get(page)
         assert answer.status_code == 503, page
         assert "The database of shop has no answer to this" in answer.text

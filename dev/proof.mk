@@ -21,6 +21,7 @@ alerts-test: $(READY)  ## see the alerts fire at the metrics of real workers, an
 	fi; \
 	PATH=$$path $(RUN) -m pytest tests/unit/repository/test_alerts.py tests/integration/worker/test_observer.py \
 		tests/integration/worker/test_brokers.py tests/integration/worker/test_prometheus.py \
+		tests/integration/worker/test_paused.py::test_what_is_being_handled_is_finished_and_nothing_more \
 		tests/integration/calls/test_caller.py::test_a_call_at_which_the_services_own_code_fails_is_an_alarm \
 		$(wildcard tests/e2e/test_dashboard.py) $(ARGS)
 

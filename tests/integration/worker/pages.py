@@ -2,7 +2,9 @@
 
 import re
 import urllib.request
+from pathlib import Path
 
+from tests.alerts import PROMTOOL, firing
 from tests.faults.stage import Worker
 
 
@@ -16,3 +18,8 @@ def shown(worker: Worker) -> str:
 def values(worker: Worker, name: str) -> list[float]:
     """Return the values of a metric, for all labels."""
     return [float(value) for value in re.findall(rf"^{name}(?:{{.*}})? (\S+)$", shown(worker), re.MULTILINE)]
+
+
+def fires(worker: Worker, place: Path, before: str = "") -> set[str] | None:
+    """Return the alerts that fire at the worker's metrics, now and `before`; None without promtool."""
+    return firing(shown(worker), place, before) if PROMTOOL else None

@@ -24,7 +24,7 @@ from shared.testing import until
 from tests.alerts import PROMTOOL, firing
 from tests.faults import record_size, trail
 from tests.faults.stage import Stage, Worker, headers
-from tests.integration.worker.pages import shown, values
+from tests.integration.worker.pages import fires, shown, values
 
 MANY_RECOVERIES = 10
 """In five minutes; more is an alarm."""
@@ -51,11 +51,6 @@ def events(worker: Worker, name: str) -> list[dict[str, Any]]:
 def outages(worker: Worker) -> list[str]:
     """Return beginnings and ends of Kafka's outages."""
     return [str(line["event"]) for line in lines(worker) if line["event"] in {"kafka_unavailable", "kafka_available"}]
-
-
-def fires(worker: Worker, place: Path, before: str = "") -> set[str] | None:
-    """Return the alerts that fire at the worker's metrics, now and `before`; None without promtool."""
-    return firing(shown(worker), place, before) if PROMTOOL else None
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from shared.session import Session
 from shared.settings import Settings
 from tests.faults import trail
 from tests.faults.stage import Stage, Worker, headers, producer
-from tests.integration.worker.pages import shown
+from tests.integration.worker.pages import fires, shown
 
 BOTH = [pytest.param("classic", id="classic"), pytest.param("consumer", id="KIP-848")]
 PATIENT: dict[str, Any] = {"handler_seconds_max": 300.0, "transaction_timeout_ms": 300_000}
@@ -129,6 +129,7 @@ def measured(worker: Worker, name: str, topic: str) -> list[float]:
     return [float(value) for value in found]
 
 
+DAY = 86_400.0
 PAUSED, LAG = "exactly_once_input_paused_seconds", "exactly_once_consumer_lag_records"
 
 
@@ -173,7 +174,7 @@ def test_a_paused_topic_waits_through_a_rebalance_and_a_kill_and_goes_on_where_i
         pausing.check()
 
 
-def test_what_is_being_handled_is_finished_and_nothing_more(pausing: Pausing) -> None:
+def test_what_is_being_handled_is_finished_and_nothing_more(pausing: Pausing, tmp_path: Path) -> None:
     stage, other = pausing.stage, pausing.other
     stage.connection.execute(b"INSERT INTO closed DEFAULT VALUES")
     pausing.tell_other(waits=True)
@@ -188,6 +189,11 @@ def test_what_is_being_handled_is_finished_and_nothing_more(pausing: Pausing) ->
     stage.ask()
     stage.until(lambda: pausing.effects() == len(stage.keys), "the other input goes on")
     assert pausing.others() == 1
+
+    assert fires(worker, tmp_path) in (None, set()), "an operator has paused it just now"
+    stage.connection.execute(b"UPDATE exactly_once_pause SET paused_at = now() - interval '2 days'")
+    stage.until(lambda: max(measured(worker, PAUSED, other)) > DAY, "it is as if he had done so two days ago")
+    assert fires(worker, tmp_path) in (None, {"InputPaused"})
     pausing.resume(other)
     stage.until(lambda: pausing.others() == 3, "the rest follows")
     pausing.check()

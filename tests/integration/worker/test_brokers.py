@@ -13,7 +13,7 @@ from tests.alerts import PROMTOOL, firing
 from tests.faults.stage import Stage, Worker
 from tests.integration.worker.pages import shown, values
 
-pytestmark = pytest.mark.proof
+pytestmark = [pytest.mark.proof, pytest.mark.timeout(480)]  # three brokers start, and one once more
 
 PARTITIONS = 3
 COPIES = 2

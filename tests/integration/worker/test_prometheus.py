@@ -33,7 +33,10 @@ WITHOUT_CAUSE = {
     "exactly_once_events_ignored_total": "every event had a handler",
 }
 
-pytestmark = pytest.mark.skipif(PROMETHEUS is None, reason="Prometheus is not installed; `make alerts-test` brings it")
+pytestmark = [
+    pytest.mark.skipif(PROMETHEUS is None, reason="Prometheus is not installed; `make alerts-test` brings it"),
+    pytest.mark.timeout(480),  # each of many conditions waits for some scrapes
+]
 
 
 def configuration(worker: str) -> str:

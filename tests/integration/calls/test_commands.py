@@ -82,6 +82,7 @@ def test_a_call_that_was_asked_is_not_listed_as_never_asked(
     paying.due("b-1")
     (asking,) = taken(paying)
     Settling(paying.engine, paying.outbox, "pay", paying.outbox.calls).answered(asking, Answer(200, {}, b"no JSON"))
+    capsys.readouterr()
 
     assert run("calls list") == 0
     (_, listed) = capsys.readouterr().out.splitlines()

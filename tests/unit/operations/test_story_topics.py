@@ -269,6 +269,11 @@ def test_of_strangers_headers_and_values_only_a_part_is_kept() -> None:
 
 def test_what_was_looked_at_is_a_line_for_each_topic() -> None:
     one, other, alone = Input("a.events", 0), Input("a.events", 1), Input("b.events", 2)
-    looked = [Looked("all ", 4, one), Looked("all ", 1_500, other), Looked("all ", 5, one), Looked("the newest ", 9, alone)]
+    looked = [
+        Looked("all ", 4, one),
+        Looked("all ", 1_500, other),
+        Looked("all ", 5, one),
+        Looked("the newest ", 9, alone),
+    ]
 
     assert in_lines(looked) == ["all 1,505 offsets of a.events, 2 partitions", "the newest 9 offsets of b.events[2]"]

@@ -13,7 +13,13 @@ from tests.unit.operations.doctor.canned import case
     ("ask", "answer", "verdict", "seen", "command"),
     [
         (waits.dead_letters, (0, 0), "ok", "no dead letter waits", ""),
-        (waits.dead_letters, (1, 7_200), "warning", "1 dead letter to decide about, the oldest waits for 2 h", "dead-letters list"),
+        (
+            waits.dead_letters,
+            (1, 7_200),
+            "warning",
+            "1 dead letter to decide about, the oldest waits for 2 h",
+            "dead-letters list",
+        ),
         (waits.dead_letters, (10_000, 1), "warning", "10,000 dead letters or more to", "dead-letters list"),
         (waits.parked_keys, (0, 0), "ok", "no key is parked", ""),
         (waits.parked_keys, (2, 10), "ok", "2 keys to try again, the oldest waits for 10.0 s", ""),

@@ -1,7 +1,7 @@
 """The owner of an open transaction, as the brokers report it: its producer, its transactional id, and since when.
 
 This takes the three requests of KIP-664, which librdkafka's admin client lacks and kafka-python's has. It is imported
-only here, and only when an input is held back: importing takes half a second and 10 MB.
+only when it is needed, as when an input is held back: importing takes half a second and 10 MB.
 """
 
 import logging
@@ -93,6 +93,11 @@ def configuration(settings: Settings) -> dict[str, Any]:
             "sasl_plain_password": settings.kafka_sasl_password.get_secret_value(),
         }
     return {name: value for name, value in options.items() if value}
+
+
+def load() -> None:
+    """Import kafka-python now, so that what asks by a clock does not wait for it."""
+    import kafka.admin  # noqa: F401
 
 
 @contextmanager

@@ -83,7 +83,7 @@ def show_all(context: Context, *, destination: str | None, key: str | None, stuc
             f"{row.call_type}.v{row.call_version}",
             row.key,
             age(float(row.seconds)),
-            row.attempts,
+            _asked(row),
             _state(row),
             first_line(row.failure) if row.failure else None,
         ),
@@ -131,7 +131,7 @@ def give_up(context: Context, number: int, *, reason: str, publish_nothing: bool
             raise CommandFailed(f"call {row.behind} of the same key, {row.key}, comes first: give that up before")
         echo(f"call {number}: {row.call_type}.v{row.call_version} to {row.destination}, key {row.key}")
         echo(
-            f"asked {row.attempts} times; {row.destination} "
+            f"asked {_asked(row)} times; {row.destination} "
             f"{'may have done it' if row.maybe_done else 'has not got it'}; last failure: {row.failure or 'none'}"
         )
         what = "Nothing is" if publish_nothing else "What the service publishes instead is"
@@ -160,6 +160,11 @@ def give_up(context: Context, number: int, *, reason: str, publish_nothing: bool
             "nobody waits for what it would publish, add --publish-nothing"
         )
     echo(f"call {number} is given up by decision {decided[0]}")
+
+
+def _asked(row: Any) -> str:
+    """Say how often it was asked. An attempt at whose answer the service's own code fails is not counted."""
+    return f"{max(row.attempts, 1)} or more" if row.stuck and row.maybe_done else str(row.attempts)
 
 
 def _state(row: Any) -> str:

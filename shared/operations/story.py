@@ -5,7 +5,7 @@ of the services beside this one, if DATABASE_URL has `{service}` in it, so that 
 default, and no option, since whoever asks wants the whole story; what cannot be reached is a line below it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
 from typing import Any
@@ -18,7 +18,7 @@ from ..errors import CommandFailed, ExactlyOnceError, Unavailable
 from ..postgres import engine as postgres_engine
 from ..service import Service
 from .maintenance import Context
-from .output import as_json, echo, printable
+from .output import as_json, echo, note, printable
 from .story_entries import Entry, Told
 from .story_telling import Story, refuse_wrong, tell
 from .story_topics import Bounds
@@ -92,12 +92,14 @@ def declaration(package: str) -> Service | None:
 
 
 def _refuse_unknown(found: Story, missed: list[str]) -> None:
-    asked = f"asked: {', '.join(found.services) or 'no database'}; {'; '.join(found.looked) or 'no topic'}"
-    unasked = f". Not looked at: {'; '.join(missed)}" if missed else ""
-    words = f"nothing is known of {found.wanted[:LINE]}: nobody has it as a key or as an event's id ({asked}){unasked}"
+    """Say what was looked at on standard error, and last what that means."""
+    note(f"Asked: {', '.join(found.services) or 'no database'}")
+    for line in _where(found.looked or ["no topic"], missed):
+        note(line)
+    unknown = f"nothing is known of {found.wanted[:LINE]}"
     if found.away:
-        raise Unavailable(words)
-    raise CommandFailed(words)
+        raise Unavailable(f"{unknown}, as far as could be looked at")
+    raise CommandFailed(f"{unknown}: nobody has it as a key or as an event's id")
 
 
 # ---- the output
@@ -152,9 +154,13 @@ def _print(found: Story, missed: list[str]) -> None:
         for line in _details(told.entry, found.key):
             echo(f"{indent}{_cut(line, LINE)}")
     echo()
-    for heading, lines in (("Looked at", found.looked), ("Not looked at", missed)):
-        for line in lines:
-            echo(f"{heading}: {line}")
+    for line in _where(found.looked, missed):
+        echo(line)
+
+
+def _where(looked: Iterable[str], missed: Iterable[str]) -> Iterator[str]:
+    yield from (f"Looked at: {line}" for line in looked)
+    yield from (f"Not looked at: {line}" for line in missed)
 
 
 def _cells(told: Told) -> tuple[str, ...]:

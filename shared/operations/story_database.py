@@ -19,6 +19,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from .. import trace_context
 from ..errors import ExactlyOnceError
 from ..events import ATTRIBUTE_MAX
+from ..postgres import database_errors
 from ..postgres.access import connect
 from ..protocol.ports import Input, Position
 from .story_facts import (
@@ -37,6 +38,9 @@ from .story_facts import (
 
 STATEMENT_SECONDS = 5
 """A look-up takes milliseconds; a scan of `ROWS_MAX` rows takes less than a second where the server is not busy."""
+
+LOCK_SHARE = 0.8
+"""Of a statement's time, to wait for a lock: so that it is told that it was a lock."""
 
 SECONDS_MAX = 20.0
 """For all questions to one database together: as long as a person waits at 3 am. They take a tenth of a second."""
@@ -373,13 +377,14 @@ class Database:
             with connection.begin():
                 connection.execute(text("SET TRANSACTION READ ONLY"))
                 connection.execute(text(f"SET LOCAL statement_timeout = {milliseconds}"))
+                connection.execute(text(f"SET LOCAL lock_timeout = {max(1, int(milliseconds * LOCK_SHARE))}"))
                 rows = connection.execute(statement, values or {}).all()
                 left_out = bool(more) and connection.execute(_MORE[more]).scalar_one()
         except (SQLAlchemyError, UnicodeError) as error:  # not every database has all characters
             if isinstance(error, DBAPIError) and error.connection_invalidated:
                 raise
             reason = error.orig if isinstance(error, DBAPIError) else error
-            self._miss(f"{what} could not be looked at: {' '.join(str(reason).split())}")
+            self._miss(f"{what} could not be looked at: {' '.join(str(reason).split())}{_locked(reason)}")
             return ()
         finally:
             self._left -= time.monotonic() - began
@@ -398,6 +403,11 @@ class Database:
         self.answers = False
         detail = error.orig if isinstance(error, DBAPIError) else error
         self._miss(f"its database could not be asked: {' '.join(str(detail).split())}")
+
+
+def _locked(reason: object) -> str:
+    locked = getattr(reason, "sqlstate", None) == database_errors.LOCKED
+    return "; another session has locked it: `doctor` tells which" if locked else ""
 
 
 _LIKE = str.maketrans({character: f"\\{character}" for character in "\\%_"})

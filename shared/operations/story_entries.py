@@ -38,7 +38,8 @@ AFTER: Mapping[What, int] = {"parked": 0, "waits": 0, "set aside": 1, "dismissed
 """Its way in each service that consumes it."""
 
 REQUEST = timedelta(seconds=60)
-"""What a request publishes is decided within its transaction, which HTTP_REQUEST_SECONDS_MAX ends: 20 s by default."""
+"""What a request publishes is decided within its transaction, which HTTP_REQUEST_SECONDS_MAX ends: 20 s by default.
+What it has scheduled is decided when it is due."""
 
 _NEVER = datetime.max.replace(tzinfo=UTC)
 
@@ -136,11 +137,18 @@ def _record(facts: Facts, found: Found, before: Place | None) -> Entry:
             before and f"again, as {before} before: who has that one drops this one",
             claimed and f"lane {claimed.lane}, claim {claimed.position}",
             *passed,
-            found.source not in facts.services and "no service that was asked has published it",
+            _unconfirmed(facts, found.source),
         ),
         found.traceparent,
         found.value,
     )
+
+
+def _unconfirmed(facts: Facts, source: str) -> str:
+    """Say why its source does not confirm a record; nothing if it was asked."""
+    if source in facts.silent:
+        return f"the database of {source} did not answer"
+    return "" if source in facts.services else "no service that was asked has published it"
 
 
 def _why(known: Known) -> str:
@@ -227,9 +235,9 @@ def _call(service: str, call: Asked) -> Entry:
         caused_by=_cause(service, call.event_id),
         detail=_line(
             f"call {call.id} to {call.to} is not finished",
-            f"asked {call.attempts} times",
+            (call.attempts > 0 or not call.stuck) and f"asked {call.attempts} times",
             done,
-            call.stuck and "the service fails at the answer",
+            call.stuck and "stuck: the service's own code fails",
             call.failure,
         ),
     )
@@ -324,10 +332,14 @@ def _waits(facts: Facts, service: str, known: Known) -> Iterator[Entry]:
             detail=_line(
                 f"it has not come to it: the next offset is {position.next_offset}"
                 + (f", {ahead:,} before it" if ahead else ""),
-                trying and now and f"its batch was begun {trying.since:%Y-%m-%d %H:%M:%S}",
-                trying and trying.ends > 0 and f"{trying.ends} processes ended at offset {trying.first}",
+                trying and now and not trying.stuck and f"its batch was begun {trying.since:%Y-%m-%d %H:%M:%S}",
+                trying and trying.ended > 0 and f"{_processes(trying.ended)} ended at offset {trying.first}",
             ),
         )
+
+
+def _processes(count: int) -> str:
+    return "1 process" if count == 1 else f"{count} processes"
 
 
 def _type(event_id: str) -> str:
@@ -459,11 +471,13 @@ class _Graph:
 
     def _asking(self, cause: Cause, entry: Entry) -> Iterator[int]:
         """Yield the last request of the service before the event was decided, unless that was too long before."""
-        moment = entry.decided or entry.when or cause.began
-        if moment is None:
-            return
+        moments = [moment for moment in (entry.decided or entry.when, cause.began) if moment is not None]
+        if moments[1:] and moments[0] - moments[1] > REQUEST:
+            moments.reverse()  # it was scheduled: its id was made during the request
         times = [(at, n) for n in self._requests[entry.source] if (at := self._made[n].when) is not None]
-        close = [(at, n) for at, n in times if abs(moment - at) < REQUEST]
-        earlier = [pair for pair in close if pair[0] <= moment]
-        if close:
-            yield max(earlier, default=min(close))[1]
+        for moment in moments:
+            close = [(at, n) for at, n in times if abs(moment - at) < REQUEST]
+            earlier = [pair for pair in close if pair[0] <= moment]
+            if close:
+                yield max(earlier, default=min(close))[1]
+                return

@@ -227,8 +227,14 @@ class Trying(NamedTuple):
     first: int
     last: int
     ends: int
+    """How often a record that is tried alone was begun; if `stuck`, how many processes ended at it."""
     since: datetime
     stuck: bool
+
+    @property
+    def ended(self) -> int:
+        """How many processes ended at its first record. The latest attempt is under way, as far as anybody knows."""
+        return self.ends if self.stuck else max(self.ends - 1, 0)
 
 
 @dataclass
@@ -262,3 +268,5 @@ class Facts:
 
     services: dict[str, Known] = field(default_factory=dict)
     records: dict[Place, Found] = field(default_factory=dict)
+    silent: frozenset[str] = frozenset()
+    """The services whose databases did not answer."""

@@ -24,7 +24,7 @@ from .maintenance import Context
 from .story_database import Database
 from .story_entries import Told, timeline
 from .story_facts import Facts, Found, Identity, Letter, Parked, Place, cause_of, source_of
-from .story_topics import Bounds, Topics
+from .story_topics import Bounds, Topics, in_lines
 
 ROUNDS_MAX = 10
 """How far causes and effects are followed from the key: the longest way in a saga of ours has six records."""
@@ -132,7 +132,10 @@ class _Telling:
         self._bounds = bounds
         self._pool = pool
         self._missed: dict[str, None] = {}
-        self._facts = Facts({one.service: one.known for one in databases if one.answers})
+        self._facts = Facts(
+            {one.service: one.known for one in databases if one.answers},
+            silent=frozenset(one.service for one in databases if not one.answers),
+        )
         self._keys = [wanted]
         self._sought: set[Identity] = set()
         self._looked_for: set[Identity] = set()
@@ -337,15 +340,14 @@ class _Telling:
         database.find_requests([at for at in began if at is not None][:EVENTS_MAX], self._keys)
 
     def _story(self) -> Story:
-        looked, missed = dict[str, None](), dict(self._missed)
+        missed = dict(self._missed)
         for one in (*self._databases, self._topics):
             missed |= one.missed if one is not None else {}
-        looked |= self._topics.looked if self._topics is not None else {}
         return Story(
             self._wanted,
             self._keys[-1],
             timeline(self._facts),
-            tuple(looked),
+            tuple(in_lines(self._topics.looked)) if self._topics is not None else (),
             tuple(missed),
             away=self._topics is None or self._topics.away or not all(one.answers for one in self._databases),
             services=tuple(one.service for one in self._databases if one.answers),

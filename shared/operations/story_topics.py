@@ -7,10 +7,11 @@ is named. With a time to begin at, it is read from there on instead.
 
 import time
 import zlib
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Literal, NamedTuple
 
 from confluent_kafka import Message
 
@@ -68,6 +69,30 @@ class Bounds:
     """Keep the beginnings of the values."""
 
 
+class Looked(NamedTuple):
+    """What was read of a partition."""
+
+    which: Literal["all ", "the newest ", ""]
+    offsets: int
+    source: Input
+
+    def __str__(self) -> str:
+        return f"{self.which}{self.offsets:,} offsets of {self.source}"
+
+
+def in_lines(looked: Iterable[Looked]) -> list[str]:
+    """Say it in a line for each topic: an id that nobody knows is looked for in all partitions of all topics."""
+    found: dict[tuple[str, str], dict[Input, Looked]] = defaultdict(dict)
+    for one in sorted(looked, key=lambda one: (one.source.topic, one.offsets)):  # of two readings, the longer one
+        found[one.source.topic, one.which][one.source] = one
+    lines = []
+    for (topic, which), of_topic in found.items():
+        offsets = sum(one.offsets for one in of_topic.values())
+        many = f"{which}{offsets:,} offsets of {topic}, {len(of_topic)} partitions"
+        lines.append(many if len(of_topic) > 1 else str(next(iter(of_topic.values()))))
+    return lines
+
+
 class Topics:
     """The topics of a story. What cannot be read is noted, and no error."""
 
@@ -80,7 +105,7 @@ class Topics:
         self._partitions: dict[str, int] = {}
         self.away = False
         """Whether the brokers did not answer."""
-        self.looked: dict[str, None] = {}
+        self.looked: dict[Looked, None] = {}
         """What was read."""
         self.missed: dict[str, None] = {}
         """What was not, and why."""
@@ -251,15 +276,15 @@ class Topics:
         first = min((one for one, _ in looked), default=span.stable)
         read = sum(end - one for one, end in looked)
         if read == span.stable - span.low:
-            self.looked[f"all {read:,} offsets of {source}"] = None
+            self.looked[Looked("all ", read, source)] = None
         else:
             stretches = ", ".join(f"{one} to {end - 1}" for one, end in sorted(looked)) or "none"
             newest = self._bounds.since is None and read == span.stable - first
             if newest and read:
-                self.looked[f"the newest {read:,} offsets of {source}"] = None
+                self.looked[Looked("the newest ", read, source)] = None
                 self._miss(f"{source}: older ones than offset {first} were not looked at")
             else:
-                self.looked[f"{read:,} offsets of {source}"] = None
+                self.looked[Looked("", read, source)] = None
                 self._miss(f"{source}: of offsets {span.low} to {span.stable - 1}, only {stretches} were looked at")
         if span.stable < span.high:
             self._miss(f"{source}: an open transaction holds back what is from offset {span.stable} on")

@@ -31,6 +31,11 @@ OFFSETS_MINUTES = 7 * 24 * 60
 BEHIND_MS = 30_000
 """A controller follows within a second; one that starts again takes some."""
 
+SILENT = (
+    "the brokers take connections and do not answer: are they frozen, overloaded or just starting? If they work, they "
+    "may expect another KAFKA_SECURITY_PROTOCOL"
+)
+
 FULL, NEARLY_FULL = 0.95, 0.85
 """Shares of a disk. A broker whose disk is full ends."""
 
@@ -42,15 +47,17 @@ def address(case: Case) -> Iterator[Finding]:
 
 def connection(case: Case) -> Iterator[Finding]:
     """Whether we are let in, by brokers that are new enough."""
-    mend = "see that the brokers work; correct KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_* and KAFKA_SSL_*"
     try:
         case.admin = access.admin(case.settings, case.service)
         case.cluster = case.admin.list_topics(timeout=ANSWER_SECONDS)
-    except (Misconfigured, KafkaUnavailable) as error:
-        yield fault(str(error), mend, KAFKA_USER)
+    except Misconfigured as error:
+        yield fault(str(error), "correct KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_* and KAFKA_SSL_*", KAFKA_USER)
+        return
+    except KafkaUnavailable as error:
+        yield fault(str(error), SILENT, BROKERS_AWAY)
         return
     except KafkaException as error:
-        yield fault(f"no broker names the others: {error.args[0].str()}", mend, KAFKA_USER)
+        yield fault(f"no broker names the others: {error.args[0].str()}", SILENT, BROKERS_AWAY)
         return
     found = case.cluster
     who = f", as user {case.settings.kafka_sasl_username}" if case.settings.kafka_sasl_username else ""

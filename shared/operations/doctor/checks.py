@@ -7,7 +7,7 @@ left out if one that it needs has found a fault, or nothing.
 from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
-from . import brokers, certificates, database, readers, rights, sessions, settings, topics
+from . import brokers, certificates, database, readers, rights, sessions, settings, topics, waits
 from .case import Case
 from .findings import Finding, Verdict
 
@@ -50,6 +50,8 @@ CHECKS = (
     Check("postgres rights", database.rights, 8.0, IN),
     Check("postgres outbox", sessions.waiting, 8.0, TABLES),
     Check("postgres pauses", sessions.paused, 8.0, ("postgres tables",)),
+    Check("postgres dead letters", waits.dead_letters, 8.0, ("postgres tables",)),
+    Check("postgres parked keys", waits.parked_keys, 8.0, ("postgres tables",)),
     Check("kafka address", brokers.address, 8.0, READ, "fault"),
     Check("kafka certificates", brokers.certificates, 12.0, ("kafka address",)),
     # A broker that is silent, or speaks TLS where we do not, is told from one that starts only after 15 s.
@@ -66,4 +68,5 @@ CHECKS = (
     Check("kafka transactions", readers.transactions, 18.0, LET_IN),
     Check("positions", readers.positions, 12.0, (*TABLES, "kafka topics")),
     Check("calls destinations", settings.destinations, 8.0, READ),
+    Check("calls stuck", waits.stuck_calls, 8.0, ("postgres tables",)),
 )

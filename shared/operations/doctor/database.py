@@ -17,6 +17,8 @@ from .sections import MANAGED, POOLERS, ROLES, ROLLOUT
 CLOCK_SECONDS = 5.0
 """Clocks that are kept by NTP differ by milliseconds."""
 
+SILENT = "the server takes connections and does not answer: is it frozen, overloaded, or its disk full?"
+
 NAMED_MAX = 5
 """Tables that are named."""
 
@@ -41,7 +43,8 @@ def connection(case: Case) -> Iterator[Finding]:
                 """)
             ).one()
     except (Misconfigured, DatabaseUnavailable) as error:
-        yield fault(str(error), "correct DATABASE_URL, or the server", ROLES)
+        silent = isinstance(error, DatabaseUnavailable) and "timeout expired" in str(error)
+        yield fault(str(error), SILENT if silent else "correct DATABASE_URL, or the server", ROLES)
         return
     yield ok(f"PostgreSQL {version}, database {database}, role {role}, {'with' if encrypted else 'without'} TLS")
 

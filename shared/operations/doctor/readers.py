@@ -6,7 +6,7 @@ from datetime import UTC, datetime
 from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin._group import ConsumerGroupDescription
 
-from ...errors import KafkaUnavailable, Misconfigured
+from ...errors import KafkaUnavailable, LanesDiffer, Misconfigured, Stop
 from ...kafka import open_transactions
 from ...kafka.held_back import HELD_SECONDS, Held
 from ...kafka.open_transactions import ENDED
@@ -71,7 +71,8 @@ def members(service: Service, found: ConsumerGroupDescription, lanes: int) -> It
             STOPS,
         )
     if clean:
-        yield ok(f"{len(found.members)} members share {lanes} lanes")
+        count = len(found.members)
+        yield ok(f"1 member has all {lanes} lanes" if count == 1 else f"{count} members share {lanes} lanes")
 
 
 def transactions(case: Case) -> Iterator[Finding]:
@@ -113,7 +114,19 @@ def verdict(one: Held, now: datetime) -> Finding:
 def positions(case: Case) -> Iterator[Finding]:
     """What a worker would stop for: another cluster or topic, other lanes, positions that disagree."""
     stops = diagnosis.diagnose(case.engine, case.settings, case.service)
-    mend = f"{case.command('positions show')} shows all of it; then decide"
-    yield from [fault(f"{type(stop).__name__}: {stop}", mend, STOPS) for stop in stops] or [
+    yield from [fault(f"{type(stop).__name__}: {stop}", _decision(case, stop), STOPS) for stop in stops] or [
         ok("Kafka and PostgreSQL agree on cluster, topics, lanes and every position")
     ]
+
+
+def _decision(case: Case, stop: Stop) -> str:
+    """Return what decides: no topic can be made smaller, so PARTITIONS follows the topic of the lanes."""
+    topic = case.service.lane_topic
+    if isinstance(stop, LanesDiffer) and topic in case.described:
+        partitions = len(case.described[topic].partitions)
+        if partitions > case.settings.partitions:
+            return (
+                f"{topic} has {partitions} partitions, and Kafka cannot remove any: set PARTITIONS to {partitions}, "
+                f"then run {case.command('lanes resize')}"
+            )
+    return f"{case.command('positions show')} shows all of it; then decide"

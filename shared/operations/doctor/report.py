@@ -11,7 +11,7 @@ WIDTH = 21
 """Of the longest name of a check."""
 
 SHOWN_MAX = 160
-"""Characters of a finding in the summary; it is above in full."""
+"""Characters of a finding in the summary that is no fault; it is above in full."""
 
 PLURAL = {"fault": "faults", "warning": "warnings"}
 
@@ -22,7 +22,7 @@ def show(service: str, found: Sequence[Finding], seconds: float) -> None:
     for one in lines:
         echo(f"{one.verdict:<7}  {one.check:<{WIDTH}}  {one.seen}")
         if one.mend is not None:
-            echo(f"{'':<{9 + WIDTH}}  -> {one.mend}{f' ({one.see})' if one.see else ''}")
+            echo(f"{'':<{9 + WIDTH}}  {_mend(one)}")
     echo()
     counts = Counter(one.verdict for one in found)
     told = [
@@ -33,9 +33,16 @@ def show(service: str, found: Sequence[Finding], seconds: float) -> None:
     echo(f"{service}: {', '.join(told)}; in {seconds:.1f} s")
     for verdict in WORST_FIRST[:-1]:
         for one in lines:
-            if one.verdict == verdict:
+            if one.verdict == verdict == "fault":
+                echo(f"{one.verdict:<7}  {one.check}: {one.seen}")
+                echo(f"{'':<7}  {_mend(one)}")
+            elif one.verdict == verdict:
                 short = one.seen if len(one.seen) <= SHOWN_MAX else f"{one.seen[:SHOWN_MAX]}..."
                 echo(f"{one.verdict:<7}  {one.check}: {short}")
+
+
+def _mend(one: Finding) -> str:
+    return f"-> {one.mend}{f' ({one.see})' if one.see else ''}"
 
 
 def as_json(service: str, found: Sequence[Finding], seconds: float) -> None:
@@ -63,5 +70,5 @@ def _folded(found: Sequence[Finding]) -> list[Finding]:
         elif one.behind not in told:
             told.add(one.behind)
             names = ", ".join(other.check for other in found if other.behind == one.behind)
-            lines.append(one._replace(check=one.behind, seen=f"not looked at, for what it found: {names}"))
+            lines.append(one._replace(check="not looked at", seen=f"for what `{one.behind}` found: {names}"))
     return lines

@@ -120,11 +120,11 @@ def judged(one: Transaction) -> Finding | None:
     )
     ours = one.application.startswith("exactly-once ")
     whose = (
-        "it is a process of the library: its log says what it does; if it is stuck"
+        "it is a process of the library: its log says what it does; if it is stuck,"
         if ours
-        else "ask its owner to end it"
+        else "ask its owner to end it;"
     )
-    mend = f"{whose}; `SELECT pg_terminate_backend({one.pid})` rolls it back"
+    mend = f"{whose} `SELECT pg_terminate_backend({one.pid})` rolls it back"
     if one.waiting:
         who = "1 session waits" if one.waiting == 1 else f"{one.waiting} sessions wait"
         return fault(f"{seen}; {who} for it", mend, LOCK)

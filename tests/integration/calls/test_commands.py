@@ -75,6 +75,20 @@ def test_a_call_that_the_service_cannot_give_up_waits(
     assert paying.rows("SELECT FROM exactly_once_decision") == []
 
 
+def test_a_call_that_was_asked_is_not_listed_as_never_asked(
+    paying: Stage, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """What the service cannot take counts as no attempt."""
+    paying.due("b-1")
+    (asking,) = taken(paying)
+    Settling(paying.engine, paying.outbox, "pay", paying.outbox.calls).answered(asking, Answer(200, {}, b"no JSON"))
+    capsys.readouterr()
+
+    assert run("calls list") == 0
+    (_, listed) = capsys.readouterr().out.splitlines()
+    assert "  1 or more  stuck  " in listed
+
+
 def test_a_call_whose_class_is_gone_is_given_up_without_an_event(
     paying: Stage, run: Run, capsys: pytest.CaptureFixture[str]
 ) -> None:

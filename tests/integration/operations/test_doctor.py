@@ -148,6 +148,30 @@ def test_a_healthy_service(tallies: Tallies, look: Doctor) -> None:
     assert "agree on cluster, topics, lanes and every position" in report.of("positions")[0][1]
 
 
+def test_what_waits_for_somebody(tallies: Tallies, look: Doctor) -> None:
+    letters, parked, calls = "exactly_once_dead_letter", "exactly_once_parked", "exactly_once_call"
+    letter = """INSERT INTO exactly_once_dead_letter (topic, partition, "offset", epoch, headers, error, detail)
+        VALUES ('t', 0, 0, 0, '[]', 'ValueError', 'no')"""
+    record = """INSERT INTO exactly_once_parked (
+            topic, partition, epoch, "offset", key, source, event_id, headers, bytes, attempts, due, parked_at
+        ) VALUES ('t', 0, 0, 0, 'k', 's', 'i', '[]', 1, 1, 'tomorrow', clock_timestamp() - interval '1 hour')"""
+    call = """INSERT INTO exactly_once_call (
+            destination, key, call_id, call_type, call_version, data, due_at, give_up_at, maybe_done, stuck
+        ) VALUES ('bank', 'k', 'i', 'Pay', 1, '{}', 'tomorrow', 'tomorrow', TRUE, TRUE)"""
+    with (
+        broken(tallies, letter, f"DELETE FROM {letters}"),
+        broken(tallies, record, f"DELETE FROM {parked}"),
+        broken(tallies, call, f"DELETE FROM {calls}"),
+    ):
+        report = look()
+
+    waits = dict.fromkeys(("postgres dead letters", "postgres parked keys", "calls stuck"), "warning")
+    assert (report.code, report.wrong()) == (0, KNOWN | waits)
+    assert "1 dead letter to decide about" in report.of("postgres dead letters")[0][1]
+    assert "1 key to try again, the oldest waits for 60 min" in report.of("postgres parked keys")[0][1]
+    assert "1 call to bank" in report.of("calls stuck")[0][1]
+
+
 def test_a_schema_that_is_behind(tallies: Tallies, look: Doctor) -> None:
     version = "UPDATE exactly_once_schema_version SET version_num"
     with broken(tallies, f"{version} = '0000'", f"{version} = '0001'"):
@@ -273,6 +297,9 @@ def test_a_database_that_is_silent(tallies: Tallies, look: Doctor, monkeypatch: 
 
     assert report.code == 1
     assert report.wrong()["postgres connection"] == "fault"
+    assert "takes connections and does not answer" in next(
+        one["mend"] for one in report.findings if one["check"] == "postgres connection"
+    )
     assert report.of("kafka topics")[0][0] == "ok", "the other server is looked at all the same"
 
 

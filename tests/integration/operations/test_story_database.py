@@ -233,7 +233,8 @@ def test_a_statement_that_takes_too_long_hides_nothing_else(
 
     assert list(found.known.handled) == [("order", ID)]
     (missed,) = found.missed
-    assert missed.startswith(f"{SERVICE}: dead letters could not be looked at: canceling statement due to")
+    assert missed.startswith(f"{SERVICE}: dead letters could not be looked at: canceling statement due to lock timeout")
+    assert missed.endswith("; another session has locked it: `doctor` tells which")
 
 
 def test_a_database_that_is_slow_is_given_up_after_a_while(

@@ -89,11 +89,17 @@ def test_nothing_in_it_can_affect_a_terminal(telling: Any, capsys: pytest.Captur
     assert facts["not_looked_at"] == ["payment: its database is away"]
 
 
-def test_what_nobody_knows_is_refused_with_what_was_asked(telling: Any) -> None:
-    with pytest.raises(
-        CommandFailed, match=r"^nothing is known of o-1: .*all 9 offsets.*payment: its database is away"
-    ):
+def test_what_nobody_knows_is_refused_with_what_was_asked(telling: Any, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(CommandFailed, match=r"^nothing is known of o-1: nobody has it as a key or as an event's id$"):
         show(telling(told()))
+
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert shown.err.splitlines() == [
+        "Asked: no database",
+        "Looked at: all 9 offsets of order.events[2]",
+        "Not looked at: payment: its database is away",
+    ]
 
 
 def test_while_a_server_is_away_nobody_can_say_that(telling: Any) -> None:

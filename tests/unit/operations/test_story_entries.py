@@ -236,7 +236,7 @@ def test_what_a_service_has_not_come_to_is_last() -> None:
     facts = saga()
     facts.services["inventory"].handled.clear()
     facts.services["inventory"].positions[Input("order.events", 2)] = Position(5, 0)
-    facts.services["inventory"].trying = [Trying(Input("order.events", 2), 5, 8, 3, at(-1), stuck=False)]
+    facts.services["inventory"].trying = [Trying(Input("order.events", 2), 5, 8, 0, at(-1), stuck=False)]
 
     told = timeline(facts)
 
@@ -244,9 +244,29 @@ def test_what_a_service_has_not_come_to_is_last() -> None:
     assert told[-2:] == waits
     assert [one.entry.offset for one in waits] == [7, 9]
     assert waits[0].entry.detail == (
-        "it has not come to it: the next offset is 5, 2 before it; its batch was begun 2026-11-30 11:59:59; "
-        "3 processes ended at offset 5"
+        "it has not come to it: the next offset is 5, 2 before it; its batch was begun 2026-11-30 11:59:59"
     )
+
+
+@pytest.mark.parametrize(
+    ("ends", "stuck", "words"),
+    [
+        (1, False, "; its batch was begun 2026-11-30 11:59:59"),
+        (2, False, "; its batch was begun 2026-11-30 11:59:59; 1 process ended at offset 7"),
+        (3, False, "; its batch was begun 2026-11-30 11:59:59; 2 processes ended at offset 7"),
+        (1, True, "; 1 process ended at offset 7"),
+    ],
+)
+def test_a_process_that_is_alive_has_not_ended(ends: int, stuck: bool, words: str) -> None:
+    """One that tries a record alone is counted when it begins; one that the watchdog ends, when it ends."""
+    facts = saga()
+    facts.services["inventory"].handled.clear()
+    facts.services["inventory"].positions[Input("order.events", 2)] = Position(7, 0)
+    facts.services["inventory"].trying = [Trying(Input("order.events", 2), 7, 7, ends, at(-1), stuck=stuck)]
+
+    waits = [one.entry.detail for one in timeline(facts) if one.entry.what == "waits"]
+
+    assert waits[0] == f"it has not come to it: the next offset is 7{words}"
 
 
 def test_what_was_handled_does_not_wait_after_a_rewind() -> None:
@@ -295,6 +315,32 @@ def test_what_waits_to_be_published_follows_what_has_caused_it() -> None:
     assert (scheduled.entry.detail, scheduled.because) == ("as late:o-1; due 2026-11-30 12:15:00", 1)
 
 
+OVERDUE = Place("order.deadlines", 2, 5)
+
+
+@pytest.mark.parametrize("clock", [-20, 20])
+def test_a_deadline_that_has_passed_follows_the_request_that_has_scheduled_it(clock: int) -> None:
+    """Its record has the time at which it was due; another request came then. The clock of the API may be wrong."""
+    facts = saga()
+    overdue = "order:019ac123-0000-7000-8000-000000000001"
+    cause = cause_of("order", overdue)
+    assert cause is not None
+    assert cause.began is not None
+    began = cause.began - timedelta(seconds=clock)
+    facts.services["order"].requests = {
+        ("shop", "k-1"): Requested("shop POST /orders", "k-1", 201, began),
+        ("shop", "k-2"): Requested("shop POST /orders/o-1/note", "k-2", 201, began + timedelta(seconds=899)),
+    }
+    due = began + timedelta(seconds=900)
+    facts.records = {OVERDUE: Found(OVERDUE, due, "o-1", "order", overdue, "PaymentOverdue.v1", due.isoformat())}
+
+    told = timeline(facts)
+
+    published = told[number(told, "order published PaymentOverdue") - 1]
+    assert published.because is not None
+    assert told[published.because - 1].entry.detail.endswith("Idempotency-Key k-1")
+
+
 def test_a_call_that_is_not_finished_follows_its_record() -> None:
     facts = saga()
     del facts.records[MONEY_3], facts.records[ORDER_9]
@@ -307,6 +353,18 @@ def test_a_call_that_is_not_finished_follows_its_record() -> None:
     step = told[number(told, "payment call CapturePayment") - 1]
     assert step.because == number(told, "payment handled StockReserved")
     assert step.entry.detail == "call 1 to bank is not finished; asked 4 times; bank may have done it; 503"
+
+
+def test_a_call_whose_answer_nobody_could_take_was_asked() -> None:
+    """Such an answer does not count as an attempt."""
+    facts = saga()
+    call = "payment:inventory.events-2.0.4.CapturePayment.0"
+    asked = Asked(1, call, "CapturePayment.v1", "bank", "o-1", at(2.2), 0, True, True, "422")
+    facts.services["payment"].calls = {1: asked}
+
+    (step,) = (one.entry.detail for one in timeline(facts) if one.entry.what == "call")
+
+    assert step == "call 1 to bank is not finished; bank may have done it; stuck: the service's own code fails; 422"
 
 
 def test_an_effect_of_which_only_the_claim_is_known() -> None:
@@ -349,6 +407,18 @@ def test_records_that_are_no_events_are_shown() -> None:
 
     assert told[-1].entry.place == place
     assert "no service that was asked has published it" in told[-1].entry.detail
+
+
+def test_a_database_that_was_silent_is_not_taken_for_one_that_denies() -> None:
+    facts = saga()
+    del facts.services["order"]
+    facts.silent = frozenset({"order"})
+
+    told = timeline(facts)
+
+    placed = told[number(told, "order published OrderPlaced") - 1]
+    assert "the database of order did not answer" in placed.entry.detail
+    assert "no service that was asked" not in " ".join(one.entry.detail for one in told)
 
 
 @pytest.mark.parametrize(

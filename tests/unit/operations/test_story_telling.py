@@ -247,6 +247,16 @@ def test_a_database_that_does_not_answer_is_left_out() -> None:
     assert story.missed == ("supplier: its database could not be asked",)
 
 
+def test_of_a_silent_database_it_is_not_said_that_it_denies_a_record() -> None:
+    _, inventory, _ = services()
+
+    story = tell(KEY, Topics(*LOG), inventory, Database("order", Known(), answers=False))
+
+    (placed,) = (one.entry for one in story.entries if one.entry.event_id == PLACED and one.entry.what == "published")
+    assert "the database of order did not answer" in placed.detail
+    assert "no service" not in placed.detail
+
+
 def test_requests_are_looked_for_when_an_event_of_one_was_decided() -> None:
     order, inventory, supplier = services()
 

@@ -12,7 +12,7 @@ from shared.errors import KafkaUnavailable, Misconfigured
 from shared.operations import story_topics
 from shared.operations.group import Span, Topic
 from shared.operations.story_facts import Place
-from shared.operations.story_topics import KEPT_MAX, VALUE_MAX, Bounds, Topics
+from shared.operations.story_topics import KEPT_MAX, VALUE_MAX, Bounds, Looked, Topics, in_lines
 from shared.protocol.ports import Input
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC)
@@ -123,7 +123,7 @@ def test_a_short_partition_is_read_whole() -> None:
     found = made.read([ORDERS], ours)
 
     assert [one.place.offset for one in found] == [2, 7]
-    assert list(made.looked) == ["all 10 offsets of order.events[0]"]
+    assert list(map(str, made.looked)) == ["all 10 offsets of order.events[0]"]
     assert list(made.missed) == []
 
 
@@ -133,7 +133,7 @@ def test_of_a_long_one_the_newest_and_what_was_not_looked_at_is_said() -> None:
     found = made.read([ORDERS], ours)
 
     assert [one.place.offset for one in found] == [7_000, 8_999]
-    assert list(made.looked) == ["the newest 2,000 offsets of order.events[0]"]
+    assert list(map(str, made.looked)) == ["the newest 2,000 offsets of order.events[0]"]
     assert list(made.missed) == ["order.events[0]: older ones than offset 7000 were not looked at"]
 
 
@@ -154,7 +154,7 @@ def test_when_the_time_is_over_the_oldest_are_left_out(monkeypatch: pytest.Monke
     found = made.read([ORDERS], ours)
 
     assert [one.place.offset for one in found] == [1, 19_000]
-    assert list(made.looked) == ["8,000 offsets of order.events[0]"]
+    assert list(map(str, made.looked)) == ["8,000 offsets of order.events[0]"]
     assert list(made.missed) == [
         "order.events[0]: of offsets 0 to 19999, only 0 to 2999, 15000 to 19999 were looked at"
     ]
@@ -168,7 +168,7 @@ def test_each_topic_gets_its_share_of_the_time(monkeypatch: pytest.MonkeyPatch) 
 
     made.read(list(log), ours)
 
-    assert sorted(made.looked) == ["10,000 offsets of a.events[0]", "10,000 offsets of b.events[0]"]
+    assert sorted(map(str, made.looked)) == ["10,000 offsets of a.events[0]", "10,000 offsets of b.events[0]"]
 
 
 def test_since_reads_forwards_from_a_time() -> None:
@@ -202,7 +202,7 @@ def test_what_retention_has_removed_is_not_called_read() -> None:
     made = topics({ORDERS: {n: Message() for n in range(50, 60)}}, low=50)
 
     assert len(made.read([ORDERS], ours)) == 10
-    assert list(made.looked) == ["all 10 offsets of order.events[0]"]
+    assert list(map(str, made.looked)) == ["all 10 offsets of order.events[0]"]
 
 
 def test_a_key_is_looked_for_in_its_partition() -> None:
@@ -265,3 +265,15 @@ def test_of_strangers_headers_and_values_only_a_part_is_kept() -> None:
     assert len(found.value) == VALUE_MAX
     assert bare.value is None
     assert bare.size > 900_000
+
+
+def test_what_was_looked_at_is_a_line_for_each_topic() -> None:
+    one, other, alone = Input("a.events", 0), Input("a.events", 1), Input("b.events", 2)
+    looked = [
+        Looked("all ", 4, one),
+        Looked("all ", 1_500, other),
+        Looked("all ", 5, one),
+        Looked("the newest ", 9, alone),
+    ]
+
+    assert in_lines(looked) == ["all 1,505 offsets of a.events, 2 partitions", "the newest 9 offsets of b.events[2]"]

@@ -114,6 +114,22 @@ def test_the_connection(monkeypatch: pytest.MonkeyPatch) -> None:
     assert connection(monkeypatch, KafkaUnavailable("away"), of) == ["fault"]
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (Misconfigured("denied"), "correct KAFKA_SECURITY_PROTOCOL, KAFKA_SASL_*"),
+        (KafkaUnavailable("no broker answers"), "take connections and do not answer"),
+    ],
+)
+def test_who_does_not_answer_has_not_refused_us(monkeypatch: pytest.MonkeyPatch, error: Exception, words: str) -> None:
+    def refuse(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr("shared.kafka.access.admin", refuse)
+    (found,) = brokers.connection(case()[0])
+    assert words in str(found.mend)
+
+
 def test_brokers_that_name_an_address_that_leads_nowhere() -> None:
     named = SimpleNamespace(host="kafka.invalid", port=9092)
     of: Any = SimpleNamespace(cluster=SimpleNamespace(brokers={3: named}))

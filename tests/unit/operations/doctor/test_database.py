@@ -51,6 +51,22 @@ def test_what_a_start_refuses_is_a_fault_in_its_words(
     assert found.see
 
 
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (DatabaseUnavailable("is it up? connection timeout expired"), "takes connections and does not answer"),
+        (DatabaseUnavailable("is it up? sorry, too many clients already"), "correct DATABASE_URL, or the server"),
+        (Misconfigured("authentication failed"), "correct DATABASE_URL, or the server"),
+    ],
+)
+def test_a_server_that_is_silent_has_no_wrong_address(
+    monkeypatch: pytest.MonkeyPatch, error: Exception, words: str
+) -> None:
+    monkeypatch.setattr("shared.postgres.access.connect", refusing(error))
+    (found,) = database.connection(case())
+    assert words in str(found.mend)
+
+
 HISTORY = [Migration("0001", "pre", "0001_pre_a"), Migration("0002", "post", "0002_post_b")]
 
 

@@ -13,7 +13,7 @@ from dependency_injector import providers
 from dev.servers.places import free_port
 from shared import command
 from shared.errors import CommandFailed, KafkaUnavailable, Misconfigured
-from shared.operations.doctor import doctor
+from shared.operations.doctor import doctor, report
 from shared.operations.doctor.checks import CHECKS, Check
 from shared.operations.doctor.doctor import examine
 from shared.operations.doctor.findings import CHARACTERS_MAX, Finding, fault, ok, unknown, warning
@@ -186,11 +186,22 @@ def test_for_people_the_worst_comes_once_more_at_the_end(down: Any, capsys: pyte
     lines, summary = out.split("\n\n")
     head, *worst = summary.splitlines()
     assert head.startswith("down: 2 faults, 1 warning, ")
-    assert [line.split()[0] for line in worst] == ["fault", "fault", "warning", "unknown", "unknown"]
+    assert [line.split()[0] for line in worst] == ["fault", "->", "fault", "->", "warning", "unknown", "unknown"]
     for line in lines.splitlines():
         assert line.split()[0] in ("fault", "warning", "unknown", "ok", "->")
     assert "-> start PostgreSQL, or correct DATABASE_URL" in lines
-    assert "postgres connection, postgres certificate, postgres safety" in worst[-2], "what is behind it is one line"
+    assert worst[1].strip().startswith("-> start PostgreSQL, or correct DATABASE_URL"), "a fault comes with its cure"
+    assert worst[-2].startswith("unknown  not looked at: for what `postgres address` found: postgres connection, ")
+    assert "postgres certificate, postgres safety" in worst[-2], "what is behind it is one line"
+
+
+def test_a_fault_is_told_whole_and_what_is_less_in_short(capsys: pytest.CaptureFixture[str]) -> None:
+    report.show("order", [fault("f" * 500, "mend it"), warning("w" * 500, "look at it")], 1.0)
+
+    summary = capsys.readouterr().out.split("\n\n")[1].splitlines()
+    assert [line.count("f" * 500) for line in summary[1:]] == [1, 0, 0]
+    assert summary[2].strip() == "-> mend it"
+    assert summary[3].endswith("w" * 160 + "...")
 
 
 @pytest.mark.usefixtures("bare_environment")
@@ -236,7 +247,7 @@ def test_nothing_of_others_reaches_the_terminal(
         assert command.run(down, words) == 1
         out = capsys.readouterr().out
         assert all(line.isprintable() for line in out.splitlines())
-        assert len(out) < 4 * CHARACTERS_MAX
+        assert len(out) < 5 * CHARACTERS_MAX
 
 
 def test_warnings_and_what_is_unknown_do_not_fail(down: Any, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from confluent_kafka import ConsumerGroupState
 
-from shared.errors import DatabaseWentBack
+from shared.errors import DatabaseWentBack, LanesDiffer
 from shared.kafka.held_back import Held
 from shared.kafka.open_transactions import Holder
 from shared.operations.doctor import readers
@@ -43,6 +43,11 @@ def test_members(there: list[Any], state: ConsumerGroupState, verdicts: list[str
     assert [one.verdict for one in members(SERVICE, group, 2)] == verdicts
 
 
+def test_one_member_is_no_many() -> None:
+    group: Any = SimpleNamespace(members=[member(0, 1)], state=ConsumerGroupState.STABLE)
+    assert [one.seen for one in members(SERVICE, group, 2)] == ["1 member has all 2 lanes"]
+
+
 def held(**holder: Any) -> Held:
     made = Held(Input("shop.events", 3), 17)
     made.holder = Holder(4711, 2, "mallory", **holder)
@@ -72,3 +77,23 @@ def test_what_a_worker_would_stop_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(f.verdict, f.seen) for f in readers.positions(case)] == [("fault", "DatabaseWentBack: lane 0 went back")]
     monkeypatch.setattr("shared.operations.diagnosis.diagnose", lambda *_: [])
     assert [f.verdict for f in readers.positions(case)] == ["ok"]
+
+
+@pytest.mark.parametrize(
+    ("there", "words"), [(6, "set PARTITIONS to 6, then run `lanes resize`"), (3, "`positions show` shows all of it")]
+)
+def test_a_topic_of_lanes_that_has_grown_cannot_be_made_smaller(
+    monkeypatch: pytest.MonkeyPatch, there: int, words: str
+) -> None:
+    case: Any = SimpleNamespace(
+        engine=None,
+        settings=SimpleNamespace(partitions=4),
+        service=SERVICE,
+        command=lambda words: f"`{words}`",
+        described={SERVICE.lane_topic: SimpleNamespace(partitions=[None] * there)},
+    )
+    monkeypatch.setattr("shared.operations.diagnosis.diagnose", lambda *_: [LanesDiffer("keys have moved")])
+
+    (found,) = readers.positions(case)
+
+    assert words in str(found.mend)

@@ -44,7 +44,9 @@ def test_it_is_named_with_what_ends_it() -> None:
 def test_a_process_of_the_library_is_not_ended_lightly() -> None:
     found = judged(IDLE._replace(application="exactly-once order"))
     assert found is not None
-    assert "it is a process of the library" in str(found.mend)
+    assert str(found.mend).startswith(
+        "it is a process of the library: its log says what it does; if it is stuck, `SELECT"
+    )
 
 
 @pytest.mark.parametrize(

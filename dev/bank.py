@@ -94,11 +94,11 @@ class Books:
         self._file = file
         with closing(self._open()) as books:
             books.execute("PRAGMA journal_mode = WAL")
-            books.execute(_TABLE)
 
     def _open(self) -> sqlite3.Connection:
         books = sqlite3.connect(self._file, timeout=BUSY_SECONDS, isolation_level=None)
         books.execute("PRAGMA synchronous = FULL")
+        books.execute(_TABLE)  # each time: `make servers-down` may have removed the file
         return books
 
     def book(self, key: str, kind: str, body: dict[str, Any]) -> Booking | int:

@@ -39,7 +39,7 @@ class Exit:
 
     name: str
     cause: str
-    """`exit 1`, or the name of the signal."""
+    """`exit 1`, or the name of the signal; or why it could not be started."""
     ordered: bool
     """Whether it was killed or stopped through the supervisor."""
     lived_seconds: float
@@ -65,6 +65,7 @@ class Child:
         self._restart_at = self._kill_at = None
         self._started = time.monotonic()
         what = self.program
+        self.log.parent.mkdir(parents=True, exist_ok=True)  # somebody may have cleaned up beneath us
         with self.log.open("ab") as output:
             self.process: Popen[bytes] = processes.start(
                 what.command,
@@ -101,9 +102,11 @@ class Child:
             self.send(signal.SIGKILL)
         if not self.running or (code := self.process.poll()) is None:
             return None
+        return self._ended(f"exit {code}" if code >= 0 else signal.Signals(-code).name, code)
+
+    def _ended(self, cause: str, code: int | None = None) -> Exit:
         self.running = False
         lived = time.monotonic() - self._started
-        cause = f"exit {code}" if code >= 0 else signal.Signals(-code).name
         quick = lived < self.program.quick_seconds and not self.ordered
         self.quick_exits = self.quick_exits + 1 if quick else 0
         self.given_up = self.quick_exits >= QUICK_EXITS_MAX or (quick and code in self.program.hopeless)
@@ -113,6 +116,11 @@ class Child:
             self._restart_at = time.monotonic() + min(pause, RESTART_SECONDS_MAX)
         return Exit(self.program.name, cause, self.ordered, lived, again)
 
-    def start_again_if_due(self) -> None:
+    def start_again_if_due(self) -> Exit | None:
+        """Start it again if it is time to; one that cannot be started counts as one that has ended at once."""
         if self.wanted and self._restart_at is not None and time.monotonic() >= self._restart_at:
-            self._spawn()
+            try:
+                self._spawn()
+            except OSError as error:  # too many processes or files, a disk that is full
+                return self._ended(f"it could not be started: {error}")
+        return None

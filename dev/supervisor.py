@@ -21,8 +21,9 @@ from dev.program import QUICK_EXITS_MAX, Child, Exit, Program
 
 # Beyond the grace period of the services (15 s), so that SIGKILL is the exception.
 STOP_SECONDS = 20.0
-# An order to the thread is carried out at once; this much is needed only on a machine that is badly overloaded.
-ORDER_SECONDS = 10.0
+# An order to the thread is carried out at once, unless the machine is badly overloaded: it may then have to wait for the
+# start of a process (`processes.TIE_SECONDS`).
+ORDER_SECONDS = 40.0
 LOG_LINES_SHOWN = 25
 
 Result = TypeVar("Result")
@@ -179,7 +180,14 @@ class Supervisor:
         """Have the thread do `order`, and return its answer."""
         answer: Future[Result] = Future()
         self._orders.put((order, answer))
-        return answer.result(ORDER_SECONDS)
+        try:
+            return answer.result(ORDER_SECONDS)
+        except TimeoutError:
+            if answer.done():  # the order's own
+                raise
+            raise TimeoutError(
+                f"who starts and ends the processes did not answer within {ORDER_SECONDS:.0f} s"
+            ) from None
 
     def _run(self) -> None:
         while not self._closing.is_set():
@@ -193,6 +201,4 @@ class Supervisor:
                 except Exception as error:  # noqa: BLE001 - it belongs to the one who asked
                     answer.set_exception(error)
             for child in self._children.values():
-                if (ended := child.reap()) is not None:
-                    self._exits.append(ended)
-                child.start_again_if_due()
+                self._exits += [ended for ended in (child.reap(), child.start_again_if_due()) if ended is not None]

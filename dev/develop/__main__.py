@@ -69,6 +69,9 @@ def main() -> int:
     except ServerError as error:
         print(error, file=sys.stderr)
         return EXIT_NOT_RUN
+    except TimeoutError as error:
+        print(f"Gave up, for the machine is overloaded: {error}", file=sys.stderr)
+        return EXIT_NOT_RUN
     except OSError as error:  # a folder that is not ours, a disk that is full
         print(f"This cannot work here: {error.strerror or error}: {error.filename}", file=sys.stderr)
         return EXIT_NOT_RUN

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from watchfiles import watch
+from watchfiles import DefaultFilter, watch
 
 WATCHED = ("services", "shared", "migrations")
 SETTLED_MS = 200
@@ -57,6 +57,12 @@ def told(paths: Iterable[Path]) -> str:
     return ", ".join(names[:SHOWN]) + (f" and {more} more" if more > 0 else "")
 
 
+class Files(DefaultFilter):
+    """Leaves out what is there only while a file is written: of `sed -i`, and of Vim, which tries out a folder."""
+
+    ignore_entity_patterns = (*DefaultFilter.ignore_entity_patterns, r"^sed[A-Za-z0-9]{6}$", r"^4913$")
+
+
 class Watch:
     """Tells a callback of changes that have settled: their paths, relative to the root. The thread is its own."""
 
@@ -80,7 +86,12 @@ class Watch:
         places = [self._root / name for name in WATCHED if (self._root / name).is_dir()]
         try:
             for changes in watch(
-                *places, debounce=GROUPED_MS, step=SETTLED_MS, stop_event=self._ending, raise_interrupt=False
+                *places,
+                watch_filter=Files(),
+                debounce=GROUPED_MS,
+                step=SETTLED_MS,
+                stop_event=self._ending,
+                raise_interrupt=False,
             ):
                 self._tell(frozenset(Path(path).relative_to(self._root) for _, path in changes))
         except (OSError, RuntimeError) as error:  # such as no more watches, as the kernel counts them

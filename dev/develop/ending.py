@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from types import FrameType
 
 from dev.develop.merged import silence
@@ -46,5 +47,6 @@ class Ending:
         # Others come twice without being meant so: to a whole group, and once more from make.
         if number == signal.SIGINT:
             for act in self.at_once:
-                act()
+                with suppress(OSError):  # the others remain to be done
+                    act()
             os._exit(128 + number)

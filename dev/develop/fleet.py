@@ -22,6 +22,8 @@ BANK_PORT = 90
 CONSOLE_ABOVE = CONSOLE_PORT - FIRST_PORT
 """Where the console is, above the first port."""
 PORT_MAX = 65_535
+OTHER_PORTS = 1_000
+"""How far above ports that are taken, or below them, others are suggested."""
 PORT_VARIABLES = {"api": "HTTP_PORT", CONSOLE: "CONSOLE_PORT"}
 ANSWER_SECONDS = 2.0
 # An import that fails does so at once, but nine interpreters that start on two cores take eight seconds.
@@ -78,6 +80,7 @@ def fleet(services: Sequence[str], first_port: int | None = None) -> list[Proces
     there = console_port <= PORT_MAX and console_port not in (process.port for process in found)
     # Nobody has to know where it is: the address is printed. And `make servers` has one of its own at the usual port.
     found += [Process(services[0], CONSOLE, console_port if there and is_free(console_port) else 0)] if services else []
+    other = first + (OTHER_PORTS if first + 2 * OTHER_PORTS <= PORT_MAX else -OTHER_PORTS)
     for process in found:
         if process.port > PORT_MAX:
             raise ServerError(
@@ -86,7 +89,7 @@ def fleet(services: Sequence[str], first_port: int | None = None) -> list[Proces
         if process.port and not is_free(process.port):
             raise ServerError(
                 f"Port {process.port}, for the {process.kind} of {process.service}, is taken by another process. "
-                "End that (`make down`, if it is docker compose), or use other ports, such as: make dev PORT=9000"
+                f"End that (`make down`, if it is docker compose), or use other ports, such as: make dev PORT={other}"
             )
     taken = {process.port for process in found}
     for place, process in enumerate(found):

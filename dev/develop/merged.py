@@ -134,6 +134,8 @@ def _lines(file: _Followed) -> list[str]:
     """Read the whole lines that are new."""
     try:
         with file.path.open("rb") as opened:
+            if os.fstat(opened.fileno()).st_size < file.read:  # somebody has removed it, and it began anew
+                file.read, file.rest = 0, b""
             opened.seek(file.read)
             new = opened.read(READ_BYTES)
             if not new and file.read > FILE_BYTES_MAX:

@@ -18,18 +18,20 @@ from dev.develop.fleet import BANK, ROOT, Process, fleet, grouped, program
 from dev.develop.merged import MergedLog, colours, in_colour
 from dev.program import Exit, Program
 from dev.servers import ServerError, service_names
-from dev.servers.background import CONSOLE, HOME, borrowed, forget
+from dev.servers.background import BOOKS, CONSOLE, HOME, borrowed, forget, is_up
+from dev.servers.places import abandon
 from dev.supervisor import Supervisor
 
 LOGS = HOME / "dev"
 DEBUGGING_LOG = HOME / "dev.log"
 LOCK = HOME / "dev.lock"
-BOOKS = HOME / "bank.sqlite"
 
 POLL_SECONDS = 0.1
 READY_POLL_SECONDS = 0.5
 # Nine interpreters start at once on two cores: about eight seconds.
 READY_SECONDS = 90.0
+# After that it is asked more seldom: what is mended is ready some seconds later, and an answer costs CPU.
+LATE_POLL_SECONDS = 2.0
 # A worker that has been asked by Ctrl+C ends within a second or two. One that stands in the debugger does not end.
 ALONE_SECONDS = 5.0
 
@@ -48,7 +50,7 @@ class Options:
 
 @dataclass(frozen=True)
 class Readiness:
-    """The processes that were not ready in time; none if all are."""
+    """The processes that are not ready in time; none once all are."""
 
     missing: tuple[str, ...]
     seconds: float
@@ -67,11 +69,10 @@ def run(options: Options, ending: Ending) -> None:
     with ExitStack() as stack:
         stack.enter_context(_alone())
         processes = fleet(services, options.port)
+        if not is_up(ROOT):  # the servers are ours, also while they start
+            ending.at_once += [lambda: forget(ROOT), abandon]
+            stack.callback(abandon)
         state = stack.enter_context(borrowed(ROOT, options.kafka_port, options.postgres_port))
-        if state["pid"] == str(os.getpid()):  # they are new, and their records know nothing of earlier bookings
-            ending.at_once.append(lambda: forget(ROOT))
-            for books in ROOT.glob(f"{BOOKS}*"):
-                books.unlink()
         debugged = next((p for p in processes if (p.service, p.kind) == (options.debugged, "worker")), None)
         bank = next((p for p in processes if p.kind == BANK), None)
         programs = {
@@ -182,13 +183,19 @@ class Session:
             self._supervisor.stop(*(process.name for process in there if process.kind in kinds))
 
     def _ask_until_ready(self, processes: Iterable[Process]) -> None:
+        """Report readiness; before that, once, who is late. A process may be mended at any time: so the session, whose
+        end ends this thread, is the only limit.
+        """
         began = time.monotonic()
+        late = False
         waiting = list(processes)
         while waiting := [process for process in waiting if not process.is_ready()]:
-            if time.monotonic() > began + READY_SECONDS:
-                break
-            time.sleep(READY_POLL_SECONDS)
-        self._events.put(Readiness(tuple(process.name for process in waiting), time.monotonic() - began))
+            passed = time.monotonic() - began
+            if not late and passed > READY_SECONDS:
+                late = True
+                self._events.put(Readiness(tuple(process.name for process in waiting), passed))
+            time.sleep(LATE_POLL_SECONDS if late else READY_POLL_SECONDS)
+        self._events.put(Readiness((), time.monotonic() - began))
 
     def _on_event(self, event: Event) -> None:
         if isinstance(event, Readiness):
@@ -206,7 +213,7 @@ class Session:
             self._say(f"Not ready after {readiness.seconds:.0f} s: {', '.join(readiness.missing)}. See their lines")
         else:
             self._say(f"Everything is ready after {readiness.seconds:.1f} s. A change starts again what it concerns")
-        if self._debugged is not None:
+        if self._debugged is not None and self._debugged.name not in self._supervisor.names:
             self._tell(f"{self._debugged.name}, here in the foreground; Ctrl+C ends all")
             self._supervisor.start(self._programs[self._debugged.name])
 

@@ -36,6 +36,10 @@ POLL_SECONDS = 0.1
 HOME = Path(".servers")
 STATE = HOME / "state.json"
 LOG = HOME / "log"
+BOOKS = HOME / "bank.sqlite"
+"""Of the bank that payment asks. It goes with the servers: the records of new ones have the numbers of the old ones, and
+the bank would take their payments for those that it has booked.
+"""
 ENV_FILE = Path(".env.local")
 
 CONSOLE = "console"
@@ -111,10 +115,16 @@ def down(root: Path) -> None:
 
 
 def forget(root: Path) -> None:
-    """Remove what says where the servers are."""
+    """Remove what says where the servers are, and what the bank has booked for them."""
     (root / STATE).unlink(missing_ok=True)
+    _forget_bookings(root)
     if not _is_foreign(root / ENV_FILE):
         (root / ENV_FILE).unlink(missing_ok=True)
+
+
+def _forget_bookings(root: Path) -> None:
+    for books in root.glob(f"{BOOKS}*"):  # SQLite keeps files beside it
+        books.unlink(missing_ok=True)
 
 
 def _is_foreign(env_file: Path) -> bool:
@@ -169,6 +179,7 @@ def held(
 ) -> Iterator[dict[str, str]]:
     """Hold the servers in this process, where `up` and `down` find them, until the block ends; they find `more` too."""
     (root / HOME).mkdir(exist_ok=True)
+    _forget_bookings(root)  # of servers that somebody has killed
     with running(kafka_port=kafka_port, postgres_port=postgres_port) as servers:
         state = {
             "pid": str(os.getpid()),
@@ -185,13 +196,16 @@ def held(
 
 
 def _state(root: Path) -> dict[str, str] | None:
-    """Read what the process in the background has written, if that process still runs."""
+    """Read what the process in the background has written, if that process still runs. A file that it cannot have
+    written says nothing.
+    """
     try:
         state: dict[str, str] = json.loads((root / STATE).read_text())
         process = psutil.Process(int(state["pid"]))
         # A pid is used again; a pid with its time of birth is not.
         alive = str(process.create_time()) == state["started"] and process.status() != psutil.STATUS_ZOMBIE
-    except (FileNotFoundError, psutil.NoSuchProcess):
+        alive = alive and {"bootstrap", "database_url"} <= state.keys()
+    except (FileNotFoundError, psutil.NoSuchProcess, ValueError, KeyError, TypeError):
         return None
     return state if alive else None
 
@@ -247,7 +261,7 @@ def _write_env(file: Path, bootstrap: str, database_url: str, console: str = "")
             f"#   psql '{database_url.replace('{service}', name)}'",
         ]
     if (ROOT / "dev" / "bank.py").exists():
-        lines += ["", "# The bank that payment asks:", f"#   .venv/bin/python -m dev.bank --books {HOME}/bank.sqlite"]
+        lines += ["", "# The bank that payment asks:", f"#   .venv/bin/python -m dev.bank --books {BOOKS}"]
     file.unlink(missing_ok=True)
     file.touch(mode=0o600)  # it holds the password
     file.write_text("\n".join(lines) + "\n")

@@ -2,8 +2,10 @@
 
 import os
 import random
+import shutil
 import socket
 import tempfile
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +21,11 @@ PREFIX = "exactly-once-"  # of a run's directory; the guard knows it too
 PORTS = range(20_000, 32_000)
 PORTS_PROBED = 200
 PORT_ATTEMPTS = 3  # a port that was free a moment ago is taken once in a blue moon
+
+ABANDON_SECONDS_MAX = 10.0  # to remove the data of two servers takes less than one, unless they still write
+
+_runs: set[Path] = set()
+"""The directories of this process's runs."""
 
 
 def cache() -> Path:
@@ -41,6 +48,7 @@ def run_directory() -> Path:
         if not os.access(parent, os.W_OK | os.X_OK) or (account() and not reachable(parent / "any")):
             continue
         directory = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent.absolute()))
+        _runs.add(directory)
         if account():
             directory.chmod(0o711)  # the way to the data of `nobody`
         return directory
@@ -85,3 +93,11 @@ def leave(directory: Path) -> None:
     if directory.name.startswith(PREFIX):
         with suppress(OSError):  # not empty, or gone
             directory.rmdir()
+
+
+def abandon() -> None:
+    """Remove the data of all runs of this process, which ends now. Guards end the servers, if they still run."""
+    deadline = time.monotonic() + ABANDON_SECONDS_MAX
+    for directory in tuple(_runs):
+        while directory.exists() and time.monotonic() < deadline:
+            shutil.rmtree(directory, ignore_errors=True)  # what a server has written meanwhile remains

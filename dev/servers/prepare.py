@@ -15,8 +15,10 @@ from dev.servers.process import Echo, ServerError, echo
 from shared.postgres.session_settings import forget_libpq_variables
 
 ROOT = Path(__file__).parents[2]
-COMMAND_SECONDS_MAX = 120.0
-"""Migrations of an empty database take a second; six commands at once on two cores take a few."""
+COMMAND_SECONDS_MAX = 600.0
+"""Migrations of an empty database take a second; six commands at once on two cores take a few, and minutes on a machine
+that is badly overloaded.
+"""
 
 
 def service_names() -> list[str]:
@@ -41,6 +43,7 @@ def prepare(bootstrap: str, database_url: str, services: Iterable[str] | None = 
             create_database(database_url.replace("{service}", "postgres"), name)
     if not names:
         return
+    report(f"Preparing topics and tables for {', '.join(names)} ...")
     # Side by side: each is mostly the start of an interpreter. A service's own commands keep their order.
     with ThreadPoolExecutor(len(names)) as pool:
         list(pool.map(lambda name: _prepare(name, bootstrap, database_url.replace("{service}", name)), names))
@@ -54,15 +57,21 @@ def _prepare(name: str, bootstrap: str, dsn: str) -> None:
 
 
 def run_command(service: str, command: str, env: Mapping[str, str], cwd: Path = ROOT) -> None:
-    """Run a command of a service. Raises `ServerError` if it fails."""
-    done = subprocess.run(
-        [sys.executable, "-m", f"services.{service}", *command.split()],
-        env=env,
-        cwd=cwd,
-        capture_output=True,
-        text=True,
-        timeout=COMMAND_SECONDS_MAX,
-        check=False,
-    )
+    """Run a command of a service. Raises `ServerError` if it fails, or takes too long."""
+    try:
+        done = subprocess.run(
+            [sys.executable, "-m", f"services.{service}", *command.split()],
+            env=env,
+            cwd=cwd,
+            capture_output=True,
+            text=True,
+            timeout=COMMAND_SECONDS_MAX,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise ServerError(
+            f"`python -m services.{service} {command}` did not end within {COMMAND_SECONDS_MAX:.0f} s, and was killed; "
+            "is the machine overloaded, or does another session lock a table?"
+        ) from None
     if done.returncode:
         raise ServerError(f"`python -m services.{service} {command}` failed:\n{done.stdout}{done.stderr}")

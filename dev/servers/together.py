@@ -39,11 +39,11 @@ def running(
     report: Echo = echo,
 ) -> Iterator[Servers]:
     """Start Kafka and PostgreSQL, on free ports or those given; when the block ends, both are gone with their data."""
-    directory = run_directory()
-    kafka = Kafka(directory / "kafka", port=kafka_port, settings=kafka_settings, report=report)
-    postgres = Postgres(directory / "postgres", port=postgres_port, report=report)
-    with _up(directory, kafka, postgres, report):
-        yield Servers(kafka, postgres)
+    with _directory() as directory:
+        kafka = Kafka(directory / "kafka", port=kafka_port, settings=kafka_settings, report=report)
+        postgres = Postgres(directory / "postgres", port=postgres_port, report=report)
+        with _up(kafka, postgres, report):
+            yield Servers(kafka, postgres)
 
 
 def attached(bootstrap: str, dsn: str) -> Servers:
@@ -56,15 +56,25 @@ def running_cluster(
     *, kafka_settings: Mapping[str, str] | None = None, report: Echo = echo
 ) -> Iterator[ClusterServers]:
     """Start three brokers and PostgreSQL; when the block ends, all are gone with their data."""
-    directory = run_directory()
-    kafka = Cluster(directory, settings=kafka_settings, report=report)
-    postgres = Postgres(directory / "postgres", report=report)
-    with _up(directory, kafka, postgres, report):
-        yield ClusterServers(kafka, postgres)
+    with _directory() as directory:
+        kafka = Cluster(directory, settings=kafka_settings, report=report)
+        postgres = Postgres(directory / "postgres", report=report)
+        with _up(kafka, postgres, report):
+            yield ClusterServers(kafka, postgres)
 
 
 @contextmanager
-def _up(directory: Path, kafka: Kafka | Cluster, postgres: Postgres, report: Echo) -> Iterator[None]:
+def _directory() -> Iterator[Path]:
+    """Give a directory for the data of one run, and remove it with the block, when the servers have left it."""
+    directory = run_directory()
+    try:
+        yield directory
+    finally:
+        leave(directory)
+
+
+@contextmanager
+def _up(kafka: Kafka | Cluster, postgres: Postgres, report: Echo) -> Iterator[None]:
     begin = time.monotonic()
     report("Starting Kafka and PostgreSQL ...")
     try:
@@ -77,4 +87,3 @@ def _up(directory: Path, kafka: Kafka | Cluster, postgres: Postgres, report: Ech
     finally:
         kafka.stop()
         postgres.stop()
-        leave(directory)

@@ -52,6 +52,15 @@ def test_a_key_is_booked_once_and_only_for_one_thing(tmp_path: Path) -> None:
     assert Books(tmp_path / "books").all() == booked
 
 
+def test_a_bank_whose_books_were_removed_begins_new_ones(tmp_path: Path) -> None:
+    """As `make servers-down` does; it was started by hand, and runs on."""
+    with serving(tmp_path / "books", Temper()) as url:
+        assert post(url, "k-1") == 201
+        for file in tmp_path.glob("books*"):
+            file.unlink()
+        assert post(url, "k-1", amount=700) == 201
+
+
 def test_what_is_voided_is_not_captured_later(tmp_path: Path) -> None:
     """The request of a capture that was given up may still be on its way."""
     with serving(tmp_path / "books", Temper()) as url:

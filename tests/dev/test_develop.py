@@ -16,10 +16,11 @@ from typing import NamedTuple
 
 import psutil
 import pytest
+from watchfiles import Change
 
 from dev.develop import __main__ as develop
 from dev.develop import fleet, merged
-from dev.develop.changes import Concern, concern, told
+from dev.develop.changes import Concern, Files, concern, told
 from dev.develop.ending import SIGNALS, Ended, Ending
 from dev.develop.merged import MergedLog, colours, in_colour
 from dev.servers import ServerError, background
@@ -60,6 +61,13 @@ def test_changes_at_once_concern_all_that_each_concerns() -> None:
     paths = [Path("services/apple/models.py"), Path("migrations/apple/0011_pre_colour.py"), Path("services/plum/x.py")]
     assert concern(paths, SERVICES) == Concern({"apple"}, {"apple"}, {"plum"})
     assert told(paths) == "migrations/apple/0011_pre_colour.py, services/apple/models.py and 1 more"
+
+
+def test_what_an_editor_writes_for_a_moment_is_no_change() -> None:
+    named = ("services/apple/sedhRJtpY", "services/apple/4913", "services/apple/.rules.py.swp")
+    watched = Files()
+    assert not any(watched(Change.added, name) for name in named)
+    assert all(watched(Change.modified, f"services/apple/{name}") for name in ("sediment.py", "seed", "rules.yaml"))
 
 
 def test_each_process_has_a_colour_of_its_own() -> None:
@@ -125,6 +133,17 @@ def test_a_line_and_a_file_without_end_have_bounds(tmp_path: Path, monkeypatch: 
         until(lambda: "\ufffdafterwards" in out.getvalue())
 
 
+def test_a_file_that_was_removed_and_begins_anew_is_shown(tmp_path: Path) -> None:
+    """As `git clean` removes it, or `rm -r .servers/dev`."""
+    file, out = tmp_path / "log", io.StringIO()
+    file.write_text("a first line that is longer\nand has no end yet")
+    with MergedLog(out, {"apple api": file}):
+        until(lambda: "a first line" in out.getvalue())
+        file.unlink()
+        file.write_text("anew\n")
+        until(lambda: out.getvalue().endswith("apple api | anew\n"))
+
+
 def test_an_output_that_nobody_reads_is_noticed(tmp_path: Path) -> None:
     reading, writing = os.pipe()
     with os.fdopen(writing, "w") as out, MergedLog(out, {"apple api": tmp_path / "log"}) as log:
@@ -152,8 +171,11 @@ def test_a_port_that_is_taken_is_named_with_what_to_do(monkeypatch: pytest.Monke
     monkeypatch.setattr(fleet, "compose_port", lambda _: FIRST_PORT)
     with socket.create_server((HOST, 0)) as taken:
         port = taken.getsockname()[1]
-        with pytest.raises(ServerError, match=rf"Port {port}, for the api of apple, is taken .* make dev PORT="):
+        with pytest.raises(ServerError, match=rf"Port {port}, for the api of apple, is taken") as refusal:
             fleet.fleet(("apple",), port)
+    suggested = int(str(refusal.value).rpartition("make dev PORT=")[2])
+    assert abs(suggested - port) == fleet.OTHER_PORTS
+    assert suggested + fleet.CONSOLE_ABOVE + fleet.BANK_PORT < fleet.PORT_MAX
 
 
 def test_a_console_has_another_port_if_its_own_is_taken() -> None:
@@ -192,7 +214,8 @@ def test_a_file_of_somebody_else_is_not_overwritten(tmp_path: Path, use: Callabl
 def test_servers_that_ran_before_stay_and_others_go(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    state = {"pid": str(os.getpid()), "started": str(psutil.Process().create_time()), "bootstrap": "kafka:9092"}
+    state = {"pid": str(os.getpid()), "started": str(psutil.Process().create_time())}
+    state |= {"bootstrap": "kafka:9092", "database_url": "url"}
     place, env_file = tmp_path / background.STATE, tmp_path / background.ENV_FILE
 
     @contextmanager

@@ -1,6 +1,8 @@
 """The supervisor keeps its programs running, breaks them as ordered, and leaves nothing behind, however it ends."""
 
+import errno
 import json
+import shutil
 import signal
 import subprocess
 import sys
@@ -202,6 +204,49 @@ def test_it_gives_up_on_a_program_that_never_stays_up_and_shows_its_log(
 def test_a_program_that_does_not_exist_says_so_in_its_log(supervisor: Supervisor, tmp_path: Path) -> None:
     supervisor.start(Program("missing", ("/no/such/program",), {}, tmp_path))
     until(lambda: "cannot start /no/such/program: No such file" in supervisor.tail("missing"))
+
+
+def test_a_program_is_started_again_though_its_folder_of_logs_was_removed(tmp_path: Path) -> None:
+    logs = tmp_path / "logs"
+    with Supervisor(logs) as supervisor:
+        supervisor.start(python("worker", FOREVER, tmp_path))
+        before = supervisor.pid("worker")
+        shutil.rmtree(logs)
+        assert supervisor.kill("worker")
+        until(lambda: supervisor.pid("worker") not in {None, before})
+        until(lambda: "started" in supervisor.tail("worker"))
+
+
+def test_a_program_that_cannot_be_started_is_tried_again(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor.start(python("worker", FOREVER, tmp_path))
+    before = supervisor.pid("worker")
+
+    def no_more(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with monkeypatch.context() as overloaded:
+        overloaded.setattr("dev.processes.start", no_more)
+        supervisor.kill("worker")
+        until(lambda: len(supervisor.exits) >= 3)
+    killed, failed, *_ = supervisor.exits
+    assert (killed.cause, failed.cause) == (
+        "SIGKILL",
+        "it could not be started: [Errno 24] Too many open files",
+    )
+    assert failed.again
+    until(lambda: supervisor.pid("worker") not in {None, before})
+
+
+def test_an_order_that_is_not_carried_out_in_time_says_so(
+    supervisor: Supervisor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    supervisor.start(python("worker", FOREVER, tmp_path))
+    monkeypatch.setattr("dev.supervisor.ORDER_SECONDS", 0.0)
+    with pytest.raises(TimeoutError, match="did not answer within 0 s"):
+        supervisor.pid("worker")
+    monkeypatch.undo()
 
 
 def test_nothing_is_left_when_the_block_ends_with_an_error(tmp_path: Path) -> None:

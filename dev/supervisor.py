@@ -21,8 +21,8 @@ from dev.program import QUICK_EXITS_MAX, Child, Exit, Program
 
 # Beyond the grace period of the services (15 s), so that SIGKILL is the exception.
 STOP_SECONDS = 20.0
-# An order to the thread is carried out at once, unless the machine is badly overloaded: it may then have to wait for the
-# start of a process (`processes.TIE_SECONDS`).
+# An order to the thread is carried out at once, unless the machine is badly overloaded: it may then have to wait for
+# the start of a process (`processes.TIE_SECONDS`).
 ORDER_SECONDS = 40.0
 LOG_LINES_SHOWN = 25
 

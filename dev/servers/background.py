@@ -37,8 +37,8 @@ HOME = Path(".servers")
 STATE = HOME / "state.json"
 LOG = HOME / "log"
 BOOKS = HOME / "bank.sqlite"
-"""Of the bank that payment asks. It goes with the servers: the records of new ones have the numbers of the old ones, and
-the bank would take their payments for those that it has booked.
+"""Of the bank that payment asks. They go with the servers: the records of new ones have the numbers of the old ones,
+and the bank would take their payments for those that it has booked.
 """
 ENV_FILE = Path(".env.local")
 

@@ -15,11 +15,11 @@ def test_a_terminal_that_is_gone_before_the_first_line_leaves_no_folder(
 ) -> None:
     def gone(_: str) -> None:
         assert list(tmp_path.iterdir())
-        raise OSError
+        raise OSError("the terminal is gone")
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(places, "account", lambda: None)  # root's folders are closed to `nobody`
-    with pytest.raises(OSError), start(report=gone):
+    with pytest.raises(OSError, match="terminal is gone"), start(report=gone):
         pass
     assert list(tmp_path.iterdir()) == []
 
@@ -32,8 +32,8 @@ def test_a_second_ctrl_c_removes_the_data_though_something_else_fails(
 
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr(places, "account", lambda: None)  # root's folders are closed to `nobody`
-    monkeypatch.setattr("os._exit", lambda code: codes.append(code))
     codes: list[int] = []
+    monkeypatch.setattr("os._exit", codes.append)
     data = places.run_directory() / "postgres" / "data"
     data.mkdir(parents=True)
     (data / "PG_VERSION").touch()

@@ -269,7 +269,9 @@ def test_a_dead_letter_is_edited_and_redriven_with_what_it_is_then(broken: Talli
     page = html.unescape(office.browser.get(place).text)
     assert "By decision 1 of ada" in page
     assert "A redrive handles this value" in page
-    assert page.index('"number": 11') < page.index('"number": 1,')
+    edited, came = page.split("Value as it came")
+    assert '"number": 11,' in edited
+    assert ('"number": 11,' in came, '"number": 1,' in came) == (False, True), "the original stays"
     assert "edited by decision 1" in office.browser.get("/dead-letters").text
 
     assert office.said(office.act("redrive", id=1)) == ["1: re-driven: as edited by decision 1 of ada"]

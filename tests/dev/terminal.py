@@ -22,6 +22,8 @@ CTRL_C = "\x03"
 END_SECONDS = 30.0
 READ_BYTES = 65_536
 POLL_SECONDS = 0.05
+SHOWN_MAX = 4_000
+"""Characters that a failure shows."""
 
 
 def _own_terminal() -> None:
@@ -78,7 +80,11 @@ class Terminal:
 
     def until(self, words: str, times: int = 1, seconds: float = END_SECONDS) -> None:
         """Wait until it has written `words`."""
-        until(lambda: self.text.count(words) >= times, f"{words!r}, {times} times", seconds)
+        try:
+            until(lambda: self.text.count(words) >= times, f"{words!r}, {times} times", seconds)
+        except AssertionError as error:
+            error.add_note(f"It has written:\n{self.text[-SHOWN_MAX:]}")
+            raise
 
     def hang_up(self) -> None:
         """Close the terminal, as when its window is closed."""

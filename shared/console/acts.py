@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from ..errors import CommandFailed, ExactlyOnceError
 from ..operations import (
@@ -80,6 +81,11 @@ def act(done: Act, known: Known, fields: Fields, by: str) -> Outcome:
         except DBAPIError as error:
             good = False
             lines.append(output.printable(words(error)))
+        except NoFreeConnection:
+            good = False
+            lines.append(
+                f"others are acting on {known.name}, and the database keeps them waiting: try again in a moment"
+            )
     return Outcome(good, lines or ["done"])
 
 

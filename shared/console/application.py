@@ -43,7 +43,9 @@ from .sight import FLOW_SECONDS
 ROWS = 50
 """Of a list on one page."""
 THREADS = 6
-"""Pages that read, and acts, at the same time; others wait."""
+"""Pages that read at the same time; others wait."""
+ACTS_MAX = 4
+"""Acts at the same time. One may wait for locks for long, and no page for it."""
 STORIES_MAX = 2
 """Stories that are told at the same time: each asks all databases, and reads topics for some seconds."""
 WATCHERS_MAX = 40
@@ -64,11 +66,16 @@ class Console:
         self.board, self.door, self.stopping = board, door, stopping
         self.watchers = 0
         self.limiter = CapacityLimiter(THREADS)
+        self.acting = CapacityLimiter(ACTS_MAX)
         self.telling = CapacityLimiter(STORIES_MAX)
 
     async def aside(self, work: Callable[[], Found]) -> Found:
         """Run what waits for a server on a thread."""
         return await anyio.to_thread.run_sync(work, limiter=self.limiter)
+
+    async def act(self, work: Callable[[], acts.Outcome]) -> acts.Outcome:
+        """Run what changes something on a thread."""
+        return await anyio.to_thread.run_sync(work, limiter=self.acting)
 
     def page(self, template: str, visitor: Visitor | None, status: int = 200, **facts: object) -> HTMLResponse:
         """Answer with a page. Whoever reads it sees the counts of problems in its head, so the looks go on."""
@@ -524,7 +531,7 @@ async def _act(console: Console, request: Request, visitor: Visitor) -> Response
     for field, scope in act.also:
         if given[field] == "yes" and not visitor.may(scope):
             raise Refused(403, f"Your token does not have the scope {scope}. Nothing was done.")
-    outcome = await console.aside(lambda: acts.act(act, known, given, visitor.name))
+    outcome = await console.act(lambda: acts.act(act, known, given, visitor.name))
     _log.info("console_act", act=act.name, service=known.name, by=visitor.name, good=outcome.good)
     return console.page(
         "outcome.html",

@@ -5,6 +5,7 @@ import time
 
 import pytest
 from httpx import Response
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from shared.console import access, acts
 from shared.console.estate import Absent
@@ -301,6 +302,17 @@ def test_a_database_that_is_down_is_said_and_no_page_breaks(desk: Desk) -> None:
     assert answer.status_code == 409
     assert "Not done" in answer.text
     assert SECRET not in answer.text
+
+
+def test_too_many_acts_at_once_are_told_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise NoFreeConnection("QueuePool limit of size 2 overflow 0 reached")
+
+    monkeypatch.setattr("shared.console.acts.dismissing.dismiss", full)
+    answer = acting(desk, reason="why")
+
+    assert (answer.status_code, "others are acting on shop" in answer.text) == (409, True), answer.text
+    assert "QueuePool" not in answer.text
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from ..configuration.program import program
 from ..errors import Misconfigured
@@ -125,10 +125,13 @@ async def form(request: Request, visitor: Visitor | None, most: int = BODY_BYTES
     """Return the fields of a form that this site's own page has sent. Raises `Refused`."""
     refuse_other_sites(request)
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise Refused(413, f"The form has more than {most:,} bytes: shorten what you have typed.")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise Refused(413, f"The form has more than {most:,} bytes: shorten what you have typed.")
+    except ClientDisconnect:
+        raise Refused(400, "The form has broken off. Nothing was done.") from None
     try:
         fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict"))
     except ValueError:
@@ -141,7 +144,10 @@ async def form(request: Request, visitor: Visitor | None, most: int = BODY_BYTES
 def refuse_other_sites(request: Request) -> None:
     """Refuse what another site's page has sent. Raises `Refused`."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    elsewhere = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    try:
+        elsewhere = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    except ValueError:  # it is no address
+        elsewhere = True
     if elsewhere or site not in ("same-origin", "none"):
         raise Refused(403, "Another site's page has sent this. Nothing was done.")
 
@@ -169,8 +175,11 @@ def refuse_open_to_all(settings: Settings) -> None:
 
 
 def facts(request: Request, *wanted: str) -> Mapping[str, str]:
-    """Return what an address asks for, each cut to a length that makes sense."""
-    return {name: request.query_params.get(name, "")[:FACT_MAX] for name in wanted}
+    """Return what an address asks for, each cut to a length that makes sense. Raises `Refused`."""
+    found = {name: request.query_params.get(name, "")[:FACT_MAX] for name in wanted}
+    if any("\0" in value for value in found.values()):
+        raise Refused(400, "This address has a NUL character, which no text in PostgreSQL has.")
+    return found
 
 
 FACT_MAX = 20_000

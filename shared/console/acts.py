@@ -97,13 +97,23 @@ def refuse_incomplete(done: Act, fields: Fields, *, confirmed: bool = True) -> N
         raise CommandFailed("the reason is empty: say why; it is kept with the decision")
     if len(fields.get("reason", "")) > REASON_MAX:
         raise CommandFailed(f"the reason has more than {REASON_MAX:,} characters")
+    if nul := [name for name in (*done.fields, "reason") if name != "value" and "\0" in fields.get(name, "")]:
+        raise CommandFailed(f"{nul[0]} has a NUL character, which no text in PostgreSQL has: write it without")
+
+
+def whole(written: str) -> int | None:
+    """Return the number that is written there; None if it is none that an id may have."""
+    if not (written.isascii() and written.isdecimal() and len(written) < 20):
+        return None
+    number = int(written)
+    return number if number < ID_MAX else None
 
 
 def _number(fields: Fields, name: str = "id") -> int:
-    given = fields[name]
-    if not (given.isascii() and given.isdecimal() and len(given) < 20 and int(given) < ID_MAX):
-        raise CommandFailed(f"{given[:40]} is not a number of one")
-    return int(given)
+    number = whole(fields[name])
+    if number is None:
+        raise CommandFailed(f"{fields[name][:40]} is not a number of one")
+    return number
 
 
 def _filter(fields: Fields) -> dict[str, str | None]:

@@ -126,8 +126,8 @@ def make_application(
             Route("/audit/{service}", shown(_audit), methods=["POST"]),
             Route("/story", shown(_story)),
             Route("/dead-letters", shown(_dead_letters)),
-            Route("/dead-letters/{service}/{number:int}", shown(_dead_letter)),
-            Route("/dead-letters/{service}/{number:int}/edit", shown(_edit), methods=["GET", "POST"]),
+            Route("/dead-letters/{service}/{number}", shown(_dead_letter)),
+            Route("/dead-letters/{service}/{number}/edit", shown(_edit), methods=["GET", "POST"]),
             Route("/waiting", shown(_waiting)),
             Route("/decisions", shown(_decisions)),
             Route("/confirm/{act}", shown(_confirm)),
@@ -303,14 +303,14 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
     asked = access.facts(request, "service", "state", "topic", "error", "after")
     known = console.service(asked["service"] or next(iter(console.board.known), ""))
     state = asked["state"] if asked["state"] in STATES else "open"
-    after = int(asked["after"]) if asked["after"].isascii() and asked["after"].isdecimal() else 0
+    after = acts.whole(asked["after"]) or 0
     chosen = {"topic": asked["topic"] or None, "error": asked["error"] or None}
 
     def read(connection: Any) -> tuple[list[dead_letters.Brief], list[dead_letters.Alike], dict[int, int]]:
         found = dead_letters.brief(
             connection,
             state=state,  # type: ignore[arg-type]
-            after=min(after, acts.ID_MAX - 1),
+            after=after,
             most=ROWS + 1,
             **chosen,
         )
@@ -365,8 +365,8 @@ async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> 
 async def _found(console: Console, request: Request) -> tuple[Known, dead_letters.Beginning, editing.Edit | None]:
     """Return a dead letter and its newest edit, as much as a page shows of both. Raises `Refused`."""
     known = console.service(request.path_params["service"])
-    number = request.path_params["number"]
-    if number >= acts.ID_MAX:
+    number = acts.whole(request.path_params["number"])
+    if number is None:
         raise Refused(404, f"{known.name} has no dead letter of this number.")
 
     def read(connection: Any) -> tuple[dead_letters.Beginning | None, editing.Edit | None]:
@@ -619,4 +619,5 @@ async def _not_there(console: Console, request: Request, error: Exception) -> Re
 
 async def _defect(request: Request, error: Exception) -> Response:
     _log.error("console_failed", path=request.url.path[:200], error=type(error).__name__, exc_info=error)
-    return HTMLResponse("<!doctype html><title>Not shown</title><p>The console has failed here; its log says why.", 500)
+    page = "<!doctype html><title>Not shown</title><p>The console has failed here; its log says why."
+    return HTMLResponse(page, 500, access.HEADERS)  # it is outside of `_Headers`

@@ -1,7 +1,9 @@
 """The pages: what they show, to whom, and what they refuse."""
 
+import asyncio
 import re
 import time
+from typing import Any
 
 import pytest
 from httpx import Response
@@ -258,6 +260,7 @@ def test_a_form_without_its_secret_does_nothing(desk: Desk) -> None:
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],
@@ -283,6 +286,7 @@ def test_a_form_of_another_site_does_nothing(desk: Desk, headers: dict[str, str]
         ({"id": "-1", "reason": "why"}, 409, "is not a number"),
         ({"id": "٣", "reason": "why"}, 409, "is not a number"),
         ({"id": "9" * 30, "reason": "why"}, 409, "is not a number"),
+        ({"reason": "why\0not"}, 409, "reason has a NUL character"),
     ],
 )
 def test_what_is_incomplete_is_refused_in_words(desk: Desk, changed: dict[str, str], status: int, words: str) -> None:
@@ -304,6 +308,51 @@ def test_a_database_that_is_down_is_said_and_no_page_breaks(desk: Desk) -> None:
     assert SECRET not in answer.text
 
 
+def test_a_target_with_too_long_a_number_is_refused_in_words(desk: Desk) -> None:
+    fields = {"csrf": desk.csrf(), "service": "shop", "target": f"store.events[{'9' * 5_000}]", "key": "61"}
+    answer = desk.browser.post("/act/retry-key", data=fields)
+
+    assert (answer.status_code, "is not an input" in answer.text) == (409, True), answer.text
+
+
+def test_a_page_after_too_long_a_number_is_the_first_one(desk: Desk) -> None:
+    answer = desk.browser.get(f"/dead-letters?service=shop&after={'9' * 5_000}")
+
+    assert "The database of shop has no answer to this" in answer.text  # it came as far as that
+
+
+def test_an_address_without_meaning_lets_nobody_send_a_form() -> None:
+    desk = Desk(scopes=("console:read",))
+    answer = desk.browser.post("/login", data={"token": desk.secret}, headers={"Origin": "http://["})
+
+    assert (answer.status_code, "Another site" in answer.text) == (403, True)
+
+
+def test_a_form_that_breaks_off_is_no_defect(desk: Desk) -> None:
+    """The browser is gone: nobody reads the answer, and no log tells of a failure."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b"", "headers": headers}
+    asyncio.run(desk.application(scope, receive, send))
+
+    assert sent[0]["status"] == 400
+
+
+def test_a_defect_makes_a_browser_careful_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.console.application.acts.act", lambda *_: 1 / 0)
+    answer = acting(desk, reason="why")
+
+    assert answer.status_code == 500
+    assert {name: answer.headers.get(name) for name in access.HEADERS} == access.HEADERS
+
+
 def test_too_many_acts_at_once_are_told_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object, **__: object) -> None:
         raise NoFreeConnection("QueuePool limit of size 2 overflow 0 reached")
@@ -321,6 +370,12 @@ def test_too_many_acts_at_once_are_told_so(desk: Desk, monkeypatch: pytest.Monke
         "/confirm/redrive?service=shop",
         "/confirm/give-up-key?service=shop&target=a&key=zz&offset=1",
         "/dead-letters/shop/99999999999999999999",
+        f"/dead-letters/shop/{'9' * 5_000}",
+        f"/dead-letters/shop/{'9' * 5_000}/edit",
+        "/dead-letters/shop/1.5",
+        "/dead-letters?service=shop&topic=a%00b",
+        "/story?id=a%00b",
+        "/confirm/dismiss-all?service=shop&error=%00",
         "/dead-letters?service=nowhere",
         "/live/nowhere",
         "/act/dismiss",

@@ -86,6 +86,10 @@ class Door:
         self._open = settings.api_auth == "off"
         self._callers = Callers(settings, service)
         self._logins: list[float] = []
+        self._ended: dict[str, float] = {}
+        """Logins that were ended before their time, and when that would have been: a copied cookie would go on. There
+        are no more of them than logins in a shift, which are limited.
+        """
         if not self._open and LOOK not in self._callers.scopes:
             raise Misconfigured(
                 f"API_TOKENS: none has the scope {LOOK}, so nobody could look at the console. Make one with "
@@ -101,6 +105,8 @@ class Door:
         token = self._callers.by_digest(str(session.get("token", "")))
         if token is None or LOOK not in token.scopes or time.time() > float(session.get("until", 0)):
             return None
+        if session.get("id") in self._ended:
+            return None
         return Visitor(token.name, token.scopes, everything=False, csrf=str(session.get("csrf", "")))
 
     def log_in(self, request: Request, given: str) -> None:
@@ -115,10 +121,21 @@ class Door:
             raise Refused(401, "This token is unknown.")
         if LOOK not in token.scopes:
             raise Refused(403, f"This token does not have the scope {LOOK}.")
-        request.session.clear()
+        self.log_out(request)
         request.session.update(
-            token=token.digest.hex(), until=time.time() + LASTS_SECONDS, csrf=secrets.token_urlsafe(16)
+            id=secrets.token_urlsafe(16),
+            token=token.digest.hex(),
+            until=time.time() + LASTS_SECONDS,
+            csrf=secrets.token_urlsafe(16),
         )
+
+    def log_out(self, request: Request) -> None:
+        """End this login, whoever has a copy of its cookie."""
+        now, session = time.time(), request.session
+        self._ended = {login: until for login, until in self._ended.items() if until > now}
+        if "id" in session:
+            self._ended[session["id"]] = session["until"]
+        session.clear()
 
 
 async def form(request: Request, visitor: Visitor | None, most: int = BODY_BYTES_MAX) -> dict[str, str]:

@@ -145,7 +145,7 @@ def make_application(
             Middleware(
                 SessionMiddleware,
                 secret_key=token_urlsafe(32),
-                session_cookie="console",
+                session_cookie=f"console-{settings.console_port}",  # a cookie is for all ports of its host
                 max_age=access.LASTS_SECONDS,
                 same_site="strict",
                 https_only=bool(settings.console_names),
@@ -576,7 +576,7 @@ def _own(place: str) -> str:
 
 async def _logout(console: Console, request: Request) -> Response:
     await access.form(request, console.door.visitor(request))
-    request.session.clear()
+    console.door.log_out(request)
     return RedirectResponse("/login", 303)
 
 

@@ -5,13 +5,14 @@ import re
 import time
 from typing import Any
 
+import httpx
 import pytest
 from httpx import Response
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from shared.console import access, acts
 from shared.console.estate import Absent
-from tests.unit.console.desk import SECRET, Desk
+from tests.unit.console.desk import SECRET, Browser, Desk
 
 PAGES = ("/", "/problems", "/story")
 
@@ -184,6 +185,31 @@ def test_logging_out_needs_the_own_page() -> None:
 
     desk.browser.post("/logout", data={"csrf": desk.csrf()})
     assert desk.browser.get("/", follow_redirects=False).status_code == 303
+
+
+def test_a_copied_cookie_ends_with_its_login_and_no_other_one() -> None:
+    desk = Desk(scopes=("console:read", "dead-letters:write"))
+    desk.log_in()
+    other = Browser(desk.application)
+    other.post("/login", data={"token": desk.secret})
+    copied = Browser(desk.application)
+    copied.cookies = httpx.Cookies(desk.browser.cookies)
+    assert copied.get("/", follow_redirects=False).status_code == 200
+
+    desk.browser.post("/logout", data={"csrf": desk.csrf()})
+    assert copied.get("/", follow_redirects=False).status_code == 303
+    assert other.get("/", follow_redirects=False).status_code == 200
+
+
+def test_two_consoles_on_one_host_leave_each_other_s_users_alone() -> None:
+    first, second = (Desk(scopes=("console:read",), console_port=port) for port in (8070, 8071))
+    first.log_in()
+    second.browser.cookies = first.browser.cookies  # the browser has one store for all ports of a host
+    second.log_in()
+
+    first.browser.cookies = second.browser.cookies
+    assert first.browser.get("/", follow_redirects=False).status_code == 200
+    assert second.browser.get("/", follow_redirects=False).status_code == 200
 
 
 # ---- who may act

@@ -3,6 +3,7 @@
 A page that is added is one function and one line in `make_application`.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -46,6 +47,10 @@ THREADS = 6
 """Pages that read at the same time; others wait."""
 ACTS_MAX = 4
 """Acts at the same time. One may wait for locks for long, and no page for it."""
+ENDING_SECONDS = 3.0
+"""How long an act has once the console is told to end: less than its open pages, so that they are answered."""
+POLL_SECONDS = 0.5
+"""How often an act looks whether the console is told to end."""
 STORIES_MAX = 2
 """Stories that are told at the same time: each asks all databases, and reads topics for some seconds."""
 WATCHERS_MAX = 40
@@ -74,8 +79,17 @@ class Console:
         return await anyio.to_thread.run_sync(work, limiter=self.limiter)
 
     async def act(self, work: Callable[[], acts.Outcome]) -> acts.Outcome:
-        """Run what changes something on a thread."""
-        return await anyio.to_thread.run_sync(work, limiter=self.acting)
+        """Run what changes something on a thread. Raises `Refused` if the console is told to end and it does not.
+
+        Nothing breaks it off, and the process waits for it; its transaction, and its row in the decisions, are whole.
+        """
+        task = asyncio.ensure_future(anyio.to_thread.run_sync(work, limiter=self.acting))
+        left = ENDING_SECONDS
+        while not (await asyncio.wait({task}, timeout=POLL_SECONDS))[0]:
+            left -= POLL_SECONDS if self.stopping() else 0
+            if left <= 0:
+                raise Refused(503, "The console ends, and this is still under way. Decisions will say what came of it.")
+        return task.result()
 
     def page(self, template: str, visitor: Visitor | None, status: int = 200, **facts: object) -> HTMLResponse:
         """Answer with a page. Whoever reads it sees the counts of problems in its head, so the looks go on."""

@@ -2,7 +2,9 @@
 
 import asyncio
 import re
+import threading
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import httpx
@@ -11,7 +13,9 @@ from httpx import Response
 from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from shared.console import access, acts
+from shared.console.application import ACTS_MAX, THREADS, make_application
 from shared.console.estate import Absent
+from shared.testing import SECONDS_MAX
 from tests.unit.console.desk import SECRET, Browser, Desk
 
 PAGES = ("/", "/problems", "/story")
@@ -388,6 +392,68 @@ def test_too_many_acts_at_once_are_told_so(desk: Desk, monkeypatch: pytest.Monke
 
     assert (answer.status_code, "others are acting on shop" in answer.text) == (409, True), answer.text
     assert "QueuePool" not in answer.text
+
+
+class Lock:
+    """Acts wait for it."""
+
+    def __init__(self) -> None:
+        self.free, self.waiting = threading.Event(), 0
+
+    def wait(self, *_: object, **__: object) -> bool:
+        self.waiting += 1
+        return self.free.wait(SECONDS_MAX)
+
+
+@pytest.fixture
+def lock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lock]:
+    made = Lock()
+    monkeypatch.setattr("shared.console.acts.dismissing.dismiss", made.wait)
+    yield made
+    made.free.set()
+
+
+def test_an_act_that_outlasts_the_console_is_answered(desk: Desk, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its browser would else be told of a failure, while the thread goes on."""
+    monkeypatch.setattr("shared.console.application.ENDING_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr("shared.console.application.POLL_SECONDS", 0.1, raising=False)
+    desk.application = make_application(desk.board, desk.settings, "shop", stopping=lambda: True)
+    desk.browser = Browser(desk.application)
+    fields = {"csrf": desk.csrf(), "service": "shop", "id": "1", "reason": "why"}
+
+    async def ask() -> Response:
+        transport = httpx.ASGITransport(desk.application)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", cookies=desk.browser.cookies
+        ) as client:
+            answer = await asyncio.wait_for(client.post("/act/dismiss", data=fields), SECONDS_MAX)
+            lock.free.set()
+            return answer
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, "Decisions will say what came of it" in answer.text) == (503, True), answer.text
+
+
+def test_no_page_waits_for_acts(desk: Desk, lock: Lock) -> None:
+    fields = {"csrf": desk.csrf(), "service": "shop", "id": "1", "reason": "why"}
+
+    async def ask() -> tuple[Response, list[Response]]:
+        transport = httpx.ASGITransport(desk.application)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", cookies=desk.browser.cookies
+        ) as client:
+            acts = [asyncio.create_task(client.post("/act/dismiss", data=fields)) for _ in range(2 * THREADS)]
+            try:
+                while lock.waiting < ACTS_MAX:
+                    await asyncio.sleep(0.01)
+                page = await asyncio.wait_for(client.get("/decisions"), SECONDS_MAX / 2)
+            finally:
+                lock.free.set()
+            return page, await asyncio.gather(*acts)
+
+    page, done = asyncio.run(ask())
+    assert page.status_code == 503  # its database does not answer, and it was asked
+    assert [answer.status_code for answer in done] == [200] * 2 * THREADS
 
 
 @pytest.mark.parametrize(

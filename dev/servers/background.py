@@ -5,6 +5,7 @@ that shows them.
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from queue import SimpleQueue
+from urllib.parse import urlsplit
 
 import psutil
 from sqlalchemy import make_url
@@ -30,6 +32,7 @@ FOREIGN = "{} is not one that `make servers` has written, and would be overwritt
 
 UP_SECONDS_MAX = 600.0  # the first time, Kafka is downloaded
 DOWN_SECONDS_MAX = 60.0
+CONSOLE_SECONDS_MAX = 60.0  # it imports all services
 POLL_SECONDS = 0.1
 
 # Where the process in the background keeps its log, and says where the servers are; under the root of the repository.
@@ -53,11 +56,39 @@ def up(root: Path, kafka_port: int | None, postgres_port: int | None) -> None:
     state = _state(root)
     if state:
         echo("Kafka and PostgreSQL are up already")
+        if CONSOLE in state and not _renew_console(state):
+            echo(f"The console does not answer; {HOME / f'{CONSOLE}.log'} says why. The servers go on.")
+            del state[CONSOLE]
         _announce(root, state)
-        if CONSOLE in state:  # there may be a new service, or new code
-            psutil.Process(int(state["pid"])).send_signal(signal.SIGHUP)
     else:
         _announce(root, _start(root, kafka_port, postgres_port))
+
+
+def _renew_console(state: Mapping[str, str]) -> bool:
+    """Start the console again: there may be a new service, or new code. One that was down is waited for; False if it
+    does not come.
+    """
+    down = not _listens(state[CONSOLE])
+    psutil.Process(int(state["pid"])).send_signal(signal.SIGHUP)
+    if not down:
+        return True
+    echo("the console was down, and is started again")
+    deadline = time.monotonic() + CONSOLE_SECONDS_MAX
+    while not _listens(state[CONSOLE]):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(POLL_SECONDS)
+    return True
+
+
+def _listens(address: str) -> bool:
+    """Return whether anything takes connections there."""
+    place = urlsplit(address)
+    try:
+        with socket.create_connection((place.hostname, place.port), timeout=1):
+            return True
+    except OSError:
+        return False
 
 
 @contextmanager

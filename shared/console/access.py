@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 from urllib.parse import parse_qsl, urlsplit
 
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from ..configuration.program import program
 from ..errors import Misconfigured
@@ -86,6 +86,10 @@ class Door:
         self._open = settings.api_auth == "off"
         self._callers = Callers(settings, service)
         self._logins: list[float] = []
+        self._ended: dict[str, float] = {}
+        """Logins that were ended before their time, and when that would have been: a copied cookie would go on. There
+        are no more of them than logins in a shift, which are limited.
+        """
         if not self._open and LOOK not in self._callers.scopes:
             raise Misconfigured(
                 f"API_TOKENS: none has the scope {LOOK}, so nobody could look at the console. Make one with "
@@ -101,6 +105,8 @@ class Door:
         token = self._callers.by_digest(str(session.get("token", "")))
         if token is None or LOOK not in token.scopes or time.time() > float(session.get("until", 0)):
             return None
+        if session.get("id") in self._ended:
+            return None
         return Visitor(token.name, token.scopes, everything=False, csrf=str(session.get("csrf", "")))
 
     def log_in(self, request: Request, given: str) -> None:
@@ -115,20 +121,34 @@ class Door:
             raise Refused(401, "This token is unknown.")
         if LOOK not in token.scopes:
             raise Refused(403, f"This token does not have the scope {LOOK}.")
-        request.session.clear()
+        self.log_out(request)
         request.session.update(
-            token=token.digest.hex(), until=time.time() + LASTS_SECONDS, csrf=secrets.token_urlsafe(16)
+            id=secrets.token_urlsafe(16),
+            token=token.digest.hex(),
+            until=time.time() + LASTS_SECONDS,
+            csrf=secrets.token_urlsafe(16),
         )
+
+    def log_out(self, request: Request) -> None:
+        """End this login, whoever has a copy of its cookie."""
+        now, session = time.time(), request.session
+        self._ended = {login: until for login, until in self._ended.items() if until > now}
+        if "id" in session:
+            self._ended[session["id"]] = session["until"]
+        session.clear()
 
 
 async def form(request: Request, visitor: Visitor | None, most: int = BODY_BYTES_MAX) -> dict[str, str]:
     """Return the fields of a form that this site's own page has sent. Raises `Refused`."""
     refuse_other_sites(request)
     body = bytearray()
-    async for part in request.stream():
-        body += part
-        if len(body) > most:
-            raise Refused(413, f"The form has more than {most:,} bytes: shorten what you have typed.")
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > most:
+                raise Refused(413, f"The form has more than {most:,} bytes: shorten what you have typed.")
+    except ClientDisconnect:
+        raise Refused(400, "The form has broken off. Nothing was done.") from None
     try:
         fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict"))
     except ValueError:
@@ -141,7 +161,10 @@ async def form(request: Request, visitor: Visitor | None, most: int = BODY_BYTES
 def refuse_other_sites(request: Request) -> None:
     """Refuse what another site's page has sent. Raises `Refused`."""
     origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
-    elsewhere = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    try:
+        elsewhere = origin is not None and urlsplit(origin).netloc != request.headers.get("host", "")
+    except ValueError:  # it is no address
+        elsewhere = True
     if elsewhere or site not in ("same-origin", "none"):
         raise Refused(403, "Another site's page has sent this. Nothing was done.")
 
@@ -169,8 +192,11 @@ def refuse_open_to_all(settings: Settings) -> None:
 
 
 def facts(request: Request, *wanted: str) -> Mapping[str, str]:
-    """Return what an address asks for, each cut to a length that makes sense."""
-    return {name: request.query_params.get(name, "")[:FACT_MAX] for name in wanted}
+    """Return what an address asks for, each cut to a length that makes sense. Raises `Refused`."""
+    found = {name: request.query_params.get(name, "")[:FACT_MAX] for name in wanted}
+    if any("\0" in value for value in found.values()):
+        raise Refused(400, "This address has a NUL character, which no text in PostgreSQL has.")
+    return found
 
 
 FACT_MAX = 20_000

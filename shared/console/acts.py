@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from ..errors import CommandFailed, ExactlyOnceError
 from ..operations import (
@@ -80,6 +81,11 @@ def act(done: Act, known: Known, fields: Fields, by: str) -> Outcome:
         except DBAPIError as error:
             good = False
             lines.append(output.printable(words(error)))
+        except NoFreeConnection:
+            good = False
+            lines.append(
+                f"others are acting on {known.name}, and the database keeps them waiting: try again in a moment"
+            )
     return Outcome(good, lines or ["done"])
 
 
@@ -91,13 +97,23 @@ def refuse_incomplete(done: Act, fields: Fields, *, confirmed: bool = True) -> N
         raise CommandFailed("the reason is empty: say why; it is kept with the decision")
     if len(fields.get("reason", "")) > REASON_MAX:
         raise CommandFailed(f"the reason has more than {REASON_MAX:,} characters")
+    if nul := [name for name in (*done.fields, "reason") if name != "value" and "\0" in fields.get(name, "")]:
+        raise CommandFailed(f"{nul[0]} has a NUL character, which no text in PostgreSQL has: write it without")
+
+
+def whole(written: str) -> int | None:
+    """Return the number that is written there; None if it is none that an id may have."""
+    if not (written.isascii() and written.isdecimal() and len(written) < 20):
+        return None
+    number = int(written)
+    return number if number < ID_MAX else None
 
 
 def _number(fields: Fields, name: str = "id") -> int:
-    given = fields[name]
-    if not (given.isascii() and given.isdecimal() and len(given) < 20 and int(given) < ID_MAX):
-        raise CommandFailed(f"{given[:40]} is not a number of one")
-    return int(given)
+    number = whole(fields[name])
+    if number is None:
+        raise CommandFailed(f"{fields[name][:40]} is not a number of one")
+    return number
 
 
 def _filter(fields: Fields) -> dict[str, str | None]:

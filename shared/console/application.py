@@ -3,6 +3,7 @@
 A page that is added is one function and one line in `make_application`.
 """
 
+import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
@@ -43,7 +44,13 @@ from .sight import FLOW_SECONDS
 ROWS = 50
 """Of a list on one page."""
 THREADS = 6
-"""Pages that read, and acts, at the same time; others wait."""
+"""Pages that read at the same time; others wait."""
+ACTS_MAX = 4
+"""Acts at the same time. One may wait for locks for long, and no page for it."""
+ENDING_SECONDS = 3.0
+"""How long an act has once the console is told to end: less than its open pages, so that they are answered."""
+POLL_SECONDS = 0.5
+"""How often an act looks whether the console is told to end."""
 STORIES_MAX = 2
 """Stories that are told at the same time: each asks all databases, and reads topics for some seconds."""
 WATCHERS_MAX = 40
@@ -64,11 +71,25 @@ class Console:
         self.board, self.door, self.stopping = board, door, stopping
         self.watchers = 0
         self.limiter = CapacityLimiter(THREADS)
+        self.acting = CapacityLimiter(ACTS_MAX)
         self.telling = CapacityLimiter(STORIES_MAX)
 
     async def aside(self, work: Callable[[], Found]) -> Found:
         """Run what waits for a server on a thread."""
         return await anyio.to_thread.run_sync(work, limiter=self.limiter)
+
+    async def act(self, work: Callable[[], acts.Outcome]) -> acts.Outcome:
+        """Run what changes something on a thread. Raises `Refused` if the console is told to end and it does not.
+
+        Nothing breaks it off, and the process waits for it; its transaction, and its row in the decisions, are whole.
+        """
+        task = asyncio.ensure_future(anyio.to_thread.run_sync(work, limiter=self.acting))
+        left = ENDING_SECONDS
+        while not (await asyncio.wait({task}, timeout=POLL_SECONDS))[0]:
+            left -= POLL_SECONDS if self.stopping() else 0
+            if left <= 0:
+                raise Refused(503, "The console ends, and this is still under way. Decisions will say what came of it.")
+        return task.result()
 
     def page(self, template: str, visitor: Visitor | None, status: int = 200, **facts: object) -> HTMLResponse:
         """Answer with a page. Whoever reads it sees the counts of problems in its head, so the looks go on."""
@@ -119,8 +140,8 @@ def make_application(
             Route("/audit/{service}", shown(_audit), methods=["POST"]),
             Route("/story", shown(_story)),
             Route("/dead-letters", shown(_dead_letters)),
-            Route("/dead-letters/{service}/{number:int}", shown(_dead_letter)),
-            Route("/dead-letters/{service}/{number:int}/edit", shown(_edit), methods=["GET", "POST"]),
+            Route("/dead-letters/{service}/{number}", shown(_dead_letter)),
+            Route("/dead-letters/{service}/{number}/edit", shown(_edit), methods=["GET", "POST"]),
             Route("/waiting", shown(_waiting)),
             Route("/decisions", shown(_decisions)),
             Route("/confirm/{act}", shown(_confirm)),
@@ -138,7 +159,7 @@ def make_application(
             Middleware(
                 SessionMiddleware,
                 secret_key=token_urlsafe(32),
-                session_cookie="console",
+                session_cookie=f"console-{settings.console_port}",  # a cookie is for all ports of its host
                 max_age=access.LASTS_SECONDS,
                 same_site="strict",
                 https_only=bool(settings.console_names),
@@ -296,14 +317,14 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
     asked = access.facts(request, "service", "state", "topic", "error", "after")
     known = console.service(asked["service"] or next(iter(console.board.known), ""))
     state = asked["state"] if asked["state"] in STATES else "open"
-    after = int(asked["after"]) if asked["after"].isascii() and asked["after"].isdecimal() else 0
+    after = acts.whole(asked["after"]) or 0
     chosen = {"topic": asked["topic"] or None, "error": asked["error"] or None}
 
     def read(connection: Any) -> tuple[list[dead_letters.Brief], list[dead_letters.Alike], dict[int, int]]:
         found = dead_letters.brief(
             connection,
             state=state,  # type: ignore[arg-type]
-            after=min(after, acts.ID_MAX - 1),
+            after=after,
             most=ROWS + 1,
             **chosen,
         )
@@ -358,8 +379,8 @@ async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> 
 async def _found(console: Console, request: Request) -> tuple[Known, dead_letters.Beginning, editing.Edit | None]:
     """Return a dead letter and its newest edit, as much as a page shows of both. Raises `Refused`."""
     known = console.service(request.path_params["service"])
-    number = request.path_params["number"]
-    if number >= acts.ID_MAX:
+    number = acts.whole(request.path_params["number"])
+    if number is None:
         raise Refused(404, f"{known.name} has no dead letter of this number.")
 
     def read(connection: Any) -> tuple[dead_letters.Beginning | None, editing.Edit | None]:
@@ -524,7 +545,7 @@ async def _act(console: Console, request: Request, visitor: Visitor) -> Response
     for field, scope in act.also:
         if given[field] == "yes" and not visitor.may(scope):
             raise Refused(403, f"Your token does not have the scope {scope}. Nothing was done.")
-    outcome = await console.aside(lambda: acts.act(act, known, given, visitor.name))
+    outcome = await console.act(lambda: acts.act(act, known, given, visitor.name))
     _log.info("console_act", act=act.name, service=known.name, by=visitor.name, good=outcome.good)
     return console.page(
         "outcome.html",
@@ -569,7 +590,7 @@ def _own(place: str) -> str:
 
 async def _logout(console: Console, request: Request) -> Response:
     await access.form(request, console.door.visitor(request))
-    request.session.clear()
+    console.door.log_out(request)
     return RedirectResponse("/login", 303)
 
 
@@ -612,4 +633,5 @@ async def _not_there(console: Console, request: Request, error: Exception) -> Re
 
 async def _defect(request: Request, error: Exception) -> Response:
     _log.error("console_failed", path=request.url.path[:200], error=type(error).__name__, exc_info=error)
-    return HTMLResponse("<!doctype html><title>Not shown</title><p>The console has failed here; its log says why.", 500)
+    page = "<!doctype html><title>Not shown</title><p>The console has failed here; its log says why."
+    return HTMLResponse(page, 500, access.HEADERS)  # it is outside of `_Headers`

@@ -8,17 +8,17 @@ from typing import Any
 
 import uvicorn
 
+from ..http import connections
 from ..http.serving import listening
 from ..operations.output import echo
 from ..telemetry.logs import log
+from .access import LASTS_SECONDS
 from .application import make_application
 from .board import Board
 from .estate import Absent, find
 
 GRACE_SECONDS = 5
 """How long open pages have to end."""
-CONNECTIONS_MAX = 200
-"""Browsers open six each."""
 
 
 def serve(container: Any, wanted: Sequence[str] | None) -> None:
@@ -30,13 +30,15 @@ def serve(container: Any, wanted: Sequence[str] | None) -> None:
     application = make_application(
         board, settings, service.name, stopping=lambda: any(server.should_exit for server in servers)
     )
+    limits = connections.limits(LASTS_SECONDS)  # an open window has one answer for as long as its login lasts
     server = uvicorn.Server(
         uvicorn.Config(
             application,
+            http=connections.limited(limits),
             ws="none",
+            backlog=limits.backlog,
             log_config=None,
             access_log=False,
-            limit_concurrency=CONNECTIONS_MAX,
             timeout_graceful_shutdown=GRACE_SECONDS,
             server_header=False,
         )

@@ -57,7 +57,7 @@ def _facts(facts: dict[str, Any]) -> str:
 
 
 def _plans(paused: Maintenance, choice: Choice, source: str, to: Place | None) -> list[Plan]:
-    lane, partition = re.fullmatch(r"lane-(\d+)", source), re.fullmatch(r"(.+)\[(\d+)\]", source)
+    lane, partition = re.fullmatch(r"lane-([0-9]{1,10})", source), re.fullmatch(r"(.+)\[([0-9]{1,10})\]", source)
     if to is not None and not ((partition or source == "inputs") and choice != "adopt"):
         raise CommandFailed(
             f"--to is for rewind and skip of an input, --target '<topic>[<partition>]' or inputs, not for {choice} of "

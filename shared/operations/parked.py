@@ -67,7 +67,7 @@ def _reason(reason: str) -> Retry:
 
 
 def _input(context: Context, source: str) -> Input:
-    found = re.fullmatch(r"(.+)\[(\d+)\]", source)
+    found = re.fullmatch(r"(.+)\[([0-9]{1,10})\]", source)
     if found is None or found[1] not in context.service.consumed_topics:
         raise CommandFailed(
             f"{source} is not an input, '<topic>[<partition>]'; the topics are "

@@ -170,7 +170,7 @@ def _refuse_held(context: Context, key: ParkedKey) -> None:
 
 
 def _input(context: Context, source: str) -> Input:
-    found = re.fullmatch(r"(.+)\[(\d+)\]", source)
+    found = re.fullmatch(r"(.+)\[([0-9]{1,10})\]", source)
     if found is None:
         raise CommandFailed(
             f"{source} is not an input, '<topic>[<partition>]'; the topics are "

@@ -135,7 +135,7 @@ def _chosen(service: Service, topics: Mapping[str, Topic], names: Collection[str
     """Return the inputs that are named by topic or by partition."""
     chosen: set[Input] = set()
     for name in names:
-        partition = re.fullmatch(r"(.+)\[(\d+)\]", name)
+        partition = re.fullmatch(r"(.+)\[([0-9]{1,10})\]", name)
         topic = partition[1] if partition else name
         if topic not in service.consumed_topics:
             raise CommandFailed(f"{topic} is not consumed by {service.name}; {', '.join(service.consumed_topics)} is")

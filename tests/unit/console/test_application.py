@@ -1,14 +1,22 @@
 """The pages: what they show, to whom, and what they refuse."""
 
+import asyncio
 import re
+import threading
 import time
+from collections.abc import Iterator
+from typing import Any
 
+import httpx
 import pytest
 from httpx import Response
+from sqlalchemy.exc import TimeoutError as NoFreeConnection
 
 from shared.console import access, acts
+from shared.console.application import ACTS_MAX, THREADS, make_application
 from shared.console.estate import Absent
-from tests.unit.console.desk import SECRET, Desk
+from shared.testing import SECONDS_MAX
+from tests.unit.console.desk import SECRET, Browser, Desk
 
 PAGES = ("/", "/problems", "/story")
 
@@ -183,6 +191,31 @@ def test_logging_out_needs_the_own_page() -> None:
     assert desk.browser.get("/", follow_redirects=False).status_code == 303
 
 
+def test_a_copied_cookie_ends_with_its_login_and_no_other_one() -> None:
+    desk = Desk(scopes=("console:read", "dead-letters:write"))
+    desk.log_in()
+    other = Browser(desk.application)
+    other.post("/login", data={"token": desk.secret})
+    copied = Browser(desk.application)
+    copied.cookies = httpx.Cookies(desk.browser.cookies)
+    assert copied.get("/", follow_redirects=False).status_code == 200
+
+    desk.browser.post("/logout", data={"csrf": desk.csrf()})
+    assert copied.get("/", follow_redirects=False).status_code == 303
+    assert other.get("/", follow_redirects=False).status_code == 200
+
+
+def test_two_consoles_on_one_host_leave_each_other_s_users_alone() -> None:
+    first, second = (Desk(scopes=("console:read",), console_port=port) for port in (8070, 8071))
+    first.log_in()
+    second.browser.cookies = first.browser.cookies  # the browser has one store for all ports of a host
+    second.log_in()
+
+    first.browser.cookies = second.browser.cookies
+    assert first.browser.get("/", follow_redirects=False).status_code == 200
+    assert second.browser.get("/", follow_redirects=False).status_code == 200
+
+
 # ---- who may act
 
 
@@ -257,6 +290,7 @@ def test_a_form_without_its_secret_does_nothing(desk: Desk) -> None:
     [
         {"Origin": "http://evil.example"},
         {"Origin": "null"},
+        {"Origin": "http://["},
         {"Sec-Fetch-Site": "cross-site"},
         {"Sec-Fetch-Site": "same-site"},
     ],
@@ -282,6 +316,7 @@ def test_a_form_of_another_site_does_nothing(desk: Desk, headers: dict[str, str]
         ({"id": "-1", "reason": "why"}, 409, "is not a number"),
         ({"id": "٣", "reason": "why"}, 409, "is not a number"),
         ({"id": "9" * 30, "reason": "why"}, 409, "is not a number"),
+        ({"reason": "why\0not"}, 409, "reason has a NUL character"),
     ],
 )
 def test_what_is_incomplete_is_refused_in_words(desk: Desk, changed: dict[str, str], status: int, words: str) -> None:
@@ -303,12 +338,136 @@ def test_a_database_that_is_down_is_said_and_no_page_breaks(desk: Desk) -> None:
     assert SECRET not in answer.text
 
 
+def test_a_target_with_too_long_a_number_is_refused_in_words(desk: Desk) -> None:
+    fields = {"csrf": desk.csrf(), "service": "shop", "target": f"store.events[{'9' * 5_000}]", "key": "61"}
+    answer = desk.browser.post("/act/retry-key", data=fields)
+
+    assert (answer.status_code, "is not an input" in answer.text) == (409, True), answer.text
+
+
+def test_a_page_after_too_long_a_number_is_the_first_one(desk: Desk) -> None:
+    answer = desk.browser.get(f"/dead-letters?service=shop&after={'9' * 5_000}")
+
+    assert "The database of shop has no answer to this" in answer.text  # it came as far as that
+
+
+def test_an_address_without_meaning_lets_nobody_send_a_form() -> None:
+    desk = Desk(scopes=("console:read",))
+    answer = desk.browser.post("/login", data={"token": desk.secret}, headers={"Origin": "http://["})
+
+    assert (answer.status_code, "Another site" in answer.text) == (403, True)
+
+
+def test_a_form_that_breaks_off_is_no_defect(desk: Desk) -> None:
+    """The browser is gone: nobody reads the answer, and no log tells of a failure."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    headers = [(b"host", b"localhost")]
+    scope = {"type": "http", "method": "POST", "path": "/login", "query_string": b"", "headers": headers}
+    asyncio.run(desk.application(scope, receive, send))
+
+    assert sent[0]["status"] == 400
+
+
+def test_a_defect_makes_a_browser_careful_too(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shared.console.application.acts.act", lambda *_: 1 / 0)
+    answer = acting(desk, reason="why")
+
+    assert answer.status_code == 500
+    assert {name: answer.headers.get(name) for name in access.HEADERS} == access.HEADERS
+
+
+def test_too_many_acts_at_once_are_told_so(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise NoFreeConnection("QueuePool limit of size 2 overflow 0 reached")
+
+    monkeypatch.setattr("shared.console.acts.dismissing.dismiss", full)
+    answer = acting(desk, reason="why")
+
+    assert (answer.status_code, "others are acting on shop" in answer.text) == (409, True), answer.text
+    assert "QueuePool" not in answer.text
+
+
+class Lock:
+    """Acts wait for it."""
+
+    def __init__(self) -> None:
+        self.free, self.waiting = threading.Event(), 0
+
+    def wait(self, *_: object, **__: object) -> bool:
+        self.waiting += 1
+        return self.free.wait(SECONDS_MAX)
+
+
+@pytest.fixture
+def lock(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lock]:
+    made = Lock()
+    monkeypatch.setattr("shared.console.acts.dismissing.dismiss", made.wait)
+    yield made
+    made.free.set()
+
+
+def test_an_act_that_outlasts_the_console_is_answered(desk: Desk, lock: Lock, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its browser would else be told of a failure, while the thread goes on."""
+    monkeypatch.setattr("shared.console.application.ENDING_SECONDS", 0.1, raising=False)
+    monkeypatch.setattr("shared.console.application.POLL_SECONDS", 0.1, raising=False)
+    desk.application = make_application(desk.board, desk.settings, "shop", stopping=lambda: True)
+    desk.browser = Browser(desk.application)
+    fields = {"csrf": desk.csrf(), "service": "shop", "id": "1", "reason": "why"}
+
+    async def ask() -> Response:
+        transport = httpx.ASGITransport(desk.application)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", cookies=desk.browser.cookies
+        ) as client:
+            answer = await asyncio.wait_for(client.post("/act/dismiss", data=fields), SECONDS_MAX)
+            lock.free.set()
+            return answer
+
+    answer = asyncio.run(ask())
+    assert (answer.status_code, "Decisions will say what came of it" in answer.text) == (503, True), answer.text
+
+
+def test_no_page_waits_for_acts(desk: Desk, lock: Lock) -> None:
+    fields = {"csrf": desk.csrf(), "service": "shop", "id": "1", "reason": "why"}
+
+    async def ask() -> tuple[Response, list[Response]]:
+        transport = httpx.ASGITransport(desk.application)
+        async with httpx.AsyncClient(
+            transport=transport, base_url="http://localhost", cookies=desk.browser.cookies
+        ) as client:
+            acts = [asyncio.create_task(client.post("/act/dismiss", data=fields)) for _ in range(2 * THREADS)]
+            try:
+                while lock.waiting < ACTS_MAX:
+                    await asyncio.sleep(0.01)
+                page = await asyncio.wait_for(client.get("/decisions"), SECONDS_MAX / 2)
+            finally:
+                lock.free.set()
+            return page, await asyncio.gather(*acts)
+
+    page, done = asyncio.run(ask())
+    assert page.status_code == 503  # its database does not answer, and it was asked
+    assert [answer.status_code for answer in done] == [200] * 2 * THREADS
+
+
 @pytest.mark.parametrize(
     "place",
     [
         "/confirm/redrive?service=shop",
         "/confirm/give-up-key?service=shop&target=a&key=zz&offset=1",
         "/dead-letters/shop/99999999999999999999",
+        f"/dead-letters/shop/{'9' * 5_000}",
+        f"/dead-letters/shop/{'9' * 5_000}/edit",
+        "/dead-letters/shop/1.5",
+        "/dead-letters?service=shop&topic=a%00b",
+        "/story?id=a%00b",
+        "/confirm/dismiss-all?service=shop&error=%00",
         "/dead-letters?service=nowhere",
         "/live/nowhere",
         "/act/dismiss",

@@ -263,6 +263,8 @@ def readable(data: bytes | None) -> Any:
         return {"hex": data.hex()}
     try:
         found = loads(text)
+        if editing.is_sprawling(text):  # a command would print megabytes of indentation
+            return text
         dumps(found, indent=2, allow_nan=False)  # too deep, or not strict JSON: stays text
     except (ValueError, RecursionError):
         return text

@@ -330,7 +330,13 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
 
 
 async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> Response:
-    known, found, edit = await _found(console, request)
+    return await console.aside(partial(_dead_letter_page, console, visitor, *await _found(console, request)))
+
+
+def _dead_letter_page(
+    console: Console, visitor: Visitor, known: Known, found: dead_letters.Beginning, edit: editing.Edit | None
+) -> Response:
+    """Spell what somebody has sent; that may take a while."""
     letter, number = found.letter, found.letter.id
     whole = not found.is_cut and edit is not None and len(edit.value) == edit.size
     return console.page(
@@ -378,8 +384,19 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
     given = await access.form(request, visitor, access.EDITED_BYTES_MAX) if request.method == "POST" else None
     if not visitor.may(act.scope):
         raise Refused(403, f"Your token does not have the scope {act.scope}. Nothing was done.")
-    known, found, edit = await _found(console, request)
-    letter, number = found.letter, found.letter.id
+    return await console.aside(partial(_edit_page, console, visitor, *await _found(console, request), given))
+
+
+def _edit_page(
+    console: Console,
+    visitor: Visitor,
+    known: Known,
+    found: dead_letters.Beginning,
+    edit: editing.Edit | None,
+    given: Mapping[str, str] | None,
+) -> Response:
+    """Show the form, or what `given` changes. Raises `Refused`."""
+    act, letter, number = acts.ACTS["edit"], found.letter, found.letter.id
     if letter.redriven_at or letter.dismissed_at:
         raise Refused(409, f"Dead letter {number} was {'redriven' if letter.redriven_at else 'dismissed'} already.")
     value, size = (edit.value, edit.size) if edit else (letter.record.value, found.value_bytes)
@@ -410,7 +427,7 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
     if editing.shown(typed) == editing.shown(value):
         return console.page("edit.html", visitor, 409, text=text, **{**facts, "why": "This is the value that it has."})
     record = letter.record._replace(value=value)
-    refusal = await console.aside(lambda: editing.refusal(known.acting, letter._replace(record=record), typed))
+    refusal = editing.refusal(known.acting, letter._replace(record=record), typed)
     return console.page(
         "edit_confirm.html",
         visitor,

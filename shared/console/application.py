@@ -29,7 +29,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import CommandFailed
-from ..operations import calls, dead_letters, decision_list, editing, inputs, schedule
+from ..operations import calls, dead_letters, decision_list, dismissing, editing, inputs, schedule
 from ..operations.story_telling import Story, tell
 from ..postgres import parked
 from ..settings import Settings
@@ -384,7 +384,7 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
     given = await access.form(request, visitor, access.EDITED_BYTES_MAX) if request.method == "POST" else None
     if not visitor.may(act.scope):
         raise Refused(403, f"Your token does not have the scope {act.scope}. Nothing was done.")
-    return await console.aside(partial(_edit_page, console, visitor, *await _found(console, request), given))
+    return await console.aside(partial(_edit_page, console, visitor, *await _found(console, request), given=given))
 
 
 def _edit_page(
@@ -393,6 +393,7 @@ def _edit_page(
     known: Known,
     found: dead_letters.Beginning,
     edit: editing.Edit | None,
+    *,
     given: Mapping[str, str] | None,
 ) -> Response:
     """Show the form, or what `given` changes. Raises `Refused`."""
@@ -506,9 +507,18 @@ async def _confirm(console: Console, request: Request, visitor: Visitor) -> Resp
     asked = access.facts(request, "service", *(act.fields if act else ()))
     act, known = _chosen(console, request, visitor, asked)
     if act.place:
-        if not asked["id"].isdecimal():
+        if not asked["id"]:
             raise Refused(400, "This address is incomplete: the number is missing.")
-        return RedirectResponse(act.place.format(service=quote(known.name, safe=""), id=asked["id"]), 303)
+        try:
+            place = act.place.format(service=quote(known.name, safe=""), id=acts.number(asked))
+        except CommandFailed as error:
+            raise Refused(400, f"{error}.") from None
+        return RedirectResponse(place, 303)
+    if "up_to_id" in act.fields:
+        found = await console.read(known, lambda c: dismissing.matching(c, **acts.chosen(asked)))
+        if not found.number:
+            raise Refused(409, "No such dead letter waits.")
+        asked = {**asked, "number": str(found.number), "up_to_id": str(found.last)}
     try:
         acts.refuse_incomplete(act, asked, confirmed=False)
     except CommandFailed as error:
@@ -560,7 +570,9 @@ def _back(act: acts.Act, known: Known, given: Mapping[str, str]) -> str:
     if not act.scope.startswith("dead"):
         return f"/waiting?service={name}"
     number = given.get("id", "")
-    return f"/dead-letters/{name}/{number}" if number.isdecimal() else f"/dead-letters?service={name}"
+    return (
+        f"/dead-letters/{name}/{number}" if number.isascii() and number.isdecimal() else f"/dead-letters?service={name}"
+    )
 
 
 # ---- logging in, and files

@@ -358,12 +358,12 @@ def _compared(old: list[str], new: list[str]) -> Iterator[tuple[str, str]]:
             gone = len(same) - 2 * CONTEXT_LINES
             yield from same if gone <= 0 else [*same[:CONTEXT_LINES], ("…", ""), *same[-CONTEXT_LINES:]]
         else:
-            gone, come = old[i:j], new[k:m]
-            if len(gone) == len(come):
-                pairs = [_around(a, b) for a, b in zip(gone, come, strict=True)]
-                gone, come = [a for a, _ in pairs], [b for _, b in pairs]
-            yield from (("-", line) for line in gone)
-            yield from (("+", line) for line in come)
+            goes, comes = old[i:j], new[k:m]
+            if len(goes) == len(comes):
+                pairs = [_around(a, b) for a, b in zip(goes, comes, strict=True)]
+                goes, comes = [a for a, _ in pairs], [b for _, b in pairs]
+            yield from (("-", line) for line in goes)
+            yield from (("+", line) for line in comes)
 
 
 def _around(old: str, new: str) -> tuple[str, str]:

@@ -86,11 +86,14 @@ def test_a_value_is_spelled_aside_so_that_nobody_waits_for_it(monkeypatch: pytes
 
 @pytest.mark.parametrize(
     ("key", "told"),
-    [(b"\xff\x00\xfe", "3 bytes, bytes, in hexadecimal"), (b"ff00fe", "6 bytes, text"), (None, "none"), (b"", "0 bytes")],
+    [
+        (b"\xff\x00\xfe", "3 bytes, bytes, in hexadecimal"),
+        (b"ff00fe", "6 bytes, text"),
+        (None, "none"),
+        (b"", "0 bytes"),
+    ],
 )
-def test_a_page_says_what_a_key_and_a_value_are(
-    monkeypatch: pytest.MonkeyPatch, key: bytes | None, told: str
-) -> None:
+def test_a_page_says_what_a_key_and_a_value_are(monkeypatch: pytest.MonkeyPatch, key: bytes | None, told: str) -> None:
     page = page_of(monkeypatch, key, key)
 
     for part in ("Key", "Value"):

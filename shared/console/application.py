@@ -374,7 +374,7 @@ async def _found(console: Console, request: Request) -> tuple[Known, dead_letter
 
     found, edit = await console.read(known, read)
     if found is None:
-        raise Refused(404, f"{known.name} has no dead letter {number}: it was decided and is past its retention.")
+        raise Refused(404, f"{known.name} has no dead letter {number}: there is none, or no longer.")
     return known, found, edit
 
 

@@ -33,6 +33,8 @@ REDRIVEN_MAX = 500
 REASON_MAX = 2_000
 """Characters of a reason."""
 ID_MAX = 2**63
+NUMBERS = ("id", "base", "offset", "number", "up_to_id")
+"""Fields that are numbers."""
 
 Fields = Mapping[str, str]
 
@@ -93,6 +95,11 @@ def refuse_incomplete(done: Act, fields: Fields, *, confirmed: bool = True) -> N
     """Refuse what lacks something. Raises `CommandFailed`."""
     if missing := [name for name in done.needs if not fields.get(name)]:
         raise CommandFailed(f"this address is incomplete: {', '.join(missing)} is missing")
+    for name in done.fields:
+        if name in NUMBERS and fields.get(name):
+            number(fields, name)
+        if name == "key":
+            key_of(fields[name])
     if confirmed and done.reason and not fields.get("reason", "").strip():
         raise CommandFailed("the reason is empty: say why; it is kept with the decision")
     if len(fields.get("reason", "")) > REASON_MAX:
@@ -109,50 +116,51 @@ def whole(written: str) -> int | None:
     return number if number < ID_MAX else None
 
 
-def _number(fields: Fields, name: str = "id") -> int:
-    number = whole(fields[name])
-    if number is None:
+def number(fields: Fields, name: str = "id") -> int:
+    """Return a number of a form or an address. Raises `CommandFailed`."""
+    found = whole(fields[name])
+    if found is None:
         raise CommandFailed(f"{fields[name][:40]} is not a number of one")
-    return number
+    return found
 
 
-def _filter(fields: Fields) -> dict[str, str | None]:
+def chosen(fields: Fields) -> dict[str, str | None]:
+    """Return which dead letters are meant."""
     return {"topic": fields.get("topic") or None, "error": fields.get("error") or None}
 
 
-def _decide(known: Known, command: str, source: str, before: Mapping[str, object]) -> None:
-    """Record what a command does not record itself."""
-    with known.acting.engine.begin() as connection:
-        maintenance.decided(connection, command, source, before, {})
-
-
 def _redrive(known: Known, fields: Fields) -> bool:
-    number = _number(fields)
-    _decide(known, "dead-letters redrive", "dead letters", {"ids": [number]})
-    return redrive.redrive(known.acting, [number], every=False, dismissed=fields.get("dismissed") == "yes")
+    return redrive.redrive(known.acting, [number(fields)], every=False, dismissed=fields.get("dismissed") == "yes")
 
 
 def _redrive_all(known: Known, fields: Fields) -> bool:
-    chosen = _filter(fields)
+    last = number(fields, "up_to_id")
     with known.acting.engine.begin() as connection:
-        found = dead_letters.waiting(connection, **chosen, most=REDRIVEN_MAX + 1)
+        found = dead_letters.waiting(connection, **chosen(fields), last=last, most=REDRIVEN_MAX + 1)
     numbers = found[:REDRIVEN_MAX]
     if not numbers:
         output.echo("no such dead letter waits")
         return True
-    before = {name: value for name, value in chosen.items() if value}
-    _decide(known, "dead-letters redrive", "dead letters", {**before, "ids": numbers})
     good = redrive.redrive(known.acting, numbers, every=False, dismissed=False)
     if len(found) > len(numbers):
         output.echo(f"... these were the first {REDRIVEN_MAX}; more wait")
+    _tell_later(known, fields)
     return good
 
 
+def _tell_later(known: Known, fields: Fields) -> None:
+    """Say what was left out: somebody has confirmed what waited then."""
+    with known.acting.engine.begin() as connection:
+        later = dismissing.later(connection, number(fields, "up_to_id"), **chosen(fields))
+    if later:
+        output.echo(f"{later:,} more that match {'has' if later == 1 else 'have'} come since you were asked: left out")
+
+
 def _edit(known: Known, fields: Fields) -> bool:
-    number, base = _number(fields), _number(fields, "base")
+    letter, base = number(fields), number(fields, "base")
     value = one_kind_of_line_end(fields["value"]).encode()
-    editing.keep(known.acting, number, value, reason=fields["reason"], force=fields.get("force") == "yes", base=base)
-    return _redrive(known, {"id": str(number)}) if fields.get("redrive") == "yes" else True
+    editing.keep(known.acting, letter, value, reason=fields["reason"], force=fields.get("force") == "yes", base=base)
+    return _redrive(known, {"id": str(letter)}) if fields.get("redrive") == "yes" else True
 
 
 def one_kind_of_line_end(text: str) -> str:
@@ -162,14 +170,16 @@ def one_kind_of_line_end(text: str) -> str:
 
 def _dismiss(known: Known, fields: Fields) -> bool:
     return dismissing.dismiss(
-        known.acting, [_number(fields)], topic=None, error=None, every=False, reason=fields["reason"], yes=True
+        known.acting, [number(fields)], topic=None, error=None, every=False, reason=fields["reason"], yes=True
     )
 
 
 def _dismiss_all(known: Known, fields: Fields) -> bool:
-    chosen = _filter(fields)
-    every = not any(chosen.values())
-    return dismissing.dismiss(known.acting, [], **chosen, every=every, reason=fields["reason"], yes=True)
+    which, last = chosen(fields), number(fields, "up_to_id")
+    every = not any(which.values())
+    good = dismissing.dismiss(known.acting, [], **which, every=every, reason=fields["reason"], yes=True, last=last)
+    _tell_later(known, fields)
+    return good
 
 
 def _cancel(known: Known, fields: Fields) -> None:
@@ -181,14 +191,12 @@ def _run_now(known: Known, fields: Fields) -> None:
 
 
 def _retry_call(known: Known, fields: Fields) -> bool:
-    number = _number(fields)
-    _decide(known, "calls retry-now", "calls", {"ids": [number]})
-    return calls.retry_now(known.acting, [number], every=False)
+    return calls.retry_now(known.acting, [number(fields)], every=False)
 
 
 def _give_up_call(known: Known, fields: Fields) -> None:
     nothing = fields.get("publish_nothing") == "yes"
-    calls.give_up(known.acting, _number(fields), reason=fields["reason"], publish_nothing=nothing, yes=True)
+    calls.give_up(known.acting, number(fields), reason=fields["reason"], publish_nothing=nothing, yes=True)
 
 
 def _retry_key(known: Known, fields: Fields) -> bool:
@@ -200,7 +208,7 @@ def _give_up_key(known: Known, fields: Fields) -> None:
         known.acting,
         fields["target"],
         key_of(fields["key"]),
-        _number(fields, "offset"),
+        number(fields, "offset"),
         whole=fields.get("whole") == "yes",
         reason=fields["reason"],
         yes=True,
@@ -243,11 +251,13 @@ ACTS = {
         Act(
             "redrive-all",
             "dead-letters:write",
-            "Redrive all that match",
-            f"Up to {REDRIVEN_MAX} at a time, the oldest first. Those that fail again stay, with their new error.",
+            "Redrive all {number}",
+            f"Up to {REDRIVEN_MAX} at a time, the oldest first. Those that fail again stay, with their new error. "
+            "What comes meanwhile is left out.",
             "Redrive them",
             _redrive_all,
-            ("topic", "error"),
+            ("topic", "error", "number", "up_to_id"),
+            ("number", "up_to_id"),
             reason=False,
         ),
         Act(
@@ -277,11 +287,13 @@ ACTS = {
         Act(
             "dismiss-all",
             "dead-letters:write",
-            "Dismiss all that match",
-            "They will never be handled. They are kept for DEAD_LETTER_RETENTION_HOURS.",
+            "Dismiss all {number}",
+            "They will never be handled. They are kept for DEAD_LETTER_RETENTION_HOURS. What comes meanwhile is left "
+            "out.",
             "Dismiss them",
             _dismiss_all,
-            ("topic", "error"),
+            ("topic", "error", "number", "up_to_id"),
+            ("number", "up_to_id"),
             danger=True,
         ),
         Act(

@@ -30,7 +30,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import CommandFailed
-from ..operations import calls, dead_letters, decision_list, editing, inputs, schedule
+from ..operations import calls, dead_letters, decision_list, dismissing, editing, inputs, schedule
 from ..operations.story_telling import Story, tell
 from ..postgres import parked
 from ..settings import Settings
@@ -351,7 +351,13 @@ async def _dead_letters(console: Console, request: Request, visitor: Visitor) ->
 
 
 async def _dead_letter(console: Console, request: Request, visitor: Visitor) -> Response:
-    known, found, edit = await _found(console, request)
+    return await console.aside(partial(_dead_letter_page, console, visitor, *await _found(console, request)))
+
+
+def _dead_letter_page(
+    console: Console, visitor: Visitor, known: Known, found: dead_letters.Beginning, edit: editing.Edit | None
+) -> Response:
+    """Spell what somebody has sent; that may take a while."""
     letter, number = found.letter, found.letter.id
     whole = not found.is_cut and edit is not None and len(edit.value) == edit.size
     return console.page(
@@ -389,7 +395,7 @@ async def _found(console: Console, request: Request) -> tuple[Known, dead_letter
 
     found, edit = await console.read(known, read)
     if found is None:
-        raise Refused(404, f"{known.name} has no dead letter {number}: it was decided and is past its retention.")
+        raise Refused(404, f"{known.name} has no dead letter {number}: there is none, or no longer.")
     return known, found, edit
 
 
@@ -399,8 +405,20 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
     given = await access.form(request, visitor, access.EDITED_BYTES_MAX) if request.method == "POST" else None
     if not visitor.may(act.scope):
         raise Refused(403, f"Your token does not have the scope {act.scope}. Nothing was done.")
-    known, found, edit = await _found(console, request)
-    letter, number = found.letter, found.letter.id
+    return await console.aside(partial(_edit_page, console, visitor, *await _found(console, request), given=given))
+
+
+def _edit_page(
+    console: Console,
+    visitor: Visitor,
+    known: Known,
+    found: dead_letters.Beginning,
+    edit: editing.Edit | None,
+    *,
+    given: Mapping[str, str] | None,
+) -> Response:
+    """Show the form, or what `given` changes. Raises `Refused`."""
+    act, letter, number = acts.ACTS["edit"], found.letter, found.letter.id
     if letter.redriven_at or letter.dismissed_at:
         raise Refused(409, f"Dead letter {number} was {'redriven' if letter.redriven_at else 'dismissed'} already.")
     value, size = (edit.value, edit.size) if edit else (letter.record.value, found.value_bytes)
@@ -431,7 +449,7 @@ async def _edit(console: Console, request: Request, visitor: Visitor) -> Respons
     if editing.shown(typed) == editing.shown(value):
         return console.page("edit.html", visitor, 409, text=text, **{**facts, "why": "This is the value that it has."})
     record = letter.record._replace(value=value)
-    refusal = await console.aside(lambda: editing.refusal(known.acting, letter._replace(record=record), typed))
+    refusal = editing.refusal(known.acting, letter._replace(record=record), typed)
     return console.page(
         "edit_confirm.html",
         visitor,
@@ -510,9 +528,18 @@ async def _confirm(console: Console, request: Request, visitor: Visitor) -> Resp
     asked = access.facts(request, "service", *(act.fields if act else ()))
     act, known = _chosen(console, request, visitor, asked)
     if act.place:
-        if not asked["id"].isdecimal():
+        if not asked["id"]:
             raise Refused(400, "This address is incomplete: the number is missing.")
-        return RedirectResponse(act.place.format(service=quote(known.name, safe=""), id=asked["id"]), 303)
+        try:
+            place = act.place.format(service=quote(known.name, safe=""), id=acts.number(asked))
+        except CommandFailed as error:
+            raise Refused(400, f"{error}.") from None
+        return RedirectResponse(place, 303)
+    if "up_to_id" in act.fields:
+        found = await console.read(known, lambda c: dismissing.matching(c, **acts.chosen(asked)))
+        if not found.number:
+            raise Refused(409, "No such dead letter waits.")
+        asked = {**asked, "number": str(found.number), "up_to_id": str(found.last)}
     try:
         acts.refuse_incomplete(act, asked, confirmed=False)
     except CommandFailed as error:
@@ -564,7 +591,9 @@ def _back(act: acts.Act, known: Known, given: Mapping[str, str]) -> str:
     if not act.scope.startswith("dead"):
         return f"/waiting?service={name}"
     number = given.get("id", "")
-    return f"/dead-letters/{name}/{number}" if number.isdecimal() else f"/dead-letters?service={name}"
+    return (
+        f"/dead-letters/{name}/{number}" if number.isascii() and number.isdecimal() else f"/dead-letters?service={name}"
+    )
 
 
 # ---- logging in, and files

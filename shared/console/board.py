@@ -60,8 +60,6 @@ class Board:
         live = Live()
         flows = {name: flow.of(sight) for name, sight in self.sights.items()}
         found = self._problems(flows)
-        waiting = [sight.waits.known(problems.KNOWN_SECONDS) for sight in self.sights.values()]
-        letters = None if None in waiting else sum(one.number for w in waiting if w for one in w.dead_letters)
         return {
             "page": page,
             "live": live,
@@ -76,7 +74,7 @@ class Board:
             ],
             "counts": problems.counts(found),
             "unseen": [name for name, sight in self.sights.items() if not problems.is_known(sight)],
-            "letters": letters,
+            "letters": self._letters(),
             "audits": self._audits(),
             "age": age,
             "looks": {"flow": FLOW_SECONDS, "problems": PROBLEMS_SECONDS},
@@ -91,6 +89,12 @@ class Board:
         pages.render("_live.html", facts)
         self._lives[page] = (time.monotonic(), live.fragments)
         return live.fragments
+
+    def _letters(self) -> str:
+        """Return the number of dead letters, as far as it is known; empty for none."""
+        waits = [sight.waits.known(problems.KNOWN_SECONDS) for sight in self.sights.values()]
+        counted = sum(one.number for known in waits if known is not None for one in known.dead_letters)
+        return " + ".join([*([f"{counted:,}"] if counted else []), *(["unknown"] if None in waits else [])])
 
     def _audits(self) -> list[tuple[str, Seen, str]]:
         """Return the audit of each service, with its command, the worst first."""

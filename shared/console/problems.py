@@ -43,6 +43,12 @@ MEANS = {
     "LanesDiffer": "Keys would change their lane, and with it their order. Workers have stopped before that.",
 }
 """What a stop means, by its name (`shared.errors`)."""
+REFUSED = (
+    "The server is up and does not let the console in: see to the database, the role or the number of its connections. "
+    "Workers and the API are refused too if they connect in the same way; they go on once that is mended."
+)
+PASSING = ("starting up", "shutting down", "recovery", "not yet accepting", "terminating connection")
+"""What PostgreSQL calls fatal while it is restarted."""
 _COMMAND = re.compile(r"`(python -m [^`]+)`")
 
 
@@ -126,7 +132,8 @@ def _servers(sight: Sight) -> Iterator[Problem]:
         (
             sight.tables,
             "PostgreSQL",
-            "Workers wait, and the API answers 503. Nothing is lost; all go on with the server.",
+            "Workers wait, then end, to be restarted, and the API answers 503. Nothing is lost; all go on with the "
+            "server.",
         ),
         (
             sight.topics,
@@ -136,6 +143,9 @@ def _servers(sight: Sight) -> Iterator[Problem]:
     )
     for look, server, means in servers:
         if look.failure or look.silent_seconds > flow.SILENT_SECONDS:
+            if _refused(look.failure):
+                yield Problem("stopped", name, f"{server} refuses the connection", printable(look.failure), REFUSED)
+                return
             cause = look.failure or f"no answer for more than {flow.SILENT_SECONDS:.0f} s"
             yield Problem("stopped", name, f"{server} does not answer", printable(cause), means)
             return  # what follows from it is no problem of its own
@@ -145,13 +155,20 @@ def _servers(sight: Sight) -> Iterator[Problem]:
     )
     for look, what in rest:
         if look.failure:
+            old = f"What is told of it is up to {KNOWN_SECONDS:.0f} s old."
+            means = old if look.known(KNOWN_SECONDS) is not None else "What is wrong there is not known."
             yield Problem(
                 "waits",
                 name,
                 f"The {what} cannot be read",
                 printable(look.failure),
-                "What is wrong there is not known. The console asks again by itself.",
+                f"{means} The console asks again by itself.",
             )
+
+
+def _refused(failure: str) -> bool:
+    """Whether a server has answered, and lets nobody in until somebody mends that."""
+    return "FATAL:" in failure and not any(words in failure for words in PASSING)
 
 
 def _flow(known: Known, seen: Flow, status: Status | None) -> Iterator[Problem]:
@@ -244,6 +261,8 @@ def _positions(known: Known, status: Status) -> Iterator[Problem]:
 
 def _waits(known: Known, waits: Waits) -> Iterator[Problem]:
     name = known.name
+    # The command knows no cause: beside others, the page redrives those of one.
+    every = (known.reading.command("dead-letters redrive --all"),) if len(waits.dead_letters) == 1 else ()
     for group in waits.dead_letters:
         topic, error = printable(group.topic), printable(group.error)
         yield Problem(
@@ -254,7 +273,7 @@ def _waits(known: Known, waits: Waits) -> Iterator[Problem]:
             "These records took no effect. Correct the cause and redrive them, or dismiss them with a reason.",
             (
                 known.reading.command(f"dead-letters list --topic {shlex.quote(topic)} --error {shlex.quote(error)}"),
-                known.reading.command("dead-letters redrive --all"),
+                *every,
             ),
             _link("dead-letters", service=name, topic=group.topic, error=group.error),
         )

@@ -54,7 +54,7 @@ _LISTED = f"""
 _IDS = f"""
     SELECT id FROM exactly_once_dead_letter
     WHERE {_STATES["open"]} AND (CAST(:topic AS text) IS NULL OR topic = :topic)
-        AND (CAST(:error AS text) IS NULL OR error = :error)
+        AND (CAST(:error AS text) IS NULL OR error = :error) AND id <= :last
     ORDER BY id LIMIT :most
 """  # noqa: S608 - constants
 _GROUPS = text(f"""
@@ -126,9 +126,10 @@ def listed(
     return found
 
 
-def waiting(connection: Connection, *, topic: str | None, error: str | None, most: int) -> list[int]:
-    """Return the first that wait, of a topic or with an error."""
-    return list(connection.execute(text(_IDS), {"topic": topic, "error": error, "most": most}).scalars())
+def waiting(connection: Connection, *, topic: str | None, error: str | None, last: int, most: int) -> list[int]:
+    """Return the first that wait, up to the id `last`, of a topic or with an error."""
+    asked = {"topic": topic, "error": error, "last": last, "most": most}
+    return list(connection.execute(text(_IDS), asked).scalars())
 
 
 def alike(connection: Connection) -> list[Alike]:
@@ -263,6 +264,8 @@ def readable(data: bytes | None) -> Any:
         return {"hex": data.hex()}
     try:
         found = loads(text)
+        if editing.is_sprawling(text):  # a command would print megabytes of indentation
+            return text
         dumps(found, indent=2, allow_nan=False)  # too deep, or not strict JSON: stays text
     except (ValueError, RecursionError):
         return text

@@ -6,6 +6,7 @@ same key, headers and event id, so that it takes effect once, edited or not.
 """
 
 import hashlib
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from datetime import datetime
@@ -38,7 +39,16 @@ CONTEXT_LINES = 3
 SHOWN_LINES_MAX = 400
 """Lines of a difference: more than anyone reads before a confirmation."""
 LINE_MAX = 240
-"""Characters of a line in a difference; of a longer one, those around the first that differs."""
+"""Characters of a line in a difference; a longer one is folded."""
+FOLDS_MAX = 20
+"""Lines that one long line becomes. What is beyond is told by its length and its hash, so that no two look the same."""
+AROUND = 60
+"""Characters of a long line that are shown before what changes in it, and after."""
+INDENTED_MAX = 8
+"""White space that shows the levels of JSON, for each byte of it. A value of 100 kB, 900 levels deep, would take 90 MB;
+its lines are not indented.
+"""
+INDENTED_ANYWAY = 10_000
 
 _NEWEST = text("""
     SELECT id, decided_at, after ->> 'by', after ->> 'reason', left(after ->> 'value', :most),
@@ -251,9 +261,35 @@ def pretty(value: bytes) -> str | None:
     and a name that is there twice. What is not printable is escaped.
     """
     try:
-        return _escaped(msgspec.json.format(value.decode(), indent=2))
+        dense = msgspec.json.format(value.decode(), indent=-1)
+        if is_sprawling(dense):
+            return _escaped(_TOKEN.sub(_on_its_line, dense))
+        return _escaped(msgspec.json.format(dense, indent=2))
     except (ValueError, RecursionError):
         return None
+
+
+_STRING = re.compile(r'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_TOKEN = re.compile(rf"{_STRING.pattern}|[\[{{,]|[\]}}]", re.DOTALL)
+
+
+def is_sprawling(json: str) -> bool:
+    """Whether JSON would be mostly indentation. It has to be JSON: the strings of anything else may have no end."""
+    most = max(INDENTED_MAX * len(json), INDENTED_ANYWAY)
+    depth = spaces = 0
+    for token in _TOKEN.finditer(json):
+        if (first := token[0][0]) == '"':
+            continue
+        depth += (first in "[{") - (first in "]}")
+        spaces += 2 * depth
+        if spaces > most:
+            return True
+    return False
+
+
+def _on_its_line(token: re.Match[str]) -> str:
+    text = token[0]
+    return f"{text}\n" if text in ("[", "{", ",") else f"\n{text}" if text in ("]", "}") else text
 
 
 def faithful(value: bytes) -> str | None:
@@ -301,7 +337,7 @@ def difference(before: str, after: str) -> list[tuple[str, str]]:
     lines = [(" ", line) for line in old[max(first - CONTEXT_LINES, 0) : first]]
     lines += _compared(old[first : len(old) - last], new[first : len(new) - last])
     lines += [(" ", line) for line in old[len(old) - last :][:CONTEXT_LINES]]
-    found = [(sign, line if len(line) <= LINE_MAX + 2 else f"{line[:LINE_MAX]}…") for sign, line in lines]
+    found = [(sign, piece) for sign, line in lines for piece in _folded(sign, line)]
     if len(found) > SHOWN_LINES_MAX:
         found[SHOWN_LINES_MAX:] = [("…", f"{len(found) - SHOWN_LINES_MAX:,} more lines")]
     return found
@@ -321,21 +357,34 @@ def _compared(old: list[str], new: list[str]) -> Iterator[tuple[str, str]]:
             same = [(" ", line) for line in old[i:j]]
             gone = len(same) - 2 * CONTEXT_LINES
             yield from same if gone <= 0 else [*same[:CONTEXT_LINES], ("…", ""), *same[-CONTEXT_LINES:]]
-        elif j - i == m - k == 1:
-            a, b = _around(old[i], new[k])
-            yield from (("-", a), ("+", b))
         else:
-            yield from (("-", line) for line in old[i:j])
-            yield from (("+", line) for line in new[k:m])
+            goes, comes = old[i:j], new[k:m]
+            if len(goes) == len(comes):
+                pairs = [_around(a, b) for a, b in zip(goes, comes, strict=True)]
+                goes, comes = [a for a, _ in pairs], [b for _, b in pairs]
+            yield from (("-", line) for line in goes)
+            yield from (("+", line) for line in comes)
 
 
 def _around(old: str, new: str) -> tuple[str, str]:
-    """Cut two long lines to what is around their first difference."""
+    """Cut two long lines to all that differs, from the first place to the last, and what is around it."""
     if max(len(old), len(new)) <= LINE_MAX:
         return old, new
-    begin = max(_alike(old, new) - LINE_MAX // 4, 0)
-    a, b = (
-        f"{'…' if begin else ''}{line[begin : begin + LINE_MAX]}{'…' if len(line) > begin + LINE_MAX else ''}"
-        for line in (old, new)
-    )
+    same = _alike(old, new)
+    tail = _alike(old[same:][::-1], new[same:][::-1])
+    begin, after = max(same - AROUND, 0), max(tail - AROUND, 0)
+    a, b = (f"{'…' if begin else ''}{line[begin : len(line) - after]}{'…' if after else ''}" for line in (old, new))
     return a, b
+
+
+def _folded(sign: str, line: str) -> list[str]:
+    """Fold a long line that changes; of one that stays, the beginning is enough."""
+    if len(line) <= LINE_MAX + 2:
+        return [line]
+    if sign == " ":
+        return [f"{line[:LINE_MAX]}…"]
+    pieces = [line[n : n + LINE_MAX] for n in range(0, min(len(line), LINE_MAX * FOLDS_MAX), LINE_MAX)]
+    if (rest := len(line) - LINE_MAX * FOLDS_MAX) > 0:
+        digest = hashlib.sha256(line.encode(errors="surrogatepass")).hexdigest()[:16]
+        pieces.append(f"… {rest:,} more characters; SHA-256 of all of them: {digest}")
+    return pieces

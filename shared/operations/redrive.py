@@ -22,7 +22,7 @@ from ..postgres.transaction import PostgresTransaction, unavailable
 from ..protocol.ports import Delivery, Record
 from ..session import Session
 from ..telemetry.failures import describe
-from . import editing, outbox
+from . import editing, maintenance, outbox
 from .maintenance import Context
 from .output import echo
 
@@ -142,6 +142,9 @@ def _attempt(context: Context, handlers: Handlers, number: int, *, dismissed: bo
                 result = Result(Outcome.EFFECTIVE)
             dead_letters.done(session.connection(), number)
             parked.release(session.connection(), [number])
+            if maintenance.decides() is not None:  # otherwise it was typed: there is nobody to name
+                before, after = {"ids": [number]}, {"outcome": result.outcome.value}
+                maintenance.decided(session.connection(), "dead-letters redrive", "dead letters", before, after)
             transaction.commit()
             return result
         finally:

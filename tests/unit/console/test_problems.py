@@ -1,5 +1,6 @@
 """What is wrong, worst first, each with its cause, what it means, and a command that can be typed."""
 
+import re
 import shlex
 from datetime import UTC, datetime
 
@@ -142,6 +143,62 @@ def test_what_could_not_be_read_is_no_good_news() -> None:
 
     (only,) = problems.of(desk.sight(), flow.of(desk.sight()))
     assert only.title == "The dead letters and what else waits cannot be read"
+
+
+@pytest.mark.parametrize(
+    ("failure", "title", "passes"),
+    [
+        ('connection failed: FATAL:  database "shop" does not exist', "PostgreSQL refuses the connection", False),
+        ("FATAL:  password authentication failed for user", "PostgreSQL refuses the connection", False),
+        ("FATAL:  sorry, too many clients already", "PostgreSQL refuses the connection", False),
+        ("FATAL:  the database system is starting up", "PostgreSQL does not answer", True),
+        ("FATAL:  terminating connection due to administrator command", "PostgreSQL does not answer", True),
+        ("connection timeout expired", "PostgreSQL does not answer", True),
+    ],
+)
+def test_a_server_that_refuses_needs_somebody(failure: str, title: str, passes: bool) -> None:
+    desk = Desk()
+    desk.sees("shop")
+    desk.sight().tables.failure = f"PostgreSQL: {failure}"
+
+    (only,) = problems.of(desk.sight(), flow.of(desk.sight()))
+    assert only.title == title
+    assert ("go on with the server" in only.means) == passes
+    assert ("then end" in only.means) == passes, "workers do not wait for ever"
+
+
+def test_what_is_told_though_it_cannot_be_read_any_more_has_its_age() -> None:
+    desk = Desk()
+    desk.sees("shop", waits=WAITS)
+    desk.sight().waits.failure = "PostgreSQL: canceling statement due to lock timeout"
+
+    first = problems.of(desk.sight(), flow.of(desk.sight()))[0]
+    assert "cannot be read" in first.title
+    assert f"up to {problems.KNOWN_SECONDS:.0f} s old" in first.means
+
+
+def test_for_one_of_several_causes_no_command_is_offered_that_redrives_all() -> None:
+    several = Waits(WAITS.dead_letters, [], [], [], [])
+    one = Waits(WAITS.dead_letters[:1], [], [], [], [])
+
+    assert [[typed for typed in told.typed if "--all" in typed] for told in found(Desk(), waits=several)] == [[], []]
+    assert found(Desk(), waits=one)[0].typed[-1] == "python -m services.shop dead-letters redrive --all"
+
+
+@pytest.mark.parametrize(
+    ("shop", "store", "shown"),
+    [(0, 0, ""), (5, 0, "5"), (1_200, 34, "1,234"), (5, None, "5 + unknown"), (0, None, "unknown")],
+)
+def test_dead_letters_that_cannot_be_counted_are_not_none(shop: int, store: int | None, shown: str) -> None:
+    desk = Desk()
+    for name, number in (("shop", shop), ("store", store)):
+        desk.sees(name, waits=Waits([Alike("t", "Reject", number, 3.0)] if number else [], [], [], [], []))
+        if number is None:
+            desk.sight(name).waits.answer = None
+
+    counted = re.search(r'id="nav-letters"[^>]*>([^<]*)<', desk.browser.get("/").text)
+    assert counted is not None
+    assert counted[1] == shown
 
 
 def test_what_was_not_looked_at_is_not_well() -> None:

@@ -1,10 +1,17 @@
 """Values of others: any bytes are shown, and none does anything."""
 
 import json
+import threading
+from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
-from shared.console import reading
+from shared.console import application, pages, reading
+from shared.operations.dead_letters import Beginning
+from shared.postgres.dead_letters import DeadLetter
+from shared.protocol.ports import Input, Record
+from tests.unit.console.desk import Desk
 
 DEEP = b"[" * 20_000 + b"]" * 20_000
 
@@ -43,3 +50,51 @@ def test_a_value_of_too_many_lines_stays_as_it_is() -> None:
     many = json.dumps([0] * 10_000).encode()
 
     assert reading.value(many, len(many)).text == many.decode()
+
+
+def page_of(monkeypatch: pytest.MonkeyPatch, key: bytes | None, value: bytes | None) -> str:
+    """Return the page of a dead letter that has these."""
+    desk = Desk()
+    record = Record(Input("store.events", 0), 5, key, value, [])
+    letter = DeadLetter(1, record, 0, "Reject", "no", None, datetime.now(UTC), None, None, None, None)
+    beginning = Beginning(letter, len(key or b""), len(value or b""), 0, reading.VALUE_BYTES_MAX)
+
+    async def found(*_: object) -> Any:
+        return desk.sight().known, beginning, None
+
+    monkeypatch.setattr(application, "_found", found)
+    return desk.browser.get("/dead-letters/shop/1").text
+
+
+def test_a_value_is_spelled_aside_so_that_nobody_waits_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: set[threading.Thread] = set()
+
+    def noted(work: Any) -> Any:
+        def run(*given: Any) -> Any:
+            threads.add(threading.current_thread())
+            return work(*given)
+
+        return run
+
+    monkeypatch.setattr(reading, "value", noted(reading.value))
+    monkeypatch.setattr(pages, "render", noted(pages.render))
+
+    assert "Dead letter 1" in page_of(monkeypatch, b"k", b"{}")
+    assert threads
+    assert threading.main_thread() not in threads
+
+
+@pytest.mark.parametrize(
+    ("key", "told"),
+    [
+        (b"\xff\x00\xfe", "3 bytes, bytes, in hexadecimal"),
+        (b"ff00fe", "6 bytes, text"),
+        (None, "none"),
+        (b"", "0 bytes"),
+    ],
+)
+def test_a_page_says_what_a_key_and_a_value_are(monkeypatch: pytest.MonkeyPatch, key: bytes | None, told: str) -> None:
+    page = page_of(monkeypatch, key, key)
+
+    for part in ("Key", "Value"):
+        assert f'<h2>{part} <span class="muted">{told}' in page

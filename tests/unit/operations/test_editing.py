@@ -1,9 +1,20 @@
 """How a value is shown, and how two differ: nothing that somebody did not touch may change."""
 
+import json
+
 import pytest
 
-from shared.operations import editing
-from shared.operations.editing import COMPARED_LINES_MAX, LINE_MAX, SHOWN_LINES_MAX, difference, minified, pretty, shown
+from shared.operations import dead_letters, editing
+from shared.operations.editing import (
+    COMPARED_LINES_MAX,
+    LINE_MAX,
+    SHOWN_LINES_MAX,
+    difference,
+    faithful,
+    minified,
+    pretty,
+    shown,
+)
 
 
 def test_every_token_of_json_stays_as_it_is() -> None:
@@ -52,6 +63,59 @@ def test_of_a_long_line_the_place_of_the_difference_is_shown() -> None:
 
     assert ("1" in old, "2" in new) == (True, True)
     assert max(len(old), len(new)) <= LINE_MAX + 2
+
+
+def test_changes_of_two_long_lines_side_by_side_are_both_shown() -> None:
+    before, after = (shown(json.dumps({"note": "x" * 300 + n, "memo": "y" * 300 + n}).encode()) for n in ("old", "new"))
+    found = difference(before, after)
+
+    assert ["old" in line for sign, line in found if sign == "-"] == [True, True]
+    assert ["new" in line for sign, line in found if sign == "+"] == [True, True]
+
+
+def test_two_changes_far_apart_in_one_line_are_both_shown() -> None:
+    before, after = (f"{n}1" + "x" * 1_000 + f"{n}2" for n in ("old", "new"))
+    found = difference(before, after)
+
+    for sign, word in (("-", "old"), ("+", "new")):
+        told = "".join(line for mark, line in found if mark == sign)
+        assert (f"{word}1" in told, f"{word}2" in told) == (True, True)
+    assert max(len(line) for _, line in found) <= LINE_MAX + 2
+
+
+def test_no_two_long_lines_look_the_same() -> None:
+    before, after = ["x" * 50_000 + "old", "y" * 50_000 + "old"], ["x" * 50_000 + "new", "more", "y" * 50_000 + "new"]
+    found = difference("\n".join(before), "\n".join(after))
+    gone = [line for sign, line in found if sign == "-"]
+    come = [line for sign, line in found if sign == "+"]
+
+    assert [line for line in gone if "SHA-256" in line]
+    assert not {line for line in gone if "SHA-256" in line} & set(come)
+
+
+SPRAWLING = b"[" * 900 + b"1," * 49_000 + b"1" + b"]" * 900
+
+
+def test_levels_without_end_are_not_indented_and_stay_as_they_are() -> None:
+    lines = pretty(SPRAWLING)
+
+    assert lines is not None
+    assert len(lines) < 2 * len(SPRAWLING)
+    assert minified(lines.encode()) == SPRAWLING
+    assert faithful(SPRAWLING) == shown(SPRAWLING) == lines
+    changed = SPRAWLING.replace(b"1,1]", b"1,2]")
+    assert [one for one in difference(lines, shown(changed)) if one[0] != " "] == [("-", "1"), ("+", "2")]
+    assert shown(b" \n" * 9_000 + SPRAWLING) == lines, "white space changes nothing"
+    assert dead_letters.readable(SPRAWLING) == SPRAWLING.decode()
+
+
+def test_of_levels_that_are_not_indented_the_strings_stay_whole() -> None:
+    value = SPRAWLING.replace(b"1,1]", rb'{"a,[":"\"],","\\\\":"{"}]')
+    lines = pretty(value)
+
+    assert lines is not None
+    assert '"a,[":"\\"],",\n"\\\\\\\\":"{"\n}' in lines
+    assert minified(lines.encode()) == value
 
 
 @pytest.mark.parametrize(

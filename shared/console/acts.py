@@ -112,8 +112,8 @@ def whole(written: str) -> int | None:
     """Return the number that is written there; None if it is none that an id may have."""
     if not (written.isascii() and written.isdecimal() and len(written) < 20):
         return None
-    number = int(written)
-    return number if number < ID_MAX else None
+    found = int(written)
+    return found if found < ID_MAX else None
 
 
 def number(fields: Fields, name: str = "id") -> int:

@@ -308,7 +308,7 @@ def test_it_is_redriven_at_once_and_what_fails_again_shows_the_edited_value(brok
     assert '"wish": "defect"' in page
     assert "<h2>Unlucky</h2>" in page
 
-    assert office.said(office.edit(4, wish % "", redrive="yes"))[1] == "4: re-driven: as edited by decision 3 of ada"
+    assert office.said(office.edit(4, wish % "", redrive="yes"))[1] == "4: re-driven: as edited by decision 2 of ada"
     broken.work()
     assert broken.effects() == [4]
 

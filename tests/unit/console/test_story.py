@@ -67,9 +67,10 @@ def test_what_others_wrote_does_nothing_on_the_page(desk: Desk, asked: dict[str,
 
 
 @pytest.mark.parametrize(
-    ("wanted", "words"), [("a\0b", "NUL"), ("x" * 4_001, "4,001 characters"), ("ä" * 2_001, "4,002 bytes")]
+    ("wanted", "status", "words"),
+    [("a\0b", 400, "NUL"), ("x" * 4_001, 404, "4,001 characters"), ("ä" * 2_001, 404, "4,002 bytes")],
 )
-def test_what_is_no_id_is_refused_with_a_sentence(desk: Desk, wanted: str, words: str) -> None:
+def test_what_is_no_id_is_refused_with_a_sentence(desk: Desk, wanted: str, status: int, words: str) -> None:
     page = desk.browser.get("/story", params={"id": wanted})
-    assert page.status_code == 404
+    assert page.status_code == status
     assert words in page.text

@@ -17,9 +17,10 @@ from dependency_injector import containers, providers
 from prometheus_client import generate_latest
 
 from shared import command
+from shared.calls import metrics as _calls  # noqa: F401 (calls have metrics of their own)
 from shared.container import ServiceContainer
 from shared.http import connections, guard, places, rate  # noqa: F401 (so have these)
-from shared.postgres import backlog  # noqa: F401 (backlog has metrics of its own)
+from shared.postgres import backlog, pauses  # noqa: F401 (these too)
 from shared.service import Service
 from shared.settings import Settings
 from shared.telemetry import metrics

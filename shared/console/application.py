@@ -590,10 +590,8 @@ def _back(act: acts.Act, known: Known, given: Mapping[str, str]) -> str:
     name = quote(known.name, safe="")
     if not act.scope.startswith("dead"):
         return f"/waiting?service={name}"
-    number = given.get("id", "")
-    return (
-        f"/dead-letters/{name}/{number}" if number.isascii() and number.isdecimal() else f"/dead-letters?service={name}"
-    )
+    number = acts.whole(given.get("id", ""))
+    return f"/dead-letters?service={name}" if number is None else f"/dead-letters/{name}/{number}"
 
 
 # ---- logging in, and files

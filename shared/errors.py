@@ -31,6 +31,7 @@
     │   ├── DebuggerQuit       a developer has left the debugger in a handler
     │   ├── SlotLost           another process may hold this worker's slot
     │   ├── Fenced             this worker's clients are fenced: replace them if it still holds its slot, else exit
+    │   │   └── NotReleased    the group still counts a predecessor as a member (KIP-848): replace them, after a pause
     │   └── TooManyRecoveries  recovery does not help
     ├── Misconfigured          the process must not start like this; names the setting and the fix
     │   └── NotLetIn           Kafka no longer admits this client; believed only if it refuses another client too
@@ -190,6 +191,10 @@ class SlotLost(Exit):
 
 class Fenced(Exit):
     """This worker's consumer was fenced: by its own rejoining, or by another process with its group.instance.id."""
+
+
+class NotReleased(Fenced):
+    """The group still counts an earlier client with this worker's group.instance.id as a member (KIP-848)."""
 
 
 class TooManyRecoveries(Exit):

@@ -223,7 +223,11 @@ class Settings(BaseSettings):
         ),
     ] = 6_000
     group_protocol: Annotated[
-        Literal["classic", "consumer"], Field(description="`consumer` is KIP-848, experimental here")
+        Literal["classic", "consumer"],
+        Field(
+            description="`consumer` is KIP-848, experimental here: after a kill a worker waits until the broker has "
+            "ended its predecessor's session, 45 s"
+        ),
     ] = "classic"
     leave_group_on_shutdown: Annotated[
         bool, Field(description="leave the group on SIGTERM, so that partitions move at once")

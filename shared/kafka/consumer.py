@@ -14,7 +14,7 @@ from typing import Any
 
 from confluent_kafka import Consumer, KafkaError, KafkaException, Message, TopicPartition
 
-from ..errors import Fenced, KafkaUnavailable, Misconfigured, NotLetIn, Unproven
+from ..errors import Fenced, KafkaUnavailable, Misconfigured, NotLetIn, NotReleased, Unproven
 from ..protocol.ports import NOTHING, Assignment, Committed, Input, Polled, Record
 from ..protocol.verdicts import compare_reach
 from ..service import Service
@@ -84,6 +84,11 @@ SET_UP = {
 """Errors that keep this worker out of the group until an operator fixes the cause, and what to fix."""
 
 FATAL = (KafkaError._FATAL, KafkaError.FENCED_INSTANCE_ID, KafkaError._FENCED)
+
+NOT_RELEASED = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
+"""What a static member is told that joins while its predecessor's session lasts: KIP-848 does not let it take over. The
+code of a fatal error is always _FATAL, so its text tells.
+"""
 
 
 def max_poll_ms(settings: Settings) -> int:
@@ -413,6 +418,12 @@ def headers(message: Any) -> list[tuple[str, bytes | None]] | None:
 
 
 def _fatal(error: KafkaError, topic: str = "") -> Fenced | Misconfigured | KafkaUnavailable | None:
+    if NOT_RELEASED in error.str():
+        return NotReleased(
+            "the group still counts an earlier client with this worker's group.instance.id as a member: one that was "
+            "killed, until its session ends (group.consumer.session.timeout.ms of the broker, 45 s by default), or a "
+            "process that does not use this database"
+        )
     if error.fatal() or error.code() in FATAL:
         return Fenced(
             f"the group has given this worker's group.instance.id to another client: {error.name()}: {error.str()}"

@@ -3,14 +3,14 @@
 from base64 import b64decode
 from datetime import datetime
 from json import dumps, loads
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from sqlalchemy import Connection, text
 
 from .. import trace_context
 from ..errors import CommandFailed
 from ..postgres import dead_letters
-from ..postgres.dead_letters import DeadLetter, State
+from ..postgres.dead_letters import DeadLetter
 from ..protocol.ports import Input, Record
 from . import editing
 from .maintenance import Context
@@ -19,9 +19,10 @@ from .output import as_json, echo, oldest, printable
 CELL = 60
 """Characters of an error in a list."""
 
-
 GROUPS_MAX = 50
 """Groups of dead letters that are told apart; the rest is a long tail."""
+
+State = Literal["open", "redriven", "dismissed"]
 
 _STATES: dict[State, str] = {
     "open": "redriven_at IS NULL AND dismissed_at IS NULL",

@@ -9,7 +9,7 @@ import base64
 import json
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Any, Literal, NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 from sqlalchemy import Connection, text
@@ -33,8 +33,6 @@ OLDEST = Known(
 )
 COUNTED_MAX = 100_000
 """Counting stops here: the rest changes nothing."""
-
-State = Literal["open", "redriven", "dismissed"]
 
 KEPT_BYTES_MAX, CUT_BYTES = 100_000_000, 1_000_000
 """Of a larger record only the beginning is kept: PostgreSQL ends the session at a parameter of 1 GB, and a compressed
@@ -187,20 +185,9 @@ class DeadLetter(NamedTuple):
 
 _COLUMNS = """
     id, topic, partition, "offset", key, value, headers, epoch, error, detail, traceparent, set_aside_at, redriven_at,
-    traceback, dismissed_at,
-    dismissed_by
+    traceback, dismissed_at, dismissed_by
 """
 _FIND = f"SELECT {_COLUMNS} FROM exactly_once_dead_letter WHERE id = :id"  # noqa: S608 - constants
-_LIST = text(
-    f"""
-    SELECT {_COLUMNS} FROM exactly_once_dead_letter
-    WHERE (NOT :open OR (redriven_at IS NULL AND dismissed_at IS NULL))
-        AND (NOT :redriven OR redriven_at IS NOT NULL) AND (NOT :dismissed OR dismissed_at IS NOT NULL)
-        AND (CAST(:topic AS text) IS NULL OR topic = :topic)
-        AND (CAST(:error AS text) IS NULL OR error = :error) AND id > :after
-    ORDER BY id LIMIT :most
-    """  # noqa: S608 - constants
-)
 _OPEN = "redriven_at IS NULL AND dismissed_at IS NULL"
 _WAITING = text(f"SELECT id FROM exactly_once_dead_letter WHERE {_OPEN} AND id > :after ORDER BY id LIMIT :most")  # noqa: S608
 _LOOK = text(f"""
@@ -232,15 +219,6 @@ def find(connection: Connection, number: int, *, lock: bool = False) -> DeadLett
     """Return a dead letter; `lock` keeps others from redriving it meanwhile."""
     row = connection.execute(text(_FIND + (" FOR UPDATE" if lock else "")), {"id": number}).one_or_none()
     return None if row is None else _dead_letter(row)
-
-
-def select(
-    connection: Connection, *, state: State | None, topic: str | None, error: str | None, after: int, most: int
-) -> list[DeadLetter]:
-    """List dead letters from `after` on, filtered by state, topic and error."""
-    states = {name: name == state for name in ("open", "redriven", "dismissed")}
-    asked = {**states, "topic": topic, "error": error, "after": after, "most": most}
-    return [_dead_letter(row) for row in connection.execute(_LIST, asked)]
 
 
 def look(connection: Connection) -> None:

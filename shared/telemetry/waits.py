@@ -85,7 +85,7 @@ class Waits:
         passed = self._clock() - wait.began
         if passed > wait.seconds:
             return f"it has been waiting {passed:.0f} s for {wait.what}, beyond its limit of {wait.seconds:.0f} s"
-        until = datetime.now(UTC) + timedelta(seconds=wait.seconds - passed)
+        until = datetime.now(UTC) + timedelta(seconds=wait.seconds - passed + 1)  # its fraction is cut off
         return f"it has been waiting {passed:.0f} s for {wait.what}, until {until:%H:%M:%S} UTC at the latest"
 
 

@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 from contextlib import suppress
 from functools import cache
+from http.client import HTTPException
 from multiprocessing.context import ForkServerProcess
 
 import psycopg
@@ -142,12 +143,13 @@ class Worker:
         """The answer of /health/ready; status 0 while there is none. Needs the setting METRICS_PORT."""
         address = f"http://127.0.0.1:{self.order.settings.metrics_port}/health/ready"
         try:
-            with urllib.request.urlopen(address, timeout=5) as answer:
+            try:
+                answer = urllib.request.urlopen(address, timeout=5)
+            except urllib.error.HTTPError as refusal:
+                answer = refusal
+            with answer:
                 return answer.status, answer.read().decode()
-        except urllib.error.HTTPError as refusal:
-            with refusal:
-                return refusal.code, refusal.read().decode()
-        except OSError:
+        except (OSError, HTTPException):  # it may end in the middle of an answer
             return 0, ""
 
     def log(self) -> str:

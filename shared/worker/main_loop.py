@@ -2,7 +2,7 @@
 
 import time
 
-from ..errors import Fenced, KafkaUnavailable, NotLetIn, RecoveryNeeded, Stop, Unavailable, Unproven
+from ..errors import Fenced, KafkaUnavailable, NotLetIn, NotReleased, RecoveryNeeded, Stop, Unavailable, Unproven
 from ..kafka.client import KafkaClient
 from ..kafka.consumer import max_poll_ms
 from ..postgres.handlers import Handlers
@@ -121,6 +121,9 @@ class MainLoop:
             except (Stop, NotLetIn) as doubt:
                 in_doubt = True
                 self._stops.prove(doubt)
+            except NotReleased as held:
+                self._backoff.wait(held)
+                raise
             except Fenced as fenced:
                 self._recoveries.fenced(fenced)
                 raise

@@ -27,7 +27,7 @@ from shared.settings import Settings
 from shared.testing import SECONDS_MAX, outside, until
 from tests.contract.world import Place, Slotted, World
 from tests.faults import record_size, trail
-from tests.faults.stage import RUNTIME, TEMPLATE, TIMEOUTS, StageSettings, headers, make_template, partition, producer
+from tests.faults.stage import RUNTIME, TEMPLATE, StageSettings, headers, make_template, partition, producer
 
 STABLE_SECONDS = 1.0
 """The bound of a wait for offsets that a transaction holds, instead of 5 s."""
@@ -82,8 +82,10 @@ class RealWorld(World):
                 "kafka_bootstrap_servers": servers.kafka.bootstrap,
                 "database_url": servers.postgres.dsn(DATABASE, RUNTIME),
                 "partitions": 2,
-                **TIMEOUTS,
-                "session_timeout_ms": 3_000,  # no test waits for its end, and a busy machine may need it
+                # No test waits for the end of either. A busy machine needs them: a commit that takes a sixth of the
+                # transaction timeout is under suspicion.
+                "session_timeout_ms": 6_000,
+                "transaction_timeout_ms": 60_000,
             }
         )
         topic = self._kit.asked.topic

@@ -5,7 +5,17 @@ from typing import Any
 import pytest
 from confluent_kafka import KafkaError, KafkaException, TopicPartition
 
-from shared.errors import ExactlyOnceError, Fenced, KafkaWentBack, Misconfigured, NotLetIn, RecordsLost, Stop, Unproven
+from shared.errors import (
+    ExactlyOnceError,
+    Fenced,
+    KafkaWentBack,
+    Misconfigured,
+    NotLetIn,
+    NotReleased,
+    RecordsLost,
+    Stop,
+    Unproven,
+)
 from shared.kafka import consumer
 from shared.kafka.consumer import GroupMember
 from shared.protocol.ports import Input
@@ -106,3 +116,11 @@ def test_what_the_group_says_of_this_worker(code: int, meaning: type[ExactlyOnce
     taken = reported(code, "words", source=Input("", 0), answer=(0, 0))
     assert type(taken) is meaning
     assert "another process" not in str(taken), "nobody is accused without proof"
+
+
+def test_a_predecessor_that_the_group_still_counts_is_waited_for_under_kip_848() -> None:
+    broker = KafkaError(KafkaError.UNRELEASED_INSTANCE_ID).str()
+    text = f"Fatal error: {broker}: ConsumerGroupHeartbeat fatal error: {broker}"  # as librdkafka 2.16 reports it
+    taken = reported(KafkaError._FATAL, text, source=Input("", 0), answer=(0, 0))
+    assert isinstance(taken, NotReleased)
+    assert "until its session ends" in str(taken)

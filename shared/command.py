@@ -148,6 +148,9 @@ def parser(service: str) -> argparse.ArgumentParser:
     _add_replay(commands)
     _add_decisions(commands)
     _add_story(commands)
+    for added in commands.choices.values():  # an error about a missing choice names them all
+        for action in added._subparsers._group_actions if added._subparsers else ():
+            action.metavar = f"{{{','.join(action.choices or ())}}}"
     audited = _add(commands, "audit", ".audit.audit:audit", "compare what was to be published with what was")
     audited.add_argument("--json", action="store_true")
     audited.add_argument(
@@ -161,7 +164,7 @@ def _add_positions(commands: Any) -> None:
     made = commands.add_parser(
         "positions", help="what was handled and published; decide where Kafka and the database disagree"
     )
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     _add(choices, "show", ".operations.status:show", "show every position and what it means").add_argument(
         "--json", action="store_true"
     )
@@ -170,7 +173,7 @@ def _add_positions(commands: Any) -> None:
         ("rewind", "lose nothing; something may happen twice"),
         ("skip", "repeat nothing; something may be lost"),
     ):
-        added = _add(choices, choice, ".operations.decisions:decide", meaning)
+        added = _add_decision(choices, choice, ".operations.decisions:decide", meaning)
         added.set_defaults(given={"choice": choice})
         added.add_argument(
             "--target",
@@ -183,7 +186,7 @@ def _add_positions(commands: Any) -> None:
         added.add_argument("--to", type=_place, metavar="WHERE", help=where)
         added.add_argument("--yes", action="store_true", help="do not ask")
     meaning = "turn the record that an input waits at into a dead letter"
-    parked = _add(choices, "set-aside", ".operations.parked:set_aside", meaning)
+    parked = _add_decision(choices, "set-aside", ".operations.parked:set_aside", meaning)
     parked.add_argument("--target", dest="source", required=True, help="'<topic>[<partition>]'")
     parked.add_argument("--offset", type=int, help="where you expect the record; --yes needs it")
     parked.add_argument("--reason", required=True, help="kept with the decision")
@@ -192,22 +195,23 @@ def _add_positions(commands: Any) -> None:
 
 def _add_inputs(commands: Any) -> None:
     made = commands.add_parser("inputs", help="the topics that the service consumes; pause one, and let it go on")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     _add(choices, "list", ".operations.inputs:show_all", "list them, and which are paused").add_argument(
         "--json", action="store_true"
     )
-    paused = _add(choices, "pause", ".operations.inputs:pause", "let its records wait; everything else goes on")
-    resumed = _add(choices, "resume", ".operations.inputs:resume", "go on where it was paused")
+    paused = _add_decision(
+        choices, "pause", ".operations.inputs:pause", "let its records wait; everything else goes on"
+    )
+    resumed = _add_decision(choices, "resume", ".operations.inputs:resume", "go on where it was paused")
     for added in (paused, resumed):
         added.add_argument("topic", metavar="TOPIC")
         meaning = "kept with the decision"
         added.add_argument("--reason", type=_reason, required=added is paused, help=meaning)
-        added.add_argument("--by", metavar="NAME", help="who decides; otherwise the user of this process")
 
 
 def _add_dead_letters(commands: Any) -> None:
     made = commands.add_parser("dead-letters", help="records that were set aside")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     listed = _add(choices, "list", ".operations.dead_letters:show_all", "list those that still wait")
     which = listed.add_mutually_exclusive_group()
     for state, meaning in (("redriven", "those handled again since"), ("dismissed", "those that never will be")):
@@ -223,12 +227,14 @@ def _add_dead_letters(commands: Any) -> None:
     form = shown.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true")
     form.add_argument("--value", action="store_true", help="only its value, or the newest edit, as `edit` takes it")
-    driven = _add(choices, "redrive", ".operations.redrive:redrive", "handle again, exactly once")
+    driven = _add_decision(choices, "redrive", ".operations.redrive:redrive", "handle again, exactly once")
     chosen = driven.add_mutually_exclusive_group(required=True)
     chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
     driven.add_argument("--dismissed", action="store_true", help="also IDs that were dismissed")
-    edited = _add(choices, "edit", ".operations.editing:edit", "correct the value of one; redrive then handles that")
+    edited = _add_decision(
+        choices, "edit", ".operations.editing:edit", "correct the value of one; redrive then handles that"
+    )
     edited.add_argument("number", type=_natural, metavar="ID")
     edited.add_argument(
         "--value", dest="file", required=True, metavar="FILE", help="the new value; - for standard input"
@@ -236,7 +242,7 @@ def _add_dead_letters(commands: Any) -> None:
     edited.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
     edited.add_argument("--force", action="store_true", help="also a value that this service cannot read")
     edited.add_argument("--yes", action="store_true", help="do not ask")
-    gone = _add(choices, "dismiss", ".operations.dismissing:dismiss", "decide that some will never be handled")
+    gone = _add_decision(choices, "dismiss", ".operations.dismissing:dismiss", "decide that some will never be handled")
     gone.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     gone.add_argument("--topic", help="instead of ID: all that wait from this topic")
     gone.add_argument("--error", help="instead of ID: all that wait with an error of this name")
@@ -247,7 +253,7 @@ def _add_dead_letters(commands: Any) -> None:
 
 def _add_parked(commands: Any) -> None:
     made = commands.add_parser("parked", help="keys that wait because a handler raised Retry")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     listed = _add(
         choices, "list", ".operations.parked_keys:show_all", "list the keys, the one that waits longest first"
     )
@@ -255,8 +261,12 @@ def _add_parked(commands: Any) -> None:
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
     listed.add_argument("--json", action="store_true")
     shown = _add(choices, "show", ".operations.parked_keys:show", "show one, its first record, and what waits behind")
-    retried = _add(choices, "retry-now", ".operations.parked_keys:retry_now", "try again now, and not when it is due")
-    given = _add(choices, "give-up", ".operations.parked_keys:give_up", "make a dead letter of the first record of one")
+    retried = _add_decision(
+        choices, "retry-now", ".operations.parked_keys:retry_now", "try again now, and not when it is due"
+    )
+    given = _add_decision(
+        choices, "give-up", ".operations.parked_keys:give_up", "make a dead letter of the first record of one"
+    )
     for added in (shown, retried, given):
         target = {"dest": "source", "help": "'<topic>[<partition>]'"}
         added.add_argument("--target", required=added is not retried, **target)
@@ -272,18 +282,20 @@ def _add_parked(commands: Any) -> None:
 
 def _add_outbox(commands: Any) -> None:
     made = commands.add_parser("outbox", help="events that wait to be published")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     shown = _add(choices, "show", ".operations.outbox:show", "list the oldest, or show one")
     shown.add_argument("event_id", nargs="?", metavar="EVENT_ID")
     shown.add_argument("--json", action="store_true")
-    moved = _add(choices, "set-aside", ".operations.outbox:set_aside", "make a dead letter of one that Kafka refuses")
+    moved = _add_decision(
+        choices, "set-aside", ".operations.outbox:set_aside", "make a dead letter of one that Kafka refuses"
+    )
     moved.add_argument("event_id", metavar="EVENT_ID")
     moved.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_schedule(commands: Any) -> None:
     made = commands.add_parser("schedule", help="events that wait for their moment")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     listed = _add(choices, "list", ".operations.schedule:show_all", "list what is due next")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
     listed.add_argument("--json", action="store_true")
@@ -294,7 +306,7 @@ def _add_schedule(commands: Any) -> None:
         ("cancel", "cancel", "cancel one: its event is never published"),
         ("run-now", "run_now", "make one due now"),
     ):
-        added = _add(choices, choice, f".operations.schedule:{target}", meaning)
+        added = _add_decision(choices, choice, f".operations.schedule:{target}", meaning)
         added.add_argument("name", metavar="NAME")
         added.add_argument("--event-id", help="only if it still is this event")
         added.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
@@ -303,16 +315,16 @@ def _add_schedule(commands: Any) -> None:
 
 def _add_lanes(commands: Any) -> None:
     made = commands.add_parser("lanes", help="the shares of the outbox")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     drained = _add(choices, "drain", ".operations.lanes:drain", "wait until everything is published")
     drained.add_argument("--seconds", type=float, default=300.0, help="wait at most this long (300)")
-    resized = _add(choices, "resize", ".operations.lanes:resize", "change the number of lanes to PARTITIONS")
+    resized = _add_decision(choices, "resize", ".operations.lanes:resize", "change the number of lanes to PARTITIONS")
     resized.add_argument("--yes", action="store_true", help="do not ask")
 
 
 def _add_calls(commands: Any) -> None:
     made = commands.add_parser("calls", help="calls to third parties that are not finished")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     listed = _add(choices, "list", ".operations.calls:show_all", "list them, the oldest first")
     listed.add_argument("--destination", help="only those to this one")
     listed.add_argument("--key", help="only those of this key")
@@ -322,11 +334,13 @@ def _add_calls(commands: Any) -> None:
     shown = _add(choices, "show", ".operations.calls:show", "show one with what is asked")
     shown.add_argument("number", type=_natural, metavar="ID")
     shown.add_argument("--json", action="store_true")
-    again = _add(choices, "retry-now", ".operations.calls:retry_now", "ask now instead of after the pause")
+    again = _add_decision(choices, "retry-now", ".operations.calls:retry_now", "ask now instead of after the pause")
     chosen = again.add_mutually_exclusive_group(required=True)
     chosen.add_argument("numbers", type=_natural, metavar="ID", nargs="*", default=[])
     chosen.add_argument("--all", dest="every", action="store_true", help="all that wait")
-    gone = _add(choices, "give-up", ".operations.calls:give_up", "publish what is published instead of an answer")
+    gone = _add_decision(
+        choices, "give-up", ".operations.calls:give_up", "publish what is published instead of an answer"
+    )
     gone.add_argument("number", type=_natural, metavar="ID")
     gone.add_argument("--reason", required=True, help="kept with the decision")
     gone.add_argument("--publish-nothing", action="store_true", help="also if the service does not know it any more")
@@ -335,7 +349,7 @@ def _add_calls(commands: Any) -> None:
 
 def _add_replay(commands: Any) -> None:
     made = commands.add_parser("replay", help="feed records through the handlers once more, for a new read model")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     fed = _add(choices, "run", ".operations.replay:run", "begin a replay into a schema of its own, or go on with it")
     fed.add_argument("--into", required=True, metavar="SCHEMA", help="the schema; it is created")
     meaning = "to begin: `beginning`, a time such as 2026-11-28T09:00Z, or an offset of the one --target"
@@ -345,7 +359,7 @@ def _add_replay(commands: Any) -> None:
     meaning = "only this topic, or '<topic>[<partition>]'; may be repeated; otherwise all that the service consumes"
     fed.add_argument("--target", dest="sources", action="append", help=meaning)
     meaning = "put tables of a finished replay in the places of the live ones"
-    switched = _add(choices, "switch", ".operations.replay_switch:switch", meaning)
+    switched = _add_decision(choices, "switch", ".operations.replay_switch:switch", meaning)
     switched.add_argument("--into", required=True, metavar="SCHEMA", help="the schema of the replay")
     switched.add_argument("--table", dest="tables", action="append", required=True, help="one; may be repeated")
     switched.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
@@ -354,7 +368,7 @@ def _add_replay(commands: Any) -> None:
 
 def _add_decisions(commands: Any) -> None:
     made = commands.add_parser("decisions", help="what operators have decided")
-    choices = made.add_subparsers(dest="choice", required=True, metavar="choice")
+    choices = made.add_subparsers(dest="choice", required=True)
     listed = _add(choices, "list", ".operations.decision_list:show", "list the newest, with the state before and after")
     listed.add_argument("--target", dest="source", help="only those about this target, such as lane-0")
     listed.add_argument("--limit", dest="most", type=_natural, default=100, help="at most this many (100)")
@@ -378,7 +392,14 @@ def _add_story(commands: Any) -> None:
 def _add(choices: Any, name: str, target: str, meaning: str) -> argparse.ArgumentParser:
     """Add an operator command; its parsed arguments become the keyword arguments of `target`."""
     made: argparse.ArgumentParser = choices.add_parser(name, help=meaning, description=meaning)
-    made.set_defaults(run=_operate, operator=True, compares=False, target=target, given={})
+    made.set_defaults(run=_operate, operator=True, compares=False, target=target, given={}, by="")
+    return made
+
+
+def _add_decision(choices: Any, name: str, target: str, meaning: str) -> argparse.ArgumentParser:
+    """Add an operator command that leaves a decision."""
+    made = _add(choices, name, target, meaning)
+    made.add_argument("--by", metavar="NAME", help="who decides; otherwise the user of this process")
     return made
 
 
@@ -410,9 +431,10 @@ def _operate(container: Any, arguments: argparse.Namespace) -> object:
         engine=container.engine(),
         outbox=container.outbox(),
     )
-    ours = ("command", "choice", "run", "operator", "compares", "target", "given")
+    ours = ("command", "choice", "run", "operator", "compares", "target", "given", "by")
     given = {name: value for name, value in vars(arguments).items() if name not in ours} | arguments.given
-    return lazily(arguments.target, context=context, **given)
+    with lazily(".operations.maintenance:deciding", arguments.by):
+        return lazily(arguments.target, context=context, **given)
 
 
 def run(container: Any, words: list[str]) -> int:

@@ -160,7 +160,10 @@ def _edit(known: Known, fields: Fields) -> bool:
     letter, base = number(fields), number(fields, "base")
     value = one_kind_of_line_end(fields["value"]).encode()
     editing.keep(known.acting, letter, value, reason=fields["reason"], force=fields.get("force") == "yes", base=base)
-    return _redrive(known, {"id": str(letter)}) if fields.get("redrive") == "yes" else True
+    if fields.get("redrive") == "yes":
+        return _redrive(known, {"id": str(letter)})
+    output.echo("Redrive it, and its handlers get this value")
+    return True
 
 
 def one_kind_of_line_end(text: str) -> str:
@@ -220,7 +223,7 @@ def _pause(known: Known, fields: Fields) -> None:
 
 
 def _resume(known: Known, fields: Fields) -> None:
-    inputs.resume(known.acting, fields["topic"], reason=fields["reason"])
+    inputs.resume(known.acting, fields["topic"])
 
 
 def key_of(written: str) -> str:
@@ -382,6 +385,7 @@ ACTS = {
             _resume,
             ("topic",),
             ("topic",),
+            reason=False,
         ),
     )
 }

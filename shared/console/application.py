@@ -434,6 +434,7 @@ def _edit_page(
         "base": base,
         "offered": offered,
         "why": "",
+        "reason": (given or {}).get("reason", "")[: acts.REASON_MAX],
         "command": known.reading.command(f"dead-letters edit {number} --value FILE --reason WHY").strip("`"),
     }
     if given is None or offered.why_not:
@@ -500,7 +501,7 @@ async def _decisions(console: Console, request: Request, visitor: Visitor) -> Re
         service=known.name,
         found=found[:ROWS],
         more=len(found) > ROWS,
-        spelled=decision_list.in_words,
+        facts=lambda facts: decision_list.in_words(facts, without=("by", "reason", "sha256")),
     )
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 from urllib.parse import urlencode
 
+from ..errors import Malformed
 from ..operations.output import age, printable
 from ..operations.status import Status
 from . import audits, flow
@@ -265,15 +266,18 @@ def _waits(known: Known, waits: Waits) -> Iterator[Problem]:
     every = (known.reading.command("dead-letters redrive --all"),) if len(waits.dead_letters) == 1 else ()
     for group in waits.dead_letters:
         topic, error = printable(group.topic), printable(group.error)
+        unreadable = group.error == Malformed.__name__
         yield Problem(
             "waits",
             name,
             f"{_some(group.number, 'dead letter')} from {topic}: {error}",
             f"The oldest was set aside {_about(group.oldest_seconds)} ago.",
-            "These records took no effect. Correct the cause and redrive them, or dismiss them with a reason.",
+            "These records took no effect. "
+            + ("No handler can read them as they are: edit" if unreadable else "Correct the cause and redrive")
+            + " them, or dismiss them with a reason.",
             (
                 known.reading.command(f"dead-letters list --topic {shlex.quote(topic)} --error {shlex.quote(error)}"),
-                *every,
+                *(() if unreadable else every),
             ),
             _link("dead-letters", service=name, topic=group.topic, error=group.error),
         )

@@ -108,8 +108,9 @@ def retry_now(context: Context, numbers: Sequence[int], *, every: bool) -> bool:
     """Make calls due now; False if one of `numbers` is not waiting."""
     with context.engine.begin() as connection:
         found = set(connection.execute(_NOW, {"ids": list(numbers), "every": every}).scalars())
-        if found and maintenance.decides() is not None:  # otherwise it was typed: there is nobody to name
-            maintenance.decided(connection, "calls retry-now", "calls", {"ids": sorted(found)}, {})
+        if found:
+            before = {"number": len(found), "ids": sorted(found)[:IDS_MAX]}
+            maintenance.decided(connection, "calls retry-now", "calls", before, {})
     echo(f"{len(found):,} calls are due now; those behind another one of their key follow it")
     missed = sorted(set(numbers) - found)
     if missed:

@@ -1,5 +1,6 @@
 """`decisions list`: the operators' decisions, newest last."""
 
+from collections.abc import Collection
 from typing import Any
 
 from sqlalchemy import Connection, text
@@ -56,11 +57,12 @@ def show(context: Context, *, source: str | None, most: int, json: bool) -> None
         echo(f"... the newest {most}; --limit shows more")
 
 
-def in_words(facts: dict[str, Any]) -> str:
+def in_words(facts: dict[str, Any], *, without: Collection[str] = ()) -> str:
     """Format facts as a line, who and why first; a long list as its length."""
     first = ("by", "reason")
     return ", ".join(
         f"{SHOWN.get(name, name)} "
         f"{f'({len(fact)})' if isinstance(fact, list) and len(fact) > 5 else 'none' if fact is None else fact}"
         for name, fact in sorted(facts.items(), key=lambda one: one[0] not in first)
+        if name not in without
     )

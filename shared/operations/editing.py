@@ -122,6 +122,7 @@ def edit(context: Context, number: int, *, file: str, reason: str, force: bool, 
         echo(f"{found}; it is kept because of --force")
     maintenance.confirm(f"edit dead letter {number}?", yes=yes)
     keep(context, number, value, reason=reason, force=force, base=before.decision if before else 0)
+    echo(f"{context.command(f'dead-letters redrive {number}')} handles it")
 
 
 def keep(context: Context, number: int, value: bytes, *, reason: str, force: bool, base: int) -> None:
@@ -156,8 +157,7 @@ def keep(context: Context, number: int, value: bytes, *, reason: str, force: boo
             },
             {"reason": reason, **_facts(text.encode()), "value": text, **({"unreadable": found} if found else {})},
         )
-    handle = context.command(f"dead-letters redrive {number}")
-    echo(f"dead letter {number} is edited by decision {decision}; {handle} handles it")
+    echo(f"dead letter {number} is edited by decision {decision}")
 
 
 def _facts(value: bytes | None) -> dict[str, Any]:

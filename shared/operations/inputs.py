@@ -5,7 +5,6 @@ over a share: so it holds for workers that start later, and for partitions that 
 topic at the same time insert the same row, so one of them is told that it is paused.
 """
 
-import getpass
 from typing import Any
 
 from sqlalchemy import Connection
@@ -57,17 +56,16 @@ def _cells(context: Context, topic: str, pause: Pause | None) -> tuple[object, .
     return topic, state, f"{pause.at:%Y-%m-%d %H:%M:%S}", pause.by, pause.reason
 
 
-def pause(context: Context, topic: str, *, reason: str, by: str | None = None) -> None:
+def pause(context: Context, topic: str, *, reason: str) -> None:
     """Pause a topic, in the name of who decides. Raises `CommandFailed` if that cannot be."""
     name = context.service.name
     if topic not in context.service.consumed_topics:
         raise CommandFailed(f"{topic} is not an input of {name}, which consumes {_consumed(context)}")
     if not reason.strip():
         raise CommandFailed("--reason is empty: say why, for those who find it paused")
-    who = _who(by)
-    with maintenance.deciding(who), context.engine.begin() as connection:
+    with context.engine.begin() as connection:
         decision = maintenance.decided(connection, "inputs pause", topic, {"paused": False}, {"reason": reason})
-        if not pauses.pause(connection, topic, who, reason, decision):
+        if not pauses.pause(connection, topic, maintenance.decides(), reason, decision):
             known = pauses.look(connection).get(topic)
             told = f"is {known}" if known else "was paused by somebody else, and resumed, just now"
             raise CommandFailed(f"{topic} {told}. Nothing was changed")  # nor is the decision kept
@@ -78,10 +76,10 @@ def pause(context: Context, topic: str, *, reason: str, by: str | None = None) -
     )
 
 
-def resume(context: Context, topic: str, *, reason: str | None = None, by: str | None = None) -> None:
+def resume(context: Context, topic: str, *, reason: str | None = None) -> None:
     """Let a paused topic go on. Raises `CommandFailed` if it is not paused."""
     name = context.service.name
-    with maintenance.deciding(_who(by)), context.engine.begin() as connection:
+    with context.engine.begin() as connection:
         ended = pauses.resume(connection, topic)
         if ended is None:
             raise CommandFailed(f"{topic} is not paused: {_standing(context, topic)}. Nothing was changed")
@@ -103,15 +101,3 @@ def _standing(context: Context, topic: str) -> str:
 
 def _consumed(context: Context) -> str:
     return ", ".join(sorted(context.service.consumed_topics)) or "nothing"
-
-
-def _who(by: str | None) -> str:
-    """Return who decides: as given, as the console knows it, or the user of this process."""
-    if by and by.strip():
-        return by
-    if (known := maintenance.decides()) is not None:
-        return known
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "somebody at the command line"

@@ -5,6 +5,7 @@ empty, so that Kafka accepts nothing from a worker that is only frozen. The oper
 records it in the transaction that makes it.
 """
 
+import getpass
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -206,8 +207,8 @@ def _wait_until_empty(context: Context, group: Group) -> None:
         )
 
 
-_decides: ContextVar[str | None] = ContextVar("decides", default=None)
-"""Who decides, where that is known: at the command line it is whoever may run commands."""
+_decides: ContextVar[str] = ContextVar("decides", default="")
+"""Who decides; empty: the user of this process."""
 
 
 @contextmanager
@@ -220,17 +221,21 @@ def deciding(name: str) -> Iterator[None]:
         _decides.reset(before)
 
 
-def decides() -> str | None:
-    """Return who decides, where that is known."""
-    return _decides.get()
+def decides() -> str:
+    """Return who decides: as `deciding` has named him, or the user of this process."""
+    if name := _decides.get():
+        return name
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "somebody at the command line"
 
 
 def decided(
     connection: Connection, command: str, source: str, before: Mapping[str, Any], after: Mapping[str, Any]
 ) -> int:
     """Record a decision, in the transaction that carries it out; return its number."""
-    if (name := _decides.get()) is not None:
-        after = {**after, "by": name}
+    after = {**after, "by": decides()}
     facts = {"command": command, "source": source, "before": json.dumps(before), "after": json.dumps(after)}
     return int(connection.execute(_DECISION, facts).scalar_one())
 

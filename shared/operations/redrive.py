@@ -142,9 +142,8 @@ def _attempt(context: Context, handlers: Handlers, number: int, *, dismissed: bo
                 result = Result(Outcome.EFFECTIVE)
             dead_letters.done(session.connection(), number)
             parked.release(session.connection(), [number])
-            if maintenance.decides() is not None:  # otherwise it was typed: there is nobody to name
-                before, after = {"ids": [number]}, {"outcome": result.outcome.value}
-                maintenance.decided(session.connection(), "dead-letters redrive", "dead letters", before, after)
+            before, after = {"ids": [number]}, {"outcome": result.outcome.value}
+            maintenance.decided(session.connection(), "dead-letters redrive", "dead letters", before, after)
             transaction.commit()
             return result
         finally:

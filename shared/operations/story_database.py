@@ -190,12 +190,22 @@ _REQUESTS = text("""
     ORDER BY created_at LIMIT :most
 """)
 
+# Not what was decided about: an edit holds a value, which nobody sees without --values.
 _DECISIONS = text("""
-    SELECT id, decided_at, command, source, left(CAST(before AS text), :detail), left(CAST(after AS text), :detail)
+    SELECT id, decided_at, command, source, left(after ->> 'by', :detail), left(after ->> 'reason', :detail)
     FROM (SELECT * FROM exactly_once_decision ORDER BY id DESC LIMIT 1000) AS newest
     WHERE id = ANY(CAST(:numbers AS bigint[])) OR before ->> 'key' = ANY(CAST(:keys AS text[]))
         OR before ->> 'event_id' = ANY(CAST(:ids AS text[])) OR before ->> 'call_id' = ANY(CAST(:ids AS text[]))
+        OR (command IN ('inputs pause', 'inputs resume') AND EXISTS (
+            SELECT FROM unnest(CAST(:topics AS text[]), CAST(:since AS timestamptz[]), CAST(:until AS timestamptz[]))
+                AS waited (topic, since, until)
+            WHERE waited.topic = newest.source AND decided_at BETWEEN waited.since AND waited.until
+        ))
     ORDER BY id DESC LIMIT :most
+""")
+_PAUSES = text("""
+    SELECT topic, decision, left(paused_by, 100), paused_at, left(reason, :detail)
+    FROM exactly_once_pause ORDER BY topic LIMIT 1000
 """)
 
 _MORE = {
@@ -239,6 +249,11 @@ class Database:
             Trying(Input(topic, partition), first, last, ends, _utc(at), stuck)
             for topic, partition, first, last, ends, at, stuck in self._ask(connection, "attempts", _TRYING)
         ]
+        paused = self._ask(connection, "paused inputs", _PAUSES, {"detail": DETAIL_MAX})
+        self.known.pauses = {
+            topic: f"decision {decision} of {by} at {_utc(at):%Y-%m-%d %H:%M:%S}: {reason}"
+            for topic, decision, by, at, reason in paused
+        }
 
     def look(self, keys: Collection[str], ids: Collection[str] = ()) -> None:
         """Look for what there is of aggregates, and of events by their ids."""
@@ -332,10 +347,22 @@ class Database:
                 for scope, key, status, at in self._ask(connection, "requests", _REQUESTS, values):
                     self.known.requests[scope, key] = Requested(scope, key, status, _utc(at))
 
-    def find_decisions(self, keys: Collection[str], ids: Collection[str]) -> None:
-        """Look for what operators decided about these keys and events, and about the dead letters that are known."""
+    def find_decisions(
+        self, keys: Collection[str], ids: Collection[str], waited: Sequence[tuple[str, datetime, datetime]]
+    ) -> None:
+        """Look for what operators decided about these keys and events, about the dead letters that are known, and about
+        these topics while a record waited there.
+        """
         numbers = [one.dismissed_by for one in self.known.letters.values() if one.dismissed_by is not None]
-        values = {"keys": list(keys), "ids": list(ids), "numbers": numbers, **_ASIDE}
+        values = {
+            "keys": list(keys),
+            "ids": list(ids),
+            "numbers": numbers,
+            "topics": [topic for topic, _, _ in waited],
+            "since": [since for _, since, _ in waited],
+            "until": [until for _, _, until in waited],
+            **_ASIDE,
+        }
         with self._asking() as connection:
             if connection is not None:
                 for row in self._ask(connection, "decisions", _DECISIONS, values):

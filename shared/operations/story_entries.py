@@ -200,7 +200,9 @@ def _of_service(facts: Facts, service: str, known: Known) -> Iterator[Entry]:
         if identity not in waiting:  # it entered the inbox when it was parked
             yield _handled(service, known, identity, at, facts.records)
     for decided in known.decisions.values():
-        detail = _line(f"{decided.id}: {decided.command} {decided.target}", f"{decided.before} -> {decided.after}")
+        detail = _line(
+            f"{decided.id}: {decided.command} {decided.target}", decided.by and f"by {decided.by}", decided.reason
+        )
         yield Entry("decision", service, decided.at, detail=detail)
     yield from _waits(facts, service, known)
 
@@ -332,6 +334,7 @@ def _waits(facts: Facts, service: str, known: Known) -> Iterator[Entry]:
             detail=_line(
                 f"it has not come to it: the next offset is {position.next_offset}"
                 + (f", {ahead:,} before it" if ahead else ""),
+                place.topic in known.pauses and f"its input is paused by {known.pauses[place.topic]}",
                 trying and now and not trying.stuck and f"its batch was begun {trying.since:%Y-%m-%d %H:%M:%S}",
                 trying and trying.ended > 0 and f"{_processes(trying.ended)} ended at offset {trying.first}",
             ),

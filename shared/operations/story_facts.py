@@ -216,8 +216,8 @@ class Decided(NamedTuple):
     at: datetime
     command: str
     target: str
-    before: str
-    after: str
+    by: str | None
+    reason: str | None
 
 
 class Trying(NamedTuple):
@@ -255,6 +255,8 @@ class Known:
     calls: dict[int, Asked] = field(default_factory=dict)
     requests: dict[tuple[str, str], Requested] = field(default_factory=dict)
     decisions: dict[int, Decided] = field(default_factory=dict)
+    pauses: dict[str, str] = field(default_factory=dict)
+    """The topics that are paused, with the number of the decision, who made it, since when, and why."""
     trying: Sequence[Trying] = ()
 
     def may_take(self, found: Found) -> bool:

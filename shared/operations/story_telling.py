@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from sqlalchemy import Engine
 
@@ -38,6 +38,8 @@ The others are shown as their claims."""
 
 NEAR_RECORDS, NEAR = 10_000, timedelta(seconds=60)
 """Records that are looked at for one of them, from this long before its claim on: clocks may differ."""
+
+_LATER = datetime(9999, 1, 1, tzinfo=UTC)
 
 DATABASES_MAX = 8
 """Databases that are asked at the same time: one that does not answer takes five seconds, and a slow one 20."""
@@ -157,7 +159,7 @@ class _Telling:
             self._look(key)
         self._follow()
         self._find_requests()
-        self._each(lambda database: database.find_decisions(self._keys, [self._wanted]))
+        self._each(self._find_decisions_in)
         return self._story()
 
     def _each(self, question: Callable[[Database], None]) -> None:
@@ -338,6 +340,14 @@ class _Telling:
         began = [found.decided_at for found in self._facts.records.values() if _of_request(service, found)]
         began += [one.since for one in (*known.outbox.values(), *known.schedule.values())]
         database.find_requests([at for at in began if at is not None][:EVENTS_MAX], self._keys)
+
+    def _find_decisions_in(self, database: Database) -> None:
+        waited = [
+            (found.place.topic, found.written, database.known.handled.get(found.identity, _LATER))
+            for found in self._facts.records.values()
+            if found.place.input in database.known.positions
+        ]
+        database.find_decisions(self._keys, [self._wanted], waited[:EVENTS_MAX])
 
     def _story(self) -> Story:
         missed = dict(self._missed)

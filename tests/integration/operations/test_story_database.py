@@ -171,7 +171,8 @@ def test_what_was_received_set_aside_asked_claimed_and_decided(owner: Engine, en
         owner,
         """
         INSERT INTO exactly_once_decision (command, source, before, after)
-        VALUES ('schedule cancel', 'late', CAST(:before AS jsonb), '{"reason": "no"}')
+        VALUES ('schedule cancel', 'late', CAST(:before AS jsonb), '{"reason": "no", "by": "ada", "value": "secret"}'),
+            ('inputs resume', 'order.events', '{}', '{"by": "bob"}'), ('inputs resume', 'other', '{}', '{}')
         """,
         before=json.dumps({"key": KEY}),
     )
@@ -181,7 +182,7 @@ def test_what_was_received_set_aside_asked_claimed_and_decided(owner: Engine, en
     found.receive([("order", ID), ("other", ID)], [Place("order.events", 2, 7)])
     found.follow([(now, "order:order.events-2.0.7.")], [])
     found.find_requests([now], [KEY])
-    found.find_decisions([KEY], [])
+    found.find_decisions([KEY], [], [("order.events", now - timedelta(hours=2), now)])
 
     assert list(found.known.handled) == [("order", ID)]
     assert [one.place.offset for one in found.known.letters.values()] == [7]
@@ -190,7 +191,8 @@ def test_what_was_received_set_aside_asked_claimed_and_decided(owner: Engine, en
         "shop POST /orders",
         f"shop POST /orders/{KEY}/cancel",
     ]
-    assert [one.command for one in found.known.decisions.values()] == ["schedule cancel"]
+    decided = [(one.command, one.target, one.by, one.reason) for one in found.known.decisions.values()]
+    assert decided == [("inputs resume", "order.events", "bob", None), ("schedule cancel", "late", "ada", "no")]
     assert found.missed == {}
 
     late = opened(engine)

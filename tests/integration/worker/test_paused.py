@@ -76,7 +76,7 @@ class Pausing:
 
     def pause(self, worker: Worker) -> None:
         """Pause the first topic, and wait until this worker has seen it."""
-        inputs.pause(self.context, self.topic, reason="its producer is wrong", by="ada")
+        inputs.pause(self.context, self.topic, reason="its producer is wrong")
         self.until_told(worker)
 
     def until_told(self, worker: Worker, topic: str = "") -> None:
@@ -85,7 +85,7 @@ class Pausing:
         self.stage.until(lambda: worker.ready()[0] == 200, "that is no fault")
 
     def resume(self, topic: str = "") -> None:
-        inputs.resume(self.context, topic or self.topic, by="bob")
+        inputs.resume(self.context, topic or self.topic)
 
     def until_other_flows(self) -> None:
         """Produce to the other topic, and wait until that took effect."""
@@ -181,7 +181,7 @@ def test_what_is_being_handled_is_finished_and_nothing_more(pausing: Pausing, tm
     worker = stage.worker(metrics_port=free_port())
     stage.until(stage.at_gate, "it is being handled")
     pausing.tell_other()
-    inputs.pause(pausing.context, other, reason="enough", by="ada")
+    inputs.pause(pausing.context, other, reason="enough")
     stage.until(lambda: sum(measured(worker, PAUSED, other)) > 0, "its worker knows")
     assert measured(worker, PAUSED, pausing.topic) == [0.0]
     stage.connection.execute(b"DELETE FROM closed")

@@ -211,12 +211,13 @@ def test_a_dismissed_dead_letter_names_its_decision() -> None:
     inventory = facts.services["inventory"]
     inventory.handled.clear()
     inventory.letters = {3: letter(-59.5, dismissed=at(-50), dismissed_by=12)}
-    inventory.decisions = {12: Decided(12, at(-50), "dead-letters dismiss", "dead letters", "{}", '{"reason": "test"}')}
+    inventory.decisions = {12: Decided(12, at(-50), "dead-letters dismiss", "dead letters", "ada", "a test")}
 
     told = timeline(facts)
 
     assert told[number(told, "inventory dismissed OrderPlaced") - 1].entry.detail == "dead letter 3; by decision 12"
-    assert any("dead-letters dismiss" in one.entry.detail for one in told if one.entry.what == "decision")
+    (decided,) = [one.entry.detail for one in told if one.entry.what == "decision"]
+    assert decided == "12: dead-letters dismiss dead letters; by ada; a test"
 
 
 def test_a_parked_record_is_not_called_handled_though_it_is_in_the_inbox() -> None:

@@ -62,7 +62,7 @@ class Database:
     def find_requests(self, moments: Collection[datetime], keys: Collection[str]) -> None:
         self.asked = list(moments), list(keys)
 
-    def find_decisions(self, keys: Collection[str], ids: Collection[str]) -> None:
+    def find_decisions(self, keys: Collection[str], ids: Collection[str], waited: Collection[object]) -> None:
         pass
 
 

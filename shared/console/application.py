@@ -567,6 +567,7 @@ def _key(written: str) -> str:
 async def _act(console: Console, request: Request, visitor: Visitor) -> Response:
     most = access.EDITED_BYTES_MAX if request.path_params["act"] == "edit" else access.BODY_BYTES_MAX
     fields = await access.form(request, visitor, most)
+    fields |= access.spelled(fields.pop("about", ""))
     act, known = _chosen(console, request, visitor, fields)
     given = {name: fields.get(name, "") for name in (*act.fields, "reason")}
     for field, scope in act.also:

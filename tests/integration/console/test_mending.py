@@ -231,6 +231,18 @@ def test_a_key_that_waits_is_tried_and_given_up(tallies: Tallies, office: Office
     ]
 
 
+@pytest.mark.parametrize("end", ["a\u00a0b", "\u202eevil", "one\nother", "one\r\nother", r"a\xa0b", "100%41+&x=1", HOSTILE])
+def test_one_of_any_name_is_cancelled(tallies: Tallies, office: Office, end: str) -> None:
+    put(tallies, 1, timedelta(hours=1))
+    tallies.sql("UPDATE exactly_once_schedule SET name = %s", f"n:{end}")
+    place = re.findall(r'href="(/confirm/cancel-event[^"]*)"', office.browser.get("/waiting").text)[0]
+    form = hidden(office.browser.get(html.unescape(place)))
+    assert all(value.isprintable() for value in form.values())  # a browser changes the ends of lines
+    answer = office.browser.post("/act/cancel-event", data={**form, "reason": "a test"})
+    assert (answer.status_code, tallies.sql("SELECT name FROM exactly_once_schedule")) == (200, [])
+    assert [one["source"] for one in tallies.decisions()] == [f"n:{end}"]
+
+
 def test_a_scheduled_event_is_cancelled_unless_it_was_replaced(tallies: Tallies, office: Office) -> None:
     for number in (1, 2):
         put(tallies, number, timedelta(hours=number))

@@ -149,7 +149,8 @@ async def form(request: Request, visitor: Visitor | None, most: int = BODY_BYTES
                 raise Refused(413, f"The form has more than {most:,} bytes: shorten what you have typed.")
     except ClientDisconnect:
         raise Refused(400, "The form has broken off. Nothing was done.") from None
-    fields = spelled(body)
+    # A browser writes every end of a line so.
+    fields = {name: value.replace("\r\n", "\n") for name, value in spelled(body).items()}
     if visitor is not None and not hmac.compare_digest(fields.pop("csrf", "").encode(), visitor.csrf.encode()):
         raise Refused(403, "This form is from another login: go back, load the page again, and repeat what you did.")
     return fields

@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import CommandFailed
 from ..operations import calls, dead_letters, decision_list, dismissing, editing, inputs, schedule
+from ..operations.output import REASON_MAX
 from ..operations.story_telling import Story, tell
 from ..postgres import parked
 from ..settings import Settings
@@ -438,7 +439,7 @@ def _edit_page(
     }
     if given is None or offered.why_not:
         return console.page("edit.html", visitor, text=offered.text, **facts)
-    text = acts.one_kind_of_line_end(given.get("value", ""))
+    text = given.get("value", "")
     if given.get("again") == "yes":
         again = editing.pretty(text.encode()) or text
         return console.page("edit.html", visitor, text=again, **{**facts, "base": given.get("base", base)})
@@ -456,7 +457,7 @@ def _edit_page(
         value=editing.minified(typed).decode(),
         lines=reading.changes(value, typed),
         refusal=refusal,
-        reason_max=acts.REASON_MAX,
+        reason_max=REASON_MAX,
         **facts,
     )
 
@@ -553,7 +554,7 @@ async def _confirm(console: Console, request: Request, visitor: Visitor) -> Resp
         fields={name: asked[name] for name in act.fields if asked[name]},
         key=_key(asked.get("key", "")),
         back=_back(act, known, asked),
-        reason_max=acts.REASON_MAX,
+        reason_max=REASON_MAX,
     )
 
 

@@ -111,7 +111,7 @@ def test_a_reason_says_something(line: str, capsys: pytest.CaptureFixture[str]) 
     ],
 )
 def test_a_reason_has_a_limit(line: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert command.parse(command.parser("order"), [*line.split(), "--reason", "x" * 2_000])
+    assert command.parse(command.parser("order"), [*line.split(), "--reason", "x" * 2_000]).reason == "x" * 2_000
     with pytest.raises(SystemExit):
         command.parse(command.parser("order"), [*line.split(), "--reason", "x" * 2_001])
     assert "--reason: it has more than 2,000 characters" in capsys.readouterr().err

@@ -189,7 +189,7 @@ def _add_positions(commands: Any) -> None:
     parked = _add_decision(choices, "set-aside", ".operations.parked:set_aside", meaning)
     parked.add_argument("--target", dest="source", required=True, help="'<topic>[<partition>]'")
     parked.add_argument("--offset", type=int, help="where you expect the record; --yes needs it")
-    parked.add_argument("--reason", required=True, help="kept with the decision")
+    parked.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
     parked.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -247,7 +247,7 @@ def _add_dead_letters(commands: Any) -> None:
     gone.add_argument("--topic", help="instead of ID: all that wait from this topic")
     gone.add_argument("--error", help="instead of ID: all that wait with an error of this name")
     gone.add_argument("--all", dest="every", action="store_true", help="instead of ID: all that wait")
-    gone.add_argument("--reason", required=True, help="kept with the decision")
+    gone.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
     gone.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -276,7 +276,7 @@ def _add_parked(commands: Any) -> None:
     retried.add_argument("--all", dest="every", action="store_true", help="instead of --target: all")
     given.add_argument("--offset", type=int, help="where you expect its first record; --yes needs it")
     given.add_argument("--whole-key", dest="whole", action="store_true", help="all parked records of the key")
-    given.add_argument("--reason", required=True, help="kept with the decision")
+    given.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
     given.add_argument("--yes", action="store_true", help="do not ask")
 
 
@@ -342,7 +342,7 @@ def _add_calls(commands: Any) -> None:
         choices, "give-up", ".operations.calls:give_up", "publish what is published instead of an answer"
     )
     gone.add_argument("number", type=_natural, metavar="ID")
-    gone.add_argument("--reason", required=True, help="kept with the decision")
+    gone.add_argument("--reason", type=_reason, required=True, help="kept with the decision")
     gone.add_argument("--publish-nothing", action="store_true", help="also if the service does not know it any more")
     gone.add_argument("--yes", action="store_true", help="do not ask")
 
@@ -412,6 +412,8 @@ def _natural(word: str) -> int:
 def _reason(word: str) -> str:
     if not word.strip():
         raise argparse.ArgumentTypeError("it is empty: say why")
+    if len(word) > output.REASON_MAX:
+        raise argparse.ArgumentTypeError(f"it has more than {output.REASON_MAX:,} characters")
     return word
 
 

@@ -149,13 +149,24 @@ async def form(request: Request, visitor: Visitor | None, most: int = BODY_BYTES
                 raise Refused(413, f"The form has more than {most:,} bytes: shorten what you have typed.")
     except ClientDisconnect:
         raise Refused(400, "The form has broken off. Nothing was done.") from None
-    try:
-        fields = dict(parse_qsl(body.decode(), keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict"))
-    except ValueError:
-        raise Refused(400, "This is not a form that the console has sent.") from None
+    # A browser writes every end of a line so.
+    fields = {name: value.replace("\r\n", "\n") for name, value in spelled(body).items()}
     if visitor is not None and not hmac.compare_digest(fields.pop("csrf", "").encode(), visitor.csrf.encode()):
         raise Refused(403, "This form is from another login: go back, load the page again, and repeat what you did.")
     return fields
+
+
+def spelled(written: bytes | bytearray | str) -> dict[str, str]:
+    """Return fields as a form spells them. Raises `Refused`.
+
+    A page's own fields are spelled so twice: a browser changes the ends of lines in a value, and what is not printable
+    would come back as the escape that a page shows.
+    """
+    try:
+        text = written if isinstance(written, str) else written.decode()
+        return dict(parse_qsl(text, keep_blank_values=True, max_num_fields=FIELDS_MAX, errors="strict"))
+    except ValueError:
+        raise Refused(400, "This is not a form that the console has sent.") from None
 
 
 def refuse_other_sites(request: Request) -> None:

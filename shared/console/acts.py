@@ -30,8 +30,6 @@ from .looks import words
 
 REDRIVEN_MAX = 500
 """Dead letters of one click: some seconds. The rest is for the next one."""
-REASON_MAX = 2_000
-"""Characters of a reason."""
 ID_MAX = 2**63
 NUMBERS = ("id", "base", "offset", "number", "up_to_id")
 """Fields that are numbers."""
@@ -102,8 +100,8 @@ def refuse_incomplete(done: Act, fields: Fields, *, confirmed: bool = True) -> N
             key_of(fields[name])
     if confirmed and done.reason and not fields.get("reason", "").strip():
         raise CommandFailed("the reason is empty: say why; it is kept with the decision")
-    if len(fields.get("reason", "")) > REASON_MAX:
-        raise CommandFailed(f"the reason has more than {REASON_MAX:,} characters")
+    if len(fields.get("reason", "")) > output.REASON_MAX:
+        raise CommandFailed(f"the reason has more than {output.REASON_MAX:,} characters")
     if nul := [name for name in (*done.fields, "reason") if name != "value" and "\0" in fields.get(name, "")]:
         raise CommandFailed(f"{nul[0]} has a NUL character, which no text in PostgreSQL has: write it without")
 
@@ -158,17 +156,12 @@ def _tell_later(known: Known, fields: Fields) -> None:
 
 def _edit(known: Known, fields: Fields) -> bool:
     letter, base = number(fields), number(fields, "base")
-    value = one_kind_of_line_end(fields["value"]).encode()
+    value = fields["value"].encode()
     editing.keep(known.acting, letter, value, reason=fields["reason"], force=fields.get("force") == "yes", base=base)
     if fields.get("redrive") == "yes":
         return _redrive(known, {"id": str(letter)})
     output.echo("Redrive it, and its handlers get this value")
     return True
-
-
-def one_kind_of_line_end(text: str) -> str:
-    """Undo what a browser does to a form's text."""
-    return text.replace("\r\n", "\n")
 
 
 def _dismiss(known: Known, fields: Fields) -> bool:

@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from ..errors import CommandFailed
 from ..operations import calls, dead_letters, decision_list, dismissing, editing, inputs, schedule
+from ..operations.output import REASON_MAX
 from ..operations.story_telling import Story, tell
 from ..postgres import parked
 from ..settings import Settings
@@ -439,7 +440,7 @@ def _edit_page(
     }
     if given is None or offered.why_not:
         return console.page("edit.html", visitor, text=offered.text, **facts)
-    text = acts.one_kind_of_line_end(given.get("value", ""))
+    text = given.get("value", "")
     if given.get("again") == "yes":
         again = editing.pretty(text.encode()) or text
         return console.page("edit.html", visitor, text=again, **{**facts, "base": given.get("base", base)})
@@ -457,7 +458,7 @@ def _edit_page(
         value=editing.minified(typed).decode(),
         lines=reading.changes(value, typed),
         refusal=refusal,
-        reason_max=acts.REASON_MAX,
+        reason_max=REASON_MAX,
         **facts,
     )
 
@@ -554,7 +555,7 @@ async def _confirm(console: Console, request: Request, visitor: Visitor) -> Resp
         fields={name: asked[name] for name in act.fields if asked[name]},
         key=_key(asked.get("key", "")),
         back=_back(act, known, asked),
-        reason_max=acts.REASON_MAX,
+        reason_max=REASON_MAX,
     )
 
 
@@ -568,6 +569,7 @@ def _key(written: str) -> str:
 async def _act(console: Console, request: Request, visitor: Visitor) -> Response:
     most = access.EDITED_BYTES_MAX if request.path_params["act"] == "edit" else access.BODY_BYTES_MAX
     fields = await access.form(request, visitor, most)
+    fields |= access.spelled(fields.pop("about", ""))
     act, known = _chosen(console, request, visitor, fields)
     given = {name: fields.get(name, "") for name in (*act.fields, "reason")}
     for field, scope in act.also:

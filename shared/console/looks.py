@@ -17,6 +17,11 @@ WATCHED_SECONDS = 15.0
 """How long a page that was asked for counts as watched."""
 REASON_MAX = 1_000
 """Characters of a reason why there is no answer."""
+OTHER_TABLES = ("42P01", "42703")
+"""What PostgreSQL says of a table, or a column, that is not there."""
+MIGRATE = (
+    ". Its tables are not those of this release: `migrate` brings them up to date, and `doctor` says what is missing"
+)
 
 Found = TypeVar("Found")
 
@@ -24,7 +29,8 @@ Found = TypeVar("Found")
 def words(error: Exception) -> str:
     """Return the reason in words, without a statement."""
     told = f"PostgreSQL: {error.orig}" if isinstance(error, DBAPIError) else str(error) or type(error).__name__
-    return " ".join(told.split())[:REASON_MAX]
+    other = isinstance(error, DBAPIError) and getattr(error.orig, "sqlstate", None) in OTHER_TABLES
+    return f"{' '.join(told.split())[:REASON_MAX]}{MIGRATE if other else ''}"
 
 
 class Watch:

@@ -30,7 +30,7 @@ from .output import echo, printable
 
 COMMAND = "dead-letters edit"
 KEPT_CHARACTERS = 2_000
-"""Of the value before, in the decision: enough to see what was meant. The dead letter has all of it."""
+"""Of the value before and of the key, in the decision: enough to see what was meant. The dead letter has all of it."""
 WHOLE = 2**30
 """Characters of a value: all."""
 COMPARED_LINES_MAX = 1_000
@@ -150,12 +150,17 @@ def keep(context: Context, number: int, value: bytes, *, reason: str, force: boo
             _source(number),
             {
                 "id": number,
-                "event_id": original.event_id,
-                "key": None if original.record.key is None else original.record.key.decode(errors="replace"),
+                "event_id": original.event_id and printable(original.event_id[:KEPT_CHARACTERS]),
+                "key": _beginning(original.record.key),
                 **_facts(old),
-                "value": None if old is None else printable(old[:KEPT_CHARACTERS].decode(errors="backslashreplace")),
+                "value": _beginning(old),
             },
-            {"reason": reason, **_facts(text.encode()), "value": text, **({"unreadable": found} if found else {})},
+            {
+                "reason": reason,
+                **_facts(text.encode()),
+                "value": text,
+                **({"unreadable": printable(found[:KEPT_CHARACTERS])} if found else {}),
+            },
         )
     echo(f"dead letter {number} is edited by decision {decision}")
 
@@ -164,6 +169,11 @@ def _facts(value: bytes | None) -> dict[str, Any]:
     if value is None:
         return {}
     return {"bytes": len(value), "sha256": hashlib.sha256(value).hexdigest()}
+
+
+def _beginning(data: bytes | None) -> str | None:
+    """Return what a decision keeps of bytes that others have written; jsonb takes neither NUL nor lone surrogates."""
+    return None if data is None else printable(data[:KEPT_CHARACTERS].decode(errors="backslashreplace"))
 
 
 def waiting(connection: Connection, number: int, *, lock: bool = False) -> DeadLetter:

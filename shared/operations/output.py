@@ -16,6 +16,9 @@ from typing import TextIO, TypeVar
 
 T = TypeVar("T")
 
+REASON_MAX = 2_000
+"""Characters of a reason: lists and pages show it beside what it explains."""
+
 _lost: list[TextIO] = []
 """The streams that could not be fully written."""
 

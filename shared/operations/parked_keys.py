@@ -14,7 +14,7 @@ from sqlalchemy import Connection
 from .. import events
 from ..errors import CommandFailed, Malformed, Retry
 from ..events import Envelope
-from ..postgres import dead_letters, parked, positions
+from ..postgres import dead_letters, parked, pauses, positions
 from ..postgres.parked import ParkedKey
 from ..protocol.ports import Input, NewDeadLetter, ParkedRecord, Record
 from ..session import Session
@@ -101,7 +101,11 @@ def retry_now(context: Context, source: str | None, key: str | None, *, every: b
         parked.retry_now(connection, source=which, key=_bytes(key))
         target = "parked keys" if which is None else str(which)
         maintenance.decided(connection, "parked retry-now", target, {"key": key and printable(key)}, {})
-    echo("due now: whoever owns the partition tries it within a second")
+        paused = [pause for pause in pauses.look(connection).values() if which is None or which.topic == pause.topic]
+    if which is None or not paused:
+        echo("due now: whoever owns the partition tries it within a second")
+    for pause in paused:
+        echo(f"{pause.topic} is {pause}. Its keys are tried after {context.command(f'inputs resume {pause.topic}')}")
     return True
 
 

@@ -97,6 +97,26 @@ def test_a_reason_says_something(line: str, capsys: pytest.CaptureFixture[str]) 
     assert "--reason: it is empty: say why" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "inputs pause a",
+        "inputs resume a",
+        "schedule cancel a",
+        "dead-letters dismiss 1",
+        "dead-letters edit 1 --value a",
+        "parked give-up --target a --key b",
+        "calls give-up 1",
+        "replay switch --into a --table b",
+    ],
+)
+def test_a_reason_has_a_limit(line: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert command.parse(command.parser("order"), [*line.split(), "--reason", "x" * 2_000]).reason == "x" * 2_000
+    with pytest.raises(SystemExit):
+        command.parse(command.parser("order"), [*line.split(), "--reason", "x" * 2_001])
+    assert "--reason: it has more than 2,000 characters" in capsys.readouterr().err
+
+
 def test_there_are_such_messages() -> None:
     files = {where for where, _ in named()}
     assert files >= {

@@ -141,6 +141,13 @@ def test_what_came_after_the_question_is_left_out(broken: Tallies, office: Offic
     assert broken.sql(left) == [6]
 
 
+def test_a_reason_has_as_many_characters_as_the_browser_has_counted(broken: Tallies, office: Office) -> None:
+    assert office.act("dismiss", id=1, reason="\r\n".join("x" * 1_000)).status_code == 200
+    assert office.act("dismiss", id=2, reason="\r\n".join("x" * 1_001)).status_code == 409
+    ((_, _, after),) = decided(broken)
+    assert after["reason"] == "\n".join("x" * 1_000)
+
+
 def test_those_that_match_are_dismissed(broken: Tallies, office: Office) -> None:
     assert office.act("dismiss-all", error="Reject", reason="made up").status_code == 200
     assert office.act("dismiss-all", reason="all").status_code == 200
@@ -229,6 +236,20 @@ def test_a_key_that_waits_is_tried_and_given_up(tallies: Tallies, office: Office
         ("parked retry-now", "ada"),
         ("parked give-up", "ada"),
     ]
+
+
+@pytest.mark.parametrize(
+    "end", ["a\u00a0b", "\u202eevil", "one\nother", "one\r\nother", r"a\xa0b", "100%41+&x=1", HOSTILE]
+)
+def test_one_of_any_name_is_cancelled(tallies: Tallies, office: Office, end: str) -> None:
+    put(tallies, 1, timedelta(hours=1))
+    tallies.sql("UPDATE exactly_once_schedule SET name = %s", f"n:{end}")
+    place = re.findall(r'href="(/confirm/cancel-event[^"]*)"', office.browser.get("/waiting").text)[0]
+    form = hidden(office.browser.get(html.unescape(place)))
+    assert all(value.isprintable() for value in form.values())  # a browser changes the ends of lines
+    answer = office.browser.post("/act/cancel-event", data={**form, "reason": "a test"})
+    assert (answer.status_code, tallies.sql("SELECT name FROM exactly_once_schedule")) == (200, [])
+    assert [one["source"] for one in tallies.decisions()] == [f"n:{end}"]
 
 
 def test_a_scheduled_event_is_cancelled_unless_it_was_replaced(tallies: Tallies, office: Office) -> None:

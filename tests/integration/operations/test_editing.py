@@ -59,6 +59,24 @@ def edit(tallies: Tallies, number: int, file: object, *more: str) -> int:
     )
 
 
+@pytest.mark.parametrize(
+    ("key", "event_id", "kept"),
+    [
+        (b"a\0b", "asked-3", {"key": r"a\x00b", "event_id": "asked-3"}),
+        (b"k", "asked\0003", {"key": "k", "event_id": r"asked\x003"}),
+        (b"\xff" * 3_000, "e" * 3_000, {"key": r"\xff" * 2_000, "event_id": "e" * 2_000}),
+    ],
+)
+def test_the_decision_keeps_any_key_and_id(
+    tallies: Tallies, file: Path, key: bytes, event_id: str, kept: dict[str, str]
+) -> None:
+    tallies.produce(b"{", key, event_headers=headers(event_id))
+    tallies.work()
+    assert edit(tallies, 3, put(file), "--force") == 0
+    (decision,) = tallies.decisions()
+    assert {name: decision["before"][name] for name in kept} == kept
+
+
 def test_it_is_handled_as_it_was_edited_and_the_original_stays(
     tallies: Tallies, file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

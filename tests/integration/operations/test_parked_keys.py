@@ -56,6 +56,24 @@ def test_a_key_that_waits_is_shown(tallies: Tallies, capsys: pytest.CaptureFixtu
     assert json.loads(re.findall(r"^value +(.*)$", printed, re.MULTILINE)[0]) == shown["value"]
 
 
+def test_a_key_of_a_paused_topic_is_due_and_waits_for_the_topic(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    topic = tallies.asked.topic
+    assert tallies.run(f"inputs pause {topic} --reason flood --by ada") == 0
+    for words in (f"--target {tallies.source} --key k", f"--target {tallies.source}", "--all"):
+        capsys.readouterr()
+        assert tallies.run(f"parked retry-now {words}") == 0
+        said = capsys.readouterr().out
+        assert f"{topic} is paused by ada" in said
+        assert f"inputs resume {topic}" in said
+        assert ("within a second" in said) == (words == "--all"), "other topics may have keys that wait"
+    tallies.run(f"inputs resume {topic}")
+    capsys.readouterr()
+    assert tallies.run("parked retry-now --all") == 0
+    assert capsys.readouterr().out == "due now: whoever owns the partition tries it within a second\n"
+
+
 def test_what_it_waited_for_is_back_and_it_is_tried_now(tallies: Tallies, capsys: pytest.CaptureFixture[str]) -> None:
     tallies.sql("UPDATE exactly_once_parked SET due = clock_timestamp() + interval '1 day'")
     tallies.sql("DELETE FROM switch")

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Iterator
 
 import pytest
+from psycopg.errors import DeadlockDetected, UndefinedColumn, UndefinedTable
+from sqlalchemy.exc import DBAPIError
 
 from shared.console.looks import Look, Watch, words
 from shared.testing import until
@@ -84,3 +86,11 @@ def test_a_reason_is_short_and_on_one_line() -> None:
 
     assert len(told) == 1_000
     assert told.startswith("a a a")
+
+
+def test_tables_of_another_release_say_what_to_do() -> None:
+    for kind in (UndefinedTable, UndefinedColumn):
+        told = words(DBAPIError("SELECT secret", None, kind("it does not exist")))
+        assert told.startswith("PostgreSQL: it does not exist. ")
+        assert "migrate" in told
+    assert words(DBAPIError("SELECT secret", None, DeadlockDetected("locks"))) == "PostgreSQL: locks"

@@ -435,7 +435,7 @@ def _edit_page(
         "base": base,
         "offered": offered,
         "why": "",
-        "reason": (given or {}).get("reason", "")[: acts.REASON_MAX],
+        "reason": (given or {}).get("reason", "")[:REASON_MAX],
         "command": known.reading.command(f"dead-letters edit {number} --value FILE --reason WHY").strip("`"),
     }
     if given is None or offered.why_not:

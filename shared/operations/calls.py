@@ -18,6 +18,7 @@ from ..errors import CommandFailed
 from ..telemetry.failures import LOGGED_MAX
 from . import maintenance
 from .dead_letters import first_line, on_one_line, readable
+from .dismissing import IDS_MAX
 from .maintenance import Context
 from .output import age, as_json, echo, oldest
 

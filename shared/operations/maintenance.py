@@ -25,7 +25,7 @@ from ..postgres.slots import LOCK_CLASS
 from ..service import Service
 from ..settings import Settings
 from .group import Group, wait_until
-from .output import ask, note
+from .output import ask, note, printable
 
 Choice = Literal["adopt", "rewind", "skip"]
 
@@ -43,6 +43,9 @@ HAND_OVER_SECONDS = 3.0
 
 BROKERS_SESSION_SECONDS = 45.0
 """The session timeout of a KIP-848 group is the broker's; this is its default."""
+
+NAME_MAX = 100
+"""Characters of the name of who decides."""
 
 HOLDERS_SHOWN = 5
 """Holders of slots that a refusal names."""
@@ -223,12 +226,11 @@ def deciding(name: str) -> Iterator[None]:
 
 def decides() -> str:
     """Return who decides: as `deciding` has named him, or the user of this process."""
-    if name := _decides.get():
-        return name
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "somebody at the command line"
+    name = _decides.get().strip()
+    if not name:
+        with suppress(KeyError, OSError):  # a container's user may have no name
+            name = getpass.getuser()
+    return printable(name[:NAME_MAX]) or "somebody at the command line"
 
 
 def decided(

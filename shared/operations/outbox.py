@@ -5,7 +5,7 @@ from typing import Any
 from sqlalchemy import Connection, text
 
 from .. import trace_context
-from ..errors import CommandFailed, ContentRefused
+from ..errors import CommandFailed, ContentRefused, Reject
 from ..events import CONTENT_TYPE, SPEC_VERSION, Envelope
 from ..postgres import claim_log, dead_letters, outbox
 from ..postgres.dead_letters import DeadLetter
@@ -163,20 +163,25 @@ def _dead_letter(paused: Maintenance, row: Any) -> NewDeadLetter:
 
 
 def put_back(connection: Connection, dead_letter: DeadLetter) -> None:
-    """Put a row that was set aside back: it waits again, behind what its key has published since."""
+    """Put a row that was set aside back: it waits again, behind what its key has published since. Raises `Reject` for
+    what is no such row.
+    """
     kind, _, version = (dead_letter.event_type or "").rpartition(".v")
+    topic, decided_at = dead_letter.header(TOPIC_HEADER), dead_letter.header("ce_time")
+    if not (kind and version.isdecimal() and topic and decided_at and dead_letter.event_id):
+        raise Reject("it has not the headers of an event of this outbox: it cannot be published. Dismiss it")
     key = (dead_letter.record.key or b"").decode()
     connection.execute(
         _PUT_BACK,
         {
             "hash": outbox.lane_hash(key),
-            "topic": dead_letter.header(TOPIC_HEADER),
+            "topic": topic,
             "key": key,
             "id": dead_letter.event_id,
             "type": kind,
             "version": int(version),
             "data": dead_letter.record.value,
             "traceparent": dead_letter.traceparent,
-            "decided_at": dead_letter.header("ce_time"),
+            "decided_at": decided_at,
         },
     )

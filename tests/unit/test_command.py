@@ -222,7 +222,8 @@ def test_the_commands() -> None:
 def test_a_command_gives_its_target_all_that_it_needs(words: str) -> None:
     made = COMMANDS[words]
     taken = inspect.signature(resolve(made.get_default("target"))).parameters
-    given = {action.dest for action in made._actions if action.dest != "help"} | set(made.get_default("given"))
+    given = {action.dest for action in made._actions if action.dest not in ("help", "by")}
+    given |= set(made.get_default("given"))
 
     needed = {name for name, parameter in taken.items() if parameter.default is parameter.empty}
     assert needed <= given | {"context"} <= set(taken)

@@ -1,5 +1,6 @@
 """The operator's commands about calls: safe while callers run, and refused where they would break an order."""
 
+import getpass
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -44,7 +45,7 @@ def test_give_up_overtakes_a_caller_that_is_asking(paying: Stage, run: Run, caps
     assert paying.events() == [{"type": "Unpaid", "bill": "b-1", "part": 0, "why": "operator", "maybe_done": True}]
     (decision,) = paying.rows("SELECT command, source, before, after FROM exactly_once_decision")
     assert decision[:2] == ("calls give-up", "bank")
-    assert decision[3] == {"reason": "gone", "maybe_done": True}
+    assert decision[3] == {"reason": "gone", "maybe_done": True, "by": getpass.getuser()}
     assert run("calls give-up 1 --reason gone --yes") == 1
     assert "there is no call 1" in capsys.readouterr().err
 
@@ -101,7 +102,7 @@ def test_a_call_whose_class_is_gone_is_given_up_without_an_event(
     assert run("calls give-up 1 --reason gone --publish-nothing --yes") == 0
     assert paying.events() == []
     assert paying.rows("SELECT after FROM exactly_once_decision") == [
-        ({"reason": "gone", "maybe_done": False, "published": "nothing"},)
+        ({"reason": "gone", "maybe_done": False, "published": "nothing", "by": getpass.getuser()},)
     ]
     assert [due.id for due in taken(paying)] == [2]
 

@@ -173,11 +173,11 @@ def test_an_input_is_paused_and_resumed(tallies: Tallies, office: Office) -> Non
         assert "\x1b" not in shown
     assert f'/confirm/resume-input?service={office.name}&amp;topic={topic}"' in waiting
 
-    assert office.act("resume-input", topic=topic, reason="mended").status_code == 200
-    assert office.act("resume-input", topic=topic, reason="mended").status_code == 409
-    assert [(command, after["by"], after["reason"]) for command, _, after in decided(tallies)] == [
+    assert office.act("resume-input", topic=topic).status_code == 200
+    assert office.act("resume-input", topic=topic).status_code == 409
+    assert [(command, after["by"], after.get("reason")) for command, _, after in decided(tallies)] == [
         ("inputs pause", "ada", f"wrong prices {HOSTILE}"),
-        ("inputs resume", "ada", "mended"),
+        ("inputs resume", "ada", None),
     ]
 
 

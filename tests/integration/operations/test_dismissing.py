@@ -47,14 +47,14 @@ def test_a_dead_letter_is_dismissed_with_a_reason(tallies: Tallies, capsys: pyte
     assert "add --yes" in capsys.readouterr().err
     assert waiting(tallies) == [1, 2, 3, 4, 5], "nobody has answered"
 
-    assert tallies.run("dead-letters dismiss 1 1 --reason test-data --yes") == 0
-    assert tallies.run("dead-letters dismiss 1 2 99 --reason again --yes") == 1
+    assert tallies.run("dead-letters dismiss 1 1 --reason test-data --by ada --yes") == 0
+    assert tallies.run("dead-letters dismiss 1 2 99 --reason again --by bob --yes") == 1
 
     assert "not waiting, or unknown: 1, 99" in capsys.readouterr().out
     assert waiting(tallies) == [3, 4, 5]
     assert [(d["command"], d["before"], d["after"]) for d in tallies.decisions()] == [
-        ("dead-letters dismiss", {"ids": [1]}, {"reason": "test-data", "number": 1, "letters": [1]}),
-        ("dead-letters dismiss", {"ids": [1, 2, 99]}, {"reason": "again", "number": 1, "letters": [2]}),
+        ("dead-letters dismiss", {"ids": [1]}, {"reason": "test-data", "by": "ada", "number": 1, "letters": [1]}),
+        ("dead-letters dismiss", {"ids": [1, 2, 99]}, {"reason": "again", "by": "bob", "number": 1, "letters": [2]}),
     ]
     assert tallies.run("decisions list --json") == 0
     listed = json.loads(capsys.readouterr().out)

@@ -2,6 +2,7 @@
 edit once, whatever happens around it.
 """
 
+import getpass
 import io
 import json
 import sys
@@ -15,7 +16,7 @@ import pytest
 
 from dev.servers import Servers
 from shared.errors import CommandFailed
-from shared.operations import editing, redrive
+from shared.operations import editing, maintenance, redrive
 from shared.operations.maintenance import Context
 from shared.postgres.handlers import Handlers
 from tests.faults import trail
@@ -97,8 +98,10 @@ def test_it_is_handled_as_it_was_edited_and_the_original_stays(
     assert tallies.effects() == [1]
     assert tallies.consumed() == [(1, f"{tallies.name}:{tallies.source[:-3]}-0.0.0.Told.0")], "the ids are the record's"
     assert values(tallies) == before
-    (decision,) = tallies.decisions()
+    decision, redriven = tallies.decisions()
     assert (decision["command"], decision["source"]) == ("dead-letters edit", "dead letter 1")
+    assert (redriven["command"], redriven["before"]) == ("dead-letters redrive", {"ids": [1]})
+    assert {one["after"]["by"] for one in (decision, redriven)} == {getpass.getuser()}
     assert decision["before"]["event_id"] == "asked-1"
     assert '"wish": "reject"' in decision["before"]["value"]
     assert decision["after"]["reason"] == "a typo"
@@ -122,7 +125,8 @@ def test_what_still_fails_stays_with_its_new_error_and_the_edited_value(
     assert edit(tallies, 2, file) == 0
     assert tallies.run("dead-letters redrive --all") == 1, "the other one was not edited"
     assert tallies.effects() == [2]
-    assert [decision["before"]["value"] for decision in tallies.decisions()] == [
+    edits = [decision for decision in tallies.decisions() if decision["command"] == "dead-letters edit"]
+    assert [decision["before"]["value"] for decision in edits] == [
         '{"trail": "k", "number": ',
         '{"trail":"k","number":2,"wish":"defect"}',
     ]
@@ -223,7 +227,8 @@ def test_two_who_edit_the_same_one_are_told_apart(tallies: Tallies) -> None:
     def keep(number: int) -> None:
         value = json.dumps({"trail": "k", "number": number}).encode()
         try:
-            editing.keep(context, 1, value, reason="mine", force=False, base=0)
+            with maintenance.deciding("ada"):
+                editing.keep(context, 1, value, reason="mine", force=False, base=0)
         except CommandFailed as error:
             said.append(str(error))
 
@@ -235,7 +240,8 @@ def test_two_who_edit_the_same_one_are_told_apart(tallies: Tallies) -> None:
     built.engine().dispose()
 
     (decision,) = tallies.decisions()
-    assert said == [f"dead letter 1 was edited meanwhile, by decision {decision['id']}: look at it again"] * 2
+    assert decision["after"]["by"] == "ada"
+    assert said == [f"dead letter 1 was edited meanwhile, by decision {decision['id']} of ada: look at it again"] * 2
     assert tallies.run("dead-letters redrive 1") == 0
     assert tallies.effects() == [json.loads(decision["after"]["value"])["number"]]
 

@@ -77,6 +77,25 @@ def test_a_row_that_kafka_refuses(tallies: Tallies, capsys: pytest.CaptureFixtur
     assert tallies.numbers() == {1: 1, 2: 1, 3: 1}
 
 
+def test_a_dead_letter_that_is_no_row_of_the_outbox_fails_and_those_behind_it_go_on(
+    tallies: Tallies, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tallies.request(1, 2)
+    tallies.work(die="unpublished")
+    for number in (1, 2):
+        assert tallies.run(f"outbox set-aside {event_id(tallies, number)} --yes") == 0
+    tallies.sql("UPDATE exactly_once_dead_letter SET headers = '[]' WHERE id = 1")
+    capsys.readouterr()
+
+    assert tallies.run("dead-letters redrive --all") == 1
+
+    failed, done, _ = capsys.readouterr().out.splitlines()
+    assert failed.startswith("1: failed: Reject: it has not the headers of an event of this outbox")
+    assert done == "2: re-driven"
+    tallies.work()
+    assert tallies.numbers() == {2: 1}
+
+
 def test_a_row_leaves_its_claim_alone(tallies: Tallies) -> None:
     """The claim's other rows are published as before, under another claim id."""
     tallies.request(1, 2, 3)

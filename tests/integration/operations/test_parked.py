@@ -2,6 +2,7 @@
 offset moves meanwhile, and nothing is lost.
 """
 
+import getpass
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -45,7 +46,7 @@ def test_the_input_goes_on_behind_it(tallies: Tallies, capsys: pytest.CaptureFix
     (decision,) = tallies.decisions()
     assert (decision["command"], decision["source"]) == ("positions set-aside", tallies.source)
     assert decision["before"] == {"H": 1, "offset": 1, "event_id": "asked-2"}
-    assert decision["after"] == {"H": 2, "dead_letter": 1, "reason": "bank-is-closed"}
+    assert decision["after"] == {"H": 2, "dead_letter": 1, "reason": "bank-is-closed", "by": getpass.getuser()}
     tallies.work()
     assert tallies.effects() == [1, 3, 4, 5]
     (notice,) = tallies.read(tallies.service.dead_letter_topic)

@@ -1,5 +1,6 @@
 """An operator sees which keys wait, lets one be tried now, or gives its first record up; workers may be at work."""
 
+import getpass
 import json
 import re
 import shlex
@@ -101,7 +102,12 @@ def test_a_record_is_given_up_and_those_behind_it_are_handled(
     (decision,) = tallies.decisions()
     assert (decision["command"], decision["source"]) == ("parked give-up", tallies.source)
     assert decision["before"] == {"key": "k", "offset": 1, "records": 1}
-    assert decision["after"] == {"dead_letter": 1, "dead_letters": 1, "reason": "bank-is-closed"}
+    assert decision["after"] == {
+        "dead_letter": 1,
+        "dead_letters": 1,
+        "reason": "bank-is-closed",
+        "by": getpass.getuser(),
+    }
     tallies.work(parks=1)
     assert tallies.effects() == [1, 5, 3, 4]
     (notice,) = tallies.read(tallies.service.dead_letter_topic)

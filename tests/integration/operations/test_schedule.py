@@ -1,5 +1,6 @@
 """The commands on the schedule, its metrics, and what the audit and other commands make of it."""
 
+import getpass
 import json
 import re
 import shlex
@@ -66,7 +67,7 @@ def test_one_is_cancelled_and_the_decision_stays(tallies: Tallies, capsys: pytes
     assert tallies.sql(WAITING) == ["n-1", "n-3"]
     (decision,) = tallies.decisions()
     assert (decision["command"], decision["source"]) == ("schedule cancel", "n-2")
-    assert decision["after"] == {"reason": "moved", "cancelled": True}
+    assert decision["after"] == {"reason": "moved", "cancelled": True, "by": getpass.getuser()}
     assert (decision["before"]["type"], decision["before"]["key"]) == ("Told", "k")
     assert tallies.run("schedule cancel n-2 --reason moved --yes") == 1
     tallies.work()

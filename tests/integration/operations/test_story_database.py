@@ -20,7 +20,18 @@ from shared.testing.databases import migrated
 
 KEY, ID = "o-1", "order:019ac123-0000-7000-8000-000000000000"
 SERVICE = service_names()[0]
-TABLES = ("dead_letter", "parked", "outbox", "schedule", "inbox", "claimed", "idempotency_key", "call", "decision")
+TABLES = (
+    "dead_letter",
+    "parked",
+    "outbox",
+    "schedule",
+    "inbox",
+    "claimed",
+    "idempotency_key",
+    "call",
+    "decision",
+    "pause",
+)
 
 
 @pytest.fixture(scope="module")
@@ -176,9 +187,14 @@ def test_what_was_received_set_aside_asked_claimed_and_decided(owner: Engine, en
         """,
         before=json.dumps({"key": KEY}),
     )
+    execute(
+        owner,
+        "INSERT INTO exactly_once_pause (topic, paused_by, reason, decision) VALUES ('order.events', 'ada', 'r', 7)",
+    )
     now = datetime.now(UTC)
 
     found = opened(engine)
+    assert found.known.pauses["order.events"].startswith("decision 7 of ada at 20")
     found.receive([("order", ID), ("other", ID)], [Place("order.events", 2, 7)])
     found.follow([(now, "order:order.events-2.0.7.")], [])
     found.find_requests([now], [KEY])

@@ -249,6 +249,20 @@ def test_what_a_service_has_not_come_to_is_last() -> None:
     )
 
 
+def test_what_waits_behind_a_pause_says_whose_it_is() -> None:
+    facts = saga()
+    facts.services["inventory"].handled.clear()
+    facts.services["inventory"].positions[Input("order.events", 2)] = Position(7, 0)
+    facts.services["inventory"].pauses = {"order.events": "decision 4 of ada at 2026-11-30 11:00:00: wrong prices"}
+
+    waits = [one.entry.detail for one in timeline(facts) if one.entry.what == "waits"]
+
+    assert waits[0] == (
+        "it has not come to it: the next offset is 7; "
+        "its input is paused by decision 4 of ada at 2026-11-30 11:00:00: wrong prices"
+    )
+
+
 @pytest.mark.parametrize(
     ("ends", "stuck", "words"),
     [

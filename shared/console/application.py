@@ -316,7 +316,7 @@ def _told(known: Sequence[Known], wanted: str) -> tuple[Story | None, str]:
 
 async def _dead_letters(console: Console, request: Request, visitor: Visitor) -> Response:
     asked = access.facts(request, "service", "state", "topic", "error", "after")
-    known = console.service(asked["service"] or next(iter(console.board.known), ""))
+    known = console.service(asked["service"] or console.board.first("dead-letters"))
     state = asked["state"] if asked["state"] in STATES else "open"
     after = acts.whole(asked["after"]) or 0
     chosen = {"topic": asked["topic"] or None, "error": asked["error"] or None}
@@ -465,7 +465,7 @@ def _edit_page(
 
 async def _waiting(console: Console, request: Request, visitor: Visitor) -> Response:
     asked = access.facts(request, "service")
-    known = console.service(asked["service"] or next(iter(console.board.known), ""))
+    known = console.service(asked["service"] or console.board.first("waiting"))
 
     def read(connection: Any) -> dict[str, Any]:
         return {

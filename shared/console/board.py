@@ -59,7 +59,7 @@ class Board:
         """Return what the templates of a page are filled with."""
         live = Live()
         flows = {name: flow.of(sight) for name, sight in self.sights.items()}
-        found = self._problems(flows)
+        found, marks = self._problems(flows), self.marks()
         return {
             "page": page,
             "live": live,
@@ -74,7 +74,8 @@ class Board:
             ],
             "counts": problems.counts(found),
             "unseen": [name for name, sight in self.sights.items() if not problems.is_known(sight)],
-            "letters": self._letters(),
+            "marks": marks,
+            "sums": {of: _sum(one) for of, one in marks.items()},
             "audits": self._audits(),
             "age": age,
             "looks": {"flow": FLOW_SECONDS, "problems": PROBLEMS_SECONDS},
@@ -90,11 +91,20 @@ class Board:
         self._lives[page] = (time.monotonic(), live.fragments)
         return live.fragments
 
-    def _letters(self) -> str:
-        """Return the number of dead letters, as far as it is known; empty for none."""
-        waits = [sight.waits.known(problems.KNOWN_SECONDS) for sight in self.sights.values()]
-        counted = sum(one.number for known in waits if known is not None for one in known.dead_letters)
-        return " + ".join([*([f"{counted:,}"] if counted else []), *(["unknown"] if None in waits else [])])
+    def marks(self) -> dict[str, dict[str, int | None]]:
+        """Return how much of each service waits for somebody, for the pages with a tab for each; None if not known."""
+        letters: dict[str, int | None] = {}
+        waiting: dict[str, int | None] = {}
+        for name, sight in self.sights.items():
+            waits, tables = sight.waits.known(problems.KNOWN_SECONDS), sight.tables.known(problems.KNOWN_SECONDS)
+            letters[name] = sum(one.number for one in waits.dead_letters) if waits else None
+            waiting[name] = len(waits.keys) + len(waits.stuck_calls) + len(tables.paused) if waits and tables else None
+        return {"dead-letters": letters, "waiting": waiting}
+
+    def first(self, page: str) -> str:
+        """Return the service whose tab a page opens: the first of which something waits; empty if there is none."""
+        marks = self.marks().get(page, {})
+        return next((name for name, mark in marks.items() if mark), next(iter(self.known), ""))
 
     def _audits(self) -> list[tuple[str, Seen, str]]:
         """Return the audit of each service, with its command, the worst first."""
@@ -108,6 +118,12 @@ class Board:
             found += problems.of(sight, flows[name])
             found += problems.of_audit(sight.known, self.audits.of(name))
         return problems.in_order(found)
+
+
+def _sum(marks: dict[str, int | None]) -> str:
+    """Return how much waits, as far as it is known; empty for nothing."""
+    counted = sum(mark or 0 for mark in marks.values())
+    return " + ".join([*([f"{counted:,}"] if counted else []), *(["unknown"] if None in marks.values() else [])])
 
 
 def _rates(flows: dict[str, Flow]) -> dict[str, float | None]:

@@ -191,14 +191,18 @@ def failed(kafka: KafkaClient) -> bool:
 def test_a_commit_that_took_suspiciously_long_is_a_doubt(breakable_servers: Servers, tmp_path: Path) -> None:
     """Its request may still be on its way, and could end a later transaction (KIP-890)."""
     servers = breakable_servers
-    with Stage(servers, tmp_path) as stage, client(stage, patient(stage)) as kafka:
+    with (
+        Stage(servers, tmp_path, transaction_timeout_ms=9_000) as stage,
+        client(stage, stage.settings) as kafka,
+    ):
         member = group_metadata(kafka)
         kafka.begin()
         kafka.produce(rows(stage, "one"))
         kafka.send_offsets({}, {0: Committed(1, "claim")}, member)
         servers.kafka.freeze()
-        # More than half of the socket timeout, which is a third of the transaction timeout, and less than all of it.
-        thaw = threading.Timer(0.6 * PATIENT_MS / 3_000, servers.kafka.thaw)
+        # Longer than half of the socket timeout of 3 s, and shorter than the broker's session of 2 s: one that was
+        # given up meanwhile may forget how its transactions ended.
+        thaw = threading.Timer(1.7, servers.kafka.thaw)
         thaw.start()
         with pytest.raises(KafkaInDoubt, match="committed, but under suspicion"):
             kafka.commit()

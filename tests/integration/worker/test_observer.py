@@ -201,7 +201,9 @@ def test_keys_that_wait_for_long_and_fill_what_there_is_for_them_are_alarms(stag
         stage.connection.execute(f"CREATE TABLE {trail.DOWN} ()".encode())
         stage.ask(stage.keys[:1] * 4, wish="retry")
         until(lambda: values(worker, "exactly_once_parked_filled_ratio") == [0.8], "four of five places are taken")
-        stage.connection.execute("UPDATE exactly_once_parked SET parked_at = parked_at - interval '2 hours'")
+        with stage.connection.transaction():  # the worker updates several rows of it as well, in an order of its own
+            stage.connection.execute("LOCK TABLE exactly_once_parked IN EXCLUSIVE MODE")
+            stage.connection.execute("UPDATE exactly_once_parked SET parked_at = parked_at - interval '2 hours'")
         until(
             lambda: max(values(worker, "exactly_once_parked_oldest_seconds"), default=0) > 7_000, "it waits for hours"
         )

@@ -196,9 +196,21 @@ def test_dead_letters_that_cannot_be_counted_are_not_none(shop: int, store: int 
         if number is None:
             desk.sight(name).waits.answer = None
 
-    counted = re.search(r'id="nav-letters"[^>]*>([^<]*)<', desk.browser.get("/").text)
+    counted = re.search(r'id="nav-dead-letters"[^>]*>([^<]*)<', desk.browser.get("/").text)
     assert counted is not None
     assert counted[1] == shown
+
+
+def test_a_page_opens_where_something_waits() -> None:
+    desk = Desk()
+    paused = {"shop.events": Pause("shop.events", datetime(2026, 11, 28, tzinfo=UTC), "ada", "wrong", 4, 60.0)}
+    nothing = Waits([], [], [], [], [])
+    desk.sees("shop", waits=nothing, tables=Tables({}, [], []))
+    desk.sees("store", waits=nothing, tables=Tables({}, [], [], paused))
+
+    assert desk.board.marks() == {"dead-letters": {"shop": 0, "store": 0}, "waiting": {"shop": 0, "store": 1}}
+    assert (desk.board.first("waiting"), desk.board.first("dead-letters")) == ("store", "shop")
+    assert re.search(r'id="nav-waiting"[^>]*>1<', desk.browser.get("/").text)
 
 
 def test_what_was_not_looked_at_is_not_well() -> None:

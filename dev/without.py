@@ -15,6 +15,7 @@ from pathlib import Path
 
 import msgspec
 
+from dev import env_example
 from dev.servers import service_names
 from dev.service import copying, entries
 from dev.service.copying import ROOT, Consumed, Misconfigured, declared
@@ -74,6 +75,8 @@ def without(name: str, *, force: bool = False) -> Part:
     for folder in sorted({above for place in going for above in (ROOT / place).parents}, reverse=True):
         if folder.is_relative_to(ROOT) and folder.is_dir() and not any(folder.iterdir()):
             folder.rmdir()
+    if name == "demo":
+        env_example.PLACE.write_text(env_example.text())  # without the settings of what is gone
     return part
 
 

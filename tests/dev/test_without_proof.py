@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from dev.without import files, parts
-from tests.dev.tree import Tree
+from tests.dev.tree import Tree, modules
 
 pytestmark = [pytest.mark.proof, pytest.mark.timeout(1_200)]
 GOING = files(parts().proof.files)
@@ -37,12 +37,6 @@ def tree(tmp_path_factory: pytest.TempPathFactory) -> Tree:
 
     assert "The proof is gone." in tree.answer("yes", "make", "without-proof")
     return tree
-
-
-def modules(going: list[Path]) -> str:
-    """Return a pattern for the modules that go."""
-    names = [str(place.with_suffix("")).replace("/", r"\.") for place in going if place.suffix == ".py"]
-    return rf"\b({'|'.join(names)})\b"
 
 
 def test_the_library_stays_as_it_is_and_so_do_tests_of_a_team(tree: Tree) -> None:

@@ -4,11 +4,18 @@ import os
 import pty
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = (".git", ".venv", ".servers", ".run", ".env", ".env.local", "__pycache__", ".pytest_cache", ".hypothesis")
 SECONDS_MAX = 1_000.0
+
+
+def modules(going: Iterable[Path]) -> str:
+    """Return a pattern for the modules that go."""
+    names = [str(place.with_suffix("")).replace("/", r"\.") for place in going if place.suffix == ".py"]
+    return rf"\b({'|'.join(names)})\b"
 
 
 class Tree:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from dev.without import files, parts
+from tests.dev.tree import modules
 
 ROOT = Path(__file__).parents[3]
 PARTS = {name: files(getattr(parts(), name).files) for name in ("demo", "proof")}
@@ -18,8 +19,7 @@ PARTS = {name: files(getattr(parts(), name).files) for name in ("demo", "proof")
 @pytest.mark.parametrize("part", [name for name, going in PARTS.items() if going])
 def test_no_test_that_is_left_imports_what_goes(part: str) -> None:
     going = set(PARTS[part])
-    modules = "|".join(re.escape(".".join(one.with_suffix("").parts)) for one in going if one.suffix == ".py")
-    imported = re.compile(rf"^\s*(?:from|import) ({modules})\b", re.MULTILINE)
+    imported = re.compile(rf"^\s*(?:from|import) {modules(going)}", re.MULTILINE)
     listed = subprocess.run(["git", "ls-files", "*.py"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     left = [path for path in map(Path, listed.split()) if path not in going and (ROOT / path).exists()]
 

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from ..operations.output import age
 from . import flow, pages, picture, problems
@@ -14,11 +14,22 @@ from .flow import Flow
 from .looks import Watch
 from .pages import Fragments, Live
 from .problems import Problem
-from .sight import FLOW_SECONDS, PROBLEMS_SECONDS, STALE_SECONDS, Sight
+from .sight import FLOW_SECONDS, KEYS_MAX, PROBLEMS_SECONDS, STALE_SECONDS, Sight, Tables, Waits
 
 Page = Literal["flow", "problems"]
 PATIENCE_SECONDS = 1.5
 """How long a page waits for the first answers; what is not there by then follows."""
+
+
+class Mark(NamedTuple):
+    """How much waits."""
+
+    number: int
+    more: bool = False
+    """Whether more waits than was looked at."""
+
+    def __str__(self) -> str:
+        return f"{self.number:,}{'+' if self.more else ''}"
 
 
 class Board:
@@ -91,20 +102,20 @@ class Board:
         self._lives[page] = (time.monotonic(), live.fragments)
         return live.fragments
 
-    def marks(self) -> dict[str, dict[str, int | None]]:
+    def marks(self) -> dict[str, dict[str, Mark | None]]:
         """Return how much of each service waits for somebody, for the pages with a tab for each; None if not known."""
-        letters: dict[str, int | None] = {}
-        waiting: dict[str, int | None] = {}
+        letters: dict[str, Mark | None] = {}
+        waiting: dict[str, Mark | None] = {}
         for name, sight in self.sights.items():
             waits, tables = sight.waits.known(problems.KNOWN_SECONDS), sight.tables.known(problems.KNOWN_SECONDS)
-            letters[name] = sum(one.number for one in waits.dead_letters) if waits else None
-            waiting[name] = len(waits.keys) + len(waits.stuck_calls) + len(tables.paused) if waits and tables else None
+            letters[name] = Mark(sum(one.number for one in waits.dead_letters)) if waits else None
+            waiting[name] = _waiting(waits, tables) if waits and tables else None
         return {"dead-letters": letters, "waiting": waiting}
 
     def first(self, page: str) -> str:
         """Return the service whose tab a page opens: the first of which something waits; empty if there is none."""
         marks = self.marks().get(page, {})
-        return next((name for name, mark in marks.items() if mark), next(iter(self.known), ""))
+        return next((name for name, mark in marks.items() if mark and mark.number), next(iter(self.known), ""))
 
     def _audits(self) -> list[tuple[str, Seen, str]]:
         """Return the audit of each service, with its command, the worst first."""
@@ -120,10 +131,18 @@ class Board:
         return problems.in_order(found)
 
 
-def _sum(marks: dict[str, int | None]) -> str:
+def _waiting(waits: Waits, tables: Tables) -> Mark:
+    """Count what stands on the page of what waits, and asks for somebody."""
+    seen = (len(waits.keys), len(waits.stuck_calls))
+    return Mark(sum(min(one, KEYS_MAX) for one in seen) + len(tables.paused), more=max(seen) > KEYS_MAX)
+
+
+def _sum(marks: dict[str, Mark | None]) -> str:
     """Return how much waits, as far as it is known; empty for nothing."""
-    counted = sum(mark or 0 for mark in marks.values())
-    return " + ".join([*([f"{counted:,}"] if counted else []), *(["unknown"] if None in marks.values() else [])])
+    known = [mark for mark in marks.values() if mark is not None]
+    counted = Mark(sum(mark.number for mark in known), more=any(mark.more for mark in known))
+    unknown = len(known) < len(marks)
+    return " + ".join([*([str(counted)] if counted.number else []), *(["unknown"] if unknown else [])])
 
 
 def _rates(flows: dict[str, Flow]) -> dict[str, float | None]:

@@ -9,8 +9,9 @@ import pytest
 from shared import command
 from shared.calls.queue import Waiting
 from shared.console import flow, problems
+from shared.console.board import Mark
 from shared.console.problems import Problem
-from shared.console.sight import Tables, Waits
+from shared.console.sight import KEYS_MAX, Tables, Waits
 from shared.operations.dead_letters import Alike
 from shared.operations.status import Status
 from shared.postgres.parked import ParkedKey
@@ -208,9 +209,22 @@ def test_a_page_opens_where_something_waits() -> None:
     desk.sees("shop", waits=nothing, tables=Tables({}, [], []))
     desk.sees("store", waits=nothing, tables=Tables({}, [], [], paused))
 
-    assert desk.board.marks() == {"dead-letters": {"shop": 0, "store": 0}, "waiting": {"shop": 0, "store": 1}}
+    none, one = Mark(0), Mark(1)
+    assert desk.board.marks() == {
+        "dead-letters": {"shop": none, "store": none},
+        "waiting": {"shop": none, "store": one},
+    }
     assert (desk.board.first("waiting"), desk.board.first("dead-letters")) == ("store", "shop")
     assert re.search(r'id="nav-waiting"[^>]*>1<', desk.browser.get("/").text)
+
+
+def test_more_keys_than_are_looked_at_are_not_called_a_number_of_them() -> None:
+    desk = Desk()
+    desk.sees("shop", waits=Waits([], [key()] * (KEYS_MAX + 1), [], [], []))
+    desk.sees("store", waits=Waits([], [key()] * 2, [], [], []))
+
+    assert str(desk.board.marks()["waiting"]["shop"]) == "50+"
+    assert re.search(r'id="nav-waiting"[^>]*>52\+<', desk.browser.get("/").text)
 
 
 def test_what_was_not_looked_at_is_not_well() -> None:

@@ -2,12 +2,13 @@
 
     1  take   a transaction takes calls that are due, each with a lease (`queue`)
     2  ask    outside of any transaction (`exchange`)
-    3  write  a transaction has the answer's effects, its events, and the end of the call (`settling`)
+    3  write  a transaction has the answer's effects, its events, and the end of the call (`settling`); answers that
+              come while another is being written share the next one (`together`)
 
 A caller that is killed before 3 leaves leases that run out; then any caller asks again, with the same idempotency key.
 Any number of callers may run: they share the limits of a destination through its row. Each has its own breaker.
 
-The event loop asks; whatever concerns the database runs on threads.
+The event loop asks, and has the service make its requests; whatever concerns the database runs on threads.
 """
 
 import asyncio
@@ -16,9 +17,9 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from typing import Any, TypeVar
 
@@ -35,11 +36,12 @@ from ..telemetry.failures import LOGGED_MAX
 from ..telemetry.metrics import log
 from . import metrics, queue
 from .breaker import Breaker
-from .declaration import Destination
+from .declaration import Answer, Destination, Request
 from .exchange import Exchange, refuse_wrong_settings
 from .outbox import CallingOutbox
-from .queue import Budget, Due, Overtaken
+from .queue import Budget, Due, Overtaken, Taken
 from .settling import NoAnswer, Outcome, Settling
+from .together import Together
 
 THREADS = 5
 """That use the database: as many as the caller has connections."""
@@ -84,6 +86,8 @@ class Lane:
         self.lease_seconds = destination.seconds + SETTLE_SECONDS
         self.tasks: set[asyncio.Task[None]] = set()
         self.wakes = asyncio.Event()
+        self.more = False
+        """Whether calls were due, at the last look, that there was no room for."""
 
     def start(self, work: Any) -> None:
         """Start `work`; when it ends, there is room for more."""
@@ -93,10 +97,11 @@ class Lane:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self.tasks.discard(task)
-        self.wakes.set()
+        if self.more:
+            self.wakes.set()
 
     async def rest(self, seconds: float) -> None:
-        """Wait until a call has ended, at most `seconds`."""
+        """Wait until there is room for a call that is due, at most `seconds`."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.wakes.wait(), seconds)
         self.wakes.clear()
@@ -129,6 +134,7 @@ class Caller:
         self._settings = settings
         self._service = service
         self._engine = engine
+        self._looking = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._check = check
         self._exchange = exchange
         self._settling = Settling(engine, outbox, service.name, outbox.calls)
@@ -141,7 +147,7 @@ class Caller:
         self._asked_to_stop = False
         self._answered = time.monotonic()
         self._working: dict[object, float] = {}
-        """When each work on a thread began; what waits for a thread has not."""
+        """When each work in the database, or of the service's own code, began; what waits for a thread has not."""
 
     def ready(self) -> tuple[bool, str]:
         """Return whether this caller can do its work, and what it is doing."""
@@ -176,6 +182,7 @@ class Caller:
 
     async def _main(self) -> None:
         self._stop = asyncio.Event()
+        self._together = Together(self._write_together)
         loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="database"))
         for number in (signal.SIGTERM, signal.SIGINT):
@@ -200,14 +207,19 @@ class Caller:
         for lane in self._lanes:
             lane.wakes.set()
 
+    @contextmanager
+    def _timed(self) -> Iterator[None]:
+        mark = object()
+        self._working[mark] = time.monotonic()
+        try:
+            yield
+        finally:
+            del self._working[mark]
+
     async def _on_thread(self, work: Callable[..., T], *given: Any, **named: Any) -> T:
         def timed() -> T:
-            mark = object()
-            self._working[mark] = time.monotonic()
-            try:
+            with self._timed():
                 return work(*given, **named)
-            finally:
-                del self._working[mark]
 
         done = await asyncio.to_thread(timed)
         self._answered = time.monotonic()
@@ -235,7 +247,7 @@ class Caller:
                 pause = min(2 * pause, PAUSE_MAX)
                 continue
             pause = PAUSE_MIN
-            if not taken:
+            if not (taken and lane.more):
                 await lane.rest(POLL_SECONDS)
         if lane.tasks:
             _, late = await asyncio.wait(lane.tasks, timeout=self._settings.shutdown_grace_seconds)
@@ -247,10 +259,11 @@ class Caller:
         free = lane.destination.concurrency - len(lane.tasks)
         room = lane.breaker.room(free)
         if room > 0:
-            taken = await self._on_thread(self._take, lane, room, expired=False)
+            taken, lane.more = await self._on_thread(self._take, lane, room, expired=False)
         elif lane.breaker.open and free > 0:
-            taken = await self._on_thread(self._take, lane, min(free, SWEPT_MAX), expired=True)
+            taken, lane.more = await self._on_thread(self._take, lane, min(free, SWEPT_MAX), expired=True)
         else:
+            lane.more = True
             return 0
         at = time.monotonic()
         for due in taken:
@@ -260,8 +273,11 @@ class Caller:
         self._show()
         return len(taken)
 
-    def _take(self, lane: Lane, most: int, *, expired: bool) -> list[Due]:
+    def _take(self, lane: Lane, most: int, *, expired: bool) -> Taken:
         to = lane.destination
+        with self._looking.connect() as connection:
+            if not queue.any_due(connection, to.name, expired=expired):
+                return queue.NOTHING
         with self._engine.begin() as connection:
             return queue.take(
                 connection,
@@ -287,6 +303,8 @@ class Caller:
                 metrics.ATTEMPTS.labels(due.destination, "lost").inc()
                 log.warning("call_lost", error=type(error).__name__, detail=str(error.orig)[:LOGGED_MAX])
             else:
+                if outcome.more:
+                    lane.wakes.set()
                 metrics.ATTEMPTS.labels(due.destination, outcome.ended).inc()
                 write = getattr(log, _LEVELS[outcome.ended])
                 write(f"call_{outcome.ended}", attempts=due.attempts, detail=outcome.detail[:LOGGED_MAX])
@@ -295,14 +313,10 @@ class Caller:
         until = taken_at + lane.lease_seconds
         if due.expired:
             return await self._written(until, self._settling.give_up, due, "deadline")
-        request = await self._written(until, self._settling.request_of, due)
+        request = await self._request(lane, due, taken_at)
         if isinstance(request, Outcome):
             lane.breaker.unasked()
             return request
-        if time.monotonic() > taken_at + SETTLE_SECONDS:  # it stood still: the lease may not last for the answer
-            lane.breaker.unasked()
-            await self._written(until, self._settling.release, due)
-            return Outcome("again", "this caller stood still; nothing was asked")
         began = time.monotonic()
         try:
             answer = await lane.exchange.ask(due, request)
@@ -318,7 +332,29 @@ class Caller:
             self._fails(lane, f"status {answer.status}")
         elif lane.breaker.succeeded():
             log.warning("breaker_closed", destination=due.destination)
+        if answer.meaning == "done" and (outcome := await self._together.write(due, answer)) is not None:
+            return outcome
         return await self._written(until, self._settling.answered, due, answer)
+
+    async def _request(self, lane: Lane, due: Due, taken_at: float) -> Request | Outcome:
+        """Return what is sent, or what became of a call for which nothing is."""
+        until = taken_at + lane.lease_seconds
+        try:
+            with self._timed():
+                request = self._settling.request_of(due)
+        except Exception as error:  # noqa: BLE001 - one call must not end the process
+            return await self._written(until, self._settling.stuck, due, error, maybe_done=due.maybe_done)
+        if time.monotonic() > taken_at + SETTLE_SECONDS:  # it stood still: the lease may not last for the answer
+            await self._written(until, self._settling.release, due)
+            return Outcome("again", "this caller stood still; nothing was asked")
+        return request
+
+    async def _write_together(self, answers: Sequence[tuple[Due, Answer]]) -> list[Outcome] | None:
+        try:
+            return await self._on_thread(self._settling.answered_together, answers)
+        except DBAPIError as error:
+            self._missed(error)
+            return None
 
     def _fails(self, lane: Lane, why: str) -> None:
         if lane.breaker.failed():

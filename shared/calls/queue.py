@@ -15,6 +15,8 @@ from typing import NamedTuple
 from sqlalchemy import Connection, text
 
 from ..errors import ExactlyOnceError
+from ..postgres import ahead
+from ..postgres.ahead import Statement
 
 BLOCKED_SECONDS = 60.0
 """How long a call behind another one of its key is put off. What finishes that one brings it forward, so this is only
@@ -112,16 +114,31 @@ _TAKE = text("""
               looked.maybe_done, looked.stuck, expired, looked.failure
 """)
 
-_HOLDS = text("SELECT EXISTS (SELECT FROM exactly_once_call WHERE id = :id AND lease = :lease)")
+_HELD = text("""
+    SELECT due.id FROM exactly_once_call AS due
+    JOIN unnest(CAST(:ids AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease) USING (id, lease)
+""")
 
-_FINISH = text("DELETE FROM exactly_once_call WHERE id = :id AND lease = :lease")
+_FINISH = text("""
+    DELETE FROM exactly_once_call AS due
+    USING unnest(CAST(:ids AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease)
+    WHERE due.id = held.id AND due.lease = held.lease
+    RETURNING due.id
+""")
 
 # Also one that is due in this snapshot: a caller may be about to put it off, and this waits for that.
 _NEXT = text("""
     UPDATE exactly_once_call SET due_at = clock_timestamp()
-    WHERE id = (SELECT id FROM exactly_once_call WHERE key = :key AND id > :id ORDER BY id LIMIT 1)
-        AND claimed_by IS NULL
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:keys AS text[])) AS ended (id, key)
+    CROSS JOIN LATERAL (
+        SELECT id FROM exactly_once_call AS later WHERE later.key = ended.key AND later.id > ended.id
+        ORDER BY later.id LIMIT 1
+    ) AS next
+    WHERE exactly_once_call.id = next.id AND claimed_by IS NULL
+    RETURNING next.id
 """)
+
+_LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :lock_timeout, true)")
 
 # At its deadline a call is due in any case: to be given up.
 _AGAIN = text("""
@@ -138,6 +155,17 @@ def know(connection: Connection, destination: str) -> None:
     connection.execute(_KNOW, {"name": destination})
 
 
+class Taken(NamedTuple):
+    """What a look for due calls has brought."""
+
+    calls: list[Due]
+    more: bool
+    """Whether others are due, for which there was no room."""
+
+
+NOTHING = Taken([], more=False)
+
+
 def take(
     connection: Connection,
     destination: str,
@@ -147,47 +175,63 @@ def take(
     seconds: float,
     caller: str,
     expired: bool = False,
-) -> list[Due]:
+) -> Taken:
     """Take up to `most` calls that are due, the first of their keys, for `seconds`; within the budget, if they are to
     be asked. With `expired`, only those whose deadline has passed, which are not asked.
     """
     wanted = {"destination": destination, "expired": expired}
-    if not connection.execute(_ANY, wanted).scalar_one():
-        return []
-    rate_at, now, under_way = connection.execute(_TURN, wanted).one()
-    if not expired:
-        most = min(most, budget.concurrency - under_way)
+    [(turn,), found] = ahead.execute(connection, [Statement(_TURN, wanted), Statement(_LOCK, {**wanted, "most": most})])
+    rate_at, now, under_way = turn
+    room = most if expired else min(most, budget.concurrency - under_way)
     interval = 1 / budget.per_second if budget.per_second and not expired else 0.0
     rate_at, now = float(rate_at), float(now)
     if not now < rate_at <= now + 2 * max(1.0, interval):  # so far ahead only after the clock was set back
         rate_at = now
     if interval:
         # The bucket holds what comes in a second, and at least one.
-        most = min(most, int((now + max(1.0, interval) - rate_at) / interval + 1e-6))
-    if most <= 0:
-        return []
-    ids = list(connection.execute(_LOCK, {**wanted, "most": most}).scalars())
+        room = min(room, int((now + max(1.0, interval) - rate_at) / interval + 1e-6))
+    ids = [id_ for (id_,) in found][: max(room, 0)]
+    more = len(found) == most or len(ids) < len(found)
     if not ids:
-        return []
+        return Taken([], more)
     values = {"ids": ids, "seconds": seconds, "blocked": BLOCKED_SECONDS, "caller": caller}
-    found = connection.execute(_TAKE, values).all()
-    taken = sorted(Due(*row[1:]) for row in found if row[0])
+    [rows] = ahead.execute(connection, [Statement(_TAKE, values)])
+    taken = sorted(Due(*row[1:]) for row in rows if row[0])
     if interval and taken:
         connection.execute(_RATE, {"destination": destination, "rate_at": rate_at + interval * len(taken)})
-    return taken
+    return Taken(taken, more)
 
 
-def holds(connection: Connection, due: Due) -> bool:
-    """Whether nobody has taken the call since."""
-    return bool(connection.execute(_HOLDS, {"id": due.id, "lease": due.lease}).scalar_one())
+def any_due(connection: Connection, destination: str, *, expired: bool = False) -> bool:
+    """Whether a call is due: a look that locks nothing."""
+    return bool(connection.execute(_ANY, {"destination": destination, "expired": expired}).scalar_one())
 
 
-def finish(connection: Connection, due: Due) -> None:
-    """Delete the call, and bring the next one of its key forward. Raises `Overtaken`."""
-    if connection.execute(_FINISH, {"id": due.id, "lease": due.lease}).rowcount != 1:
+def hold(connection: Connection, calls: Sequence[Due], *, lock_ms: int | None = None) -> None:
+    """Begin to write what became of `calls`. Raises `Overtaken` if another has taken one of them since. No statement of
+    the transaction waits longer than `lock_ms` for a lock, if that is given.
+    """
+    limit = [Statement(_LOCK_TIMEOUT, {"lock_timeout": f"{lock_ms}ms"})] if lock_ms else []
+    (*_, found) = ahead.execute(connection, [*limit, Statement(_HELD, _leases(calls))])
+    if len(found) != len(calls):
         raise Overtaken
-    # A statement of its own: it sees what was inserted while the one before waited.
-    connection.execute(_NEXT, {"key": due.key, "id": due.id})
+
+
+def finish(connection: Connection, calls: Sequence[Due], first: Sequence[Statement] = ()) -> bool:
+    """Execute `first`, delete the calls, and bring the next one of each key forward; return whether there is one.
+    Raises `Overtaken`.
+    """
+    # Each is a statement of its own: the last one sees what was inserted while the one before it waited.
+    leases = _leases(calls)
+    following = Statement(_NEXT, {"ids": leases["ids"], "keys": [due.key for due in calls]})
+    (*_, ended, next_) = ahead.execute(connection, [*first, Statement(_FINISH, leases), following])
+    if len(ended) != len(calls):
+        raise Overtaken
+    return bool(next_)
+
+
+def _leases(calls: Sequence[Due]) -> dict[str, list[int]]:
+    return {"ids": [due.id for due in calls], "leases": [due.lease for due in calls]}
 
 
 def again(

@@ -8,11 +8,14 @@
 
 The aggregate is locked before the call's row, as where a handler makes one: the other order would deadlock. So step 1
 is a look, and step 4 decides.
+
+Several answers may share one transaction: step 2 is done for each of them. If anything fails, all of it is undone, and
+each is written in a transaction of its own. So one that fails takes no other with it.
 """
 
 import hashlib
 import random
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -22,6 +25,7 @@ from sqlalchemy.exc import DBAPIError
 
 from ..errors import Retry
 from ..events import Event
+from ..postgres import blame
 from ..postgres.outbox import Outbox
 from ..postgres.transaction import unavailable
 from ..scheduling import Change
@@ -39,6 +43,15 @@ beginning becomes a hash, so that a chain of calls may go on for ever."""
 STUCK_SECONDS = 30.0
 """Before a call is asked again whose answer the service could not handle: as long as a deployment takes."""
 
+TOGETHER_LOCK_MS = 100
+"""How long answers that share a transaction wait for a lock. They lock rows in the order in which they came, so they
+may be part of a deadlock: they give up before PostgreSQL looks for one (`deadlock_timeout`, 1 s) and ends the other
+side.
+"""
+
+LOCKED = frozenset({"55P03", "40P01"})
+"""SQLSTATEs of a lock that was not had: the time for it was up, or it would have been a deadlock."""
+
 Ended = Literal["done", "never", "again", "given_up", "stuck"]
 
 
@@ -47,6 +60,8 @@ class Outcome(NamedTuple):
 
     ended: Ended
     detail: str = ""
+    more: bool = False
+    """Whether the next call of its key is due now."""
 
 
 class NoAnswer(Exception):
@@ -87,35 +102,47 @@ class Settling:
         decoder = self._decoders.get((due.call_type, due.call_version))
         return None if decoder is None else decoder.decode(due.data)
 
-    def request_of(self, due: Due) -> Request | Outcome:
-        """Return what is sent; or what became of a call for which that cannot be said."""
-        try:
-            call = self.call_of(due)
-            if call is None:
-                return self.stuck(due, _unknown(due), maybe_done=due.maybe_done)
-            return call.request()
-        except Exception as error:  # noqa: BLE001 - one call must not end the process
-            return self.stuck(due, error, maybe_done=due.maybe_done)
+    def request_of(self, due: Due) -> Request:
+        """Return what is sent. Raises whatever the service's own code raises."""
+        call = self.call_of(due)
+        if call is None:
+            raise _unknown(due)
+        return call.request()
 
     def answered(self, due: Due, answer: Answer) -> Outcome:
         """Let the service decide what `answer` means. Raises `Overtaken`, or `DBAPIError` if the database cannot."""
-
-        def decide(session: Session) -> Verdict:
-            call = self.call_of(due)
-            assert call is not None  # it was asked
-            return call.answered(answer, session)
-
         try:
-            verdict = self._decided(due, decide)
+            [verdict], more = self._decided([(due, self._decision(due, answer))])
         except _AgainWanted as wanted:
             return self._again(due._replace(stuck=False), wanted.why, wanted.after, maybe_done=True)
         except (Overtaken, DBAPIError) as error:
             if unavailable(error) or isinstance(error, Overtaken):
                 raise
             return self.stuck(due, error)
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - one call must not end the process
             return self.stuck(due, error)
-        return Outcome("never", verdict.why) if isinstance(verdict, Never) else Outcome("done")
+        return _outcome(verdict, more=more)
+
+    def answered_together(self, answers: Sequence[tuple[Due, Answer]]) -> list[Outcome] | None:
+        """Do the same for several calls in one transaction; return None if nothing was changed, because something
+        failed or had to wait. Then `answered` does it for each. Raises `DBAPIError` if the database cannot.
+        """
+        try:
+            decisions = [(due, self._decision(due, answer)) for due, answer in answers]
+            verdicts, more = self._decided(decisions, lock_ms=TOGETHER_LOCK_MS)
+        except Exception as error:
+            if unavailable(error) and blame.state_of(error) not in LOCKED:
+                raise
+            return None  # whose it is, and what it means, `answered` finds out
+        return [_outcome(verdict, more=more) for verdict in verdicts]
+
+    def _decision(self, due: Due, answer: Answer) -> Callable[[Session], Verdict]:
+        def decide(session: Session) -> Verdict:
+            call = self.call_of(due)
+            assert call is not None  # it was asked
+            return call.answered(answer, session)
+
+        return decide
 
     def failed(self, due: Due, failure: NoAnswer) -> Outcome:
         """Note an attempt without an answer. Raises what `answered` raises."""
@@ -133,18 +160,18 @@ class Settling:
             return Done(*events_of(call.given_up(why, session), call))
 
         try:
-            self._decided(due, decide)
+            _, more = self._decided([(due, decide)])
         except (Overtaken, DBAPIError) as error:
             if unavailable(error) or isinstance(error, Overtaken):
                 raise
             return self.stuck(due, error, maybe_done=due.maybe_done, counted=True)
         except Exception as error:  # noqa: BLE001 - as above
             return self.stuck(due, error, maybe_done=due.maybe_done, counted=True)
-        return Outcome("given_up", f"{reason}: {last}")
+        return Outcome("given_up", f"{reason}: {last}", more)
 
     def drop(self, due: Due) -> Outcome:
         """Finish a call for which nothing is published: its class may be gone. Raises what `answered` raises."""
-        self._decided(due, lambda _: Done())
+        self._decided([(due, lambda _: Done())])
         return Outcome("given_up", "operator: nothing is published")
 
     def release(self, due: Due) -> None:
@@ -160,32 +187,37 @@ class Settling:
                 counted=False,
             )
 
-    def _decided(self, due: Due, decide: Callable[[Session], Verdict]) -> Done | Never:
-        """Steps 1 to 5."""
+    def _decided(
+        self, decisions: Sequence[tuple[Due, Callable[[Session], Verdict]]], *, lock_ms: int | None = None
+    ) -> tuple[list[Done | Never], bool]:
+        """Steps 1 to 5; return what was decided, and whether a call behind one of these is due now."""
+        calls = [due for due, _ in decisions]
         with Session(self._engine) as session, session.begin():
-            if not queue.holds(session.connection(), due):
-                raise Overtaken
-            session.publisher = session.scheduler = self._publisher(due, session)
+            queue.hold(session.connection(), calls, lock_ms=lock_ms)
             session.settler = partial(self._outbox.settle, session)
-            try:
-                with session.lent():
-                    verdict = decide(session)
-                    if isinstance(verdict, Again):
-                        raise _AgainWanted(verdict.why, verdict.after)
-                    if not isinstance(verdict, Done | Never):
-                        raise TypeError(
-                            f"{due.call_type}.answered returned {type(verdict).__name__}; it returns Done, Again or "
-                            "Never"
-                        )
-                    for event in verdict.events:
-                        session.publish(event)
-            except Retry as retry:
-                raise _AgainWanted(str(retry), 0.0) from retry
-            finally:
-                session.publisher = session.scheduler = None
-            self._outbox.write(session)
-            queue.finish(session.connection(), due)
+            verdicts = [self._verdict(session, due, decide) for due, decide in decisions]
+            more = queue.finish(session.connection(), calls, self._outbox.insertion(session))
             self._finally(session.connection())
+        return verdicts, more
+
+    def _verdict(self, session: Session, due: Due, decide: Callable[[Session], Verdict]) -> Done | Never:
+        """Step 2, and what it publishes is collected."""
+        session.publisher = session.scheduler = self._publisher(due, session)
+        try:
+            with session.lent():
+                verdict = decide(session)
+                if isinstance(verdict, Again):
+                    raise _AgainWanted(verdict.why, verdict.after)
+                if not isinstance(verdict, Done | Never):
+                    raise TypeError(
+                        f"{due.call_type}.answered returned {type(verdict).__name__}; it returns Done, Again or Never"
+                    )
+                for event in verdict.events:
+                    session.publish(event)
+        except Retry as retry:
+            raise _AgainWanted(str(retry), 0.0) from retry
+        finally:
+            session.publisher = session.scheduler = None
         return verdict
 
     def _publisher(self, due: Due, session: Session) -> Callable[..., None]:
@@ -233,6 +265,10 @@ class Settling:
         to = kind.destination
         longest = min(to.pause_seconds_max, to.pause_seconds_min * 2.0 ** min(attempts - 1, 60))
         return longest * self._random.uniform(0.5, 1.0)
+
+
+def _outcome(verdict: Done | Never, *, more: bool) -> Outcome:
+    return Outcome("never", verdict.why, more) if isinstance(verdict, Never) else Outcome("done", "", more)
 
 
 def _unknown(due: Due) -> LookupError:

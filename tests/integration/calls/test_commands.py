@@ -30,7 +30,7 @@ def run(paying: Stage, monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
 
 def taken(paying: Stage) -> list[Due]:
     with paying.engine.begin() as connection:
-        return queue.take(connection, "bank", most=9, budget=Budget(9, 0.0), seconds=60.0, caller="test:1")
+        return queue.take(connection, "bank", most=9, budget=Budget(9, 0.0), seconds=60.0, caller="test:1").calls
 
 
 def test_give_up_overtakes_a_caller_that_is_asking(paying: Stage, run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -90,7 +90,7 @@ def test_its_commands_print_what_it_shows(
         for kind in (billing.CapturePayment, billing.VoidCapture):
             billing.call(session, kind(order_id="o-1", amount=500))
     with engine.begin() as connection:
-        (due,) = queue.take(connection, "bank", most=1, budget=Budget(1, 0.0), seconds=9.0, caller="here")
+        (due,) = queue.take(connection, "bank", most=1, budget=Budget(1, 0.0), seconds=9.0, caller="here").calls
     failure = NoAnswer("ConnectError: All connection attempts failed", sent=False)
     Settling(engine, outbox, "billing", outbox.calls).failed(due, failure)
 

@@ -15,7 +15,8 @@ WAITS = "SELECT FROM pg_stat_activity WHERE datname = current_database() AND wai
 
 def take(paying: Stage, most: int = 100, *, budget: Budget = BUDGET, expired: bool = False) -> list[Due]:
     with paying.engine.begin() as connection:
-        return queue.take(connection, "bank", most=most, budget=budget, seconds=60.0, caller="test:1", expired=expired)
+        budgeted = {"most": most, "budget": budget, "expired": expired}
+        return queue.take(connection, "bank", **budgeted, seconds=60.0, caller="test:1").calls  # type: ignore[arg-type]
 
 
 def again(paying: Stage, due: Due, seconds: float = 0.0) -> None:
@@ -25,7 +26,7 @@ def again(paying: Stage, due: Due, seconds: float = 0.0) -> None:
 
 def finish(paying: Stage, due: Due) -> None:
     with paying.engine.begin() as connection:
-        queue.finish(connection, due)
+        queue.finish(connection, [due])
 
 
 def let_leases_run_out(paying: Stage) -> None:
@@ -47,8 +48,9 @@ def test_a_call_is_taken_once_and_again_when_its_lease_has_run_out(paying: Stage
     with pytest.raises(Overtaken):
         again(paying, first)
     with paying.engine.begin() as connection:
-        assert not queue.holds(connection, first)
-        assert queue.holds(connection, second)
+        queue.hold(connection, [second])
+        with pytest.raises(Overtaken):
+            queue.hold(connection, [first, second])
     finish(paying, second)
     assert paying.rows("SELECT FROM exactly_once_call") == []
 
@@ -77,7 +79,7 @@ def test_a_call_that_is_put_off_while_the_one_before_it_ends_follows_it(paying: 
     # Another caller made its place in the order sure a moment ago, and did not see the end of the first.
     paying.connection.execute("UPDATE exactly_once_call SET due_at = clock_timestamp() WHERE claimed_by IS NULL")
     with ThreadPoolExecutor(1) as ending, paying.engine.begin() as other:
-        assert queue.take(other, "bank", most=9, budget=BUDGET, seconds=60.0, caller="test:2") == []
+        assert queue.take(other, "bank", most=9, budget=BUDGET, seconds=60.0, caller="test:2").calls == []
         ended = ending.submit(finish, paying, first)
         until(lambda: ended.done() or paying.rows(WAITS), "the first one waits for the second, or is finished")
         other.commit()

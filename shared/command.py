@@ -56,9 +56,9 @@ def caller(container: Any, _arguments: argparse.Namespace) -> None:
     try:
         process = container.caller()
     except ModuleNotFoundError as error:
-        if error.name != "httpx":
+        if error.name not in ("aiohttp", "yarl"):
             raise
-        raise Misconfigured("a caller needs httpx: install the library's extra `calls`, or httpx itself") from error
+        raise Misconfigured("a caller needs aiohttp: install the library's extra `calls`, or aiohttp itself") from error
     _run_process(container.settings(), process)
 
 

@@ -10,7 +10,8 @@ import ssl
 from typing import Any
 from urllib.parse import quote
 
-import httpx
+import aiohttp
+from yarl import URL
 
 from .. import trace_context
 from ..errors import Misconfigured
@@ -18,35 +19,45 @@ from .declaration import TOKEN, Answer, Destination, Request, RequestRefused
 from .queue import Due
 from .settling import NoAnswer
 
-NOT_SENT = (httpx.ConnectError, httpx.ConnectTimeout, httpx.PoolTimeout)
-"""Failures before the first byte of the request: the destination has not got it."""
+NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""Failures before the first byte of the request: the destination has not got it. A certificate that is refused is a
+`ClientConnectorError`."""
+
+KEPT_SECONDS = 5.0
+"""A connection without a request is kept for so long: shorter than servers usually keep it, which close it then, and
+would close it on a request."""
+
+HEAD_MAX = 131_072
+"""Bytes of a line of an answer's head."""
 
 
 class Exchange:
-    """The connections to one destination. All of it runs on one event loop."""
+    """The connections to one destination. All of it runs on one event loop, the one that makes it."""
 
     def __init__(self, destination: Destination, settings: Any) -> None:
         """Raise `Misconfigured` if the settings give no usable URL, header or certificate."""
         self._destination = destination
         self._url = _url(destination, settings)
         self._headers = _headers(destination, settings)
-        url = httpx.URL(self._url)
-        self.server = (url.host, url.port or (443 if url.scheme == "https" else 80))
+        url = URL(self._url)
+        self.server = (url.host or "", url.port or 0)
         """Host and port that are asked."""
-        # It sends: a client would read the place that a redirect names, and fails if it makes no sense.
-        self._transport = httpx.AsyncHTTPTransport(
-            verify=_tls(destination, settings),
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                limit=destination.concurrency, ssl=_tls(destination, settings), keepalive_timeout=KEPT_SECONDS
+            ),
+            timeout=aiohttp.ClientTimeout(total=None, connect=destination.connect_seconds),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=("Content-Type",),
+            auto_decompress=False,
             trust_env=False,
-            limits=httpx.Limits(max_connections=destination.concurrency, keepalive_expiry=5.0),
-        )
-        self._client = httpx.AsyncClient(
-            transport=self._transport,
-            timeout=httpx.Timeout(destination.seconds, connect=destination.connect_seconds),
+            max_line_size=HEAD_MAX,
+            max_field_size=HEAD_MAX,
         )
 
     async def close(self) -> None:
         """Close all connections."""
-        await self._client.aclose()
+        await self._client.close()
 
     async def ask(self, due: Due, request: Request) -> Answer:
         """Send `request`; return the answer. Raises `NoAnswer`, or what is wrong with the request itself."""
@@ -58,35 +69,34 @@ class Exchange:
         headers["Idempotency-Key"] = quote(due.call_id, safe="!#$%&'()*+,-./:;<=>?@[]^_`{|}~")
         headers["Accept-Encoding"] = "identity"
         headers |= dict(trace_context.of_text(due.traceparent).without_baggage().headers())
-        built = self._client.build_request(request.method, self._url + request.path, headers=headers, content=content)
+        url = URL(self._url + request.path, encoded=True)
         try:
             async with asyncio.timeout(self._destination.seconds):
-                return await self._exchanged(built)
+                return await self._exchanged(request.method, url, headers, content)
         except NOT_SENT as error:
             raise NoAnswer(_words(error), sent=False) from error
         except TimeoutError as error:
             raise NoAnswer(f"no whole answer within {self._destination.seconds:g} s", sent=True) from error
-        except (httpx.LocalProtocolError, httpx.UnsupportedProtocol) as error:
+        except aiohttp.InvalidURL as error:
             raise RequestRefused(_words(error)) from error
-        except Exception as error:  # httpx's own, and what it lets through, such as an alert of TLS
+        except Exception as error:  # aiohttp's own, and what it lets through, such as an alert of TLS
             raise NoAnswer(_words(error), sent=True) from error
 
-    async def _exchanged(self, built: httpx.Request) -> Answer:
-        response = await self._transport.handle_async_request(built)
+    async def _exchanged(self, method: str, url: URL, headers: dict[str, str], content: bytes | None) -> Answer:
         body, most = bytearray(), self._destination.answer_bytes_max
         cut = False
-        try:
-            async for part in response.aiter_raw():
+        async with self._client.request(method, url, headers=headers, data=content, allow_redirects=False) as response:
+            async for part in response.content.iter_any():
                 body += part
                 if len(body) > most:
                     cut = True
+                    response.close()  # what is not read to its end closes its connection
                     break
-        finally:
-            await response.aclose()  # one that is not read to its end closes its connection
-        headers: dict[str, str] = {}
-        for name, value in response.headers.multi_items():
-            headers[name.lower()] = f"{headers[name.lower()]}, {value}" if name.lower() in headers else value
-        return Answer(response.status_code, headers, bytes(body[:most]), cut)
+        found: dict[str, str] = {}
+        for given, raw in response.headers.items():
+            name, value = given.lower(), raw.encode(errors="surrogateescape").decode(errors="replace")
+            found[name] = f"{found[name]}, {value}" if name in found else value
+        return Answer(response.status, found, bytes(body[:most]), cut)
 
 
 def refuse_wrong_settings(destination: Destination, settings: Any) -> None:
@@ -97,7 +107,7 @@ def refuse_wrong_settings(destination: Destination, settings: Any) -> None:
 
 
 def _words(error: Exception) -> str:
-    """Say what happened; httpx leaves some messages empty."""
+    """Say what happened; some messages are empty."""
     said = " ".join(str(error).split())
     return f"{type(error).__name__}: {said}" if said else type(error).__name__
 
@@ -115,14 +125,16 @@ def _given(destination: Destination, name: str, settings: Any) -> Any:
 def _url(destination: Destination, settings: Any) -> str:
     given = str(_given(destination, "url", settings))
     try:
-        url = httpx.URL(given)
+        url = URL(given)
         port = 443 if url.port is None else url.port
         nowhere = not url.host
-    except (httpx.InvalidURL, ValueError) as error:  # a host that is no domain is a ValueError
+        if "xn--" in (url.raw_host or ""):
+            (url.raw_host or "").encode().decode("idna")
+    except ValueError as error:  # a host that is no domain too
         raise Misconfigured(f"the URL of destination {destination.name} cannot be read: {error}") from None
-    if not 0 < port < 65_536:
-        raise Misconfigured(f"the URL of destination {destination.name}: there is no port {port}")
-    if url.scheme not in ("http", "https") or nowhere or url.query or url.fragment or url.userinfo:
+    if port == 0:
+        raise Misconfigured(f"the URL of destination {destination.name} cannot be read: there is no port 0")
+    if url.scheme not in ("http", "https") or nowhere or url.query_string or url.fragment or url.user or url.password:
         raise Misconfigured(
             f"the URL of destination {destination.name} is not of the form https://host/path: it has no query and no "
             "password; what is secret goes into `headers`"

@@ -13,8 +13,8 @@ from .settling import Outcome
 TOGETHER_MAX = 50
 """Answers in one transaction: it holds the locks of all of them."""
 
-APART_SECONDS = 0.05
-"""What a group usually takes at most. If one takes longer, the next does not wait for it."""
+APART_SECONDS = 0.25
+"""What a group takes at most, even on a busy machine. If one takes longer, the next does not wait for it."""
 
 GROUPS = 3
 """Transactions at a time: some threads of the caller remain for all else."""

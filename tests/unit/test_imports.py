@@ -12,7 +12,19 @@ import pytest
 
 ROOT = Path(__file__).parents[2]
 SERVICES = sorted(path.parent.name for path in (ROOT / "services").glob("*/__main__.py"))
-UNWANTED = {"alembic", "fastapi", "httpx", "kafka", "mako", "opentelemetry", "pygments", "rich", "starlette", "uvicorn"}
+UNWANTED = {
+    "aiohttp",
+    "alembic",
+    "fastapi",
+    "httpx",
+    "kafka",
+    "mako",
+    "opentelemetry",
+    "pygments",
+    "rich",
+    "starlette",
+    "uvicorn",
+}
 """Modules that a worker does not need. A service may need another system's client."""
 
 

@@ -151,7 +151,7 @@ def libraries(case: Case) -> Iterator[Finding]:
     missing = []
     if _has_api(case) and find_spec("fastapi") is None:
         missing.append("api")
-    if case.container.calls() and find_spec("httpx") is None:
+    if case.container.calls() and find_spec("aiohttp") is None:
         missing.append("calls")
     if missing:
         extras = ", ".join(missing)

@@ -183,7 +183,7 @@ class Settings(BaseSettings):
             le=1_000,
             description="longest pause of a busy worker before a cycle, so that batches grow under load; 0: none",
         ),
-    ] = 50
+    ] = 200
     claim_rows: Annotated[
         int, Field(ge=1, le=50_000, description="outbox rows published in one Kafka transaction, per lane")
     ] = 2_000

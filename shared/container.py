@@ -36,8 +36,8 @@ observer, the topic watch, and the checks before a stop."""
 ASIDE_CONNECTIONS = 2
 """Opened only to cancel a statement of a slow handler, and to note at which record a process ends."""
 
-CALLER_CONNECTIONS = 5
-"""One for each of its threads (`THREADS` of `calls.caller`)."""
+CALLER_CONNECTIONS = 6
+"""One for each of its threads (`THREADS` of `calls.caller`), and one that listens."""
 
 _NO_TRACES = "OTEL_TRACES_EXPORTER needs OpenTelemetry: install the library's extra `traces`, or leave it at `none`"
 

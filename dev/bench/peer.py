@@ -5,8 +5,9 @@
 
 One record a transaction: handle it, commit PostgreSQL, send what was decided and wait until Kafka has it, then commit
 the offset. It has the same tables and does what our handlers do for an order that nobody cancels: the same rows locked,
-read and written. A record that comes again is handled again, so its handler first looks whether it was there. A request
-sends its event after its commit and does not wait: if the process dies then, the event is lost.
+read and written, and the same bank asked, from inside the handler. A record that comes again is handled again, so its
+handler first looks whether it was there. A request sends its event after its commit and does not wait: if the process
+dies then, the event is lost.
 
 It is as fast as this way can be: idempotent producers without linger, connections kept, no outbox, no inbox, no
 tracing, no limits, no authorization, no idempotency keys, no records checked against a schema.
@@ -21,6 +22,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import Any
 
+import httpx
 import uvicorn
 from confluent_kafka import Consumer, KafkaException, Message, Producer, TopicPartition
 from fastapi import FastAPI
@@ -33,6 +35,7 @@ from services.inventory.models import Reservation, Stock
 from services.order.models import Order, OrderLine
 from services.payment.models import Account, Payment
 
+BANK = httpx.Client(base_url=os.environ.get("BANK_URL", ""), timeout=3.0, trust_env=False)
 TOPICS = {name: f"peer.{name}.events" for name in ("order", "inventory", "payment")}
 SEND_SECONDS = 10.0
 POLL_SECONDS = 0.5
@@ -102,12 +105,19 @@ def charge(event: Fields, session: Session) -> list[Event]:
         elif account.balance < amount:
             payment.reason = "NOT_ENOUGH_MONEY"
         else:
+            _ask_bank(order_id, event["account"], amount, event["currency"])
             payment.state = "CAPTURED"
             session.add_all(account.post(-amount, f"capture:{order_id}", against="merchant", order_id=order_id))
     if payment.state == "DECLINED":
         return [("PaymentDeclined", {"order_id": order_id, "reason": payment.reason})]
     money = {"amount": payment.amount, "currency": payment.currency}
     return [("PaymentCaptured", {"order_id": order_id, "account": payment.account, **money})]
+
+
+def _ask_bank(order_id: str, account: str, amount: int, currency: str) -> None:
+    """Have the bank take the money, while the transaction is open: without an answer, the record comes again."""
+    asked = {"order": order_id, "account": account, "amount": amount, "currency": currency}
+    BANK.post("/captures", json=asked, headers={"Idempotency-Key": order_id}).raise_for_status()
 
 
 def reserved(event: Fields, session: Session) -> list[Event]:

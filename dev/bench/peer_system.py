@@ -47,7 +47,11 @@ def peer(servers: Servers) -> Iterator[Customers]:
     with ExitStack() as stack:
         logs = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="exactly-once-peer-")))
         supervisor = stack.enter_context(Supervisor(logs))
-        port = free_port()
+        port, bank = free_port(), free_port()
+        place = ("--port", str(bank), "--books", str(logs / "bank.sqlite"))
+        supervisor.start(
+            Program("bank", (sys.executable, "-m", "dev.bank", *place), environment(PYTHONPATH=str(ROOT)), logs)
+        )
         names = [(f"{service} {number}", service) for service in BASES for number in range(WORKERS)]
         for name, command in [("order api", "order-api"), *names]:
             env = environment(
@@ -55,6 +59,7 @@ def peer(servers: Servers) -> Iterator[Customers]:
                 KAFKA_BOOTSTRAP_SERVERS=servers.kafka.bootstrap,
                 DATABASE_URL=_url(servers, command.partition("-")[0]),
                 HTTP_PORT=str(port),
+                BANK_URL=f"http://{HOST}:{bank}",
             )
             supervisor.start(Program(name, (sys.executable, "-m", "dev.bench.peer", command), env, logs))
         url = f"http://{HOST}:{port}"

@@ -29,6 +29,7 @@ from sqlalchemy.exc import DBAPIError
 from ..configuration.program import program
 from ..errors import Exit, Misconfigured
 from ..postgres.transaction import unavailable
+from ..postgres.wakeup import Listener
 from ..service import Service
 from ..settings import Settings
 from ..telemetry import log_context, outages
@@ -38,13 +39,13 @@ from . import metrics, queue
 from .breaker import Breaker
 from .declaration import Answer, Destination, Request
 from .exchange import Exchange, refuse_wrong_settings
-from .outbox import CallingOutbox
+from .outbox import CHANNEL, CallingOutbox
 from .queue import Budget, Due, Overtaken, Taken
 from .settling import NoAnswer, Outcome, Settling
 from .together import Together
 
 THREADS = 5
-"""That use the database: as many as the caller has connections."""
+"""That use the database, each with a connection; one more listens."""
 
 SETTLE_SECONDS = 5.0
 """A lease lasts so much longer than an attempt may. A dead caller's calls wait that long; an answer that cannot be
@@ -52,6 +53,12 @@ written within it is asked for again."""
 
 POLL_SECONDS = 0.1
 """Between two looks for what is due: a look in an index, on a session that would be idle."""
+
+LISTENING_SECONDS = 1.0
+"""The same while a notification would end the wait: for what is due again, and what nobody was told of."""
+
+AWAKE_SECONDS = 2.0
+"""How long after a call looks are frequent: of what is inserted meanwhile nobody may be told."""
 
 LOOK_SECONDS = 3.0
 """Between two looks at how much waits."""
@@ -86,6 +93,7 @@ class Lane:
         self.lease_seconds = destination.seconds + SETTLE_SECONDS
         self.tasks: set[asyncio.Task[None]] = set()
         self.wakes = asyncio.Event()
+        self.busy_until = float("-inf")
         self.more = False
         """Whether calls were due, at the last look, that there was no room for."""
 
@@ -101,7 +109,7 @@ class Lane:
             self.wakes.set()
 
     async def rest(self, seconds: float) -> None:
-        """Wait until there is room for a call that is due, at most `seconds`."""
+        """Wait until there is news of a call that is due, or room for one, at most `seconds`."""
         with suppress(TimeoutError):
             await asyncio.wait_for(self.wakes.wait(), seconds)
         self.wakes.clear()
@@ -134,6 +142,7 @@ class Caller:
         self._settings = settings
         self._service = service
         self._engine = engine
+        self._listener = Listener(engine, CHANNEL, self._heard)
         self._looking = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._check = check
         self._exchange = exchange
@@ -183,20 +192,30 @@ class Caller:
     async def _main(self) -> None:
         self._stop = asyncio.Event()
         self._together = Together(self._write_together)
-        loop = asyncio.get_running_loop()
+        loop = self._loop = asyncio.get_running_loop()
         loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="database"))
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
         self._lanes = [Lane(one, self._exchange(one, self._settings)) for one in self._destinations]
         log.info("caller_started", caller=self._name, destinations=[one.name for one in self._destinations])
+        self._listener.start()
         try:
             async with asyncio.TaskGroup() as serving:
                 for lane in self._lanes:
                     serving.create_task(self._serve(lane))
                 serving.create_task(self._look())
         finally:
+            self._listener.stop()
             for lane in self._lanes:
                 await lane.exchange.close()
+
+    def _heard(self, payload: str | None) -> None:
+        """Wake the lanes of the destinations in `payload`, or all. On the listener's thread."""
+        names = None if payload is None else payload.split(",")
+        for lane in self._lanes:
+            if names is None or lane.destination.name in names:
+                with suppress(RuntimeError):  # the loop has ended
+                    self._loop.call_soon_threadsafe(lane.wakes.set)
 
     def _on_signal(self, number: int) -> None:
         if self._asked_to_stop:  # a second one ends it at once; its leases run out
@@ -247,8 +266,11 @@ class Caller:
                 pause = min(2 * pause, PAUSE_MAX)
                 continue
             pause = PAUSE_MIN
+            if taken:
+                lane.busy_until = time.monotonic() + AWAKE_SECONDS
             if not (taken and lane.more):
-                await lane.rest(POLL_SECONDS)
+                sleeps = self._listener.listens() and time.monotonic() > lane.busy_until
+                await lane.rest(LISTENING_SECONDS if sleeps else POLL_SECONDS)
         if lane.tasks:
             _, late = await asyncio.wait(lane.tasks, timeout=self._settings.shutdown_grace_seconds)
             for task in late:

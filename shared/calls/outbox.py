@@ -12,22 +12,47 @@ from ..events import Event
 from ..orm.bulk import Array
 from ..postgres.ahead import Statement
 from ..postgres.outbox import Outbox, PendingEvent
+from ..postgres.slots import LOCK_CLASS
 from ..scheduling import Change
 from ..service import Service
 from ..session import Session
 from .declaration import Call, refuse_wrong
 
+CHANNEL = "exactly_once_call"
+"""Where callers listen for new calls (`shared.postgres.wakeup`). The payload names the destinations, between commas."""
+
+PAYLOAD_MAX = 1_900
+"""Characters: PostgreSQL takes 7,999 bytes. A destination that is cut off is found when a caller looks."""
+
+NOTIFYING = -4
+"""The advisory lock of the one transaction that notifies callers, beside those of `shared.postgres.outbox`."""
+
 # In the order in which they were made: ids of one key grow in the order of the commits, as those of events do.
+#
+# Callers are notified of a destination for which no other call is due, and by one transaction at a time, as workers are
+# of rows (`shared.postgres.outbox`). While a call is due, they are awake or were notified of it.
 _INSERT = text("""
-    INSERT INTO exactly_once_call
-        (destination, key, call_id, call_type, call_version, data, traceparent, due_at, give_up_at)
-    SELECT added.destination, added.key, added.id, added.type, added.version, added.data, added.traceparent,
-           clock_timestamp(), clock_timestamp() + make_interval(secs => added.within)
-    FROM unnest(CAST(:destinations AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]), CAST(:types AS text[]),
-                CAST(:versions AS smallint[]), CAST(:data AS bytea[]), CAST(:traceparents AS text[]),
-                CAST(:within AS float8[]))
-         WITH ORDINALITY AS added (destination, key, id, type, version, data, traceparent, within, nth)
-    ORDER BY added.nth
+    WITH written AS (
+        INSERT INTO exactly_once_call
+            (destination, key, call_id, call_type, call_version, data, traceparent, due_at, give_up_at)
+        SELECT added.destination, added.key, added.id, added.type, added.version, added.data, added.traceparent,
+               clock_timestamp(), clock_timestamp() + make_interval(secs => added.within)
+        FROM unnest(CAST(:destinations AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]), CAST(:types AS text[]),
+                    CAST(:versions AS smallint[]), CAST(:data AS bytea[]), CAST(:traceparents AS text[]),
+                    CAST(:within AS float8[]))
+             WITH ORDINALITY AS added (destination, key, id, type, version, data, traceparent, within, nth)
+        ORDER BY added.nth
+        RETURNING destination
+    ),
+    asleep AS (
+        SELECT destination FROM (SELECT DISTINCT destination FROM written) AS called
+        WHERE NOT EXISTS (
+            SELECT FROM exactly_once_call AS waiting
+            WHERE waiting.destination = called.destination AND waiting.due_at <= (SELECT clock_timestamp())
+        )
+    )
+    SELECT pg_notify(:channel, left(string_agg(destination, ','), :payload_max)) FROM asleep
+    HAVING CASE WHEN count(*) > 0 THEN pg_try_advisory_xact_lock(:class, :notifying) ELSE FALSE END
 """)
 
 
@@ -84,5 +109,9 @@ def _inserting(due: Collection[PendingEvent]) -> Statement:
             "data": Array(one.data for one in due),
             "traceparents": Array(one.traceparent for one in due),
             "within": Array(kind.within.total_seconds() for kind in kinds),
+            "channel": CHANNEL,
+            "payload_max": PAYLOAD_MAX,
+            "class": LOCK_CLASS,
+            "notifying": NOTIFYING,
         },
     )

@@ -1,15 +1,15 @@
-"""The wake-up at commit: who inserts the only row that waits in a lane notifies the worker of the lane.
+"""The wake-up at commit: who inserts the only row that waits notifies the process that is to take it.
 
-`shared.postgres.outbox` sends the notification in the statement that inserts the row, so it comes with the commit. A
-listener, on a thread and a connection of its own, hears it. Nothing depends on it: a worker that heard nothing asks the
-outbox all the same, seldom while its listener proves that it listens, and often while it does not (behind a pooler that
-gives each transaction another session, say).
+The notification is sent by the statement that inserts the row (`shared.postgres.outbox`, `shared.calls.outbox`), so it
+comes with the commit. A listener, on a thread and a connection of its own, hears it. Nothing depends on it: a process
+that heard nothing looks all the same, seldom while its listener proves that it listens, and often while it does not
+(behind a pooler that gives each transaction another session, say).
 """
 
 import select
 import threading
 import time
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 
 import psycopg
 from sqlalchemy import Connection, Engine, text
@@ -30,25 +30,23 @@ before it ends (`TCP_TIMEOUT_MS` in engine.py).
 AGAIN_SECONDS = 1.0
 """Before a lost listener connects again."""
 
-_LISTEN = text(f"LISTEN {CHANNEL}")
 _LISTENS = text("SELECT EXISTS (SELECT FROM pg_listening_channels() AS channel WHERE channel = :channel)")
 
 
-class Wakeup:
-    """Listens for rows that requests, and other workers, insert into this worker's lanes."""
+class Listener:
+    """Hears what is notified on one channel."""
 
-    def __init__(self, engine: Engine, outbox: Outbox) -> None:
+    def __init__(self, engine: Engine, channel: str, heard: Callable[[str | None], None]) -> None:
+        """`heard` is called on the listener's thread with each payload; with None when something may have been missed,
+        or a wait that counted on the listener should end.
+        """
         self._engine = engine
-        self._outbox = outbox
-        self._lanes: frozenset[int] = frozenset()
+        self._channel = channel
+        self._heard = heard
         self._proven_until = float("-inf")
         self._lost = False
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="wakeup", daemon=True)
-        self.woken = False
-        """Set by a notification; whoever waits resets it, and then asks the outbox. No lock: it is set within signal
-        handlers and read by the thread that they interrupt.
-        """
 
     def start(self) -> None:
         """Start, unless already started."""
@@ -58,12 +56,6 @@ class Wakeup:
     def stop(self) -> None:
         """Stop after the current wait."""
         self._stopping.set()
-
-    def own(self, lanes: Collection[int]) -> None:
-        """Hear of `lanes` from now on. What this process itself inserts into them notifies nobody: it publishes that
-        next.
-        """
-        self._lanes = self._outbox.published_here = frozenset(lanes)
 
     def listens(self) -> bool:
         """Return whether the listener has proven lately that it would hear a notification."""
@@ -77,10 +69,12 @@ class Wakeup:
             except (SQLAlchemyError, psycopg.Error) as error:
                 detail = str(getattr(error, "orig", error))
             self._proven_until = float("-inf")
-            self.woken = True  # a wait that counted on it ends
+            self._heard(None)
             if not self._stopping.is_set() and not self._lost:
                 self._lost = True
-                log.warning("wakeup_lost", detail=detail[:LOGGED_MAX], note="the outbox is asked more often meanwhile")
+                log.warning(
+                    "wakeup_lost", detail=detail[:LOGGED_MAX], note="the database is asked more often meanwhile"
+                )
             self._stopping.wait(AGAIN_SECONDS)
 
     def _listen(self) -> None:
@@ -88,8 +82,8 @@ class Wakeup:
         connection = self._engine.connect()
         try:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
-            connection.execute(_LISTEN)
-            self.woken = True  # nobody heard of what was committed before
+            connection.execute(text(f"LISTEN {self._channel}"))
+            self._heard(None)
             while not self._stopping.is_set() and self._proves(connection):
                 self._hear(connection)
         finally:
@@ -97,7 +91,7 @@ class Wakeup:
             connection.close()
 
     def _proves(self, connection: Connection) -> bool:
-        if not connection.execute(_LISTENS, {"channel": CHANNEL}).scalar_one():
+        if not connection.execute(_LISTENS, {"channel": self._channel}).scalar_one():
             return False
         self._proven_until = time.monotonic() + PROVEN_SECONDS
         if self._lost:
@@ -114,6 +108,28 @@ class Wakeup:
         due = time.monotonic() + PROOF_SECONDS
         while not self._stopping.is_set() and (left := due - time.monotonic()) > 0:
             for notification in raw.notifies(timeout=0):
-                if any(int(lane) in self._lanes for lane in notification.payload.split(",") if lane.isdecimal()):
-                    self.woken = True
+                self._heard(notification.payload)
             speaks.poll(1_000 * left)
+
+
+class Wakeup(Listener):
+    """Listens for rows that requests, and other workers, insert into this worker's lanes."""
+
+    def __init__(self, engine: Engine, outbox: Outbox) -> None:
+        super().__init__(engine, CHANNEL, self._wake)
+        self._outbox = outbox
+        self._lanes: frozenset[int] = frozenset()
+        self.woken = False
+        """Set by a notification; whoever waits resets it, and then asks the outbox. No lock: it is set within signal
+        handlers and read by the thread that they interrupt.
+        """
+
+    def own(self, lanes: Collection[int]) -> None:
+        """Hear of `lanes` from now on. What this process itself inserts into them notifies nobody: it publishes that
+        next.
+        """
+        self._lanes = self._outbox.published_here = frozenset(lanes)
+
+    def _wake(self, payload: str | None) -> None:
+        if payload is None or any(int(lane) in self._lanes for lane in payload.split(",") if lane.isdecimal()):
+            self.woken = True

@@ -19,6 +19,7 @@ import pytest
 
 from dev.servers import Servers
 from shared.postgres import wakeup
+from shared.postgres.outbox import CHANNEL
 from shared.testing import SECONDS_MAX, until
 from shared.worker import observer
 from tests.faults.stage import Stage
@@ -35,7 +36,12 @@ they change nothing.
 
 OBSERVED = tuple(
     " ".join(str(query).split())[:50]
-    for query in (observer._HANDLED, *(what._LOOK for what in observer.LOOKS), wakeup._LISTEN, wakeup._LISTENS)
+    for query in (
+        observer._HANDLED,
+        *(what._LOOK for what in observer.LOOKS),
+        f"LISTEN {CHANNEL}",
+        wakeup._LISTENS,
+    )
 )
 """How the queries begin of threads beside the main loop: the observer's, and those of the wake-up."""
 

@@ -211,7 +211,7 @@ class Bank:
 
 STEPS = ("take", "request", "ask", "decide", "finish", "answered")
 """Of a caller: it takes a call, makes the request, asks the bank, lets the service decide, deletes the call in the open
-transaction, and has committed after `answered`."""
+transaction, and has committed after `answered`, with the answers that came together."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ class Order:
     settings: BankSettings
     log: Path
     step: str = ""
-    """One of STEPS, or `hang`."""
+    """One of STEPS, or `hang`, or `sleep`."""
     after: bool = False
     deed: signal.Signals = signal.SIGKILL
 
@@ -255,10 +255,13 @@ def main(order: Order) -> None:
 
 def _arm(order: Order) -> None:
     """Let the process send itself a signal at the first call of a step that has something to do; or let every request
-    hang where the service makes it.
+    hang where the service makes it; or let it look for calls only when it is woken.
     """
     from shared.calls import exchange, queue, settling
 
+    if order.step == "sleep":
+        caller_module.POLL_SECONDS = caller_module.LISTENING_SECONDS = 3_600.0
+        return
     if order.step == "hang":
         caller_module.STUCK_SECONDS, caller_module.LOOK_SECONDS = 1.0, 0.1
         settling.Settling.request_of = lambda *_: threading.Event().wait()  # type: ignore[assignment,method-assign]
@@ -269,7 +272,7 @@ def _arm(order: Order) -> None:
         "ask": (exchange.Exchange, "ask"),
         "decide": (settling.Settling, "_decided"),
         "finish": (queue, "finish"),
-        "answered": (settling.Settling, "answered"),
+        "answered": (settling.Settling, "answered_together"),
     }[order.step]
     real: Any = getattr(place, name)
     left = [True]

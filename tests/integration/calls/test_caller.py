@@ -7,7 +7,10 @@ import zlib
 from contextlib import suppress
 from pathlib import Path
 
+import psycopg
+
 from dev.servers.places import HOST, free_port
+from shared.calls.outbox import CHANNEL
 from shared.testing import until
 from tests.alerts import PROMTOOL, firing
 from tests.integration.calls.paying import TRACE, PayOnce, PaySoon, Stage
@@ -47,6 +50,32 @@ def test_every_bill_is_paid_once_however_the_bank_fails(paying: Stage) -> None:
     for process in callers:
         process.join(60)
         assert process.exitcode == 0
+
+
+def test_a_call_wakes_a_caller_that_looks_for_none(paying: Stage) -> None:
+    paying.caller("sleep")
+    for n in range(5):  # the first may be found by the look with which a caller begins
+        paying.due(f"b-{n}")
+        paying.until_finished()
+    assert len(paying.bank.booked) == 5
+
+
+def test_only_the_first_call_that_is_due_tells_the_callers(paying: Stage) -> None:
+    with psycopg.connect(paying.connection.info.dsn, password=paying.connection.info.password) as listening:
+        listening.autocommit = True
+        listening.execute(f"LISTEN {CHANNEL}".encode())
+
+        def heard() -> list[str]:
+            listening.execute("SELECT")  # what was committed before comes before the answer
+            return [notification.payload for notification in listening.notifies(timeout=0)]
+
+        paying.due("b-1", "b-2")
+        assert heard() == ["bank"]
+        paying.due("b-3")
+        assert heard() == []
+        paying.connection.execute("UPDATE exactly_once_call SET due_at = due_at + interval '1 minute'")
+        paying.due("b-4")
+        assert heard() == ["bank"]
 
 
 def test_callers_together_keep_the_concurrency(paying: Stage) -> None:

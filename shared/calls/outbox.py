@@ -37,9 +37,9 @@ _INSERT = text("""
             (destination, key, call_id, call_type, call_version, data, traceparent, due_at, give_up_at)
         SELECT added.destination, added.key, added.id, added.type, added.version, added.data, added.traceparent,
                clock_timestamp(), clock_timestamp() + make_interval(secs => added.within)
-        FROM unnest(CAST(:destinations AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]), CAST(:types AS text[]),
-                    CAST(:versions AS smallint[]), CAST(:data AS bytea[]), CAST(:traceparents AS text[]),
-                    CAST(:within AS float8[]))
+        FROM unnest(CAST((SELECT :destinations) AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]),
+                    CAST(:types AS text[]), CAST(:versions AS smallint[]), CAST(:data AS bytea[]),
+                    CAST(:traceparents AS text[]), CAST(:within AS float8[]))
              WITH ORDINALITY AS added (destination, key, id, type, version, data, traceparent, within, nth)
         ORDER BY added.nth
         RETURNING destination

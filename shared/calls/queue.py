@@ -101,7 +101,7 @@ _TAKE = text("""
                NOT EXISTS (
                    SELECT FROM exactly_once_call AS earlier WHERE earlier.key = due.key AND earlier.id < due.id
                ) AS first
-        FROM exactly_once_call AS due WHERE id = ANY(:ids)
+        FROM exactly_once_call AS due WHERE id = ANY(CAST((SELECT :ids) AS bigint[]))
     )
     UPDATE exactly_once_call AS due SET
         due_at = clock_timestamp() + make_interval(secs => CASE WHEN first THEN :seconds ELSE :blocked END),
@@ -116,12 +116,12 @@ _TAKE = text("""
 
 _HELD = text("""
     SELECT due.id FROM exactly_once_call AS due
-    JOIN unnest(CAST(:ids AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease) USING (id, lease)
+    JOIN unnest(CAST((SELECT :ids) AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease) USING (id, lease)
 """)
 
 _FINISH = text("""
     DELETE FROM exactly_once_call AS due
-    USING unnest(CAST(:ids AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease)
+    USING unnest(CAST((SELECT :ids) AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease)
     WHERE due.id = held.id AND due.lease = held.lease
     RETURNING due.id
 """)
@@ -129,7 +129,7 @@ _FINISH = text("""
 # Also one that is due in this snapshot: a caller may be about to put it off, and this waits for that.
 _NEXT = text("""
     UPDATE exactly_once_call SET due_at = clock_timestamp()
-    FROM unnest(CAST(:ids AS bigint[]), CAST(:keys AS text[])) AS ended (id, key)
+    FROM unnest(CAST((SELECT :ids) AS bigint[]), CAST(:keys AS text[])) AS ended (id, key)
     CROSS JOIN LATERAL (
         SELECT id FROM exactly_once_call AS later WHERE later.key = ended.key AND later.id > ended.id
         ORDER BY later.id LIMIT 1

@@ -20,9 +20,11 @@ _RECEIVE = text("""
 _RECEIVE_NEXT = text("""
     INSERT INTO exactly_once_inbox (source, event_id)
     SELECT arrived.source, arrived.id
-    FROM unnest(CAST(:sources AS text[]), CAST(:ids AS text[]), CAST(:inputs AS int[]), CAST(:offsets AS bigint[]))
+    FROM unnest(CAST((SELECT :sources) AS text[]), CAST(:ids AS text[]), CAST(:inputs AS int[]),
+                CAST(:offsets AS bigint[]))
          AS arrived (source, id, input, "offset")
-    JOIN unnest(CAST(:topics AS text[]), CAST(:partitions AS int[])) WITH ORDINALITY AS named (topic, partition, nth)
+    JOIN unnest(CAST((SELECT :topics) AS text[]), CAST(:partitions AS int[]))
+         WITH ORDINALITY AS named (topic, partition, nth)
         ON named.nth = arrived.input + 1
     JOIN exactly_once_position AS position
         ON position.topic = named.topic AND position.partition = named.partition

@@ -187,9 +187,9 @@ _INSERT = text("""
         INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data, traceparent)
         SELECT added.hash % (SELECT count(*) FROM exactly_once_lane),
                added.topic, added.key, added.id, added.type, added.version, added.data, added.traceparent
-        FROM unnest(CAST(:hashes AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]), CAST(:ids AS text[]),
-                    CAST(:types AS text[]), CAST(:versions AS smallint[]), CAST(:data AS bytea[]),
-                    CAST(:traceparents AS text[]))
+        FROM unnest(CAST((SELECT :hashes) AS bigint[]), CAST(:topics AS text[]), CAST(:keys AS text[]),
+                    CAST(:ids AS text[]), CAST(:types AS text[]), CAST(:versions AS smallint[]),
+                    CAST(:data AS bytea[]), CAST(:traceparents AS text[]))
              WITH ORDINALITY AS added (hash, topic, key, id, type, version, data, traceparent, nth)
         ORDER BY added.nth
         RETURNING lane
@@ -209,13 +209,13 @@ _INSERT = text("""
 # NO KEY: an insert holds a key share lock of its lane until the commit. FOR UPDATE would wait for every open request,
 # and two workers that insert rows into each other's lanes would deadlock.
 _LOCK = text("""
-    SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane WHERE lane = ANY(:lanes)
-    ORDER BY lane FOR NO KEY UPDATE
+    SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane
+    WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) ORDER BY lane FOR NO KEY UPDATE
 """)
 
 _READ = text(
-    "SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane WHERE lane = ANY(:lanes) "
-    "ORDER BY lane"
+    "SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane "
+    "WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) ORDER BY lane"
 )
 
 # More rows than the claims name: what a claim names is there until its list is emptied. Counted only so far. And how
@@ -223,11 +223,11 @@ _READ = text(
 _UNPUBLISHED = text("""
     SELECT named.rows < (
         SELECT count(*) FROM (
-            SELECT FROM exactly_once_outbox WHERE lane = ANY(:lanes) LIMIT named.rows + 1
+            SELECT FROM exactly_once_outbox WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) LIMIT named.rows + 1
         ) AS first
     ), (
         SELECT CAST(extract(epoch FROM min(next.due) - statement_timestamp()) AS float8)
-        FROM unnest(CAST(:lanes AS smallint[])) AS own (lane)
+        FROM unnest(CAST((SELECT :lanes) AS smallint[])) AS own (lane)
         CROSS JOIN LATERAL (
             SELECT due FROM exactly_once_schedule AS waiting
             WHERE waiting.lane = own.lane AND (waiting.cron IS NULL OR waiting.name = ANY(:recurring))
@@ -235,14 +235,20 @@ _UNPUBLISHED = text("""
         ) AS next
     )
     FROM (
-        SELECT coalesce(sum(cardinality(row_ids)), 0) AS rows FROM exactly_once_lane WHERE lane = ANY(:lanes)
+        SELECT coalesce(sum(cardinality(row_ids)), 0) AS rows FROM exactly_once_lane
+        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
     ) AS named
 """)
 
 _FORGET = text("""
-    WITH emptied AS (UPDATE exactly_once_lane SET row_ids = '{}' WHERE lane = ANY(:lanes) AND row_ids <> '{}')
-    DELETE FROM exactly_once_outbox AS outbox USING (SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane
-        WHERE lane = ANY(:lanes)) AS claimed
+    WITH emptied AS (
+        UPDATE exactly_once_lane SET row_ids = '{}'
+        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) AND row_ids <> '{}'
+    )
+    DELETE FROM exactly_once_outbox AS outbox USING (
+        SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane
+        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+    ) AS claimed
     WHERE outbox.lane = claimed.lane AND outbox.id = claimed.id
 """)
 
@@ -260,7 +266,7 @@ _CLAIM = text("""
                    ) AS sized
                    WHERE bytes_before < :bytes
                ) END AS rows
-        FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
+        FROM unnest(CAST((SELECT :lanes) AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
         CROSS JOIN LATERAL (
             SELECT array_agg(id ORDER BY id) AS ids, array_agg(event_id ORDER BY id) AS event_ids, sum(size) AS bytes,
                    min(topic) AS topic, max(topic) AS other_topic
@@ -296,7 +302,7 @@ _CLAIM = text("""
 
 _CLAIM_LESS = text("""
     UPDATE exactly_once_lane AS lane SET claim_id = gen_random_uuid(), row_ids = row_ids[1:wanted.most]
-    FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
+    FROM unnest(CAST((SELECT :lanes) AS smallint[]), CAST(:limits AS int[])) AS wanted (lane, most)
     WHERE lane.lane = wanted.lane
     RETURNING lane.lane, lane.position, lane.claim_id, cardinality(lane.row_ids)
 """)
@@ -305,7 +311,10 @@ _CLAIMED = text("""
     SELECT outbox.topic, outbox.key, outbox.event_id, outbox.event_type, outbox.event_version,
            to_char(outbox.decided_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
            outbox.data, outbox.traceparent
-    FROM (SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane WHERE lane = ANY(:lanes)) AS claimed
+    FROM (
+        SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane
+        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+    ) AS claimed
     JOIN exactly_once_outbox AS outbox ON outbox.lane = claimed.lane AND outbox.id = claimed.id
     ORDER BY outbox.lane, outbox.id
 """)

@@ -44,8 +44,9 @@ _PAUSE = (
 # The first condition is asked once: an empty table costs no look-up for each key.
 _HOLDING = text("""
     SELECT named.topic, named.partition, arrived.key
-    FROM unnest(CAST(:inputs AS int[]), CAST(:keys AS bytea[])) AS arrived (input, key)
-    JOIN unnest(CAST(:topics AS text[]), CAST(:partitions AS int[])) WITH ORDINALITY AS named (topic, partition, nth)
+    FROM unnest(CAST((SELECT :inputs) AS int[]), CAST(:keys AS bytea[])) AS arrived (input, key)
+    JOIN unnest(CAST((SELECT :topics) AS text[]), CAST(:partitions AS int[]))
+         WITH ORDINALITY AS named (topic, partition, nth)
         ON named.nth = arrived.input + 1
     CROSS JOIN LATERAL (
         SELECT FROM exactly_once_parked AS parked

@@ -16,7 +16,7 @@ from .ahead import Statement
 _SELECT = """
     SELECT position.topic, position.partition, next_offset, epoch
     FROM exactly_once_position AS position
-        JOIN unnest(CAST(:topics AS text[]), CAST(:partitions AS int[])) AS wanted (topic, partition)
+        JOIN unnest(CAST((SELECT :topics) AS text[]), CAST(:partitions AS int[])) AS wanted (topic, partition)
          ON position.topic = wanted.topic AND position.partition = wanted.partition
     ORDER BY position.topic, position.partition
 """
@@ -26,7 +26,7 @@ _LOCK = text(_SELECT + " FOR UPDATE OF position")
 # greatest(): a worker that stalled cannot move it back later.
 _ADVANCE = text("""
     UPDATE exactly_once_position AS position SET next_offset = greatest(position.next_offset, handled.next_offset)
-    FROM unnest(CAST(:topics AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]))
+    FROM unnest(CAST((SELECT :topics) AS text[]), CAST(:partitions AS int[]), CAST(:offsets AS bigint[]))
          AS handled (topic, partition, next_offset)
     WHERE position.topic = handled.topic AND position.partition = handled.partition
 """)

@@ -103,7 +103,7 @@ _SCHEDULE = text("""
 _MOVE = text("""
     WITH due AS MATERIALIZED (
         SELECT own.lane, first.*
-        FROM unnest(CAST(:lanes AS smallint[]), CAST(:limits AS int[])) AS own (lane, most)
+        FROM unnest(CAST((SELECT :lanes) AS smallint[]), CAST(:limits AS int[])) AS own (lane, most)
         CROSS JOIN LATERAL (
             SELECT name, key, due, id FROM exactly_once_schedule AS waiting
             WHERE waiting.lane = own.lane AND waiting.due <= statement_timestamp()

@@ -5,6 +5,7 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from sqlalchemy import text
 
 from dev.servers import Servers
 from shared.postgres.transaction import WorkerDatabase
@@ -16,6 +17,9 @@ from tests.round_trips import counted
 
 TRIPS_MAX = 4
 """BEGIN, positions and inbox; what is written, and the claims' locks; the claims and their rows; COMMIT."""
+
+PLANS_MAX = 5
+"""PostgreSQL plans a prepared statement five times for its values; then it compares that with a plan for any values."""
 
 ROUNDS = 8
 """The driver prepares a statement when it is executed for the sixth time; that takes a round trip of its own."""
@@ -109,6 +113,27 @@ def test_a_batch_that_changes_the_schedule_takes_no_more(world: RealWorld, datab
     own = [handlers_alone(world, database, number) for number in range(ROUNDS)]
     batches = [scheduling(world, database, number) for number in range(ROUNDS)]
     assert batches[-1] - own[-1] <= TRIPS_MAX
+
+
+def test_the_library_s_statements_are_not_planned_again_for_each_batch(
+    world: RealWorld, database: WorkerDatabase
+) -> None:
+    """An array that PostgreSQL can count looks cheaper to it than one that it cannot, for ever: a fourth of its CPU."""
+    for number in range(6 * ROUNDS):
+        work = scheduling if number % 2 else whole_batch
+        work(world, database, number)
+        asked(database)
+    assert database._connection is not None
+    (found,) = database._connection.execute(text("SELECT count(*) FROM pg_prepared_statements")).one()
+    assert found > 10
+    again = database._connection.execute(
+        text("""
+        SELECT custom_plans, generic_plans, statement FROM pg_prepared_statements
+        WHERE position('exactly_once_' IN statement) > 0 AND custom_plans > :most
+    """),
+        {"most": PLANS_MAX},
+    ).all()
+    assert again == []
 
 
 def test_an_idle_worker_asks_the_outbox_with_one_statement(database: WorkerDatabase) -> None:

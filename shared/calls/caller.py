@@ -41,7 +41,7 @@ from .declaration import Answer, Destination, Request
 from .exchange import Exchange, refuse_wrong_settings
 from .outbox import CHANNEL, CallingOutbox
 from .queue import Budget, Due, Overtaken, Taken
-from .settling import NoAnswer, Outcome, Settling
+from .settling import NoAnswer, Outcome, Settling, facts
 from .together import Together
 
 THREADS = 5
@@ -259,16 +259,16 @@ class Caller:
         pause = PAUSE_MIN
         while not self._asked_to_stop:
             try:
-                taken = await self._round(lane)
+                moved = await self._round(lane)
             except DBAPIError as error:
                 self._missed(error)
                 await lane.rest(pause)
                 pause = min(2 * pause, PAUSE_MAX)
                 continue
             pause = PAUSE_MIN
-            if taken:
+            if moved:
                 lane.busy_until = time.monotonic() + AWAKE_SECONDS
-            if not (taken and lane.more):
+            if not (moved and lane.more):
                 sleeps = self._listener.listens() and time.monotonic() > lane.busy_until
                 await lane.rest(LISTENING_SECONDS if sleeps else POLL_SECONDS)
         if lane.tasks:
@@ -276,24 +276,25 @@ class Caller:
             for task in late:
                 task.cancel()
 
-    async def _round(self, lane: Lane) -> int:
-        """Take what is due and fits; return how many calls were taken."""
+    async def _round(self, lane: Lane) -> bool:
+        """Take what is due and fits; return whether anything was due that is not now."""
         free = lane.destination.concurrency - len(lane.tasks)
         room = lane.breaker.room(free)
         if room > 0:
-            taken, lane.more = await self._on_thread(self._take, lane, room, expired=False)
+            taken = await self._on_thread(self._take, lane, room, expired=False)
         elif lane.breaker.open and free > 0:
-            taken, lane.more = await self._on_thread(self._take, lane, min(free, SWEPT_MAX), expired=True)
+            taken = await self._on_thread(self._take, lane, min(free, SWEPT_MAX), expired=True)
         else:
             lane.more = True
-            return 0
+            return False
+        lane.more = taken.more
         at = time.monotonic()
-        for due in taken:
+        for due in taken.calls:
             if not due.expired:
                 lane.breaker.starts()
             lane.start(self._one(lane, due, at))
         self._show()
-        return len(taken)
+        return bool(taken.calls or taken.put_off)
 
     def _take(self, lane: Lane, most: int, *, expired: bool) -> Taken:
         to = lane.destination
@@ -314,7 +315,7 @@ class Caller:
     # ---- 2 and 3: ask, and write
 
     async def _one(self, lane: Lane, due: Due, taken_at: float) -> None:
-        with log_context.bound(partial(_facts, due)):
+        with log_context.bound(partial(facts, due)):
             try:
                 outcome = await self._attempt(lane, due, taken_at)
             except Overtaken as error:
@@ -325,8 +326,9 @@ class Caller:
                 metrics.ATTEMPTS.labels(due.destination, "lost").inc()
                 log.warning("call_lost", error=type(error).__name__, detail=str(error.orig)[:LOGGED_MAX])
             else:
-                if outcome.more:
-                    lane.wakes.set()
+                for other in self._lanes:
+                    if other.destination.name in outcome.due:
+                        other.wakes.set()
                 metrics.ATTEMPTS.labels(due.destination, outcome.ended).inc()
                 write = getattr(log, _LEVELS[outcome.ended])
                 write(f"call_{outcome.ended}", attempts=due.attempts, detail=outcome.detail[:LOGGED_MAX])
@@ -335,7 +337,11 @@ class Caller:
         until = taken_at + lane.lease_seconds
         if due.expired:
             return await self._written(until, self._settling.give_up, due, "deadline")
-        request = await self._request(lane, due, taken_at)
+        try:
+            request = await self._request(lane, due, taken_at)
+        except BaseException:
+            lane.breaker.unasked()
+            raise
         if isinstance(request, Outcome):
             lane.breaker.unasked()
             return request
@@ -348,6 +354,9 @@ class Caller:
         except Exception as error:  # noqa: BLE001 - the request cannot be sent; one call must not end the process
             lane.breaker.unasked()
             return await self._written(until, self._settling.stuck, due, error, maybe_done=due.maybe_done)
+        except BaseException:  # it is cancelled
+            lane.breaker.unasked()
+            raise
         finally:
             metrics.SECONDS.labels(due.destination).observe(time.monotonic() - began)
         if answer.status >= 500:
@@ -433,14 +442,3 @@ class Caller:
 
 
 _LEVELS = {"done": "debug", "never": "info", "again": "warning", "given_up": "error", "stuck": "error"}
-
-
-def _facts(due: Due) -> dict[str, object]:
-    """The fields of a call in each line of the log."""
-    return {
-        "call_id": due.call_id[: log_context.VALUE_MAX],
-        "call_type": f"{due.call_type}.v{due.call_version}",
-        "destination": due.destination,
-        "key": due.key[: log_context.VALUE_MAX],
-        **log_context.trace(due.traceparent),
-    }

@@ -5,12 +5,15 @@ Nothing is followed, remembered or decompressed: no redirect, no cookie, no prox
 """
 
 import asyncio
+import inspect
 import json
+import select
 import ssl
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
+from multidict import CIMultiDict
 from yarl import URL
 
 from .. import trace_context
@@ -27,8 +30,25 @@ KEPT_SECONDS = 5.0
 """A connection without a request is kept for so long: shorter than servers usually keep it, which close it then, and
 would close it on a request."""
 
+LOOKS = inspect.iscoroutinefunction(getattr(aiohttp.TCPConnector, "_get", None))
+"""Whether `Connector` can look at connections. If another version of aiohttp hands them out elsewhere, none is kept."""
+
 HEAD_MAX = 131_072
 """Bytes of a line of an answer's head."""
+
+
+class Connector(aiohttp.TCPConnector):
+    """Keeps connections, but none on which something came that nobody has asked for: it would be taken for the answer
+    to the next request, and each answer for that of the one after it. aiohttp only looks whether they are open.
+    """
+
+    async def _get(self, *given: Any) -> Any:
+        while (found := await super()._get(*given)) is not None:
+            kept = found.protocol
+            if kept is not None and not kept.should_close and not _speaks(kept.transport):
+                break
+            found.close()
+        return found
 
 
 class Exchange:
@@ -43,9 +63,12 @@ class Exchange:
         self.server = (url.host or "", url.port or 0)
         """Host and port that are asked."""
         self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                limit=destination.concurrency, ssl=_tls(destination, settings), keepalive_timeout=KEPT_SECONDS
+            connector=Connector(
+                limit=destination.concurrency,
+                ssl=_tls(destination, settings),
+                **({"keepalive_timeout": KEPT_SECONDS} if LOOKS else {"force_close": True}),
             ),
+            trace_configs=[_noting_what_is_sent()],
             timeout=aiohttp.ClientTimeout(total=None, connect=destination.connect_seconds),
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=("Content-Type",),
@@ -62,19 +85,21 @@ class Exchange:
     async def ask(self, due: Due, request: Request) -> Answer:
         """Send `request`; return the answer. Raises `NoAnswer`, or what is wrong with the request itself."""
         content = request.content
-        headers = {**self._headers, **request.headers}
+        headers = CIMultiDict(self._headers)
+        headers.update(request.headers)
         if request.json is not None:
             content = json.dumps(request.json, allow_nan=False).encode()
             headers.setdefault("Content-Type", "application/json")
         headers["Idempotency-Key"] = quote(due.call_id, safe="!#$%&'()*+,-./:;<=>?@[]^_`{|}~")
         headers["Accept-Encoding"] = "identity"
-        headers |= dict(trace_context.of_text(due.traceparent).without_baggage().headers())
+        headers.update(trace_context.of_text(due.traceparent).without_baggage().headers())
+        sent: list[bool] = []
         url = URL(self._url + request.path, encoded=True)
         try:
             async with asyncio.timeout(self._destination.seconds):
-                return await self._exchanged(request.method, url, headers, content)
-        except NOT_SENT as error:
-            raise NoAnswer(_words(error), sent=False) from error
+                return await self._exchanged(request.method, url, headers, content, sent)
+        except NOT_SENT as error:  # of a method that may be repeated, it may be the second connection
+            raise NoAnswer(_words(error), sent=bool(sent)) from error
         except TimeoutError as error:
             raise NoAnswer(f"no whole answer within {self._destination.seconds:g} s", sent=True) from error
         except aiohttp.InvalidURL as error:
@@ -82,10 +107,14 @@ class Exchange:
         except Exception as error:  # aiohttp's own, and what it lets through, such as an alert of TLS
             raise NoAnswer(_words(error), sent=True) from error
 
-    async def _exchanged(self, method: str, url: URL, headers: dict[str, str], content: bytes | None) -> Answer:
+    async def _exchanged(
+        self, method: str, url: URL, headers: CIMultiDict[str], content: bytes | None, sent: list[bool]
+    ) -> Answer:
         body, most = bytearray(), self._destination.answer_bytes_max
         cut = False
-        async with self._client.request(method, url, headers=headers, data=content, allow_redirects=False) as response:
+        async with self._client.request(
+            method, url, headers=headers, data=content, allow_redirects=False, trace_request_ctx=sent
+        ) as response:
             async for part in response.content.iter_any():
                 body += part
                 if len(body) > most:
@@ -97,6 +126,27 @@ class Exchange:
             name, value = given.lower(), raw.encode(errors="surrogateescape").decode(errors="replace")
             found[name] = f"{found[name]}, {value}" if name in found else value
         return Answer(response.status, found, bytes(body[:most]), cut)
+
+
+def _speaks(transport: Any) -> bool:
+    """Whether something has come on a connection, or its end, that was not read yet."""
+    found = transport and transport.get_extra_info("socket")
+    if found is None:
+        return True
+    waits = select.poll()
+    waits.register(found.fileno(), select.POLLIN)
+    return bool(waits.poll(0))
+
+
+def _noting_what_is_sent() -> aiohttp.TraceConfig:
+    """Note in the request's own list when its head was sent."""
+
+    async def note(_session: aiohttp.ClientSession, context: Any, _sent: Any) -> None:
+        context.trace_request_ctx.append(True)
+
+    found = aiohttp.TraceConfig()
+    found.on_request_headers_sent.append(note)
+    return found
 
 
 def refuse_wrong_settings(destination: Destination, settings: Any) -> None:

@@ -72,13 +72,16 @@ _ANY = text("""
     )
 """)
 
-# The lock makes callers take turns, so that none of them counts what another is about to take.
+# The lock makes callers take turns. What others have taken is counted by a statement of its own, after it: one that has
+# waited for a lock still counts what was there before.
 _TURN = text("""
-    SELECT extract(epoch FROM rate_at), extract(epoch FROM clock_timestamp()), (
-        SELECT count(*) FROM exactly_once_call
-        WHERE destination = :destination AND claimed_by IS NOT NULL AND due_at > (SELECT clock_timestamp())
-    )
+    SELECT extract(epoch FROM rate_at), extract(epoch FROM clock_timestamp())
     FROM exactly_once_destination WHERE name = :destination FOR UPDATE
+""")
+
+_UNDER_WAY = text("""
+    SELECT count(*) FROM exactly_once_call
+    WHERE destination = :destination AND claimed_by IS NOT NULL AND due_at > (SELECT clock_timestamp())
 """)
 
 _RATE = text("""
@@ -101,7 +104,7 @@ _TAKE = text("""
                NOT EXISTS (
                    SELECT FROM exactly_once_call AS earlier WHERE earlier.key = due.key AND earlier.id < due.id
                ) AS first
-        FROM exactly_once_call AS due WHERE id = ANY(CAST((SELECT :ids) AS bigint[]))
+        FROM exactly_once_call AS due WHERE id = ANY(:ids)
     )
     UPDATE exactly_once_call AS due SET
         due_at = clock_timestamp() + make_interval(secs => CASE WHEN first THEN :seconds ELSE :blocked END),
@@ -116,12 +119,12 @@ _TAKE = text("""
 
 _HELD = text("""
     SELECT due.id FROM exactly_once_call AS due
-    JOIN unnest(CAST((SELECT :ids) AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease) USING (id, lease)
+    JOIN unnest(CAST(:ids AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease) USING (id, lease)
 """)
 
 _FINISH = text("""
     DELETE FROM exactly_once_call AS due
-    USING unnest(CAST((SELECT :ids) AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease)
+    USING unnest(CAST(:ids AS bigint[]), CAST(:leases AS bigint[])) AS held (id, lease)
     WHERE due.id = held.id AND due.lease = held.lease
     RETURNING due.id
 """)
@@ -129,13 +132,13 @@ _FINISH = text("""
 # Also one that is due in this snapshot: a caller may be about to put it off, and this waits for that.
 _NEXT = text("""
     UPDATE exactly_once_call SET due_at = clock_timestamp()
-    FROM unnest(CAST((SELECT :ids) AS bigint[]), CAST(:keys AS text[])) AS ended (id, key)
+    FROM unnest(CAST(:ids AS bigint[]), CAST(:keys AS text[])) AS ended (id, key)
     CROSS JOIN LATERAL (
         SELECT id FROM exactly_once_call AS later WHERE later.key = ended.key AND later.id > ended.id
         ORDER BY later.id LIMIT 1
     ) AS next
     WHERE exactly_once_call.id = next.id AND claimed_by IS NULL
-    RETURNING next.id
+    RETURNING destination
 """)
 
 _LOCK_TIMEOUT = text("SELECT set_config('lock_timeout', :lock_timeout, true)")
@@ -160,7 +163,9 @@ class Taken(NamedTuple):
 
     calls: list[Due]
     more: bool
-    """Whether others are due, for which there was no room."""
+    """Whether others are due."""
+    put_off: int = 0
+    """How many were due, and are behind another one of their key."""
 
 
 NOTHING = Taken([], more=False)
@@ -180,8 +185,8 @@ def take(
     be asked. With `expired`, only those whose deadline has passed, which are not asked.
     """
     wanted = {"destination": destination, "expired": expired}
-    [(turn,), found] = ahead.execute(connection, [Statement(_TURN, wanted), Statement(_LOCK, {**wanted, "most": most})])
-    rate_at, now, under_way = turn
+    turns = [Statement(_TURN, wanted), Statement(_UNDER_WAY, wanted)]
+    [((rate_at, now),), ((under_way,),)] = ahead.execute(connection, turns)
     room = most if expired else min(most, budget.concurrency - under_way)
     interval = 1 / budget.per_second if budget.per_second and not expired else 0.0
     rate_at, now = float(rate_at), float(now)
@@ -190,16 +195,17 @@ def take(
     if interval:
         # The bucket holds what comes in a second, and at least one.
         room = min(room, int((now + max(1.0, interval) - rate_at) / interval + 1e-6))
-    ids = [id_ for (id_,) in found][: max(room, 0)]
-    more = len(found) == most or len(ids) < len(found)
-    if not ids:
-        return Taken([], more)
-    values = {"ids": ids, "seconds": seconds, "blocked": BLOCKED_SECONDS, "caller": caller}
+    if room <= 0:
+        return Taken([], more=True)
+    [found] = ahead.execute(connection, [Statement(_LOCK, {**wanted, "most": room})])
+    if not found:
+        return NOTHING
+    values = {"ids": [id_ for (id_,) in found], "seconds": seconds, "blocked": BLOCKED_SECONDS, "caller": caller}
     [rows] = ahead.execute(connection, [Statement(_TAKE, values)])
     taken = sorted(Due(*row[1:]) for row in rows if row[0])
     if interval and taken:
         connection.execute(_RATE, {"destination": destination, "rate_at": rate_at + interval * len(taken)})
-    return Taken(taken, more)
+    return Taken(taken, more=len(found) == room, put_off=len(rows) - len(taken))
 
 
 def any_due(connection: Connection, destination: str, *, expired: bool = False) -> bool:
@@ -217,8 +223,8 @@ def hold(connection: Connection, calls: Sequence[Due], *, lock_ms: int | None = 
         raise Overtaken
 
 
-def finish(connection: Connection, calls: Sequence[Due], first: Sequence[Statement] = ()) -> bool:
-    """Execute `first`, delete the calls, and bring the next one of each key forward; return whether there is one.
+def finish(connection: Connection, calls: Sequence[Due], first: Sequence[Statement] = ()) -> frozenset[str]:
+    """Execute `first`, delete the calls, and bring the next one of each key forward; return their destinations.
     Raises `Overtaken`.
     """
     # Each is a statement of its own: the last one sees what was inserted while the one before it waited.
@@ -227,7 +233,7 @@ def finish(connection: Connection, calls: Sequence[Due], first: Sequence[Stateme
     (*_, ended, next_) = ahead.execute(connection, [*first, Statement(_FINISH, leases), following])
     if len(ended) != len(calls):
         raise Overtaken
-    return bool(next_)
+    return frozenset(destination for (destination,) in next_)
 
 
 def _leases(calls: Sequence[Due]) -> dict[str, list[int]]:

@@ -15,6 +15,7 @@ each is written in a transaction of its own. So one that fails takes no other wi
 
 import hashlib
 import random
+import time
 from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import Any, Literal, NamedTuple
@@ -30,6 +31,7 @@ from ..postgres.outbox import Outbox
 from ..postgres.transaction import unavailable
 from ..scheduling import Change
 from ..session import Session
+from ..telemetry import log_context
 from ..telemetry.failures import LOGGED_MAX, describe, frames
 from ..telemetry.metrics import log
 from . import queue
@@ -49,6 +51,9 @@ may be part of a deadlock: they give up before PostgreSQL looks for one (`deadlo
 side.
 """
 
+TOGETHER_SECONDS = 1.0
+"""Nothing is added to a transaction that takes longer: the leases of its calls run out."""
+
 LOCKED = frozenset({"55P03", "40P01"})
 """SQLSTATEs of a lock that was not had: the time for it was up, or it would have been a deadlock."""
 
@@ -60,8 +65,8 @@ class Outcome(NamedTuple):
 
     ended: Ended
     detail: str = ""
-    more: bool = False
-    """Whether the next call of its key is due now."""
+    due: frozenset[str] = frozenset()
+    """The destinations for which a call is due now that was behind this one."""
 
 
 class NoAnswer(Exception):
@@ -112,7 +117,7 @@ class Settling:
     def answered(self, due: Due, answer: Answer) -> Outcome:
         """Let the service decide what `answer` means. Raises `Overtaken`, or `DBAPIError` if the database cannot."""
         try:
-            [verdict], more = self._decided([(due, self._decision(due, answer))])
+            [verdict], following = self._decided([(due, self._decision(due, answer))])
         except _AgainWanted as wanted:
             return self._again(due._replace(stuck=False), wanted.why, wanted.after, maybe_done=True)
         except (Overtaken, DBAPIError) as error:
@@ -121,20 +126,21 @@ class Settling:
             return self.stuck(due, error)
         except Exception as error:  # noqa: BLE001 - one call must not end the process
             return self.stuck(due, error)
-        return _outcome(verdict, more=more)
+        return _outcome(verdict, following)
 
     def answered_together(self, answers: Sequence[tuple[Due, Answer]]) -> list[Outcome] | None:
-        """Do the same for several calls in one transaction; return None if nothing was changed, because something
-        failed or had to wait. Then `answered` does it for each. Raises `DBAPIError` if the database cannot.
+        """Do the same for several calls in one transaction, for as many of the first as there is time; return None if
+        nothing was changed, because something failed or had to wait. Then `answered` does it for each. Raises
+        `DBAPIError` if the database cannot.
         """
         try:
             decisions = [(due, self._decision(due, answer)) for due, answer in answers]
-            verdicts, more = self._decided(decisions, lock_ms=TOGETHER_LOCK_MS)
+            verdicts, following = self._decided(decisions, lock_ms=TOGETHER_LOCK_MS)
         except Exception as error:
             if unavailable(error) and blame.state_of(error) not in LOCKED:
                 raise
             return None  # whose it is, and what it means, `answered` finds out
-        return [_outcome(verdict, more=more) for verdict in verdicts]
+        return [_outcome(verdict, following) for verdict in verdicts]
 
     def _decision(self, due: Due, answer: Answer) -> Callable[[Session], Verdict]:
         def decide(session: Session) -> Verdict:
@@ -160,14 +166,14 @@ class Settling:
             return Done(*events_of(call.given_up(why, session), call))
 
         try:
-            _, more = self._decided([(due, decide)])
+            _, following = self._decided([(due, decide)])
         except (Overtaken, DBAPIError) as error:
             if unavailable(error) or isinstance(error, Overtaken):
                 raise
             return self.stuck(due, error, maybe_done=due.maybe_done, counted=True)
         except Exception as error:  # noqa: BLE001 - as above
             return self.stuck(due, error, maybe_done=due.maybe_done, counted=True)
-        return Outcome("given_up", f"{reason}: {last}", more)
+        return Outcome("given_up", f"{reason}: {last}", following)
 
     def drop(self, due: Due) -> Outcome:
         """Finish a call for which nothing is published: its class may be gone. Raises what `answered` raises."""
@@ -189,22 +195,29 @@ class Settling:
 
     def _decided(
         self, decisions: Sequence[tuple[Due, Callable[[Session], Verdict]]], *, lock_ms: int | None = None
-    ) -> tuple[list[Done | Never], bool]:
-        """Steps 1 to 5; return what was decided, and whether a call behind one of these is due now."""
+    ) -> tuple[list[Done | Never], frozenset[str]]:
+        """Steps 1 to 5, for one call or for as many as there is time; return what was decided, and the destinations for
+        which a call is due now that was behind one of these.
+        """
         calls = [due for due, _ in decisions]
+        until = time.monotonic() + TOGETHER_SECONDS
+        verdicts: list[Done | Never] = []
         with Session(self._engine) as session, session.begin():
             queue.hold(session.connection(), calls, lock_ms=lock_ms)
             session.settler = partial(self._outbox.settle, session)
-            verdicts = [self._verdict(session, due, decide) for due, decide in decisions]
-            more = queue.finish(session.connection(), calls, self._outbox.insertion(session))
+            for due, decide in decisions:
+                verdicts.append(self._verdict(session, due, decide))
+                if time.monotonic() > until:
+                    break
+            following = queue.finish(session.connection(), calls[: len(verdicts)], self._outbox.insertion(session))
             self._finally(session.connection())
-        return verdicts, more
+        return verdicts, following
 
     def _verdict(self, session: Session, due: Due, decide: Callable[[Session], Verdict]) -> Done | Never:
         """Step 2, and what it publishes is collected."""
         session.publisher = session.scheduler = self._publisher(due, session)
         try:
-            with session.lent():
+            with session.lent(), log_context.bound(partial(facts, due)):
                 verdict = decide(session)
                 if isinstance(verdict, Again):
                     raise _AgainWanted(verdict.why, verdict.after)
@@ -267,8 +280,19 @@ class Settling:
         return longest * self._random.uniform(0.5, 1.0)
 
 
-def _outcome(verdict: Done | Never, *, more: bool) -> Outcome:
-    return Outcome("never", verdict.why, more) if isinstance(verdict, Never) else Outcome("done", "", more)
+def facts(due: Due) -> dict[str, object]:
+    """The fields of a call in each line of the log."""
+    return {
+        "call_id": due.call_id[: log_context.VALUE_MAX],
+        "call_type": f"{due.call_type}.v{due.call_version}",
+        "destination": due.destination,
+        "key": due.key[: log_context.VALUE_MAX],
+        **log_context.trace(due.traceparent),
+    }
+
+
+def _outcome(verdict: Done | Never, following: frozenset[str]) -> Outcome:
+    return Outcome("never", verdict.why, following) if isinstance(verdict, Never) else Outcome("done", "", following)
 
 
 def _unknown(due: Due) -> LookupError:

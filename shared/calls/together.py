@@ -5,6 +5,7 @@ At rest each answer is written at once, in a transaction of its own. Under load 
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from itertools import zip_longest
 
 from .declaration import Answer
 from .queue import Due
@@ -20,7 +21,7 @@ GROUPS = 3
 """Transactions at a time: some threads of the caller remain for all else."""
 
 Write = Callable[[Sequence[tuple[Due, Answer]]], Awaitable[list[Outcome] | None]]
-"""Writes answers; returns None if it has changed nothing."""
+"""Writes answers, or the first of them; returns None if it has changed nothing."""
 
 
 class Together:
@@ -65,10 +66,10 @@ class Together:
         self._next()
 
     async def _written(self, group: Sequence[tuple[tuple[Due, Answer], "asyncio.Future[Outcome | None]"]]) -> None:
-        outcomes: Sequence[Outcome | None] = [None] * len(group)
+        outcomes: Sequence[Outcome] = ()
         try:
-            outcomes = await self._write([one for one, _ in group]) or outcomes
+            outcomes = await self._write([one for one, _ in group]) or ()
         finally:
-            for (_, future), outcome in zip(group, outcomes, strict=True):
+            for (_, future), outcome in zip_longest(group, outcomes):
                 if not future.done():  # its task was cancelled
                     future.set_result(outcome)

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Alias, Column, Join, Select, Table, any_, bindparam, cast, func, inspect, select, tuple_
+from sqlalchemy import ARRAY, Alias, Column, Join, Select, Table, any_, bindparam, func, inspect, select, tuple_
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.selectable import ForUpdateArg
 
@@ -58,12 +58,6 @@ def kinds(model: Any) -> tuple[Any, ...]:
     return tuple(mapper.class_ for mapper in inspect(model).iterate_to_root())
 
 
-def _uncounted(name: str, kind: Any) -> Any:
-    """A parameter that is an array, which PostgreSQL does not count to plan for it (`shared.postgres.ahead`)."""
-    values = ARRAY(kind)
-    return cast(select(bindparam(name, type_=values)).scalar_subquery(), values)
-
-
 @cache
 def locking(model: Any) -> Select[Any]:
     """Return the statement that reads and locks the rows with the given `keys`, in key order so that two sessions
@@ -71,9 +65,9 @@ def locking(model: Any) -> Select[Any]:
     """
     columns = inspect(model).primary_key
     if len(columns) == 1:
-        wanted = columns[0] == any_(_uncounted("keys0", columns[0].type))
+        wanted = columns[0] == any_(bindparam("keys0", type_=ARRAY(columns[0].type)))
     else:
-        lists = [_uncounted(f"keys{n}", column.type) for n, column in enumerate(columns)]
+        lists = [bindparam(f"keys{n}", type_=ARRAY(column.type)) for n, column in enumerate(columns)]
         given = func.unnest(*lists).table_valued(*(f"key{n}" for n in range(len(columns)))).render_derived()
         wanted = tuple_(*columns).in_(select(*given.c))
     return (

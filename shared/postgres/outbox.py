@@ -214,8 +214,8 @@ _LOCK = text("""
 """)
 
 _READ = text(
-    "SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane "
-    "WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) ORDER BY lane"
+    "SELECT lane, position, claim_id, cardinality(row_ids) FROM exactly_once_lane WHERE lane = ANY(:lanes) "
+    "ORDER BY lane"
 )
 
 # More rows than the claims name: what a claim names is there until its list is emptied. Counted only so far. And how
@@ -223,11 +223,11 @@ _READ = text(
 _UNPUBLISHED = text("""
     SELECT named.rows < (
         SELECT count(*) FROM (
-            SELECT FROM exactly_once_outbox WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) LIMIT named.rows + 1
+            SELECT FROM exactly_once_outbox WHERE lane = ANY(:lanes) LIMIT named.rows + 1
         ) AS first
     ), (
         SELECT CAST(extract(epoch FROM min(next.due) - statement_timestamp()) AS float8)
-        FROM unnest(CAST((SELECT :lanes) AS smallint[])) AS own (lane)
+        FROM unnest(CAST(:lanes AS smallint[])) AS own (lane)
         CROSS JOIN LATERAL (
             SELECT due FROM exactly_once_schedule AS waiting
             WHERE waiting.lane = own.lane AND (waiting.cron IS NULL OR waiting.name = ANY(:recurring))
@@ -235,20 +235,14 @@ _UNPUBLISHED = text("""
         ) AS next
     )
     FROM (
-        SELECT coalesce(sum(cardinality(row_ids)), 0) AS rows FROM exactly_once_lane
-        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+        SELECT coalesce(sum(cardinality(row_ids)), 0) AS rows FROM exactly_once_lane WHERE lane = ANY(:lanes)
     ) AS named
 """)
 
 _FORGET = text("""
-    WITH emptied AS (
-        UPDATE exactly_once_lane SET row_ids = '{}'
-        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) AND row_ids <> '{}'
-    )
-    DELETE FROM exactly_once_outbox AS outbox USING (
-        SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane
-        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
-    ) AS claimed
+    WITH emptied AS (UPDATE exactly_once_lane SET row_ids = '{}' WHERE lane = ANY(:lanes) AND row_ids <> '{}')
+    DELETE FROM exactly_once_outbox AS outbox USING (SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane
+        WHERE lane = ANY(:lanes)) AS claimed
     WHERE outbox.lane = claimed.lane AND outbox.id = claimed.id
 """)
 
@@ -311,10 +305,7 @@ _CLAIMED = text("""
     SELECT outbox.topic, outbox.key, outbox.event_id, outbox.event_type, outbox.event_version,
            to_char(outbox.decided_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
            outbox.data, outbox.traceparent
-    FROM (
-        SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane
-        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
-    ) AS claimed
+    FROM (SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane WHERE lane = ANY(:lanes)) AS claimed
     JOIN exactly_once_outbox AS outbox ON outbox.lane = claimed.lane AND outbox.id = claimed.id
     ORDER BY outbox.lane, outbox.id
 """)

@@ -60,6 +60,16 @@ def test_a_call_wakes_a_caller_that_looks_for_none(paying: Stage) -> None:
     assert len(paying.bank.booked) == 5
 
 
+def test_calls_that_wait_for_their_key_delay_no_other(paying: Stage) -> None:
+    """All of one key but the first are put off before another key's turn comes: without a pause between the looks."""
+    paying.bank.gate.clear()
+    paying.due("b-1", parts=tuple(range(40)))
+    paying.due("b-2")
+    paying.caller("sleep")
+    until(lambda: {asked.bill for asked in paying.bank.asked} == {"b-1", "b-2"}, "both are asked for")
+    paying.bank.gate.set()
+
+
 def test_only_the_first_call_that_is_due_tells_the_callers(paying: Stage) -> None:
     with psycopg.connect(paying.connection.info.dsn, password=paying.connection.info.password) as listening:
         listening.autocommit = True

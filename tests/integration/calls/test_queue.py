@@ -55,6 +55,27 @@ def test_a_call_is_taken_once_and_again_when_its_lease_has_run_out(paying: Stage
     assert paying.rows("SELECT FROM exactly_once_call") == []
 
 
+def test_callers_that_look_at_once_keep_the_budget_together(paying: Stage) -> None:
+    paying.due(*(f"b-{n}" for n in range(20)))
+
+    def look() -> int:
+        return len(take(paying, budget=Budget(9, 0.0)))
+
+    with paying.engine.connect() as other, other.begin(), ThreadPoolExecutor(2) as threads:
+        other.exec_driver_sql("SELECT FROM exactly_once_destination FOR UPDATE")
+        looks = [threads.submit(look) for _ in range(2)]
+        until(lambda: len(paying.rows(WAITS)) == 2, "both wait for their turn")
+        other.rollback()
+        assert sorted(one.result(SECONDS_MAX) for one in looks) == [0, 9]
+
+
+def test_what_is_put_off_is_told(paying: Stage) -> None:
+    paying.due("b-1", parts=(1, 2, 3))
+    with paying.engine.begin() as connection:
+        taken = queue.take(connection, "bank", most=2, budget=BUDGET, seconds=60.0, caller="test:1")
+    assert (len(taken.calls), taken.put_off, taken.more) == (1, 1, True)
+
+
 def test_calls_of_one_key_follow_each_other_and_others_go_on(paying: Stage) -> None:
     paying.due("b-1", "b-2", parts=(1, 2, 3))
     first = take(paying)

@@ -7,6 +7,7 @@ import pytest
 
 from shared import Retry, Session
 from shared.calls import Answer, GivenUp, call, queue
+from shared.calls import settling as settling_module
 from shared.calls.queue import Budget, Due, Overtaken
 from shared.calls.settling import NoAnswer, Outcome, Settling
 from shared.postgres.ahead import Statement
@@ -93,11 +94,22 @@ def test_answers_together_have_their_effects_in_one_transaction(paying: Stage, s
     outcomes = settling.answered_together([(due, YES) for due in dues])
 
     # What is due behind one of them is told to all: a look too many costs little.
-    assert outcomes == [Outcome("done", more=True)] * 3
+    assert outcomes == [Outcome("done", due=frozenset({"bank"}))] * 3
     assert sorted((event["bill"], event["part"]) for event in paying.events()) == [("b-1", 1), ("b-2", 1), ("b-3", 0)]
     assert {row for (row,) in paying.rows("SELECT state FROM bill")} == {"PAID"}
     assert paying.rows("SELECT count(DISTINCT xmin::text) FROM exactly_once_outbox") == [(1,)]
     assert [due.key for due in take_all(paying)] == ["b-1", "b-2"]
+
+
+def test_what_takes_long_is_not_joined_by_more(
+    paying: Stage, settling: Settling, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(settling_module, "TOGETHER_SECONDS", 0.0)
+    paying.due("b-1", "b-2", "b-3")
+    dues = take_all(paying)
+    assert settling.answered_together([(due, YES) for due in dues]) == [Outcome("done")]
+    assert [event["bill"] for event in paying.events()] == ["b-1"]
+    assert settling.answered(dues[1], YES) == Outcome("done")
 
 
 def test_one_that_fails_takes_no_other_with_it(paying: Stage, settling: Settling) -> None:

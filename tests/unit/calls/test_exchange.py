@@ -338,6 +338,80 @@ def test_a_connection_is_used_again_unless_its_answer_was_cut_short() -> None:
         asyncio.run(story(url))
 
 
+def test_what_nobody_has_asked_for_is_no_answer_to_the_next_request() -> None:
+    said = threading.Event()
+
+    def answer(body: bytes) -> bytes:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n" + body
+
+    def talk(connection: socket.socket, head: bytes) -> None:
+        while head:
+            connection.sendall(answer(head.split(b" ")[1][-2:]))
+            if b"/a1" in head:
+                connection.sendall(answer(b"XX"))
+                said.set()
+            head = connection.recv(65_536)
+
+    async def story(url: str) -> None:
+        exchange = Exchange(Destination("bank", url=lambda _: url), None)
+        try:
+            for place in ("/a1", "/a2", "/a3"):
+                assert (await exchange.ask(DUE, Request("GET", place))).body == place[-2:].encode()
+                assert await asyncio.to_thread(said.wait, 10)
+        finally:
+            await exchange.close()
+
+    with listening(talk) as url:
+        asyncio.run(story(url))
+
+
+def test_a_request_that_is_repeated_by_the_client_may_have_been_done() -> None:
+    """Aiohttp repeats a PUT whose kept connection ends; what comes of the second one says nothing of the first."""
+    puts = []
+
+    def talk(connection: socket.socket, head: bytes) -> None:
+        connection.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+        puts.append(connection.recv(65_536))
+        server.close()  # it is done, and the process ends
+
+    async def story(server: socket.socket) -> None:
+        url = f"http://127.0.0.1:{server.getsockname()[1]}"
+        exchange = Exchange(Destination("bank", url=lambda _: url), None)
+        try:
+            await exchange.ask(DUE, Request("GET", "/"))
+            with pytest.raises(NoAnswer) as failure:
+                await exchange.ask(DUE, Request("PUT", "/captures", json={}))
+        finally:
+            await exchange.close()
+        assert puts[0].startswith(b"PUT /captures")
+        assert failure.value.sent
+
+    def serve() -> None:
+        connection, _ = server.accept()
+        with connection:
+            talk(connection, connection.recv(65_536))
+
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        thread = threading.Thread(target=serve)
+        thread.start()
+        asyncio.run(story(server))
+        thread.join(10)
+
+
+@pytest.mark.parametrize("name", ["Content-Type", "content-type"])
+def test_the_service_may_say_of_what_type_its_json_is(name: str) -> None:
+    heads = []
+
+    def book(connection: socket.socket, head: bytes) -> None:
+        heads.append(head.decode().lower())
+        connection.sendall(b"HTTP/1.1 204 No Content\r\n\r\n")
+
+    with listening(book) as url:
+        ask(url, Request("POST", "/", json={}, headers={name: "application/vnd.api+json"}))
+    assert heads[0].count("content-type") == 1
+    assert "content-type: application/vnd.api+json" in heads[0]
+
+
 @pytest.mark.parametrize(
     ("status", "meaning"),
     [

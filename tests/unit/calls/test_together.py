@@ -24,6 +24,8 @@ class Book:
         names: list[Any] = [due for due, _ in answers]
         self.groups.append(names)
         await self.gate.wait()
+        if "slow" in names:
+            return [DONE] * names.index("slow")
         return None if "fails" in names else [DONE] * len(names)
 
 
@@ -59,6 +61,16 @@ def test_who_was_in_a_group_that_failed_is_told_that_nothing_was_written() -> No
         book.gate.set()
         tasks = put(groups, "a", "fails", "c")
         assert await asyncio.gather(*tasks) == [DONE, None, None]
+
+    asyncio.run(story())
+
+
+def test_of_a_group_that_takes_long_only_the_first_are_written() -> None:
+    async def story() -> None:
+        book = Book()
+        groups = Together(book.write)
+        book.gate.set()
+        assert await asyncio.gather(*put(groups, "a", "b", "slow", "d")) == [DONE, DONE, None, None]
 
     asyncio.run(story())
 

@@ -94,6 +94,7 @@ class Lane:
         self.tasks: set[asyncio.Task[None]] = set()
         self.wakes = asyncio.Event()
         self.busy_until = float("-inf")
+        """Until when looks are frequent."""
         self.more = False
         """Whether calls were due, at the last look, that there was no room for."""
 

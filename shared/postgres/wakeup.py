@@ -69,7 +69,7 @@ class Listener:
             except (SQLAlchemyError, psycopg.Error) as error:
                 detail = str(getattr(error, "orig", error))
             self._proven_until = float("-inf")
-            self._heard(None)
+            self._heard(None)  # a wait that counted on it ends
             if not self._stopping.is_set() and not self._lost:
                 self._lost = True
                 log.warning(
@@ -83,7 +83,7 @@ class Listener:
         try:
             connection = connection.execution_options(isolation_level="AUTOCOMMIT")
             connection.execute(text(f"LISTEN {self._channel}"))
-            self._heard(None)
+            self._heard(None)  # nobody heard of what was committed before
             while not self._stopping.is_set() and self._proves(connection):
                 self._hear(connection)
         finally:

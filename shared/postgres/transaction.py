@@ -402,16 +402,17 @@ class WorkerDatabase:
     def unpublished(self, lanes: Collection[int]) -> bool:
         with self._transient() as connection:
             found = outbox.unpublished(connection, lanes, self._recurring.names)
-        if found.due_seconds is not None:
-            self._due = time.monotonic() + found.due_seconds
+        self._due = inf if found.due_seconds is None else time.monotonic() + found.due_seconds
         return found.rows or (found.due_seconds is not None and found.due_seconds <= 0)
 
     def due_seconds(self, now: float) -> float:
-        """Return how long it is until the next scheduled event is due, as `unpublished` has learned, once: the next
-        answer is without an end until it has learned anew.
+        """Return how long it is until the next scheduled event is due, as `unpublished` has learned last. Once it is
+        due, that is said once: whoever acts on it, or asks, learns when the one after it is.
         """
-        due, self._due = self._due, inf
-        return max(due - now, 0.0)
+        if (seconds := self._due - now) > 0:
+            return seconds
+        self._due = inf
+        return 0.0
 
     def waiting(self, inputs: Collection[Input]) -> dict[Input, Waiting] | None:
         with self._transient() as connection:

@@ -111,12 +111,14 @@ class MainLoop:
                 seconds = self._parked.at_most(cycle, turn.seconds)
                 progress = cycle.run(seconds, report=turn.report)
                 answered = time.monotonic()
-                turns.end(turn, answered, idle=progress.idle, wakes=self._wakes(cycle, assigned=kafka.assigned))
+                wakes = self._wakes(cycle, assigned=kafka.assigned)
+                turns.end(turn, answered, idle=progress.idle, wakes=wakes, knows=self._knows(progress, waking))
                 outages.KAFKA.answered("worker")
                 outages.DATABASE.answered("worker")
                 self._backoff.succeeded()
                 self._after(cycle, progress, answered - began, assigned=kafka.assigned, unreadable=kafka.unreadable)
-                self._try_parked(cycle, count=turn.report)
+                if self._try_parked(cycle, count=turn.report):
+                    turns.publish_soon()
                 self._rest(progress, answered - began, waking)
             except (Stop, NotLetIn) as doubt:
                 in_doubt = True
@@ -138,20 +140,28 @@ class MainLoop:
                     # The clients may remember lost brokers; new ones do not.
                     raise WornOut(str(error)) from error
 
-    def _try_parked(self, cycle: Cycle, *, count: bool) -> None:
-        """Try parked records that are due. What fails there fails nothing else."""
+    def _try_parked(self, cycle: Cycle, *, count: bool) -> bool:
+        """Try parked records that are due; return whether any was. What fails there fails nothing else."""
         if not self._parked.are_due(cycle, count=count):
-            return
+            return False
         self._watchdog.allow("cycle", self._budget)
         began = time.monotonic()
         progress = cycle.retry(count=count)
         self._parked.tried(cycle, idle=progress.idle)
         if not progress.idle:
             self._reporting.report(progress, time.monotonic() - began)
+        return not progress.idle
 
     def _wakes(self, cycle: Cycle, *, assigned: bool) -> bool:
         """Whether all that may become due soon would end a wait: a parked input would not, nor a share to come."""
         return self._wakeup.listens() and assigned and not cycle.parked()
+
+    def _knows(self, progress: Progress, waking: WakingKafka) -> bool:
+        """Whether no row can wait that nobody told of: rows hide only behind others, which were told of or found, or
+        had no room in a claim.
+        """
+        alone = progress.idle or progress.received > 0
+        return alone and not waking.woken and progress.published < self._settings.claim_rows
 
     def _rest(self, progress: Progress, seconds: float, waking: WakingKafka) -> None:
         """Let the next batch grow, if cycles such as this one, which took `seconds`, keep the worker busy."""

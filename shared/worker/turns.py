@@ -4,8 +4,10 @@ from math import inf
 from typing import NamedTuple
 
 WAIT_MIN, WAIT_MAX = 0.005, 0.1
-"""Seconds that an idle worker waits for records before it checks the outbox again: short after work, since a request
-that came meanwhile may have counted on that, then longer and longer.
+"""Seconds that a worker waits for records before it checks the outbox again: short after it found or was told of a row,
+since a request that came meanwhile may have counted on that (`_INSERT` in postgres/outbox.py), then longer and longer.
+The longest is for a worker that nobody would wake. It is also the first after a batch of records: what such a worker
+does not know of are rows that it left itself, where a claim had no room for them.
 """
 
 WAIT_GROWTH = 4
@@ -46,11 +48,22 @@ class Turns:
         self._report_due, self._unreported = now + REPORT_SECONDS, False
         return turn
 
-    def end(self, turn: Turn, now: float, *, idle: bool, wakes: bool) -> None:
-        """Note that `turn` found nothing to do, or something, and whether a new row would now end a wait."""
-        if idle:
+    def publish_soon(self) -> None:
+        """Note that rows were written outside a turn: the next one takes them."""
+        self._wait = WAIT_MIN
+
+    def end(self, turn: Turn, now: float, *, idle: bool, wakes: bool, knows: bool) -> None:
+        """Note that `turn` found nothing to do, or something; whether a new row would now end a wait (`wakes`); and
+        whether no row can wait that nobody told of (`knows`): `turn` had neither found one in the outbox, nor been told
+        of one.
+        """
+        if idle and knows:
             self._wait = min(WAIT_GROWTH * max(turn.seconds, WAIT_MIN), REPORT_SECONDS if wakes else WAIT_MAX)
-        elif turn.report:
+        elif knows and wakes:
+            self._wait = WAIT_MAX
+        if idle:
+            return
+        if turn.report:
             self._report_due = now + REPORT_SECONDS  # it may have waited long before
         else:
             self._unreported = True

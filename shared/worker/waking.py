@@ -28,6 +28,8 @@ class WakingKafka:
         self._wakeup = wakeup
         self.waited = 0.0
         """Seconds that the last poll took."""
+        self.woken = False
+        """Whether a row was told of, before or during that poll."""
         self.had_more = False
         """Whether that poll was not to wait, since records were there to go on with."""
 
@@ -35,7 +37,7 @@ class WakingKafka:
         """Poll as the port does. A wake-up ends the wait, once: the caller asks the outbox next."""
         began = time.monotonic()
         polled = self._poll(records, seconds)
-        self._wakeup.woken = False
+        self.woken, self._wakeup.woken = self._wakeup.woken, False
         self.waited = time.monotonic() - began
         self.had_more = seconds == 0
         return polled

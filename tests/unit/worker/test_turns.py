@@ -14,11 +14,11 @@ class Loop:
         self.now = 100.0
         self._turns = Turns()
 
-    def turn(self, *, idle: bool = True, wakes: bool = True) -> Turn:
-        """Make a turn."""
+    def turn(self, *, idle: bool = True, wakes: bool = True, knows: bool | None = None) -> Turn:
+        """Make a turn, by default one that finds a row if it finds anything."""
         turn = self._turns.begin(self.now)
         self.now += turn.seconds
-        self._turns.end(turn, self.now, idle=idle, wakes=wakes)
+        self._turns.end(turn, self.now, idle=idle, wakes=wakes, knows=idle if knows is None else knows)
         return turn
 
     def rest(self, *, wakes: bool = True) -> "Loop":
@@ -32,17 +32,33 @@ def test_a_wait_ends_when_something_is_due() -> None:
     turns = Turns()
     for _ in range(10):
         turn = turns.begin(100.0)
-        turns.end(turn, 100.0, idle=True, wakes=True)
+        turns.end(turn, 100.0, idle=True, wakes=True, knows=True)
     assert turns.begin(100.0, 0.03).seconds == 0.03
     assert turns.begin(100.0, 0.0).seconds == 0.0
 
 
-def test_it_waits_longer_and_longer_after_work() -> None:
+@pytest.mark.parametrize("idle", [False, True], ids=["it found a row", "it was told of a row that was gone"])
+def test_it_waits_longer_and_longer_after_a_row_that_others_may_have_counted_on(idle: bool) -> None:
     loop = Loop().rest()
-    loop.turn(idle=False)
+    loop.turn(idle=idle, knows=False)
     waits = [loop.turn().seconds for _ in range(4)]
     assert waits[0] == WAIT_MIN
     assert waits == sorted(set(waits))
+
+
+@pytest.mark.parametrize(("wakes", "first"), [(True, WAIT_MAX), (False, WAIT_MIN)], ids=["woken", "not woken"])
+def test_after_records_alone_it_asks_late_if_it_would_be_woken(wakes: bool, first: float) -> None:
+    loop = Loop().rest(wakes=wakes)
+    for _ in range(3):
+        loop.turn(idle=False, wakes=wakes, knows=True)
+    assert loop.turn(wakes=wakes).seconds == first
+
+
+def test_rows_written_beside_a_turn_are_published_soon() -> None:
+    loop = Loop().rest()
+    loop.turn(idle=False, knows=True)
+    loop._turns.publish_soon()
+    assert loop.turn().seconds == WAIT_MIN
 
 
 @pytest.mark.parametrize(("wakes", "longest"), [(True, REPORT_SECONDS), (False, WAIT_MAX)])

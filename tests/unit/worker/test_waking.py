@@ -41,7 +41,10 @@ def test_a_wake_up_ends_a_wait_once(scene: Scene) -> None:
     scene.wakeup.woken = True
     assert scene.ends()
     scene.kafka.poll(10, 1.0)
+    assert scene.kafka.woken
     assert not scene.ends()
+    scene.kafka.poll(10, 1.0)
+    assert not scene.kafka.woken
 
 
 def test_a_wake_up_during_a_poll_that_fails_ends_the_next_one(scene: Scene) -> None:

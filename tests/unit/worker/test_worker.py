@@ -122,3 +122,26 @@ def test_a_worker_waits_long_only_if_all_that_may_come_would_end_the_wait(
     scene.wakeup.listening = listening
     cycle: Any = SimpleNamespace(parked=lambda: parked)
     assert scene.worker._main_loop._wakes(cycle, assigned=assigned) is wakes
+
+
+@pytest.mark.parametrize(
+    ("progress", "woken", "knows"),
+    [
+        (Progress(received=3, published=2), False, True),
+        (Progress(idle=True), False, True),
+        (Progress(received=3, skipped=3), False, True),
+        (Progress(received=3, published=2), True, False),
+        (Progress(idle=True), True, False),
+        (Progress(published=1), False, False),
+        (Progress(received=3, published=10_000), False, False),
+        (Progress(), False, False),
+    ],
+    ids=["records", "nothing", "skipped", "told", "told, gone", "found", "a full claim", "a new share"],
+)
+def test_a_worker_asks_soon_where_a_row_may_wait_that_nobody_told_of(
+    scene: Scene, progress: Progress, *, woken: bool, knows: bool
+) -> None:
+    scene.start()
+    scene.end()
+    waking: Any = SimpleNamespace(woken=woken)
+    assert scene.worker._main_loop._knows(progress, waking) is knows

@@ -10,6 +10,7 @@ import structlog
 
 from dev.bench import capacity, latency, machine, million, parked, relay, report, restart, scheduled, throughput, traces
 from dev.bench.inventory import BenchError
+from dev.bench.warm import warm
 from dev.servers import ServerError, Servers, echo, running
 
 Measure = Callable[[Servers, argparse.Namespace], Iterator[report.Figure]]
@@ -26,6 +27,8 @@ SECTIONS: dict[str, Measure] = {
     "million": lambda servers, given: million.measure(servers, echo, events=given.million),
 }
 LONG = ("capacity", "traces", "million")
+WARMED = ("latency", "capacity")
+"""Sections whose figures stand for themselves: their broker is one that has been up for a while."""
 RATES = [10, 50, 100, 200]
 BY_DEFAULT = [name for name in SECTIONS if name not in LONG]
 
@@ -42,8 +45,10 @@ def main() -> None:
     for name in given.sections or BY_DEFAULT:
         began = time.monotonic()
         try:
-            with running(report=lambda _: None) as servers:
+            with running(long_lived=name in WARMED, report=lambda _: None) as servers:
                 facts = facts or machine.describe(servers)
+                if name in WARMED:
+                    warm(servers, echo, given.warm_seconds)
                 figures += SECTIONS[name](servers, given)
         except (BenchError, ServerError) as error:
             sys.exit("\n".join([f"{name}: {error}", *getattr(error, "__notes__", ())]))
@@ -62,6 +67,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rates", type=_count, nargs="+", default=RATES, help="orders per second (10 50 100 200)")
     parser.add_argument("--seconds", type=float, default=30.0, help="time of each rate (30)")
     parser.add_argument("--overload-seconds", type=float, default=60.0, help="time of twice the most (60)")
+    parser.add_argument("--warm-seconds", type=float, default=60.0, help="work of the broker before both (60)")
     parser.add_argument("--kills", type=_count, default=20, help="kills of the worker (20)")
     parser.add_argument(
         "--million", type=_count, default=1_000_000, help="events of that section, and those that wait (1000000)"

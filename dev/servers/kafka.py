@@ -104,13 +104,17 @@ class Kafka:
         settings: Mapping[str, str] | None = None,
         quorum: Callable[[], Quorum] | None = None,
         named: tuple[str, int] | None = None,
+        long_lived: bool = False,
         report: Echo = echo,
     ) -> None:
-        """`named` is one more address for clients, which this broker tells them with a name in it."""
+        """`named` is one more address for clients, which this broker tells them with a name in it. A `long_lived` one
+        is slower at first, and faster after a minute of work.
+        """
         self._given_directory = directory
         self._given_port = port
         self._settings = {**SETTINGS, **(settings or {})}
         self._named = named
+        self._long_lived = long_lived
         self._report = report
         self._given_quorum = quorum
         self._node = 1
@@ -155,7 +159,7 @@ class Kafka:
         """Start the broker; after `kill`, with the same data and port. Returns when it answers."""
         if self.running:
             return
-        java = command(self._report)
+        java = command(self._report, long_lived=self._long_lived)
         if self.directory:
             self._run(java)
             return

@@ -36,11 +36,16 @@ def running(
     kafka_port: int | None = None,
     postgres_port: int | None = None,
     kafka_settings: Mapping[str, str] | None = None,
+    long_lived: bool = False,
     report: Echo = echo,
 ) -> Iterator[Servers]:
-    """Start Kafka and PostgreSQL, on free ports or those given; when the block ends, both are gone with their data."""
+    """Start Kafka and PostgreSQL, on free ports or those given; when the block ends, both are gone with their data.
+    `long_lived` is Kafka's.
+    """
     with _directory() as directory:
-        kafka = Kafka(directory / "kafka", port=kafka_port, settings=kafka_settings, report=report)
+        kafka = Kafka(
+            directory / "kafka", port=kafka_port, settings=kafka_settings, long_lived=long_lived, report=report
+        )
         postgres = Postgres(directory / "postgres", port=postgres_port, report=report)
         with _up(kafka, postgres, report):
             yield Servers(kafka, postgres)

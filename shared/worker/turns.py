@@ -4,13 +4,19 @@ from math import inf
 from typing import NamedTuple
 
 WAIT_MIN, WAIT_MAX = 0.005, 0.1
-"""Seconds that a worker waits for records before it checks the outbox again: short after it found or was told of a row,
-since a request that came meanwhile may have counted on that (`_INSERT` in postgres/outbox.py), then longer and longer.
-The longest is for a worker that nobody would wake. It is also the first after a batch of records: what such a worker
-does not know of are rows that it left itself, where a claim had no room for them.
+"""Seconds that a worker which nobody would wake waits for records before it checks the outbox again: short after work,
+then longer and longer.
+
+A worker that would be woken waits for the longest of them even after a batch of records: what it does not know of are
+rows that it left itself, where a claim had no room for them.
 """
 
-WAIT_GROWTH = 4
+WAIT_TOLD = 0.02
+"""That wait once it has found a row, or was told of one: a request that came meanwhile may have counted on that and have
+told nobody (`_INSERT` in postgres/outbox.py). It commits within milliseconds: its insert is sent with its COMMIT.
+"""
+
+WAIT_GROWTH = 5
 """How much longer each wait is than the one before."""
 
 REPORT_SECONDS = 1.0
@@ -59,8 +65,8 @@ class Turns:
         """
         if idle and knows:
             self._wait = min(WAIT_GROWTH * max(turn.seconds, WAIT_MIN), REPORT_SECONDS if wakes else WAIT_MAX)
-        elif knows and wakes:
-            self._wait = WAIT_MAX
+        elif wakes:
+            self._wait = WAIT_MAX if knows else WAIT_TOLD
         if idle:
             return
         if turn.report:

@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from shared.worker.turns import REPORT_SECONDS, WAIT_MAX, WAIT_MIN, Turn, Turns
+from shared.worker.turns import REPORT_SECONDS, WAIT_MAX, WAIT_MIN, WAIT_TOLD, Turn, Turns
 
 
 class Loop:
@@ -41,9 +41,16 @@ def test_a_wait_ends_when_something_is_due() -> None:
 def test_it_waits_longer_and_longer_after_a_row_that_others_may_have_counted_on(idle: bool) -> None:
     loop = Loop().rest()
     loop.turn(idle=idle, knows=False)
-    waits = [loop.turn().seconds for _ in range(4)]
-    assert waits[0] == WAIT_MIN
+    waits = [loop.turn().seconds for _ in range(3)]
+    assert waits[0] == WAIT_TOLD
     assert waits == sorted(set(waits))
+
+
+def test_a_worker_that_nobody_would_wake_asks_soon_after_work() -> None:
+    loop = Loop().rest(wakes=False)
+    loop.turn(idle=False, wakes=False)
+    waits = [loop.turn(wakes=False).seconds for _ in range(3)]
+    assert waits == [WAIT_MIN, pytest.approx(5 * WAIT_MIN), WAIT_MAX]
 
 
 @pytest.mark.parametrize(("wakes", "first"), [(True, WAIT_MAX), (False, WAIT_MIN)], ids=["woken", "not woken"])

@@ -148,7 +148,7 @@ class Session(OrmSession):
         given = held.values(model, wanted)
         self._flush_before_reading(model, wanted)
         of = held.key(model).of
-        found = {of(row): row for row in self.scalars(held.locking(model), given)}
+        found = {of(row): row for row in self.scalars(held.locking(model, single=len(wanted) == 1), given)}
         if strange := found.keys() - set(wanted):
             raise SessionMisused(
                 f"{model.__name__} has the key {strange.pop()!r}, and was asked for it in another form: give a key "

@@ -31,34 +31,33 @@ def measure(servers: Servers, report: Echo, *, seconds: float) -> Iterator[Figur
     """Find the most of both; run twice our most for `seconds`."""
     report("capacity: starting the whole system ...")
     with shop(servers) as (system, customers, meter):
-        ours, run, spent = _most(customers, report, "ours", meter)
+        ours, run, spent = _most(customers, meter, report, "ours")
         what = f"most orders/s that are borne with p99 <= {BEARABLE_SECONDS:.0f} s"
         yield Figure(SECTION, what, ours, "orders/s", at_least=400)
         yield Figure(SECTION, "at the most: POST to OrderConfirmed, p50", 1_000 * run.percentile(50), "ms")
         yield Figure(SECTION, "at the most: POST to OrderConfirmed, p99", 1_000 * run.percentile(99), "ms")
-        if spent:
-            yield from spent.figures(SECTION, "at the most", len(run.due), at_most=4.5)
+        yield from spent.figures(SECTION, "at the most", len(run.due), at_most=4.5)
         yield from _overload(system, customers, report, ours, seconds)
         databases = system.services
-    _clear(servers, databases)
+    clear(servers, databases)
     report("capacity: starting the peer ...")
-    with peer(servers) as customers:
-        theirs, run, _ = _most(customers, report, "the peer")
+    with peer(servers) as (customers, meter):
+        theirs, run, spent = _most(customers, meter, report, "the peer")
     yield Figure(SECTION, "the peer: most orders/s, borne in the same way", theirs, "orders/s")
     yield Figure(SECTION, "the peer at its most: POST to OrderConfirmed, p99", 1_000 * run.percentile(99), "ms")
+    yield from spent.figures(SECTION, "the peer at its most", len(run.due))
     yield Figure(SECTION, "our most / the peer's", ours / theirs, "times", at_least=3)
 
 
-def _most(customers: Customers, report: Echo, whose: str, meter: Meter | None = None) -> tuple[int, Run, Spent | None]:
+def _most(customers: Customers, meter: Meter, report: Echo, whose: str) -> tuple[int, Run, Spent]:
     """Return the most that is borne, the run that showed it, and what it cost."""
-    shown: dict[int, tuple[Run, Spent | None]] = {}
+    shown: dict[int, tuple[Run, Spent]] = {}
     customers.order(WARM_RATE, WARM_SECONDS)
 
     def bears(rate: int) -> bool:
-        if meter:
-            meter.start()
+        meter.start()
         run = customers.order(rate, RUN_SECONDS, patient=False, hopeless=True)
-        shown[rate] = run, meter.stop() if meter else None
+        shown[rate] = run, meter.stop()
         report(f"capacity: {whose}: {rate} orders/s are {'borne' if run.borne else 'too many'}: {run}")
         return run.borne
 
@@ -91,7 +90,7 @@ def _overload(system: System, customers: Customers, report: Echo, ours: int, sec
     yield Figure(SECTION, f"{at}: rows of the balance sheet that are wrong", len(sheet.failed), "rows", at_most=0)
 
 
-def _clear(servers: Servers, databases: tuple[str, ...]) -> None:
+def clear(servers: Servers, databases: tuple[str, ...]) -> None:
     """Leave no work of ours to PostgreSQL while the peer is measured."""
     for name in databases:
         servers.postgres.drop_database(name)

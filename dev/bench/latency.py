@@ -9,8 +9,12 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dev.bench.meter import Meter
+from dev.bench.capacity import clear
+from dev.bench.customers import Customers
+from dev.bench.meter import Meter, Spent
+from dev.bench.peer_system import peer
 from dev.bench.report import Figure
+from dev.bench.run import Run
 from dev.bench.shop import shop
 from dev.servers import Echo, Servers
 
@@ -36,22 +40,43 @@ TARGETS = {10: Target(35, 80, 35), 50: Target(45, 110, 15), 200: Target(150, 500
 def measure(servers: Servers, report: Echo, *, rates: list[int], seconds: float) -> Iterator[Figure]:
     """Measure the system at rest, and then each rate for `seconds`."""
     report("latency: starting the whole system ...")
-    with shop(servers) as (_, customers, meter):
+    ours: dict[int, float] = {}
+    with shop(servers) as (system, customers, meter):
         customers.order(rates[0], WARM_SECONDS)
         report(f"latency: no orders for {IDLE_SECONDS:.0f} s ...")
         yield from _idle(meter)
         for rate in rates:
-            customers.order(rate, WARM_SECONDS)
-            report(f"latency: {rate} orders per second for {seconds:.0f} s ...")
-            meter.start()
-            run = customers.order(rate, seconds)
-            spent = meter.stop()
-            report(f"latency: {rate} orders per second: {run}")
-            target = TARGETS.get(rate, Target())
-            for share, at_most in ((50, target.p50), (99, target.p99)):
-                what = f"{rate} orders/s: POST to OrderConfirmed, p{share}"
-                yield Figure(SECTION, what, 1_000 * run.percentile(share), "ms", at_most=at_most)
-            yield from spent.figures(SECTION, f"{rate} orders/s", len(run.due), target.cpu)
+            run, spent = _run(customers, meter, report, "", rate, seconds)
+            ours[rate] = spent.everything / len(run.due)
+            yield from _figures("", run, spent, TARGETS.get(rate, Target()))
+        databases = system.services
+    clear(servers, databases)
+    with peer(servers) as (customers, meter):
+        for rate in rates:
+            run, spent = _run(customers, meter, report, "the peer, ", rate, seconds)
+            if not run.borne:
+                break  # its backlog would grow
+            yield from _figures("the peer, ", run, spent, Target())
+            price = ours[rate] * len(run.due) / spent.everything
+            yield Figure(SECTION, f"{rate} orders/s: CPU per order, ours / the peer's", price, "times")
+
+
+def _run(customers: Customers, meter: Meter, report: Echo, whose: str, rate: int, seconds: float) -> tuple[Run, Spent]:
+    """Order at `rate`, and measure."""
+    customers.order(rate, WARM_SECONDS)
+    report(f"latency: {whose}{rate} orders per second for {seconds:.0f} s ...")
+    meter.start()
+    run = customers.order(rate, seconds)
+    spent = meter.stop()
+    report(f"latency: {whose}{rate} orders per second: {run}")
+    return run, spent
+
+
+def _figures(whose: str, run: Run, spent: Spent, target: Target) -> Iterator[Figure]:
+    for share, at_most in ((50, target.p50), (99, target.p99)):
+        what = f"{whose}{run.rate} orders/s: POST to OrderConfirmed, p{share}"
+        yield Figure(SECTION, what, 1_000 * run.percentile(share), "ms", at_most=at_most)
+    yield from spent.figures(SECTION, f"{whose}{run.rate} orders/s", len(run.due), target.cpu)
 
 
 def _idle(meter: Meter) -> Iterator[Figure]:

@@ -15,6 +15,7 @@ from sqlalchemy.orm import Session
 from dev.bench.customers import Customers
 from dev.bench.inventory import PARTITIONS, wait_until
 from dev.bench.load import ACCOUNTS, ITEMS
+from dev.bench.meter import BANK, Meter
 from dev.bench.orders import sku
 from dev.bench.peer import TOPICS
 from dev.bench.shop import MONEY, PIECES
@@ -31,13 +32,14 @@ from services.payment import models as payment
 WORKERS = 4
 """Of each service, one for each partition: the most that have something to do. A worker waits for three servers in turn
 for each record, so this many are needed to fill two cores."""
+API = "order api"
 ANSWER_SECONDS = 10.0
 BASES = {"order": order.Base, "inventory": inventory.Base, "payment": payment.Base}
 
 
 @contextmanager
-def peer(servers: Servers) -> Iterator[Customers]:
-    """Run the peer, its shelves and accounts filled like ours; yield its customers."""
+def peer(servers: Servers) -> Iterator[tuple[Customers, Meter]]:
+    """Run the peer, its shelves and accounts filled like ours."""
     admin = AdminClient({"bootstrap.servers": servers.kafka.bootstrap})
     for future in admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in TOPICS.values()]).values():
         future.result(ANSWER_SECONDS)
@@ -50,10 +52,10 @@ def peer(servers: Servers) -> Iterator[Customers]:
         port, bank = free_port(), free_port()
         place = ("--port", str(bank), "--books", str(logs / "bank.sqlite"))
         supervisor.start(
-            Program("bank", (sys.executable, "-m", "dev.bank", *place), environment(PYTHONPATH=str(ROOT)), logs)
+            Program(BANK, (sys.executable, "-m", "dev.bank", *place), environment(PYTHONPATH=str(ROOT)), logs)
         )
         names = [(f"{service} {number}", service) for service in BASES for number in range(WORKERS)]
-        for name, command in [("order api", "order-api"), *names]:
+        for name, command in [(API, "order-api"), *names]:
             env = environment(
                 PYTHONPATH=str(ROOT),
                 KAFKA_BOOTSTRAP_SERVERS=servers.kafka.bootstrap,
@@ -66,9 +68,10 @@ def peer(servers: Servers) -> Iterator[Customers]:
         try:
             wait_until(lambda: _is_ready(url), "the peer's API answers")
             with Customers(f"{url}/orders", servers.kafka.bootstrap, TOPICS["order"]) as customers:
-                yield customers
+                processes = {"API": [API], "workers": [name for name, _ in names], BANK: [BANK]}
+                yield customers, Meter(supervisor, servers, processes)
         except Exception as error:
-            for name, _ in [("order api", ""), *names]:
+            for name, _ in [(API, ""), *names]:
                 error.add_note(f"The log of the peer's {name} ends:\n{supervisor.tail(name, lines=5)}")
             raise
 

@@ -30,7 +30,7 @@ def shop(servers: Servers) -> Iterator[tuple[System, Customers, Meter]]:
         Customers(f"{system.url('order')}/orders", system.bootstrap, "order.events") as customers,
     ):
         _open(system, customers)
-        yield system, customers, Meter(system)
+        yield system, customers, Meter.of(system)
 
 
 def _open(system: System, customers: Customers) -> None:

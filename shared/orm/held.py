@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Alias, Column, Join, Select, Table, any_, bindparam, func, inspect, select, tuple_
+from sqlalchemy import ARRAY, Alias, Column, Join, Select, Table, and_, any_, bindparam, func, inspect, select, tuple_
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.selectable import ForUpdateArg
 
@@ -59,12 +59,16 @@ def kinds(model: Any) -> tuple[Any, ...]:
 
 
 @cache
-def locking(model: Any) -> Select[Any]:
-    """Return the statement that reads and locks the rows with the given `keys`, in key order so that two sessions
-    cannot deadlock. With several columns there is a list of values for each: `keys0`, `keys1` ...
+def locking(model: Any, *, single: bool) -> Select[Any]:
+    """Return the statement that reads and locks the rows with the given keys, in key order so that two sessions cannot
+    deadlock. There is a list of values for each column: `keys0`, `keys1` ...; for a `single` key, which PostgreSQL
+    plans once and not for each list, a value.
     """
     columns = inspect(model).primary_key
-    if len(columns) == 1:
+    wanted: Any
+    if single:
+        wanted = and_(*(column == bindparam(f"keys{n}", type_=column.type) for n, column in enumerate(columns)))
+    elif len(columns) == 1:
         wanted = columns[0] == any_(bindparam("keys0", type_=ARRAY(columns[0].type)))
     else:
         lists = [bindparam(f"keys{n}", type_=ARRAY(column.type)) for n, column in enumerate(columns)]
@@ -83,17 +87,21 @@ OURS = "exactly_once_locks"
 """The option that marks our own statements."""
 
 
-def values(model: Any, keys: Sequence[Any]) -> dict[str, list[Any]]:
-    """Return the values for `locking`. Raises `SessionMisused` for a key of another form."""
+def values(model: Any, keys: Sequence[Any]) -> dict[str, Any]:
+    """Return the values for `locking`, those of a single key if there is one. Raises `SessionMisused` for a key of
+    another form.
+    """
     names = key(model).names
     if len(names) == 1:
-        return {"keys0": list(keys)}
+        return {"keys0": keys[0] if len(keys) == 1 else list(keys)}
     for one in keys:
         if not isinstance(one, tuple) or len(one) != len(names):
             raise SessionMisused(
                 f"the primary key of {model.__name__} is ({', '.join(names)}): lock it by a tuple of these, "
                 f"not by a {type(one).__name__}"
             )
+    if len(keys) == 1:
+        return {f"keys{n}": value for n, value in enumerate(keys[0])}
     return {f"keys{n}": list(column) for n, column in enumerate(zip(*keys, strict=True))}
 
 

@@ -218,16 +218,19 @@ _READ = text(
     "ORDER BY lane"
 )
 
-# More rows than the claims name: what a claim names is there until its list is emptied. Counted only so far. And how
-# long until the next scheduled event is due: the first entry of an index.
+# More rows than the claims name: what a claim names is there until its list is emptied. Counted only so far, in the
+# order of the index, or a plan from when the table was empty would read all of it. And how long until the next
+# scheduled event is due: the first entry of an index.
 _UNPUBLISHED = text("""
     SELECT named.rows < (
-        SELECT count(*) FROM (
-            SELECT FROM exactly_once_outbox WHERE lane = ANY(:lanes) LIMIT named.rows + 1
+        SELECT count(*) FROM unnest(CAST((SELECT :lanes) AS smallint[])) AS own (lane)
+        CROSS JOIN LATERAL (
+            SELECT FROM exactly_once_outbox AS waiting WHERE waiting.lane = own.lane
+            ORDER BY waiting.id LIMIT named.rows + 1
         ) AS first
     ), (
         SELECT CAST(extract(epoch FROM min(next.due) - statement_timestamp()) AS float8)
-        FROM unnest(CAST(:lanes AS smallint[])) AS own (lane)
+        FROM unnest(CAST((SELECT :lanes) AS smallint[])) AS own (lane)
         CROSS JOIN LATERAL (
             SELECT due FROM exactly_once_schedule AS waiting
             WHERE waiting.lane = own.lane AND (waiting.cron IS NULL OR waiting.name = ANY(:recurring))
@@ -235,15 +238,21 @@ _UNPUBLISHED = text("""
         ) AS next
     )
     FROM (
-        SELECT coalesce(sum(cardinality(row_ids)), 0) AS rows FROM exactly_once_lane WHERE lane = ANY(:lanes)
+        SELECT coalesce(sum(cardinality(row_ids)), 0) AS rows FROM exactly_once_lane
+        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
     ) AS named
 """)
 
+# The rows are found by an array of ids: a join might read the whole table. An id is of one lane only.
 _FORGET = text("""
-    WITH emptied AS (UPDATE exactly_once_lane SET row_ids = '{}' WHERE lane = ANY(:lanes) AND row_ids <> '{}')
-    DELETE FROM exactly_once_outbox AS outbox USING (SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane
-        WHERE lane = ANY(:lanes)) AS claimed
-    WHERE outbox.lane = claimed.lane AND outbox.id = claimed.id
+    WITH emptied AS (
+        UPDATE exactly_once_lane SET row_ids = '{}'
+        WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) AND row_ids <> '{}'
+    )
+    DELETE FROM exactly_once_outbox
+    WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) AND id = ANY(ARRAY(
+        SELECT unnest(row_ids) FROM exactly_once_lane WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+    ))
 """)
 
 # The same statement logs the claim for `audit` (`shared.postgres.claim_log`). That must cost nothing, so the rare

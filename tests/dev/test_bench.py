@@ -47,7 +47,9 @@ def values(answer: dict[str, Any]) -> dict[str, float]:
 @pytest.mark.proof
 @pytest.mark.timeout(600)
 def test_latency_is_measured_through_the_whole_system_and_told_where_it_goes() -> None:
-    answer: dict[str, Any] = json.loads(bench("latency", "--json", "--rates", "5", "--seconds", "1", "--warm-seconds", "1"))
+    answer: dict[str, Any] = json.loads(
+        bench("latency", "--json", "--rates", "5", "--seconds", "1", "--warm-seconds", "1")
+    )
     found = values(answer)
     assert 0 < found["5 orders/s: POST to OrderConfirmed, p50"] <= found["5 orders/s: POST to OrderConfirmed, p99"]
     parts = [
@@ -62,8 +64,10 @@ def test_latency_is_measured_through_the_whole_system_and_told_where_it_goes() -
 @pytest.mark.proof
 @pytest.mark.timeout(600)
 def test_the_peer_confirms_what_is_ordered_and_loses_nothing() -> None:
-    with running(report=lambda _: None) as servers, peer(servers) as customers:
+    with running(report=lambda _: None) as servers, peer(servers) as (customers, meter):
+        meter.start()
         run = customers.order(10, 3.0)
+        assert all(seconds > 0 for seconds in meter.stop().cpu.values())
         assert len(run.confirmed) == len(run.due) == 30
         with psycopg.connect(servers.postgres.dsn("peer_payment")) as connection:
             taken = connection.execute("SELECT count(*), count(DISTINCT order_id) FROM entry").fetchone()

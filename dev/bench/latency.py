@@ -42,41 +42,52 @@ def measure(servers: Servers, report: Echo, *, rates: list[int], seconds: float)
     report("latency: starting the whole system ...")
     ours: dict[int, float] = {}
     with shop(servers) as (system, customers, meter):
+        orders = _Orders(customers, meter, report, "")
         customers.order(rates[0], WARM_SECONDS)
         report(f"latency: no orders for {IDLE_SECONDS:.0f} s ...")
         yield from _idle(meter)
         for rate in rates:
-            run, spent = _run(customers, meter, report, "", rate, seconds)
+            run, spent = orders.run(rate, seconds)
             ours[rate] = spent.everything / len(run.due)
-            yield from _figures("", run, spent, TARGETS.get(rate, Target()))
+            yield from orders.figures(run, spent, TARGETS.get(rate, Target()))
         databases = system.services
     clear(servers, databases)
     with peer(servers) as (customers, meter):
+        orders = _Orders(customers, meter, report, "the peer, ")
         for rate in rates:
-            run, spent = _run(customers, meter, report, "the peer, ", rate, seconds)
+            run, spent = orders.run(rate, seconds)
             if not run.borne:
                 break  # its backlog would grow
-            yield from _figures("the peer, ", run, spent, Target())
+            yield from orders.figures(run, spent, Target())
             price = ours[rate] * len(run.due) / spent.everything
             yield Figure(SECTION, f"{rate} orders/s: CPU per order, ours / the peer's", price, "times")
 
 
-def _run(customers: Customers, meter: Meter, report: Echo, whose: str, rate: int, seconds: float) -> tuple[Run, Spent]:
-    """Order at `rate`, and measure."""
-    customers.order(rate, WARM_SECONDS)
-    report(f"latency: {whose}{rate} orders per second for {seconds:.0f} s ...")
-    meter.start()
-    run = customers.order(rate, seconds)
-    spent = meter.stop()
-    report(f"latency: {whose}{rate} orders per second: {run}")
-    return run, spent
+class _Orders(NamedTuple):
+    """What is measured at each rate, of one system."""
 
+    customers: Customers
+    meter: Meter
+    report: Echo
+    whose: str
 
-def _figures(whose: str, run: Run, spent: Spent, target: Target) -> Iterator[Figure]:
-    for share, at_most in ((50, target.p50), (99, target.p99)):
-        what = f"{whose}{run.rate} orders/s: POST to OrderConfirmed, p{share}"
-        yield Figure(SECTION, what, 1_000 * run.percentile(share), "ms", at_most=at_most)
-    yield from spent.figures(SECTION, f"{whose}{run.rate} orders/s", len(run.due), target.cpu)
+    def run(self, rate: int, seconds: float) -> tuple[Run, Spent]:
+        """Order at `rate`."""
+        self.customers.order(rate, WARM_SECONDS)
+        self.report(f"latency: {self.whose}{rate} orders per second for {seconds:.0f} s ...")
+        self.meter.start()
+        run = self.customers.order(rate, seconds)
+        spent = self.meter.stop()
+        self.report(f"latency: {self.whose}{rate} orders per second: {run}")
+        return run, spent
+
+    def figures(self, run: Run, spent: Spent, target: Target) -> Iterator[Figure]:
+        """Return the times, and what an order has cost."""
+        at = f"{self.whose}{run.rate} orders/s"
+        for share, at_most in ((50, target.p50), (99, target.p99)):
+            seconds = run.percentile(share)
+            yield Figure(SECTION, f"{at}: POST to OrderConfirmed, p{share}", 1_000 * seconds, "ms", at_most=at_most)
+        yield from spent.figures(SECTION, at, len(run.due), target.cpu)
 
 
 def _idle(meter: Meter) -> Iterator[Figure]:

@@ -57,7 +57,7 @@ class Meter:
         processes: Mapping[str, Iterable[str]],
         metrics: Sequence[str] = (),
     ) -> None:
-        """Read `processes`, of which each group is told apart, and the servers; `metrics` are the workers' addresses."""
+        """Read the servers, and `processes` by group; `metrics` are the workers' addresses."""
         self._metrics = metrics
         self._groups: dict[str, Iterable[int]] = {
             **{group: [pid for name in names if (pid := supervisor.pid(name))] for group, names in processes.items()},

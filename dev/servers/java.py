@@ -24,9 +24,9 @@ JAVA_OPTIONS = (
     "--enable-native-access=ALL-UNNAMED",  # the compressors are native; without it each warns
     "--sun-misc-unsafe-memory-access=allow",  # Kafka's business
 )
-# The better compiler takes a core for the first minutes, which is as long as these servers live: with it the broker used
-# half as much CPU again for a transaction, and an order took 250 ms to be confirmed instead of 200. A broker that lives
-# longer has it: in the end a transaction costs half as much as with the first one alone (docs/benchmarks.md).
+# The better compiler takes a core for the first minutes, which is as long as these servers live: with it the broker
+# used half as much CPU again for a transaction, and an order took 250 ms to be confirmed instead of 200. A broker that
+# lives longer has it: in the end a transaction costs half as much as with the first one alone (docs/benchmarks.md).
 FIRST_COMPILER = "-XX:TieredStopAtLevel=1"
 PROPERTIES, LOG4J = "server.properties", "log4j2.xml"
 LOCALE = "C.UTF-8"  # in which Java reads the names of files; without one it knows only ASCII

@@ -192,6 +192,8 @@ class Cycle:
         """Whether claims may have rows that Kafka does not have."""
         self._spent = False
         """Whether claims may have rows that Kafka has."""
+        self._full = False
+        """Whether the last claims had no room for more rows: then nobody needs to ask whether there are any."""
         self._read_inputs = frozenset(i for i in self._owned.inputs if i.topic not in self._paused_topics)
         """The inputs owned that are not paused by an operator: nothing else is fetched, or tried again."""
         self._intake = Intake(self._read_inputs, self._limits.records, self._limits.retries)
@@ -301,6 +303,7 @@ class Cycle:
         self._parking.waiting = self._parking.add(progress.parked)
         self._seen.update(moved)
         self._claimed, self._spent = bool(claims), self._spent and bool(self._claim_limits)
+        self._full = any(claim.rows >= self._limits.rows for claim in claims.values())
 
         if claims or (report and self._unreported()):
             self._publish(claims, rows, self._seen if report else moved, polled.group_metadata)  # 3 and 4
@@ -377,7 +380,9 @@ class Cycle:
         return bool(self._published) and self._reported != self._seen
 
     def _unpublished(self) -> bool:
-        return bool(self._published) and (self._claimed or self._database.unpublished(self._published.keys()))
+        if not self._published:
+            return False
+        return self._claimed or self._full or self._database.unpublished(self._published.keys())
 
     # ---- 2
 

@@ -112,13 +112,11 @@ class MainLoop:
                 progress = cycle.run(seconds, report=turn.report)
                 answered = time.monotonic()
                 wakes = self._wakes(cycle, assigned=kafka.assigned)
-                turns.end(turn, answered, idle=progress.idle, wakes=wakes, knows=self._knows(progress, waking))
-                outages.KAFKA.answered("worker")
-                outages.DATABASE.answered("worker")
-                self._backoff.succeeded()
+                turns.end(turn, answered, idle=progress.idle, wakes=wakes, knows=_knows(progress, waking))
+                self._answered()
                 self._after(cycle, progress, answered - began, assigned=kafka.assigned, unreadable=kafka.unreadable)
-                if self._try_parked(cycle, count=turn.report):
-                    turns.publish_soon()
+                if self._try_parked(cycle, count=turn.report) or progress.published >= self._settings.claim_rows:
+                    turns.publish_now()
                 self._rest(progress, answered - began, waking)
             except (Stop, NotLetIn) as doubt:
                 in_doubt = True
@@ -140,6 +138,12 @@ class MainLoop:
                     # The clients may remember lost brokers; new ones do not.
                     raise WornOut(str(error)) from error
 
+    def _answered(self) -> None:
+        """Note that both servers have answered."""
+        outages.KAFKA.answered("worker")
+        outages.DATABASE.answered("worker")
+        self._backoff.succeeded()
+
     def _try_parked(self, cycle: Cycle, *, count: bool) -> bool:
         """Try parked records that are due; return whether any was. What fails there fails nothing else."""
         if not self._parked.are_due(cycle, count=count):
@@ -155,13 +159,6 @@ class MainLoop:
     def _wakes(self, cycle: Cycle, *, assigned: bool) -> bool:
         """Whether all that may become due soon would end a wait: a parked input would not, nor a share to come."""
         return self._wakeup.listens() and assigned and not cycle.parked()
-
-    def _knows(self, progress: Progress, waking: WakingKafka) -> bool:
-        """Whether no row can wait that nobody told of: rows hide only behind others, which were told of or found, or
-        had no room in a claim.
-        """
-        alone = progress.idle or progress.received > 0
-        return alone and not waking.woken and progress.published < self._settings.claim_rows
 
     def _rest(self, progress: Progress, seconds: float, waking: WakingKafka) -> None:
         """Let the next batch grow, if cycles such as this one, which took `seconds`, keep the worker busy."""
@@ -207,3 +204,8 @@ class MainLoop:
         if progress.failed is None and progress.received and seconds > self._settings.handler_seconds / 2:
             cycle.pace(progress.received)
         self._reporting.report(progress, seconds)
+
+
+def _knows(progress: Progress, waking: WakingKafka) -> bool:
+    """Whether no row can wait that nobody told of: rows hide only behind others, which were told of or found."""
+    return (progress.idle or progress.received > 0) and not waking.woken

@@ -12,7 +12,7 @@ rows that it left itself, where a claim had no room for them.
 """
 
 WAIT_TOLD = 0.02
-"""That wait once it has found a row, or was told of one: a request that came meanwhile may have counted on that and have
+"""That wait once it has found a row, or was told of one: a request that came meanwhile may have counted on that, and
 told nobody (`_INSERT` in postgres/outbox.py). It commits within milliseconds: its insert is sent with its COMMIT.
 """
 
@@ -54,9 +54,9 @@ class Turns:
         self._report_due, self._unreported = now + REPORT_SECONDS, False
         return turn
 
-    def publish_soon(self) -> None:
-        """Note that rows were written outside a turn: the next one takes them."""
-        self._wait = WAIT_MIN
+    def publish_now(self) -> None:
+        """Note that rows wait: written outside a turn, or left by a full claim. The next turn takes them."""
+        self._wait = 0.0
 
     def end(self, turn: Turn, now: float, *, idle: bool, wakes: bool, knows: bool) -> None:
         """Note that `turn` found nothing to do, or something; whether a new row would now end a wait (`wakes`); and

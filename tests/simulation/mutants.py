@@ -304,8 +304,8 @@ MUTANTS = (
     Mutant(
         "a claim is forgotten if its publishing could not begin",
         CYCLE,
-        "(self._claimed or self._database.unpublished(self._published.keys()))",
-        "self._database.unpublished(self._published.keys())",
+        "self._claimed or self._full or",
+        "self._full or",
         fault=Fault.DIE,
         survives="the next report finds it; found by a_claim_whose_publishing_could_not_begin",
     ),

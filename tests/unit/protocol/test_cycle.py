@@ -100,6 +100,18 @@ def test_an_idle_worker_opens_no_transaction(world: World) -> None:
     assert world.calls == ["kafka.poll", "database.unpublished"] * 2
 
 
+def test_after_a_claim_without_room_for_more_nobody_is_asked_whether_there_is_more(world: World) -> None:
+    worker = world.worker(rows=2).started()
+    for word in ("yak", "yeti", "yew", "yoke", "yurt"):
+        world.put(word)
+    world.calls.clear()
+    assert [worker.run().published for _ in range(3)] == [2, 2, 1]
+    assert count(world.calls, "database.unpublished") == 1
+    assert worker.run().idle
+    assert count(world.calls, "database.unpublished") == 2
+    assert world.published == ["yak", "yeti", "yew", "yoke", "yurt"]
+
+
 def test_what_a_request_left_in_the_outbox_is_published_without_any_input(world: World) -> None:
     worker = world.worker().started()
     world.put("zebra")

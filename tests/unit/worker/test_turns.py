@@ -61,11 +61,11 @@ def test_after_records_alone_it_asks_late_if_it_would_be_woken(wakes: bool, firs
     assert loop.turn(wakes=wakes).seconds == first
 
 
-def test_rows_written_beside_a_turn_are_published_soon() -> None:
+def test_rows_that_are_known_to_wait_are_published_at_once() -> None:
     loop = Loop().rest()
     loop.turn(idle=False, knows=True)
-    loop._turns.publish_soon()
-    assert loop.turn().seconds == WAIT_MIN
+    loop._turns.publish_now()
+    assert loop.turn().seconds == 0
 
 
 @pytest.mark.parametrize(("wakes", "longest"), [(True, REPORT_SECONDS), (False, WAIT_MAX)])

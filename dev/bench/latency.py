@@ -52,12 +52,14 @@ def measure(servers: Servers, report: Echo, *, rates: list[int], seconds: float)
             yield from orders.figures(run, spent, TARGETS.get(rate, Target()))
         databases = system.services
     clear(servers, databases)
+    report("latency: starting the peer ...")
     with peer(servers) as (customers, meter):
         orders = _Orders(customers, meter, report, "the peer, ")
-        for rate in rates:
+        for rate in sorted(rates):
             run, spent = orders.run(rate, seconds)
             if not run.borne:
-                break  # its backlog would grow
+                report(f"latency: the peer does not bear {rate} orders per second; its backlog would grow at more")
+                break
             yield from orders.figures(run, spent, Target())
             price = ours[rate] * len(run.due) / spent.everything
             yield Figure(SECTION, f"{rate} orders/s: CPU per order, ours / the peer's", price, "times")

@@ -32,7 +32,7 @@ class Spent:
 
     @property
     def everything(self) -> float:
-        """CPU seconds of all but the client."""
+        """CPU seconds of all but the client and the bank."""
         return sum(seconds for name, seconds in self.cpu.items() if name not in (CLIENT, BANK))
 
     def figures(self, section: str, what: str, orders: int, at_most: float | None = None) -> Iterator[Figure]:

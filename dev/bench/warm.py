@@ -6,59 +6,60 @@ transaction, and a benchmark of it would mostly measure that (docs/benchmarks.md
 
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from confluent_kafka import Consumer, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic  # type: ignore[attr-defined]
 
+from dev.bench.inventory import BenchError
 from dev.servers import Echo, Servers
 
 TOPICS = INPUT, OUTPUT = "warm.input", "warm.output"
 PARTITIONS = 4
-PRODUCERS = 3
+PRODUCERS, READERS = 3, 2
 """Transactions at a time, as three services have."""
 ROWS = 3
 VALUE = bytes(250)
 HEADERS: Any = [(f"name-{number}", bytes(20)) for number in range(7)]
 ANSWER_SECONDS = 10.0
+JOIN_SECONDS = 30.0
 POLL_SECONDS = 0.1
 
 
 def warm(servers: Servers, report: Echo, seconds: float) -> None:
-    """Commit transactions as workers do, with rows and offsets, while consumers read them; leave nothing behind."""
+    """Commit transactions for `seconds` as workers do, with rows and offsets, while consumers read them. Raises
+    `KafkaException`.
+    """
     report(f"warming the broker for {seconds:.0f} s ...")
     bootstrap = servers.kafka.bootstrap
     admin = AdminClient({"bootstrap.servers": bootstrap})
     for future in admin.create_topics([NewTopic(topic, PARTITIONS, 1) for topic in TOPICS]).values():
         future.result(ANSWER_SECONDS)
-    end = time.monotonic() + seconds
-    with ExitStack() as stack:
-        for number in range(2):
-            stack.enter_context(_reading(bootstrap, f"warm-reader-{number}"))
-        threads = [threading.Thread(target=_commit, args=(bootstrap, number, end)) for number in range(PRODUCERS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+    ended = threading.Event()
+    with ThreadPoolExecutor(PRODUCERS + READERS) as pool:
+        readers = [pool.submit(_read, bootstrap, number, ended) for number in range(READERS)]
+        writers = [pool.submit(_commit, bootstrap, number, seconds) for number in range(PRODUCERS)]
+        try:
+            for writer in writers:
+                writer.result()
+        finally:
+            ended.set()
+        for reader in readers:
+            reader.result()
     for future in admin.delete_topics(list(TOPICS)).values():
         future.result(ANSWER_SECONDS)
 
 
-def _commit(bootstrap: str, number: int, end: float) -> None:
+def _commit(bootstrap: str, number: int, seconds: float) -> None:
+    """Commit one transaction after the other, at least one."""
     member = _member(bootstrap, f"warm-{number}", INPUT)
     producer = Producer(
-        {
-            "bootstrap.servers": bootstrap,
-            "transactional.id": f"warm-{number}",
-            "retry.backoff.ms": 5,
-            "linger.ms": 0,
-        }
+        {"bootstrap.servers": bootstrap, "transactional.id": f"warm-{number}", "retry.backoff.ms": 5, "linger.ms": 0}
     )
     producer.init_transactions(ANSWER_SECONDS)
-    offset = 0
-    while time.monotonic() < end:
+    end, offset = time.monotonic() + seconds, 0
+    while offset == 0 or time.monotonic() < end:
         member.poll(0)
         offset += 1
         producer.begin_transaction()
@@ -70,26 +71,15 @@ def _commit(bootstrap: str, number: int, end: float) -> None:
     member.close()
 
 
-@contextmanager
-def _reading(bootstrap: str, group: str) -> Iterator[None]:
-    stop = threading.Event()
-
-    def read() -> None:
-        member = _member(bootstrap, group, OUTPUT)
-        while not stop.is_set():
-            member.poll(POLL_SECONDS)
-        member.close()
-
-    thread = threading.Thread(target=read)
-    thread.start()
-    try:
-        yield
-    finally:
-        stop.set()
-        thread.join()
+def _read(bootstrap: str, number: int, ended: threading.Event) -> None:
+    member = _member(bootstrap, f"warm-reader-{number}", OUTPUT)
+    while not ended.is_set():
+        member.poll(POLL_SECONDS)
+    member.close()
 
 
 def _member(bootstrap: str, group: str, topic: str) -> Consumer:
+    """Return a member of a group that has its share. Raises `BenchError`."""
     member = Consumer(
         {
             "bootstrap.servers": bootstrap,
@@ -101,6 +91,9 @@ def _member(bootstrap: str, group: str, topic: str) -> Consumer:
         }
     )
     member.subscribe([topic])
+    late = time.monotonic() + JOIN_SECONDS
     while not member.assignment():
+        if time.monotonic() > late:
+            raise BenchError(f"the group {group} gave its only member no share within {JOIN_SECONDS:.0f} s")
         member.poll(POLL_SECONDS)
     return member

@@ -9,7 +9,22 @@ from collections.abc import Iterable, Mapping, Sequence
 from functools import cache
 from typing import Any, NamedTuple
 
-from sqlalchemy import ARRAY, Alias, Column, Join, Select, Table, and_, any_, bindparam, func, inspect, select, tuple_
+from sqlalchemy import (
+    ARRAY,
+    Alias,
+    Column,
+    Join,
+    Select,
+    Table,
+    and_,
+    any_,
+    bindparam,
+    cast,
+    func,
+    inspect,
+    select,
+    tuple_,
+)
 from sqlalchemy.orm import Mapper
 from sqlalchemy.sql.selectable import ForUpdateArg
 
@@ -67,7 +82,10 @@ def locking(model: Any, *, single: bool) -> Select[Any]:
     columns = inspect(model).primary_key
     wanted: Any
     if single:
-        wanted = and_(*(column == bindparam(f"keys{n}", type_=column.type) for n, column in enumerate(columns)))
+        # The cast makes of a value what a list of its type would: one in another form is found, and refused.
+        wanted = and_(
+            *(column == cast(bindparam(f"keys{n}", type_=column.type), column.type) for n, column in enumerate(columns))
+        )
     elif len(columns) == 1:
         wanted = columns[0] == any_(bindparam("keys0", type_=ARRAY(columns[0].type)))
     else:
@@ -93,9 +111,15 @@ def values(model: Any, keys: Sequence[Any]) -> dict[str, Any]:
     """
     names = key(model).names
     if len(names) == 1:
+        for one in keys:
+            if isinstance(one, (tuple, list)):
+                raise SessionMisused(
+                    f"the primary key of {model.__name__} is {names[0]}: lock it by its value, not by a "
+                    f"{type(one).__name__}"
+                )
         return {"keys0": keys[0] if len(keys) == 1 else list(keys)}
     for one in keys:
-        if not isinstance(one, tuple) or len(one) != len(names):
+        if not isinstance(one, tuple) or len(one) != len(names) or any(isinstance(part, (tuple, list)) for part in one):
             raise SessionMisused(
                 f"the primary key of {model.__name__} is ({', '.join(names)}): lock it by a tuple of these, "
                 f"not by a {type(one).__name__}"

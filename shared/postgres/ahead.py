@@ -6,8 +6,8 @@ a snapshot of its own, and after an error none of the others.
 
 Where a statement takes an array, it says `CAST((SELECT :ids) AS bigint[])`. PostgreSQL counts an array that it is given
 plainly, finds a plan for one element cheaper than a plan for any number, and so plans the statement again for each
-batch. That is wanted only where it joins the array with a table that grows: a plan that is kept from when the table was
-empty reads all of it.
+batch. A plan that is kept from when a table was empty must not read all of it later: rows of a table that grows are
+found by an array in a condition, or by the order of an index, and not by a join.
 
 psycopg's own pipeline is not used as it is. It waits for the BEGIN. And it sends a Flush behind its last Sync, at which
 PostgreSQL stops its clock for idle transactions without starting it again: a client that stands still from then on

@@ -223,10 +223,13 @@ _READ = text(
 # scheduled event is due: the first entry of an index.
 _UNPUBLISHED = text("""
     SELECT named.rows < (
-        SELECT count(*) FROM unnest(CAST((SELECT :lanes) AS smallint[])) AS own (lane)
-        CROSS JOIN LATERAL (
-            SELECT FROM exactly_once_outbox AS waiting WHERE waiting.lane = own.lane
-            ORDER BY waiting.id LIMIT named.rows + 1
+        SELECT count(*) FROM (
+            SELECT FROM unnest(CAST((SELECT :lanes) AS smallint[])) AS own (lane)
+            CROSS JOIN LATERAL (
+                SELECT FROM exactly_once_outbox AS waiting WHERE waiting.lane = own.lane
+                ORDER BY waiting.id LIMIT named.rows + 1
+            ) AS of_lane
+            LIMIT named.rows + 1
         ) AS first
     ), (
         SELECT CAST(extract(epoch FROM min(next.due) - statement_timestamp()) AS float8)
@@ -243,16 +246,21 @@ _UNPUBLISHED = text("""
     ) AS named
 """)
 
-# The rows are found by an array of ids: a join might read the whole table. An id is of one lane only.
+# The rows are found by an array of ids, then compared with the claims in a hash. Without IS TRUE that would be a join,
+# for which a plan might read the whole table.
 _FORGET = text("""
     WITH emptied AS (
         UPDATE exactly_once_lane SET row_ids = '{}'
         WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) AND row_ids <> '{}'
     )
-    DELETE FROM exactly_once_outbox
-    WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[])) AND id = ANY(ARRAY(
-        SELECT unnest(row_ids) FROM exactly_once_lane WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
-    ))
+    DELETE FROM exactly_once_outbox AS outbox
+    WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+        AND id = ANY(ARRAY(
+            SELECT unnest(row_ids) FROM exactly_once_lane WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+        ))
+        AND ((lane, id) IN (
+            SELECT lane, unnest(row_ids) FROM exactly_once_lane WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+        )) IS TRUE
 """)
 
 # The same statement logs the claim for `audit` (`shared.postgres.claim_log`). That must cost nothing, so the rare
@@ -314,8 +322,14 @@ _CLAIMED = text("""
     SELECT outbox.topic, outbox.key, outbox.event_id, outbox.event_type, outbox.event_version,
            to_char(outbox.decided_at AT TIME ZONE 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'),
            outbox.data, outbox.traceparent
-    FROM (SELECT lane, unnest(row_ids) AS id FROM exactly_once_lane WHERE lane = ANY(:lanes)) AS claimed
-    JOIN exactly_once_outbox AS outbox ON outbox.lane = claimed.lane AND outbox.id = claimed.id
+    FROM exactly_once_outbox AS outbox
+    WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+        AND id = ANY(ARRAY(
+            SELECT unnest(row_ids) FROM exactly_once_lane WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+        ))
+        AND ((lane, id) IN (
+            SELECT lane, unnest(row_ids) FROM exactly_once_lane WHERE lane = ANY(CAST((SELECT :lanes) AS smallint[]))
+        )) IS TRUE
     ORDER BY outbox.lane, outbox.id
 """)
 

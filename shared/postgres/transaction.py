@@ -140,12 +140,16 @@ class PostgresTransaction:
         recurring: Recurring | None = None,
         attempted: set[Input] | None = None,
         outlived: Callable[[], None] = lambda: None,
+        ask_what_is_due: Callable[[], None] = lambda: None,
         retry_seconds_max: float = 0.0,
     ) -> None:
         self._session = session
         self._retry_seconds_max = retry_seconds_max
         self._attempted = attempted if attempted is not None else set()
         self._outlived = outlived
+        self._ask_what_is_due = ask_what_is_due
+        self._scheduled = False
+        """Whether a handler has scheduled an event that may be due before a worker asks what is due."""
         self._handled = False
         """Whether the attempted records are handled once this commits."""
         self._service = service
@@ -195,6 +199,8 @@ class PostgresTransaction:
                 )
                 counts[identity] += 1
                 self._outbox.collect(self._session, event, event_id, delivery.envelope.traceparent, change)
+                if change is not None and change.moment is not None:
+                    self._scheduled = self._scheduled or (change.moment.seconds or 0.0) < schedule.NEAR_SECONDS
 
         deadline = self._handlers.deadline
         deadline.renew()
@@ -290,6 +296,8 @@ class PostgresTransaction:
             self._session.close()
         if self._handled:
             self._attempted.clear()
+        if self._scheduled:
+            self._ask_what_is_due()
         if self._warnings:
             # "canceling wait for synchronous replication": committed here, perhaps not on the next primary.
             raise DatabaseInDoubt(f"COMMIT came back with a warning: {self._warnings[0]}")
@@ -384,6 +392,7 @@ class WorkerDatabase:
                 warnings=self._warnings,
                 attempted=self._attempted,
                 outlived=self._outlived,
+                ask_what_is_due=self._ask_what_is_due,
                 retry_seconds_max=self._retry_seconds_max,
             )
 
@@ -402,7 +411,9 @@ class WorkerDatabase:
     def unpublished(self, lanes: Collection[int]) -> bool:
         with self._transient() as connection:
             found = outbox.unpublished(connection, lanes, self._recurring.names)
-        self._due = inf if found.due_seconds is None else time.monotonic() + found.due_seconds
+        # What is due already is moved by the cycle that follows, or is locked, and then asked for again in a while.
+        waits = found.due_seconds is not None and found.due_seconds > 0
+        self._due = time.monotonic() + (found.due_seconds or 0) if waits else inf
         return found.rows or (found.due_seconds is not None and found.due_seconds <= 0)
 
     def due_seconds(self, now: float) -> float:
@@ -413,6 +424,9 @@ class WorkerDatabase:
             return seconds
         self._due = inf
         return 0.0
+
+    def _ask_what_is_due(self) -> None:
+        self._due = -inf
 
     def waiting(self, inputs: Collection[Input]) -> dict[Input, Waiting] | None:
         with self._transient() as connection:

@@ -207,5 +207,9 @@ class MainLoop:
 
 
 def _knows(progress: Progress, waking: WakingKafka) -> bool:
-    """Whether no row can wait that nobody told of: rows hide only behind others, which were told of or found."""
+    """Whether hardly a row can wait that nobody told of.
+
+    Such rows hide behind others, which were told of or found; or behind the notification of another lane at the same
+    moment, since one transaction notifies at a time.
+    """
     return (progress.idle or progress.received > 0) and not waking.woken

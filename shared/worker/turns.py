@@ -7,8 +7,7 @@ WAIT_MIN, WAIT_MAX = 0.005, 0.1
 """Seconds that a worker which nobody would wake waits for records before it checks the outbox again: short after work,
 then longer and longer.
 
-A worker that would be woken waits for the longest of them even after a batch of records: what it does not know of are
-rows that it left itself, where a claim had no room for them.
+A worker that would be woken waits for the longest of them even after a batch of records: it knows of almost all rows.
 """
 
 WAIT_TOLD = 0.02
@@ -16,7 +15,7 @@ WAIT_TOLD = 0.02
 told nobody (`_INSERT` in postgres/outbox.py). It commits within milliseconds: its insert is sent with its COMMIT.
 """
 
-WAIT_GROWTH = 5
+WAIT_GROWTH = 4
 """How much longer each wait is than the one before."""
 
 REPORT_SECONDS = 1.0
@@ -60,8 +59,8 @@ class Turns:
 
     def end(self, turn: Turn, now: float, *, idle: bool, wakes: bool, knows: bool) -> None:
         """Note that `turn` found nothing to do, or something; whether a new row would now end a wait (`wakes`); and
-        whether no row can wait that nobody told of (`knows`): `turn` had neither found one in the outbox, nor been told
-        of one.
+        whether hardly a row can wait that nobody told of (`knows`): `turn` had neither found one in the outbox, nor
+        been told of one.
         """
         if idle and knows:
             self._wait = min(WAIT_GROWTH * max(turn.seconds, WAIT_MIN), REPORT_SECONDS if wakes else WAIT_MAX)

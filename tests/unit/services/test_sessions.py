@@ -379,7 +379,17 @@ def test_keys_are_generated(made: Made) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "key"), [(Place, "hall"), (Place, ("hall",)), (Place, ("hall", "7")), (Draft, "7"), (Shelf, 5)]
+    ("model", "key"),
+    [
+        (Place, "hall"),
+        (Place, ("hall",)),
+        (Place, ("hall", "7")),
+        (Draft, "7"),
+        (Shelf, 5),
+        (Shelf, ("5",)),
+        (Draft, (7,)),
+        (Place, (("hall",), 7)),
+    ],
 )
 def test_a_key_of_another_form_is_refused(made: Made, model: type[DeclarativeBase], key: object) -> None:
     session = made(Place(room="hall", number=7), Draft(number=7), Shelf(id="5", items=1))

@@ -7,11 +7,13 @@ from typing import Any
 import pytest
 
 from shared.errors import Fenced, KafkaUnavailable, SlotLost
-from shared.protocol.cycle import Progress
+from shared.protocol.cycle import Cycle, Progress
 from shared.protocol.ports import NOTHING
 from shared.telemetry import waits
 from shared.testing import SECONDS_MAX, until
 from shared.worker import main_loop
+from shared.worker.retries import ParkedRetries
+from shared.worker.turns import WAIT_MAX, WAIT_TOLD
 from tests.unit.worker.worker_scene import Scene, Seeing
 
 
@@ -142,3 +144,41 @@ def test_a_worker_asks_soon_where_a_row_may_wait_that_nobody_told_of(
 ) -> None:
     waking: Any = SimpleNamespace(woken=woken)
     assert main_loop._knows(progress, waking) is knows
+
+
+@pytest.mark.parametrize(
+    ("done", "tried", "woken", "waits"),
+    [
+        (Progress(received=3, published=2), Progress(idle=True), False, WAIT_MAX),
+        (Progress(received=3, published=2), Progress(idle=True), True, WAIT_TOLD),
+        (Progress(published=1), Progress(idle=True), False, WAIT_TOLD),
+        (Progress(received=3, published=10_000), Progress(idle=True), False, 0),
+        (Progress(received=3, published=2), Progress(received=1, handled=1), False, 0),
+    ],
+    ids=["records", "told of a row", "found a row", "a full claim", "parked records were tried"],
+)
+def test_how_long_a_worker_waits_after_a_cycle(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, done: Progress, tried: Progress, *, woken: bool, waits: float
+) -> None:
+    waited: list[float] = []
+
+    def run(cycle: Any, seconds: float, *, report: bool) -> Progress:
+        del report
+        waited.append(seconds)
+        polled = cycle._kafka.poll(1, seconds)
+        if len(waited) == 2:
+            scene.wakeup.woken = woken
+            cycle._kafka.poll(1, seconds)
+        elif len(waited) > 3:
+            scene.worker._stopping.set()
+        assert polled is not None
+        return done if len(waited) == 2 else Progress(idle=True)
+
+    tries = iter([Progress(idle=True), tried])
+    monkeypatch.setattr(Cycle, "run", run)
+    monkeypatch.setattr(Cycle, "retry", lambda _cycle, *, count: next(tries, Progress(idle=not count)))
+    monkeypatch.setattr(ParkedRetries, "are_due", lambda _self, _cycle, *, count: count is not None)
+    scene.start()
+    until(lambda: len(waited) > 3, "it waits once more")
+    scene.end()
+    assert waited[2] == waits

@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated, ClassVar, cast
 
 import msgspec
@@ -160,7 +161,11 @@ def handle(event: Asked, session: Session, kit: Kit) -> Iterable[Event]:
         session.add(Effect(key="\x00", number=event.number))
     session.add(Effect(key=event.trail, number=event.number))
     size = int(event.wish.removeprefix("publish ")) if event.wish.startswith("publish ") else 0
-    return (step(session, kit, event.trail, event.number, padding="x" * size),)
+    told = step(session, kit, event.trail, event.number, padding="x" * size)
+    if event.wish == "schedule":
+        later = kit.told(trail=event.trail, step=0, number=event.number, padding="scheduled")
+        session.schedule(later, after=timedelta(milliseconds=300), name=event.trail)
+    return (told,)
 
 
 def _strain(wish: str, session: Session) -> None:

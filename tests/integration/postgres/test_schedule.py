@@ -279,6 +279,20 @@ def test_a_worker_that_sleeps_is_told_of_a_moment_that_is_near(servers: Any, tmp
         stage.show()
 
 
+def test_a_worker_knows_of_what_its_own_handler_has_scheduled(servers: Any, tmp_path: Any) -> None:
+    with Stage(servers, tmp_path, build=never_asks) as stage:
+        worker = stage.worker()
+        stage.until(lambda: stage.one(LISTENER), "it listens")
+        key = stage.keys[0]
+        for number in range(1, 3):  # it asks for what it may not have heard of at its start
+            stage.ask([key])
+            stage.until(lambda number=number: len(published(stage)) == number, "it is published")  # type: ignore[misc]
+        stage.ask([key], wish="schedule")
+        stage.until(lambda: published(stage) == [*[""] * 3, "scheduled"], "both are published")
+        assert worker.restarts == 0
+        stage.show()
+
+
 def test_a_worker_is_not_told_of_a_moment_that_it_will_learn_of_in_time(stage: Stage) -> None:
     with psycopg.connect(stage.servers.postgres.dsn(stage.name), autocommit=True) as connection:
         connection.execute(f"LISTEN {CHANNEL}".encode())

@@ -35,4 +35,4 @@ def test_an_order_costs_what_the_system_spent_without_the_client_and_the_third_p
 
 def test_workers_without_a_cycle_divide_by_nothing() -> None:
     cpu = dict.fromkeys(("API", "workers", "callers", "broker", "PostgreSQL", "client", "bank"), 0.0)
-    assert len(list(Spent(1.0, cpu, Counter()).figures("latency", "it", 1))) == 9
+    assert len(list(Spent(1.0, cpu, Counter()).figures("latency", "it", 1))) == 8

@@ -278,6 +278,25 @@ class Database:
                 for row in self._ask(connection, "calls", _CALLS_BY_ID, values):
                     known.calls[row.id] = _call(row)
 
+    def look_again(self, published: Collection[str]) -> None:
+        """Look whether these events, whose records were found since, still wait to be published."""
+        known = self.known
+        ids = [one for one in published if one in known.outbox or one in known.schedule]
+        if not ids:
+            return
+        values = {"keys": [], "ids": ids, "values": self._values, **_ASIDE}
+        with self._asking() as connection:
+            if connection is None:
+                return
+            for rows, what, statement in (
+                (known.outbox, "the outbox", _OUTBOX),
+                (known.schedule, "the schedule", _SCHEDULE),
+            ):
+                found = {row.event_id: _waiting(row) for row in self._ask(connection, what, statement, values)}
+                for one in ids:
+                    rows.pop(one, None)
+                rows.update(found)
+
     def _park(self, row: Any) -> None:
         topic, partition, offset, epoch, key, source, event_id, attempts, due, since, error, detail = row
         place = Place(topic, partition, offset)

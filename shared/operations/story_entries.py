@@ -172,12 +172,14 @@ def _of_service(facts: Facts, service: str, known: Known) -> Iterator[Entry]:
     for row in known.schedule.values():
         detail = _line(f"as {row.name}", row.due and f"due {row.due:%Y-%m-%d %H:%M:%S}")
         yield _waiting("scheduled", service, row, detail)
+    published = {found.event_id for found in facts.records.values() if found.source == service}
     for row in known.outbox.values():
+        if row.claimed and row.event_id in published:  # the next claim deletes it
+            continue
         state = "its claim is being published" if row.claimed else "waits for the next claim"
         yield _waiting("in outbox", service, row, _line(f"lane {row.lane}", state))
-    seen = {found.event_id for found in facts.records.values() if found.source == service} | known.outbox.keys()
     for claim in known.claimed.values():
-        if claim.event_id not in seen:
+        if claim.event_id not in published | known.outbox.keys():
             yield Entry(
                 "claimed",
                 service,

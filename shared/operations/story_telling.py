@@ -158,6 +158,7 @@ class _Telling:
             self._keys.append(key)
             self._look(key)
         self._follow()
+        self._each(self._look_again)
         self._find_requests()
         self._each(self._find_decisions_in)
         return self._story()
@@ -330,6 +331,11 @@ class _Telling:
                 self._facts.records |= {one.place: one for one in found}
 
     # ---- the end
+
+    def _look_again(self, database: Database) -> None:
+        """The databases were looked at before the topics: what waited may be published since."""
+        service = database.service
+        database.look_again({one.event_id for one in self._facts.records.values() if one.source == service})
 
     def _find_requests(self) -> None:
         """Look for the requests with which events of the story began."""

@@ -47,6 +47,7 @@ def owner(settings: Settings) -> Iterator[Engine]:
     yield made
     for table in (*TABLES, "position"):
         execute(made, f"DELETE FROM exactly_once_{table}")
+    execute(made, "UPDATE exactly_once_lane SET row_ids = '{}'")
     made.dispose()
 
 
@@ -150,6 +151,31 @@ def test_everything_that_a_database_has_of_a_key(owner: Engine, engine: Engine) 
     assert valued.known.outbox[ID].value == "v" * VALUE_MAX
     assert found.missed == bare.missed == {}
     assert "order.events" in found.known.topics
+
+
+OUTBOX = """
+    INSERT INTO exactly_once_outbox (lane, topic, key, event_id, event_type, event_version, data)
+    SELECT min(lane), 'order.events', :key, :id, 'OrderPlaced', 1, 'v' FROM exactly_once_lane
+"""
+SCHEDULE = """
+    INSERT INTO exactly_once_schedule (name, due, lane, hash, topic, key, event_id, event_type, event_version, data)
+    SELECT :id, 'now', min(lane), 1, 'order.deadlines', :key, :id, 'Late', 2, 'v' FROM exactly_once_lane
+"""
+
+
+def test_what_was_published_meanwhile_does_not_wait_any_more(owner: Engine, engine: Engine) -> None:
+    for statement, event_id in ((OUTBOX, "order:gone"), (OUTBOX, "order:still"), (SCHEDULE, "order:due")):
+        execute(owner, statement, key=KEY, id=event_id)
+    database = opened(engine)
+    database.look([KEY])
+    execute(owner, "DELETE FROM exactly_once_outbox WHERE event_id = 'order:gone'")
+    execute(owner, "DELETE FROM exactly_once_schedule")
+    execute(owner, "UPDATE exactly_once_lane SET row_ids = ARRAY(SELECT id FROM exactly_once_outbox)")
+
+    database.look_again({"order:gone", "order:still", "order:due", "order:else"})
+
+    assert [(one.event_id, one.claimed) for one in database.known.outbox.values()] == [("order:still", True)]
+    assert database.known.schedule == {}
 
 
 def test_what_was_received_set_aside_asked_claimed_and_decided(owner: Engine, engine: Engine) -> None:

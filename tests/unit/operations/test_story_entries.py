@@ -330,6 +330,20 @@ def test_what_waits_to_be_published_follows_what_has_caused_it() -> None:
     assert (scheduled.entry.detail, scheduled.because) == ("as late:o-1; due 2026-11-30 12:15:00", 1)
 
 
+def test_a_row_whose_record_is_there_does_not_wait() -> None:
+    """The rows of a claim stay in the outbox until the next one, also when it is published."""
+    facts = saga()
+    before = steps(timeline(facts))
+    order = facts.services["order"]
+    row = Waiting(CONFIRMED, "OrderConfirmed.v1", "order.events", "o-1", at(4), 2, claimed=True)
+
+    order.outbox = {CONFIRMED: row}
+    assert steps(timeline(facts)) == before
+
+    order.outbox = {CONFIRMED: row._replace(claimed=False)}  # an older database was restored: it comes once more
+    assert "order in outbox OrderConfirmed" in steps(timeline(facts))
+
+
 OVERDUE = Place("order.deadlines", 2, 5)
 
 

@@ -59,6 +59,9 @@ class Database:
             if one.event_id in ids or any(one.event_id.startswith(begin) for _, begin in effects):
                 self.known.claimed[one.event_id] = one
 
+    def look_again(self, published: Collection[str]) -> None:
+        self.again = set(published)
+
     def find_requests(self, moments: Collection[datetime], keys: Collection[str]) -> None:
         self.asked = list(moments), list(keys)
 
@@ -204,6 +207,16 @@ def test_a_place_of_a_topic_as_it_was_before_is_not_looked_up() -> None:
     story = tell("tea", Topics(LOG[0], later), *services())
 
     assert steps(story) == ["inventory published StockLow"]
+
+
+def test_rows_are_looked_for_again_when_their_records_are_there() -> None:
+    at = place("order.events", "o-1", 7)
+    order = Database("order", Known(topics=frozenset({"order.events"})))
+    inventory = Database("inventory", Known())
+
+    tell("o-1", Topics(found(at, "o-1", PLACED, "OrderPlaced")), order, inventory)
+
+    assert (order.again, inventory.again) == ({PLACED}, set())
 
 
 def test_without_topics_the_databases_tell_what_they_know() -> None:

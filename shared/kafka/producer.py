@@ -104,6 +104,9 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "message.timeout.ms": timeout * 3 // 4,
         "enable.idempotence": True,
         "acks": "all",
+        # A leader that does not know this producer yet takes any first sequence number (KAFKA-15591). With more than one
+        # request on its way the second may arrive as the first, and librdkafka then takes both for acknowledged.
+        "max.in.flight.requests.per.connection": 1,
         # CRC32 of the key, so that a row's lane and its record's partition agree.
         "partitioner": "consistent",
         # At its default of 100 ms, back-to-back transactions wait for the coordinator to finish the last one.

@@ -40,6 +40,7 @@ CUTS = (Deed.CUT_BEFORE, Deed.CUT_AFTER)
 def losses() -> Iterable[Loss]:
     """Return all losses."""
     yield from (Loss(name, deed) for name in TRANSACTION for deed in DEEDS)
+    yield Loss("Produce", Deed.REFUSE)
     yield from (Loss("InitProducerId", deed, start=True) for deed in DEEDS)
     yield from (Loss(name, deed, start=True) for name in START if name != "InitProducerId" for deed in CUTS)
 

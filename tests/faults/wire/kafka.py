@@ -139,6 +139,24 @@ def read_request(frame: bytes) -> KafkaRequest:
     return KafkaRequest(frame, api, version, correlation, client_id, transactional_id, commits)
 
 
+def topic_of(request: KafkaRequest) -> bytes:
+    """Return the first topic of a Produce as it spells it. Raises `Garbage`."""
+    reader = _Reader(request.data)
+    reader.take(4 + HEADER_BYTES)
+    reader.string()
+    compact = request.version in COMPACT["Produce"]
+    if compact:
+        reader.tagged_fields()
+    name = reader.compact_string if compact else reader.string
+    name()  # the transactional.id
+    reader.take(2 + 4)  # acks and a timeout
+    if compact:
+        reader.varint()
+    else:
+        reader.number(4)
+    return (name() or "").encode()
+
+
 class Frames:
     """Puts frames together from the network's pieces."""
 

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Protocol
 
-from tests.faults.wire.kafka import KafkaTalk
+from tests.faults.wire.kafka import KafkaRequest, KafkaTalk, topic_of
 from tests.faults.wire.parting import Garbage, Part, Passage
 from tests.faults.wire.postgres import PostgresTalk
 from tests.faults.wire.rules import Deed, Rule
@@ -117,6 +117,8 @@ class Link:
             await rule.released()
         if deed not in REQUEST_LOST:
             passage = Passage(request, rule, reply_lost=deed in REPLY_LOST)
+            if deed is Deed.REFUSE:
+                passage.misspelled = self._topic(request)
             await self._deliver(passage)
             if deed is Deed.DUPLICATE:
                 await self._deliver(Passage(request, rule, reply_lost=True))
@@ -129,9 +131,15 @@ class Link:
         if rule and deed not in HELD:
             rule.done()
 
+    def _topic(self, request: Part) -> bytes:
+        assert isinstance(request, KafkaRequest)
+        assert request.api == "Produce"
+        return topic_of(request)
+
     async def _deliver(self, passage: Passage) -> None:
         self._talk.sent(passage)
-        self._to_server.write(passage.request.data)
+        topic = passage.misspelled
+        self._to_server.write(passage.request.data.replace(topic, topic[::-1], 1) if topic else passage.request.data)
         await self._to_server.drain()
 
     async def _answers(self) -> None:
@@ -157,6 +165,8 @@ class Link:
             if passage is None:
                 kept.append(message)
                 continue
+            if topic := passage.misspelled:
+                message = message.replace(topic[::-1], topic)
             if not passage.reply_lost:
                 kept.append(message)
             if passage.rule:

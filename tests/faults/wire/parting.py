@@ -31,5 +31,7 @@ class Passage:
     request: Part
     rule: "Rule | None" = None
     reply_lost: bool = False
+    misspelled: bytes = b""
+    """What is spelled backwards on its way there, and again on its way back."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the whole reply has come."""

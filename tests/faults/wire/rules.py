@@ -26,6 +26,10 @@ class Deed(Enum):
     DROP_REQUEST = "lost"
     DROP_REPLY = "delivered, its reply lost"
     DUPLICATE = "delivered twice"
+    REFUSE = "refused, to be sent again"
+    """A Produce arrives with its topic's name spelled backwards, which the broker does not know. The client gets its
+    UNKNOWN_TOPIC_OR_PART for the right name, as a broker answers that is about to become the partition's leader.
+    """
     CUT_BEFORE = "cut off before it arrived"
     """Its connection is closed."""
     CUT_AFTER = "delivered, then cut off instead of the reply"

@@ -22,7 +22,7 @@ from shared.testing import until
 from shared.trace_context import BAGGAGE_BYTES_MAX, TraceContext
 from tests.faults import record_size, trail
 from tests.faults.stage import Stage
-from tests.faults.wire import Wire
+from tests.faults.wire import Deed, Wire, api
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
@@ -231,6 +231,22 @@ def test_a_commit_is_doubted_when_the_connection_is_lost_after_it(servers: Serve
         with pytest.raises(KafkaInDoubt, match="in doubt since the last commit: FAIL"):
             until(kafka.confirm, "it is doubted")
         kafka.close()
+
+
+def test_rows_that_a_new_leader_refuses_are_not_passed_by_those_behind_them(stage: Stage, servers: Servers) -> None:
+    """A broker takes any first sequence number of a producer that it does not know (KAFKA-15591). If a second batch
+    overtook the first, librdkafka would take the first for acknowledged too, and the commit would lack its rows.
+    """
+    words = [f"{number} {'x' * 300_000}" for number in range(12)]  # three fill a batch
+    with Wire.before(servers) as wire:
+        settings = patient(stage).model_copy(update={"kafka_bootstrap_servers": wire.address("kafka")})
+        with client(stage, settings) as kafka:
+            refused = wire.on(api("Produce"), Deed.REFUSE)
+            kafka.begin()
+            kafka.produce(rows(stage, *words))
+            kafka.commit()
+            refused.wait()
+    assert [record.split()[0] for record in published(stage)] == [word.split()[0] for word in words]
 
 
 def test_a_broker_that_was_never_reached_puts_no_commit_in_doubt(stage: Stage) -> None:

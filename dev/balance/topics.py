@@ -32,9 +32,12 @@ RECORDS_AT_ONCE = 5_000
 # A batch waits this long to be full; short, since the last one never is.
 POLL_SECONDS = 0.02
 
+# A topic that was just made, or a broker that was away for a moment, has no leader that all agree on.
 NO_LEADER_YET = (
     KafkaError.NOT_LEADER_FOR_PARTITION,
     KafkaError.LEADER_NOT_AVAILABLE,
+    KafkaError.UNKNOWN_LEADER_EPOCH,
+    KafkaError.FENCED_LEADER_EPOCH,
     KafkaError.UNKNOWN_TOPIC_OR_PART,
 )
 LATEST = OffsetSpec.latest()  # type: ignore[no-untyped-call]
@@ -92,7 +95,7 @@ class Topics:
 
     def __init__(self, bootstrap: str) -> None:
         self._bootstrap = bootstrap
-        self._admin = AdminClient({"bootstrap.servers": bootstrap, "log_level": 0})
+        self._admin = self._new_admin()
         self._readers: dict[str, Consumer] = {}
         self.strangers = 0
         """Records of the malicious producer that `read` has met."""
@@ -116,13 +119,22 @@ class Topics:
         while asked:
             answer = self._admin.list_offsets(asked, isolation_level=isolation, request_timeout=ANSWER_SECONDS)
             try:
-                return {(p.topic, p.partition): future.result(ANSWER_SECONDS).offset for p, future in answer.items()}
+                found = {(p.topic, p.partition): future.result(ANSWER_SECONDS).offset for p, future in answer.items()}
             except KafkaException as error:
-                # A topic that was just made, or a broker that was just started, has no leader for a moment.
                 if error.args[0].code() not in NO_LEADER_YET or time.monotonic() > deadline:
                     raise
-                time.sleep(POLL_SECONDS)
+            else:
+                silent = sorted(partition for partition, offset in found.items() if offset < 0)
+                if not silent:
+                    return found
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"the leaders of {silent} did not answer")
+            time.sleep(POLL_SECONDS)
+            self._admin = self._new_admin()  # it would go on asking with the leaders' epochs as it knew them
         return {}
+
+    def _new_admin(self) -> AdminClient:
+        return AdminClient({"bootstrap.servers": self._bootstrap, "log_level": 0})
 
     def committed(self, group: str, partitions: Collection[Partition]) -> dict[Partition, tuple[int, str]]:
         """Return the group's committed offsets with their metadata; what was never committed is left out.

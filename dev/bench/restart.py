@@ -24,6 +24,7 @@ from dev.servers import Echo, Servers
 from dev.servers.prepare import ROOT
 from dev.servers.process import environment
 from services.inventory.handlers import service
+from shared.kafka.producer import IN_ORDER
 from shared.settings import Settings
 
 SECTION = "restart"
@@ -137,7 +138,7 @@ def _orders(settings: Settings) -> Iterator[None]:
         producer = Producer(
             {
                 "bootstrap.servers": bootstrap,
-                "enable.idempotence": True,
+                **IN_ORDER,
                 "partitioner": "consistent",
                 "linger.ms": 1,
             }

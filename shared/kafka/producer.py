@@ -89,6 +89,14 @@ of three brokers is down, the client keeps reconnecting, and a proxy in front of
 """
 
 
+IN_ORDER = {"enable.idempotence": True, "acks": "all", "max.in.flight.requests.per.connection": 1}
+"""Settings of a producer that loses nothing. Idempotence alone does not do it: a leader takes any first sequence number
+of a producer that it does not know (KAFKA-15591; Kafka 4.5 refuses that on partitions that never had a record). If it
+refuses a batch, as a broker does that is about to lead, and takes the one behind it, librdkafka counts both as
+acknowledged. So one request at a time is on its way.
+"""
+
+
 def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
     """Return the client's settings for the worker in `slot`; all budgets follow from the transaction timeout."""
     timeout = settings.transaction_timeout_ms
@@ -102,11 +110,7 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         "socket.timeout.ms": timeout // 3,
         "message.max.bytes": max(MESSAGE_BYTES, settings.event_bytes_max + AROUND_EVENT_BYTES),
         "message.timeout.ms": timeout * 3 // 4,
-        "enable.idempotence": True,
-        "acks": "all",
-        # A leader that does not know this producer yet takes any first sequence number (KAFKA-15591). With more than one
-        # request on its way the second may arrive as the first, and librdkafka then takes both for acknowledged.
-        "max.in.flight.requests.per.connection": 1,
+        **IN_ORDER,
         # CRC32 of the key, so that a row's lane and its record's partition agree.
         "partitioner": "consistent",
         # At its default of 100 ms, back-to-back transactions wait for the coordinator to finish the last one.

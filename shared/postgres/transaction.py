@@ -411,10 +411,10 @@ class WorkerDatabase:
     def unpublished(self, lanes: Collection[int]) -> bool:
         with self._transient() as connection:
             found = outbox.unpublished(connection, lanes, self._recurring.names)
+        seconds = inf if found.due_seconds is None else found.due_seconds
         # What is due already is moved by the cycle that follows, or is locked, and then asked for again in a while.
-        waits = found.due_seconds is not None and found.due_seconds > 0
-        self._due = time.monotonic() + (found.due_seconds or 0) if waits else inf
-        return found.rows or (found.due_seconds is not None and found.due_seconds <= 0)
+        self._due = time.monotonic() + seconds if seconds > 0 else inf
+        return found.rows or seconds <= 0
 
     def due_seconds(self, now: float) -> float:
         """Return how long it is until the next scheduled event is due, as `unpublished` has learned last. Once it is

@@ -164,4 +164,4 @@ def headers(event_id: str, event_type: str = "Asked.v1") -> list[tuple[str, byte
 @cache
 def producer(bootstrap: str) -> Producer:
     """Create a producer, once."""
-    return Producer({"bootstrap.servers": bootstrap, "enable.idempotence": True, "linger.ms": 1, "log_level": 0})
+    return Producer({"bootstrap.servers": bootstrap, **_producer.IN_ORDER, "linger.ms": 1, "log_level": 0})

@@ -25,6 +25,7 @@ from dev.balance.rules import AGREED, CONSUMED_TOPICS, PUBLISHES, SERVICES, TOPI
 from dev.balance.topics import Topics
 from dev.bank import Bank, Books, Temper
 from dev.servers import Servers
+from shared.kafka.producer import IN_ORDER
 
 PARTITIONS = 4
 SECONDS = 20.0
@@ -65,10 +66,10 @@ class World:
                 self._connect(service)
             self.topics = Topics(servers.kafka.bootstrap)
             self._empty_topics(*TOPICS, "order.deadlines", *(f"{service}.outbox" for service in SERVICES))
-            self.producer = Producer(  # idempotent: a retry must not change the order
+            self.producer = Producer(
                 {
                     "bootstrap.servers": servers.kafka.bootstrap,
-                    "enable.idempotence": True,
+                    **IN_ORDER,
                     "linger.ms": 0,
                     "log_level": 0,
                 }

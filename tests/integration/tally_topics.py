@@ -20,6 +20,7 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewPartitions
 
 from shared.kafka import topics
+from shared.kafka.producer import IN_ORDER
 from shared.service import Service
 from shared.settings import Settings
 from shared.testing import SECONDS_MAX, until
@@ -107,7 +108,7 @@ class Topics:
         return Producer(
             {
                 "bootstrap.servers": self.settings.kafka_bootstrap_servers,
-                "enable.idempotence": True,
+                **IN_ORDER,
                 "partitioner": "consistent",
             }
         )

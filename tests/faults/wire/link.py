@@ -165,10 +165,8 @@ class Link:
             if passage is None:
                 kept.append(message)
                 continue
-            if topic := passage.misspelled:
-                message = message.replace(topic[::-1], topic)
             if not passage.reply_lost:
-                kept.append(message)
+                kept.append(message.replace(passage.misspelled[::-1], passage.misspelled))
             if passage.rule:
                 passage.rule.reply += message
                 cut = cut or (whole and passage.rule.deed is Deed.CUT_AFTER)

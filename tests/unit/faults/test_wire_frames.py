@@ -4,7 +4,7 @@ import struct
 
 import pytest
 
-from tests.faults.wire.kafka import KafkaTalk, read_request, spelled
+from tests.faults.wire.kafka import KafkaTalk, read_request, spelled, topic_of
 from tests.faults.wire.parting import Garbage, Passage
 from tests.faults.wire.postgres import PostgresRequest, PostgresTalk
 
@@ -49,6 +49,22 @@ def test_a_request_of_kafka(made: tuple[bytes, str, str | None]) -> None:
     request = read_request(data)
     assert (request.name, request.transactional_id, request.client_id) == (name, transactional_id, "app")
     assert request.correlation == 7
+
+
+BEHIND = struct.pack(">hi", -1, 30_000)
+"""Acks and a timeout."""
+
+
+@pytest.mark.parametrize(
+    "made",
+    [
+        frame(0, 7, string("t-1") + BEHIND + struct.pack(">i", 1) + string("events")),
+        frame(0, 10, COMPACT_ID + BEHIND + b"\2\7events", header=ONE_TAG),
+    ],
+    ids=["plain", "compact"],
+)
+def test_the_topic_of_a_produce(made: bytes) -> None:
+    assert topic_of(read_request(made)) == b"events"
 
 
 def test_requests_of_kafka_in_any_pieces() -> None:

@@ -11,12 +11,12 @@ import pytest
 
 from shared.testing import until
 from tests.faults.wire import Deed, Wire, any_request, api
-from tests.unit.faults.test_wire_frames import frame, reply
+from tests.unit.faults.test_wire_frames import frame, reply, string
 
 PATIENCE_SECONDS = 10.0
 NOTHING_SECONDS = 0.1
 """How long to wait for what must not come."""
-FETCH, HEARTBEAT = 1, 12
+PRODUCE, FETCH, HEARTBEAT = 0, 1, 12
 
 
 class Server:
@@ -107,6 +107,18 @@ def test_a_rule_is_for_one_request_the_nth_that_it_means(server: Server, wire: W
     assert [client.get() for _ in range(4)] == [1, 2, 3, 5] == server.got
     assert rule.happened.is_set()
     assert [note.deed for note in wire.notes] == [Deed.PASS] * 3 + [Deed.DROP_REQUEST, Deed.PASS]
+
+
+def test_a_produce_that_is_refused_has_another_topic_there(wire: Wire, client: Client) -> None:
+    body = string("t-1") + struct.pack(">hii", -1, 30_000, 1) + string("events") + b"of events"
+    rule = wire.on(api("Produce"), Deed.REFUSE)
+    client.socket.sendall(frame(PRODUCE, 7, body))
+
+    there = rule.wait_answer()  # the server has sent back what it got
+    here = client.socket.recv(len(there), socket.MSG_WAITALL)
+
+    assert there.endswith(string("stneve") + b"of events")
+    assert here.endswith(string("events") + b"of events")
 
 
 def test_a_rule_that_is_withdrawn_does_nothing(server: Server, wire: Wire, client: Client) -> None:

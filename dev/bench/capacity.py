@@ -3,8 +3,6 @@
 import time
 from collections.abc import Iterator
 
-import psycopg
-
 from dev.bench.customers import Customers
 from dev.bench.inventory import BenchError
 from dev.bench.meter import Meter, Spent
@@ -39,9 +37,8 @@ def measure(servers: Servers, report: Echo, *, seconds: float) -> Iterator[Figur
         yield from spent.figures(SECTION, "at the most", len(run.due), at_most=4.5)
         yield from _overload(system, customers, report, ours, seconds)
         databases = system.services
-    clear(servers, databases)
     report("capacity: starting the peer ...")
-    with peer(servers) as (customers, meter):
+    with peer(servers, instead_of=databases) as (customers, meter):
         theirs, run, spent = _most(customers, meter, report, "the peer")
     yield Figure(SECTION, "the peer: most orders/s, borne in the same way", theirs, "orders/s")
     yield Figure(SECTION, "the peer at its most: POST to OrderConfirmed, p99", 1_000 * run.percentile(99), "ms")
@@ -88,11 +85,3 @@ def _overload(system: System, customers: Customers, report: Echo, ours: int, sec
     yield Figure(SECTION, f"{at}: sent late", run.late, "orders")
     yield Figure(SECTION, f"{at}: until all is drained", waited + sheet.drained_seconds, "s")
     yield Figure(SECTION, f"{at}: rows of the balance sheet that are wrong", len(sheet.failed), "rows", at_most=0)
-
-
-def clear(servers: Servers, databases: tuple[str, ...]) -> None:
-    """Leave no work of ours to PostgreSQL while the peer is measured."""
-    for name in databases:
-        servers.postgres.drop_database(name)
-    with psycopg.connect(servers.postgres.dsn(), autocommit=True) as connection:
-        connection.execute("CHECKPOINT")

@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from dev.bench.capacity import clear
 from dev.bench.customers import Customers
 from dev.bench.meter import Meter, Spent
 from dev.bench.peer_system import peer
@@ -51,9 +50,8 @@ def measure(servers: Servers, report: Echo, *, rates: list[int], seconds: float)
             ours[rate] = spent.everything / len(run.due)
             yield from orders.figures(run, spent, TARGETS.get(rate, Target()))
         databases = system.services
-    clear(servers, databases)
     report("latency: starting the peer ...")
-    with peer(servers) as (customers, meter):
+    with peer(servers, instead_of=databases) as (customers, meter):
         orders = _Orders(customers, meter, report, "the peer, ")
         for rate in sorted(rates):
             run, spent = orders.run(rate, seconds)

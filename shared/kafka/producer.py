@@ -90,11 +90,14 @@ of three brokers is down, the client keeps reconnecting, and a proxy in front of
 
 
 IN_ORDER = {"enable.idempotence": True, "acks": "all", "max.in.flight.requests.per.connection": 1}
-"""Settings of a producer that loses nothing. Idempotence alone does not do it: a leader takes any first sequence number
-of a producer that it does not know (KAFKA-15591; Kafka 4.5 refuses that on partitions that never had a record). If it
-refuses a batch, as a broker does that is about to lead, and takes the one behind it, librdkafka counts both as
-acknowledged. So one request at a time is on its way.
+"""Settings of a producer whose batches do not overtake each other. Idempotence alone does not do it: a leader takes any
+first sequence number of a producer that it does not know (KAFKA-15591; Kafka 4.5 refuses that on partitions that never
+had a record). If it refuses a batch, as a broker does that is about to lead, and takes the one behind it, librdkafka
+counts both as acknowledged. One request on its way at a time prevents that, but for a leader that moves meanwhile.
 """
+
+NO_OFFSET = KafkaError(KafkaError._INCONSISTENT, "a row was acknowledged without an offset, so no broker may have it")
+"""What librdkafka counts as acknowledged without an answer has no offset."""
 
 
 def configuration(settings: Settings, service: Service, slot: int) -> dict[str, Any]:
@@ -120,8 +123,6 @@ def configuration(settings: Settings, service: Service, slot: int) -> dict[str, 
         # A batch is sent at once, and gathers while its partitions are added to the transaction. With a linger
         # of 5 ms a flush took 4 ms longer.
         "linger.ms": 0,
-        # A report for each row would cost as much as the row; a failed row fails the commit anyway.
-        "delivery.report.only.error": True,
         "socket.keepalive.enable": True,
     }
 
@@ -267,7 +268,9 @@ class TransactionalProducer:
         """Note that a request may still be on its way."""
         self._suspect = self._suspect or reason
 
-    def _delivered(self, error: KafkaError | None, _message: Message) -> None:
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        if error is None and message.offset() is None:
+            error = NO_OFFSET
         if error is not None and (self._refused is None or error.code() in CONTENT):
             self._refused = error
 

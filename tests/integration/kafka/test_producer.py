@@ -13,6 +13,7 @@ from confluent_kafka import KafkaError, KafkaException, Producer
 from dev.servers import Servers
 from dev.servers.places import free_port
 from shared.errors import ContentRefused, KafkaInDoubt, KafkaUnavailable, Misconfigured
+from shared.kafka import producer
 from shared.kafka.client import KafkaClient
 from shared.kafka.producer import TransactionalProducer
 from shared.kafka.topics import ENVELOPE_BYTES
@@ -253,6 +254,23 @@ def test_rows_that_a_new_leader_refuses_are_not_overtaken(stage: Stage, servers:
             kafka.commit()
             refused.wait()
     assert [record[:3] for record in published(stage)] == [word[:3] for word in (*before, *words)]
+
+
+def test_rows_that_were_overtaken_nevertheless_are_not_committed(
+    stage: Stage, servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a leader moves, a batch can be overtaken although one request at a time is on its way."""
+    monkeypatch.setitem(producer.IN_ORDER, "max.in.flight.requests.per.connection", 5)
+    with Wire.before(servers) as wire:
+        settings = patient(stage).model_copy(update={"kafka_bootstrap_servers": wire.address("kafka")})
+        with client(stage, settings) as kafka:
+            refused = wire.on(api("Produce"), Deed.REFUSE)
+            kafka.begin()
+            kafka.produce(rows(stage, *(f"{number} {'x' * 300_000}" for number in range(12))))
+            with pytest.raises(KafkaInDoubt, match="acknowledged without an offset"):
+                kafka.commit()
+            refused.wait()
+    assert published(stage) == []
 
 
 def test_a_broker_that_was_never_reached_puts_no_commit_in_doubt(stage: Stage) -> None:

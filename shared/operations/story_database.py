@@ -281,7 +281,7 @@ class Database:
     def look_again(self, published: Collection[str]) -> None:
         """Look whether these events, whose records were found since, still wait to be published."""
         known = self.known
-        ids = [one for one in published if one in known.outbox or one in known.schedule]
+        ids = [one for one in published if one in known.outbox or one in known.schedule][:FOUND_MAX]
         if not ids:
             return
         values = {"keys": [], "ids": ids, "values": self._values, **_ASIDE}
@@ -292,10 +292,11 @@ class Database:
                 (known.outbox, "the outbox", _OUTBOX),
                 (known.schedule, "the schedule", _SCHEDULE),
             ):
-                found = {row.event_id: _waiting(row) for row in self._ask(connection, what, statement, values)}
-                for one in ids:
-                    rows.pop(one, None)
-                rows.update(found)
+                found = self._answer(connection, what, statement, values)
+                if found is not None:
+                    for one in ids:
+                        rows.pop(one, None)
+                    rows.update({row.event_id: _waiting(row) for row in found})
 
     def _park(self, row: Any) -> None:
         topic, partition, offset, epoch, key, source, event_id, attempts, due, since, error, detail = row
@@ -414,11 +415,23 @@ class Database:
         more: str = "",
     ) -> Sequence[Any]:
         """Return the rows of a statement; none, and a note, if it fails. Raises `DBAPIError` if the session is lost."""
+        return self._answer(connection, what, statement, values, more=more) or ()
+
+    def _answer(
+        self,
+        connection: Connection,
+        what: str,
+        statement: TextClause,
+        values: dict[str, Any] | None = None,
+        *,
+        more: str = "",
+    ) -> Sequence[Any] | None:
+        """Return the rows of a statement; None, and a note, if it fails. Raises `DBAPIError` if the session is lost."""
         began = time.monotonic()
         milliseconds = int(min(STATEMENT_SECONDS, self._left) * 1_000)
         if milliseconds <= 0:
             self._miss(f"it was asked for {SECONDS_MAX:.0f} s, and no longer")
-            return ()
+            return None
         try:
             with connection.begin():
                 connection.execute(text("SET TRANSACTION READ ONLY"))
@@ -431,7 +444,7 @@ class Database:
                 raise
             reason = error.orig if isinstance(error, DBAPIError) else error
             self._miss(f"{what} could not be looked at: {' '.join(str(reason).split())}{_locked(reason)}")
-            return ()
+            return None
         finally:
             self._left -= time.monotonic() - began
         if left_out:

@@ -174,12 +174,13 @@ def _of_service(facts: Facts, service: str, known: Known) -> Iterator[Entry]:
         yield _waiting("scheduled", service, row, detail)
     published = {found.event_id for found in facts.records.values() if found.source == service}
     for row in known.outbox.values():
-        if row.claimed and row.event_id in published:  # the next claim deletes it
+        if row.claimed and row.event_id in published:  # deleted by the next batch or report
             continue
-        state = "its claim is being published" if row.claimed else "waits for the next claim"
+        state = "claimed: it is being published, or just was" if row.claimed else "waits for the next claim"
         yield _waiting("in outbox", service, row, _line(f"lane {row.lane}", state))
+    seen = published | known.outbox.keys()
     for claim in known.claimed.values():
-        if claim.event_id not in published | known.outbox.keys():
+        if claim.event_id not in seen:
             yield Entry(
                 "claimed",
                 service,

@@ -321,7 +321,8 @@ class _Telling:
         for service, known in self._facts.services.items():
             for claim in list(known.claimed.values()):
                 where = (service, claim.event_id)
-                if where in there or where in self._looked_for or claim.event_id in known.outbox:
+                waiting = known.outbox.get(claim.event_id)
+                if where in there or where in self._looked_for or (waiting is not None and not waiting.claimed):
                     continue
                 if len(self._looked_for) >= OTHER_KEYS_MAX:
                     self.miss(f"of effects under other keys, {OTHER_KEYS_MAX} were looked for in the topics")

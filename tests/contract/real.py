@@ -18,6 +18,7 @@ from shared.errors import KafkaUnavailable
 from shared.kafka import topics
 from shared.kafka.client import KafkaClient
 from shared.kafka.consumer import committed_offsets
+from shared.kafka.producer import IN_ORDER
 from shared.postgres.handlers import Handlers
 from shared.postgres.outbox import Outbox
 from shared.postgres.transaction import WorkerDatabase
@@ -186,6 +187,7 @@ class RealWorld(World):
             {
                 "bootstrap.servers": self._servers.kafka.bootstrap,
                 "transactional.id": f"{self.name}-other",
+                **IN_ORDER,
                 "log_level": 0,
             }
         )

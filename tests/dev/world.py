@@ -43,7 +43,7 @@ class World:
         """Databases are cloned from those that the services have migrated; the topics are emptied."""
         self._servers = servers
         self.book = Book()
-        self.refused: list[tuple[str | None, KafkaError]] = []
+        self.refused: list[tuple[str | None, KafkaError | None]] = []
         """Records that did not arrive."""
         number = next(_numbers)
         self.dsns: dict[str, str] = {}
@@ -221,7 +221,7 @@ class World:
         )
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
-        if error is not None:
+        if error is not None or message.offset() is None:  # no offset: as `shared.kafka.producer` has it
             self.refused.append((message.topic(), error))
 
     def join(self, service: str, consumes: str, template: str) -> None:

@@ -58,6 +58,9 @@ COMPACT = {
 }
 """The same for a compact string, after tagged fields in the header."""
 
+PRODUCE_BY_ID = 13
+"""The first version of Produce that has the ids of topics instead of their names."""
+
 ADDRESSES = frozenset({"Metadata", "FindCoordinator", "DescribeCluster"})
 """Their replies tell a client where the brokers are."""
 
@@ -86,13 +89,13 @@ class _Reader:
 
     def __init__(self, data: bytes) -> None:
         self._data = data
-        self._at = 0
+        self.at = 0
 
     def take(self, count: int) -> bytes:
-        if count < 0 or self._at + count > len(self._data):
+        if count < 0 or self.at + count > len(self._data):
             raise Garbage(f"a frame of {len(self._data)} bytes ends within a field of {count}")
-        self._at += count
-        return self._data[self._at - count : self._at]
+        self.at += count
+        return self._data[self.at - count : self.at]
 
     def number(self, size: int) -> int:
         return int.from_bytes(self.take(size), signed=True)
@@ -139,8 +142,10 @@ def read_request(frame: bytes) -> KafkaRequest:
     return KafkaRequest(frame, api, version, correlation, client_id, transactional_id, commits)
 
 
-def topic_of(request: KafkaRequest) -> bytes:
-    """Return the first topic of a Produce as it spells it. Raises `Garbage`."""
+def topic_of(request: KafkaRequest) -> tuple[int, bytes]:
+    """Return where in its frame a Produce names its first topic, and the name. Raises `Garbage`."""
+    if request.version >= PRODUCE_BY_ID:
+        raise Garbage(f"Produce {request.version} has no names of topics")
     reader = _Reader(request.data)
     reader.take(4 + HEADER_BYTES)
     reader.string()
@@ -154,7 +159,8 @@ def topic_of(request: KafkaRequest) -> bytes:
         reader.varint()
     else:
         reader.number(4)
-    return (name() or "").encode()
+    topic = (name() or "").encode()
+    return reader.at - len(topic), topic
 
 
 class Frames:

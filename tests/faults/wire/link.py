@@ -118,7 +118,9 @@ class Link:
         if deed not in REQUEST_LOST:
             passage = Passage(request, rule, reply_lost=deed in REPLY_LOST)
             if deed is Deed.REFUSE:
-                passage.misspelled = self._topic(request)
+                assert isinstance(request, KafkaRequest)
+                assert request.api == "Produce"
+                passage.misspelled = topic_of(request)
             await self._deliver(passage)
             if deed is Deed.DUPLICATE:
                 await self._deliver(Passage(request, rule, reply_lost=True))
@@ -131,15 +133,11 @@ class Link:
         if rule and deed not in HELD:
             rule.done()
 
-    def _topic(self, request: Part) -> bytes:
-        assert isinstance(request, KafkaRequest)
-        assert request.api == "Produce"
-        return topic_of(request)
-
     async def _deliver(self, passage: Passage) -> None:
         self._talk.sent(passage)
-        topic = passage.misspelled
-        self._to_server.write(passage.request.data.replace(topic, topic[::-1], 1) if topic else passage.request.data)
+        at, topic = passage.misspelled
+        data = passage.request.data
+        self._to_server.write(data[:at] + topic[::-1] + data[at + len(topic) :])
         await self._to_server.drain()
 
     async def _answers(self) -> None:
@@ -166,7 +164,8 @@ class Link:
                 kept.append(message)
                 continue
             if not passage.reply_lost:
-                kept.append(message.replace(passage.misspelled[::-1], passage.misspelled))
+                _, topic = passage.misspelled
+                kept.append(message.replace(topic[::-1], topic))
             if passage.rule:
                 passage.rule.reply += message
                 cut = cut or (whole and passage.rule.deed is Deed.CUT_AFTER)

@@ -31,7 +31,7 @@ class Passage:
     request: Part
     rule: "Rule | None" = None
     reply_lost: bool = False
-    misspelled: bytes = b""
-    """What is spelled backwards on its way there, and again on its way back."""
+    misspelled: tuple[int, bytes] = (0, b"")
+    """What is spelled backwards on its way there, and where; in the reply it is put right again."""
     answered: asyncio.Event = field(default_factory=asyncio.Event)
     """Whether the whole reply has come."""

@@ -7,6 +7,7 @@ import pytest
 from confluent_kafka import Producer
 
 from shared.kafka.consumer import GroupMember
+from shared.kafka.producer import IN_ORDER
 from shared.protocol.ports import Input, Polled
 from shared.testing import SECONDS_MAX, until
 from tests.faults.stage import Stage, headers, producer
@@ -58,7 +59,11 @@ def test_what_was_fetched_before_does_not_come_after_a_new_position(stage: Stage
 
 def test_the_next_offset_ends_beyond_the_markers_of_transactions_and_nothing_aborted_is_handled(stage: Stage) -> None:
     producer = Producer(
-        {"bootstrap.servers": stage.settings.kafka_bootstrap_servers, "transactional.id": f"{stage.name}-test"}
+        {
+            "bootstrap.servers": stage.settings.kafka_bootstrap_servers,
+            "transactional.id": f"{stage.name}-test",
+            **IN_ORDER,
+        }
     )
     producer.init_transactions(SECONDS_MAX)
     stage.worker()

@@ -28,6 +28,8 @@ from tests.faults.wire import Deed, Wire, api
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
+UNKNOWN_TOPIC = KafkaError.UNKNOWN_TOPIC_OR_PART.to_bytes(2)
+
 PATIENT_MS = 30_000
 """A commit that takes a sixth of the transaction timeout is under suspicion: on a busy machine, of any test's 5 s."""
 
@@ -252,7 +254,7 @@ def test_rows_that_a_new_leader_refuses_are_not_overtaken(stage: Stage, servers:
             kafka.begin()
             kafka.produce(rows(stage, *words))
             kafka.commit()
-            refused.wait()
+            assert UNKNOWN_TOPIC in refused.wait_answer()
     assert [record[:3] for record in published(stage)] == [word[:3] for word in (*before, *words)]
 
 
@@ -269,7 +271,7 @@ def test_rows_that_were_overtaken_nevertheless_are_not_committed(
             kafka.produce(rows(stage, *(f"{number} {'x' * 300_000}" for number in range(12))))
             with pytest.raises(KafkaInDoubt, match="acknowledged without an offset"):
                 kafka.commit()
-            refused.wait()
+            assert UNKNOWN_TOPIC in refused.wait_answer()
     assert published(stage) == []
 
 

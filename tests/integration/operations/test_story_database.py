@@ -178,6 +178,19 @@ def test_what_was_published_meanwhile_does_not_wait_any_more(owner: Engine, engi
     assert database.known.schedule == {}
 
 
+def test_what_cannot_be_looked_at_again_waits_as_before(owner: Engine, engine: Engine) -> None:
+    execute(owner, OUTBOX, key=KEY, id=ID)
+    database = opened(engine)
+    database.look([KEY])
+
+    with owner.begin() as connection:
+        connection.execute(text("LOCK TABLE exactly_once_outbox"))
+        database.look_again({ID})
+
+    assert list(database.known.outbox) == [ID]
+    assert [note.partition(":")[0] for note in database.missed] == ["the outbox could not be looked at"]
+
+
 def test_what_was_received_set_aside_asked_claimed_and_decided(owner: Engine, engine: Engine) -> None:
     execute(owner, "INSERT INTO exactly_once_inbox (source, event_id) VALUES ('order', :id), ('order', 'z')", id=ID)
     letters(owner, 7, 8)

@@ -64,7 +64,13 @@ BEHIND = struct.pack(">hi", -1, 30_000)
     ids=["plain", "compact"],
 )
 def test_the_topic_of_a_produce(made: bytes) -> None:
-    assert topic_of(read_request(made)) == b"events"
+    at, topic = topic_of(read_request(made))
+    assert topic == b"events" == made[at : at + 6]
+
+
+def test_a_produce_that_names_no_topic() -> None:
+    with pytest.raises(Garbage, match="no names"):
+        topic_of(read_request(frame(0, 13, COMPACT_ID + BEHIND, header=ONE_TAG)))
 
 
 def test_requests_of_kafka_in_any_pieces() -> None:

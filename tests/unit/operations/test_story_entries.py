@@ -323,7 +323,7 @@ def test_what_waits_to_be_published_follows_what_has_caused_it() -> None:
 
     row = told[number(told, "order in outbox OrderConfirmed") - 1]
     assert (row.entry.detail, row.because) == (
-        "lane 2; its claim is being published",
+        "lane 2; claimed: it is being published, or just was",
         number(told, "order handled PaymentCaptured"),
     )
     scheduled = told[number(told, "order scheduled PaymentOverdue") - 1]
@@ -331,7 +331,7 @@ def test_what_waits_to_be_published_follows_what_has_caused_it() -> None:
 
 
 def test_a_row_whose_record_is_there_does_not_wait() -> None:
-    """The rows of a claim stay in the outbox until the next one, also when it is published."""
+    """The rows of a claim that is published stay in the outbox until the next batch or report."""
     facts = saga()
     before = steps(timeline(facts))
     order = facts.services["order"]

@@ -61,5 +61,8 @@ def test_it_does_not_ask_without_end(monkeypatch: pytest.MonkeyPatch) -> None:
         ask(monkeypatch, -1001)
     with pytest.raises(KafkaException):
         ask(monkeypatch, error(KafkaError.UNKNOWN_LEADER_EPOCH))
+
+
+def test_other_errors_are_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(KafkaException):
         ask(monkeypatch, error(KafkaError.TOPIC_AUTHORIZATION_FAILED), 7)
